@@ -1,0 +1,111 @@
+"""How often flux-nano draws what it is asked for, by type of prompt: pictures of the engine, judged by drawing again.
+
+The judge (`plugins/mold_nano/training/checker.py`) draws the asked scene once more for every value each of its factors
+could have: every colour and kind of each thing, every count, place, time, relation. A picture is right if for every
+factor the asked value's drawing is the nearest. Drawings of the scenes themselves, moved as in training, are the
+judge's ceiling; drawings of other scenes of the same type its floor; both are measured along.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from random import Random
+
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "plugins" / "mold_nano" / "training"))
+
+from checker import Prompt, judge, prompts
+from scenes import random_scene
+from world import paint
+
+AIM_HELD_IN, AIM_HELD_OUT = 0.85, 0.7
+PROMPTS_SEED = 20_261_123
+
+Draw = Callable[[Prompt], Image.Image]
+
+
+def engine_draw(model: str, steps: int) -> Draw:
+    """Return a function that draws a prompt with the engine."""
+    from mold_core import Engine, GenerateRequest
+
+    engine = Engine()
+
+    def draw(prompt: Prompt) -> Image.Image:
+        request = GenerateRequest(prompt=prompt.text, model=model, seed=prompt.seed, steps=steps)
+        return Image.open(io.BytesIO(engine.generate(request).images[0].data))
+
+    return draw
+
+
+def true_drawing(prompt: Prompt) -> Image.Image:
+    """Return the asked scene as the world draws it."""
+    return paint(prompt.scene, seed=prompt.seed)
+
+
+def other_drawing(prompt: Prompt) -> Image.Image:
+    """Return another scene of the prompt's type."""
+    return paint(random_scene(Random(prompt.seed), family=prompt.family), seed=prompt.seed)
+
+
+def share_right(asked: Sequence[Prompt], draw: Draw) -> float:
+    return sum(all(judge(draw(prompt), prompt.scene).values()) for prompt in asked) / len(asked)
+
+
+def table(asked: Sequence[Prompt], draw: Draw, title: str) -> float:
+    """Print the share of right pictures by type and what was wrong; return the share of all."""
+    print(f"\n{title}\n{'type':16} {'prompts':>7} {'right':>6}  wrong")
+    right: Counter[str] = Counter()
+    wrong: dict[str, Counter[str]] = {}
+    for prompt in asked:
+        verdict = judge(draw(prompt), prompt.scene)
+        right[prompt.family] += all(verdict.values())
+        wrong.setdefault(prompt.family, Counter()).update(name for name, good in verdict.items() if not good)
+    counts = Counter(prompt.family for prompt in asked)
+    for family, count in counts.items():
+        faults = ", ".join(f"{name} {number}" for name, number in wrong[family].most_common())
+        print(f"{family:16} {count:7} {right[family] / count:6.0%}  {faults}", flush=True)
+    total = right.total() / len(asked)
+    print(f"{'all':16} {len(asked):7} {total:6.0%}")
+    return total
+
+
+def main() -> None:
+    """Measure and print the tables; the last line is the result as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="flux-nano:bf16")
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--per-type", type=int, default=30, help="prompts of each of the seven types")
+    parser.add_argument(
+        "--held-out", type=int, default=7, help="prompts of each type with an untrained colour and kind"
+    )
+    arguments = parser.parse_args()
+    held_in = prompts(PROMPTS_SEED, arguments.per_type, held_out=False)
+    held_out = prompts(PROMPTS_SEED + 1, arguments.held_out, held_out=True)
+    ceiling, floor = (share_right(held_in + held_out, draw) for draw in (true_drawing, other_drawing))
+    print(f"the judge finds {ceiling:.1%} of true drawings right and {floor:.1%} of drawings of other scenes")
+    draw = engine_draw(arguments.model, arguments.steps)
+    value = table(held_in, draw, "trained colours and kinds")
+    untrained = table(held_out, draw, "a colour and kind never seen together in training")
+    result = {
+        "name": "nano_adherence",
+        "value": round(value, 4),
+        "aim": AIM_HELD_IN,
+        "unit": "share of prompts with everything right",
+        "holds": value >= AIM_HELD_IN and untrained >= AIM_HELD_OUT,
+        "held_out": round(untrained, 4),
+        "held_out_aim": AIM_HELD_OUT,
+        "judge_ceiling": round(ceiling, 4),
+        "judge_floor": round(floor, 4),
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""mold makes images and video on people's own machines. These are its public names; everything else may change.
+
+Names are imported when they are first used, so that `import mold_core` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from mold_core.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from mold_core.catalog import LocalFiles, ModelDefaults, ModelFile, ModelSpec, read_catalog
+    from mold_core.engine import Engine, Job, ModelEntry
+    from mold_core.errors import (
+        CancelledError,
+        CheckpointError,
+        DuplicateError,
+        InferenceError,
+        InsufficientMemoryError,
+        MalformedError,
+        ModelNotFoundError,
+        MoldError,
+        OutputError,
+        PluginError,
+        QueueFullError,
+        SettingsError,
+        UnknownModelError,
+        ValidationError,
+    )
+    from mold_core.hookspecs import (
+        Frames,
+        LoadContext,
+        ModelFamily,
+        Parameter,
+        Pipeline,
+        Run,
+        SizeRules,
+        hookimpl,
+    )
+    from mold_core.plugins import Plugins, load_plugins
+    from mold_core.settings import Settings
+    from mold_core.wire import (
+        CacheHit,
+        DenoiseStep,
+        GenerateRequest,
+        GenerateResponse,
+        ImageData,
+        Info,
+        LoraWeight,
+        ProgressEvent,
+        Queued,
+        StageDone,
+        StageStart,
+        WeightLoad,
+    )
+
+_HOMES = {
+    "mold_core.catalog": ("LocalFiles", "ModelDefaults", "ModelFile", "ModelSpec", "read_catalog"),
+    "mold_core.engine": ("Engine", "Job", "ModelEntry"),
+    "mold_core.errors": (
+        "CancelledError",
+        "CheckpointError",
+        "DuplicateError",
+        "InferenceError",
+        "InsufficientMemoryError",
+        "MalformedError",
+        "ModelNotFoundError",
+        "MoldError",
+        "OutputError",
+        "PluginError",
+        "QueueFullError",
+        "SettingsError",
+        "UnknownModelError",
+        "ValidationError",
+    ),
+    "mold_core.hookspecs": (
+        "Frames",
+        "LoadContext",
+        "ModelFamily",
+        "Parameter",
+        "Pipeline",
+        "Run",
+        "SizeRules",
+        "hookimpl",
+    ),
+    "mold_core.plugins": ("Plugins", "load_plugins"),
+    "mold_core.settings": ("Settings",),
+    "mold_core.wire": (
+        "CacheHit",
+        "DenoiseStep",
+        "GenerateRequest",
+        "GenerateResponse",
+        "ImageData",
+        "Info",
+        "LoraWeight",
+        "ProgressEvent",
+        "Queued",
+        "StageDone",
+        "StageStart",
+        "WeightLoad",
+    ),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "__version__",
+    *sorted(_HOME_OF),
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'mold_core' has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,21 @@
+"""Names → files: what models there are, what they are called, and which of their files are here."""
+
+from mold_core.catalog.default import DefaultModel, default_model, remember_model
+from mold_core.catalog.model import ModelDefaults, ModelFile, ModelSpec, Vocabulary, read_catalog
+from mold_core.catalog.names import nearest_names, resolve
+from mold_core.catalog.store import LocalFiles, ModelStore
+
+__all__ = [
+    "DefaultModel",
+    "LocalFiles",
+    "ModelDefaults",
+    "ModelFile",
+    "ModelSpec",
+    "ModelStore",
+    "Vocabulary",
+    "default_model",
+    "nearest_names",
+    "read_catalog",
+    "remember_model",
+    "resolve",
+]

@@ -1,0 +1,78 @@
+"""Which files of a model are on this machine, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import attrs
+
+from mold_core.catalog.model import ModelFile, ModelSpec
+from mold_core.errors import ModelNotFoundError
+
+__all__ = ["LocalFiles", "ModelStore"]
+
+PULL_MARKER = ".pulling"
+
+
+@attrs.frozen
+class LocalFiles:
+    """The files of a model on disk, by component; a component may have several (shards)."""
+
+    by_component: Mapping[str, tuple[Path, ...]]
+
+    def one(self, component: str) -> Path:
+        """Return the only file of a component. Raises KeyError if the model has none or several."""
+        paths = self.by_component.get(component, ())
+        if len(paths) != 1:
+            raise KeyError(f"the model has {len(paths)} files of component {component!r}, not one")
+        return paths[0]
+
+    def size_bytes(self) -> int:
+        """Return the size of all files on disk, in bytes."""
+        return sum(path.stat().st_size for paths in self.by_component.values() for path in paths)
+
+
+@attrs.frozen
+class ModelStore:
+    """The folder of model files. Models inside a wheel are found there and need no folder."""
+
+    models_dir: Path
+
+    def path_of(self, spec: ModelSpec, file: ModelFile) -> Path:
+        """Return where a file lies or would lie."""
+        return (spec.root or self.models_dir) / file.path
+
+    def missing(self, spec: ModelSpec) -> tuple[ModelFile, ...]:
+        """Return the files that are not here; a pull in progress counts as nothing here yet."""
+        if self._is_being_pulled(spec):
+            return spec.files
+        return tuple(file for file in spec.files if not self.path_of(spec, file).is_file())
+
+    def has(self, spec: ModelSpec) -> bool:
+        """Say whether every file of the model is here."""
+        return not self.missing(spec)
+
+    def locate(self, spec: ModelSpec) -> LocalFiles:
+        """Return the files of a model. Raises ModelNotFoundError that names what is missing."""
+        missing = self.missing(spec)
+        if missing:
+            raise self._not_found(spec, missing)
+        found: dict[str, tuple[Path, ...]] = {}
+        for file in spec.files:
+            found[file.component] = (*found.get(file.component, ()), self.path_of(spec, file))
+        return LocalFiles(found)
+
+    def _is_being_pulled(self, spec: ModelSpec) -> bool:
+        return not spec.embedded and (self.models_dir / spec.name.replace(":", "-") / PULL_MARKER).exists()
+
+    def _not_found(self, spec: ModelSpec, missing: tuple[ModelFile, ...]) -> ModelNotFoundError:
+        gigabytes = sum(file.size_bytes or 0 for file in missing) / 1e9
+        first = self.path_of(spec, missing[0])
+        return ModelNotFoundError(
+            f"model {spec.name!r} is not downloaded: {len(missing)} of {len(spec.files)} files ({gigabytes:.1f} GB) "
+            f"are missing, the first is {first}",
+            field="model",
+            value=spec.name,
+            hint=f"mold info {spec.name} lists them all",
+        )

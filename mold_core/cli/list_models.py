@@ -1,0 +1,91 @@
+"""mold list: the models that are here, and those that could be."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from mold_core.cli.state import State
+from mold_core.errors import MoldError
+
+if TYPE_CHECKING:
+    from mold_core.engine import ModelEntry
+
+__all__ = ["command", "readable_size"]
+
+
+@click.command("list", short_help="List models: what is here, what could be.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def command(state: State, as_json: bool) -> None:
+    """List models: what is here, and what can be fetched."""
+    entries = state.engine.models()
+    default = _default_name(state)
+    if as_json:
+        click.echo(json.dumps([_as_json(entry, default) for entry in entries], indent=2))
+        return
+    here = [entry for entry in entries if entry.downloaded]
+    elsewhere = [entry for entry in entries if not entry.downloaded]
+    if not entries:
+        click.echo("No models: no plugin that brings any is loaded (mold plugins).")
+        return
+    _table("Here:", here, default)
+    if elsewhere:
+        click.echo()
+        _table("Known, not downloaded:", elsewhere, default)
+    click.echo(f"\n★ used when none is named · files go to {state.settings.models_path} · mold info NAME lists them")
+
+
+def _default_name(state: State) -> str | None:
+    try:
+        return state.engine.default_model().spec.name
+    except MoldError:
+        return None
+
+
+def _table(title: str, entries: list[ModelEntry], default: str | None) -> None:
+    click.echo(click.style(title, bold=True))
+    if not entries:
+        click.echo("  none")
+        return
+    width = max(len(entry.spec.name) for entry in entries)
+    for entry in entries:
+        spec, defaults = entry.spec, entry.spec.defaults
+        star = "★" if spec.name == default else " "
+        size = "embedded" if spec.embedded else readable_size(spec.size_bytes) if spec.files else "–"
+        picture = f"{defaults.width or '?'}x{defaults.height or '?'}"
+        problem = "" if entry.runnable else click.style(f"  (no plugin brings family {spec.family})", fg="yellow")
+        click.echo(
+            f"{star} {spec.name:<{width}}  {size:>8}  {picture:>9}  {defaults.steps or '?':>3} steps  "
+            f"{spec.description}{problem}"
+        )
+
+
+def _as_json(entry: ModelEntry, default: str | None) -> dict[str, object]:
+    spec = entry.spec
+    return {
+        "name": spec.name,
+        "family": spec.family,
+        "description": spec.description,
+        "licence": spec.licence,
+        "downloaded": entry.downloaded,
+        "embedded": spec.embedded,
+        "default": spec.name == default,
+        "size_bytes": spec.size_bytes,
+        "width": spec.defaults.width,
+        "height": spec.defaults.height,
+        "steps": spec.defaults.steps,
+        "guidance": spec.defaults.guidance,
+    }
+
+
+def readable_size(size_bytes: int) -> str:
+    """Return a size as people write it, in units of 1000: 23.1 GB."""
+    size = float(size_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

@@ -1,0 +1,154 @@
+"""The `mold` command: finds its subcommands by name, and turns errors into one line and an exit status."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from mold_core.cli.plugin_commands import listed_commands
+from mold_core.cli.state import State
+from mold_core.errors import MoldError
+
+__all__ = ["main", "mold"]
+
+# Command → module below mold_core.cli, in the order of the help page. The module is imported when it is needed.
+COMMANDS = {"run": "run", "list": "list_models", "info": "info", "plugins": "plugins", "version": "version"}
+
+EPILOG = """\b
+Examples:
+  mold run "a red house under a yellow moon"
+  mold run "three green trees" --seed 7 -o trees.png
+  mold run -m flux-schnell "a lighthouse in fog" --width 1216 --height 832
+  echo "a blue boat on the sea" | mold run > boat.png
+  mold list"""
+
+
+class _LazyGroup(click.Group):
+    """A group whose own commands are modules, and to which plugins add theirs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*COMMANDS, *sorted(self._listed(ctx).keys() - COMMANDS.keys())]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name in COMMANDS:
+            command: click.Command = import_module(f"mold_core.cli.{COMMANDS[name]}").command
+            return command
+        self._load_plugins(ctx)
+        return super().get_command(ctx, name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = formatter.width - max(map(len, COMMANDS)) - 6
+        own = {name: self.get_command(ctx, name) for name in COMMANDS}
+        rows = [(name, command.get_short_help_str(width)) for name, command in own.items() if command]
+        rows += sorted((name, help_) for name, help_ in self._listed(ctx).items() if name not in COMMANDS)
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], self.list_commands(ctx), n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise click.UsageError(f"there is no command {args[0]!r}{hint}", ctx) from error
+
+    def _listed(self, ctx: click.Context) -> dict[str, str]:
+        if ctx.params.get("no_plugins") or ctx.ensure_object(State).no_plugins:
+            return {}
+        return listed_commands(lambda: self._load_plugins(ctx))
+
+    def _load_plugins(self, ctx: click.Context) -> tuple[dict[str, click.Command], list[str]]:
+        """Let plugins add their commands, once; return those, and the files of the plugins' modules."""
+        state = ctx.ensure_object(State)
+        try:
+            plugins = state.plugins
+        except MoldError:
+            return {}, []  # a broken config.toml must not keep the help page from people; commands report it
+        if not state.commands_added:
+            state.commands_added = True
+            for name, failure in plugins.notify("mold_commands", cli=self):
+                click.echo(f"warning: the commands of plugin {name} are missing: {failure}", err=True)
+        modules = [getattr(plugin, "__file__", None) for plugin in plugins.manager.get_plugins()]
+        return dict(self.commands), sorted(filter(None, modules))
+
+
+@click.group(
+    cls=_LazyGroup,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    invoke_without_command=True,
+)
+@click.option("--no-plugins", is_flag=True, is_eager=True, help="Start without any plugin.")
+@click.option("--version", is_flag=True, help="Show the version.")
+@click.pass_context
+def mold(ctx: click.Context, no_plugins: bool, version: bool) -> None:
+    """Make pictures from words, on your own machine.
+
+    The first picture needs no download: a tiny model ships with mold.
+    """
+    ctx.ensure_object(State).no_plugins = no_plugins
+    ctx.color = _color()
+    if version:
+        ctx.invoke(_command(ctx, "version"))
+    elif ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def _command(ctx: click.Context, name: str) -> Any:
+    assert isinstance(ctx.command, click.Group)
+    return ctx.command.get_command(ctx, name)
+
+
+def main() -> None:
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `mold list | head` ends quietly
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        mold.main(standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except click.exceptions.Exit as exit_:
+        return exit_.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted", 130)
+    except MoldError as error:
+        return _fail(str(error), error.exit_status)
+    except OSError as error:
+        # Commands turn what they expect into errors of mold; what is left is a standard output that takes no more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return _fail(f"{error.filename or 'standard output'}: {error.strerror or error}", 1)
+    return 0
+
+
+def _color() -> bool | None:
+    """Return False where people want no colour (https://no-color.org), None to leave it to the kind of output."""
+    return False if os.environ.get("NO_COLOR") else None
+
+
+def _fail(message: str, exit_status: int) -> int:
+    if os.environ.get("MOLD_LOG", "").lower() == "debug":
+        import traceback
+
+        traceback.print_exc()
+    click.echo(click.style("error: ", fg="red") + _one_line(message), err=True, color=_color())
+    return exit_status
+
+
+def _one_line(message: str) -> str:
+    return " ".join("".join(char if char.isprintable() else " " for char in message).split())

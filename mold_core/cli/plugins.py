@@ -1,0 +1,38 @@
+"""mold plugins: what is installed, what each plugin brings, and what is broken."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from mold_core.cli.state import State
+
+__all__ = ["command"]
+
+_SHOWN = 4
+
+
+@click.command("plugins", short_help="List plugins, what they bring, what failed.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def command(state: State, as_json: bool) -> None:
+    """List plugins, what they bring and what is wrong with them."""
+    infos = state.plugins.infos
+    if as_json:
+        import attrs
+
+        click.echo(json.dumps([attrs.asdict(info) for info in infos], indent=2))
+        return
+    if not infos:
+        click.echo("No plugins are installed. A plugin is a package with an entry point in the group 'mold'.")
+    for info in infos:
+        mark = click.style("✗", fg="red") if info.failure else click.style("○" if info.blocked else "●", fg="green")
+        click.echo(f"{mark} {info.name}" + (f" {info.version}" if info.version else "") + f"  {info.module}")
+        if info.blocked:
+            click.echo("    left out by MOLD_PLUGINS or --no-plugins")
+        for kind, names in info.provides.items():
+            shown = ", ".join(names[:_SHOWN]) + (f", … ({len(names)} in all)" if len(names) > _SHOWN else "")
+            click.echo(f"    {kind}: {shown}")
+        if info.failure:
+            click.echo(click.style(f"    {info.failure}", fg="red"))

@@ -1,0 +1,127 @@
+"""From a request as it came to a request that can run: names, defaults, sizes and seed filled in."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Callable
+from typing import TypeVar
+
+import attrs
+
+from mold_core.catalog import ModelSpec
+from mold_core.errors import ValidationError
+from mold_core.hookspecs import Capability, ModelFamily, SizeRules
+from mold_core.wire import GenerateRequest
+from mold_core.wire.fields import Bounds, bound_problem
+
+__all__ = ["adjust_size", "complete"]
+
+# Fields that only some families honour, and what a family must be able to do for them.
+_NEEDS: dict[str, Capability] = {
+    "source_image": "image-to-image",
+    "mask_image": "inpaint",
+    "lora": "lora",
+    "loras": "lora",
+    "scheduler": "scheduler",
+    "frames": "text-to-video",
+    "fps": "text-to-video",
+}
+
+# Fields for which no engine exists yet anywhere in mold.
+_NOT_YET = ("expand", "upscale_model")
+
+# Seeds drawn for people are short enough to be read out; any up to 2^64-1 may be asked for.
+_RANDOM_SEED_BITS = 32
+
+T = TypeVar("T")
+
+_STILL_FORMATS = ("png", "jpeg", "webp")
+
+
+def complete(
+    request: GenerateRequest, spec: ModelSpec, family: ModelFamily, *, embed_metadata: bool = True
+) -> tuple[GenerateRequest, tuple[str, ...]]:
+    """Return the request with everything filled in, and what had to be adjusted, in words.
+
+    Raises ValidationError for what the family cannot honour.
+    """
+    _refuse_unsupported(request, spec, family)
+    warnings: list[str] = []
+    width, height = _size(request, spec, family, warnings.append)
+    if request.negative_prompt and "negative-prompt" not in family.capabilities:
+        warnings.append(f"{family.title} has no negative prompt; it is ignored")
+    defaults = spec.defaults
+    completed = attrs.evolve(
+        request,
+        model=spec.name,
+        width=width,
+        height=height,
+        steps=request.steps or defaults.steps or 1,
+        guidance=_first(request.guidance, defaults.guidance, 0.0),
+        seed=_first(request.seed, secrets.randbits(_RANDOM_SEED_BITS)),
+        embed_metadata=_first(request.embed_metadata, embed_metadata),
+    )
+    return completed, tuple(warnings)
+
+
+def adjust_size(width: int, height: int, rules: SizeRules) -> tuple[int, int]:
+    """Return the nearest size that the rules allow: scaled to the pixel cap keeping the aspect ratio, then rounded."""
+    least = math.ceil(rules.min_side / rules.multiple) * rules.multiple
+    scale = min(1.0, math.sqrt(rules.max_pixels / (width * height)))
+    # Half way rounds up, as people expect; where that leads over the cap again, both sides are rounded down.
+    for rounding in (0.5, 0.0):
+        wide, high = (
+            max(int(side * scale / rules.multiple + rounding) * rules.multiple, least) for side in (width, height)
+        )
+        if wide * high <= rules.max_pixels:
+            return wide, high
+    # A side that was raised to the least allowed costs the other one.
+    longest = max(rules.max_pixels // least // rules.multiple * rules.multiple, least)
+    return min(wide, longest), min(high, longest)
+
+
+def _size(
+    request: GenerateRequest, spec: ModelSpec, family: ModelFamily, warn: Callable[[str], None]
+) -> tuple[int, int]:
+    rules = family.sizes_of(spec) if hasattr(family, "sizes_of") else family.sizes
+    wanted = (
+        _first(request.width, spec.defaults.width, request.height, 512),
+        _first(request.height, spec.defaults.height, request.width, 512),
+    )
+    got = adjust_size(*wanted, rules)
+    if got != wanted:
+        warn(f"dimensions adjusted from {wanted[0]}x{wanted[1]} to {got[0]}x{got[1]}")
+    return got
+
+
+def _refuse_unsupported(request: GenerateRequest, spec: ModelSpec, family: ModelFamily) -> None:
+    for name, capability in _NEEDS.items():
+        if getattr(request, name) is not None and capability not in family.capabilities:
+            able = ", ".join(sorted(family.capabilities))
+            raise ValidationError(
+                f"{name} needs a model that can do {capability}; {spec.name} can do {able}",
+                field=name,
+                hint="leave it out or name another model",
+            )
+    for name in _NOT_YET:
+        if getattr(request, name):
+            raise ValidationError(f"{name} is not supported by this version of mold", field=name, hint="leave it out")
+    if request.mask_image is not None and request.source_image is None:
+        raise ValidationError("mask_image needs a source_image to repaint", field="mask_image")
+    for parameter in family.parameters:
+        bounds = Bounds(minimum=parameter.minimum, maximum=parameter.maximum)
+        problem = bound_problem(bounds, getattr(request, parameter.name, None))
+        if problem:
+            raise ValidationError(f"{parameter.name} {problem}, with model {spec.name}", field=parameter.name)
+    if "text-to-video" not in family.capabilities and request.output_format not in _STILL_FORMATS:
+        raise ValidationError(
+            f"output_format {request.output_format!r} is for videos; {spec.name} makes pictures",
+            field="output_format",
+            value=request.output_format,
+            hint=f"use one of {', '.join(_STILL_FORMATS)}",
+        )
+
+
+def _first(*values: T | None) -> T:
+    return next(value for value in values if value is not None)

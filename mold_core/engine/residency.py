@@ -1,0 +1,84 @@
+"""Which models are in memory, counted in measured bytes against the budget of the device."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+
+from mold_core.errors import InsufficientMemoryError
+from mold_core.hookspecs import Pipeline
+
+__all__ = ["Residency"]
+
+log = logging.getLogger("mold.engine")
+
+
+class Residency:
+    """Loaded pipelines, least recently used first. One worker owns it; it is not shared between threads."""
+
+    def __init__(self, budget_bytes: int) -> None:
+        self.budget_bytes = budget_bytes
+        self._loaded: OrderedDict[str, Pipeline] = OrderedDict()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The loaded models, least recently used first."""
+        return tuple(self._loaded)
+
+    @property
+    def used_bytes(self) -> int:
+        """What the loaded models take now, as they measure themselves."""
+        return sum(pipeline.size_bytes for pipeline in self._loaded.values())
+
+    def get(self, name: str, expected_bytes: int, load: Callable[[], Pipeline]) -> Pipeline:
+        """Return the pipeline, loading it with `load` if it is not here.
+
+        Before loading, others are closed until `expected_bytes` (the size of the files) fits; after loading, until the
+        measured size does. Raises InsufficientMemoryError if it would not fit even alone.
+        """
+        if name in self._loaded:
+            self._loaded.move_to_end(name)
+            return self._loaded[name]
+        self._refuse_too_large(name, expected_bytes)
+        self._make_room(expected_bytes)
+        pipeline = load()
+        try:
+            self._refuse_too_large(name, pipeline.size_bytes)
+        except InsufficientMemoryError:
+            pipeline.close()
+            raise
+        self._make_room(pipeline.size_bytes)
+        self._loaded[name] = pipeline
+        return pipeline
+
+    def drop(self, name: str) -> bool:
+        """Close one model; False if it was not loaded."""
+        pipeline = self._loaded.pop(name, None)
+        if pipeline is None:
+            return False
+        try:
+            pipeline.close()
+        except Exception:
+            log.exception("closing %s failed", name)
+        return True
+
+    def clear(self) -> None:
+        """Close every model."""
+        for name in self.names:
+            self.drop(name)
+
+    def _refuse_too_large(self, name: str, size_bytes: int) -> None:
+        if size_bytes > self.budget_bytes:
+            raise InsufficientMemoryError(
+                f"model {name!r} needs {size_bytes / 1e9:.1f} GB and the budget is {self.budget_bytes / 1e9:.1f} GB",
+                field="model",
+                value=name,
+                hint="use a smaller tag (mold list), or raise MOLD_MEMORY_BUDGET_GB",
+            )
+
+    def _make_room(self, wanted_bytes: int) -> None:
+        for name in self.names:
+            if self.used_bytes + wanted_bytes <= self.budget_bytes:
+                return
+            self.drop(name)

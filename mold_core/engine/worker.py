@@ -1,0 +1,99 @@
+"""The worker that runs models in this process, and the executor that starts it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from time import monotonic
+
+from mold_core.catalog import ModelSpec, ModelStore
+from mold_core.engine.device import budget_bytes
+from mold_core.engine.residency import Residency
+from mold_core.errors import InferenceError, MoldError
+from mold_core.hookspecs import Frames, LoadContext, Pipeline, Run
+from mold_core.plugins import Plugins
+from mold_core.settings import Settings
+from mold_core.wire import GenerateRequest, StageDone, StageStart
+
+__all__ = ["InlineExecutor", "LocalWorker", "blaming"]
+
+
+class LocalWorker:
+    """Loads and runs models on one device, in the thread that calls it."""
+
+    def __init__(self, device: str, settings: Settings, plugins: Plugins) -> None:
+        self.device = device
+        self._settings = settings
+        self._plugins = plugins
+        self._store = ModelStore(settings.models_path)
+        self._residency = Residency(budget_bytes(settings, device))
+
+    def loaded(self) -> frozenset[str]:
+        """Return the full names of the models in memory."""
+        return frozenset(self._residency.names)
+
+    def load(self, spec: ModelSpec, run: Run) -> None:
+        """Bring a model into memory."""
+        self._pipeline(spec, run)
+
+    def unload(self, name: str | None = None) -> tuple[str, ...]:
+        """Drop one model, or all; return the names that were dropped."""
+        names = self._residency.names if name is None else (name,)
+        return tuple(name for name in names if self._residency.drop(name))
+
+    def generate(self, spec: ModelSpec, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
+        """Return one Frames per request. What a plugin raises becomes an InferenceError with the cause chained."""
+        pipeline = self._pipeline(spec, run)
+        run.check()
+        with blaming(f"{spec.name} failed while generating"):
+            made = pipeline.generate(requests, run)
+        if len(made) != len(requests):
+            raise InferenceError(
+                f"family {spec.family!r} returned {len(made)} results for {len(requests)} requests, a fault in it"
+            )
+        return made
+
+    def close(self) -> None:
+        """Free everything."""
+        self._residency.clear()
+
+    def _pipeline(self, spec: ModelSpec, run: Run) -> Pipeline:
+        files = self._store.locate(spec)
+
+        def load() -> Pipeline:
+            started = monotonic()
+            stage = f"Loading {spec.name}"
+            run.report(StageStart(name=stage))
+            context = LoadContext(
+                device=self.device,
+                threads=self._settings.threads,
+                cache_dir=self._settings.home / "cache",
+                report=run.report,
+            )
+            with blaming(f"{spec.name} could not be loaded"):
+                pipeline = self._plugins.families[spec.family].load(spec, files, context)
+            run.report(StageDone(name=stage, elapsed_ms=int((monotonic() - started) * 1000)))
+            return pipeline
+
+        return self._residency.get(spec.name, files.size_bytes(), load)
+
+
+@contextmanager
+def blaming(what: str) -> Iterator[None]:
+    """Turn what a plugin raises, unless it is mold's own, into an InferenceError that says what was being done."""
+    try:
+        yield
+    except MoldError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise InferenceError(f"{what}: {type(error).__name__}: {error}") from error
+
+
+class InlineExecutor:
+    """Runs models in this process."""
+
+    name = "inline"
+
+    def start(self, device: str, settings: Settings, plugins: Plugins) -> LocalWorker:
+        """Return a worker for the device."""
+        return LocalWorker(device, settings, plugins)

@@ -1,0 +1,177 @@
+"""Every error mold raises on purpose, as one tree.
+
+    MoldError                     INTERNAL_ERROR       500   exit 1
+    ├── ValidationError           VALIDATION_ERROR     422   exit 2   a field has a value that cannot be used
+    │   └── MalformedError        BAD_REQUEST          400   exit 2   the text is not JSON, TOML, … at all
+    ├── SettingsError             SETTINGS_ERROR       500   exit 2   a flag, variable or config.toml entry is wrong
+    ├── UnknownModelError         UNKNOWN_MODEL        400   exit 1   no plugin knows the name
+    ├── ModelNotFoundError        MODEL_NOT_FOUND      404   exit 1   the name is known, its files are not here
+    ├── CheckpointError           CHECKPOINT_ERROR     500   exit 1   a weight file is damaged or of another model
+    ├── InsufficientMemoryError   INSUFFICIENT_MEMORY  503   exit 1   the model does not fit
+    ├── QueueFullError            QUEUE_FULL           503   exit 1
+    ├── InferenceError            INFERENCE_ERROR      500   exit 1   a plugin failed while it made the picture
+    ├── OutputError               OUTPUT_ERROR         500   exit 1   a result could not be written
+    ├── PluginError               PLUGIN_ERROR         500   exit 1   a plugin cannot be used
+    │   └── DuplicateError        DUPLICATE            500   exit 1   two plugins claim one name
+    └── CancelledError            CANCELLED            409   exit 130
+
+The message is one sentence for the person who caused it: what was asked, what is possible, what to do next.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CancelledError",
+    "CheckpointError",
+    "DuplicateError",
+    "InferenceError",
+    "InsufficientMemoryError",
+    "MalformedError",
+    "ModelNotFoundError",
+    "MoldError",
+    "OutputError",
+    "PluginError",
+    "QueueFullError",
+    "SettingsError",
+    "UnknownModelError",
+    "ValidationError",
+]
+
+
+class MoldError(Exception):
+    """The root. `code` travels on the wire, `http_status` and `exit_status` are what servers and the CLI answer with.
+
+    `field` is the path of the culprit (``loras[1].scale``), `value` what it held, `hint` the way out; all optional,
+    and all already part of the sentence that `str()` gives.
+    """
+
+    code = "INTERNAL_ERROR"
+    http_status = 500
+    exit_status = 1
+
+    def __init__(
+        self, message: str, *, field: str | None = None, value: object = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.value = value
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.hint}" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # NOTE: exceptions with keyword-only arguments do not pickle by themselves; workers in other processes need it.
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+    def to_json(self) -> dict[str, str]:
+        """Return the error envelope of the HTTP API."""
+        return {"error": str(self), "code": self.code}
+
+
+def _rebuild(cls: type[MoldError], args: tuple[object, ...], state: dict[str, object]) -> MoldError:
+    error = cls.__new__(cls, *args)
+    error.__dict__.update(state)
+    error.args = args
+    return error
+
+
+class ValidationError(MoldError):
+    """A value that cannot be used. `problems` lists every one found, each starting with its path."""
+
+    code = "VALIDATION_ERROR"
+    http_status = 422
+    exit_status = 2
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str | None = None,
+        value: object = None,
+        hint: str | None = None,
+        problems: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(message, field=field, value=value, hint=hint)
+        self.problems = problems or (message,)
+
+
+class MalformedError(ValidationError):
+    """Text that cannot be parsed at all."""
+
+    code = "BAD_REQUEST"
+    http_status = 400
+
+
+class SettingsError(MoldError):
+    """A setting with a value that cannot be used; the message says where the value came from."""
+
+    code = "SETTINGS_ERROR"
+    exit_status = 2
+
+
+class UnknownModelError(MoldError):
+    """A model name that no installed plugin brings."""
+
+    code = "UNKNOWN_MODEL"
+    http_status = 400
+
+
+class ModelNotFoundError(MoldError):
+    """A known model whose files are not on this machine."""
+
+    code = "MODEL_NOT_FOUND"
+    http_status = 404
+
+
+class CheckpointError(MoldError):
+    """A weight file that is damaged, incomplete or made for another model."""
+
+    code = "CHECKPOINT_ERROR"
+
+
+class InsufficientMemoryError(MoldError):
+    """A model that does not fit in the memory of the device."""
+
+    code = "INSUFFICIENT_MEMORY"
+    http_status = 503
+
+
+class QueueFullError(MoldError):
+    """More jobs than the queue may hold."""
+
+    code = "QUEUE_FULL"
+    http_status = 503
+
+
+class InferenceError(MoldError):
+    """A plugin failed during its work; the cause is chained."""
+
+    code = "INFERENCE_ERROR"
+
+
+class OutputError(MoldError):
+    """A result that could not be written."""
+
+    code = "OUTPUT_ERROR"
+
+
+class PluginError(MoldError):
+    """A plugin that cannot be used."""
+
+    code = "PLUGIN_ERROR"
+
+
+class DuplicateError(PluginError):
+    """Two plugins that claim the same name; the message names both owners."""
+
+    code = "DUPLICATE"
+
+
+class CancelledError(MoldError):
+    """A job that was cancelled."""
+
+    code = "CANCELLED"
+    http_status = 409
+    exit_status = 130

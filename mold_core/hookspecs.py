@@ -1,0 +1,292 @@
+"""Every hook of mold, on one page, and the shape of the objects that hooks return.
+
+A plugin is a distribution with an entry point in the group ``mold`` that names a module. The module's functions marked
+`hookimpl` and named like a hook below are called when mold starts, so the module must be cheap to import: torch and the
+like belong inside the methods of the objects it returns.
+
+    from mold_core import hookimpl
+
+    @hookimpl
+    def mold_families():
+        return [MyFamily()]
+
+Objects need not inherit from the classes here; it is enough that they have the attributes and methods. Optional
+arguments may be added to hooks and methods over time; nothing is renamed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+import attrs
+import pluggy
+
+if TYPE_CHECKING:
+    import click
+    from PIL.Image import Image
+
+    from mold_core.catalog import LocalFiles, ModelSpec
+    from mold_core.engine.jobs import Job
+    from mold_core.plugins import Plugins
+    from mold_core.settings import Settings
+    from mold_core.wire import GenerateRequest, ProgressEvent
+
+__all__ = [
+    "Capability",
+    "ChainRenderer",
+    "Executor",
+    "Frames",
+    "LoadContext",
+    "ModelFamily",
+    "Parameter",
+    "Pipeline",
+    "PromptExpander",
+    "Run",
+    "SizeRules",
+    "UpscalerArchitecture",
+    "WeightLoader",
+    "Worker",
+    "hookimpl",
+    "hookspec",
+]
+
+hookspec = pluggy.HookspecMarker("mold")
+hookimpl = pluggy.HookimplMarker("mold")
+
+
+# --- the hooks ---------------------------------------------------------------------------------------------------
+
+
+@hookspec
+def mold_families() -> Iterable[ModelFamily]:  # type: ignore[empty-body]
+    """Return the model architectures this plugin can run."""
+
+
+@hookspec
+def mold_models() -> Iterable[ModelSpec]:  # type: ignore[empty-body]
+    """Return catalog entries, for families of this plugin or of another."""
+
+
+@hookspec
+def mold_loaders() -> Iterable[WeightLoader]:  # type: ignore[empty-body]
+    """Return readers of weight file formats."""
+
+
+@hookspec
+def mold_chain_renderers() -> Iterable[ChainRenderer]:  # type: ignore[empty-body]
+    """Return what can render a long video stage by stage."""
+
+
+@hookspec
+def mold_upscalers() -> Iterable[UpscalerArchitecture]:  # type: ignore[empty-body]
+    """Return the super-resolution networks this plugin can recognise and run."""
+
+
+@hookspec
+def mold_expanders() -> Iterable[PromptExpander]:  # type: ignore[empty-body]
+    """Return what can turn a short prompt into long ones."""
+
+
+@hookspec
+def mold_executors() -> Iterable[Executor]:  # type: ignore[empty-body]
+    """Return places where workers can live."""
+
+
+@hookspec
+def mold_commands(cli: click.Group) -> None:
+    """Add commands to the `mold` command line."""
+
+
+@hookspec
+def mold_job_finished(job: Job) -> None:
+    """Be told of a job that is done, failed or cancelled; an exception here is logged and harms nobody."""
+
+
+# --- families ----------------------------------------------------------------------------------------------------
+
+Capability = Literal[
+    "text-to-image",
+    "image-to-image",
+    "inpaint",
+    "lora",
+    "negative-prompt",
+    "scheduler",
+    "text-to-video",
+]
+
+
+@attrs.frozen(kw_only=True)
+class SizeRules:
+    """Which picture sizes a family can make. A request's size is adjusted to the nearest that obeys.
+
+    `multiple`: width and height are rounded to it. `max_pixels`: larger pictures are scaled down, keeping the aspect
+    ratio. `min_side`: neither side becomes smaller. `recommended`: sizes that come out best, for forms and hints.
+    """
+
+    multiple: int = 16
+    max_pixels: int = 1_800_000
+    min_side: int = 16
+    recommended: tuple[tuple[int, int], ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class Parameter:
+    """One field of a request that a family honours, described for people.
+
+    `name` is a field of GenerateRequest. `minimum`, `maximum` narrow the bounds of the wire class; help texts, the JSON
+    schema and forms are made from this.
+    """
+
+    name: str
+    doc: str
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Frames:
+    """What a pipeline makes from one request: one image for a picture, several with `fps` for a video."""
+
+    images: tuple[Image, ...]
+    fps: float | None = None
+
+
+@runtime_checkable
+class Run(Protocol):
+    """The engine's side of a running batch: the pipeline reports to it and asks it whether to go on."""
+
+    def report(self, event: ProgressEvent) -> None:
+        """Send an event to every job of the batch."""
+
+    def step(self, step: int, total: int, elapsed_ms: int) -> None:
+        """Report a finished denoising step (numbered from 1), then `check()`."""
+
+    def check(self) -> None:
+        """Raise CancelledError if nobody waits for the result any more. Call it between steps."""
+
+
+@attrs.frozen(kw_only=True)
+class LoadContext:
+    """Where and how a model is loaded. `device` is a torch device name; `threads` of None leaves the choice open.
+
+    `report` receives WeightLoad and Info events while the model is read. `cache_dir` is a folder for compiled kernels
+    and converted files that outlive the process.
+    """
+
+    device: str
+    threads: int | None
+    cache_dir: Path
+    report: Callable[[ProgressEvent], None]
+
+
+class Pipeline(Protocol):
+    """A loaded model. It keeps no state of a request: what it caches is keyed by content and bounded."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory the loaded model takes, measured, in bytes."""
+
+    def generate(self, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
+        """Return one Frames per request, in order.
+
+        Every request is complete: size, steps, guidance and seed are set, batch_size is 1. The same request gives the
+        same pixels, alone or in a batch, up to the rounding of the device. `run.step` is called after each step.
+        """
+
+    def close(self) -> None:
+        """Free the memory. The pipeline is not used again."""
+
+
+class ModelFamily(Protocol):
+    """A model architecture: what it can do and how one of its models is loaded."""
+
+    name: str
+    title: str
+    capabilities: frozenset[Capability]
+    sizes: SizeRules
+    parameters: tuple[Parameter, ...]
+
+    def load(self, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> Pipeline:
+        """Return the model ready to run. Raises CheckpointError when the files are not what the family needs."""
+
+
+# A family may also have:
+#   batch_key(spec: ModelSpec, request: GenerateRequest) -> Hashable
+#                                                       requests with equal keys may be computed together; without this
+#                                                       method, or where it returns None, a request runs alone
+#   sizes_of(spec: ModelSpec) -> SizeRules              size rules of one model, where they differ from the family's
+
+
+# --- the other kinds ---------------------------------------------------------------------------------------------
+
+
+class WeightLoader(Protocol):
+    """A weight file format."""
+
+    name: str
+
+    def recognises(self, path: Path, head: bytes) -> bool:
+        """Say whether the file is of this format, by its first 64 bytes; names are not trusted."""
+
+    def open(self, path: Path) -> Mapping[str, Any]:
+        """Return the tensors by name, read when they are looked up."""
+
+
+class ChainRenderer(Protocol):
+    """Renders one stage of a long video, given the tail of the stage before."""
+
+    family: str
+
+    def render_stage(self, pipeline: Pipeline, request: GenerateRequest, tail: Any, run: Run) -> tuple[Frames, Any]:
+        """Return the frames of the stage and the tail that the next stage continues from."""
+
+
+class UpscalerArchitecture(Protocol):
+    """A super-resolution network."""
+
+    name: str
+
+    def recognises(self, tensors: Mapping[str, Any]) -> bool:
+        """Say whether a state dict is of this architecture."""
+
+    def build(self, tensors: Mapping[str, Any]) -> Any:
+        """Return the network as a torch module: float [B, 3, H, W] in 0..1 → [B, 3, H·scale, W·scale]."""
+
+
+class PromptExpander(Protocol):
+    """Turns a short prompt into long ones."""
+
+    name: str
+
+    def expand(self, prompt: str, *, family: str, variations: int, seed: int, run: Run) -> list[str]:
+        """Return `variations` prompts fit for the model family."""
+
+
+class Worker(Protocol):
+    """Runs models on one device. Its verbs are called from one thread at a time."""
+
+    def loaded(self) -> frozenset[str]:
+        """Return the full names of the models in memory."""
+
+    def load(self, spec: ModelSpec, run: Run) -> None:
+        """Bring a model into memory."""
+
+    def unload(self, name: str | None = None) -> tuple[str, ...]:
+        """Drop one model, or all; return the names that were dropped."""
+
+    def generate(self, spec: ModelSpec, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
+        """Return one Frames per request; the model is loaded if need be."""
+
+    def close(self) -> None:
+        """Free everything."""
+
+
+class Executor(Protocol):
+    """A place where workers live: this process, a process per device, a cluster."""
+
+    name: str
+
+    def start(self, device: str, settings: Settings, plugins: Plugins) -> Worker:
+        """Return a worker for a device (a torch device name)."""

@@ -1,0 +1,29 @@
+"""File formats of results: their content types and file extensions, in one table each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal
+
+from mold_core.wire.generate import OutputFormat
+
+__all__ = ["CONTENT_TYPES", "EXTENSIONS", "ImageFormat"]
+
+ImageFormat = Literal["png", "jpeg", "webp"]
+
+CONTENT_TYPES: Mapping[OutputFormat, str] = MappingProxyType(
+    {
+        "png": "image/png",
+        "jpeg": "image/jpeg",
+        "webp": "image/webp",
+        "gif": "image/gif",
+        "apng": "image/apng",
+        "mp4": "video/mp4",
+    }
+)
+
+# An APNG is a PNG to everything that knows only PNG, and is named like one.
+EXTENSIONS: Mapping[OutputFormat, str] = MappingProxyType(
+    {"png": "png", "jpeg": "jpeg", "webp": "webp", "gif": "gif", "apng": "png", "mp4": "mp4"}
+)

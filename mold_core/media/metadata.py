@@ -1,0 +1,283 @@
+"""The request that made a picture, written into the picture's file and read back from it.
+
+A PNG carries it as text chunks, a JPEG as comments and XMP, a WebP as XMP. Each holds the same JSON object under
+``mold:parameters``, which alone is read back; the other ``mold:`` entries are copies for people and picture viewers.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import attrs
+
+from mold_core.errors import ValidationError
+from mold_core.media.containers import (
+    PNG_SIGNATURE,
+    image_format,
+    jpeg_segment,
+    jpeg_segments,
+    png_chunk,
+    png_chunks,
+    riff_chunk,
+    riff_chunks,
+    webp_canvas,
+)
+from mold_core.wire.convert import from_text, to_json
+from mold_core.wire.fields import wire_field
+
+__all__ = ["OutputMetadata", "embed_metadata", "read_metadata"]
+
+_MAX_SEED = 2**64 - 1
+_MAX_COUNT = 2**31 - 1
+
+# Three prompts of 77,000 bytes, each byte written as six (\u0000), stay well below this.
+_MAX_TEXT_BYTES = 4 * 1024 * 1024
+
+_PARAMETERS = b"mold:parameters"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+_JPEG_APP1 = 0xE1
+_JPEG_COMMENT = 0xFE
+_JPEG_MAX_BODY = 65_533
+_JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
+_COMMENT_START = _PARAMETERS + b" "
+_COMMENT_CONTINUED = _PARAMETERS + b"+ "
+
+_WEBP_HAS_XMP = 0x04
+_WEBP_HAS_ALPHA = 0x10
+
+_XMP_PACKET = (
+    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n'
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description rdf:about="" xmlns:mold="urn:mold:metadata:1#">\n{}'
+    '</rdf:Description></rdf:RDF></x:xmpmeta>\n<?xpacket end="w"?>'
+)
+# XMP writers may turn a simple element into an attribute. Two patterns find both forms without an XML parser, which
+# would have to be kept from entity bombs first.
+_XMP_PARAMETERS = re.compile('<mold:parameters>([^<]*)</mold:parameters>|mold:parameters="([^"]*)"')
+
+
+@attrs.frozen(kw_only=True)
+class OutputMetadata:
+    """What a result was made from, enough to make it again. A field that is None was not used and is not written.
+
+    Lone surrogates, which no file can hold as UTF-8, become U+FFFD when the object is made. Every other character,
+    NUL and line breaks included, comes back from a file as it went in.
+    """
+
+    prompt: str = wire_field("What the picture shows.")
+    negative_prompt: str | None = wire_field("What it must not show.", default=None)
+    original_prompt: str | None = wire_field("The prompt before it was expanded.", default=None)
+    model: str = wire_field("Full name of the model.")
+    seed: int = wire_field("Seed of the noise.", minimum=0, maximum=_MAX_SEED)
+    steps: int = wire_field("Denoising steps.", minimum=0, maximum=_MAX_COUNT)
+    guidance: float = wire_field("How strictly the prompt was followed.")
+    width: int = wire_field("Width in pixels.", minimum=0, maximum=_MAX_COUNT)
+    height: int = wire_field("Height in pixels.", minimum=0, maximum=_MAX_COUNT)
+    strength: float | None = wire_field("How far it moved away from a source image.", default=None)
+    scheduler: str | None = wire_field("Sampler, if it was chosen.", default=None)
+    lora: str | None = wire_field("File name of the adapter.", default=None)
+    lora_scale: float | None = wire_field("Strength of the adapter.", default=None)
+    frames: int | None = wire_field("Frames of a video.", default=None, minimum=0, maximum=_MAX_COUNT)
+    fps: int | None = wire_field("Frames per second.", default=None, minimum=0, maximum=_MAX_COUNT)
+    version: str = wire_field("Version of mold that made it.")
+
+    def __attrs_post_init__(self) -> None:
+        for attribute in attrs.fields(type(self)):
+            value = getattr(self, attribute.name)
+            if isinstance(value, str):
+                object.__setattr__(self, attribute.name, _SURROGATE.sub("\ufffd", value))
+
+    def to_json(self) -> str:
+        """Return the fields that are set as one line of JSON, safe to put into XML once that is escaped."""
+        text = json.dumps(to_json(self), ensure_ascii=False, allow_nan=False)
+        return re.sub("[\ufffe\uffff]", lambda match: f"\\u{ord(match[0]):04x}", text)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> OutputMetadata:
+        """Return the metadata that JSON text describes; unknown keys are ignored. Raises ValidationError."""
+        return from_text(cls, text)
+
+
+def embed_metadata(picture: bytes, metadata: OutputMetadata) -> bytes:
+    """Return a PNG (also animated), JPEG or WebP file with `metadata` in it; the pixels stay untouched.
+
+    JPEG segments hold at most 65,533 bytes: longer parameters continue in further comments, and XMP that does not fit
+    is left out. Raises ValueError for a file of another format.
+    """
+    match image_format(picture):
+        case "png":
+            return _embed_in_png(picture, metadata)
+        case "jpeg":
+            return _embed_in_jpeg(picture, metadata)
+        case "webp":
+            return _embed_in_webp(picture, metadata)
+    raise ValueError("metadata can be written into PNG, JPEG and WebP files only")
+
+
+def read_metadata(source: bytes | Path) -> OutputMetadata | None:
+    """Return the metadata in a PNG, JPEG or WebP file, or None if it has none that can be read.
+
+    Only chunk headers and text are read, so it is cheap for large files and safe for hostile ones. Raises OSError if
+    a path cannot be opened.
+    """
+    with source.open("rb") if isinstance(source, Path) else BytesIO(source) as file:
+        for text in _texts(file):
+            try:
+                return OutputMetadata.from_json(text)
+            except ValidationError:
+                continue
+    return None
+
+
+def _texts(file: BinaryIO) -> Iterator[str]:
+    match image_format(file.read(12)):
+        case "png":
+            return _texts_of_png(file)
+        case "jpeg":
+            return _texts_of_jpeg(file)
+        case "webp":
+            return _texts_of_webp(file)
+    return iter(())
+
+
+# --- PNG ---------------------------------------------------------------------------------------------------------
+
+_PNG_INTERNATIONAL = ("prompt", "model", "negative_prompt", "original_prompt", "version")
+_PNG_PLAIN = ("seed", "steps", "guidance", "width", "height", "strength", "scheduler", "frames", "fps")
+
+
+def _embed_in_png(picture: bytes, metadata: OutputMetadata) -> bytes:
+    after_header = len(PNG_SIGNATURE) + 8 + 13 + 4
+    values = {name: value for name, value in attrs.asdict(metadata).items() if value is not None}
+    chunks = [
+        *(_png_text(name, values[name]) for name in _PNG_INTERNATIONAL if name in values),
+        _png_text("parameters", metadata.to_json()),
+        *(_png_latin(name, str(values[name])) for name in _PNG_PLAIN if name in values),
+    ]
+    return b"".join([picture[:after_header], *chunks, picture[after_header:]])
+
+
+def _png_text(name: str, text: str) -> bytes:
+    # The NUL ends fields inside the chunk, so the readable copy cannot hold one; the JSON writes it as \u0000.
+    return png_chunk(b"iTXt", f"mold:{name}\0\0\0\0\0".encode() + text.replace("\0", "\ufffd").encode())
+
+
+def _png_latin(name: str, text: str) -> bytes:
+    return png_chunk(b"tEXt", f"mold:{name}\0{text}".encode("latin-1", "replace"))
+
+
+def _texts_of_png(file: BinaryIO) -> Iterator[str]:
+    for kind, length in png_chunks(file):
+        if kind in (b"tEXt", b"iTXt", b"zTXt") and length <= _MAX_TEXT_BYTES:
+            keyword, _, rest = file.read(length).partition(b"\0")
+            if keyword == _PARAMETERS:
+                yield _decode_png_text(kind, rest)
+                return
+
+
+def _decode_png_text(kind: bytes, rest: bytes) -> str:
+    if kind == b"tEXt":
+        return rest.decode("latin-1")
+    if kind == b"zTXt":
+        return _inflate(rest[1:]).decode("latin-1")
+    compressed, after_flags = rest[:1] == b"\x01", rest[2:]
+    text = after_flags.split(b"\0", 2)[-1]  # after the language and the translated keyword
+    return (_inflate(text) if compressed else text).decode("utf-8", "replace")
+
+
+def _inflate(data: bytes) -> bytes:
+    try:
+        return zlib.decompressobj().decompress(data, _MAX_TEXT_BYTES)
+    except zlib.error:
+        return b""
+
+
+# --- JPEG --------------------------------------------------------------------------------------------------------
+
+
+def _embed_in_jpeg(picture: bytes, metadata: OutputMetadata) -> bytes:
+    segments = [jpeg_segment(_JPEG_COMMENT, body) for body in _comments(metadata.to_json().encode())]
+    xmp = _JPEG_XMP + _xmp(metadata)
+    if len(xmp) <= _JPEG_MAX_BODY:
+        segments.append(jpeg_segment(_JPEG_APP1, xmp))
+    return b"".join([picture[:2], *segments, picture[2:]])
+
+
+def _comments(text: bytes) -> Iterator[bytes]:
+    step = _JPEG_MAX_BODY - len(_COMMENT_CONTINUED)
+    for start in range(0, len(text), step):
+        yield (_COMMENT_CONTINUED if start else _COMMENT_START) + text[start : start + step]
+
+
+def _texts_of_jpeg(file: BinaryIO) -> Iterator[str]:
+    comment: list[bytes] = []
+    xmp = b""
+    for marker, length in jpeg_segments(file):
+        if marker == _JPEG_COMMENT:
+            body = file.read(length)
+            if not comment and body.startswith(_COMMENT_START):
+                comment.append(body.removeprefix(_COMMENT_START))
+            elif comment and body.startswith(_COMMENT_CONTINUED) and len(comment) * _JPEG_MAX_BODY < _MAX_TEXT_BYTES:
+                comment.append(body.removeprefix(_COMMENT_CONTINUED))
+        elif marker == _JPEG_APP1 and not xmp:
+            body = file.read(length)
+            xmp = body.removeprefix(_JPEG_XMP) if body.startswith(_JPEG_XMP) else b""
+    if comment:
+        yield b"".join(comment).decode("utf-8", "replace")
+    yield from _texts_of_xmp(xmp)
+
+
+# --- WebP --------------------------------------------------------------------------------------------------------
+
+
+def _embed_in_webp(picture: bytes, metadata: OutputMetadata) -> bytes:
+    canvas = webp_canvas(picture)
+    if canvas is None:
+        raise ValueError("this WebP file has no size")
+    if picture[12:16] == b"VP8X":
+        body = picture[12:20] + bytes((picture[20] | _WEBP_HAS_XMP,)) + picture[21:]
+    else:
+        # The short form of the file has no room for XMP: say the same in the extended form.
+        width, height, alpha = canvas
+        flags = _WEBP_HAS_XMP | (_WEBP_HAS_ALPHA if alpha else 0)
+        size = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+        body = riff_chunk(b"VP8X", bytes((flags, 0, 0, 0)) + size) + picture[12:]
+    return riff_chunk(b"RIFF", b"".join([b"WEBP", body, riff_chunk(b"XMP ", _xmp(metadata))]))
+
+
+def _texts_of_webp(file: BinaryIO) -> Iterator[str]:
+    for kind, length in riff_chunks(file):
+        if kind == b"XMP " and length <= _MAX_TEXT_BYTES:
+            yield from _texts_of_xmp(file.read(length))
+            return
+
+
+# --- XMP ---------------------------------------------------------------------------------------------------------
+
+
+def _xmp(metadata: OutputMetadata) -> bytes:
+    # The parameters come first and quotes are escaped, so that no prompt can pass for them.
+    values = {"parameters": metadata.to_json(), **attrs.asdict(metadata)}
+    elements = (
+        f"<mold:{name}>{_xml(str(value))}</mold:{name}>\n" for name, value in values.items() if value is not None
+    )
+    return _XMP_PACKET.format("".join(elements)).encode()
+
+
+def _xml(text: str) -> str:
+    return html.escape(_NOT_IN_XML.sub("\ufffd", text)).replace("\r", "&#13;")
+
+
+def _texts_of_xmp(xmp: bytes) -> Iterator[str]:
+    found = _XMP_PARAMETERS.search(xmp.decode("utf-8", "replace"))
+    if found:
+        yield html.unescape(found[1] if found[1] is not None else found[2])

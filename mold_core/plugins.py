@@ -1,0 +1,205 @@
+"""Finds plugins and collects what they bring; a broken one is listed with its reason and harms no other."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import pluggy
+
+from mold_core import hookspecs
+from mold_core.errors import DuplicateError
+
+if TYPE_CHECKING:
+    from mold_core.catalog import ModelSpec
+    from mold_core.hookspecs import ModelFamily
+
+__all__ = ["PluginInfo", "Plugins", "load_plugins"]
+
+GROUP = "mold"
+
+# How the things a hook returns are named in listings and kept apart. Hooks that are verbs bring nothing to list.
+_KINDS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "mold_families": ("family", lambda item: item.name),
+    "mold_models": ("model", lambda item: item.name),
+    "mold_loaders": ("loader", lambda item: item.name),
+    "mold_chain_renderers": ("chain renderer", lambda item: item.family),
+    "mold_upscalers": ("upscaler", lambda item: item.name),
+    "mold_expanders": ("expander", lambda item: item.name),
+    "mold_executors": ("executor", lambda item: item.name),
+}
+
+
+@attrs.frozen(kw_only=True)
+class PluginInfo:
+    """A plugin as `mold plugins` shows it. `failure` says why it brings nothing, or less than it wanted to."""
+
+    name: str
+    module: str
+    version: str | None = None
+    provides: dict[str, tuple[str, ...]] = attrs.Factory(dict)
+    failure: str | None = None
+    blocked: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Plugins:
+    """What the loaded plugins bring, by kind and name."""
+
+    manager: pluggy.PluginManager
+    infos: tuple[PluginInfo, ...]
+    items: dict[str, dict[str, Any]]
+    owners: dict[tuple[str, str], str]
+
+    @property
+    def families(self) -> dict[str, ModelFamily]:
+        """Model families by name."""
+        return self.items["mold_families"]
+
+    @property
+    def models(self) -> dict[str, ModelSpec]:
+        """Catalog entries by full name, in the order plugins bring them."""
+        return self.items["mold_models"]
+
+    def notify(self, hook: str, **arguments: Any) -> list[tuple[str, Exception]]:
+        """Call a hook that is told things, plugin by plugin; return the failures instead of raising them."""
+        failures: list[tuple[str, Exception]] = []
+        for implementation in getattr(self.manager.hook, hook).get_hookimpls():
+            try:
+                implementation.function(*(arguments[name] for name in implementation.argnames))
+            except Exception as error:
+                failures.append((implementation.plugin_name, error))
+        return failures
+
+
+def load_plugins(
+    only: Iterable[str] | None = None,
+    *,
+    extra: Iterable[tuple[str, ModuleType | object]] = (),
+    found: Iterable[EntryPoint] | None = None,
+) -> Plugins:
+    """Return all plugins that are installed, or those whose entry-point name is in `only` (empty: none).
+
+    `extra` adds plugin objects by name without an entry point, which tests and scripts use. Nothing a plugin does makes
+    this raise: import errors, refused hooks, exceptions and duplicates become the plugin's `failure`.
+    """
+    loading = _Loading(None if only is None else set(only))
+    for entry in sorted(entry_points(group=GROUP) if found is None else found, key=lambda entry: entry.name):
+        loading.add_entry_point(entry)
+    for name, plugin in extra:
+        loading.add_object(name, plugin)
+    loading.report_unknown_names()
+    return loading.collect()
+
+
+class _Loading:
+    """The state of one `load_plugins` call."""
+
+    def __init__(self, only: set[str] | None) -> None:
+        self.only = only
+        self.manager = pluggy.PluginManager("mold")
+        self.manager.add_hookspecs(hookspecs)
+        self.infos: dict[str, PluginInfo] = {}
+
+    def add_entry_point(self, entry: EntryPoint) -> None:
+        info = PluginInfo(name=entry.name, module=entry.value, version=entry.dist.version if entry.dist else None)
+        if self.only is not None and entry.name not in self.only:
+            self.infos.setdefault(entry.name, attrs.evolve(info, blocked=True))
+        elif self._is_new(info):
+            try:
+                plugin = entry.load()
+            except (Exception, SystemExit) as error:
+                self.infos[entry.name] = attrs.evolve(info, failure=_reason("cannot be imported", error))
+            else:
+                self._register(plugin, info)
+
+    def add_object(self, name: str, plugin: object) -> None:
+        info = PluginInfo(name=name, module=getattr(plugin, "__name__", type(plugin).__name__))
+        if self._is_new(info):
+            self._register(plugin, info)
+
+    def _is_new(self, info: PluginInfo) -> bool:
+        other = self.infos.get(info.name)
+        if other is not None:
+            failure = f"two plugins are called {info.name!r}: {other.module} and {info.module}; the first is used"
+            self._fail(info.name, failure)
+        return other is None
+
+    def _register(self, plugin: object, info: PluginInfo) -> None:
+        try:
+            self.manager.register(plugin, info.name)
+            failure = _misspelt(plugin)
+        except pluggy.PluginValidationError as error:
+            # Hooks before the refused one are registered by now; a plugin works as it was meant to or not at all.
+            self.manager.unregister(name=info.name)
+            failure = f"needs another version of mold-core: {' '.join(str(error).split())}"
+        except Exception as error:
+            failure = _reason("cannot be registered", error)
+        self.infos[info.name] = attrs.evolve(info, failure=failure)
+
+    def report_unknown_names(self) -> None:
+        for name in sorted((self.only or set()) - self.infos.keys()):
+            self.infos[name] = PluginInfo(name=name, module="", failure="is not installed")
+
+    def collect(self) -> Plugins:
+        items: dict[str, dict[str, Any]] = {hook: {} for hook in _KINDS}
+        owners: dict[tuple[str, str], str] = {}
+        for hook in _KINDS:
+            for implementation in getattr(self.manager.hook, hook).get_hookimpls():
+                self._collect_one(hook, implementation, items[hook], owners)
+        return Plugins(manager=self.manager, infos=tuple(self.infos.values()), items=items, owners=owners)
+
+    def _collect_one(self, hook: str, implementation: Any, items: dict[str, Any], owners: dict[Any, str]) -> None:
+        owner = implementation.plugin_name
+        kind, name_of = _KINDS[hook]
+        try:
+            brought = [(name_of(item), item) for item in implementation.function()]
+        except (Exception, SystemExit) as error:
+            self._fail(owner, _reason(f"{hook} failed", error))
+            return
+        mine: list[str] = []
+        for name, item in brought:
+            if name in items:
+                self._fail(owner, str(_duplicate(kind, name, owners[hook, name], owner)))
+                continue
+            items[name] = item
+            owners[hook, name] = owner
+            mine.append(name)
+        if mine:
+            info = self.infos[owner]
+            self.infos[owner] = attrs.evolve(info, provides={**info.provides, kind: tuple(mine)})
+
+    def _fail(self, owner: str, failure: str) -> None:
+        info = self.infos[owner]
+        both = f"{info.failure}; {failure}" if info.failure else failure
+        self.infos[owner] = attrs.evolve(info, failure=both)
+
+
+def _duplicate(kind: str, name: str, first: str, second: str) -> DuplicateError:
+    if first == second:
+        return DuplicateError(f"{kind} {name!r} is brought twice by {first}", hint="its first is used")
+    return DuplicateError(
+        f"{kind} {name!r} is brought by both {first} and {second}", hint=f"the one of {first} is used; uninstall one"
+    )
+
+
+def _misspelt(plugin: object) -> str | None:
+    """Say which functions are marked as hooks and are none."""
+    known = {name for name in vars(hookspecs) if name.startswith("mold_")}
+    hints = []
+    for attribute in dir(plugin):
+        options = getattr(getattr(plugin, attribute, None), "mold_impl", None)
+        name = options and (options.get("specname") or attribute)
+        if name and name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hints.append(f"{name} is no hook of mold" + (f" (did you mean {near[0]}?)" if near else ""))
+    return "; ".join(hints) or None
+
+
+def _reason(what: str, error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{what}: {type(error).__name__}" + (f": {text[0]}" if text else "")

@@ -1,0 +1,316 @@
+"""Settings of mold: one table, read as flag > environment > ``$MOLD_HOME/config.toml`` > default.
+
+The class `Settings` is the table: every field names its environment variable, its key in config.toml, its bounds and
+what it means. The documentation page of settings is made from it.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from math import isfinite
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import attrs
+
+from mold_core.errors import SettingsError
+from mold_core.home import mold_home
+from mold_core.wire.fields import Bounds, bound_problem, shorten
+
+__all__ = ["Setting", "Settings", "setting_table", "settings_page"]
+
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+_TRUE = {"1", "true", "yes", "on"}
+_FALSE = {"0", "false", "no", "off"}
+
+
+@attrs.frozen(kw_only=True)
+class Setting:
+    """One row of the table."""
+
+    name: str
+    env: str
+    key: str | None
+    type: Any
+    default: Any
+    bounds: Bounds
+    doc: str
+    empty_counts: bool
+
+
+def _setting(
+    doc: str, *, env: str, key: str | None, default: Any = None, empty_counts: bool = False, **bounds: Any
+) -> Any:
+    """Declare a row. With `empty_counts` an empty variable is a value; otherwise it counts as not set."""
+    about = {"doc": doc, "env": env, "key": key, "bounds": Bounds(**bounds), "empty_counts": empty_counts}
+    return attrs.field(default=default, metadata=about)
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """All settings with their values. `Settings.load()` reads them; the constructor alone gives the defaults."""
+
+    home: Path = _setting(
+        "Where mold keeps its files.", env="MOLD_HOME", key=None, default=attrs.Factory(lambda: mold_home({}))
+    )
+    models_dir: Path | None = _setting(
+        "Where model files lie; default: models in MOLD_HOME.", env="MOLD_MODELS_DIR", key="models_dir"
+    )
+    output_dir: str | None = _setting(
+        "Folder in which the server saves results; default: output in MOLD_HOME, empty: nowhere.",
+        env="MOLD_OUTPUT_DIR",
+        key="output_dir",
+        empty_counts=True,
+    )
+    default_model: str | None = _setting(
+        "Model used when none is named.", env="MOLD_DEFAULT_MODEL", key="default_model"
+    )
+    plugins: tuple[str, ...] | None = _setting(
+        "Plugins to load, by entry-point name; default: all that are installed.", env="MOLD_PLUGINS", key="plugins"
+    )
+    device: DeviceName = _setting("Device that models run on.", env="MOLD_DEVICE", key="device", default="auto")
+    memory_budget_gb: float | None = _setting(
+        "Memory that loaded models may take, in GB of 10^9 bytes; default: 80 % of the device's.",
+        env="MOLD_MEMORY_BUDGET_GB",
+        key="memory_budget_gb",
+        minimum=0.001,
+        maximum=1_000_000,
+    )
+    threads: int | None = _setting(
+        "CPU threads of one computation; default: what suits the model.",
+        env="MOLD_THREADS",
+        key="threads",
+        minimum=1,
+        maximum=1024,
+    )
+    queue_size: int = _setting(
+        "Jobs that may wait.", env="MOLD_QUEUE_SIZE", key="queue_size", default=200, minimum=1, maximum=100_000
+    )
+    max_batch: int = _setting(
+        "Pictures that are computed together at most.",
+        env="MOLD_MAX_BATCH",
+        key="max_batch",
+        default=8,
+        minimum=1,
+        maximum=256,
+    )
+    embed_metadata: bool = _setting(
+        "Write the request into result files.", env="MOLD_EMBED_METADATA", key="embed_metadata", default=True
+    )
+    log_level: LogLevel = _setting("How much is logged.", env="MOLD_LOG", key="logging.level", default="warning")
+
+    @property
+    def models_path(self) -> Path:
+        """The folder of model files."""
+        return self.models_dir or self.home / "models"
+
+    @property
+    def output_path(self) -> Path | None:
+        """The folder of results; None means that none are kept."""
+        if self.output_dir == "":
+            return None
+        return _path(self.output_dir) if self.output_dir else self.home / "output"
+
+    @property
+    def config_path(self) -> Path:
+        """The file `config.toml`, whether or not it exists."""
+        return self.home / "config.toml"
+
+    @classmethod
+    def load(cls, flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+        """Return the settings in force. `flags` holds values by field name; None means not given.
+
+        Raises SettingsError naming the setting, its source and what it may be.
+        """
+        environ = os.environ if environ is None else environ
+        flags = {name: value for name, value in (flags or {}).items() if value is not None}
+        home = mold_home(environ)
+        config = _read_config(home / "config.toml")
+        _refuse_unknown_keys(config, home / "config.toml")
+        values: dict[str, Any] = {"home": home}
+        for row in setting_table():
+            found = _find(row, flags, environ, config)
+            if row.name != "home" and found is not None:
+                values[row.name] = _convert(row, *found)
+        return cls(**values)
+
+
+def setting_table() -> tuple[Setting, ...]:
+    """Return every setting, in the order of the documentation."""
+    types = get_type_hints(Settings)
+    return tuple(
+        Setting(
+            name=field.name,
+            env=field.metadata["env"],
+            key=field.metadata["key"],
+            type=types[field.name],
+            default=field.default,
+            bounds=field.metadata["bounds"],
+            doc=field.metadata["doc"],
+            empty_counts=field.metadata["empty_counts"],
+        )
+        for field in attrs.fields(Settings)
+    )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}", hint="correct it or move it away") from None
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _refuse_unknown_keys(config: Mapping[str, Any], path: Path) -> None:
+    known = [row.key for row in setting_table() if row.key]
+    for key in _keys(config):
+        if key not in known:
+            from difflib import get_close_matches
+
+            near = get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+            raise SettingsError(f"{path} has an unknown key {key!r}", field=key, hint=hint)
+
+
+def _keys(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _keys(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _find(
+    row: Setting, flags: Mapping[str, Any], environ: Mapping[str, str], config: Mapping[str, Any]
+) -> tuple[Any, str] | None:
+    if row.name in flags:
+        return flags[row.name], f"--{row.name.replace('_', '-')}"
+    if environ.get(row.env) or (row.empty_counts and row.env in environ):
+        return environ[row.env], row.env
+    value: Any = config
+    for part in (row.key or "").split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return None if value is None else (value, f"{row.key} in config.toml")
+
+
+def _convert(row: Setting, value: Any, source: str) -> Any:
+    try:
+        result = _parse(row.type, value)
+    except ValueError as error:
+        raise SettingsError(f"{source} {error}", field=row.name, value=value) from None
+    problem = bound_problem(row.bounds, result)
+    if problem:
+        raise SettingsError(f"{source} {problem}", field=row.name, value=value)
+    return result
+
+
+def _parse(type_: Any, value: Any) -> Any:
+    """Return `value` (text from a variable, or a TOML value) as `type_`, or raise ValueError saying what it must be."""
+    options = [option for option in get_args(type_) if option is not type(None)]
+    if get_origin(type_) is Literal:
+        return _parse_word(get_args(type_), value)
+    if get_origin(type_) is tuple:
+        items = value.split(",") if isinstance(value, str) else value
+        if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
+            raise ValueError(f"must be a list of names, not {shorten(value)}")
+        return tuple(item.strip() for item in items if item.strip())
+    if type(None) in get_args(type_):
+        return _parse(options[0], value)
+    if type_ is bool:
+        return _parse_bool(value)
+    if type_ is Path:
+        if not isinstance(value, str | Path):
+            raise ValueError(f"must be a path, not {shorten(value)}")
+        return _path(value)
+    if type_ in (int, float):
+        return _parse_number(type_, value)
+    if not isinstance(value, str):
+        raise ValueError(f"must be text, not {shorten(value)}")
+    return value
+
+
+def _path(value: str | Path) -> Path:
+    return Path(os.path.expanduser(value))  # unlike Path.expanduser() it takes "~nobody" as it is
+
+
+def _parse_word(words: tuple[str, ...], value: Any) -> str:
+    word = str(value).lower()
+    if word == "warn" and "warning" in words:
+        word = "warning"
+    if word not in words:
+        raise ValueError(f"must be one of {', '.join(words)}, not {shorten(value)}")
+    return word
+
+
+def _parse_bool(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = str(value).strip().lower()
+    if word not in _TRUE | _FALSE:
+        raise ValueError(f"must be true or false, not {shorten(value)}")
+    return word in _TRUE
+
+
+def _parse_number(type_: type, value: Any) -> Any:
+    kind = "a whole number" if type_ is int else "a number"
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"must be {kind}, not {shorten(value)}")
+    try:
+        number = type_(value)
+    except (ValueError, OverflowError):
+        number = None
+    if number is None or (isinstance(value, float) and number != value and isfinite(value)):
+        raise ValueError(f"must be {kind}, not {shorten(value)}")
+    return number
+
+
+def settings_page() -> str:
+    """Return the documentation of all settings as Markdown; `python -m mold_core.settings` prints it."""
+    lines = [_PAGE_START]
+    for row in setting_table():
+        key = f"`{row.key}`" if row.key else "–"
+        lines.append(f"| `{row.env}` | {key} | {_kind(row)} | {_default(row)} | {row.doc} |")
+    return "\n".join(lines) + "\n"
+
+
+_PAGE_START = """\
+# Settings
+
+A setting is taken from the first of these that has it: the flag of the command, the environment variable, the file
+`config.toml` in `MOLD_HOME`, the default. An empty variable counts as not set, unless the table says what empty means.
+A key of `config.toml` that is not in this table is refused. `mold info` shows which files are in use.
+
+This page is made from the table in the code: `python -m mold_core.settings > docs/settings.md`.
+
+| environment | config.toml | value | default | meaning |
+|---|---|---|---|---|"""
+
+
+def _kind(row: Setting) -> str:
+    types = [option for option in get_args(row.type) or (row.type,) if option is not type(None)]
+    if isinstance(types[0], str):
+        return ", ".join(types)
+    if get_origin(types[0]) is tuple:
+        return "names, separated by commas in the variable"
+    words = {int: "whole number", float: "number", bool: "true or false", str: "text", Path: "path"}[types[0]]
+    low, high = row.bounds.minimum, row.bounds.maximum
+    return words if low is None or high is None else f"{words} from {low:,} to {high:,}"
+
+
+def _default(row: Setting) -> str:
+    if row.name == "home":
+        return "`~/.mold`"
+    if row.default is None:
+        return "–"
+    return f"`{str(row.default).lower() if isinstance(row.default, bool) else row.default}`"
+
+
+if __name__ == "__main__":
+    print(settings_page(), end="")

@@ -1,0 +1,23 @@
+"""What tests of mold and of plugins share: a fake family, an engine to run it in, and the conformance kit.
+
+    from mold_core.testing import check_family
+
+    def test_my_family():
+        check_family(MyFamily(), MY_SPEC)
+
+Nothing here needs pytest, torch or a network.
+"""
+
+from mold_core.testing.conformance import RecordedRun, check_family
+from mold_core.testing.engines import FakePlugin, engine_with
+from mold_core.testing.sketch import Gate, SketchFamily, sketch_model
+
+__all__ = [
+    "FakePlugin",
+    "Gate",
+    "RecordedRun",
+    "SketchFamily",
+    "check_family",
+    "engine_with",
+    "sketch_model",
+]

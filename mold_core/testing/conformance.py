@@ -1,0 +1,173 @@
+"""The conformance kit: checks that a family keeps the promises of `mold_core.hookspecs`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+from PIL import Image, ImageChops
+
+from mold_core.catalog import ModelSpec, ModelStore
+from mold_core.engine.complete import adjust_size, complete
+from mold_core.errors import CancelledError
+from mold_core.hookspecs import Frames, LoadContext, ModelFamily, Pipeline, SizeRules
+from mold_core.wire import DenoiseStep, GenerateRequest, ProgressEvent
+
+__all__ = ["RecordedRun", "check_family"]
+
+# What the import of a plugin's modules must not bring along.
+HEAVY_MODULES = ("torch", "transformers", "diffusers", "av")
+
+
+class RecordedRun:
+    """A run that writes down what a pipeline reports, and cancels after step `cancel_after` if that is given."""
+
+    def __init__(self, cancel_after: int | None = None) -> None:
+        self.events: list[ProgressEvent] = []
+        self.cancel_after = cancel_after
+
+    @property
+    def steps(self) -> list[tuple[int, int]]:
+        """The steps that were reported: number and total."""
+        return [(event.step, event.total) for event in self.events if isinstance(event, DenoiseStep)]
+
+    def report(self, event: ProgressEvent) -> None:
+        """Write an event down."""
+        self.events.append(event)
+
+    def step(self, step: int, total: int, elapsed_ms: int) -> None:
+        """Write a step down, then `check()`."""
+        self.report(DenoiseStep(step=step, total=total, elapsed_ms=elapsed_ms))
+        self.check()
+
+    def check(self) -> None:
+        """Raise CancelledError when the time has come."""
+        if self.cancel_after is not None and len(self.steps) >= self.cancel_after:
+            raise CancelledError("the job was cancelled")
+
+
+def check_family(
+    family: ModelFamily,
+    spec: ModelSpec,
+    *,
+    models_dir: Path | None = None,
+    prompts: Sequence[str] = ("a red house", "three green trees", "a blue boat on the sea"),
+    width: int | None = None,
+    height: int | None = None,
+    steps: int | None = None,
+    tolerance: int = 2,
+    device: str = "cpu",
+) -> None:
+    """Raise AssertionError, saying what is wrong, unless the family keeps the promises of its protocol with this model.
+
+    Checked are: its modules are cheap to import; the same request gives the same pixels, also from a model loaded
+    anew and after other requests; a batch gives the pictures that each request gives alone, within `tolerance` of the
+    256 levels of a channel; steps are reported as 1 … N; it stops between steps when nobody waits any more, and works
+    on afterwards; the pictures have the size that was asked for; it knows its own size in memory.
+
+    Model files are looked for in `models_dir`. Size and steps default to those of the model; small ones save time.
+    """
+    _check_declaration(family)
+    _check_import(type(family).__module__)
+    requests = [
+        complete(GenerateRequest(prompt=prompt, seed=number, width=width, height=height, steps=steps), spec, family)[0]
+        for number, prompt in enumerate(prompts)
+    ]
+    with tempfile.TemporaryDirectory(prefix="mold-check-") as folder:
+        files = ModelStore(models_dir or Path(folder)).locate(spec)
+        context = LoadContext(device=device, threads=None, cache_dir=Path(folder) / "cache", report=lambda event: None)
+        first, second = (family.load(spec, files, context) for _ in "12")
+        try:
+            _check_pipeline(first, second, requests, tolerance)
+            _check_sizes(first, requests[0], _rules(family, spec))
+        finally:
+            first.close()
+            second.close()
+
+
+def _check_declaration(family: ModelFamily) -> None:
+    for name in ("name", "title", "capabilities", "sizes", "parameters"):
+        assert hasattr(family, name), f"the family has no {name!r}"
+    known = {attribute.name for attribute in attrs.fields(GenerateRequest)}
+    for parameter in family.parameters:
+        assert parameter.name in known, f"parameter {parameter.name!r} is no field of GenerateRequest"
+
+
+def _check_import(module: str) -> None:
+    if module == "__main__":
+        return
+    code = f"import sys, {module}\nprint(*({HEAVY_MODULES!r} & sys.modules.keys()))".replace("(", "({*", 1)
+    code = f"import sys, {module}\nprint(*(set({HEAVY_MODULES!r}) & set(sys.modules)))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=None, cwd=None)
+    assert ran.returncode == 0, f"{module} cannot be imported by itself:\n{ran.stderr}"
+    assert not ran.stdout.split(), f"importing {module} imports {ran.stdout.strip()}; import them where they are used"
+
+
+def _check_pipeline(first: Pipeline, second: Pipeline, requests: Sequence[GenerateRequest], tolerance: int) -> None:
+    assert isinstance(first.size_bytes, int) and first.size_bytes >= 0, "size_bytes must be a number of bytes"
+    run = RecordedRun()
+    alone = [_one(first, request, run) for request in requests]
+    steps = requests[0].steps or 0
+    assert run.steps[:steps] == [(number, steps) for number in range(1, steps + 1)], (
+        f"a request of {steps} steps must report steps 1 to {steps}, not {run.steps[:steps]}"
+    )
+    for request, before in zip(requests, alone, strict=True):
+        assert _difference(_one(first, request), before) == 0, "the same request gave another picture the second time"
+        assert _difference(_one(second, request), before) == 0, "the same request gave another picture when loaded anew"
+    together = first.generate(requests, RecordedRun())
+    assert len(together) == len(requests), f"{len(requests)} requests gave {len(together)} results"
+    for made, before in zip(together, alone, strict=True):
+        off = _difference(made, before)
+        assert off <= tolerance, f"in a batch the picture differs by {off} levels, more than the tolerance {tolerance}"
+    _check_cancelling(first, requests[0], alone[0])
+
+
+def _check_cancelling(pipeline: Pipeline, request: GenerateRequest, before: Frames) -> None:
+    run = RecordedRun(cancel_after=1)
+    try:
+        pipeline.generate([request], run)
+    except CancelledError:
+        pass
+    else:
+        raise AssertionError("the pipeline went on after run.step() raised CancelledError")
+    assert len(run.steps) == 1, f"the pipeline took {len(run.steps)} steps though it was cancelled after the first"
+    assert _difference(_one(pipeline, request), before) == 0, "after a cancelled request the pictures are others"
+
+
+def _check_sizes(pipeline: Pipeline, request: GenerateRequest, rules: SizeRules) -> None:
+    for size in rules.recommended:
+        assert adjust_size(*size, rules) == size, f"the recommended size {size} breaks the family's own rules"
+    assert request.width is not None and request.height is not None  # the request is complete
+    wanted = [(request.width, request.height), (request.height + rules.multiple, request.width)]
+    for size in (adjust_size(*size, rules) for size in wanted):
+        for image in _one(pipeline, attrs.evolve(request, width=size[0], height=size[1])).images:
+            assert image.size == size, f"asked for {size}, the pipeline made {image.size}"
+
+
+def _rules(family: ModelFamily, spec: ModelSpec) -> SizeRules:
+    rules: SizeRules = family.sizes_of(spec) if hasattr(family, "sizes_of") else family.sizes
+    return rules
+
+
+def _one(pipeline: Pipeline, request: GenerateRequest, run: RecordedRun | None = None) -> Frames:
+    (made,) = pipeline.generate([request], run or RecordedRun())
+    return made
+
+
+def _difference(made: Frames, other: Frames) -> int:
+    """Return by how many of 256 levels two results differ where they differ most."""
+    if len(made.images) != len(other.images):
+        return 255
+    return max(map(_picture_difference, made.images, other.images))
+
+
+def _picture_difference(one: Image.Image, other: Image.Image) -> int:
+    if one.size != other.size or one.mode != other.mode:
+        return 255
+    extrema = ImageChops.difference(one, other).getextrema()
+    bands = extrema if isinstance(extrema[0], tuple) else (extrema,)
+    return int(max(high for _low, high in bands))

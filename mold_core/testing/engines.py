@@ -1,0 +1,74 @@
+"""An engine with plugins of one's own and a home of its own."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mold_core.catalog import ModelSpec
+from mold_core.engine import Engine, Job
+from mold_core.hookspecs import ModelFamily, hookimpl
+from mold_core.plugins import load_plugins
+from mold_core.settings import Settings
+
+__all__ = ["FakePlugin", "engine_with"]
+
+
+class FakePlugin:
+    """A plugin made of objects instead of a module. `on_finished` is called as the hook `mold_job_finished`."""
+
+    def __init__(
+        self,
+        *,
+        families: Sequence[ModelFamily] = (),
+        models: Sequence[ModelSpec] = (),
+        commands: Sequence[click.Command] = (),
+        on_finished: Callable[[Job], object] | None = None,
+    ) -> None:
+        self._families = families
+        self._models = models
+        self._commands = commands
+        self._on_finished = on_finished
+
+    @hookimpl
+    def mold_families(self) -> Sequence[ModelFamily]:
+        """Bring the families."""
+        return self._families
+
+    @hookimpl
+    def mold_models(self) -> Sequence[ModelSpec]:
+        """Bring the models."""
+        return self._models
+
+    @hookimpl
+    def mold_commands(self, cli: click.Group) -> None:
+        """Add the commands."""
+        for command in self._commands:
+            cli.add_command(command)
+
+    @hookimpl
+    def mold_job_finished(self, job: Job) -> None:
+        """Pass the job on."""
+        if self._on_finished is not None:
+            self._on_finished(job)
+
+
+@contextmanager
+def engine_with(*plugins: object, home: Path | None = None, **settings: Any) -> Iterator[Engine]:
+    """Give an engine with these plugins and no others, and close it at the end.
+
+    It runs on the CPU; `settings` are fields of `Settings` that shall differ from their defaults. Without `home` it
+    lives in a temporary folder.
+    """
+    with tempfile.TemporaryDirectory(prefix="mold-test-") as folder:
+        loaded = load_plugins((), extra=[(f"plugin-{number}", plugin) for number, plugin in enumerate(plugins)])
+        engine = Engine(Settings(**{"home": home or Path(folder), "device": "cpu", **settings}), loaded)
+        try:
+            yield engine
+        finally:
+            engine.close()

@@ -1,0 +1,167 @@
+"""A family without weights: pictures of a few rectangles that follow from the request. It can be slow, fail and wait."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import attrs
+from PIL import Image, ImageDraw
+
+from mold_core.catalog import LocalFiles, ModelDefaults, ModelFile, ModelSpec
+from mold_core.hookspecs import Capability, Frames, LoadContext, Parameter, Run, SizeRules
+from mold_core.wire import GenerateRequest
+
+__all__ = ["Gate", "SketchFamily", "SketchPipeline", "sketch_model"]
+
+_PATIENCE_S = 20.0
+
+
+class Gate:
+    """Stops a pipeline after each step until the test lets it go on, so that no test has to sleep.
+
+    A test that waits for something that does not happen gets a TimeoutError after 20 s.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._arrived = 0
+        self._allowed = 0
+        self._seen = 0
+        self._open = False
+
+    def pass_through(self) -> None:
+        """Arrive at the gate and wait for permission. The pipeline calls this."""
+        with self._changed:
+            self._arrived += 1
+            mine = self._arrived
+            self._changed.notify_all()
+            self._wait(lambda: self._open or self._allowed >= mine, "the test to open the gate")
+
+    def wait_for_arrival(self) -> None:
+        """Wait until the pipeline stands at the gate, at a later step than at the last call."""
+        with self._changed:
+            self._wait(lambda: self._arrived > self._seen, "the pipeline to come to the gate")
+            self._seen += 1
+
+    def let(self, steps: int = 1) -> None:
+        """Let so many steps go on."""
+        with self._changed:
+            self._allowed += steps
+            self._changed.notify_all()
+
+    def open(self) -> None:
+        """Let everything through from now on."""
+        with self._changed:
+            self._open = True
+            self._changed.notify_all()
+
+    def _wait(self, condition: Callable[[], bool], what: str) -> None:
+        if not self._changed.wait_for(condition, _PATIENCE_S):
+            raise TimeoutError(f"waited {_PATIENCE_S:.0f} s for {what}")
+
+
+@attrs.define(kw_only=True, eq=False)
+class SketchFamily:
+    """A family for tests. What it was asked to do is kept in `batches`, `loads` and `closes`.
+
+    `step_s`: how long a step takes, in seconds. `gate`: where every step waits. `error`: what is raised at step
+    `error_at` of a batch that holds a prompt with `error_for` in it. `load_error`: what loading raises. `size_bytes`:
+    what a loaded model takes, unless the option `size_bytes` of its spec says so. `batched=False`: requests run alone.
+    """
+
+    name: str = "sketch"
+    title: str = "Sketch"
+    capabilities: frozenset[Capability] = frozenset({"text-to-image"})
+    sizes: SizeRules = SizeRules(multiple=8, max_pixels=256 * 256, min_side=8, recommended=((32, 32), (64, 32)))
+    parameters: tuple[Parameter, ...] = (
+        Parameter(name="steps", doc="Rectangles to draw."),
+        Parameter(name="seed", doc="Seed of the rectangles."),
+    )
+    step_s: float = 0.0
+    gate: Gate | None = None
+    error: BaseException | None = None
+    error_at: int = 1
+    error_for: str = ""
+    load_error: BaseException | None = None
+    size_bytes: int = 1000
+    batched: bool = True
+    batches: list[tuple[GenerateRequest, ...]] = attrs.Factory(list)
+    loads: list[str] = attrs.Factory(list)
+    closes: list[str] = attrs.Factory(list)
+
+    def load(self, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> SketchPipeline:
+        """Return a pipeline that draws."""
+        self.loads.append(spec.name)
+        if self.load_error is not None:
+            raise self.load_error
+        return SketchPipeline(self, spec.name, int(spec.options.get("size_bytes", self.size_bytes)))
+
+    def batch_key(self, spec: ModelSpec, request: GenerateRequest) -> Hashable:
+        """Let requests of equal size and steps run together."""
+        return (request.width, request.height, request.steps) if self.batched else None
+
+
+@attrs.define
+class SketchPipeline:
+    """A loaded sketch model: one rectangle a step."""
+
+    family: SketchFamily
+    name: str
+    size_bytes: int
+
+    def generate(self, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
+        """Return one picture per request. Colours and places follow from prompt, guidance and seed alone."""
+        self.family.batches.append(tuple(requests))
+        chances = [random.Random(f"{request.prompt}|{request.guidance}|{request.seed}") for request in requests]
+        pictures = [Image.new("RGB", _size(request), "white") for request in requests]
+        steps = requests[0].steps or 1
+        for step in range(1, steps + 1):
+            self._be_difficult(step, requests)
+            for picture, chance in zip(pictures, chances, strict=True):
+                _draw_rectangle(picture, chance)
+            run.step(step, steps, elapsed_ms=int(self.family.step_s * 1000))
+            if self.family.gate is not None:
+                self.family.gate.pass_through()
+                run.check()
+        return [Frames(images=(picture,)) for picture in pictures]
+
+    def close(self) -> None:
+        """Count the end of this pipeline."""
+        self.family.closes.append(self.name)
+
+    def _be_difficult(self, step: int, requests: Sequence[GenerateRequest]) -> None:
+        family = self.family
+        if family.step_s:
+            time.sleep(family.step_s)
+        culprits = any(family.error_for in request.prompt for request in requests)
+        if family.error is not None and step == family.error_at and culprits:
+            raise family.error
+
+
+def _size(request: GenerateRequest) -> tuple[int, int]:
+    assert request.width is not None and request.height is not None  # the request is complete
+    return request.width, request.height
+
+
+def _draw_rectangle(picture: Image.Image, chance: random.Random) -> None:
+    across, down = (sorted(chance.randrange(side + 1) for _ in "ab") for side in picture.size)
+    color = (chance.randrange(256), chance.randrange(256), chance.randrange(256))
+    ImageDraw.Draw(picture).rectangle((across[0], down[0], across[1], down[1]), fill=color)
+
+
+def sketch_model(
+    name: str = "sketch:v1", *, family: str = "sketch", files: Sequence[str] = (), **options: Any
+) -> ModelSpec:
+    """Return a catalog entry for a sketch family: 32x32 in 2 steps. `files` are paths in the models folder."""
+    return ModelSpec(
+        name=name,
+        family=family,
+        description="Rectangles for tests",
+        defaults=ModelDefaults(width=32, height=32, steps=2, guidance=1.0),
+        files=tuple(ModelFile(component="weights", path=path) for path in files),
+        options=options,
+    )

@@ -1,0 +1,297 @@
+"""Strict conversion between JSON and wire classes: everything that is wrong is reported, path by path.
+
+Nothing is coerced but what JSON itself blurs: 83.0 is an integer, 3 is a number. Unknown keys are ignored on the wire
+and refused in files that people write (`strict_keys`).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+from collections.abc import Callable, Mapping
+from functools import cache
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import attrs
+import cattrs
+from cattrs import BaseConverter
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
+
+from mold_core.errors import MalformedError, ValidationError
+from mold_core.wire.fields import bound_problem, bounds_of, shorten
+
+__all__ = ["check", "from_json", "from_text", "to_json"]
+
+T = TypeVar("T")
+Hook = Callable[[Any, Any], Any]
+
+
+def from_text(cls: type[T], text: str | bytes, *, strict_keys: bool = False) -> T:
+    """Return the object that JSON text describes.
+
+    Raises MalformedError when the text is not JSON (NaN and Infinity are not), ValidationError for anything else.
+    """
+    try:
+        data = json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise MalformedError("the JSON is nested too deeply") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise MalformedError(f"this is not JSON: {error}") from None
+    return from_json(cls, data, strict_keys=strict_keys)
+
+
+def from_json(cls: type[T], data: object, *, strict_keys: bool = False) -> T:
+    """Return the object that decoded JSON describes, or raise one ValidationError with every problem in it."""
+    try:
+        return _converter(strict_keys).structure(data, cls)
+    except (cattrs.BaseValidationError, ValueError, TypeError) as error:
+        problems = tuple(_problems(error, ""))
+    raise _validation_error(problems)
+
+
+def to_json(value: object) -> Any:
+    """Return `value` as JSON types: bytes become base64 text, and fields that hold None are left out."""
+    return _converter(False).unstructure(value)
+
+
+def check(value: object) -> None:
+    """Raise ValidationError unless a wire object made in Python keeps to the types and bounds of its class."""
+    problems = tuple(_object_problems(value, ""))
+    if problems:
+        raise _validation_error(problems)
+
+
+def _validation_error(problems: tuple[str, ...]) -> ValidationError:
+    first_path = problems[0].split(" ", 1)[0]
+    field = None if first_path == "the" else first_path  # problems of the whole object begin with "the object"
+    return ValidationError("; ".join(problems), field=field, problems=problems)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not allowed")
+
+
+# --- scalars -----------------------------------------------------------------------------------------------------
+
+
+def _integer(value: object) -> int:
+    if isinstance(value, float) and math.isfinite(value) and value == int(value):
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"must be a whole number, not {shorten(value)}")
+    return value
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"must be a number, not {shorten(value)}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError("must be a finite number") from None
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"must be text, not {shorten(value)}")
+    return value
+
+
+def _boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"must be true or false, not {shorten(value)}")
+    return value
+
+
+def _base64(value: object) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    try:
+        return base64.b64decode(_text(value), validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("must be standard base64 text (RFC 4648, with padding)") from None
+
+
+_SCALARS: dict[type, Callable[[object], Any]] = {
+    int: _integer,
+    float: _number,
+    str: _text,
+    bool: _boolean,
+    bytes: _base64,
+}
+
+
+# --- the converter -----------------------------------------------------------------------------------------------
+
+
+@cache
+def _converter(strict_keys: bool) -> cattrs.Converter:
+    converter = cattrs.Converter(detailed_validation=True, forbid_extra_keys=strict_keys)
+    for scalar, convert in _SCALARS.items():
+        converter.register_structure_hook(scalar, _scalar_hook(convert))
+    converter.register_structure_hook_func(_is_literal, _literal)
+    converter.register_structure_hook_factory(_is_tuple, _tuple_factory)
+    converter.register_structure_hook_factory(attrs.has, _class_factory)
+    converter.register_unstructure_hook(bytes, lambda data: base64.b64encode(data).decode("ascii"))
+    converter.register_unstructure_hook_factory(
+        attrs.has, lambda cls, conv: _dropping_none(make_dict_unstructure_fn(cls, conv))
+    )
+    return converter
+
+
+def _is_literal(type_: Any) -> bool:
+    return get_origin(type_) is Literal
+
+
+def _is_tuple(type_: Any) -> bool:
+    return get_origin(type_) is tuple
+
+
+def _scalar_hook(convert: Callable[[object], Any]) -> Hook:
+    return lambda value, _type: convert(value)
+
+
+def _literal(value: object, literal: Any) -> Any:
+    words = get_args(literal)
+    if not isinstance(value, str) or value not in words:
+        raise ValueError(f"must be one of {', '.join(map(str, words))}, not {shorten(value)}")
+    return value
+
+
+def _tuple_factory(tuple_type: Any, converter: BaseConverter) -> Hook:
+    item_type = get_args(tuple_type)[0]
+
+    def structure(value: object, _type: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"must be a list, not {shorten(value)}")
+        items, errors = [], []
+        for index, item in enumerate(value):
+            try:
+                items.append(converter.structure(item, item_type))
+            except (cattrs.BaseValidationError, ValueError, TypeError) as error:
+                errors.append(_at(error, f"[{index}]"))
+        if errors:
+            raise cattrs.BaseValidationError("list", errors, tuple_type)
+        return tuple(items)
+
+    return structure
+
+
+def _class_factory(cls: type, converter: BaseConverter) -> Hook:
+    overrides = {
+        attribute.name: override(struct_hook=_bounded_hook(attribute, converter)) for attribute in attrs.fields(cls)
+    }
+    structure: Hook = make_dict_structure_fn(cls, converter, **overrides)  # type: ignore[arg-type]
+
+    def checked(value: object, type_: Any) -> Any:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"must be an object, not {shorten(value)}")
+        return structure(value, type_)
+
+    return checked
+
+
+def _bounded_hook(attribute: attrs.Attribute[Any], converter: BaseConverter) -> Hook:
+    bounds = bounds_of(attribute)
+
+    def structure(value: object, type_: Any) -> Any:
+        result = converter.structure(value, type_)
+        problem = bound_problem(bounds, result)
+        if problem:
+            raise ValueError(problem)
+        return result
+
+    return structure
+
+
+def _dropping_none(unstructure: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
+    return lambda value: {key: item for key, item in unstructure(value).items() if item is not None}
+
+
+# --- problems ----------------------------------------------------------------------------------------------------
+
+
+class _Located(ValueError):
+    """An error and the path step at which it happened."""
+
+    def __init__(self, step: str, cause: BaseException) -> None:
+        super().__init__(str(cause))
+        self.step = step
+        self.cause = cause
+
+
+def _at(error: BaseException, step: str) -> _Located:
+    return _Located(step, error)
+
+
+def _problems(error: BaseException, path: str) -> list[str]:
+    if isinstance(error, _Located):
+        return _problems(error.cause, path + error.step)
+    if isinstance(error, cattrs.ClassValidationError):
+        return [line for inner in error.exceptions for line in _problems(inner, _field_path(inner, path))]
+    if isinstance(error, cattrs.BaseValidationError):
+        return [line for inner in error.exceptions for line in _problems(inner, path)]
+    if isinstance(error, cattrs.ForbiddenExtraKeysError):
+        names = ", ".join(sorted(map(str, error.extra_fields)))
+        known = ", ".join(attribute.name for attribute in attrs.fields(error.cl))
+        return [f"{path or 'the object'} has unknown keys {names} (known: {known})"]
+    if isinstance(error, KeyError):
+        return [f"{path} is required"]
+    return [f"{path or 'the value'} {error}"]
+
+
+def _field_path(error: BaseException, path: str) -> str:
+    for note in getattr(error, "__notes__", ()):
+        name = getattr(note, "name", None)
+        if name is not None:
+            return f"{path}.{name}" if path else str(name)
+    return path
+
+
+def _object_problems(value: Any, path: str) -> list[str]:
+    problems: list[str] = []
+    for attribute in attrs.fields(attrs.resolve_types(type(value))):
+        here = f"{path}.{attribute.name}" if path else attribute.name
+        held = getattr(value, attribute.name)
+        found = _type_problems(attribute.type, held, here)
+        bound = None if found else bound_problem(bounds_of(attribute), held)
+        problems.extend([f"{here} {bound}"] if bound else found)
+    return problems
+
+
+def _type_problems(declared: Any, held: Any, path: str) -> list[str]:
+    if get_origin(declared) in (Union, UnionType):  # on the wire every union is "X | None"
+        if held is None:
+            return []
+        declared = next(option for option in get_args(declared) if option is not type(None))
+    if held is None:
+        return [f"{path} is required"]
+    if attrs.has(declared) and isinstance(held, declared):
+        return _object_problems(held, path)
+    if get_origin(declared) is tuple and isinstance(held, tuple):
+        item_type = get_args(declared)[0]
+        return [line for index, item in enumerate(held) for line in _type_problems(item_type, item, f"{path}[{index}]")]
+    problem = _mismatch(declared, held)
+    return [f"{path} {problem}"] if problem else []
+
+
+def _mismatch(declared: Any, held: object) -> str | None:
+    if get_origin(declared) is tuple:
+        return f"must be a tuple, not {shorten(held)}"
+    if attrs.has(declared):
+        return f"must be a {declared.__name__}, not {shorten(held)}"
+    if declared is bytes:
+        return None if isinstance(held, bytes) else f"must be bytes, not {shorten(held)}"
+    if declared is int and isinstance(held, float):  # JSON blurs 83.0 and 83, Python does not
+        return f"must be a whole number, not {shorten(held)}"
+    try:
+        if get_origin(declared) is Literal:
+            _literal(held, declared)
+        elif declared in _SCALARS:
+            _SCALARS[declared](held)
+    except ValueError as error:
+        return str(error)
+    return None

@@ -1,0 +1,137 @@
+"""What happens while a job runs, as typed events: the same from a local engine, another process or over SSE."""
+
+from __future__ import annotations
+
+import re
+from typing import TypeAlias
+
+import attrs
+
+from mold_core.wire.fields import wire_field
+
+__all__ = [
+    "CacheHit",
+    "DenoiseStep",
+    "DownloadDone",
+    "DownloadProgress",
+    "Info",
+    "ProgressEvent",
+    "PullComplete",
+    "Queued",
+    "StageDone",
+    "StageStart",
+    "WeightLoad",
+    "event_type",
+]
+
+
+@attrs.frozen(kw_only=True)
+class Queued:
+    """The job waits; `position` counts from 1, and 0 says that its turn has come."""
+
+    position: int = wire_field("Place in the queue.")
+
+
+@attrs.frozen(kw_only=True)
+class StageStart:
+    """A named part of the work begins."""
+
+    name: str = wire_field("What is being done, for people.")
+
+
+@attrs.frozen(kw_only=True)
+class StageDone:
+    """A named part of the work is done."""
+
+    name: str = wire_field("The name that its start carried.")
+    elapsed_ms: int = wire_field("Duration in milliseconds.")
+
+
+@attrs.frozen(kw_only=True)
+class Info:
+    """Something the person should know."""
+
+    message: str = wire_field("One sentence.")
+
+
+@attrs.frozen(kw_only=True)
+class CacheHit:
+    """Work that was not needed because its result was still there."""
+
+    resource: str = wire_field("What was reused.")
+
+
+@attrs.frozen(kw_only=True)
+class DenoiseStep:
+    """One denoising step is done."""
+
+    step: int = wire_field("Number of the step, from 1.")
+    total: int = wire_field("Steps in all.")
+    elapsed_ms: int = wire_field("Duration of this step in milliseconds.")
+
+
+@attrs.frozen(kw_only=True)
+class WeightLoad:
+    """Weights are being read."""
+
+    bytes_loaded: int = wire_field("Bytes so far.")
+    bytes_total: int = wire_field("Bytes in all.")
+    component: str = wire_field("Which part of the model.")
+
+
+@attrs.frozen(kw_only=True)
+class DownloadProgress:
+    """A file is coming in; `batch_*` counts all files of the model together."""
+
+    filename: str = wire_field("File being fetched.")
+    file_index: int = wire_field("Its number, from 1.")
+    total_files: int = wire_field("Files in all.")
+    bytes_downloaded: int = wire_field("Bytes of this file so far.")
+    bytes_total: int = wire_field("Bytes of this file.")
+    batch_bytes_downloaded: int = wire_field("Bytes of all files so far.", default=0)
+    batch_bytes_total: int = wire_field("Bytes of all files.", default=0)
+    batch_elapsed_ms: int = wire_field("Since the first file began, in milliseconds.", default=0)
+
+
+@attrs.frozen(kw_only=True)
+class DownloadDone:
+    """A file has come in and was verified."""
+
+    filename: str = wire_field("The file.")
+    file_index: int = wire_field("Its number, from 1.")
+    total_files: int = wire_field("Files in all.")
+    batch_bytes_downloaded: int = wire_field("Bytes of all files so far.", default=0)
+    batch_bytes_total: int = wire_field("Bytes of all files.", default=0)
+    batch_elapsed_ms: int = wire_field("Since the first file began, in milliseconds.", default=0)
+
+
+@attrs.frozen(kw_only=True)
+class PullComplete:
+    """All files of a model are here."""
+
+    model: str = wire_field("Full name of the model.")
+
+
+ProgressEvent: TypeAlias = (
+    Queued
+    | StageStart
+    | StageDone
+    | Info
+    | CacheHit
+    | DenoiseStep
+    | WeightLoad
+    | DownloadProgress
+    | DownloadDone
+    | PullComplete
+)
+
+
+def event_type(event: ProgressEvent | type) -> str:
+    """Return the `type` an event carries on the wire: ``DenoiseStep`` → ``denoise_step``."""
+    name = event.__name__ if isinstance(event, type) else type(event).__name__
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+def event_to_json(event: ProgressEvent) -> dict[str, object]:
+    """Return an event as the JSON object that SSE carries."""
+    return {"type": event_type(event), **attrs.asdict(event)}

@@ -1,0 +1,97 @@
+"""The request for pictures and videos, and its answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import attrs
+
+from mold_core.files import write_whole
+from mold_core.wire.fields import wire_field
+
+__all__ = ["OUTPUT_FORMATS", "GenerateRequest", "GenerateResponse", "ImageData", "LoraWeight"]
+
+OutputFormat = Literal["png", "jpeg", "webp", "gif", "apng", "mp4"]
+OUTPUT_FORMATS: tuple[OutputFormat, ...] = ("png", "jpeg", "webp", "gif", "apng", "mp4")
+
+MAX_PROMPT_BYTES = 77_000
+MAX_SEED = 2**64 - 1
+
+
+@attrs.frozen(kw_only=True)
+class LoraWeight:
+    """A low-rank adapter and how strongly it is applied."""
+
+    path: str = wire_field("File of the adapter (.safetensors).", not_blank=True)
+    scale: float = wire_field("Strength; 0 leaves the model as it is.", default=1.0, minimum=0, maximum=2)
+
+
+@attrs.frozen(kw_only=True)
+class GenerateRequest:
+    """What is asked for. Only `prompt` is required; None means the model's own default.
+
+    The engine never changes a request: it completes it into a new one (resolved model name, defaults, seed, sizes that
+    the family can make), and that completed request is what the metadata of the result records.
+    """
+
+    prompt: str = wire_field("What the picture shows.", not_blank=True, max_length=MAX_PROMPT_BYTES)
+    model: str | None = wire_field("Model name, with or without its tag.", default=None, not_blank=True, max_length=200)
+    negative_prompt: str | None = wire_field(
+        "What the picture must not show.", default=None, max_length=MAX_PROMPT_BYTES
+    )
+    width: int | None = wire_field("Width in pixels.", default=None, minimum=1, maximum=16_384)
+    height: int | None = wire_field("Height in pixels.", default=None, minimum=1, maximum=16_384)
+    steps: int | None = wire_field("Denoising steps.", default=None, minimum=1, maximum=100)
+    guidance: float | None = wire_field("How strictly the prompt is followed.", default=None, minimum=0, maximum=100)
+    seed: int | None = wire_field(
+        "Seed of the noise; random when absent, always reported.", default=None, minimum=0, maximum=MAX_SEED
+    )
+    batch_size: int = wire_field(
+        "Pictures to make; their seeds are seed, seed+1, …", default=1, minimum=1, maximum=1000
+    )
+    output_format: OutputFormat = wire_field("File format of the result.", default="png")
+    embed_metadata: bool | None = wire_field("Write the request into the file.", default=None)
+    scheduler: Literal["ddim", "euler-ancestral", "uni-pc"] | None = wire_field("Sampler of SD models.", default=None)
+    source_image: bytes | None = wire_field("PNG or JPEG to start from.", default=None, min_length=1)
+    strength: float = wire_field("How far to move away from source_image.", default=0.75, minimum=0, maximum=1)
+    mask_image: bytes | None = wire_field("White is repainted, black is kept.", default=None, min_length=1)
+    lora: LoraWeight | None = wire_field("One adapter.", default=None)
+    loras: tuple[LoraWeight, ...] | None = wire_field("Several adapters.", default=None, min_length=1)
+    frames: int | None = wire_field("Frames of a video.", default=None, minimum=1, maximum=257)
+    fps: int | None = wire_field("Frames per second of a video.", default=None, minimum=1, maximum=120)
+    expand: bool | None = wire_field("Let a language model write the prompt out first.", default=None)
+    original_prompt: str | None = wire_field(
+        "The prompt before it was expanded; kept in the metadata.", default=None, max_length=MAX_PROMPT_BYTES
+    )
+    upscale_model: str | None = wire_field(
+        "Upscaler to run on the result.", default=None, not_blank=True, max_length=200
+    )
+
+
+@attrs.frozen(kw_only=True)
+class ImageData:
+    """One finished picture: the whole file in `data`."""
+
+    data: bytes = wire_field("The encoded file.")
+    format: OutputFormat = wire_field("Its format.")
+    width: int = wire_field("Width in pixels.")
+    height: int = wire_field("Height in pixels.")
+    index: int = wire_field("Place in the batch, from 0.", default=0)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the file, whole or not at all, and return its path. Raises OutputError."""
+        target = Path(path)
+        write_whole(target, self.data)
+        return target
+
+
+@attrs.frozen(kw_only=True)
+class GenerateResponse:
+    """What came of a request."""
+
+    images: tuple[ImageData, ...] = wire_field("The pictures, in the order of their seeds.")
+    generation_time_ms: int = wire_field("From the start of the work to the last byte, in milliseconds.")
+    model: str = wire_field("Full name of the model that made them.")
+    seed_used: int = wire_field("Seed of the first picture.")
+    warnings: tuple[str, ...] = wire_field("What was adjusted or ignored, in words.", default=())

@@ -1,0 +1,253 @@
+"""The FLUX.1 autoencoder: pictures to latents an eighth the size, and back.
+
+The convolutional network of latent diffusion (Rombach et al. 2022, arXiv 2112.10752) with FLUX's 16 latent channels;
+parameter names are those of ae.safetensors.
+"""
+
+from collections.abc import Callable
+
+import torch
+from attrs import field, frozen
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@frozen(kw_only=True)
+class AutoencoderConfig:
+    """The sizes of one autoencoder. The defaults are FLUX.1's."""
+
+    block_channels: tuple[int, ...] = field(default=(128, 256, 512, 512), converter=tuple)
+    layers_per_block: int = 2
+    latent_channels: int = 16
+    groups: int = 32
+    scale: float = 0.3611
+    shift: float = 0.1159
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent, along each side."""
+        return int(2 ** (len(self.block_channels) - 1))
+
+
+FLUX_AE = AutoencoderConfig()
+
+
+class ResnetBlock(nn.Module):
+    """Two 3x3 convolutions, each after group norm and silu, around a shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int, groups: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, in_channels, eps=1e-6)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm2 = nn.GroupNorm(groups, out_channels, eps=1e-6)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        if in_channels != out_channels:
+            self.nin_shortcut = nn.Conv2d(in_channels, out_channels, 1)
+        self.widens = in_channels != out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.conv1(F.silu(self.norm1(x)))
+        hidden = self.conv2(F.silu(self.norm2(hidden)))
+        return (self.nin_shortcut(x) if self.widens else x) + hidden
+
+
+class PixelAttention(nn.Module):
+    """Single-headed attention among all pixels."""
+
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = self.norm(x)
+        query, key, value = (
+            projection(normed).flatten(2).transpose(1, 2)[:, None] for projection in (self.q, self.k, self.v)
+        )
+        out = F.scaled_dot_product_attention(query, key, value)
+        return x + self.proj_out(out[:, 0].transpose(1, 2).unflatten(2, x.shape[2:]))
+
+
+class Middle(nn.Module):
+    """The blocks at the lowest resolution."""
+
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__()
+        self.block_1 = ResnetBlock(channels, channels, groups)
+        self.attn_1 = PixelAttention(channels, groups)
+        self.block_2 = ResnetBlock(channels, channels, groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block_2(self.attn_1(self.block_1(x)))
+
+
+class Downsample(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Level(nn.Module):
+    """The blocks at one resolution, then the change to the next."""
+
+    def __init__(self, in_channels: int, out_channels: int, layers: int, groups: int, change: str | None) -> None:
+        super().__init__()
+        widths = [in_channels, *[out_channels] * layers]
+        self.block = nn.ModuleList(ResnetBlock(*pair, groups) for pair in zip(widths[:-1], widths[1:], strict=True))
+        if change == "downsample":
+            self.downsample = Downsample(out_channels)
+        elif change == "upsample":
+            self.upsample = Upsample(out_channels)
+        self.change = change
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.block:
+            x = block(x)
+        return x if self.change is None else self.get_submodule(self.change)(x)
+
+
+class Encoder(nn.Module):
+    """Pictures [B, 3, H, W] to mean and log variance [B, 2 * latent_channels, H / factor, W / factor]."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        channels, groups = config.block_channels, config.groups
+        self.conv_in = nn.Conv2d(3, channels[0], 3, padding=1)
+        self.down = nn.ModuleList(
+            Level(
+                channels[max(level - 1, 0)],
+                channels[level],
+                config.layers_per_block,
+                groups,
+                "downsample" if level < len(channels) - 1 else None,
+            )
+            for level in range(len(channels))
+        )
+        self.mid = Middle(channels[-1], groups)
+        self.norm_out = nn.GroupNorm(groups, channels[-1], eps=1e-6)
+        self.conv_out = nn.Conv2d(channels[-1], 2 * config.latent_channels, 3, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.conv_in(images)
+        for level in self.down:
+            x = level(x)
+        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+
+
+class Decoder(nn.Module):
+    """Latents [B, latent_channels, h, w] to pictures [B, 3, h * factor, w * factor]; `up.0` is the last level."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        channels, groups = config.block_channels, config.groups
+        self.conv_in = nn.Conv2d(config.latent_channels, channels[-1], 3, padding=1)
+        self.mid = Middle(channels[-1], groups)
+        self.up = nn.ModuleList(
+            Level(
+                channels[min(level + 1, len(channels) - 1)],
+                channels[level],
+                config.layers_per_block + 1,
+                groups,
+                "upsample" if level else None,
+            )
+            for level in range(len(channels))
+        )
+        self.norm_out = nn.GroupNorm(groups, channels[0], eps=1e-6)
+        self.conv_out = nn.Conv2d(channels[0], 3, 3, padding=1)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        x = self.mid(self.conv_in(latents))
+        for level in reversed(self.up):
+            x = level(x)
+        return self.conv_out(F.silu(self.norm_out(x)))
+
+
+class Autoencoder(nn.Module):
+    """Pictures to scaled latents and back."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+
+    def encode(self, images: Tensor, *, generator: torch.Generator | None = None, tile_px: int | None = 1024) -> Tensor:
+        """Returns latents [B, latent_channels, H / factor, W / factor], scaled for the transformer.
+
+        images [B, 3, H, W] in -1 to 1; H and W multiples of `config.factor`. The mean of the encoder's distribution,
+        or with a (CPU) generator a sample of it. Pictures longer than tile_px on a side are done in tiles.
+        """
+        factor = self.config.factor
+        if images.shape[-2] % factor or images.shape[-1] % factor:
+            height, width = images.shape[-2:]
+            raise ValueError(f"the picture's {width}x{height} pixels are not multiples of {factor}")
+        mean, log_variance = tiled(self.encoder, images, tile_px, factor, 1).chunk(2, dim=1)
+        if generator is not None:
+            noise = torch.randn(mean.shape, generator=generator).to(mean)
+            mean = mean + torch.exp(0.5 * log_variance.clamp(-30, 20)) * noise
+        return (mean - self.config.shift) * self.config.scale
+
+    def decode(self, latents: Tensor, *, tile_px: int | None = 1024) -> Tensor:
+        """Returns pictures [B, 3, h * factor, w * factor], about -1 to 1, of latents [B, latent_channels, h, w].
+
+        Pictures longer than tile_px on a side are done in tiles of that size, so that memory stays bounded.
+        """
+        return tiled(self.decoder, latents / self.config.scale + self.config.shift, tile_px, 1, self.config.factor)
+
+
+def tiled(network: Callable[[Tensor], Tensor], x: Tensor, tile_px: int | None, in_px: int, out_px: int) -> Tensor:
+    """Returns network(x), done in overlapping tiles of tile_px pixels and feathered together if x is larger.
+
+    A latent is in_px of x's pixels and out_px of the result's. Tiles overlap by at least a quarter of their length.
+    """
+    height, width = x.shape[-2] // in_px, x.shape[-1] // in_px
+    tile = max(tile_px // max(in_px, out_px), 2) if tile_px else max(height, width)
+    if height <= tile and width <= tile:
+        return network(x)
+    rows, columns = tile_starts(height, tile), tile_starts(width, tile)
+    result, total = None, None
+    for top in rows:
+        for left in columns:
+            bottom, right = min(top + tile, height), min(left + tile, width)
+            part = network(x[..., top * in_px : bottom * in_px, left * in_px : right * in_px])
+            weight = feather(part.shape[-2], out_px, top > 0, bottom < height)[:, None] * feather(
+                part.shape[-1], out_px, left > 0, right < width
+            )
+            weight = weight.to(part.device)
+            if result is None:
+                result = part.new_zeros((*part.shape[:-2], height * out_px, width * out_px), dtype=torch.float32)
+                total = result.new_zeros(result.shape[-2:])
+            where = (..., slice(top * out_px, bottom * out_px), slice(left * out_px, right * out_px))
+            result[where] += part * weight
+            total[where] += weight
+    return (result / total).to(x.dtype)
+
+
+def tile_starts(length: int, tile: int) -> list[int]:
+    """Returns where evenly spread tiles start so that they cover `length` and overlap by a quarter or more."""
+    if length <= tile:
+        return [0]
+    count = -(-(length - tile) // (tile - tile // 4)) + 1
+    return [round(number * (length - tile) / (count - 1)) for number in range(count)]
+
+
+def feather(length: int, out_px: int, before: bool, after: bool) -> Tensor:
+    """Returns weights [length] that fall off towards neighbouring tiles over a quarter of the length."""
+    edge = max(length // 4, 1)
+    ramp = (torch.arange(length) + 1).clamp(max=edge) / edge
+    return (ramp if before else torch.ones(length)) * (ramp.flip(0) if after else torch.ones(length))

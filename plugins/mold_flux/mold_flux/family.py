@@ -1,0 +1,53 @@
+"""The family `flux`: what FLUX.1 can do, and how one of its models is loaded. torch is imported only when one is."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import TYPE_CHECKING
+
+from mold_core import Parameter, SizeRules
+
+if TYPE_CHECKING:
+    from mold_core import GenerateRequest, LoadContext, LocalFiles, ModelSpec, Pipeline
+
+__all__ = ["FluxFamily"]
+
+
+class FluxFamily:
+    """FLUX.1 by Black Forest Labs: text to image."""
+
+    name = "flux"
+    title = "FLUX.1"
+    capabilities = frozenset({"text-to-image"})
+    sizes = SizeRules(
+        multiple=16,
+        max_pixels=1_800_000,
+        min_side=64,
+        recommended=((1024, 1024), (1024, 768), (768, 1024), (1024, 576), (576, 1024), (768, 768)),
+    )
+    parameters = (
+        Parameter(name="prompt", doc="What the picture shows."),
+        Parameter(name="width", doc="Width in pixels, a multiple of 16."),
+        Parameter(name="height", doc="Height in pixels, a multiple of 16."),
+        Parameter(name="steps", doc="Denoising steps: 4 for schnell, 20 to 50 for dev.", minimum=1, maximum=100),
+        Parameter(name="guidance", doc="Distilled guidance of dev models; schnell has none.", minimum=0, maximum=20),
+        Parameter(name="seed", doc="The same seed gives the same picture."),
+    )
+
+    def sizes_of(self, spec: ModelSpec) -> SizeRules:
+        """Return the size rules of one model: a spec may bring its own in ``options.sizes``."""
+        own = spec.options.get("sizes")
+        if own is None:
+            return self.sizes
+        recommended = tuple((width, height) for width, height in own["recommended"])
+        return SizeRules(**{**own, "recommended": recommended})
+
+    def batch_key(self, spec: ModelSpec, request: GenerateRequest) -> Hashable:
+        """Return what requests must have in common to be computed together."""
+        return request.width, request.height, request.steps
+
+    def load(self, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> Pipeline:
+        """Return the model ready to run. Raises CheckpointError when the files are not a FLUX.1 model."""
+        from mold_flux.loading import load_pipeline
+
+        return load_pipeline(spec, files, context)

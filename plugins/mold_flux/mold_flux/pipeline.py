@@ -1,0 +1,150 @@
+"""A loaded FLUX.1 model: requests in, pictures out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from time import perf_counter
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from mold_core import CacheHit, Frames, GenerateRequest, Run, StageDone, StageStart
+from mold_flux.autoencoder import Autoencoder
+from mold_flux.prompts import PromptEncoder
+from mold_flux.sampling import denoise, initial_noise, pack, unpack
+from mold_flux.schedule import Schedule
+from mold_flux.transformer import FluxTransformer, rope
+
+__all__ = ["FluxPipeline"]
+
+# Pixels of the picture per token of the transformer, along each side: 8 in the autoencoder, 2 in packing.
+_PACKING = 2
+
+
+class FluxPipeline:
+    """Text to image with FLUX.1. Holds weights and remembered prompts, nothing of a request."""
+
+    def __init__(
+        self,
+        *,
+        transformer: FluxTransformer,
+        autoencoder: Autoencoder,
+        prompts: PromptEncoder,
+        schedule: Schedule,
+        device: str,
+        threads: int | None,
+    ) -> None:
+        self.transformer = transformer
+        self.autoencoder = autoencoder
+        self.prompts = prompts
+        self.schedule = schedule
+        self._device = device
+        self._threads = threads
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of all weights, in bytes."""
+        return sum(
+            tensor.numel() * tensor.element_size()
+            for module in self._modules()
+            for tensor in module.state_dict().values()
+        )
+
+    def generate(self, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
+        """Return one picture per request; all have the same size and number of steps."""
+        with torch.inference_mode(), _threads(self._threads):
+            latents = self._latents(requests, run)
+            with _stage(run, "Decoding"):
+                pixels = self.autoencoder.decode(latents.to(self._autoencoder_dtype))
+                return [Frames(images=(image,)) for image in _to_images(pixels)]
+
+    def close(self) -> None:
+        """Free the weights."""
+        for module in self._modules():
+            module.to("meta")
+        if self._device.startswith("cuda"):
+            torch.cuda.empty_cache()
+
+    def _modules(self) -> tuple[nn.Module, ...]:
+        return self.transformer, self.autoencoder, self.prompts.clip, self.prompts.t5
+
+    @property
+    def _autoencoder_dtype(self) -> torch.dtype:
+        return next(self.autoencoder.parameters()).dtype
+
+    def _latents(self, requests: Sequence[GenerateRequest], run: Run) -> Tensor:
+        first = requests[0]
+        side = self.autoencoder.config.factor * _PACKING
+        rows, columns = _given(first.height) // side, _given(first.width) // side
+        txt, pooled = self._encode(requests, run)
+        sigmas = self.schedule.sigmas(_given(first.steps), rows * columns)
+        config = self.transformer.config
+        conditioning = self.transformer.prepare(
+            txt,
+            pooled,
+            torch.tensor(sigmas[:-1], device=self._device),
+            torch.tensor([request.guidance for request in requests], device=self._device)
+            if config.guidance_embed
+            else None,
+            rope(config, txt.shape[1], rows, columns, self._device),
+        )
+        shape = (self.autoencoder.config.latent_channels, rows * _PACKING, columns * _PACKING)
+        noise = pack(torch.cat([initial_noise(_given(request.seed), *shape) for request in requests]))
+        packed = denoise(self.transformer, noise.to(self._device), conditioning, sigmas, on_step=_Steps(run))
+        return unpack(packed, rows, columns)
+
+    def _encode(self, requests: Sequence[GenerateRequest], run: Run) -> tuple[Tensor, Tensor]:
+        prompts = [request.prompt for request in requests]
+        if self.prompts.knows(prompts):
+            run.report(CacheHit(resource="prompt conditioning"))
+            return self.prompts.encode(prompts)
+        with _stage(run, "Encoding prompt"):
+            return self.prompts.encode(prompts)
+
+
+class _Steps:
+    """Tells the run about every step, with its duration."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._last = perf_counter()
+
+    def __call__(self, step: int, total: int, latents: Tensor) -> None:
+        now = perf_counter()
+        self._run.step(step, total, elapsed_ms=round((now - self._last) * 1000))
+        self._last = now
+
+
+@contextmanager
+def _stage(run: Run, name: str) -> Iterator[None]:
+    started = perf_counter()
+    run.report(StageStart(name=name))
+    yield
+    run.report(StageDone(name=name, elapsed_ms=round((perf_counter() - started) * 1000)))
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Compute with `count` threads for a while. torch's setting is the process's, so the old one is put back."""
+    before = torch.get_num_threads()
+    if count is None or count == before:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _to_images(pixels: Tensor) -> list[Image.Image]:
+    """Return images of pixels [B, 3, H, W], about -1 to 1."""
+    levels = pixels.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    return [Image.fromarray(picture.numpy()) for picture in levels.permute(0, 2, 3, 1).cpu().contiguous()]
+
+
+def _given(value: int | None) -> int:
+    assert value is not None  # requests are complete when they come here
+    return value

@@ -1,0 +1,52 @@
+"""The denoising loop, and how latents become tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from mold_flux.transformer import Conditioning, FluxTransformer
+
+__all__ = ["denoise", "initial_noise", "pack", "unpack"]
+
+
+def initial_noise(seed: int, channels: int, height: int, width: int) -> Tensor:
+    """Return noise [1, channels, height, width], fp32 on the CPU: the same for a seed whatever it is batched with."""
+    return torch.randn((1, channels, height, width), generator=torch.Generator().manual_seed(seed))
+
+
+def pack(latents: Tensor) -> Tensor:
+    """Return tokens [B, height/2 * width/2, 4C] of latents [B, C, height, width]: one per 2x2 square, row by row."""
+    batch, channels, height, width = latents.shape
+    squares = latents.view(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    return squares.reshape(batch, height * width // 4, channels * 4)
+
+
+def unpack(tokens: Tensor, rows: int, columns: int) -> Tensor:
+    """Return latents [B, C, 2 rows, 2 columns] of tokens [B, rows * columns, 4C]."""
+    batch, _, channels = tokens.shape
+    squares = tokens.view(batch, rows, columns, channels // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    return squares.reshape(batch, channels // 4, rows * 2, columns * 2)
+
+
+def denoise(
+    transformer: FluxTransformer,
+    noise: Tensor,
+    conditioning: Conditioning,
+    sigmas: Sequence[float],
+    on_step: Callable[[int, int, Tensor], None],
+) -> Tensor:
+    """Return latents [B, N, C], fp32, from noise [B, N, C]: Euler steps along the velocity, in fp32.
+
+    `conditioning` was prepared for all but the last of `sigmas`. `on_step` is called after each step with its number
+    from 1, the number of steps and the latents; what it raises ends the loop.
+    """
+    latents = noise.float()
+    total = len(sigmas) - 1
+    for index in range(total):
+        velocity = transformer.step(latents.to(conditioning.dtype), conditioning, index)
+        latents = latents + (sigmas[index + 1] - sigmas[index]) * velocity.float()
+        on_step(index + 1, total, latents)
+    return latents

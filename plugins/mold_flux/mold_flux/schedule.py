@@ -1,0 +1,42 @@
+"""Noise levels of the denoising steps, as FLUX.1 was trained with (Esser et al. 2024, arXiv 2403.03206)."""
+
+from __future__ import annotations
+
+import math
+
+from attrs import frozen
+
+__all__ = ["DEV", "SCHNELL", "Schedule"]
+
+
+@frozen(kw_only=True)
+class Schedule:
+    """How noise levels are spaced. `dynamic`: the larger the picture, the longer it stays noisy (dev models).
+
+    `shift` (> 0) does the same for every size; 1 leaves the levels evenly spaced (schnell).
+    """
+
+    dynamic: bool = False
+    shift: float = 1.0
+    base_shift: float = 0.5
+    max_shift: float = 1.15
+    base_tokens: int = 256
+    max_tokens: int = 4096
+
+    def sigmas(self, steps: int, image_tokens: int) -> list[float]:
+        """Return steps + 1 noise levels from 1 (noise) down to 0 (picture).
+
+        t in 1, (n-1)/n, …, 1/n becomes s·t / (1 + (s-1)·t), where s = exp(mu) for dynamic schedules and mu goes
+        linearly from `base_shift` at 256 image tokens to `max_shift` at 4096.
+        """
+        shift = math.exp(self._mu(image_tokens)) if self.dynamic else self.shift
+        evenly = [1 - step / steps for step in range(steps)]
+        return [shift * t / (1 + (shift - 1) * t) for t in evenly] + [0.0]
+
+    def _mu(self, image_tokens: int) -> float:
+        slope = (self.max_shift - self.base_shift) / (self.max_tokens - self.base_tokens)
+        return self.base_shift + (image_tokens - self.base_tokens) * slope
+
+
+SCHNELL = Schedule()
+DEV = Schedule(dynamic=True)
