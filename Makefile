@@ -8,10 +8,11 @@ PLUGINS := $(wildcard plugins/*)
 BENCHMARKS := $(filter-out benchmarks/common.py,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak lint format bench clean
+.PHONY: help setup demo serve test soak lint format bench clean
 
 help:
 	@echo "make demo    a picture from a prompt, with the model that ships inside the wheel"
+	@echo "make serve   the HTTP API on http://127.0.0.1:7680"
 	@echo "make test    the tests (under ten minutes)"
 	@echo "make soak    the tests that take longer"
 	@echo "make lint    formatting, ruff, mypy, import rules"
@@ -28,6 +29,9 @@ $(STAMP): pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 
 demo: $(STAMP)
 	$(BIN)/mold run "a red house under a yellow moon" -o demo.png
+
+serve: $(STAMP)
+	$(BIN)/mold serve
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not soak"

@@ -7,12 +7,16 @@ import resource
 import statistics
 import subprocess
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from time import perf_counter
 from typing import Literal
 
-__all__ = ["Comparison", "compare", "compare_commands", "report"]
+__all__ = ["NANO", "Comparison", "compare", "compare_commands", "report"]
 
 Measure = Callable[[], float]
+
+# The model most benchmarks run: the one that ships.
+NANO = Path(__file__).parent.parent / "plugins/mold_nano/mold_nano/models/flux-nano"
 
 
 class Comparison:
@@ -46,7 +50,11 @@ def compare_commands(ours: Sequence[str], theirs: Sequence[str], *, pairs: int, 
 def report(name: str, value: float, aim: float, unit: str, *, better: Literal["lower", "higher"]) -> None:
     """Print the closing line: what was measured, what was aimed for, and whether it holds."""
     holds = value <= aim if better == "lower" else value >= aim
-    print(json.dumps({"name": name, "value": round(value, 4), "aim": aim, "unit": unit, "holds": holds}))
+    print(
+        json.dumps(
+            {"name": name, "value": round(value, 4), "aim": aim, "unit": unit, "holds": holds}, ensure_ascii=False
+        )
+    )
 
 
 def _in_turn(ours: Measure, theirs: Measure, pairs: int, warmup: int) -> Comparison:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from mold_core.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from mold_core.catalog import LocalFiles, ModelDefaults, ModelFile, ModelSpec, read_catalog
+    from mold_core.catalog import LocalFiles, ModelDefaults, ModelFile, ModelSpec, Vocabulary, read_catalog
     from mold_core.engine import Engine, Job, ModelEntry
     from mold_core.errors import (
         CancelledError,
         CheckpointError,
+        DownloadError,
         DuplicateError,
         InferenceError,
         InsufficientMemoryError,
@@ -44,12 +45,15 @@ if TYPE_CHECKING:
     from mold_core.wire import (
         CacheHit,
         DenoiseStep,
+        DownloadDone,
+        DownloadProgress,
         GenerateRequest,
         GenerateResponse,
         ImageData,
         Info,
         LoraWeight,
         ProgressEvent,
+        PullComplete,
         Queued,
         StageDone,
         StageStart,
@@ -57,11 +61,12 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
-    "mold_core.catalog": ("LocalFiles", "ModelDefaults", "ModelFile", "ModelSpec", "read_catalog"),
+    "mold_core.catalog": ("LocalFiles", "ModelDefaults", "ModelFile", "ModelSpec", "Vocabulary", "read_catalog"),
     "mold_core.engine": ("Engine", "Job", "ModelEntry"),
     "mold_core.errors": (
         "CancelledError",
         "CheckpointError",
+        "DownloadError",
         "DuplicateError",
         "InferenceError",
         "InsufficientMemoryError",
@@ -90,12 +95,15 @@ _HOMES = {
     "mold_core.wire": (
         "CacheHit",
         "DenoiseStep",
+        "DownloadDone",
+        "DownloadProgress",
         "GenerateRequest",
         "GenerateResponse",
         "ImageData",
         "Info",
         "LoraWeight",
         "ProgressEvent",
+        "PullComplete",
         "Queued",
         "StageDone",
         "StageStart",
@@ -105,8 +113,57 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "CacheHit",
+    "CancelledError",
+    "CheckpointError",
+    "DenoiseStep",
+    "DownloadDone",
+    "DownloadError",
+    "DownloadProgress",
+    "DuplicateError",
+    "Engine",
+    "Frames",
+    "GenerateRequest",
+    "GenerateResponse",
+    "ImageData",
+    "InferenceError",
+    "Info",
+    "InsufficientMemoryError",
+    "Job",
+    "LoadContext",
+    "LocalFiles",
+    "LoraWeight",
+    "MalformedError",
+    "ModelDefaults",
+    "ModelEntry",
+    "ModelFamily",
+    "ModelFile",
+    "ModelNotFoundError",
+    "ModelSpec",
+    "MoldError",
+    "OutputError",
+    "Parameter",
+    "Pipeline",
+    "PluginError",
+    "Plugins",
+    "ProgressEvent",
+    "PullComplete",
+    "QueueFullError",
+    "Queued",
+    "Run",
+    "Settings",
+    "SettingsError",
+    "SizeRules",
+    "StageDone",
+    "StageStart",
+    "UnknownModelError",
+    "ValidationError",
+    "Vocabulary",
+    "WeightLoad",
     "__version__",
-    *sorted(_HOME_OF),
+    "hookimpl",
+    "load_plugins",
+    "read_catalog",
 ]
 
 

@@ -7,6 +7,7 @@
     ├── UnknownModelError         UNKNOWN_MODEL        400   exit 1   no plugin knows the name
     ├── ModelNotFoundError        MODEL_NOT_FOUND      404   exit 1   the name is known, its files are not here
     ├── CheckpointError           CHECKPOINT_ERROR     500   exit 1   a weight file is damaged or of another model
+    ├── DownloadError             DOWNLOAD_ERROR       502   exit 1   a file of a model could not be fetched
     ├── InsufficientMemoryError   INSUFFICIENT_MEMORY  503   exit 1   the model does not fit
     ├── QueueFullError            QUEUE_FULL           503   exit 1
     ├── InferenceError            INFERENCE_ERROR      500   exit 1   a plugin failed while it made the picture
@@ -23,6 +24,7 @@ from __future__ import annotations
 __all__ = [
     "CancelledError",
     "CheckpointError",
+    "DownloadError",
     "DuplicateError",
     "InferenceError",
     "InsufficientMemoryError",
@@ -129,6 +131,13 @@ class CheckpointError(MoldError):
     """A weight file that is damaged, incomplete or made for another model."""
 
     code = "CHECKPOINT_ERROR"
+
+
+class DownloadError(MoldError):
+    """A file of a model that could not be fetched, or is not the one the catalog means."""
+
+    code = "DOWNLOAD_ERROR"
+    http_status = 502
 
 
 class InsufficientMemoryError(MoldError):

@@ -121,13 +121,15 @@ Capability = Literal[
 class SizeRules:
     """Which picture sizes a family can make. A request's size is adjusted to the nearest that obeys.
 
-    `multiple`: width and height are rounded to it. `max_pixels`: larger pictures are scaled down, keeping the aspect
-    ratio. `min_side`: neither side becomes smaller. `recommended`: sizes that come out best, for forms and hints.
+    `multiple`: width and height are rounded to it. `max_pixels` and `max_side`: larger pictures are scaled down,
+    keeping the aspect ratio. `min_side`: neither side becomes smaller. `recommended`: sizes that come out best, for
+    forms and hints. `max_side` is a multiple of `multiple`.
     """
 
     multiple: int = 16
     max_pixels: int = 1_800_000
     min_side: int = 16
+    max_side: int | None = None
     recommended: tuple[tuple[int, int], ...] = ()
 
 

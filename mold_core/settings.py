@@ -87,6 +87,9 @@ class Settings:
         minimum=1,
         maximum=1024,
     )
+    port: int = _setting(
+        "Port of the server.", env="MOLD_PORT", key="server_port", default=7680, minimum=1, maximum=65_535
+    )
     queue_size: int = _setting(
         "Jobs that may wait.", env="MOLD_QUEUE_SIZE", key="queue_size", default=200, minimum=1, maximum=100_000
     )

@@ -1,3 +1,4 @@
-"""mold over HTTP. The server and its API are built on `mold_core.Engine`; nothing of it is here yet."""
+"""mold over HTTP: a Falcon app around the engine. It knows no plugin, and is itself found as one.
 
-__all__: list[str] = []
+`mold_http.app.create_app(engine, settings)` makes the app; nothing is imported before it is needed.
+"""

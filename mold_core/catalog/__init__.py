@@ -3,6 +3,7 @@
 from mold_core.catalog.default import DefaultModel, default_model, remember_model
 from mold_core.catalog.model import ModelDefaults, ModelFile, ModelSpec, Vocabulary, read_catalog
 from mold_core.catalog.names import nearest_names, resolve
+from mold_core.catalog.pull import pull
 from mold_core.catalog.store import LocalFiles, ModelStore
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Vocabulary",
     "default_model",
     "nearest_names",
+    "pull",
     "read_catalog",
     "remember_model",
     "resolve",

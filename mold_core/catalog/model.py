@@ -112,6 +112,8 @@ def read_catalog(path: Path, *, embedded: bool = False) -> list[ModelSpec]:
     unknown = document.keys() - {"model", "shared"}
     if unknown:
         raise PluginError(f"{path.name}: unknown keys {', '.join(sorted(unknown))} (known: model, shared)")
+    if not isinstance(document.get("model", []), list) or not isinstance(document.get("shared", {}), dict):
+        raise PluginError(f"{path.name}: models must stand under [[model]] and what they share under [[shared.NAME]]")
     root = path.parent if embedded else None
     models: list[ModelSpec] = []
     for number, entry in enumerate(document.get("model", []), start=1):

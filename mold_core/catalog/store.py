@@ -58,13 +58,21 @@ class ModelStore:
         missing = self.missing(spec)
         if missing:
             raise self._not_found(spec, missing)
+        return self.files_of(spec)
+
+    def files_of(self, spec: ModelSpec) -> LocalFiles:
+        """Return where the files of a model lie or would lie."""
         found: dict[str, tuple[Path, ...]] = {}
         for file in spec.files:
             found[file.component] = (*found.get(file.component, ()), self.path_of(spec, file))
         return LocalFiles(found)
 
+    def marker_of(self, spec: ModelSpec) -> Path:
+        """Return the file that stands as long as a model is being pulled."""
+        return self.models_dir / spec.name.replace(":", "-") / PULL_MARKER
+
     def _is_being_pulled(self, spec: ModelSpec) -> bool:
-        return not spec.embedded and (self.models_dir / spec.name.replace(":", "-") / PULL_MARKER).exists()
+        return not spec.embedded and self.marker_of(spec).exists()
 
     def _not_found(self, spec: ModelSpec, missing: tuple[ModelFile, ...]) -> ModelNotFoundError:
         gigabytes = sum(file.size_bytes or 0 for file in missing) / 1e9
@@ -74,5 +82,5 @@ class ModelStore:
             f"are missing, the first is {first}",
             field="model",
             value=spec.name,
-            hint=f"mold info {spec.name} lists them all",
+            hint=f"mold pull {spec.name} fetches them",
         )

@@ -12,12 +12,19 @@ import click
 
 from mold_core.cli.plugin_commands import listed_commands
 from mold_core.cli.state import State
-from mold_core.errors import MoldError
+from mold_core.errors import CancelledError, MoldError
 
 __all__ = ["main", "mold"]
 
 # Command → module below mold_core.cli, in the order of the help page. The module is imported when it is needed.
-COMMANDS = {"run": "run", "list": "list_models", "info": "info", "plugins": "plugins", "version": "version"}
+COMMANDS = {
+    "run": "run",
+    "list": "list_models",
+    "info": "info",
+    "pull": "pull",
+    "plugins": "plugins",
+    "version": "version",
+}
 
 EPILOG = """\b
 Examples:
@@ -48,6 +55,15 @@ class _LazyGroup(click.Group):
         rows += sorted((name, help_) for name, help_ in self._listed(ctx).items() if name not in COMMANDS)
         with formatter.section("Commands"):
             formatter.write_dl(rows)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            # Click would write an empty line in any case; it is wanted where a terminal has echoed ^C.
+            if sys.stderr is not None and sys.stderr.isatty():
+                click.echo(err=True)
+            raise CancelledError("interrupted") from None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -117,7 +133,7 @@ def main() -> None:
 
 def _run() -> int:
     try:
-        mold.main(standalone_mode=False)
+        mold.main(prog_name="mold", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
     except click.exceptions.Exit as exit_:

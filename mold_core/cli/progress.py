@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
+from collections import deque
 from time import monotonic
 from typing import TextIO
 
 import click
 
-from mold_core.wire import CacheHit, DenoiseStep, Info, ProgressEvent, Queued, StageDone, StageStart, WeightLoad
+from mold_core.cli.list_models import readable_size
+from mold_core.wire import (
+    CacheHit,
+    DenoiseStep,
+    DownloadDone,
+    DownloadProgress,
+    Info,
+    ProgressEvent,
+    Queued,
+    StageDone,
+    StageStart,
+    WeightLoad,
+)
 
 __all__ = ["ProgressLine"]
 
 _BAR_WIDTH = 24
 _REDRAW_S = 0.05
+_RATE_OVER_S = 10.0
 
 
 class ProgressLine:
-    """Reads a job's events and draws one line that changes in place; on anything but a terminal it only says Infos."""
+    """Reads a job's events and draws one line that changes in place.
+
+    On anything but a terminal it says Infos and finished downloads only.
+    """
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
@@ -26,12 +44,18 @@ class ProgressLine:
         self._drawn = False
         self._last_draw = 0.0
         self._step_seconds: list[float] = []
+        self._downloaded: deque[tuple[float, int]] = deque()
 
     def __call__(self, event: ProgressEvent) -> None:
         """Show an event."""
         if isinstance(event, Info):
             self.clear()
             click.echo(f"{click.style('note:', fg='yellow')} {event.message}", file=self._stream, err=True)
+        elif isinstance(event, DownloadDone):
+            self.clear()
+            self._downloaded.clear()
+            mark = click.style("✓", fg="green")
+            click.echo(f"{mark} {event.file_index}/{event.total_files} {event.filename}", file=self._stream, err=True)
         elif self._live:
             text = self._describe(event)
             if text:
@@ -56,6 +80,8 @@ class ProgressLine:
                 self._step_seconds.append(elapsed_ms / 1000)
                 left = (total - step) * sum(self._step_seconds) / len(self._step_seconds)
                 return f"{_bar(step, total)} step {step}/{total}  {_duration(left)} left"
+            case DownloadProgress():
+                return _download(event, self._bytes_per_s(event.batch_bytes_downloaded), _columns())
             case CacheHit() | StageDone():
                 return None
         return None
@@ -64,19 +90,55 @@ class ProgressLine:
         if not force and monotonic() - self._last_draw < _REDRAW_S:
             return
         self._last_draw = monotonic()
-        width = shutil.get_terminal_size().columns - 1
-        self._stream.write("\r\x1b[2K" + text[:width])
+        self._stream.write("\r\x1b[2K" + text[: _columns()])
         self._stream.flush()
         self._drawn = True
+
+    def _bytes_per_s(self, so_far: int) -> float:
+        """Return the speed over the last seconds, 0 while there is nothing to tell it from."""
+        now = monotonic()
+        self._downloaded.append((now, so_far))
+        while now - self._downloaded[0][0] > _RATE_OVER_S and len(self._downloaded) > 2:
+            self._downloaded.popleft()
+        began, bytes_then = self._downloaded[0]
+        return max(0.0, (so_far - bytes_then) / (now - began)) if now > began else 0.0
+
+
+def _columns() -> int:
+    # Asked of standard error, where the line is drawn, since standard output may be a file. The last columns stay
+    # empty: some terminals wrap when the last is written, and Ctrl-C shows as ^C.
+    try:
+        columns = os.get_terminal_size(2).columns
+    except OSError:
+        columns = 0
+    return (columns or shutil.get_terminal_size().columns) - 3
+
+
+def _download(event: DownloadProgress, bytes_per_s: float, columns: int) -> str:
+    """Return how far a download is: on a wide terminal with bar, speed and file, on a narrow one the figures."""
+    done, total = event.batch_bytes_downloaded, event.batch_bytes_total
+    wide = columns >= 60
+    bar = _bar(done, total, _BAR_WIDTH if columns >= 90 else _BAR_WIDTH // 2) + " " if wide else ""
+    if not total:
+        return f"{readable_size(done)}  {event.file_index}/{event.total_files} {event.filename}"
+    so_far, unit = readable_size(done).rsplit(" ", 1)
+    of_all = readable_size(total)
+    so_far = so_far if of_all.split()[1] == unit else f"{so_far} {unit}"
+    text = f"{bar}{100 * done // total:3d} %  {so_far} of {of_all}"
+    if bytes_per_s and wide:
+        text += f"  {readable_size(int(bytes_per_s))}/s"
+    if bytes_per_s:
+        text += f"  {_duration((total - done) / bytes_per_s)}" + (" left" if wide else "")
+    return f"{text}  {event.file_index}/{event.total_files} {event.filename}" if wide else text
 
 
 def _is_last(event: ProgressEvent) -> bool:
     return isinstance(event, DenoiseStep) and event.step == event.total
 
 
-def _bar(done: int, total: int) -> str:
-    filled = round(_BAR_WIDTH * done / max(total, 1))
-    return "━" * filled + "─" * (_BAR_WIDTH - filled)
+def _bar(done: int, total: int, width: int = _BAR_WIDTH) -> str:
+    filled = round(width * done / max(total, 1))
+    return "━" * filled + "─" * (width - filled)
 
 
 def _duration(seconds: float) -> str:

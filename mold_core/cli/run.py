@@ -59,7 +59,7 @@ def command(state: State, /, words: tuple[str, ...], output: str | None, device:
 
     Without -o the picture is saved in the current directory, or written to standard output when that is a pipe.
     """
-    state.flags["device"] = device
+    state.use_flags(device=device)
     engine = state.engine
     model, prompt_words = _split_model(engine, flags.pop("model"), words)
     prompt = " ".join(prompt_words) if prompt_words else _prompt_from_stdin()
@@ -101,7 +101,7 @@ def _announce_default(engine: Engine) -> DefaultModel:
     if chosen.reason == "embedded":
         click.echo(
             f"{click.style('note:', fg='yellow')} using {chosen.spec.name}, the tiny model inside mold; "
-            f"'mold list' shows large ones, 'mold info NAME' how to get them",
+            f"'mold list' shows large ones, 'mold pull NAME' fetches one",
             err=True,
         )
     return chosen

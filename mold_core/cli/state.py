@@ -19,14 +19,19 @@ class State:
     def __init__(self) -> None:
         self.no_plugins = False
         self.commands_added = False
-        self.flags: dict[str, Any] = {}
+        self._flags: dict[str, Any] = {}
+
+    def use_flags(self, **flags: Any) -> None:
+        """Let flags of the command decide settings, by field name; None means not given. Call it before `engine`."""
+        self._flags.update(flags)
+        self.__dict__.pop("settings", None)  # they may have been read before, to look for plugins
 
     @cached_property
     def settings(self) -> Settings:
         """The settings in force, flags of the command included."""
         from mold_core.settings import Settings
 
-        return Settings.load(self.flags)
+        return Settings.load(self._flags)
 
     @cached_property
     def plugins(self) -> Plugins:

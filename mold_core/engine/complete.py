@@ -66,9 +66,10 @@ def complete(
 
 
 def adjust_size(width: int, height: int, rules: SizeRules) -> tuple[int, int]:
-    """Return the nearest size that the rules allow: scaled to the pixel cap keeping the aspect ratio, then rounded."""
+    """Return the nearest size that the rules allow: scaled to the caps keeping the aspect ratio, then rounded."""
     least = math.ceil(rules.min_side / rules.multiple) * rules.multiple
-    scale = min(1.0, math.sqrt(rules.max_pixels / (width * height)))
+    most = rules.max_side or math.inf
+    scale = min(1.0, math.sqrt(rules.max_pixels / (width * height)), most / max(width, height))
     # Half way rounds up, as people expect; where that leads over the cap again, both sides are rounded down.
     for rounding in (0.5, 0.0):
         wide, high = (

@@ -27,7 +27,11 @@ def choose_device(settings: Settings) -> str:
     try:
         import torch
     except ImportError:
-        return "cpu"
+        if settings.device == "auto":
+            return "cpu"
+        raise SettingsError(
+            f"device {settings.device!r} needs torch, which is not installed", field="device", hint="pip install torch"
+        ) from None
     has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if settings.device != "auto":
         if not has[settings.device]:

@@ -9,7 +9,7 @@ from types import TracebackType
 
 import attrs
 
-from mold_core.catalog import DefaultModel, ModelSpec, ModelStore, default_model, resolve
+from mold_core.catalog import DefaultModel, LocalFiles, ModelSpec, ModelStore, default_model, pull, resolve
 from mold_core.engine.batch import fail_jobs, run_batch
 from mold_core.engine.complete import complete
 from mold_core.engine.device import choose_device
@@ -99,7 +99,7 @@ class Engine:
         try:
             for event in job.events():
                 if on_event is not None and on_event(event) is False:
-                    job.cancel()
+                    raise CancelledError("the job was cancelled")
             result: GenerateResponse = job.result()
         except BaseException:
             job.cancel()
@@ -134,11 +134,25 @@ class Engine:
         """Return the full names of the models in memory."""
         return self._worker.loaded() if self._worker else frozenset()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a job is running."""
+        return any(not job.finished for job in self._running)
+
     def default_model(self) -> DefaultModel:
         """Return the model that requests without a name get, and why that one."""
         return default_model(
             self.settings, self.plugins.models, self.store, lambda spec: spec.family in self.plugins.families
         )
+
+    def pull(
+        self, name: str, on_event: Callable[[ProgressEvent], object] | None = None, *, skip_verify: bool = False
+    ) -> LocalFiles:
+        """Fetch what is missing of a model and return its files; see `mold_core.catalog.pull`."""
+        spec = self.resolve(name)
+        if on_event is not None and not spec.embedded and spec.family not in self.plugins.families:
+            on_event(Info(message=f"no loaded plugin brings the family {spec.family}, so nothing runs {spec.name} yet"))
+        return pull(spec, self.store, on_event=on_event, skip_verify=skip_verify)
 
     def resolve(self, name: str | None) -> ModelSpec:
         """Return the model that a name means; None means the default. Raises UnknownModelError."""

@@ -61,6 +61,7 @@ def check_family(
     steps: int | None = None,
     tolerance: int = 2,
     device: str = "cpu",
+    module: str | None = None,
 ) -> None:
     """Raise AssertionError, saying what is wrong, unless the family keeps the promises of its protocol with this model.
 
@@ -70,9 +71,9 @@ def check_family(
     on afterwards; the pictures have the size that was asked for; it knows its own size in memory.
 
     Model files are looked for in `models_dir`. Size and steps default to those of the model; small ones save time.
+    `module` is the one whose import is checked, the family's own if it is not given.
     """
     _check_declaration(family)
-    _check_import(type(family).__module__)
     requests = [
         complete(GenerateRequest(prompt=prompt, seed=number, width=width, height=height, steps=steps), spec, family)[0]
         for number, prompt in enumerate(prompts)
@@ -87,6 +88,7 @@ def check_family(
         finally:
             first.close()
             second.close()
+    _check_import(module or type(family).__module__)
 
 
 def _check_declaration(family: ModelFamily) -> None:
@@ -98,13 +100,16 @@ def _check_declaration(family: ModelFamily) -> None:
 
 
 def _check_import(module: str) -> None:
-    if module == "__main__":
-        return
-    code = f"import sys, {module}\nprint(*({HEAVY_MODULES!r} & sys.modules.keys()))".replace("(", "({*", 1)
-    code = f"import sys, {module}\nprint(*(set({HEAVY_MODULES!r}) & set(sys.modules)))"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=None, cwd=None)
+    code = f"""
+import sys
+sys.path[:] = {sys.path!r}
+import {module}
+print(*(name for name in {HEAVY_MODULES!r} if name in sys.modules))
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, f"{module} cannot be imported by itself:\n{ran.stderr}"
-    assert not ran.stdout.split(), f"importing {module} imports {ran.stdout.strip()}; import them where they are used"
+    heavy = ", ".join(ran.stdout.split())
+    assert not heavy, f"importing {module} imports {heavy}; import such modules where they are used"
 
 
 def _check_pipeline(first: Pipeline, second: Pipeline, requests: Sequence[GenerateRequest], tolerance: int) -> None:
@@ -154,8 +159,9 @@ def _rules(family: ModelFamily, spec: ModelSpec) -> SizeRules:
 
 
 def _one(pipeline: Pipeline, request: GenerateRequest, run: RecordedRun | None = None) -> Frames:
-    (made,) = pipeline.generate([request], run or RecordedRun())
-    return made
+    made = pipeline.generate([request], run or RecordedRun())
+    assert len(made) == 1, f"one request gave {len(made)} results"
+    return made[0]
 
 
 def _difference(made: Frames, other: Frames) -> int:

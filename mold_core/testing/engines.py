@@ -66,7 +66,7 @@ def engine_with(*plugins: object, home: Path | None = None, **settings: Any) -> 
     lives in a temporary folder.
     """
     with tempfile.TemporaryDirectory(prefix="mold-test-") as folder:
-        loaded = load_plugins((), extra=[(f"plugin-{number}", plugin) for number, plugin in enumerate(plugins)])
+        loaded = load_plugins(found=(), extra=[(f"plugin-{number}", plugin) for number, plugin in enumerate(plugins)])
         engine = Engine(Settings(**{"home": home or Path(folder), "device": "cpu", **settings}), loaded)
         try:
             yield engine

@@ -1,4 +1,4 @@
-"""A family without weights: pictures of a few rectangles that follow from the request. It can be slow, fail and wait."""
+"""A family without weights, for tests: it draws rectangles that follow from the request, and can be slow or fail."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class WeightLoad:
 
 @attrs.frozen(kw_only=True)
 class DownloadProgress:
-    """A file is coming in; `batch_*` counts all files of the model together."""
+    """A file is coming in; `batch_*` counts all files together that this pull fetches, also what came earlier."""
 
     filename: str = wire_field("File being fetched.")
     file_index: int = wire_field("Its number, from 1.")

@@ -48,7 +48,7 @@ class GenerateRequest:
         "Seed of the noise; random when absent, always reported.", default=None, minimum=0, maximum=MAX_SEED
     )
     batch_size: int = wire_field(
-        "Pictures to make; their seeds are seed, seed+1, …", default=1, minimum=1, maximum=1000
+        "Pictures to make; their seeds count up from seed.", default=1, minimum=1, maximum=1000
     )
     output_format: OutputFormat = wire_field("File format of the result.", default="png")
     embed_metadata: bool | None = wire_field("Write the request into the file.", default=None)

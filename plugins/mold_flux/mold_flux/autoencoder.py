@@ -4,12 +4,17 @@ The convolutional network of latent diffusion (Rombach et al. 2022, arXiv 2112.1
 parameter names are those of ae.safetensors.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from attrs import field, frozen
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+__all__ = ["FLUX_AE", "Autoencoder", "AutoencoderConfig"]
 
 
 @frozen(kw_only=True)
@@ -32,6 +37,11 @@ class AutoencoderConfig:
 FLUX_AE = AutoencoderConfig()
 
 
+def silu(x: Tensor) -> Tensor:
+    """Return x times its sigmoid. Without gradients x is overwritten: at full size every copy counts."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
 class ResnetBlock(nn.Module):
     """Two 3x3 convolutions, each after group norm and silu, around a shortcut."""
 
@@ -46,8 +56,8 @@ class ResnetBlock(nn.Module):
         self.widens = in_channels != out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.conv1(F.silu(self.norm1(x)))
-        hidden = self.conv2(F.silu(self.norm2(hidden)))
+        hidden = self.conv1(silu(self.norm1(x)))
+        hidden = self.conv2(silu(self.norm2(hidden)))
         return (self.nin_shortcut(x) if self.widens else x) + hidden
 
 
@@ -108,7 +118,7 @@ class Level(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, layers: int, groups: int, change: str | None) -> None:
         super().__init__()
         widths = [in_channels, *[out_channels] * layers]
-        self.block = nn.ModuleList(ResnetBlock(*pair, groups) for pair in zip(widths[:-1], widths[1:], strict=True))
+        self.block = nn.ModuleList(ResnetBlock(*pair, groups) for pair in pairwise(widths))
         if change == "downsample":
             self.downsample = Downsample(out_channels)
         elif change == "upsample":
@@ -146,7 +156,7 @@ class Encoder(nn.Module):
         x = self.conv_in(images)
         for level in self.down:
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+        return self.conv_out(silu(self.norm_out(self.mid(x))))
 
 
 class Decoder(nn.Module):
@@ -174,11 +184,14 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(latents))
         for level in reversed(self.up):
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return self.conv_out(silu(self.norm_out(x)))
 
 
 class Autoencoder(nn.Module):
-    """Pictures to scaled latents and back."""
+    """Pictures to scaled latents and back. It computes in the dtype of its weights.
+
+    PERF: on a CPU `.to(memory_format=torch.channels_last)` saves a fifth of the time.
+    """
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -187,7 +200,7 @@ class Autoencoder(nn.Module):
         self.decoder = Decoder(config)
 
     def encode(self, images: Tensor, *, generator: torch.Generator | None = None, tile_px: int | None = 1024) -> Tensor:
-        """Returns latents [B, latent_channels, H / factor, W / factor], scaled for the transformer.
+        """Return latents [B, latent_channels, H / factor, W / factor], scaled for the transformer.
 
         images [B, 3, H, W] in -1 to 1; H and W multiples of `config.factor`. The mean of the encoder's distribution,
         or with a (CPU) generator a sample of it. Pictures longer than tile_px on a side are done in tiles.
@@ -203,7 +216,7 @@ class Autoencoder(nn.Module):
         return (mean - self.config.shift) * self.config.scale
 
     def decode(self, latents: Tensor, *, tile_px: int | None = 1024) -> Tensor:
-        """Returns pictures [B, 3, h * factor, w * factor], about -1 to 1, of latents [B, latent_channels, h, w].
+        """Return pictures [B, 3, h * factor, w * factor], about -1 to 1, of latents [B, latent_channels, h, w].
 
         Pictures longer than tile_px on a side are done in tiles of that size, so that memory stays bounded.
         """
@@ -211,43 +224,48 @@ class Autoencoder(nn.Module):
 
 
 def tiled(network: Callable[[Tensor], Tensor], x: Tensor, tile_px: int | None, in_px: int, out_px: int) -> Tensor:
-    """Returns network(x), done in overlapping tiles of tile_px pixels and feathered together if x is larger.
+    """Return network(x), done in overlapping tiles of tile_px pixels and feathered together if x is larger.
 
-    A latent is in_px of x's pixels and out_px of the result's. Tiles overlap by at least a quarter of their length.
+    A latent is in_px of x's pixels along each side, and out_px of the result's.
     """
     height, width = x.shape[-2] // in_px, x.shape[-1] // in_px
     tile = max(tile_px // max(in_px, out_px), 2) if tile_px else max(height, width)
     if height <= tile and width <= tile:
         return network(x)
-    rows, columns = tile_starts(height, tile), tile_starts(width, tile)
-    result, total = None, None
-    for top in rows:
-        for left in columns:
-            bottom, right = min(top + tile, height), min(left + tile, width)
-            part = network(x[..., top * in_px : bottom * in_px, left * in_px : right * in_px])
-            weight = feather(part.shape[-2], out_px, top > 0, bottom < height)[:, None] * feather(
-                part.shape[-1], out_px, left > 0, right < width
-            )
-            weight = weight.to(part.device)
-            if result is None:
+    rows, columns = spread(height, tile), spread(width, tile)
+    row_weights, column_weights = feathers(rows, out_px), feathers(columns, out_px)
+    result = torch.zeros(())
+    for row, row_weight in zip(rows, row_weights, strict=True):
+        for column, column_weight in zip(columns, column_weights, strict=True):
+            part = network(x[..., times(row, in_px), times(column, in_px)])
+            if not result.ndim:
                 result = part.new_zeros((*part.shape[:-2], height * out_px, width * out_px), dtype=torch.float32)
-                total = result.new_zeros(result.shape[-2:])
-            where = (..., slice(top * out_px, bottom * out_px), slice(left * out_px, right * out_px))
-            result[where] += part * weight
-            total[where] += weight
-    return (result / total).to(x.dtype)
+            weight = (row_weight[:, None] * column_weight).to(part.device)
+            result[..., times(row, out_px), times(column, out_px)] += part * weight
+    return result.to(x.dtype)
 
 
-def tile_starts(length: int, tile: int) -> list[int]:
-    """Returns where evenly spread tiles start so that they cover `length` and overlap by a quarter or more."""
+def spread(length: int, tile: int) -> list[slice]:
+    """Return evenly spread tiles that cover `length` and overlap by a quarter or more."""
     if length <= tile:
-        return [0]
+        return [slice(0, length)]
     count = -(-(length - tile) // (tile - tile // 4)) + 1
-    return [round(number * (length - tile) / (count - 1)) for number in range(count)]
+    starts = [round(number * (length - tile) / (count - 1)) for number in range(count)]
+    return [slice(start, start + tile) for start in starts]
 
 
-def feather(length: int, out_px: int, before: bool, after: bool) -> Tensor:
-    """Returns weights [length] that fall off towards neighbouring tiles over a quarter of the length."""
-    edge = max(length // 4, 1)
-    ramp = (torch.arange(length) + 1).clamp(max=edge) / edge
-    return (ramp if before else torch.ones(length)) * (ramp.flip(0) if after else torch.ones(length))
+def times(tile: slice, px: int) -> slice:
+    return slice(tile.start * px, tile.stop * px)
+
+
+def feathers(tiles: list[slice], px: int) -> list[Tensor]:
+    """Return weights [tile * px] per tile that fall off towards its ends, and add up to 1 wherever tiles overlap."""
+    ramps = []
+    for tile in tiles:
+        length = (tile.stop - tile.start) * px
+        inwards = torch.arange(1, length + 1, dtype=torch.float32)
+        ramps.append(torch.minimum(inwards, inwards.flip(0)).clamp(max=max(length // 4, 1)))
+    total = torch.zeros(tiles[-1].stop * px)
+    for tile, ramp in zip(tiles, ramps, strict=True):
+        total[times(tile, px)] += ramp
+    return [ramp / total[times(tile, px)] for tile, ramp in zip(tiles, ramps, strict=True)]

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import attrs
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -14,12 +13,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mold_core import CheckpointError, WeightLoad
-from mold_flux.autoencoder import FLUX_AE, Autoencoder
-from mold_flux.pipeline import FluxPipeline
+from mold_flux import checkpoints
+from mold_flux.autoencoder import Autoencoder
+from mold_flux.pipeline import FluxPipeline, fast_dtype
 from mold_flux.prompts import PromptEncoder
 from mold_flux.schedule import DEV, SCHNELL
-from mold_flux.text_encoders import CLIP_L, T5_XXL, ClipTextEncoder, ClipTokenizer, T5Encoder, T5Tokenizer
-from mold_flux.transformer import FLUX_DEV, FLUX_SCHNELL, FluxTransformer
+from mold_flux.text_encoders import ClipTextEncoder, ClipTokenizer, T5Encoder, T5Tokenizer
+from mold_flux.transformer import FluxTransformer
 
 if TYPE_CHECKING:
     from mold_core import LoadContext, LocalFiles, ModelSpec
@@ -27,41 +27,45 @@ if TYPE_CHECKING:
 __all__ = ["load_pipeline"]
 
 Module = TypeVar("Module", bound=nn.Module)
+Tensors = Mapping[str, Tensor]
 
-# Below this size of all files a model computes in fp32 on a CPU, and with one thread: for so little work bf16 is no
-# faster, and a second thread costs more in waiting than it brings.
-_SMALL_BYTES = 200_000_000
-
-_VARIANTS = {"dev": (FLUX_DEV, DEV, 512), "schnell": (FLUX_SCHNELL, SCHNELL, 256)}
+# What the weights of the published variants do not tell: how noise levels are spaced, and to how many T5 tokens
+# prompts were padded in training.
+_VARIANTS = {"dev": (DEV, 512), "schnell": (SCHNELL, 256)}
 
 
 def load_pipeline(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> FluxPipeline:
     """Return the model of a catalog entry, loaded onto the device of `context`.
 
-    ``options.variant`` names the published sizes to start from (dev, schnell); the tables ``transformer``,
-    ``autoencoder``, ``clip`` and ``t5`` in the options change single ones, ``text_tokens`` the length of prompts.
-    Raises CheckpointError naming the file.
+    Sizes are read off the weights. ``options.variant`` (dev, schnell) says what they do not tell; the tables
+    ``transformer``, ``autoencoder``, ``clip`` and ``t5`` of the options, and ``text_tokens``, say it of models that
+    are not FLUX.1's size. Raises CheckpointError naming the file.
     """
     options = spec.options
-    sizes, schedule, text_tokens = _VARIANTS[options["variant"]]
-    small = files.size_bytes() < _SMALL_BYTES
-    dtype = torch.float32 if small and context.device == "cpu" else torch.bfloat16
-    loader = _Loader(files, options, context, dtype)
+    schedule, text_tokens = _VARIANTS[options["variant"]]
+    loader = _Loader(files, options, context, fast_dtype(context.device))
     prompts = PromptEncoder(
-        loader.load(ClipTextEncoder, CLIP_L, "clip", "clip_encoder"),
+        loader.load("clip_encoder", "clip", checkpoints.clip_tensors, checkpoints.clip_config, ClipTextEncoder),
         ClipTokenizer(files.one("clip_tokenizer")),
-        loader.load(T5Encoder, T5_XXL, "t5", "t5_encoder"),
+        loader.load("t5_encoder", "t5", checkpoints.t5_tensors, checkpoints.t5_config, T5Encoder),
         T5Tokenizer(files.one("t5_tokenizer"), length=options.get("text_tokens", text_tokens)),
         context.device,
-        dtype,
     )
     return FluxPipeline(
-        transformer=loader.load(FluxTransformer, sizes, "transformer", "transformer"),
-        autoencoder=loader.load(Autoencoder, FLUX_AE, "autoencoder", "vae"),
+        transformer=loader.load(
+            "transformer",
+            "transformer",
+            checkpoints.transformer_tensors,
+            checkpoints.transformer_config,
+            FluxTransformer,
+        ),
+        autoencoder=loader.load(
+            "vae", "autoencoder", checkpoints.autoencoder_tensors, checkpoints.autoencoder_config, Autoencoder
+        ).to(memory_format=torch.channels_last),
         prompts=prompts,
         schedule=schedule,
         device=context.device,
-        threads=context.threads or (1 if small and context.device == "cpu" else None),
+        threads=context.threads,
     )
 
 
@@ -76,13 +80,26 @@ class _Loader:
         self._loaded_bytes = 0
         self._total_bytes = files.size_bytes()
 
-    def load(self, network: Callable[[Any], Module], config: Any, table: str, component: str) -> Module:
+    def load(
+        self,
+        component: str,
+        table: str,
+        tensors_of: Callable[[Tensors], Tensors],
+        config_of: Callable[..., Any],
+        network: Callable[[Any], Module],
+    ) -> Module:
         """Return a network with the weights of a component's file, in the dtype and on the device to run on."""
         path = self._files.one(component)
+        try:
+            tensors = tensors_of(_read(path, self._context.device))
+            config = config_of(
+                {name: tuple(tensor.shape) for name, tensor in tensors.items()}, **self._options.get(table, {})
+            )
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from None
         with torch.device("meta"), _WithoutInitialising():
-            module = network(attrs.evolve(config, **self._options.get(table, {})))
-        tensors = {name: tensor.to(self._dtype) for name, tensor in _read(path, self._context.device).items()}
-        _fill(module, tensors, path)
+            module = network(config)
+        checkpoints.fill(module, {name: tensor.to(self._dtype) for name, tensor in tensors.items()}, path)
         self._loaded_bytes += path.stat().st_size
         self._context.report(
             WeightLoad(bytes_loaded=self._loaded_bytes, bytes_total=self._total_bytes, component=component)
@@ -103,23 +120,10 @@ class _WithoutInitialising(TorchFunctionMode):
 
 
 def _read(path: Path, device: str) -> dict[str, Tensor]:
+    with path.open("rb") as file:
+        if file.read(4) == b"GGUF":
+            raise CheckpointError("GGUF files cannot be read by this version of mold; use a safetensors model")
     try:
         return load_file(path, device=device)
     except (SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from None
-
-
-def _fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Make the tensors the module's weights, without a copy; every one must be there and none left over."""
-    wanted = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    problems = [f"lacks {name}" for name in wanted.keys() - tensors.keys()]
-    problems += [f"has {name}, which the model does not" for name in tensors.keys() - wanted.keys()]
-    problems += [
-        f"has {name} of shape {list(tensor.shape)} where {list(wanted[name])} is needed"
-        for name, tensor in tensors.items()
-        if name in wanted and tensor.shape != wanted[name]
-    ]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise CheckpointError(f"{path} is of another model: it {'; it '.join(sorted(problems)[:3])}{more}")
-    module.load_state_dict(tensors, assign=True)
+        raise CheckpointError(f"this is not a whole safetensors file: {error}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
@@ -17,10 +18,13 @@ from mold_flux.sampling import denoise, initial_noise, pack, unpack
 from mold_flux.schedule import Schedule
 from mold_flux.transformer import FluxTransformer, rope
 
-__all__ = ["FluxPipeline"]
+__all__ = ["FluxPipeline", "fast_dtype"]
 
 # Pixels of the picture per token of the transformer, along each side: 8 in the autoencoder, 2 in packing.
 _PACKING = 2
+
+# Multiply-adds of one step that keep a thread busy, about one for each weight and token: measured with flux-nano.
+_WORK_PER_THREAD = 400_000_000
 
 
 class FluxPipeline:
@@ -42,6 +46,7 @@ class FluxPipeline:
         self.schedule = schedule
         self._device = device
         self._threads = threads
+        self._weights = sum(weight.numel() for weight in transformer.parameters())
 
     @property
     def size_bytes(self) -> int:
@@ -54,11 +59,12 @@ class FluxPipeline:
 
     def generate(self, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
         """Return one picture per request; all have the same size and number of steps."""
-        with torch.inference_mode(), _threads(self._threads):
+        tokens = sum(math.prod(self._token_grid(request)) for request in requests)
+        with torch.inference_mode(), _threads(self._threads or _useful_threads(tokens * self._weights)):
             latents = self._latents(requests, run)
             with _stage(run, "Decoding"):
-                pixels = self.autoencoder.decode(latents.to(self._autoencoder_dtype))
-                return [Frames(images=(image,)) for image in _to_images(pixels)]
+                # PERF: one by one, so that what the decoder works on stays in the processor's cache.
+                return [Frames(images=(self._decode(picture),)) for picture in latents.split(1)]
 
     def close(self) -> None:
         """Free the weights."""
@@ -70,14 +76,19 @@ class FluxPipeline:
     def _modules(self) -> tuple[nn.Module, ...]:
         return self.transformer, self.autoencoder, self.prompts.clip, self.prompts.t5
 
-    @property
-    def _autoencoder_dtype(self) -> torch.dtype:
-        return next(self.autoencoder.parameters()).dtype
+    def _token_grid(self, request: GenerateRequest) -> tuple[int, int]:
+        side = self.autoencoder.config.factor * _PACKING
+        return _given(request.height) // side, _given(request.width) // side
+
+    def _decode(self, latents: Tensor) -> Image.Image:
+        dtype = next(self.autoencoder.parameters()).dtype
+        pixels = self.autoencoder.decode(latents.to(dtype, memory_format=torch.channels_last))[0]
+        levels = pixels.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+        return Image.fromarray(levels.permute(1, 2, 0).contiguous().cpu().numpy())
 
     def _latents(self, requests: Sequence[GenerateRequest], run: Run) -> Tensor:
         first = requests[0]
-        side = self.autoencoder.config.factor * _PACKING
-        rows, columns = _given(first.height) // side, _given(first.width) // side
+        rows, columns = self._token_grid(first)
         txt, pooled = self._encode(requests, run)
         sigmas = self.schedule.sigmas(_given(first.steps), rows * columns)
         config = self.transformer.config
@@ -125,11 +136,23 @@ def _stage(run: Run, name: str) -> Iterator[None]:
     run.report(StageDone(name=name, elapsed_ms=round((perf_counter() - started) * 1000)))
 
 
+def fast_dtype(device: str) -> torch.dtype:
+    """Return the dtype to compute in: bf16 where the hardware multiplies it, fp32 elsewhere."""
+    if device != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
+        return torch.bfloat16
+    return torch.float32
+
+
+def _useful_threads(multiply_adds: int) -> int:
+    """Return how many threads pay for a step of so much work; for a little, a second costs more than it brings."""
+    return max(1, min(torch.get_num_threads(), multiply_adds // _WORK_PER_THREAD))
+
+
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def _threads(count: int) -> Iterator[None]:
     """Compute with `count` threads for a while. torch's setting is the process's, so the old one is put back."""
     before = torch.get_num_threads()
-    if count is None or count == before:
+    if count == before:
         yield
         return
     torch.set_num_threads(count)
@@ -137,12 +160,6 @@ def _threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _to_images(pixels: Tensor) -> list[Image.Image]:
-    """Return images of pixels [B, 3, H, W], about -1 to 1."""
-    levels = pixels.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-    return [Image.fromarray(picture.numpy()) for picture in levels.permute(0, 2, 3, 1).cpu().contiguous()]
 
 
 def _given(value: int | None) -> int:

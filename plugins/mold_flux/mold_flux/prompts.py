@@ -25,14 +25,12 @@ class PromptEncoder:
         t5: T5Encoder,
         t5_tokenizer: T5Tokenizer,
         device: str,
-        dtype: torch.dtype,
     ) -> None:
         self.clip = clip
         self.t5 = t5
         self._clip_tokenizer = clip_tokenizer
         self._t5_tokenizer = t5_tokenizer
         self._device = device
-        self._dtype = dtype
         self._remembered: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
 
     def knows(self, prompts: Sequence[str]) -> bool:
@@ -51,8 +49,8 @@ class PromptEncoder:
         if prompt in self._remembered:
             self._remembered.move_to_end(prompt)
             return self._remembered[prompt]
-        tokens = self.t5(self._t5_tokenizer.encode([prompt]).to(self._device)).to(self._dtype)
-        pooled = self.clip(self._clip_tokenizer.encode([prompt]).to(self._device)).to(self._dtype)
+        tokens = self.t5(self._t5_tokenizer.encode([prompt]).to(self._device))
+        pooled = self.clip(self._clip_tokenizer.encode([prompt]).to(self._device))
         self._remembered[prompt] = (tokens, pooled)
         if len(self._remembered) > _REMEMBERED:
             self._remembered.popitem(last=False)

@@ -6,7 +6,7 @@ import math
 
 from attrs import frozen
 
-__all__ = ["DEV", "SCHNELL", "Schedule"]
+__all__ = ["DEV", "SCHNELL", "Schedule", "start_index"]
 
 
 @frozen(kw_only=True)
@@ -40,3 +40,11 @@ class Schedule:
 
 SCHNELL = Schedule()
 DEV = Schedule(dynamic=True)
+
+
+def start_index(steps: int, strength: float) -> int:
+    """Return the number of the step at which image-to-image begins.
+
+    `strength` 1 makes all the steps, 0 none; in between the last floor(steps * strength) are made.
+    """
+    return steps - min(steps, math.floor(steps * strength + 1e-9))  # 0.29 * 100 is 28.999999999999996

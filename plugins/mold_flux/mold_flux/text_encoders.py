@@ -5,6 +5,8 @@ CLIP (Radford et al. 2021, arXiv 2103.00020) gives one pooled vector per prompt,
 published files (clip_l.safetensors, t5xxl_fp16.safetensors). Weights compute in the dtype their embeddings have.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +16,20 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from mold_core import CheckpointError
+
+__all__ = [
+    "CLIP_L",
+    "T5_XXL",
+    "ClipConfig",
+    "ClipTextEncoder",
+    "ClipTokenizer",
+    "PromptTokenizer",
+    "T5Config",
+    "T5Encoder",
+    "T5Tokenizer",
+]
 
 
 @frozen(kw_only=True)
@@ -127,7 +143,7 @@ class ClipTextEncoder(nn.Module):
         self.text_model = ClipTextModel(config)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Returns pooled embeddings [B, hidden_size]: the last hidden state at each prompt's first EOS token.
+        """Return pooled embeddings [B, hidden_size]: the last hidden state at each prompt's first EOS token.
 
         ids [B, T], int64, each row holding at least one EOS.
         """
@@ -231,13 +247,13 @@ class T5Encoder(nn.Module):
         self.encoder = T5Stack(config)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Returns embeddings [B, T, hidden_size] of ids [B, T], int64.
+        """Return embeddings [B, T, hidden_size] of ids [B, T], int64.
 
         Padding is attended to like any token: FLUX was trained so.
         """
         x = self.shared(ids)
         buckets = relative_buckets(ids.shape[1], self.config.buckets, self.config.max_distance).to(ids.device)
-        bias = self.encoder.block[0].layer[0].SelfAttention.relative_attention_bias(buckets)
+        bias = self.get_submodule("encoder.block.0.layer.0.SelfAttention.relative_attention_bias")(buckets)
         bias = bias.permute(2, 0, 1)[None].to(x.dtype).contiguous()
         for block in self.encoder.block:
             x = block(x, bias)
@@ -245,7 +261,7 @@ class T5Encoder(nn.Module):
 
 
 def relative_buckets(length: int, buckets: int, max_distance: int) -> Tensor:
-    """Returns bucket numbers [length, length] for key minus query position (arXiv 1910.10683, section 2.1).
+    """Return bucket numbers [length, length] for key minus query position (arXiv 1910.10683, section 2.1).
 
     Half of the buckets are for keys after the query; of each half, the first half holds single distances, the rest
     distances growing logarithmically up to max_distance.
@@ -260,7 +276,7 @@ def relative_buckets(length: int, buckets: int, max_distance: int) -> Tensor:
 
 
 def finite(x: Tensor) -> Tensor:
-    """Returns x, in fp16 held within its range: T5's residual stream grows beyond it."""
+    """Return x, in fp16 held within its range: T5's residual stream grows beyond it."""
     return x.clamp(-64504, 64504) if x.dtype == torch.float16 else x
 
 
@@ -274,24 +290,24 @@ class PromptTokenizer:
         self._tokenizer = Tokenizer.from_file(str(path))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        missing = [token for token in (bos, eos, pad) if token and self._tokenizer.token_to_id(token) is None]
+        ids = {token: self._tokenizer.token_to_id(token) for token in (bos, eos, pad) if token}
+        missing = [token for token, number in ids.items() if number is None]
         if missing:
-            raise ValueError(f"{path} has no token {', '.join(missing)}; it is no tokenizer for this text encoder")
-        self.bos_id: int | None = self._tokenizer.token_to_id(bos) if bos else None
-        self.eos_id: int = self._tokenizer.token_to_id(eos)
-        self.pad_id: int = self._tokenizer.token_to_id(pad)
+            raise CheckpointError(f"{path} is no tokenizer for this text encoder: it lacks {', '.join(missing)}")
+        self._start = [ids[bos]] if bos else []
+        self._end = ids[eos]
+        self._pad = ids[pad]
         self.length = length
 
     def encode(self, prompts: Sequence[str], length: int | None = None) -> Tensor:
-        """Returns ids [B, length], int64: BOS (if any), at most as many tokens as fit, EOS, padding."""
+        """Return ids [B, length], int64: BOS (if any), at most as many tokens as fit, EOS, padding."""
         return torch.tensor([self._row(prompt, length or self.length) for prompt in prompts], dtype=torch.int64)
 
     def _row(self, prompt: str, length: int) -> list[int]:
         text = prompt.encode("utf-8", "replace").decode("utf-8")  # JSON can bring half surrogate pairs
-        start = [] if self.bos_id is None else [self.bos_id]
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        row = [*start, *ids[: length - len(start) - 1], self.eos_id]
-        return row + [self.pad_id] * (length - len(row))
+        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        row = [*self._start, *ids[: length - len(self._start) - 1], self._end]
+        return row + [self._pad] * (length - len(row))
 
 
 class ClipTokenizer(PromptTokenizer):

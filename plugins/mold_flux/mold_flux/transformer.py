@@ -12,6 +12,8 @@ every block for every step, so that a quarter of FLUX's weights is read once per
 NOTE: no code here looks at the weight of a Linear; packed (still quantised) layers may take the place of any of them.
 """
 
+from __future__ import annotations
+
 import functools
 import math
 from collections.abc import Sequence
@@ -20,6 +22,8 @@ import torch
 from attrs import field, frozen
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+__all__ = ["FLUX_DEV", "FLUX_SCHNELL", "Conditioning", "FluxConfig", "FluxTransformer", "rope"]
 
 TIME_CHANNELS = 256
 
@@ -61,35 +65,24 @@ FLUX_DEV = FluxConfig()
 FLUX_SCHNELL = FluxConfig(guidance_embed=False)
 
 
-def token_positions(text_tokens: int, height: int, width: int) -> Tensor:
-    """Returns positions [text_tokens + height*width, 3]: zeros for text, (0, row, column) for image tokens."""
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    image = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).flatten(0, 1)
-    return torch.cat([torch.zeros(text_tokens, 3, dtype=image.dtype), image])
-
-
-def rope_table(positions: Tensor, axes_dim: Sequence[int], theta: float) -> Tensor:
-    """Returns rotations [tokens, head_dim / 2], complex64, for positions [tokens, axes].
-
-    Each axis turns its own share of a head's channel pairs (RoFormer, arXiv 2104.09864); angles are computed in fp64.
-    """
-    angles = [
-        positions[:, axis].double()[:, None] * theta ** -(torch.arange(0, dim, 2, dtype=torch.float64) / dim)
-        for axis, dim in enumerate(axes_dim)
-    ]
-    angle = torch.cat(angles, dim=-1)
-    return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
-
-
 @functools.lru_cache(maxsize=8)
 def rope(config: FluxConfig, text_tokens: int, height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
-    """Returns the rotations for text_tokens and an image of height x width tokens, remembered by shape."""
+    """Return rotations [text_tokens + height*width, head_dim / 2], complex64, remembered by shape.
+
+    A text token is at (0, 0, 0), an image token at (0, row, column); each axis turns its own share of a head's channel
+    pairs (RoFormer, arXiv 2104.09864). Angles are computed in fp64.
+    """
     with torch.inference_mode(False):  # a tensor made in inference mode could not be used in training later
-        return rope_table(token_positions(text_tokens, height, width), config.axes_dim, config.theta).to(device)
+        rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        image = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).flatten(0, 1)
+        positions = F.pad(image, (0, 0, text_tokens, 0)).double()
+        shares = [config.theta ** -(torch.arange(0, dim, 2).double() / dim) for dim in config.axes_dim]
+        angles = torch.cat([positions[:, [axis]] * share for axis, share in enumerate(shares)], dim=-1)
+        return torch.polar(torch.ones_like(angles), angles).to(torch.complex64).to(device)
 
 
 def sinusoid(t: Tensor, channels: int = TIME_CHANNELS, period: float = 10_000) -> Tensor:
-    """Returns [*t.shape, channels] fp32: cosines, then sines, of 1000 t at geometrically falling frequencies."""
+    """Return [*t.shape, channels] fp32: cosines, then sines, of 1000 t at geometrically falling frequencies."""
     half = channels // 2
     frequencies = period ** -(torch.arange(half, dtype=torch.float32, device=t.device) / half)
     angles = (1000 * t.float())[..., None] * frequencies
@@ -97,14 +90,14 @@ def sinusoid(t: Tensor, channels: int = TIME_CHANNELS, period: float = 10_000) -
 
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Returns layer-normed x [B, T, H] times scale plus shift, both [H] or [B, 1, H]; the 1 of `1 + scale` is in."""
+    """Return layer-normed x [B, T, H] times scale plus shift, both [H] or [B, 1, H]; the 1 of `1 + scale` is in."""
     if scale.ndim == 1:  # PERF: one kernel where the whole batch shares its modulation
         return F.layer_norm(x, scale.shape, scale, shift, eps=1e-6)
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), scale)
 
 
 def attention(query_key: Tensor, value: Tensor, rope: Tensor) -> Tensor:
-    """Returns softmax attention [B, T, H] of query_key [B, T, 2, heads, D], fp32, and value [B, T, heads, D]."""
+    """Return softmax attention [B, T, H] of query_key [B, T, 2, heads, D], fp32, and value [B, T, heads, D]."""
     turned = torch.view_as_complex(query_key.unflatten(-1, (-1, 2))) * rope[:, None, None]
     query, key = torch.view_as_real(turned).flatten(-2).to(value.dtype).unbind(2)
     out = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
@@ -133,13 +126,13 @@ class Modulation(nn.Module):
         self.blocks = blocks
 
     def forward(self, vector: Tensor) -> Tensor:
-        """Returns [..., 3 * blocks, 1, H]: (shift, 1 + scale, gate) for each residual branch; vector is silu'd."""
+        """Return [..., 3 * blocks, 1, H]: (shift, 1 + scale, gate) for each residual branch; vector is silu'd."""
         parts = self.lin(vector).unflatten(-1, (3 * self.blocks, 1, -1))
         return parts + parts.new_tensor([0.0, 1.0, 0.0] * self.blocks)[:, None, None]
 
 
-class RMSNorm(nn.Module):
-    """Holds the channel scales of one RMS norm (arXiv 1910.07467), under the official name."""
+class Scale(nn.Module):
+    """The channel scales of one RMS norm (arXiv 1910.07467), under the official name."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -151,11 +144,11 @@ class QueryKeyNorm(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.query_norm = RMSNorm(dim)
-        self.key_norm = RMSNorm(dim)
+        self.query_norm = Scale(dim)
+        self.key_norm = Scale(dim)
 
     def forward(self, query_key: Tensor) -> Tensor:
-        """Returns fp32 [B, T, 2, heads, D] for query_key [B, T, 2, heads, D]."""
+        """Return fp32 [B, T, 2, heads, D] for query_key [B, T, 2, heads, D]."""
         x = query_key.float()
         root = torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
         return x * root * torch.stack([self.query_norm.scale, self.key_norm.scale])[:, None].float()
@@ -172,7 +165,7 @@ class SelfAttention(nn.Module):
         self.heads = heads
 
     def query_key_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns normalised queries and keys [B, T, 2, heads, D] in fp32, and values [B, T, heads, D]."""
+        """Return normalised queries and keys [B, T, 2, heads, D] in fp32, and values [B, T, heads, D]."""
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
         return self.norm(qkv[:, :, :2]), qkv[:, :, 2]
 
@@ -196,7 +189,7 @@ class DoubleBlock(nn.Module):
     def forward(
         self, img: Tensor, txt: Tensor, modulation: tuple[Sequence[Tensor], Sequence[Tensor]], rope: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Returns the next (img [B, N, H], txt [B, L, H])."""
+        """Return the next (img [B, N, H], txt [B, L, H])."""
         (i_shift, i_scale, i_gate, *i_mlp), (t_shift, t_scale, t_gate, *t_mlp) = modulation
         t_query_key, t_value = self.txt_attn.query_key_value(modulated(txt, t_shift, t_scale))
         i_query_key, i_value = self.img_attn.query_key_value(modulated(img, i_shift, i_scale))
@@ -224,7 +217,7 @@ class SingleBlock(nn.Module):
         self.widths = [3 * hidden, config.mlp_size]
 
     def forward(self, x: Tensor, modulation: Sequence[Tensor], rope: Tensor) -> Tensor:
-        """Returns the next x [B, L + N, H]."""
+        """Return the next x [B, L + N, H]."""
         shift, scale, gate = modulation
         qkv, mlp = self.linear1(modulated(x, shift, scale)).split(self.widths, dim=-1)
         qkv = qkv.unflatten(-1, (3, self.heads, -1))
@@ -253,7 +246,7 @@ class FinalLayer(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 2 * hidden_size))
 
     def modulation(self, vector: Tensor) -> Tensor:
-        """Returns [..., 2, 1, H], (shift, 1 + scale), for a vector that is silu'd."""
+        """Return [..., 2, 1, H], (shift, 1 + scale), for a vector that is silu'd."""
         parts = self.adaLN_modulation[1](vector).unflatten(-1, (2, 1, -1))
         return parts + parts.new_tensor([0.0, 1.0])[:, None, None]
 
@@ -310,7 +303,7 @@ class FluxTransformer(nn.Module):
         guidance: Tensor | None,
         rope: Tensor,
     ) -> Tensor:
-        """Returns the velocity [B, N, out_channels]: noise minus picture, for a picture at noise level `timestep`.
+        """Return the velocity [B, N, out_channels]: noise minus picture, for a picture at noise level `timestep`.
 
         img [B, N, in_channels] packed latents, txt [B, L, context_dim], pooled [B, pooled_dim], all of the dtype to
         compute in; timestep [B] in 0 (picture) to 1 (noise); guidance [B] or None, as `config.guidance_embed` asks;
@@ -321,7 +314,7 @@ class FluxTransformer(nn.Module):
     def prepare(
         self, txt: Tensor, pooled: Tensor, timesteps: Tensor, guidance: Tensor | None, rope: Tensor
     ) -> Conditioning:
-        """Returns what is constant over the steps.
+        """Return what is constant over the steps.
 
         timesteps [S] shared by the batch, or [S, B]; the rest as in `forward`.
         """
@@ -348,7 +341,7 @@ class FluxTransformer(nn.Module):
         )
 
     def step(self, img: Tensor, conditioning: Conditioning, index: int) -> Tensor:
-        """Returns the velocity [B, N, out_channels] at the timestep numbered `index` of those prepared."""
+        """Return the velocity [B, N, out_channels] at the timestep numbered `index` of those prepared."""
         txt, rope, parts = conditioning.txt, conditioning.rope, -2 if conditioning.final.ndim == 3 else -3
         x = self.img_in(img)
         for double, (image, text) in zip(self.double_blocks, conditioning.double, strict=True):

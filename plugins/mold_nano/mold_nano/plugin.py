@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mold_core import hookimpl
 
 if TYPE_CHECKING:
-    from mold_core import ModelSpec
+    from mold_core import ModelSpec, Vocabulary
 
 __all__ = ["mold_models"]
 
-CATALOG = Path(__file__).parent / "models" / "catalog.toml"
+_HERE = Path(__file__).parent
+CATALOG = _HERE / "models" / "catalog.toml"
+VOCABULARY = _HERE / "vocabulary.toml"
 
 
 @hookimpl
 def mold_models() -> list[ModelSpec]:
     """Bring the models whose files lie beside this module."""
+    import attrs
+
     from mold_core import read_catalog
 
-    return read_catalog(CATALOG, embedded=True)
+    return [attrs.evolve(spec, vocabulary=_vocabulary()) for spec in read_catalog(CATALOG, embedded=True)]
+
+
+def _vocabulary() -> Vocabulary:
+    from mold_core import Vocabulary
+
+    table = tomllib.loads(VOCABULARY.read_text("utf-8"))
+    summary = (
+        f"a {_either(table['objects'])}, one to three of a kind or two kinds together, in colours such as "
+        f"{_either(table['colours'][:3])}, with a place and a time of day; and flat shapes: {_either(table['shapes'])}"
+    )
+    return Vocabulary(words=tuple(table["words"]), summary=summary)
+
+
+def _either(words: list[str]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}"

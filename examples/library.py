@@ -1,0 +1,52 @@
+"""mold as a library: a picture, its progress, several at once, and a job that is cancelled."""
+
+from __future__ import annotations
+
+from mold_core import CancelledError, DenoiseStep, Engine, GenerateRequest, GenerateResponse
+
+
+def main() -> None:
+    """Run every example. All models of mold work the same; this one needs no download."""
+    with Engine() as engine:
+        one_picture(engine)
+        with_progress(engine)
+        several(engine)
+        cancelled(engine)
+
+
+def one_picture(engine: Engine) -> None:
+    """Make a picture and save it."""
+    response = engine.generate(GenerateRequest(prompt="a red house under a yellow moon", model="flux-nano"))
+    path = response.images[0].save("house.png")
+    print(f"{path}: seed {response.seed_used}, {response.generation_time_ms} ms")
+
+
+def with_progress(engine: Engine) -> None:
+    """Follow the steps of a job; the last thing that a stream gives is the response."""
+    for event in engine.stream(GenerateRequest(prompt="three green trees", model="flux-nano", steps=8)):
+        if isinstance(event, DenoiseStep):
+            print(f"step {event.step} of {event.total}")
+        elif isinstance(event, GenerateResponse):
+            event.images[0].save("trees.png")
+
+
+def several(engine: Engine) -> None:
+    """Submit several requests at once: those that fit together are computed together."""
+    prompts = ["a blue boat on the sea", "a white cat in the snow", "a pink castle on an island"]
+    jobs = [engine.submit(GenerateRequest(prompt=prompt, model="flux-nano")) for prompt in prompts]
+    for job in jobs:
+        job.result().images[0].save(f"{job.id}.png")
+
+
+def cancelled(engine: Engine) -> None:
+    """Cancel a job from anywhere; it stops between two steps."""
+    job = engine.submit(GenerateRequest(prompt="a yellow car", model="flux-nano", steps=100))
+    job.cancel()
+    try:
+        job.result()
+    except CancelledError as error:
+        print(error)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Whether the disks have room for what is about to come."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from mold_core.errors import OutputError
+
+__all__ = ["check_space", "in_words", "same_disk"]
+
+
+def check_space(what: str, needs: Iterable[tuple[Path, int]]) -> None:
+    """Raise OutputError, with what is needed and what is free, unless every (folder, bytes) finds room on its disk.
+
+    Folders need not exist yet. Needs on the same disk are added up.
+    """
+    totals: dict[int, int] = {}
+    folders: dict[int, Path] = {}
+    for folder, size_bytes in needs:
+        device = _device(folder)
+        folders.setdefault(device, _nearest(folder))
+        totals[device] = totals.get(device, 0) + size_bytes
+    for device, need in totals.items():
+        free = shutil.disk_usage(folders[device]).free
+        if need > free:
+            raise OutputError(
+                f"{what} needs {in_words(need)} more on the disk of {folders[device]}, {in_words(free)} are free",
+                field="models_dir",
+                value=str(folders[device]),
+                hint="make room, or let MOLD_MODELS_DIR name a folder on another disk",
+            )
+
+
+def same_disk(one: Path, other: Path) -> bool:
+    """Say whether two folders, which need not exist yet, are on the same disk."""
+    return _device(one) == _device(other)
+
+
+def in_words(size_bytes: int) -> str:
+    """Return a size for people, in GB of 10^9 bytes or in MB."""
+    return f"{size_bytes / 1e9:,.1f} GB" if size_bytes >= 1e8 else f"{size_bytes / 1e6:,.1f} MB"
+
+
+def _nearest(folder: Path) -> Path:
+    """Return the folder, or the nearest one above it that exists."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+
+
+def _device(folder: Path) -> int:
+    return _nearest(folder).stat().st_dev

@@ -1,0 +1,50 @@
+"""mold pull: fetch the files of a model."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from mold_core.cli.list_models import readable_size
+from mold_core.cli.state import State
+
+__all__ = ["command"]
+
+EPILOG = """\b
+Examples:
+  mold pull flux-schnell:bf16
+  HF_TOKEN=hf_… mold pull flux-dev:bf16       with a token, for files behind a licence
+  MOLD_MODELS_DIR=/big/models mold pull flux-schnell:bf16"""
+
+
+@click.command("pull", epilog=EPILOG, short_help="Fetch the files of a model.")
+@click.argument("model")
+@click.option("--skip-verify", is_flag=True, help="Do not compare files with the catalog's sizes and checksums.")
+@click.pass_obj
+def command(state: State, model: str, skip_verify: bool) -> None:
+    """Fetch the files of MODEL from the Hugging Face hub into the models folder.
+
+    Files that are here already are not fetched again, and an interrupted pull goes on where it stopped.
+    """
+    from mold_core.cli.progress import ProgressLine
+
+    # Warnings of huggingface_hub would tear the progress line; what matters of them mold says itself.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    engine = state.engine
+    spec = engine.resolve(model)
+    line = ProgressLine()
+    try:
+        files = engine.pull(spec.name, line, skip_verify=skip_verify)
+    except KeyboardInterrupt:
+        line.clear()
+        click.echo(f"note: what has come is kept; mold pull {spec.name} goes on with it", err=True)
+        raise
+    finally:
+        line.clear()
+    if not spec.embedded:
+        click.echo(
+            f"{click.style('✓', fg='green')} {spec.name} is here, {readable_size(files.size_bytes())}",
+            err=not sys.stdout.isatty(),
+        )

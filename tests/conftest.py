@@ -1,0 +1,55 @@
+"""Every test has a home of its own and none of the settings of the person who runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXECUTABLE = Path(sys.executable).parent / "mold"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The MOLD_HOME of the test; mold makes the folder when it needs it."""
+    for name in [name for name in os.environ if name.startswith("MOLD_")] + ["NO_COLOR", "FORCE_COLOR", "COLUMNS"]:
+        monkeypatch.delenv(name, raising=False)
+    path = tmp_path_factory.mktemp("mold") / "home"
+    monkeypatch.setenv("MOLD_HOME", str(path))
+    return path
+
+
+@pytest.fixture
+def mold_process(tmp_path: Path) -> Callable[..., subprocess.Popen[Any]]:
+    """Start the real executable: `mold_process("list", paths=[folder], MOLD_DEVICE="cpu", stdout=PIPE)`.
+
+    It runs in `tmp_path`. `paths` are folders to import from; names in capitals are environment variables; all else
+    goes to Popen. Warnings are errors there too.
+    """
+
+    def start(*arguments: str | Path, paths: list[Path] | None = None, **options: Any) -> subprocess.Popen[Any]:
+        variables = {name: options.pop(name) for name in list(options) if name.isupper()}
+        environment = {"MOLD_DEVICE": "cpu", "PYTHONPATH": os.pathsep.join(map(str, paths or ()))}
+        environment = {**os.environ, "PYTHONWARNINGS": "error", **environment, **variables}
+        options = {"cwd": tmp_path, "env": environment, **options}
+        return subprocess.Popen([EXECUTABLE, *arguments], **options)
+
+    return start
+
+
+@pytest.fixture
+def mold(mold_process: Callable[..., subprocess.Popen[Any]]) -> Callable[..., subprocess.CompletedProcess[Any]]:
+    """Run the real executable and return what came of it; `stdin` is its standard input."""
+
+    def run(*arguments: str | Path, stdin: Any = None, text: bool = True, **options: Any) -> Any:
+        piped = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with mold_process(*arguments, **{**piped, "text": text, **options}) as process:
+            out, err = process.communicate(stdin, timeout=60)
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    return run

@@ -1,0 +1,37 @@
+"""The documentation says what the code does."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+from mold_core import hookspecs
+
+ROOT = Path(__file__).parents[1]
+PLUGINS_PAGE = (ROOT / "docs" / "plugins.md").read_text("utf-8")
+EXAMPLE = (ROOT / "examples" / "mold_plasma" / "mold_plasma.py").read_text("utf-8")
+EXAMPLE_PROJECT = (ROOT / "examples" / "mold_plasma" / "pyproject.toml").read_text("utf-8")
+
+HOOKS = [name for name in vars(hookspecs) if name.startswith("mold_")]
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_every_hook_is_documented_with_its_exact_arguments(name: str) -> None:
+    arguments = ", ".join(inspect.signature(getattr(hookspecs, name)).parameters)
+    assert f"`{name}({arguments})`" in PLUGINS_PAGE
+
+
+def test_no_hook_is_documented_that_is_not_there() -> None:
+    assert set(re.findall(r"`(mold_\w+)\(", PLUGINS_PAGE)) == set(HOOKS)
+
+
+def test_the_tutorial_shows_the_example_as_it_is() -> None:
+    tutorial = PLUGINS_PAGE.partition("## A family in four steps")[2].partition("## What a good family")[0]
+    for language, block in re.findall(r"```(python|toml)\n(.*?)```", tutorial, re.DOTALL):
+        source = EXAMPLE if language == "python" else EXAMPLE_PROJECT
+        for line in block.splitlines():
+            elided = line.strip() == "..." or line.startswith("from mold_core import") or line.strip() == "return image"
+            assert elided or line in source.splitlines(), line

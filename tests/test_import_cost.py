@@ -1,0 +1,63 @@
+"""Heavy libraries are imported where a model is loaded, and never to show a help page or a list."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import entry_points
+
+import pytest
+
+HEAVY = ("torch", "transformers", "diffusers", "av", "falcon", "numpy", "huggingface_hub")
+
+PLUGIN_MODULES = sorted({entry.value for entry in entry_points(group="mold")})
+
+
+def imported_by(code: str) -> list[str]:
+    """Return which heavy libraries a fresh Python has imported after running `code`."""
+    report = f"print('imported:', *(name for name in {HEAVY!r} if name in sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys\n{code}\n{report}"], capture_output=True, text=True, check=True
+    )
+    return done.stdout.splitlines()[-1].split()[1:]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["list"], ["plugins"], ["info"], ["version"], ["run", "--help"], ["pull", "--help"]],
+    ids=" ".join,
+)
+def test_a_command_that_makes_no_picture_is_light(arguments: list[str]) -> None:
+    run = f"""
+from mold_core.cli.main import main
+sys.argv = ["mold", *{arguments!r}]
+try:
+    main()
+except SystemExit as exit_:
+    assert not exit_.code, exit_.code
+"""
+    assert imported_by(run) == []
+
+
+@pytest.mark.parametrize("module", ["mold_core", "mold_core.cli.main", "mold_core.testing", "mold_core.engine"])
+def test_a_module_of_the_core_is_light(module: str) -> None:
+    assert imported_by(f"import {module}") == []
+
+
+def test_all_public_names_together_are_light() -> None:
+    assert imported_by("import mold_core\nfor name in mold_core.__all__: getattr(mold_core, name)") == []
+
+
+@pytest.mark.parametrize("module", PLUGIN_MODULES)
+def test_the_module_of_a_plugin_is_light(module: str) -> None:
+    assert imported_by(f"import {module}") == []
+
+
+def test_importing_mold_core_imports_nothing_of_it_but_the_version() -> None:
+    code = "import sys, mold_core; print(*sorted(name for name in sys.modules if name.startswith('mold_core')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["mold_core", "mold_core.version"]
+
+
+def test_there_are_plugins_to_look_at() -> None:
+    assert PLUGIN_MODULES
