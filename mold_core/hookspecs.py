@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mold_core.engine.jobs import Job
     from mold_core.plugins import Plugins
     from mold_core.settings import Settings
+    from mold_core.weights import TensorSource
     from mold_core.wire import GenerateRequest, ProgressEvent
 
 __all__ = [
@@ -232,8 +233,11 @@ class WeightLoader(Protocol):
     def recognises(self, path: Path, head: bytes) -> bool:
         """Say whether the file is of this format, by its first 64 bytes; names are not trusted."""
 
-    def open(self, path: Path) -> Mapping[str, Any]:
-        """Return the tensors by name, read when they are looked up."""
+    def open(self, path: Path) -> Mapping[str, TensorSource]:
+        """Return the tensors by name: what the header tells, and the numbers when they are read.
+
+        Raises CheckpointError that names the path.
+        """
 
 
 class ChainRenderer(Protocol):

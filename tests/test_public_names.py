@@ -25,6 +25,7 @@ PACKAGES = [
     "mold_core.plugins",
     "mold_core.settings",
     "mold_core.testing",
+    "mold_core.weights",
     "mold_core.wire",
 ]
 MODULES = [name for _, name, _ in pkgutil.walk_packages(mold_core.__path__, "mold_core.") if "__main__" not in name]

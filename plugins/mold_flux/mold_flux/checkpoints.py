@@ -1,25 +1,25 @@
 """Checkpoint files → tensors under the names that mold's FLUX.1 modules have, and the sizes those tensors tell.
 
 Transformer files come in two layouts, Black Forest Labs' (the modules' own; ComfyUI puts a prefix before each name)
-and diffusers'; autoencoder files in latent diffusion's (the modules' own) and diffusers'. Sizes are read off shapes
-alone, so a file's header is enough. Nothing is dropped in silence: what is not named here stays, and `fill` refuses it.
+and diffusers'; autoencoder files in latent diffusion's (the modules' own) and diffusers'; T5 files with Hugging Face's
+names (the modules' own) or llama.cpp's. Tensors may be quantised: they are renamed and joined as they are. Sizes are
+read off shapes alone, so a file's header is enough. Nothing is dropped in silence: what is not named here stays, and
+`fill` refuses it.
 """
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any
 
-import torch
-from attrs import frozen
-from torch import Tensor, nn
+from torch import Tensor
 
 from mold_core import CheckpointError
+from mold_core.weights import PackedTensor, fill
 from mold_flux.autoencoder import AutoencoderConfig
+from mold_flux.diffusers_layout import autoencoder_name, from_diffusers, some
 from mold_flux.text_encoders import ClipConfig, T5Config
 from mold_flux.transformer import FluxConfig
 
@@ -29,13 +29,17 @@ __all__ = [
     "clip_config",
     "clip_tensors",
     "fill",
+    "lacks_embeddings",
     "t5_config",
     "t5_tensors",
     "transformer_config",
     "transformer_tensors",
+    "with_embeddings_of",
 ]
 
 Shapes = Mapping[str, Sequence[int]]
+Weight = Tensor | PackedTensor
+Weights = Mapping[str, Weight]
 
 # What files that hold a whole model put before the names of each part's tensors.
 _TRANSFORMER = ("model.diffusion_model.", "diffusion_model.")
@@ -45,7 +49,7 @@ _T5 = ("text_encoders.t5xxl.transformer.", "text_encoders.t5xxl.")
 _PARTS = (*_TRANSFORMER, *_AUTOENCODER, *_CLIP, *_T5)
 
 
-def transformer_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def transformer_tensors(tensors: Weights) -> dict[str, Weight]:
     """Return a FLUX.1 transformer's tensors by the names of `FluxTransformer`, from either layout.
 
     The official layout is only renamed; diffusers' separate query, key and value are joined, which copies them.
@@ -54,27 +58,45 @@ def transformer_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if any(name.startswith("double_blocks.") for name in found):
         return found
     if any(name.startswith("transformer_blocks.") for name in found):
-        return _from_diffusers(found)
-    raise CheckpointError(f"this is no FLUX.1 transformer: there are no double blocks among {_some(found)}")
+        return from_diffusers(found)
+    raise CheckpointError(f"this is no FLUX.1 transformer: there are no double blocks among {some(found)}")
 
 
-def autoencoder_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+# What some GGUF files of fine-tunes leave out, because it is the same in all of them.
+_EMBEDDINGS = ("img_in.", "txt_in.", "time_in.", "vector_in.")
+
+
+def lacks_embeddings(tensors: Weights) -> bool:
+    """Say whether a transformer, by the names of `FluxTransformer`, lacks layers that fine-tunes have in common."""
+    return not all(any(name.startswith(layer) for name in tensors) for layer in _EMBEDDINGS)
+
+
+def with_embeddings_of(tensors: Weights, donor: Weights) -> dict[str, Weight]:
+    """Return a transformer's tensors with the embedding layers that it lacks taken from another's.
+
+    Both by the names of `FluxTransformer`.
+    """
+    lent = (*_EMBEDDINGS, "guidance_in.")
+    return {**{name: tensor for name, tensor in donor.items() if name.startswith(lent)}, **tensors}
+
+
+def autoencoder_tensors(tensors: Weights) -> dict[str, Weight]:
     """Return an autoencoder's tensors by the names of `Autoencoder`, from either layout."""
     found = _part(tensors, _AUTOENCODER)
     if "decoder.conv_in.weight" not in found:
-        raise CheckpointError(f"this is no FLUX.1 autoencoder: there is no decoder.conv_in among {_some(found)}")
+        raise CheckpointError(f"this is no FLUX.1 autoencoder: there is no decoder.conv_in among {some(found)}")
     if not any(name.startswith("decoder.up_blocks.") for name in found):
         return found
     levels = _count(found, "decoder.up_blocks")
-    renamed = {_autoencoder_name(name, levels): tensor for name, tensor in found.items()}
+    renamed = {autoencoder_name(name, levels): tensor for name, tensor in found.items()}
     pointwise = re.compile(r"mid\.attn_1\.(q|k|v|proj_out)\.weight$")  # diffusers has linear layers here
     return {
-        name: tensor[:, :, None, None] if pointwise.search(name) and tensor.ndim == 2 else tensor
+        name: _pointwise(tensor) if pointwise.search(name) and tensor.ndim == 2 else tensor
         for name, tensor in renamed.items()
     }
 
 
-def clip_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def clip_tensors(tensors: Weights) -> dict[str, Weight]:
     """Return a CLIP text encoder's tensors by the names of `ClipTextEncoder`.
 
     A whole CLIP's image half and projections, which FLUX.1 does not use, are left out.
@@ -82,19 +104,25 @@ def clip_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     unused = re.compile(r"(vision_model\.|visual_projection\.|text_projection|logit_scale|.*\.position_ids$)")
     found = {name: tensor for name, tensor in _part(tensors, _CLIP).items() if not unused.match(name)}
     if not any(name.endswith("embeddings.token_embedding.weight") for name in found):
-        raise CheckpointError(f"this is no CLIP text encoder: there is no token_embedding among {_some(found)}")
+        raise CheckpointError(f"this is no CLIP text encoder: there is no token_embedding among {some(found)}")
     return {name if name.startswith("text_model.") else f"text_model.{name}": tensor for name, tensor in found.items()}
 
 
-def t5_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a T5 encoder's tensors by the names of `T5Encoder`. A whole T5's decoder is left out."""
-    unused = re.compile(r"(decoder\.|lm_head\.)")
-    found = {name: tensor for name, tensor in _part(tensors, _T5).items() if not unused.match(name)}
+def t5_tensors(tensors: Weights) -> dict[str, Weight]:
+    """Return a T5 encoder's tensors by the names of `T5Encoder`, from files with Hugging Face's names or GGUF's.
+
+    A whole T5's decoder, and the tokenizer that some fp8 files bring, are left out.
+    """
+    unused = re.compile(r"(decoder\.|lm_head\.|dec\.|output\.weight$|spiece_model$)")
+    part = _part(tensors, _T5)
+    if any(name.startswith("enc.blk.") for name in part):
+        part = {_t5_name(name): tensor for name, tensor in part.items()}
+    found = {name: tensor for name, tensor in part.items() if not unused.match(name)}
     twin = found.pop("encoder.embed_tokens.weight", None)  # the same embedding, under its other name
     if twin is not None:
         found.setdefault("shared.weight", twin)
     if "shared.weight" not in found:
-        raise CheckpointError(f"this is no T5 encoder: there is no shared.weight among {_some(found)}")
+        raise CheckpointError(f"this is no T5 encoder: there is no shared.weight among {some(found)}")
     return found
 
 
@@ -179,28 +207,7 @@ def t5_config(shapes: Shapes, **known: Any) -> T5Config:
     return T5Config(**{**sizes, **known})
 
 
-def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:
-    """Make `tensors` the weights of `module`, without a copy; every one must be there and none left over.
-
-    Raises CheckpointError naming `source` (a path) and the first of the tensors that do not fit.
-    """
-    wanted = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    problems = [
-        *(f"lacks {name}" for name in wanted if name not in tensors),
-        *(f"has {name}, which the model does not" for name in tensors if name not in wanted),
-        *(
-            f"has {name} of shape {list(tensor.shape)} where {list(wanted[name])} is needed"
-            for name, tensor in tensors.items()
-            if name in wanted and tensor.shape != wanted[name]
-        ),
-    ]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise CheckpointError(f"{source} is of another model: it {'; it '.join(problems[:3])}{more}")
-    module.load_state_dict(tensors, assign=True)
-
-
-def _part(tensors: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+def _part(tensors: Weights, prefixes: tuple[str, ...]) -> dict[str, Weight]:
     """Return the tensors that have one of the prefixes, without it, and those that have no part's prefix."""
     prefix = next((prefix for prefix in prefixes if any(name.startswith(prefix) for name in tensors)), None)
     return {
@@ -210,124 +217,38 @@ def _part(tensors: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str,
     }
 
 
-@frozen
-class _Target:
-    """Where a tensor of diffusers' layout goes: to `name`, as the rows numbered `place` of the `of` joined there."""
-
-    name: str
-    place: int = 0
-    of: int = 1
-    swapped: bool = False
-
-
-_TOP = {
-    "x_embedder": "img_in",
-    "context_embedder": "txt_in",
-    "time_text_embed.timestep_embedder.linear_1": "time_in.in_layer",
-    "time_text_embed.timestep_embedder.linear_2": "time_in.out_layer",
-    "time_text_embed.text_embedder.linear_1": "vector_in.in_layer",
-    "time_text_embed.text_embedder.linear_2": "vector_in.out_layer",
-    "time_text_embed.guidance_embedder.linear_1": "guidance_in.in_layer",
-    "time_text_embed.guidance_embedder.linear_2": "guidance_in.out_layer",
-    "proj_out": "final_layer.linear",
+# GGUF's names (llama.cpp's) of the layers of a T5 encoder; the gate is the half of the MLP that GELU is applied to.
+_T5_LAYERS = {
+    "attn_q": "0.SelfAttention.q",
+    "attn_k": "0.SelfAttention.k",
+    "attn_v": "0.SelfAttention.v",
+    "attn_o": "0.SelfAttention.o",
+    "attn_rel_b": "0.SelfAttention.relative_attention_bias",
+    "attn_norm": "0.layer_norm",
+    "ffn_gate": "1.DenseReluDense.wi_0",
+    "ffn_up": "1.DenseReluDense.wi_1",
+    "ffn_down": "1.DenseReluDense.wo",
+    "ffn_norm": "1.layer_norm",
 }
-_DOUBLE = {
-    "norm1.linear": "img_mod.lin",
-    "norm1_context.linear": "txt_mod.lin",
-    "attn.norm_q": "img_attn.norm.query_norm",
-    "attn.norm_k": "img_attn.norm.key_norm",
-    "attn.norm_added_q": "txt_attn.norm.query_norm",
-    "attn.norm_added_k": "txt_attn.norm.key_norm",
-    "attn.to_out.0": "img_attn.proj",
-    "attn.to_add_out": "txt_attn.proj",
-    "ff.net.0.proj": "img_mlp.0",
-    "ff.net.2": "img_mlp.2",
-    "ff_context.net.0.proj": "txt_mlp.0",
-    "ff_context.net.2": "txt_mlp.2",
-}
-_SINGLE = {
-    "norm.linear": "modulation.lin",
-    "attn.norm_q": "norm.query_norm",
-    "attn.norm_k": "norm.key_norm",
-    "proj_out": "linear2",
-}
-_DOUBLE_QKV = {
-    **{f"attn.to_{one}": ("img_attn.qkv", place) for place, one in enumerate("qkv")},
-    **{f"attn.add_{one}_proj": ("txt_attn.qkv", place) for place, one in enumerate("qkv")},
-}
-_SINGLE_PARTS = ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")
 
 
-def _target(name: str) -> _Target:
-    """Return where a tensor of diffusers' layout goes; an unknown one stays under its name."""
-    layer, _, kind = name.rpartition(".")
-    if layer in _TOP:
-        return _Target(f"{_TOP[layer]}.{kind}")
-    if layer == "norm_out.linear":  # diffusers has scale before shift
-        return _Target(f"final_layer.adaLN_modulation.1.{kind}", swapped=True)
-    block = re.fullmatch(r"(single_)?transformer_blocks\.(\d+)\.(.+)", layer)
-    if block is None:
-        return _Target(name)
-    single, number, inner = block.groups()
-    own = f"{'single' if single else 'double'}_blocks.{number}"
-    if inner in (_SINGLE if single else _DOUBLE):
-        renamed = (_SINGLE if single else _DOUBLE)[inner]
-        return _Target(f"{own}.{renamed}.{'scale' if renamed.endswith('_norm') else kind}")
-    if single and inner in _SINGLE_PARTS:
-        return _Target(f"{own}.linear1.{kind}", _SINGLE_PARTS.index(inner), 4)
-    if not single and inner in _DOUBLE_QKV:
-        joined, place = _DOUBLE_QKV[inner]
-        return _Target(f"{own}.{joined}.{kind}", place, 3)
-    return _Target(name)
+def _t5_name(name: str) -> str:
+    """Return where a tensor of a GGUF T5 encoder goes; an unknown one stays under its name."""
+    block = re.fullmatch(r"enc\.blk\.(\d+)\.(\w+)\.weight", name)
+    if block and block[2] in _T5_LAYERS:
+        return f"encoder.block.{block[1]}.layer.{_T5_LAYERS[block[2]]}.weight"
+    top = {"token_embd.weight": "shared.weight", "enc.output_norm.weight": "encoder.final_layer_norm.weight"}
+    return top.get(name, name)
 
 
-def _from_diffusers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors of diffusers' layout in the official one, rows of several joined in order."""
-    rows: dict[str, dict[int, str]] = defaultdict(dict)
-    targets = {name: _target(name) for name in tensors}
-    for name, where in targets.items():
-        rows[where.name][where.place] = name
-    joined = {}
-    for name, sources in rows.items():
-        where = targets[next(iter(sources.values()))]
-        lacking = where.of - len(sources)
-        if lacking:
-            raise CheckpointError(
-                f"{name} lacks {lacking} of its {where.of} parts: there is only {_some(sources.values())}"
-            )
-        parts = [tensors[sources[place]] for place in range(where.of)]
-        if where.swapped:
-            parts = list(reversed(parts[0].chunk(2)))
-        joined[name] = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return joined
-
-
-def _autoencoder_name(name: str, levels: int) -> str:
-    """Return the latent diffusion name of a tensor of diffusers' autoencoder."""
-    name = re.sub(r"up_blocks\.(\d+)", lambda found: f"up.{levels - 1 - int(found[1])}", name)
-    name = re.sub(r"mid_block\.resnets\.(\d+)", lambda found: f"mid.block_{int(found[1]) + 1}", name)
-    for theirs, ours in (
-        ("down_blocks", "down"),
-        ("resnets", "block"),
-        ("downsamplers.0", "downsample"),
-        ("upsamplers.0", "upsample"),
-        ("conv_shortcut", "nin_shortcut"),
-        ("conv_norm_out", "norm_out"),
-        ("mid_block.attentions.0", "mid.attn_1"),
-        ("group_norm", "norm"),
-        ("to_out.0", "proj_out"),
-    ):
-        name = name.replace(f"{theirs}.", f"{ours}.")
-    return re.sub(r"\.to_([qkv])\.", r".\1.", name)
+def _pointwise(tensor: Weight) -> Tensor:
+    """Return a linear layer's weight as that of a convolution over single pixels."""
+    return (tensor if isinstance(tensor, Tensor) else tensor.expand())[:, :, None, None]
 
 
 def _count(names: Iterable[str], prefix: str) -> int:
     """Return how many different numbers follow `prefix` in the names."""
     return len({name.removeprefix(f"{prefix}.").split(".")[0] for name in names if name.startswith(f"{prefix}.")})
-
-
-def _some(names: Iterable[str]) -> str:
-    return ", ".join(islice(names, 3)) or "its tensors, of which there are none"
 
 
 @contextmanager

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from mold_core import CheckpointError, WeightLoad
+from mold_core.weights import fill, read_weights
 from mold_flux import checkpoints
 from mold_flux.autoencoder import Autoencoder
 from mold_flux.pipeline import FluxPipeline, fast_dtype
@@ -23,15 +22,33 @@ from mold_flux.transformer import FluxTransformer
 
 if TYPE_CHECKING:
     from mold_core import LoadContext, LocalFiles, ModelSpec
+    from mold_flux.checkpoints import Weights
 
 __all__ = ["load_pipeline"]
 
 Module = TypeVar("Module", bound=nn.Module)
-Tensors = Mapping[str, Tensor]
 
 # What the weights of the published variants do not tell: how noise levels are spaced, and to how many T5 tokens
 # prompts were padded in training.
 _VARIANTS = {"dev": (DEV, 512), "schnell": (SCHNELL, 256)}
+
+# Transformers that lend their embedding layers to GGUF files without any: the first that is here, below the models
+# folder; and what to pull where there is none.
+_DONORS = {
+    "dev": (
+        "flux-dev-q8/flux1-dev-Q8_0.gguf",
+        "flux-dev-q6/flux1-dev-Q6_K.gguf",
+        "flux-dev-q4/flux1-dev-Q4_1.gguf",
+        "flux-krea-q8/flux1-krea-dev-Q8_0.gguf",
+        "flux-krea-q6/flux1-krea-dev-Q6_K.gguf",
+        "flux-krea-q4/flux1-krea-dev-Q4_1.gguf",
+    ),
+    "schnell": (
+        "flux-schnell-q8/flux1-schnell-Q8_0.gguf",
+        "flux-schnell-q6/flux1-schnell-Q6_K.gguf",
+        "flux-schnell-q4/flux1-schnell-Q4_1.gguf",
+    ),
+}
 
 
 def load_pipeline(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> FluxPipeline:
@@ -39,11 +56,12 @@ def load_pipeline(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> F
 
     Sizes are read off the weights. ``options.variant`` (dev, schnell) says what they do not tell; the tables
     ``transformer``, ``autoencoder``, ``clip`` and ``t5`` of the options, and ``text_tokens``, say it of models that
-    are not FLUX.1's size. Raises CheckpointError naming the file.
+    are not FLUX.1's size. Quantised weights stay so in memory unless ``expand`` is true. ``donors`` lists transformer
+    files, below the models folder, that lend embedding layers to one without. Raises CheckpointError naming the file.
     """
     options = spec.options
     schedule, text_tokens = _VARIANTS[options["variant"]]
-    loader = _Loader(files, options, context, fast_dtype(context.device))
+    loader = _Loader(spec, files, context, fast_dtype(context.device))
     prompts = PromptEncoder(
         loader.load("clip_encoder", "clip", checkpoints.clip_tensors, checkpoints.clip_config, ClipTextEncoder),
         ClipTokenizer(files.one("clip_tokenizer")),
@@ -55,7 +73,7 @@ def load_pipeline(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> F
         transformer=loader.load(
             "transformer",
             "transformer",
-            checkpoints.transformer_tensors,
+            loader.transformer_tensors,
             checkpoints.transformer_config,
             FluxTransformer,
         ),
@@ -72,9 +90,10 @@ def load_pipeline(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> F
 class _Loader:
     """Builds networks and fills them from their files, one after the other."""
 
-    def __init__(self, files: LocalFiles, options: Mapping[str, Any], context: LoadContext, dtype: torch.dtype) -> None:
+    def __init__(self, spec: ModelSpec, files: LocalFiles, context: LoadContext, dtype: torch.dtype) -> None:
+        self._spec = spec
+        self._options = spec.options
         self._files = files
-        self._options = options
         self._context = context
         self._dtype = dtype
         self._loaded_bytes = 0
@@ -84,27 +103,52 @@ class _Loader:
         self,
         component: str,
         table: str,
-        tensors_of: Callable[[Tensors], Tensors],
+        tensors_of: Callable[[Weights], Weights],
         config_of: Callable[..., Any],
         network: Callable[[Any], Module],
     ) -> Module:
         """Return a network with the weights of a component's file, in the dtype and on the device to run on."""
         path = self._files.one(component)
+        found = read_weights(path)
         try:
-            tensors = tensors_of(_read(path, self._context.device))
+            tensors = tensors_of(found)
             config = config_of(
                 {name: tuple(tensor.shape) for name, tensor in tensors.items()}, **self._options.get(table, {})
             )
         except CheckpointError as error:
-            raise CheckpointError(f"{path}: {error}") from None
+            raise CheckpointError(f"{path}: {error.message}", hint=error.hint) from None
         with torch.device("meta"), _WithoutInitialising():
             module = network(config)
-        checkpoints.fill(module, {name: tensor.to(self._dtype) for name, tensor in tensors.items()}, path)
+        device, expand = self._context.device, bool(self._options.get("expand"))
+        fill(module, tensors, path, dtype=self._dtype, device=device, expand=expand)
         self._loaded_bytes += path.stat().st_size
         self._context.report(
             WeightLoad(bytes_loaded=self._loaded_bytes, bytes_total=self._total_bytes, component=component)
         )
         return module.eval().requires_grad_(False)
+
+    def transformer_tensors(self, tensors: Weights) -> Weights:
+        """Return a transformer's tensors, with the embedding layers of a donor where the file has none."""
+        own = checkpoints.transformer_tensors(tensors)
+        if not checkpoints.lacks_embeddings(own):
+            return own
+        variant = self._options["variant"]
+        folder = self._models_folder()
+        for donor in self._options.get("donors", _DONORS[variant]):
+            if (folder / donor).is_file():
+                lent = checkpoints.transformer_tensors(read_weights(folder / donor))
+                return checkpoints.with_embeddings_of(own, lent)
+        raise CheckpointError(
+            "this file leaves out the layers that fine-tunes of FLUX.1 have in common (img_in, time_in, …), and no"
+            " model that could lend them is downloaded",
+            hint=f"mold pull flux-{variant}:q8 fetches one",
+        )
+
+    def _models_folder(self) -> Path:
+        """Return the folder that the paths of the catalog entry are relative to."""
+        entry = next(file for file in self._spec.files if file.component == "transformer")
+        path = self._files.one("transformer")
+        return path.parents[min(len(Path(entry.path).parts), len(path.parents)) - 1]
 
 
 class _WithoutInitialising(TorchFunctionMode):
@@ -117,13 +161,3 @@ class _WithoutInitialising(TorchFunctionMode):
         if getattr(function, "__module__", None) == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
         return function(*args, **(kwargs or {}))
-
-
-def _read(path: Path, device: str) -> dict[str, Tensor]:
-    with path.open("rb") as file:
-        if file.read(4) == b"GGUF":
-            raise CheckpointError("GGUF files cannot be read by this version of mold; use a safetensors model")
-    try:
-        return load_file(path, device=device)
-    except (SafetensorError, ValueError) as error:
-        raise CheckpointError(f"this is not a whole safetensors file: {error}") from None

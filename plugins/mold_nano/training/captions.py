@@ -68,16 +68,25 @@ SIDE_WORDS = {
     "right": ("on the right", "on the right side", "to the right", "at the right"),
     "centre": ("in the middle", "in the center", "in the centre"),
 }
-BESIDE = ("{a} and {b}",) * 3 + (
-    "{a} next to {b}", "{a} next to {b}", "{a} beside {b}", "{a} with {b}", "{a} near {b}",
-    "{a} left of {b}", "{a} left of {b}", "{a} to the left of {b}", "{a} to the left of {b}", "{a} on the left of {b}",
-    "{b} right of {a}", "{b} right of {a}", "{b} to the right of {a}", "{b} to the right of {a}",
-    "{b} on the right of {a}", "{a} on the left and {b} on the right", "{b} on the right and {a} on the left",
-)  # fmt: skip
-STACKED = (
-    "{a} above {b}", "{a} above {b}", "{a} above {b}", "{a} over {b}", "{a} on top of {b}",
-    "{b} below {a}", "{b} below {a}", "{b} under {a}", "{b} under {a}", "{b} beneath {a}", "{b} underneath {a}",
-)  # fmt: skip
+# Wordings that name the left or the upper thing first, and those that name it last.
+FORWARD = {
+    "beside": ("{a} and {b}",) * 3 + (
+        "{a} next to {b}", "{a} next to {b}", "{a} beside {b}", "{a} with {b}", "{a} near {b}", "{a} left of {b}",
+        "{a} left of {b}", "{a} to the left of {b}", "{a} to the left of {b}", "{a} on the left of {b}",
+        "{a} on the left and {b} on the right",
+    ),
+    "stacked": ("{a} above {b}",) * 3 + ("{a} over {b}", "{a} on top of {b}"),
+}  # fmt: skip
+BACKWARD = {
+    "beside": (
+        "{b} right of {a}", "{b} right of {a}", "{b} to the right of {a}", "{b} to the right of {a}",
+        "{b} on the right of {a}", "{b} on the right and {a} on the left",
+    ),
+    "stacked": (
+        "{b} below {a}", "{b} below {a}", "{b} under {a}", "{b} under {a}", "{b} beneath {a}", "{b} underneath {a}",
+    ),
+}  # fmt: skip
+BACKWARD_SHARE = 0.35
 OPENINGS = (
     "a drawing of", "a picture of", "an image of", "a painting of", "an illustration of", "draw", "show me", "paint",
     "please draw", "a photo of", "there is", "a simple drawing of", "a beautiful painting of", "a nice picture of",
@@ -110,11 +119,12 @@ def named(thing: Thing, rng: Random, *, plural: bool = False, size: str = "") ->
     return " ".join(word for word in (size, colour, noun) if word)
 
 
-def subject(scene: Scene, rng: Random) -> str:
+def subject(scene: Scene, rng: Random, backward: float) -> str:
     """Returns what the picture shows, with its count, its size and its places in the picture."""
     if scene.arrangement in ("beside", "stacked"):
         a, b = (with_article(named(thing, rng), rng) for thing in scene.things)
-        return rng.choice(BESIDE if scene.arrangement == "beside" else STACKED).format(a=a, b=b)
+        wordings = BACKWARD if rng.random() < backward else FORWARD
+        return rng.choice(wordings[scene.arrangement]).format(a=a, b=b)
     thing = scene.things[0]
     if scene.arrangement == "row":
         return f"{rng.choice(COUNT_WORDS[scene.count])} {named(thing, rng, plural=True)}"
@@ -192,12 +202,17 @@ def garbled(caption: str, rng: Random) -> str:
     return " ".join(words)
 
 
-def caption(scene: Scene, rng: Random, *, plain: bool = False) -> str:
-    """Returns a caption of a scene; a plain one has neither openings nor filler nor meaningless words."""
+def caption(scene: Scene, rng: Random, *, plain: bool = False, backward: float = BACKWARD_SHARE) -> str:
+    """Returns a caption of a scene; a plain one has neither openings nor filler nor meaningless words.
+
+    `backward` is the share of wordings that name the right or the lower of two things first.
+    """
     if scene.plain:
-        text = with_background(scene, subject(scene, rng), rng)
+        text = with_background(scene, subject(scene, rng, backward), rng)
     else:
-        text = joined(subject(scene, rng) if scene.things else landscape(scene, rng), settings(scene, rng), rng)
+        text = joined(
+            subject(scene, rng, backward) if scene.things else landscape(scene, rng), settings(scene, rng), rng
+        )
     if plain:
         return text
     if rng.random() < 0.1:

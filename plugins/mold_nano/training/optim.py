@@ -51,6 +51,10 @@ class Group:
         self.ema = self.master.clone()
         self.state = [torch.zeros_like(self.master), torch.zeros_like(self.master)]
 
+    def sized(self) -> list[tuple[str, int]]:
+        """Returns each parameter's name and number of elements."""
+        return list(zip(self.names, self.sizes, strict=True))
+
     def gradient(self) -> Tensor:
         parts = [
             torch.zeros(parameter.numel(), dtype=parameter.dtype)
@@ -83,13 +87,17 @@ class Optimiser:
         muon_lr: float,
         adam_lr: float,
         ema_decay: float,
+        speed: Callable[[str], float] | None = None,
     ) -> None:
+        """`speed` gives the factor of AdamW's learning rate for a parameter by its name."""
         parameters = list(parameters)
         self.matrices = Group([item for item in parameters if is_matrix(*item)])
         self.vectors = Group([item for item in parameters if not is_matrix(*item)])
         self.rank, self.world = rank, world
         self.muon_lr, self.adam_lr, self.ema_decay = muon_lr, adam_lr, ema_decay
         self.step_count = 0
+        speeds = [torch.full((size,), 1.0 if speed is None else speed(name)) for name, size in self.vectors.sized()]
+        self.speeds = torch.cat(speeds)
         self.batches = self.same_shapes()
 
     def same_shapes(self) -> list[list[tuple[int, int, int]]]:
@@ -151,7 +159,7 @@ class Optimiser:
         second.lerp_(gradient.square(), 0.02)
         t = self.step_count
         update = (first / (1 - 0.9**t)) / ((second / (1 - 0.98**t)).sqrt() + 1e-8)
-        self.vectors.master.sub_(update, alpha=lr)
+        self.vectors.master.sub_(update.mul_(self.speeds), alpha=lr)
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -379,6 +379,7 @@ RAINBOW: tuple[Rgb, ...] = (
     (140, 70, 180),
 )
 HORIZON = 0.6
+MOON: Point = (0.82, 0.17)
 
 
 @lru_cache(maxsize=32)
@@ -403,7 +404,7 @@ def draw_sky_lights(canvas: Canvas, scene: Scene, rng: Random) -> None:
         for x, y in STARS:
             canvas.disc(x + rng.uniform(-0.01, 0.01), y + rng.uniform(-0.01, 0.01), 0.0125, (255, 250, 214))
         if scene.moon is not None:
-            draw_moon(canvas, 0.82 + dx, 0.17 + dy, COLOURS[scene.moon], scene.crescent)
+            draw_moon(canvas, MOON[0] + dx, MOON[1] + dy, COLOURS[scene.moon], scene.crescent)
         return
     y = 0.16 if scene.time == "day" else 0.44
     halo = (250, 232, 150) if scene.time == "day" else (255, 204, 120)

@@ -1,0 +1,52 @@
+"""Files → tensors → networks: safetensors and GGUF readers, expansion of quantised blocks, packed layers.
+
+Opening a file needs no torch: names that do are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from mold_core.weights.files import BUILT_IN, open_weights, read_weights
+from mold_core.weights.source import TensorSource, WeightFile
+from mold_core.weights.types import StoredType, type_named
+
+if TYPE_CHECKING:
+    from mold_core.weights.expand import dequantise
+    from mold_core.weights.filling import fill
+    from mold_core.weights.layers import PackedEmbedding, PackedLinear
+    from mold_core.weights.packed import PackedTensor, Scratch, concatenate
+
+_WITH_TORCH = {
+    "PackedEmbedding": "layers",
+    "PackedLinear": "layers",
+    "PackedTensor": "packed",
+    "Scratch": "packed",
+    "concatenate": "packed",
+    "dequantise": "expand",
+    "fill": "filling",
+}
+
+__all__ = [
+    "BUILT_IN",
+    "PackedEmbedding",
+    "PackedLinear",
+    "PackedTensor",
+    "Scratch",
+    "StoredType",
+    "TensorSource",
+    "WeightFile",
+    "concatenate",
+    "dequantise",
+    "fill",
+    "open_weights",
+    "read_weights",
+    "type_named",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WITH_TORCH:
+        raise AttributeError(f"module 'mold_core.weights' has no attribute {name!r}")
+    return getattr(import_module(f"mold_core.weights.{_WITH_TORCH[name]}"), name)

@@ -1,0 +1,98 @@
+"""Weight files of any format → tensors by name. Formats are told by content, never by a file's name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+
+from mold_core.errors import CheckpointError
+from mold_core.weights.gguf_files import GGUF
+from mold_core.weights.safetensors_files import SAFETENSORS
+from mold_core.weights.source import TensorSource
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mold_core.hookspecs import WeightLoader
+    from mold_core.weights.packed import PackedTensor
+
+__all__ = ["BUILT_IN", "open_weights", "read_weights"]
+
+BUILT_IN: tuple[WeightLoader, ...] = (GGUF, SAFETENSORS)
+
+# What a layer's scale is called beside its `weight`: to multiply it with, and things that only fp8 arithmetic needs.
+_SCALES = ("weight_scale", "scale_weight")
+_UNUSED = ("input_scale", "scale_input", "comfy_quant")
+_MARK = "scaled_fp8"
+
+
+def open_weights(path: Path, loaders: Iterable[WeightLoader] = ()) -> Mapping[str, TensorSource]:
+    """Return the tensors of a weight file by name: shapes, types and sizes from its header, numbers when read.
+
+    `loaders` are tried after mold's own, for safetensors and GGUF. Raises CheckpointError naming the path for a file
+    that is unreadable, damaged, or of another format; files of pickled objects, which can run code, are never read.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise CheckpointError(f"{path}: the file cannot be read: {error.strerror or error}") from None
+    for loader in (*BUILT_IN, *loaders):
+        if loader.recognises(path, head):
+            return loader.open(path)
+    if head.startswith((b"PK\x03\x04", b"\x80")):
+        raise CheckpointError(
+            f"{path}: this is a file of pickled objects (.pt, .pth, .ckpt, .bin), which can run code when it is read;"
+            " mold takes safetensors and GGUF files only"
+        )
+    raise CheckpointError(
+        f"{path}: {'the file is empty' if not head else 'this is neither a safetensors nor a GGUF file'}"
+    )
+
+
+def read_weights(path: Path, loaders: Iterable[WeightLoader] = ()) -> dict[str, Tensor | PackedTensor]:
+    """Return all tensors of a file by name, sharing the memory of the mapped file.
+
+    Quantised ones are PackedTensors. What some files store beside an fp8 weight goes with it: its scale
+    (``weight_scale`` or ``scale_weight``) becomes its own, the scale of its input and marks are left out. Raises
+    CheckpointError as `open_weights` does.
+    """
+    tensors = {name: source.read() for name, source in open_weights(path, loaders).items()}
+    try:
+        return _with_scales(tensors)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def _with_scales(tensors: dict[str, Tensor | PackedTensor]) -> dict[str, Tensor | PackedTensor]:
+    from mold_core.weights.packed import PackedTensor
+
+    fp8 = [name for name, tensor in tensors.items() if isinstance(tensor, PackedTensor) and tensor.type.torch_dtype]
+    if not fp8:
+        return tensors
+    found = {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[2] != _MARK}
+    for name in fp8:
+        stem, _, kind = name.rpartition(".")
+        tensor = found.get(name)
+        if kind != "weight" or not isinstance(tensor, PackedTensor):
+            continue
+        for unused in _UNUSED:
+            found.pop(f"{stem}.{unused}", None)
+        for scale_name in _SCALES:
+            if f"{stem}.{scale_name}" in found:
+                found[name] = _scaled(tensor, found.pop(f"{stem}.{scale_name}"), f"{stem}.{scale_name}")
+    return found
+
+
+def _scaled(weight: PackedTensor, scale: Tensor | PackedTensor, name: str) -> PackedTensor:
+    from torch import Tensor
+
+    rows = len(weight.data)
+    if not isinstance(scale, Tensor) or not scale.is_floating_point() or scale.numel() not in (1, rows):
+        raise CheckpointError(f"{name} must be one number, or one for each of {rows} rows")
+    shaped = scale.float().reshape(()) if scale.numel() == 1 else scale.float().reshape(rows, 1)
+    return attrs.evolve(weight, scale=shaped.clone())
