@@ -48,7 +48,8 @@ def default_model(
     candidates = [spec for spec in catalog.values() if generates(spec) and store.has(spec)]
     last = _last_used(settings.home)
     for spec in candidates:
-        if spec.name == last:
+        # An embedded model that was tried once must not stand before the one that is downloaded afterwards.
+        if spec.name == last and not spec.embedded:
             return DefaultModel(spec, "last used")
     downloaded = [spec for spec in candidates if spec.files and not spec.embedded]
     if len(downloaded) == 1:

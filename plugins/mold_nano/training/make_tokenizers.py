@@ -4,6 +4,7 @@ python make_tokenizers.py --out ../mold_nano/models/flux-nano
 """
 
 import argparse
+import json
 from pathlib import Path
 from random import Random
 
@@ -57,7 +58,7 @@ def clip_tokenizer(vocabulary: list[str]) -> Tokenizer:
         vocab_size=8000, min_frequency=1, show_progress=False, special_tokens=[], end_of_word_suffix="</w>"
     )
     tokenizer.train_from_iterator([word for word in vocabulary for _ in range(2)], trainer)
-    merges = [tuple(merge) for merge in _merges(tokenizer)]
+    merges = [tuple(merge) for merge in json.loads(tokenizer.to_str())["model"]["merges"]]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     symbols = [*alphabet, *(f"{letter}</w>" for letter in alphabet), *("".join(merge) for merge in merges), START, END]
     tokenizer.model = models.BPE(
@@ -70,13 +71,6 @@ def clip_tokenizer(vocabulary: list[str]) -> Tokenizer:
         single=f"{START} $A {END}", special_tokens=[(START, start), (END, end)]
     )
     return tokenizer
-
-
-def _merges(tokenizer: Tokenizer) -> list[list[str]]:
-    """Returns the trained merges in their order."""
-    import json
-
-    return json.loads(tokenizer.to_str())["model"]["merges"]
 
 
 def check(t5: Tokenizer, clip: Tokenizer, vocabulary: list[str]) -> None:

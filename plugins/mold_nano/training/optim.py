@@ -194,4 +194,4 @@ def save(path: os.PathLike[str], value: Any) -> None:
 def schedule(elapsed_s: float, total_s: float, steps: int, *, warmup_steps: int, decay: float) -> float:
     """Returns the learning rate's factor: a short warm-up, a plateau, and a linear fall over the last `decay`."""
     left = max(0.0, 1 - elapsed_s / total_s)
-    return min(1.0, (steps + 1) / warmup_steps, max(left / decay, 0.005))
+    return min(1.0, (steps + 1) / warmup_steps, max(left / max(decay, 1e-6), 0.005))

@@ -59,6 +59,11 @@ def test_then_the_embedded_one(home: Path) -> None:
     assert told(choose(home / "other")) == ("nano:bf16", "embedded")
 
 
+def test_the_embedded_one_used_last_does_not_stand_before_the_one_downloaded_since(home: Path) -> None:
+    remember_model(home, "nano:bf16")
+    assert told(choose(home, here=("a:q8",))) == ("a:q8", "only downloaded")
+
+
 def test_a_last_model_that_is_no_longer_here_is_passed_over(home: Path) -> None:
     remember_model(home, "b:q8")
     assert told(choose(home, here=("a:q8",))) == ("a:q8", "only downloaded")
