@@ -542,6 +542,8 @@ def test_a_closed_engine_takes_no_requests(engine: Engine) -> None:
 
 def test_an_engine_that_did_nothing_can_be_closed(engine: Engine) -> None:
     engine.close()
+    assert not engine.busy
+    assert engine.loaded() == frozenset()
 
 
 def test_an_engine_closes_at_the_end_of_its_block(family: SketchFamily, home: Path) -> None:
