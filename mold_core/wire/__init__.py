@@ -1,5 +1,18 @@
 """What travels between a caller and an engine: requests, responses and events, to and from JSON."""
 
+from mold_core.wire.chain import (
+    MAX_STAGES,
+    ChainDenoiseStep,
+    ChainEvent,
+    ChainRequest,
+    ChainResponse,
+    ChainStage,
+    ChainStageDone,
+    ChainStageStart,
+    ChainStart,
+    Stitching,
+    VideoData,
+)
 from mold_core.wire.events import (
     CacheHit,
     DenoiseStep,
@@ -14,14 +27,27 @@ from mold_core.wire.events import (
     WeightLoad,
     event_type,
 )
+from mold_core.wire.expand import ExpandRequest, ExpandResponse
 from mold_core.wire.generate import OUTPUT_FORMATS, GenerateRequest, GenerateResponse, ImageData, LoraWeight
+from mold_core.wire.upscale import UpscaleRequest, UpscaleResponse
 
 __all__ = [
+    "MAX_STAGES",
     "OUTPUT_FORMATS",
     "CacheHit",
+    "ChainDenoiseStep",
+    "ChainEvent",
+    "ChainRequest",
+    "ChainResponse",
+    "ChainStage",
+    "ChainStageDone",
+    "ChainStageStart",
+    "ChainStart",
     "DenoiseStep",
     "DownloadDone",
     "DownloadProgress",
+    "ExpandRequest",
+    "ExpandResponse",
     "GenerateRequest",
     "GenerateResponse",
     "ImageData",
@@ -32,6 +58,10 @@ __all__ = [
     "Queued",
     "StageDone",
     "StageStart",
+    "Stitching",
+    "UpscaleRequest",
+    "UpscaleResponse",
+    "VideoData",
     "WeightLoad",
     "event_type",
 ]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
 from mold_core.wire.fields import wire_field
+
+if TYPE_CHECKING:
+    from mold_core.wire.chain import ChainEvent
 
 __all__ = [
     "CacheHit",
@@ -126,12 +129,18 @@ ProgressEvent: TypeAlias = (
 )
 
 
-def event_type(event: ProgressEvent | type) -> str:
-    """Return the `type` an event carries on the wire: ``DenoiseStep`` → ``denoise_step``."""
+def event_type(event: ProgressEvent | ChainEvent | type) -> str:
+    """Return the `type` an event carries on the wire: ``DenoiseStep`` → ``denoise_step``.
+
+    A class attribute `wire_type` says it where two events share one name there.
+    """
+    own: str | None = getattr(event, "wire_type", None)
+    if own is not None:
+        return own
     name = event.__name__ if isinstance(event, type) else type(event).__name__
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
-def event_to_json(event: ProgressEvent) -> dict[str, object]:
+def event_to_json(event: ProgressEvent | ChainEvent) -> dict[str, object]:
     """Return an event as the JSON object that SSE carries."""
     return {"type": event_type(event), **attrs.asdict(event)}

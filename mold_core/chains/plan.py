@@ -1,0 +1,169 @@
+"""From a chain request to its clips: both forms checked, divided and counted."""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+
+from mold_core.errors import ValidationError
+from mold_core.wire.chain import MAX_STAGES, ChainRequest, ChainStage
+
+__all__ = ["ChainPlan", "overlap_frames", "plan"]
+
+# Frames of a video that one latent stands for, but for the first latent, which is one frame (LTX-2's video VAE).
+_STRIDE = 8
+
+_DEFAULT_FADE_FRAMES = 8
+
+
+@attrs.frozen(kw_only=True)
+class ChainPlan:
+    """The clips of a chain and what they come to.
+
+    `overlap`: frames that a clip shares with the one it continues. `emitted`: frames each clip adds to the video.
+    `total_frames`: frames the video has when what was made too much is cut off its end.
+    """
+
+    stages: tuple[ChainStage, ...]
+    overlap: int
+    emitted: tuple[int, ...]
+    total_frames: int
+
+    @property
+    def rendered_frames(self) -> int:
+        """Frames of all clips, less what overlaps, before the end is cut off."""
+        return sum(self.emitted)
+
+
+def overlap_frames(tail: int) -> int:
+    """Return how many frames clips share so that the later one sees at least `tail` frames of the earlier.
+
+    A latent after the first stands for 8 frames, so overlaps are 1, 9, 17, …; a tail of 0 means none.
+    """
+    return _STRIDE * math.ceil((tail - 1) / _STRIDE) + 1 if tail else 0
+
+
+def plan(request: ChainRequest) -> ChainPlan:
+    """Return the clips of a request of either form. Raises ValidationError naming the field and the way out."""
+    stages = tuple(_as_given(request) if request.stages else _divided(request))
+    if len(stages) > MAX_STAGES:
+        raise ValidationError(f"stages has {len(stages)} entries; maximum is {MAX_STAGES}", field="stages")
+    for index, stage in enumerate(stages):
+        _check_stage(index, stage, request.motion_tail_frames)
+    overlap = overlap_frames(request.motion_tail_frames)
+    if len(stages) > 1:
+        _check_overlap(stages, overlap, request.motion_tail_frames)
+    emitted = tuple(_emitted(index, stage, overlap) for index, stage in enumerate(stages))
+    wanted = None if request.stages else request.total_frames
+    return ChainPlan(stages=stages, overlap=overlap, emitted=emitted, total_frames=wanted or sum(emitted))
+
+
+def _as_given(request: ChainRequest) -> list[ChainStage]:
+    """Return the stages of the request; the first one follows nothing, so it has no transition."""
+    first, *rest = request.stages
+    return [attrs.evolve(first, transition="smooth", fade_frames=None), *map(_with_fade, rest)]
+
+
+def _with_fade(stage: ChainStage) -> ChainStage:
+    if stage.transition != "fade":
+        return stage
+    return attrs.evolve(stage, fade_frames=stage.fade_frames or _DEFAULT_FADE_FRAMES)
+
+
+def _divided(request: ChainRequest) -> list[ChainStage]:
+    """Return clips of equal length that come to at least `total_frames`."""
+    prompt, clip = request.prompt or "", request.clip_frames
+    total = _wanted_frames(request)
+    _check_form("clip_frames", clip)
+    _check_tail("clip_frames", clip, request.motion_tail_frames)
+    if total <= clip:
+        _check_form("total_frames", total)
+        return [ChainStage(prompt=prompt, frames=total, source_image=request.source_image)]
+    count = _stages_for(total, clip, overlap_frames(request.motion_tail_frames))
+    return [
+        ChainStage(prompt=prompt, frames=clip, source_image=None if index else request.source_image)
+        for index in range(count)
+    ]
+
+
+def _wanted_frames(request: ChainRequest) -> int:
+    """Return `total_frames` of a request without stages, which must have what that form needs."""
+    if not (request.prompt or "").strip():
+        raise ValidationError(
+            "a chain needs either stages or prompt and total_frames", field="prompt", hint="give one of both forms"
+        )
+    if request.total_frames is None:
+        raise ValidationError("total_frames is required where there are no stages", field="total_frames")
+    for name, value in (("total_frames", request.total_frames), ("clip_frames", request.clip_frames)):
+        if value <= 0:
+            raise ValidationError(f"{name} must be at least 1, not {value}", field=name, value=value)
+    return request.total_frames
+
+
+def _stages_for(total: int, clip: int, overlap: int) -> int:
+    hint = "ask for fewer frames, longer clips or a shorter motion tail"
+    if overlap >= clip:
+        raise ValidationError(
+            f"clips of {clip} frames that overlap by {overlap} never come to {total}", field="clip_frames", hint=hint
+        )
+    count = 1 + math.ceil((total - clip) / (clip - overlap))
+    if count > MAX_STAGES:
+        raise ValidationError(
+            f"{total} frames in clips of {clip} would take {count} stages; maximum is {MAX_STAGES}",
+            field="total_frames",
+            value=total,
+            hint=hint,
+        )
+    return count
+
+
+def _check_stage(index: int, stage: ChainStage, tail: int) -> None:
+    field = f"stages[{index}].frames"
+    if stage.frames <= 0:
+        raise ValidationError(f"{field} must be at least 1, not {stage.frames}", field=field, value=stage.frames)
+    _check_form(field, stage.frames)
+    _check_tail(field, stage.frames, tail)
+
+
+def _check_overlap(stages: tuple[ChainStage, ...], overlap: int, tail: int) -> None:
+    for index, stage in enumerate(stages):
+        if overlap >= stage.frames:
+            raise ValidationError(
+                f"motion_tail_frames {tail} makes clips overlap by {overlap} frames, and stages[{index}] has only "
+                f"{stage.frames}",
+                field=f"stages[{index}].frames",
+                value=stage.frames,
+                hint="make the stage longer or the motion tail shorter",
+            )
+        if (stage.fade_frames or 0) > min(stage.frames, stages[index - 1].frames):
+            raise ValidationError(
+                f"stages[{index}].fade_frames ({stage.fade_frames}) is more than a clip it blends has",
+                field=f"stages[{index}].fade_frames",
+                value=stage.fade_frames,
+            )
+
+
+def _check_tail(field: str, frames: int, tail: int) -> None:
+    if tail >= frames:
+        raise ValidationError(
+            f"motion_tail_frames ({tail}) must be less than {field} ({frames})", field="motion_tail_frames", value=tail
+        )
+
+
+def _check_form(field: str, frames: int) -> None:
+    if frames % _STRIDE != 1:
+        below = max(frames - 1, 0) // _STRIDE * _STRIDE + 1
+        raise ValidationError(
+            f"{field} must be of the form 8n+1, not {frames}",
+            field=field,
+            value=frames,
+            hint=f"the nearest are {below} and {below + _STRIDE}",
+        )
+
+
+def _emitted(index: int, stage: ChainStage, overlap: int) -> int:
+    if index == 0 or stage.transition == "cut":
+        return stage.frames
+    lost = (stage.fade_frames or 0) if stage.transition == "fade" else overlap
+    return stage.frames - lost

@@ -1,0 +1,39 @@
+"""The request for a larger picture, and its answer."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import attrs
+
+from mold_core.wire.fields import wire_field
+from mold_core.wire.generate import ImageData
+
+__all__ = ["UpscaleRequest", "UpscaleResponse"]
+
+
+@attrs.frozen(kw_only=True)
+class UpscaleRequest:
+    """A picture and the network that enlarges it. Only `image` is required; None means mold's own choice.
+
+    A `tile_size` of 0 takes the picture whole; other values are checked by the engine, which takes no tile under 64.
+    """
+
+    image: bytes = wire_field("PNG, JPEG or WebP file to enlarge.", min_length=1)
+    model: str | None = wire_field("Upscaler, with or without its tag.", default=None, not_blank=True, max_length=200)
+    output_format: Literal["png", "jpeg", "webp"] = wire_field("File format of the result.", default="png")
+    tile_size: int | None = wire_field(
+        "Side of a tile in pixels of the input; 0 means no tiles.", default=None, minimum=0, maximum=16_384
+    )
+
+
+@attrs.frozen(kw_only=True)
+class UpscaleResponse:
+    """The larger picture."""
+
+    image: ImageData = wire_field("The picture.")
+    upscale_time_ms: int = wire_field("From the start of the work to the last byte, in milliseconds.")
+    model: str = wire_field("Full name of the upscaler that made it.")
+    scale_factor: int = wire_field("How many times wider and higher it is.")
+    original_width: int = wire_field("Width before, in pixels.")
+    original_height: int = wire_field("Height before, in pixels.")
