@@ -42,6 +42,7 @@ class Job:
         self._changed = threading.Condition()
         self._state: JobState = "queued"
         self._events: list[ProgressEvent] = []
+        self._watchers: list[Callable[[], object]] = []
         self._result: Any = None
         self._error: MoldError | None = None
 
@@ -72,6 +73,26 @@ class Job:
             if ended or not fresh:
                 return
 
+    def watch(self, changed: Callable[[], object]) -> Callable[[], None]:
+        """Call `changed` after every new event and after the end, for readers that must not block.
+
+        It is called in the thread that made the change, and must return at once. The function returned ends this.
+        """
+        with self._changed:
+            self._watchers.append(changed)
+
+        def stop() -> None:
+            with self._changed:
+                if changed in self._watchers:
+                    self._watchers.remove(changed)
+
+        return stop
+
+    def events_so_far(self, start: int = 0) -> tuple[list[ProgressEvent], bool]:
+        """Return the events from number `start` on that have happened, and whether no more will come."""
+        with self._changed:
+            return self._events[start:], self.finished
+
     def _next_events(self, start: int, timeout_s: float | None) -> tuple[list[ProgressEvent], bool]:
         with self._changed:
             self._changed.wait_for(lambda: len(self._events) > start or self.finished, timeout_s)
@@ -95,9 +116,13 @@ class Job:
     def report(self, event: ProgressEvent) -> None:
         """Add an event; events after the end are dropped."""
         with self._changed:
-            if not self.finished:
-                self._events.append(event)
-                self._changed.notify_all()
+            if self.finished:
+                return
+            self._events.append(event)
+            self._changed.notify_all()
+            watchers = tuple(self._watchers)
+        for changed in watchers:
+            changed()
 
     def start(self) -> bool:
         """Mark the job as running; False if it was cancelled while it waited."""
@@ -122,6 +147,9 @@ class Job:
                 return False
             self._state, self._result, self._error = state, result, error
             self._changed.notify_all()
+            watchers = tuple(self._watchers)
+        for changed in watchers:
+            changed()
         if self._on_finish is not None:
             self._on_finish(self)
         return True

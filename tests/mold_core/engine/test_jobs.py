@@ -59,6 +59,25 @@ def test_a_reader_gets_events_as_they_come() -> None:
     assert seen == [info(1), info(2)]
 
 
+def test_a_watcher_is_told_of_every_event_and_of_the_end_until_it_stops() -> None:
+    job = new_job()
+    heard: list[tuple[int, bool]] = []
+
+    def hear() -> None:
+        events, finished = job.events_so_far()
+        heard.append((len(events), finished))
+
+    stop = job.watch(hear)
+    other = job.watch(hear)
+    job.report(info(1))
+    other()
+    job.report(info(2))
+    job.finish("picture")
+    stop()
+    stop()
+    assert heard == [(1, False), (1, False), (2, False), (2, True)]
+
+
 def test_a_reader_may_stop_waiting() -> None:
     job = new_job()
     job.report(info(1))
