@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mold_core.catalog import LocalFiles, ModelSpec
     from mold_core.engine.jobs import Job
     from mold_core.plugins import Plugins
-    from mold_core.settings import Settings
+    from mold_core.settings import CompileMode, Settings
     from mold_core.weights import TensorSource
     from mold_core.wire import GenerateRequest, ProgressEvent
 
@@ -175,13 +175,16 @@ class LoadContext:
     """Where and how a model is loaded. `device` is a torch device name; `threads` of None leaves the choice open.
 
     `report` receives WeightLoad and Info events while the model is read. `cache_dir` is a folder for compiled kernels
-    and converted files that outlive the process.
+    and converted files that outlive the process. `loaders` are the weight file formats that plugins add, for
+    `mold_core.weights.read_weights(path, context.loaders)`; `compile` says whether code may be compiled for speed.
     """
 
     device: str
     threads: int | None
     cache_dir: Path
     report: Callable[[ProgressEvent], None]
+    loaders: tuple[WeightLoader, ...] = ()
+    compile: CompileMode = "auto"
 
 
 class Pipeline(Protocol):

@@ -16,7 +16,7 @@ from mold_core.errors import DuplicateError
 
 if TYPE_CHECKING:
     from mold_core.catalog import ModelSpec
-    from mold_core.hookspecs import ModelFamily
+    from mold_core.hookspecs import ModelFamily, WeightLoader
 
 __all__ = ["PluginInfo", "Plugins", "load_plugins"]
 
@@ -64,6 +64,11 @@ class Plugins:
     def models(self) -> dict[str, ModelSpec]:
         """Catalog entries by full name, in the order plugins bring them."""
         return self.items["mold_models"]
+
+    @property
+    def loaders(self) -> tuple[WeightLoader, ...]:
+        """Readers of weight file formats that mold itself does not have."""
+        return tuple(self.items["mold_loaders"].values())
 
     def notify(self, hook: str, **arguments: Any) -> list[tuple[str, Exception]]:
         """Call a hook that is told things, plugin by plugin; return the failures instead of raising them."""

@@ -22,6 +22,7 @@ from mold_core.wire.fields import Bounds, bound_problem, shorten
 __all__ = ["Setting", "Settings", "setting_table", "settings_page"]
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+CompileMode = Literal["auto", "on", "off"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 _TRUE = {"1", "true", "yes", "on"}
@@ -86,6 +87,12 @@ class Settings:
         key="threads",
         minimum=1,
         maximum=1024,
+    )
+    compile: CompileMode = _setting(
+        "Compile code for the device: where it pays (large models), always, or never. Needs a C++ compiler.",
+        env="MOLD_COMPILE",
+        key="compile",
+        default="auto",
     )
     port: int = _setting(
         "Port of the server.", env="MOLD_PORT", key="server_port", default=7680, minimum=1, maximum=65_535

@@ -69,6 +69,8 @@ class LocalWorker:
                 threads=self._settings.threads,
                 cache_dir=self._settings.home / "cache",
                 report=run.report,
+                loaders=self._plugins.loaders,
+                compile=self._settings.compile,
             )
             with blaming(f"{spec.name} could not be loaded"):
                 pipeline = self._plugins.families[spec.family].load(spec, files, context)

@@ -109,7 +109,7 @@ class _Loader:
     ) -> Module:
         """Return a network with the weights of a component's file, in the dtype and on the device to run on."""
         path = self._files.one(component)
-        found = read_weights(path)
+        found = read_weights(path, self._context.loaders)
         try:
             tensors = tensors_of(found)
             config = config_of(
@@ -136,7 +136,7 @@ class _Loader:
         folder = self._models_folder()
         for donor in self._options.get("donors", _DONORS[variant]):
             if (folder / donor).is_file():
-                lent = checkpoints.transformer_tensors(read_weights(folder / donor))
+                lent = checkpoints.transformer_tensors(read_weights(folder / donor, self._context.loaders))
                 return checkpoints.with_embeddings_of(own, lent)
         raise CheckpointError(
             "this file leaves out the layers that fine-tunes of FLUX.1 have in common (img_in, time_in, …), and no"

@@ -32,8 +32,9 @@ def worker(family: SketchFamily, **settings: object) -> LocalWorker:
 
 def test_a_model_is_loaded_for_the_device_with_the_settings(tmp_path: Path) -> None:
     run = RecordedRun()
-    worker(Noting(), home=tmp_path, threads=3).load(SPEC, run)
+    worker(Noting(), home=tmp_path, threads=3, compile="off").load(SPEC, run)
     context = Noting.context
+    assert (context.compile, context.loaders) == ("off", ())
     assert (context.device, context.threads, context.cache_dir) == ("cpu", 3, tmp_path / "cache")
     assert [type(event).__name__ for event in run.events] == ["StageStart", "WeightLoad", "StageDone"]
 
