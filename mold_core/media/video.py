@@ -1,0 +1,345 @@
+"""Videos to bytes as their frames come, and back: MP4 with sound, GIF, APNG, WebP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+
+import attrs
+
+from mold_core.errors import OutputError, ValidationError
+from mold_core.media.images import DEFAULT_MAX_PIXELS
+from mold_core.media.metadata import OutputMetadata
+
+# PERF: PyAV takes 80 ms and numpy as much to import, so both are imported with the first video.
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+__all__ = ["VideoFormat", "VideoInfo", "VideoWriter", "decode_frames", "probe_video", "read_video_metadata"]
+
+VideoFormat = Literal["mp4", "gif", "apng", "webp"]
+
+_PARAMETERS = "mold:parameters"
+
+# Constant quality of x264: 18 is taken for visually lossless, its own default is 23.
+_MP4_QUALITY = "18"
+_WEBP_QUALITY = "80"
+
+_AUDIO_BITS_PER_SECOND = 192_000
+_AUDIO_BLOCK = 1024
+
+# How ffmpeg numbers ITU-R BT.709 in its lists of primaries, transfer curves and matrices, and limited range.
+_BT709 = 1
+_LIMITED_RANGE = 1
+
+_HOW_TO_INSTALL = "pip install 'mold-core[video]'"
+
+
+@attrs.frozen(kw_only=True)
+class VideoInfo:
+    """What a video file says of itself.
+
+    `frames` is None where only decoding would tell, `sample_rate` and `channels` where there is no sound.
+    """
+
+    width: int
+    height: int
+    fps: float
+    frames: int | None
+    duration_ms: int | None
+    sample_rate: int | None
+    channels: int | None
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether there is sound."""
+        return self.sample_rate is not None
+
+
+class VideoWriter:
+    """Encodes frames, and for MP4 sound, into a file as they come; only what the encoder looks back at is in memory.
+
+        with VideoWriter(file, "mp4", width=512, height=320, fps=24, sample_rate=48_000) as video:
+            for image, sound in clips:
+                video.add(image)
+                video.add_sound(sound)
+
+    `file` is a seekable binary file; for MP4 one on disk, whose index is moved to the front when it is closed, so that
+    players start before they have it all. The same frames give the same bytes. Leaving the block by an exception
+    leaves the file unfinished: write into one that is thrown away then, as `mold_core.files.write_whole` does.
+
+    Raises ValidationError for a size the format cannot hold, OutputError where PyAV is not installed.
+    """
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        format: VideoFormat,
+        *,
+        width: int,
+        height: int,
+        fps: int | Fraction,
+        sample_rate: int | None = None,
+        channels: int = 2,
+        metadata: OutputMetadata | None = None,
+    ) -> None:
+        if format == "mp4" and (width % 2 or height % 2):
+            raise ValidationError(
+                f"an MP4 has an even width and height, not {width} x {height}", field="output_format", value=format
+            )
+        self.frames = 0
+        self.samples = 0
+        self._size = (width, height)
+        self._tick = 1 / Fraction(fps)
+        self._container = _open_for_writing(file, format)
+        self._filter: _Palette | None = _Palette(width, height, fps) if format == "gif" else None
+        if metadata is not None and format == "mp4":
+            self._container.metadata[_PARAMETERS] = metadata.to_json()
+        self._video = _video_stream(self._container, format, width, height, fps)
+        self._sound = _SoundStream(self._container, sample_rate, channels) if sample_rate and format == "mp4" else None
+
+    def add(self, image: Image) -> None:
+        """Append one frame of mode RGB and of the size of the video."""
+        if image.size != self._size:
+            raise ValueError(f"a frame of {image.size} does not fit into a video of {self._size}")
+        from av import VideoFrame
+
+        frame = VideoFrame.from_image(image.convert("RGB"))  # type: ignore[no-untyped-call]
+        frame.pts, frame.time_base = self.frames, self._tick
+        self.frames += 1
+        for ready in self._filter.push(frame) if self._filter else [self._converted(frame)]:
+            self._container.mux(self._video.encode(ready))
+
+    def add_sound(self, samples: NDArray[Any]) -> None:
+        """Append sound for the frames: float32 [channels, n] in -1 to 1; ignored where the video has none."""
+        if self._sound is not None:
+            self.samples += samples.shape[1]
+            self._sound.push(samples)
+
+    def close(self) -> None:
+        """Write what is left, and the index."""
+        for ready in self._filter.push(None) if self._filter else []:
+            self._container.mux(self._video.encode(ready))
+        self._container.mux(self._video.encode(None))
+        if self._sound is not None:
+            self._sound.finish()
+        self._container.close()
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+
+    def _converted(self, frame: Any) -> Any:
+        """Return the frame in the encoder's pixel format; for MP4 in BT.709, which its stream says it has."""
+        wanted = self._video.pix_fmt
+        if wanted == "yuv420p":
+            converted = frame.reformat(format=wanted, dst_colorspace="ITU709", dst_color_range="MPEG")
+            converted.pts, converted.time_base = frame.pts, frame.time_base
+            return converted
+        return frame.reformat(format=wanted)
+
+
+class _SoundStream:
+    """Cuts sound into the blocks that AAC has."""
+
+    def __init__(self, container: Any, sample_rate: int, channels: int) -> None:
+        self._container = container
+        self._layout = "mono" if channels == 1 else "stereo"
+        self._stream = container.add_stream("aac", rate=sample_rate, layout=self._layout)
+        self._stream.bit_rate = _AUDIO_BITS_PER_SECOND
+        self._rate = sample_rate
+        self._channels = channels
+        self._waiting: Any = None
+        self._sent = 0
+
+    def push(self, samples: Any) -> None:
+        import numpy as np
+
+        if samples.ndim != 2 or samples.shape[0] != self._channels:
+            raise ValueError(f"sound must be [{self._channels}, n], not {list(samples.shape)}")
+        samples = np.clip(samples, -1, 1).astype(np.float32)
+        whole = samples if self._waiting is None else np.concatenate([self._waiting, samples], axis=1)
+        ready = whole.shape[1] // _AUDIO_BLOCK * _AUDIO_BLOCK
+        for first in range(0, ready, _AUDIO_BLOCK):
+            self._send(whole[:, first : first + _AUDIO_BLOCK])
+        self._waiting = whole[:, ready:]
+
+    def finish(self) -> None:
+        if self._waiting is not None and self._waiting.shape[1]:
+            self._send(self._waiting)
+        self._container.mux(self._stream.encode(None))
+
+    def _send(self, block: Any) -> None:
+        import numpy as np
+        from av import AudioFrame
+
+        frame = AudioFrame.from_ndarray(np.ascontiguousarray(block), format="fltp", layout=self._layout)
+        frame.sample_rate, frame.pts, frame.time_base = self._rate, self._sent, Fraction(1, self._rate)
+        self._sent += block.shape[1]
+        self._container.mux(self._stream.encode(frame))
+
+
+class _Palette:
+    """Gives every frame of a GIF its own 256 colours; common ones would need all frames in memory."""
+
+    def __init__(self, width: int, height: int, fps: int | Fraction) -> None:
+        from av import VideoFormat as PixelFormat
+        from av.filter import Graph
+
+        self._graph = Graph()
+        source = self._graph.add_buffer(
+            width=width, height=height, format=PixelFormat("rgb24"), time_base=1 / Fraction(fps)
+        )
+        split = self._graph.add("split")
+        palette = self._graph.add("palettegen", "stats_mode=single")
+        use = self._graph.add("paletteuse", "new=1:dither=sierra2_4a")
+        sink = self._graph.add("buffersink")
+        source.link_to(split)
+        split.link_to(palette, 0, 0)
+        split.link_to(use, 1, 0)
+        palette.link_to(use, 0, 1)
+        use.link_to(sink)
+        self._graph.configure()
+
+    def push(self, frame: Any) -> Iterator[Any]:
+        """Yield the frames that are ready now; None for a frame says that no more will come."""
+        from av.error import BlockingIOError, EOFError
+
+        self._graph.push(frame)
+        while True:
+            try:
+                yield self._graph.pull()
+            except (BlockingIOError, EOFError):
+                return
+
+
+def probe_video(file: BinaryIO) -> VideoInfo:
+    """Return what an MP4, from anyone, says of itself. Raises ValidationError if it is none or is damaged."""
+    with _reading(file) as container:
+        video = container.streams.video[0]
+        audio = container.streams.audio[0] if container.streams.audio else None
+        return VideoInfo(
+            width=video.codec_context.width,
+            height=video.codec_context.height,
+            fps=float(video.average_rate or 0),
+            frames=video.frames or None,
+            duration_ms=container.duration // 1000 if container.duration else None,
+            sample_rate=audio.codec_context.sample_rate if audio else None,
+            channels=audio.codec_context.layout.nb_channels if audio else None,
+        )
+
+
+def decode_frames(file: BinaryIO, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Iterator[Image]:
+    """Yield the frames of an MP4, from anyone, as RGB images, one in memory at a time.
+
+    Raises ValidationError if it is no MP4, is damaged, or its frames have more than `max_pixels`.
+    """
+    from av.error import FFmpegError
+
+    with _reading(file) as container:
+        size = container.streams.video[0].codec_context
+        if size.width * size.height > max_pixels:
+            raise ValidationError(
+                f"the video has frames of {size.width} x {size.height} pixels, over the limit of {max_pixels / 1e6:g}"
+                " megapixels"
+            )
+        try:
+            for frame in container.decode(video=0):
+                yield frame.to_image()
+        except FFmpegError as error:
+            raise _damaged() from error
+
+
+def read_video_metadata(file: BinaryIO) -> OutputMetadata | None:
+    """Return the metadata in an MP4, or None if it has none that can be read."""
+    try:
+        with _reading(file) as container:
+            text = container.metadata.get(_PARAMETERS)
+            return OutputMetadata.from_json(text) if text else None
+    except ValidationError:
+        return None
+
+
+def _open_for_writing(file: BinaryIO, format: VideoFormat) -> Any:
+    av = _av()
+    if format != "mp4":
+        loop = {"gif": {"loop": "0"}, "apng": {"plays": "0"}, "webp": {"loop": "0"}}[format]
+        return av.open(file, "w", format=format, options=loop)
+
+    def read_back(*_: object) -> BinaryIO:
+        file.flush()
+        return open(file.name, "rb")  # closed by PyAV
+
+    # NOTE: to move the index to the front, ffmpeg opens the file a second time, by a name that we must not leave to it.
+    return av.open(
+        file,
+        "w",
+        format="mp4",
+        options={"movflags": "+faststart+use_metadata_tags", "fflags": "+bitexact"},
+        io_open=read_back,
+    )
+
+
+def _video_stream(container: Any, format: VideoFormat, width: int, height: int, fps: int | Fraction) -> Any:
+    codec, pixels, options = _CODECS[format]
+    stream = container.add_stream(codec, rate=fps, options=dict(options))
+    stream.width, stream.height, stream.pix_fmt = width, height, pixels
+    # Threads of the encoder change its bytes; it takes a small part of the time that making the frames takes.
+    stream.codec_context.thread_count = 1
+    if format == "mp4":
+        context = stream.codec_context
+        context.color_primaries = context.color_trc = context.colorspace = _BT709
+        context.color_range = _LIMITED_RANGE
+    return stream
+
+
+_CODECS: Mapping[VideoFormat, tuple[str, str, Mapping[str, str]]] = MappingProxyType(
+    {
+        "mp4": ("libx264", "yuv420p", {"crf": _MP4_QUALITY, "preset": "medium"}),
+        "gif": ("gif", "pal8", {}),
+        "apng": ("apng", "rgb24", {"pred": "mixed"}),
+        "webp": ("libwebp_anim", "bgra", {"quality": _WEBP_QUALITY}),
+    }
+)
+
+
+class _reading:
+    """An MP4 of anyone's opened for reading: only as what it is said to be, never by name, and with a video in it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def __enter__(self) -> Any:
+        av = _av()
+        try:
+            # NOTE: given a name, ffmpeg would also follow URLs and playlists in it; given no format, it would guess.
+            self._container = av.open(self._file, "r", format="mp4")
+        except (av.error.FFmpegError, ValueError) as error:
+            raise _damaged() from error
+        if not self._container.streams.video:
+            self._container.close()
+            raise ValidationError("the file is an MP4 without a video in it")
+        return self._container
+
+    def __exit__(self, *_: object) -> None:
+        self._container.close()
+
+
+def _damaged() -> ValidationError:
+    return ValidationError("the video is not an MP4 file, or is damaged")
+
+
+def _av() -> Any:
+    try:
+        import av
+    except ImportError:
+        raise OutputError("videos need PyAV, which is not installed", hint=_HOW_TO_INSTALL) from None
+    return av

@@ -1,0 +1,137 @@
+"""Videos hold the frames and the sound that went in, and nothing of a hostile file gets through."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import av
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from mold_core import ValidationError
+from mold_core.media import OutputMetadata
+from mold_core.media.video import VideoFormat, VideoWriter, decode_frames, probe_video, read_video_metadata
+
+SIZE = (96, 64)
+RATE = 24_000
+
+METADATA = OutputMetadata(
+    prompt="a red ball · ein Ball", model="m:x", seed=1, steps=8, guidance=1.0, width=96, height=64, version="0"
+)
+
+
+def ball(index: int) -> Image.Image:
+    """Return a frame in which a red ball is `index` steps on its way to the right."""
+    image = Image.new("RGB", SIZE, (20, 40, 90))
+    ImageDraw.Draw(image).ellipse((2 * index, 20, 2 * index + 24, 44), fill=(230, 60, 20))
+    return image
+
+
+def write(path: Path, format: VideoFormat, frames: int = 24, *, sound: bool = False, fps: int = 24) -> Path:
+    rate = RATE if sound else None
+    tone = np.sin(np.arange(RATE // fps) * 0.2, dtype=np.float32)
+    with (
+        path.open("w+b") as file,
+        VideoWriter(file, format, width=SIZE[0], height=SIZE[1], fps=fps, sample_rate=rate, metadata=METADATA) as video,
+    ):
+        for index in range(frames):
+            video.add(ball(index))
+            video.add_sound(np.stack([tone, -tone]))
+    return path
+
+
+def shows(image: Image.Image, index: int) -> bool:
+    """Say whether the picture is frame `index`, as nearly as a lossy format keeps it."""
+    difference = np.abs(np.asarray(image.convert("RGB"), np.int16) - np.asarray(ball(index), np.int16))
+    return float(difference.mean()) < 6
+
+
+def test_an_mp4_gives_its_frames_back_in_order(tmp_path: Path) -> None:
+    with write(tmp_path / "a.mp4", "mp4").open("rb") as file:
+        frames = list(decode_frames(file))
+    assert len(frames) == 24
+    assert all(shows(frame, index) for index, frame in enumerate(frames))
+    assert not shows(frames[0], 23)
+
+
+def test_an_mp4_says_what_is_in_it(tmp_path: Path) -> None:
+    with write(tmp_path / "a.mp4", "mp4", sound=True).open("rb") as file:
+        info = probe_video(file)
+    assert (info.width, info.height, info.fps, info.frames, info.duration_ms) == (96, 64, 24.0, 24, 1000)
+    assert (info.has_audio, info.sample_rate, info.channels) == (True, RATE, 2)
+
+
+def test_a_video_without_sound_has_none(tmp_path: Path) -> None:
+    with write(tmp_path / "a.mp4", "mp4").open("rb") as file:
+        assert not probe_video(file).has_audio
+
+
+def test_sound_is_as_long_as_the_frames_and_is_what_went_in(tmp_path: Path) -> None:
+    with write(tmp_path / "a.mp4", "mp4", sound=True).open("rb") as file, av.open(file, format="mp4") as container:
+        heard = np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=1)
+    assert abs(heard.shape[1] - RATE) <= RATE / 24
+    left, right = heard[:, 2000:20_000]
+    assert float(np.corrcoef(left, right)[0, 1]) < -0.99
+    assert 0.6 < float(np.sqrt((left**2).mean())) < 0.8
+
+
+def test_players_find_the_index_before_the_pictures(tmp_path: Path) -> None:
+    data = write(tmp_path / "a.mp4", "mp4", sound=True).read_bytes()
+    assert data[4:8] == b"ftyp"
+    assert 0 < data.find(b"moov") < data.find(b"mdat")
+
+
+def test_the_same_frames_give_the_same_bytes(tmp_path: Path) -> None:
+    first = write(tmp_path / "a.mp4", "mp4", sound=True).read_bytes()
+    assert first == write(tmp_path / "b.mp4", "mp4", sound=True).read_bytes()
+
+
+def test_an_mp4_carries_its_metadata(tmp_path: Path) -> None:
+    with write(tmp_path / "a.mp4", "mp4").open("rb") as file:
+        assert read_video_metadata(file) == METADATA
+
+
+@pytest.mark.parametrize(("format", "kind", "delay"), [("gif", "GIF", 50), ("apng", "PNG", 50), ("webp", "WEBP", 50)])
+def test_an_animation_shows_every_frame_for_its_time_and_loops(
+    tmp_path: Path, format: VideoFormat, kind: str, delay: int
+) -> None:
+    with Image.open(write(tmp_path / "a", format, 6, fps=20)) as image:
+        assert (image.format, image.n_frames, image.info["loop"]) == (kind, 6, 0)  # type: ignore[attr-defined]
+        for index in range(6):
+            image.seek(index)
+            image.load()
+            assert shows(image, index), index
+            assert image.info["duration"] == delay, index
+
+
+def test_an_odd_size_is_refused_before_anything_is_written() -> None:
+    file = BytesIO()
+    with pytest.raises(ValidationError, match="even width and height, not 97 x 64"):
+        VideoWriter(file, "mp4", width=97, height=64, fps=24)
+    assert file.getvalue() == b""
+
+
+def test_a_frame_of_another_size_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "a.mp4").open("w+b") as file, VideoWriter(file, "mp4", width=96, height=64, fps=24) as video:
+        with pytest.raises(ValueError, match="does not fit"):
+            video.add(Image.new("RGB", (64, 64)))
+        video.add(ball(0))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"hello", b"#EXTM3U\nhttp://127.0.0.1/a.ts\n", b"\0\0\0\x18ftypisom\0\0\0\0isom", b"\x89PNG\r\n\x1a\n" * 20],
+)
+def test_what_is_no_mp4_is_refused(data: bytes) -> None:
+    with pytest.raises(ValidationError, match="not an MP4 file, or is damaged"):
+        list(decode_frames(BytesIO(data)))
+    assert read_video_metadata(BytesIO(data)) is None
+
+
+def test_frames_of_too_many_pixels_are_refused(tmp_path: Path) -> None:
+    file: BinaryIO
+    with write(tmp_path / "a.mp4", "mp4").open("rb") as file, pytest.raises(ValidationError, match="over the limit"):
+        next(decode_frames(file, max_pixels=6_000))
