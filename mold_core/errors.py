@@ -11,6 +11,8 @@
     ├── InsufficientMemoryError   INSUFFICIENT_MEMORY  503   exit 1   the model does not fit
     ├── QueueFullError            QUEUE_FULL           503   exit 1
     ├── InferenceError            INFERENCE_ERROR      500   exit 1   a plugin failed while it made the picture
+    │   └── WorkerError           WORKER_DIED          500   exit 1   the process that ran the job died
+    ├── JobNotFoundError          JOB_NOT_FOUND        404   exit 1   no job has the id, or it is no longer kept
     ├── OutputError               OUTPUT_ERROR         500   exit 1   a result could not be written
     ├── PluginError               PLUGIN_ERROR         500   exit 1   a plugin cannot be used
     │   └── DuplicateError        DUPLICATE            500   exit 1   two plugins claim one name
@@ -28,6 +30,7 @@ __all__ = [
     "DuplicateError",
     "InferenceError",
     "InsufficientMemoryError",
+    "JobNotFoundError",
     "MalformedError",
     "ModelNotFoundError",
     "MoldError",
@@ -37,6 +40,7 @@ __all__ = [
     "SettingsError",
     "UnknownModelError",
     "ValidationError",
+    "WorkerError",
 ]
 
 
@@ -158,6 +162,19 @@ class InferenceError(MoldError):
     """A plugin failed during its work; the cause is chained."""
 
     code = "INFERENCE_ERROR"
+
+
+class WorkerError(InferenceError):
+    """A worker process that died while it ran the job."""
+
+    code = "WORKER_DIED"
+
+
+class JobNotFoundError(MoldError):
+    """A job that never was, or that is no longer kept."""
+
+    code = "JOB_NOT_FOUND"
+    http_status = 404
 
 
 class OutputError(MoldError):

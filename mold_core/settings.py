@@ -94,6 +94,13 @@ class Settings:
         key="compile",
         default="auto",
     )
+    idle_unload_s: float | None = _setting(
+        "Seconds without work after which loaded models are freed; default: never.",
+        env="MOLD_IDLE_UNLOAD_S",
+        key="idle_unload_s",
+        minimum=0.1,
+        maximum=31_536_000,
+    )
     port: int = _setting(
         "Port of the server.", env="MOLD_PORT", key="server_port", default=7680, minimum=1, maximum=65_535
     )

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
+from functools import cache
 from pathlib import Path
+
+import attrs
 
 from mold_core.errors import SettingsError
 from mold_core.settings import Settings
 
-__all__ = ["budget_bytes", "choose_device"]
+__all__ = ["DeviceInfo", "budget_bytes", "choose_device", "choose_devices", "device_info"]
 
 _SHARE = 0.8
+
+
+@attrs.frozen(kw_only=True)
+class DeviceInfo:
+    """A device by its maker's name, and its memory in bytes, whoever uses it; 0 where it is not known."""
+
+    name: str
+    memory_used_bytes: int = 0
+    memory_total_bytes: int = 0
+
 
 # Device files of NVIDIA's and AMD's drivers, and of Windows' GPU under Linux. Without one of them there is no GPU.
 _LINUX_GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
@@ -43,6 +57,11 @@ def choose_device(settings: Settings) -> str:
     return next(name for name in ("cuda", "mps", "cpu") if has[name])
 
 
+def choose_devices(settings: Settings) -> tuple[str, ...]:
+    """Return the torch names of the devices to use, at least one."""
+    return (choose_device(settings),)
+
+
 def budget_bytes(settings: Settings, device: str) -> int:
     """Return how much memory models may take on the device, in bytes."""
     if settings.memory_budget_gb is not None:
@@ -55,9 +74,47 @@ def budget_bytes(settings: Settings, device: str) -> int:
     return int(_physical_memory() * _SHARE)
 
 
+def device_info(device: str) -> DeviceInfo:
+    """Return the name and the memory of a device."""
+    if device.startswith("cuda"):
+        import torch
+
+        free, total = torch.cuda.mem_get_info(device)
+        return DeviceInfo(
+            name=torch.cuda.get_device_name(device), memory_used_bytes=total - free, memory_total_bytes=total
+        )
+    total = _physical_memory()
+    return DeviceInfo(
+        name=_processor_name() if device.startswith("cpu") else device,
+        memory_used_bytes=total - _available_memory(total),
+        memory_total_bytes=total,
+    )
+
+
 def _may_have_gpu() -> bool:
     return sys.platform != "linux" or any(Path(file).exists() for file in _LINUX_GPU_FILES)
 
 
 def _physical_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _available_memory(total: int) -> int:
+    """Return the bytes that programs could still get; all of it where the system does not say."""
+    for line in _lines("/proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return total
+
+
+@cache
+def _processor_name() -> str:
+    names = (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return []

@@ -2,53 +2,62 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterator
+from time import monotonic
 from types import TracebackType
+from typing import Any
 
 import attrs
 
-from mold_core.catalog import DefaultModel, LocalFiles, ModelSpec, ModelStore, default_model, pull, resolve
-from mold_core.engine.batch import fail_jobs, run_batch
-from mold_core.engine.complete import complete
-from mold_core.engine.device import choose_device
-from mold_core.engine.jobs import Job
+from mold_core.catalog import DefaultModel, LocalFiles, ModelSpec, ModelStore, pull
+from mold_core.engine.batch import fail_jobs
+from mold_core.engine.device import choose_devices
+from mold_core.engine.feeder import DeviceStatus, Feeder, load_errand
+from mold_core.engine.jobs import Job, JobKind, JobState
+from mold_core.engine.kinds import Prepared, kind_of
+from mold_core.engine.lane import Lane
+from mold_core.engine.models import ModelEntry, Models
 from mold_core.engine.notices import Notices
+from mold_core.engine.observe import Observers
 from mold_core.engine.queue import JobQueue
-from mold_core.engine.worker import InlineExecutor, blaming
-from mold_core.errors import CancelledError, InferenceError, PluginError
+from mold_core.engine.registry import Registry, result_bytes
+from mold_core.engine.worker import InlineExecutor
+from mold_core.errors import CancelledError, InferenceError, JobNotFoundError, ValidationError
 from mold_core.hookspecs import ModelFamily, Worker
 from mold_core.plugins import Plugins, load_plugins
 from mold_core.settings import Settings
-from mold_core.version import VERSION
 from mold_core.wire import GenerateRequest, GenerateResponse, Info, ProgressEvent
 from mold_core.wire.convert import check
 
-__all__ = ["Engine", "ModelEntry"]
-
-log = logging.getLogger("mold.engine")
+__all__ = ["Engine", "EngineStatus"]
 
 _CLOSE_TIMEOUT_S = 10.0
 
 
 @attrs.frozen(kw_only=True)
-class ModelEntry:
-    """A model as listings show it."""
+class EngineStatus:
+    """What an engine does now. `running` are the jobs under way, the oldest first."""
 
-    spec: ModelSpec
-    downloaded: bool
-    loaded: bool
-    runnable: bool
+    queue_depth: int
+    queue_capacity: int
+    paused: bool
+    running: tuple[Job, ...]
+    devices: tuple[DeviceStatus, ...]
 
 
 class Engine:
-    """Makes pictures. Nothing is loaded, and torch is not imported, before the first request.
+    """Does what requests ask for. Nothing is loaded, and torch is not imported, before the first request.
 
         with Engine() as engine:
             response = engine.generate(GenerateRequest(prompt="a red house under a yellow moon"))
 
     All methods may be called from any thread. `settings` and `plugins` default to those of the environment.
+
+    A server calls `submit` and watches the job: `Job.events`, `Job.watch`, `Job.result`, `Job.cancel`. Jobs are found
+    again by `job` and `jobs`. The queue is ruled by `pause`, `resume` and `move`; memory by `load` and `unload`.
+    `status` and `devices` never wait for work under way. `observers` are told figures (see
+    `mold_core.engine.observe`).
     """
 
     def __init__(self, settings: Settings | None = None, plugins: Plugins | None = None) -> None:
@@ -56,41 +65,47 @@ class Engine:
         self.plugins = plugins if plugins is not None else load_plugins(self.settings.plugins)
         self.store = ModelStore(self.settings.models_path)
         self.queue = JobQueue(self.settings.queue_size)
-        self._worker: Worker | None = None
-        self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
-        self._running: list[Job] = []
+        self.observers = Observers()
+        self._models = Models(self.settings, self.plugins, self.store)
+        self._registry = Registry()
+        self._lane = Lane(self._models, self.observers, self._deliver)
+        self._feeders: tuple[Feeder, ...] = ()
+        self._lock = threading.RLock()
         self._notices = Notices(self.plugins)
         self._closed = False
 
     # --- requests ------------------------------------------------------------------------------------------------
 
-    def submit(self, request: GenerateRequest) -> Job:
-        """Queue a request and return its job at once.
+    def submit(self, request: Any, *, idempotency_key: str | None = None) -> Job:
+        """Queue a request of any kind (`mold_core.engine.kinds`) and return its job at once.
+
+        A second request with the same `idempotency_key` gets the job of the first. A pull of a model that is being
+        pulled gets the job of that pull.
 
         Raises ValidationError, UnknownModelError, ModelNotFoundError or QueueFullError for what can be told now.
         """
+        kind = kind_of(request)
         check(request)
-        spec = self.resolve(request.model)
-        family = self.family_of(spec)
-        self.store.locate(spec)
-        with blaming(f"{spec.name} could not take the request"):
-            completed, warnings = complete(request, spec, family, embed_metadata=self.settings.embed_metadata)
-        remark = spec.vocabulary.remark(completed.prompt) if spec.vocabulary else None
-        job = Job(completed, warnings=(*warnings, remark) if remark else warnings, on_finish=self._finished)
-        for warning in job.warnings:
-            job.report(Info(message=warning))
+        before = self._same(idempotency_key, request)
+        if before is not None:
+            return before
+        job = self._new_job(kind.name, kind.prepare(request, self._models))
+        queue = self._lane.queue if kind.name == "pull" else self.queue
+        job._place = queue.position
         with self._lock:
             if self._closed:
                 raise InferenceError("the engine was closed")
-            self.queue.put(job)
-            self._ensure_running()
+            before = self._same(idempotency_key, request) or self._same_pull(job)
+            if before is not None:
+                return before
+            queue.check_room()
+            self._registry.add(job, idempotency_key, request)
+            queue.put(job)
+            self.start() if kind.name != "pull" else self._lane.start()
         return job
 
-    def generate(
-        self, request: GenerateRequest, on_event: Callable[[ProgressEvent], object] | None = None
-    ) -> GenerateResponse:
-        """Return the result of a request.
+    def run(self, request: Any, on_event: Callable[[ProgressEvent], object] | None = None) -> Any:
+        """Return the result of a request of any kind.
 
         `on_event` is called in this thread with every progress event; when it returns False the job is cancelled, which
         takes effect between two denoising steps. Raises the job's error, CancelledError among them.
@@ -100,13 +115,19 @@ class Engine:
             for event in job.events():
                 if on_event is not None and on_event(event) is False:
                     raise CancelledError("the job was cancelled")
-            result: GenerateResponse = job.result()
+            return job.result()
         except BaseException:
             job.cancel()
             raise
+
+    def generate(
+        self, request: GenerateRequest, on_event: Callable[[ProgressEvent], object] | None = None
+    ) -> GenerateResponse:
+        """Return the pictures that a request asks for; see `run`."""
+        result: GenerateResponse = self.run(request, on_event)
         return result
 
-    def stream(self, request: GenerateRequest) -> Iterator[ProgressEvent | GenerateResponse]:
+    def stream(self, request: Any) -> Iterator[Any]:
         """Yield progress events and, last, the response. Closing the iterator cancels the job."""
         job = self.submit(request)
         try:
@@ -115,40 +136,80 @@ class Engine:
         finally:
             job.cancel()
 
+    # --- jobs ----------------------------------------------------------------------------------------------------
+
+    def job(self, id: str) -> Job:
+        """Return a job by its id. Raises JobNotFoundError for one that never was or is no longer kept."""
+        job = self._registry.find(id)
+        if job is None:
+            raise JobNotFoundError(f"there is no job {id!r}, or it is no longer kept", field="id", value=id)
+        return job
+
+    def jobs(self, *, state: JobState | None = None, kind: JobKind | None = None) -> list[Job]:
+        """Return the jobs that are kept, oldest first."""
+        found = (job for job in self._registry.all() if state in (None, job.state) and kind in (None, job.kind))
+        return sorted(found, key=lambda job: job.created_at)
+
+    def move(self, id: str, position: int) -> int:
+        """Put a waiting job at a position in its queue, from 1; return its place, 0 if it no longer waits.
+
+        Raises JobNotFoundError.
+        """
+        job = self.job(id)
+        return (self._lane.queue if job.kind == "pull" else self.queue).move(job, position)
+
+    def pause(self) -> None:
+        """Begin no more jobs until `resume`, but for pulls. What runs goes on, and jobs may be submitted."""
+        self.queue.pause()
+
+    def resume(self) -> None:
+        """Begin jobs again."""
+        self.queue.resume()
+
     # --- models --------------------------------------------------------------------------------------------------
 
     def models(self) -> list[ModelEntry]:
         """Return every model of the catalog with what is known of it here."""
-        loaded = self.loaded()
-        return [
-            ModelEntry(
-                spec=spec,
-                downloaded=self.store.has(spec),
-                loaded=spec.name in loaded,
-                runnable=spec.family in self.plugins.families,
-            )
-            for spec in self.plugins.models.values()
-        ]
+        return self._models.entries(self.loaded())
 
     def loaded(self) -> frozenset[str]:
-        """Return the full names of the models in memory."""
-        return self._worker.loaded() if self._worker else frozenset()
+        """Return the full names of the models in memory, on whatever device."""
+        return frozenset().union(*(feeder.loaded() for feeder in self._feeders))
 
-    @property
-    def busy(self) -> bool:
-        """Whether a job is running."""
-        return any(not job.finished for job in self._running)
+    def load(self, name: str | None, device: str | None = None) -> str:
+        """Bring a model into memory, after the jobs under way, and return the device that has it.
+
+        Without `device` it is one that has the model, or else the one with the fewest. Raises UnknownModelError,
+        ModelNotFoundError, ValidationError for a device that is not here, and what loading raises.
+        """
+        spec = self.resolve(name)
+        self.store.locate(spec)
+        self.start()
+        feeder = min(self._named(device), key=lambda feeder: (spec.name not in feeder.loaded(), len(feeder.loaded())))
+        feeder.run_errand(load_errand(spec, feeder)).result()
+        return feeder.device
+
+    def unload(self, name: str | None = None, device: str | None = None) -> tuple[tuple[str, str], ...]:
+        """Free the memory of a model or of all, after the jobs under way; return (device, model) of what was dropped.
+
+        Raises UnknownModelError, and ValidationError for a device that is not here.
+        """
+        wanted = None if name is None else self.resolve(name).name
+        holding = [feeder for feeder in self._named(device) if feeder.loaded()]
+        futures = [(feeder, feeder.run_errand(lambda worker: worker.unload(wanted))) for feeder in holding]
+        return tuple((feeder.device, dropped) for feeder, future in futures for dropped in future.result())
 
     def default_model(self) -> DefaultModel:
         """Return the model that requests without a name get, and why that one."""
-        return default_model(
-            self.settings, self.plugins.models, self.store, lambda spec: spec.family in self.plugins.families
-        )
+        return self._models.default()
 
     def pull(
         self, name: str, on_event: Callable[[ProgressEvent], object] | None = None, *, skip_verify: bool = False
     ) -> LocalFiles:
-        """Fetch what is missing of a model and return its files; see `mold_core.catalog.pull`."""
+        """Fetch what is missing of a model, in this thread, and return its files; see `mold_core.catalog.pull`.
+
+        To have it done beside other work, submit a PullRequest.
+        """
         spec = self.resolve(name)
         if on_event is not None and not spec.embedded and spec.family not in self.plugins.families:
             on_event(Info(message=f"no loaded plugin brings the family {spec.family}, so nothing runs {spec.name} yet"))
@@ -156,28 +217,62 @@ class Engine:
 
     def resolve(self, name: str | None) -> ModelSpec:
         """Return the model that a name means; None means the default. Raises UnknownModelError."""
-        return self.default_model().spec if name is None else resolve(name, self.plugins.models)
+        return self._models.resolve(name)
 
     def family_of(self, spec: ModelSpec) -> ModelFamily:
         """Return the family that runs a model. Raises PluginError when its plugin is not there."""
-        family = self.plugins.families.get(spec.family)
-        if family is None:
-            raise PluginError(
-                f"model {spec.name!r} needs family {spec.family!r}, which no loaded plugin brings",
-                hint="mold plugins shows what is loaded and what failed",
-            )
-        return family
+        return self._models.family_of(spec)
+
+    # --- what it does now ----------------------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job is running."""
+        return any(job.state == "running" for job in self._registry.live())
+
+    def devices(self) -> tuple[DeviceStatus, ...]:
+        """Return what each device does now; empty before the engine has started."""
+        return tuple(feeder.status() for feeder in self._feeders)
+
+    def status(self) -> EngineStatus:
+        """Return what the engine does now, without waiting for it."""
+        return EngineStatus(
+            queue_depth=len(self.queue),
+            queue_capacity=self.queue.capacity,
+            paused=self.queue.paused,
+            running=tuple(job for job in self._registry.live() if job.state == "running"),
+            devices=self.devices(),
+        )
 
     # --- life ----------------------------------------------------------------------------------------------------
 
-    def close(self) -> None:
-        """Cancel every job, wait for the step under way, and free all models."""
+    def start(self) -> None:
+        """Get ready for requests; the first one does it otherwise. Worker processes start warming up."""
+        with self._lock:
+            if self._closed:
+                raise InferenceError("the engine was closed")
+            if not self._feeders:
+                self._feeders = tuple(map(self._feeder, choose_devices(self.settings)))
+            for feeder in self._feeders:
+                feeder.start()
+
+    def close(self, grace_s: float = 0.0) -> None:
+        """Take no more requests, wait up to `grace_s` for the jobs under way, cancel the rest and free all models."""
         with self._lock:
             self._closed = True
-            unfinished = [*self.queue.close(), *self._running]
-        fail_jobs(unfinished, _closed())
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(_CLOSE_TIMEOUT_S)
+            waiting = [*self.queue.close(), *self._lane.queue.close()]
+        deadline = monotonic() + grace_s
+        fail_jobs(waiting, _closed())
+        running = self._registry.live()
+        for job in running:
+            job.wait(max(deadline - monotonic(), 0))
+        fail_jobs(running, _closed())
+        parts: tuple[Feeder | Lane, ...] = (*self._feeders, self._lane)
+        for part in parts:
+            part.close()
+        deadline = monotonic() + _CLOSE_TIMEOUT_S
+        for part in parts:
+            part.join(max(deadline - monotonic(), 0))
         self._notices.close(_CLOSE_TIMEOUT_S)
 
     def __enter__(self) -> Engine:
@@ -188,56 +283,72 @@ class Engine:
     ) -> None:
         self.close()
 
-    # --- the thread that feeds the worker ------------------------------------------------------------------------
+    # --- inside --------------------------------------------------------------------------------------------------
 
-    def _ensure_running(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="mold-worker", daemon=True)
-            self._thread.start()
+    def _new_job(self, kind: JobKind, prepared: Prepared) -> Job:
+        job = Job(
+            prepared.request,
+            kind=kind,
+            spec=prepared.spec,
+            size=prepared.size,
+            batch_key=prepared.batch_key,
+            load_bytes=prepared.load_bytes,
+            warnings=prepared.warnings,
+            on_finish=self._finished,
+        )
+        for warning in job.warnings:
+            job.report(Info(message=warning))
+        return job
 
-    def _work(self) -> None:
-        while jobs := self.queue.take(self.loaded, self._together, self.settings.max_batch):
-            running = self._begin(jobs)
-            if running:
-                self._run(running)
-        if self._worker is not None:
-            self._worker.close()
+    def _same(self, key: str | None, request: Any) -> Job | None:
+        """Return the job that was submitted with this key before."""
+        found = None if key is None else self._registry.find_key(key)
+        if found is None:
+            return None
+        job, before = found
+        if before != request:
+            raise ValidationError(
+                f"idempotency key {key!r} was given before, with another request",
+                field="idempotency_key",
+                value=key,
+                hint="use a new key for a new request",
+            )
+        return job
 
-    def _begin(self, jobs: list[Job]) -> list[Job]:
-        """Mark jobs as running, but for those that were cancelled meanwhile."""
-        with self._lock:
-            self._running = [] if self._closed else [job for job in jobs if job.start()]
-            running, closed = self._running, self._closed
-        if closed:
-            fail_jobs(jobs, _closed())
-        return running
+    def _same_pull(self, job: Job) -> Job | None:
+        pulls = (other for other in self._registry.live() if other.kind == job.kind == "pull")
+        return next((other for other in pulls if other.model == job.model and not other.finished), None)
 
-    def _run(self, jobs: list[Job]) -> None:
-        try:
-            if self._worker is None:
-                self._worker = InlineExecutor().start(choose_device(self.settings), self.settings, self.plugins)
-            spec = self.resolve(jobs[0].request.model)
-            run_batch(jobs, spec, self._worker, limit=self.settings.max_batch, version=VERSION)
-        except Exception as error:
-            fail_jobs(jobs, error)
+    def _feeder(self, device: str) -> Feeder:
+        def start_worker() -> Worker:
+            return InlineExecutor().start(device, self.settings, self.plugins)
+
+        return Feeder(device, start_worker, self.queue, self._models, self.observers, self._deliver, eager=False)
+
+    def _named(self, device: str | None) -> tuple[Feeder, ...]:
+        named = tuple(feeder for feeder in self._feeders if device in (None, feeder.device))
+        if device is not None and not named:
+            raise ValidationError(
+                f"there is no device {device!r} here",
+                field="device",
+                value=device,
+                hint=f"there is {', '.join(feeder.device for feeder in self._feeders) or 'none'}",
+            )
+        return named
+
+    def _deliver(self, job: Job, result: Any) -> None:
+        job.finish(result)
 
     def _finished(self, job: Job) -> None:
         self.queue.discard(job)
+        self._lane.queue.discard(job)
+        self._registry.ended(job, result_bytes(job._result))
+        code = job.error.code if job.error is not None else ""
+        labels = {"kind": job.kind, "model": job.model or ""}
+        self.observers.measure("job_finished", 1, **labels, state=job.state, code=code)
+        if job.state == "done" and job.started_at is not None and job.finished_at is not None:
+            self.observers.measure("job_s", job.finished_at - job.started_at, **labels)
         self._notices.put(job)
-
-    def _together(self, first: Job, other: Job) -> bool:
-        if first.request.model != other.request.model:
-            return False
-        try:
-            spec = self.resolve(first.request.model)
-            family = self.family_of(spec)
-            if not hasattr(family, "batch_key"):
-                return False
-            key = family.batch_key(spec, first.request)
-            return key is not None and bool(key == family.batch_key(spec, other.request))
-        except Exception:
-            log.exception("batch_key of a family failed; its requests run alone")
-            return False
 
 
 def _closed() -> CancelledError:

@@ -2,49 +2,82 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from collections.abc import Callable, Hashable, Iterator
+from typing import TYPE_CHECKING, Any, Literal
 
 from mold_core.errors import CancelledError, MoldError
-from mold_core.wire import GenerateRequest, ProgressEvent
+from mold_core.wire import ProgressEvent
 
-__all__ = ["Job", "JobState"]
+if TYPE_CHECKING:
+    from mold_core.catalog import ModelSpec
 
+__all__ = ["Job", "JobKind", "JobState"]
+
+log = logging.getLogger("mold.engine")
+
+JobKind = Literal["generate", "upscale", "expand", "chain", "pull"]
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 
 _FINAL: frozenset[JobState] = frozenset({"done", "failed", "cancelled"})
+
+# Events that are kept for readers who come later: the largest job there can be, a thousand pictures, has as many.
+# When there are more, the older half goes.
+MAX_EVENTS = 20_000
 
 
 class Job:
     """One request, its state, its events and at the end its result or error.
 
-    Every reader of `events()` gets all events from the first on, so a late or returning reader misses nothing.
-    `on_finish` is called once, after the end, in the thread that ended the job.
+    `id`, `kind`, `request` (complete), `spec` and `model` (where it has one) and `warnings` never change; `created_at`,
+    `started_at` and `finished_at` are in seconds since 1970. `size` is the room it takes in a batch; jobs with equal
+    `batch_key` may be computed together. `load_bytes` is what its model takes to load.
+
+    Every reader gets all events from the first on, so a late or returning reader misses nothing; of very long jobs the
+    last 10,000 are kept. `on_finish` is called once, after the end, in the thread that ended the job.
     """
 
     def __init__(
         self,
-        request: GenerateRequest,
+        request: Any,
         *,
-        kind: str = "generate",
+        kind: JobKind = "generate",
+        spec: ModelSpec | None = None,
+        size: int = 1,
+        batch_key: Hashable = None,
+        load_bytes: int = 0,
         warnings: tuple[str, ...] = (),
         on_finish: Callable[[Job], object] | None = None,
+        id: str | None = None,
+        created_at: float | None = None,
     ) -> None:
-        self.id = uuid.uuid4().hex
+        self.id = id or uuid.uuid4().hex
         self.kind = kind
         self.request = request
+        self.spec = spec
+        self.model: str | None = spec.name if spec is not None else getattr(request, "model", None)
+        self.size = size
+        self.batch_key = batch_key
+        self.load_bytes = load_bytes
         self.warnings = warnings
-        self.created_at = time.time()
+        self.attempts = 0
+        self.created_at = time.time() if created_at is None else created_at
+        self.started_at: float | None = None
+        self.finished_at: float | None = None
         self._on_finish = on_finish
         self._changed = threading.Condition()
         self._state: JobState = "queued"
+        self._sealed = False
         self._events: list[ProgressEvent] = []
+        self._dropped = 0
         self._watchers: list[Callable[[], object]] = []
         self._result: Any = None
+        self._fetch_result: Callable[[], Any] | None = None
         self._error: MoldError | None = None
+        self._place: Callable[[Job], int] = lambda job: 0
 
     @property
     def state(self) -> JobState:
@@ -57,21 +90,48 @@ class Job:
         return self._state in _FINAL
 
     @property
+    def position(self) -> int:
+        """Place in the queue, from 1; 0 when the job no longer waits."""
+        return 0 if self._state != "queued" else self._place(self)
+
+    @property
     def error(self) -> MoldError | None:
         """What went wrong, for a failed or cancelled job."""
         return self._error
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what there is to say of the job, without its request and result; times in milliseconds since 1970."""
+        summary: dict[str, Any] = {"id": self.id, "kind": self.kind, "state": self.state, "position": self.position}
+        if self.model is not None:
+            summary["model"] = self.model
+        for name in ("created_at", "started_at", "finished_at"):
+            moment = getattr(self, name)
+            if moment is not None:
+                summary[name] = int(moment * 1000)
+        if self.warnings:
+            summary["warnings"] = list(self.warnings)
+        if self._error is not None:
+            summary.update(self._error.to_json())
+        return summary
+
+    # --- watching ------------------------------------------------------------------------------------------------
 
     def events(self, start: int = 0, timeout_s: float | None = None) -> Iterator[ProgressEvent]:
         """Yield every event from number `start` on, waiting for new ones until the job is finished.
 
         With `timeout_s`, stop when no new event came for that long.
         """
+        for _number, event in self.numbered_events(start, timeout_s):
+            yield event
+
+    def numbered_events(self, start: int = 0, timeout_s: float | None = None) -> Iterator[tuple[int, ProgressEvent]]:
+        """Yield number and event like `events`; a reader that comes back asks from the number after its last."""
         while True:
             fresh, ended = self._next_events(start, timeout_s)
             yield from fresh
-            start += len(fresh)
             if ended or not fresh:
                 return
+            start = fresh[-1][0] + 1
 
     def watch(self, changed: Callable[[], object]) -> Callable[[], None]:
         """Call `changed` after every new event and after the end, for readers that must not block.
@@ -91,38 +151,43 @@ class Job:
     def events_so_far(self, start: int = 0) -> tuple[list[ProgressEvent], bool]:
         """Return the events from number `start` on that have happened, and whether no more will come."""
         with self._changed:
-            return self._events[start:], self.finished
+            return [event for _number, event in self._since(start)], self.finished
 
-    def _next_events(self, start: int, timeout_s: float | None) -> tuple[list[ProgressEvent], bool]:
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until the job is finished; False if it is not by then."""
         with self._changed:
-            self._changed.wait_for(lambda: len(self._events) > start or self.finished, timeout_s)
-            return self._events[start:], self.finished
+            return self._changed.wait_for(lambda: self.finished, timeout_s)
 
     def result(self, timeout_s: float | None = None) -> Any:
         """Return what the job made, waiting for it. Raises the job's error, or TimeoutError."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: self.finished, timeout_s):
-                raise TimeoutError(f"job {self.id} is still {self._state} after {timeout_s} s")
+        if not self.wait(timeout_s):
+            raise TimeoutError(f"job {self.id} is still {self._state} after {timeout_s} s")
         if self._error is not None:
             raise self._error
-        return self._result
+        fetch = self._fetch_result
+        return self._result if fetch is None else fetch()
 
     def cancel(self) -> bool:
-        """End the job now; work that is under way stops at its next step. Returns False if it had already ended."""
+        """End the job now; work that is under way stops at its next step. Returns False if it had already ended.
+
+        A job whose result is just being saved counts as ended.
+        """
         return self._finish("cancelled", error=CancelledError("the job was cancelled"))
 
-    # What follows is called by the engine.
+    # --- what follows is called by the engine --------------------------------------------------------------------
 
     def report(self, event: ProgressEvent) -> None:
         """Add an event; events after the end are dropped."""
         with self._changed:
             if self.finished:
                 return
+            if len(self._events) >= MAX_EVENTS:
+                del self._events[: MAX_EVENTS // 2]
+                self._dropped += MAX_EVENTS // 2
             self._events.append(event)
             self._changed.notify_all()
             watchers = tuple(self._watchers)
-        for changed in watchers:
-            changed()
+        self._tell(watchers)
 
     def start(self) -> bool:
         """Mark the job as running; False if it was cancelled while it waited."""
@@ -130,26 +195,66 @@ class Job:
             if self.finished:
                 return False
             self._state = "running"
+            self.started_at = time.time()
+            self.attempts += 1
             self._changed.notify_all()
             return True
 
-    def finish(self, result: Any) -> bool:
-        """End the job with its result; False if it had already ended."""
-        return self._finish("done", result=result)
+    def wait_again(self) -> bool:
+        """Mark a job that was running as waiting; False if it has ended."""
+        with self._changed:
+            if self.finished:
+                return False
+            self._state = "queued"
+            return True
+
+    def seal(self) -> bool:
+        """Let nobody cancel the job from here on, for its result is being saved; False if it has ended."""
+        with self._changed:
+            if self.finished:
+                return False
+            self._sealed = True
+            return True
+
+    def finish(self, result: Any, fetch: Callable[[], Any] | None = None) -> bool:
+        """End the job with its result; False if it had already ended.
+
+        With `fetch` the result is not kept in memory but got from there each time it is asked for.
+        """
+        self._sealed = False
+        self._fetch_result = fetch
+        return self._finish("done", result=None if fetch is not None else result)
 
     def fail(self, error: MoldError) -> bool:
         """End the job with an error; False if it had already ended."""
+        self._sealed = False
         return self._finish("cancelled" if isinstance(error, CancelledError) else "failed", error=error)
 
     def _finish(self, state: JobState, *, result: Any = None, error: MoldError | None = None) -> bool:
         with self._changed:
-            if self.finished:
+            if self.finished or self._sealed:
                 return False
             self._state, self._result, self._error = state, result, error
+            self.finished_at = time.time()
             self._changed.notify_all()
             watchers = tuple(self._watchers)
-        for changed in watchers:
-            changed()
+        self._tell(watchers)
         if self._on_finish is not None:
             self._on_finish(self)
         return True
+
+    def _tell(self, watchers: tuple[Callable[[], object], ...]) -> None:
+        for changed in watchers:
+            try:
+                changed()
+            except Exception:
+                log.exception("a watcher of job %s failed", self.id)
+
+    def _since(self, start: int) -> list[tuple[int, ProgressEvent]]:
+        start = max(start, self._dropped)
+        return list(enumerate(self._events[start - self._dropped :], start))
+
+    def _next_events(self, start: int, timeout_s: float | None) -> tuple[list[tuple[int, ProgressEvent]], bool]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._dropped + len(self._events) > start or self.finished, timeout_s)
+            return self._since(start), self.finished

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Sequence
 from time import monotonic
+from typing import Protocol
 
 import attrs
 
@@ -12,43 +13,77 @@ from mold_core.engine.jobs import Job
 from mold_core.errors import QueueFullError
 from mold_core.wire import Queued
 
-__all__ = ["JobQueue"]
+__all__ = ["JobQueue", "Taker"]
 
 
-@attrs.frozen
+class Taker(Protocol):
+    """A device that asks the queue for work."""
+
+    def loaded(self) -> frozenset[str]:
+        """Return the full names of the models in memory."""
+
+    def cost(self, job: Job) -> tuple[int, ...]:
+        """Say how much work it would be to take the job; the idle device with the least gets it. 0 comes first."""
+
+    def wanted(self) -> bool:
+        """Say whether the device has something else to do and must not wait for jobs."""
+
+
+@attrs.frozen(eq=False)
 class _Waiting:
     job: Job
     since: float
 
 
 class JobQueue:
-    """Jobs that wait for a worker. All methods may be called from any thread.
+    """Jobs that wait for a device. All methods may be called from any thread.
 
-    A job for a model in memory may overtake others, but not one that has waited for `patience_s`.
+    A job for a model in memory may overtake others, but not one that has waited for `patience_s`. A device that has
+    just made several jobs together waits up to `gather_s` for their askers to come back before it takes fewer.
     """
 
-    def __init__(self, capacity: int, patience_s: float = 30.0) -> None:
+    def __init__(self, capacity: int, patience_s: float = 30.0, gather_s: float = 0.0) -> None:
         self.capacity = capacity
         self.patience_s = patience_s
+        self.gather_s = gather_s
         self._waiting: list[_Waiting] = []
+        self._idle: list[Taker] = []
         self._changed = threading.Condition()
+        self._paused = False
         self._closed = False
 
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def paused(self) -> bool:
+        """Whether jobs wait though a device may be free."""
+        return self._paused
+
+    # --- for who asks --------------------------------------------------------------------------------------------
+
     def put(self, job: Job) -> int:
         """Add a job and return its position, from 1. Raises QueueFullError."""
         with self._changed:
-            if len(self._waiting) >= self.capacity:
-                raise QueueFullError(
-                    f"generation queue is full ({len(self._waiting)}/{self.capacity})", hint="try again later"
-                )
+            self.check_room()
             self._waiting.append(_Waiting(job, monotonic()))
             position = len(self._waiting)
             job.report(Queued(position=position))
             self._changed.notify_all()
             return position
+
+    def check_room(self) -> None:
+        """Raise QueueFullError if another job may not wait."""
+        if len(self._waiting) >= self.capacity:
+            raise QueueFullError(
+                f"generation queue is full ({len(self._waiting)}/{self.capacity})", hint="try again later"
+            )
+
+    def put_first(self, jobs: Sequence[Job]) -> None:
+        """Put jobs that were taken back at the head; they find room in any case."""
+        with self._changed:
+            self._reorder([_Waiting(job, monotonic()) for job in jobs] + self._waiting)
+            self._changed.notify_all()
 
     def position(self, job: Job) -> int:
         """Return the place of a job, from 1; 0 when it no longer waits."""
@@ -58,36 +93,37 @@ class JobQueue:
                     return index + 1
             return 0
 
-    def take(self, loaded: Callable[[], frozenset[str]], together: Callable[[Job, Job], bool], limit: int) -> list[Job]:
-        """Wait for work and return one job, and others that may run `together` with it, up to `limit` pictures in all.
-
-        A job whose model is in `loaded()` goes first, unless the oldest has waited too long. Returns an empty list
-        when the queue was closed.
-        """
+    def move(self, job: Job, position: int) -> int:
+        """Put a waiting job at a position, from 1; beyond the end means last. Return its place, 0 if it is not here."""
         with self._changed:
-            while not self._waiting:
-                if self._closed:
-                    return []
-                self._changed.wait()
-            first = self._choose(loaded())
-            batch, room = [first], limit - first.request.batch_size
-            for waiting in self._waiting:
-                job = waiting.job
-                if job is not first and job.request.batch_size <= room and together(first, job):
-                    batch.append(job)
-                    room -= job.request.batch_size
-            for job in batch:
-                job.report(Queued(position=0))
-            self._remove(batch)
-            return batch
+            mine = next((waiting for waiting in self._waiting if waiting.job is job), None)
+            if mine is None:
+                return 0
+            order = [waiting for waiting in self._waiting if waiting is not mine]
+            place = min(max(position, 1), len(self._waiting))
+            order.insert(place - 1, mine)
+            self._reorder(order)
+            self._changed.notify_all()
+            return place
 
     def discard(self, job: Job) -> None:
         """Let a job wait no longer, if it does."""
         with self._changed:
             self._remove([job])
 
+    def pause(self) -> None:
+        """Let no device take a job until `resume`; what runs goes on."""
+        with self._changed:
+            self._paused = True
+
+    def resume(self) -> None:
+        """Let devices take jobs again."""
+        with self._changed:
+            self._paused = False
+            self._changed.notify_all()
+
     def close(self) -> list[Job]:
-        """Let every waiting worker go and return the jobs that were not begun."""
+        """Let every waiting device go and return the jobs that were not begun."""
         with self._changed:
             self._closed = True
             left = [waiting.job for waiting in self._waiting]
@@ -95,18 +131,110 @@ class JobQueue:
             self._changed.notify_all()
             return left
 
-    def _choose(self, loaded: frozenset[str]) -> Job:
-        oldest = self._waiting[0]
-        if monotonic() - oldest.since < self.patience_s:
-            for waiting in self._waiting:
-                if waiting.job.request.model in loaded:
-                    return waiting.job
-        return oldest.job
+    def wait_for_idle(self, devices: int, timeout_s: float = 10.0) -> bool:
+        """Wait until so many devices wait for work; False if they do not by then."""
+        with self._changed:
+            return self._changed.wait_for(lambda: len(self._idle) >= devices, timeout_s)
 
-    def _remove(self, jobs: list[Job]) -> None:
-        """Take jobs out and tell those behind them that they have moved up."""
-        before = self._waiting
-        self._waiting = [waiting for waiting in before if waiting.job not in jobs]
-        for index, waiting in enumerate(self._waiting):
-            if waiting is not before[index]:
+    # --- for devices ---------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Let devices look whether they have something else to do."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def take(
+        self, taker: Taker, limit: int, *, timeout_s: float | None = None, made_together: int = 0
+    ) -> list[Job] | None:
+        """Wait for work and return a job, with others of the same batch key up to `limit` pictures in all.
+
+        The job is the first whose model the device has in memory, unless the oldest has waited too long, and of which
+        no other idle device would have less work. `made_together` is the number of jobs that the device took last.
+        Returns an empty list when the device is wanted elsewhere or the time is over, None when the queue was closed.
+        """
+        with self._changed:
+            self._gather(taker, limit, made_together)
+            self._idle.append(taker)
+            self._changed.notify_all()
+            try:
+                first = self._wait_for_job(taker, timeout_s)
+            finally:
+                self._idle.remove(taker)
+                self._changed.notify_all()  # another idle device may now be the best for what is left
+            if first is None:
+                return None if self._closed else []
+            batch = self._companions(first, self._share(first, limit))
+            for job in batch:
+                job.report(Queued(position=0))
+            self._remove(batch)
+            return batch
+
+    def _wait_for_job(self, taker: Taker, timeout_s: float | None) -> Job | None:
+        deadline = None if timeout_s is None else monotonic() + timeout_s
+        while not (self._closed or taker.wanted()):
+            job = None if self._paused else self._choose(taker)
+            left = None if deadline is None else deadline - monotonic()
+            if job is not None or (left is not None and left <= 0):
+                return job
+            self._changed.wait(left)
+        return None
+
+    def _choose(self, taker: Taker) -> Job | None:
+        for job in self._by_preference(taker.loaded()):
+            mine = taker.cost(job)
+            if not any(other.cost(job) < mine for other in self._idle if other is not taker):
+                return job
+        return None
+
+    def _by_preference(self, loaded: frozenset[str]) -> list[Job]:
+        jobs = [waiting.job for waiting in self._waiting]
+        if not self._waiting or monotonic() - self._waiting[0].since >= self.patience_s:
+            return jobs
+        return sorted(jobs, key=lambda job: job.model is not None and job.model not in loaded)
+
+    def _gather(self, taker: Taker, limit: int, made_together: int) -> None:
+        """Wait a moment for as many jobs as there were before."""
+        askers = made_together + len(self._waiting)
+        if not self.gather_s or made_together < 1 or askers < 2 or not limit:
+            return
+        enough = min(askers, limit)
+        deadline = monotonic() + self.gather_s
+        while not (self._closed or taker.wanted() or self._paused) and len(self._waiting) < enough:
+            left = deadline - monotonic()
+            if left <= 0:
+                return
+            self._changed.wait(left)
+
+    def _share(self, first: Job, limit: int) -> int:
+        """Return how many pictures one device shall take, when others that have the model are idle too."""
+        ready = 1 + sum(1 for other in self._idle if other.cost(first)[0] == 0)
+        if ready == 1:
+            return limit
+        alike = sum(w.job.size for w in self._waiting if w.job.batch_key == first.batch_key)
+        return max(min(limit, -(-alike // ready)), first.size)
+
+    def _companions(self, first: Job, limit: int) -> list[Job]:
+        batch, room = [first], limit - first.size
+        if first.batch_key is None:
+            return batch
+        for waiting in self._waiting:
+            job = waiting.job
+            if job is not first and job.batch_key == first.batch_key and job.size <= room:
+                batch.append(job)
+                room -= job.size
+        return batch
+
+    # --- order ---------------------------------------------------------------------------------------------------
+
+    def _remove(self, jobs: Sequence[Job]) -> None:
+        left = [waiting for waiting in self._waiting if waiting.job not in jobs]
+        if len(left) != len(self._waiting):
+            self._reorder(left)
+
+    def _reorder(self, order: list[_Waiting]) -> None:
+        """Let jobs wait in this order, and tell those that have moved."""
+        before = {id(waiting): index for index, waiting in enumerate(self._waiting)}
+        self._waiting = order
+        for index, waiting in enumerate(order):
+            if before.get(id(waiting)) != index:
                 waiting.job.report(Queued(position=index + 1))

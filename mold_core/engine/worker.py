@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from time import monotonic
 
 from mold_core.catalog import ModelSpec, ModelStore
-from mold_core.engine.device import budget_bytes
+from mold_core.engine.device import DeviceInfo, budget_bytes, device_info
 from mold_core.engine.residency import Residency
 from mold_core.errors import InferenceError, MoldError
 from mold_core.hookspecs import Frames, LoadContext, Pipeline, Run
@@ -31,6 +31,10 @@ class LocalWorker:
     def loaded(self) -> frozenset[str]:
         """Return the full names of the models in memory."""
         return frozenset(self._residency.names)
+
+    def device_info(self) -> DeviceInfo:
+        """Return the name and the memory of the device, as they are now."""
+        return device_info(self.device)
 
     def load(self, spec: ModelSpec, run: Run) -> None:
         """Bring a model into memory."""

@@ -29,6 +29,7 @@ from mold_core.wire.events import (
 )
 from mold_core.wire.expand import ExpandRequest, ExpandResponse
 from mold_core.wire.generate import OUTPUT_FORMATS, GenerateRequest, GenerateResponse, ImageData, LoraWeight
+from mold_core.wire.pull import PullRequest, PullResponse
 from mold_core.wire.upscale import UpscaleRequest, UpscaleResponse
 
 __all__ = [
@@ -55,6 +56,8 @@ __all__ = [
     "LoraWeight",
     "ProgressEvent",
     "PullComplete",
+    "PullRequest",
+    "PullResponse",
     "Queued",
     "StageDone",
     "StageStart",

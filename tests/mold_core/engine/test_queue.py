@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -10,8 +11,27 @@ from mold_core import GenerateRequest, Job, Queued, QueueFullError
 from mold_core.engine.queue import JobQueue
 
 
-def job(model: str = "a:1", batch_size: int = 1) -> Job:
-    return Job(GenerateRequest(prompt="p", model=model, batch_size=batch_size))
+class Device:
+    """A device that asks for jobs, with a model in memory and perhaps something else to do."""
+
+    def __init__(self, loaded: str = "", *, weight: int = 0) -> None:
+        self._loaded = frozenset({loaded})
+        self._weight = weight
+        self.busy = False
+
+    def loaded(self) -> frozenset[str]:
+        return self._loaded
+
+    def cost(self, job: Job) -> tuple[int, ...]:
+        return (0 if job.model in self._loaded else job.load_bytes, self._weight)
+
+    def wanted(self) -> bool:
+        return self.busy
+
+
+def job(model: str = "a:1", batch_size: int = 1, *, alone: bool = False, load_bytes: int = 100) -> Job:
+    request = GenerateRequest(prompt="p", model=model, batch_size=batch_size)
+    return Job(request, size=batch_size, batch_key=None if alone else model, load_bytes=load_bytes)
 
 
 def filled(*jobs: Job, patience_s: float = 30.0) -> JobQueue:
@@ -21,8 +41,21 @@ def filled(*jobs: Job, patience_s: float = 30.0) -> JobQueue:
     return queue
 
 
-def take(queue: JobQueue, loaded: str = "", *, limit: int = 1, together: bool = True) -> list[Job]:
-    return queue.take(lambda: frozenset({loaded}), lambda first, other: together, limit)
+def take(queue: JobQueue, loaded: str = "", *, limit: int = 1) -> list[Job] | None:
+    return queue.take(Device(loaded), limit)
+
+
+def in_thread(queue: JobQueue, device: Device, *, limit: int = 1) -> Callable[[], list[Job] | None]:
+    """Let a device ask in a thread of its own; what is returned waits for its answer."""
+    taken: list[list[Job] | None] = []
+    thread = threading.Thread(target=lambda: taken.append(queue.take(device, limit)))
+    thread.start()
+
+    def answer() -> list[Job] | None:
+        thread.join(10)
+        return taken[0]
+
+    return answer
 
 
 def positions(one: Job) -> list[int]:
@@ -96,29 +129,119 @@ def test_a_job_above_the_limit_is_taken_alone() -> None:
     assert take(filled(*jobs), limit=4) == jobs[:1]
 
 
-def test_jobs_that_may_not_run_together_are_taken_one_by_one() -> None:
-    jobs = [job(), job()]
-    assert take(filled(*jobs), limit=8, together=False) == jobs[:1]
+@pytest.mark.parametrize("jobs", [[job(alone=True), job(alone=True)], [job("a:1"), job("b:1")]])
+def test_jobs_that_may_not_run_together_are_taken_one_by_one(jobs: list[Job]) -> None:
+    assert take(filled(*jobs), limit=8) == jobs[:1]
 
 
-def test_a_worker_waits_for_work() -> None:
+def test_a_device_waits_for_work() -> None:
     queue = JobQueue(capacity=1)
-    taken: list[list[Job]] = []
-    worker = threading.Thread(target=lambda: taken.append(take(queue)))
-    worker.start()
+    answer = in_thread(queue, Device())
     one = job()
     queue.put(one)
-    worker.join(10)
-    assert taken == [[one]]
+    assert answer() == [one]
 
 
-def test_a_closed_queue_lets_workers_go_and_returns_what_was_not_begun() -> None:
-    queue = JobQueue(capacity=1)
-    taken: list[list[Job]] = []
-    worker = threading.Thread(target=lambda: taken.append(take(queue)))
-    worker.start()
+def test_a_device_that_is_wanted_elsewhere_stops_waiting() -> None:
+    queue, device = JobQueue(capacity=1), Device()
+    answer = in_thread(queue, device)
+    device.busy = True
+    queue.wake()
+    assert answer() == []
+
+
+def test_a_device_waits_no_longer_than_it_likes() -> None:
+    assert JobQueue(capacity=1).take(Device(), 1, timeout_s=0.001) == []
+
+
+def test_the_idle_device_that_has_the_model_gets_the_job() -> None:
+    queue = JobQueue(capacity=9)
+    cold, warm = in_thread(queue, Device("b:1")), in_thread(queue, Device("a:1"))
+    queue.wait_for_idle(2)
+    first, second = job("a:1"), job("b:1")
+    queue.put(first)
+    assert warm() == [first]
+    queue.put(second)
+    assert cold() == [second]
+
+
+def test_of_devices_without_the_model_the_emptiest_gets_the_job() -> None:
+    queue = JobQueue(capacity=9)
+    full, empty = in_thread(queue, Device("b:1", weight=1)), in_thread(queue, Device())
+    queue.wait_for_idle(2)
+    one = job("a:1")
+    queue.put(one)
+    assert empty() == [one]
     queue.close()
-    worker.join(10)
-    assert taken == [[]]
+    assert full() is None
+
+
+def test_devices_that_have_the_model_share_what_waits() -> None:
+    jobs = [job("a:1") for _ in range(4)]
+    queue = filled(*jobs)
+    queue.pause()
+    answers = [in_thread(queue, Device("a:1"), limit=8) for _ in range(2)]
+    queue.wait_for_idle(2)
+    queue.resume()
+    assert sorted(len(answer() or ()) for answer in answers) == [2, 2]
+
+
+def test_a_paused_queue_gives_nothing_and_takes_everything() -> None:
+    queue = filled(job())
+    queue.pause()
+    assert queue.paused
+    assert queue.take(Device(), 1, timeout_s=0.001) == []
+    assert queue.put(job()) == 2
+    queue.resume()
+    assert take(queue) is not None
+
+
+@pytest.mark.parametrize(("position", "order"), [(1, "cab"), (2, "acb"), (3, "abc"), (99, "abc"), (0, "cab")])
+def test_a_job_moves_and_all_that_it_passes_are_told(position: int, order: str) -> None:
+    jobs = {name: job(name) for name in "abc"}
+    queue = filled(*jobs.values())
+    assert queue.move(jobs["c"], position) == order.index("c") + 1
+    assert [queue.position(jobs[name]) for name in order] == [1, 2, 3]
+    for name in "ab":
+        place = order.index(name) + 1
+        assert positions(jobs[name])[-1] == place
+
+
+def test_a_job_that_does_not_wait_cannot_be_moved() -> None:
+    assert filled(job()).move(job(), 1) == 0
+
+
+def test_jobs_that_come_back_go_to_the_head_even_of_a_full_queue() -> None:
+    waiting = [job("w:1") for _ in range(10)]
+    back = [job("a:1"), job("b:1")]
+    queue = filled(*waiting)
+    queue.put_first(back)
+    assert [take(queue) for _ in range(3)] == [[back[0]], [back[1]], [waiting[0]]]
+
+
+def test_a_device_that_made_several_together_waits_for_their_askers() -> None:
+    queue = JobQueue(capacity=9, gather_s=10)
+    jobs = [job(), job()]
+    queue.put(jobs[0])
+    taken: list[list[Job] | None] = []
+    device = threading.Thread(target=lambda: taken.append(queue.take(Device(), 8, made_together=1)))
+    device.start()
+    queue.put(jobs[1])
+    device.join(5)
+    assert taken == [jobs]
+
+
+def test_a_device_waits_for_nobody_when_one_asks_after_the_other() -> None:
+    queue = JobQueue(capacity=9, gather_s=10)
+    one = job()
+    queue.put(one)
+    assert queue.take(Device(), 8, made_together=0) == [one]
+
+
+def test_a_closed_queue_lets_devices_go_and_returns_what_was_not_begun() -> None:
+    queue = JobQueue(capacity=1)
+    answer = in_thread(queue, Device())
+    queue.close()
+    assert answer() is None
     one = job()
     assert filled(one).close() == [one]

@@ -1,0 +1,305 @@
+"""Feeds one device: takes jobs from the queue, lets a worker run them, and starts it again when it died."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from time import monotonic, time
+from typing import Any, Literal, cast
+
+import attrs
+
+from mold_core.catalog import ModelSpec
+from mold_core.engine.batch import BatchRun, fail_jobs
+from mold_core.engine.device import DeviceInfo
+from mold_core.engine.finisher import Finisher
+from mold_core.engine.jobs import Job
+from mold_core.engine.kinds import KINDS
+from mold_core.engine.kinds.kind import DeviceKind
+from mold_core.engine.models import Models
+from mold_core.engine.observe import Observers
+from mold_core.engine.queue import JobQueue
+from mold_core.errors import WorkerError
+from mold_core.hookspecs import Worker
+
+__all__ = ["DeviceState", "DeviceStatus", "Feeder", "load_errand"]
+
+log = logging.getLogger("mold.engine")
+
+DeviceState = Literal["idle", "loading", "generating", "degraded"]
+
+# How often a job may be begun: a worker that dies is not always the job's fault, one that dies twice probably is.
+_MAX_ATTEMPTS = 2
+
+_FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 30.0
+
+
+@attrs.frozen(kw_only=True)
+class DeviceStatus:
+    """A device as status pages show it. `degraded` means that its worker died and is not started again yet.
+
+    Memory is that of the device in bytes, 0 where it is not known; `jobs` are the ids of the jobs it works on.
+    """
+
+    device: str
+    name: str
+    state: DeviceState
+    models: tuple[str, ...]
+    jobs: tuple[str, ...]
+    memory_used_bytes: int
+    memory_total_bytes: int
+    restarts: int
+
+
+class Feeder:
+    """One device, its thread and its worker. It is the `Taker` of the queue and the `Bench` of kinds."""
+
+    def __init__(
+        self,
+        device: str,
+        start_worker: Callable[[], Worker],
+        queue: JobQueue,
+        models: Models,
+        observers: Observers,
+        save: Callable[[Job, Any], None],
+        *,
+        eager: bool,
+    ) -> None:
+        self.device = device
+        self.models = models
+        self._start_worker = start_worker
+        self._queue = queue
+        self._observers = observers
+        self._save = save
+        self._eager = eager
+        self._worker: Worker | None = None
+        self._finisher = Finisher(f"mold-finish-{device}")
+        self._errands: deque[tuple[Callable[[Worker], Any], Future[Any]]] = deque()
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._running: tuple[Job, ...] = ()
+        self._state: DeviceState = "idle"
+        self._deaths = 0
+        self._restarts = 0
+        self._used = monotonic()
+
+    # --- for the engine ------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread, if it does not run yet."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name=f"mold-feed-{self.device}", daemon=True)
+            self._thread.start()
+
+    def status(self) -> DeviceStatus:
+        """Return what the device does now."""
+        info = getattr(self._worker, "device_info", lambda: DeviceInfo(name=self.device))()
+        return DeviceStatus(
+            device=self.device,
+            name=info.name,
+            state=self._state,
+            models=tuple(sorted(self.loaded())),
+            jobs=tuple(job.id for job in self._running if not job.finished),
+            memory_used_bytes=info.memory_used_bytes,
+            memory_total_bytes=info.memory_total_bytes,
+            restarts=self._restarts,
+        )
+
+    def run_errand(self, errand: Callable[[Worker], Any]) -> Future[Any]:
+        """Let the worker do something between two batches."""
+        future: Future[Any] = Future()
+        self._errands.append((errand, future))
+        self.start()
+        self._queue.wake()
+        return future
+
+    def close(self) -> None:
+        """Let the thread end after what it is doing; `join` waits for it."""
+        self._closing.set()
+        self._queue.wake()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait until results are saved and the worker is closed."""
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
+
+    # --- for the queue -------------------------------------------------------------------------------------------
+
+    def loaded(self) -> frozenset[str]:
+        """Return the full names of the models in memory."""
+        worker = self._worker
+        return worker.loaded() if worker is not None else frozenset()
+
+    def cost(self, job: Job) -> tuple[int, ...]:
+        """Return the bytes that have to be loaded for a job, and how many models are here."""
+        loaded = self.loaded()
+        return (0 if job.model in loaded else job.load_bytes, len(loaded))
+
+    def wanted(self) -> bool:
+        """Say whether there is something else to do than to wait for jobs."""
+        return bool(self._errands) or self._closing.is_set() or self._is_dead()
+
+    # --- for kinds -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def loading(self, spec: ModelSpec) -> Iterator[None]:
+        """Note that a model is being loaded, unless it is here."""
+        if spec.name in self.loaded():
+            yield
+            return
+        self._state = "loading"
+        started = monotonic()
+        try:
+            yield
+        finally:
+            self._state = "generating"
+        self.measure("model_load_s", monotonic() - started, model=spec.name, device=self.device)
+
+    def measure(self, name: str, value: float, **labels: str) -> None:
+        """Let observers know a figure."""
+        self._observers.measure(name, value, **labels)
+
+    def beside(self, work: Callable[[], object], jobs: Sequence[Job]) -> None:
+        """Do `work` in the finishing thread."""
+        self._finisher.put(work, jobs)
+
+    def settle(self) -> None:
+        """Wait until everything that was given to `beside` is done."""
+        self._finisher.settle()
+
+    def deliver(self, job: Job, result: Any) -> None:
+        """Save the result where the engine saves results, and end the job with it."""
+        self._save(job, result)
+
+    # --- the thread ----------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        made_together = 0
+        while not self._closing.is_set():
+            if self._eager and self._worker is None:
+                self._start_early()
+            elif self._is_dead():
+                self._bury(WorkerError(f"the worker of {self.device} died while it had nothing to do"))
+            elif self._errands:
+                self._do_errand()
+            else:
+                jobs = self._queue.take(
+                    self, self.models.settings.max_batch, timeout_s=self._patience_s(), made_together=made_together
+                )
+                if jobs is None:
+                    break
+                made_together = len(jobs)
+                if jobs:
+                    self._run(jobs)
+                else:
+                    self._unload_if_idle()
+        self._end()
+
+    def _run(self, jobs: Sequence[Job]) -> None:
+        running = self._running = tuple(job for job in jobs if job.start())
+        if not running:
+            return
+        kind = cast(DeviceKind, KINDS[running[0].kind])  # jobs of other kinds wait elsewhere
+        self._note_start(running)
+        try:
+            self._state = "generating"
+            kind.run(running, self._worker_now(), self)
+            self._deaths = 0
+        except WorkerError as error:
+            self.settle()
+            self._bury(error)
+            self._run_again(running, error)
+        except Exception as error:
+            self.settle()
+            fail_jobs(running, error)
+        finally:
+            self._state = "degraded" if self._deaths else "idle"
+            self._used = monotonic()
+
+    def _note_start(self, jobs: Sequence[Job]) -> None:
+        self.measure("batch_jobs", len(jobs), kind=jobs[0].kind)
+        for job in jobs:
+            self.measure("queue_wait_s", time() - job.created_at, kind=job.kind)
+
+    def _run_again(self, jobs: Sequence[Job], error: WorkerError) -> None:
+        """Give jobs that lost their worker another try, each by itself; fail those that had it."""
+        again = [job for job in jobs if job.attempts < _MAX_ATTEMPTS and not self._closing.is_set()]
+        fail_jobs([job for job in jobs if job not in again], error)
+        again = [job for job in again if job.wait_again()]
+        for job in again:
+            job.batch_key = None
+        self._queue.put_first(again)
+
+    def _worker_now(self) -> Worker:
+        if self._worker is None:
+            self._worker = self._start_worker()
+        return self._worker
+
+    def _start_early(self) -> None:
+        try:
+            self._worker_now()
+            self._state = "idle"
+        except Exception as error:
+            log.error("the worker of %s did not start: %s", self.device, error)
+            self._bury(error)
+
+    def _is_dead(self) -> bool:
+        return not getattr(self._worker, "alive", True)
+
+    def _bury(self, error: Exception) -> None:
+        """Let go of a worker that died; after several deaths in a row wait before the next is started."""
+        log.error("%s", error)
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.close()
+        self._deaths += 1
+        self._restarts += 1
+        self._state = "degraded"
+        self.measure("worker_restart", 1, device=self.device)
+        if self._deaths > 1:
+            self._closing.wait(min(_FIRST_PAUSE_S * 2 ** (self._deaths - 2), _LONGEST_PAUSE_S))
+
+    def _do_errand(self) -> None:
+        errand, future = self._errands.popleft()
+        try:
+            future.set_result(errand(self._worker_now()))
+        except WorkerError as error:
+            self._bury(error)
+            future.set_exception(error)
+        except Exception as error:
+            future.set_exception(error)
+        self._state = "degraded" if self._deaths else "idle"
+        self._used = monotonic()
+
+    def _patience_s(self) -> float | None:
+        """Return the seconds until idle models are unloaded; None means never."""
+        limit = self.models.settings.idle_unload_s
+        return max(self._used + limit - monotonic(), 0.01) if limit and self.loaded() else None
+
+    def _unload_if_idle(self) -> None:
+        limit = self.models.settings.idle_unload_s
+        if limit and self._worker is not None and monotonic() - self._used >= limit and self.loaded():
+            dropped = self._worker.unload()
+            log.info("%s: unloaded %s after %g idle seconds", self.device, ", ".join(dropped), limit)
+
+    def _end(self) -> None:
+        self._finisher.close()
+        while self._errands:
+            self._errands.popleft()[1].set_exception(WorkerError("the engine was closed"))
+        if self._worker is not None:
+            self._worker.close()
+
+
+def load_errand(spec: ModelSpec, feeder: Feeder) -> Callable[[Worker], None]:
+    """Return what a worker does to load a model for nobody in particular."""
+
+    def load(worker: Worker) -> None:
+        with feeder.loading(spec):
+            worker.load(spec, BatchRun([Job(None)]))
+
+    return load

@@ -1,0 +1,58 @@
+"""Finishes what a device has made in a thread beside it, so that the device goes on with the next."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from queue import Queue
+
+from mold_core.engine.batch import fail_jobs
+from mold_core.engine.jobs import Job
+
+__all__ = ["Finisher"]
+
+# Batches that may wait for being finished before the device has to.
+_WAITING = 3
+
+_Work = tuple[Callable[[], object], Sequence[Job]]
+
+
+class Finisher:
+    """One thread that does work in the order given; it starts with the first work."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._queue: Queue[_Work | None] = Queue(_WAITING)
+        self._thread: threading.Thread | None = None
+
+    def put(self, work: Callable[[], object], jobs: Sequence[Job]) -> None:
+        """Do `work` later; what it raises fails the jobs. Waits when too much is waiting. One thread calls this."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._thread.start()
+        self._queue.put((work, jobs))
+
+    def settle(self) -> None:
+        """Wait until all work that was put so far is done."""
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._queue.join()
+
+    def close(self) -> None:
+        """Wait until all work is done, and end the thread."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._queue.put(None)
+            if thread is not threading.current_thread():
+                thread.join()
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            work, jobs = item
+            try:
+                work()
+            except Exception as error:
+                fail_jobs(jobs, error)
+            finally:
+                # PERF: the last batch would otherwise stay in memory until the next one comes.
+                del work, jobs, item
+                self._queue.task_done()

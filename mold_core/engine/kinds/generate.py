@@ -1,0 +1,143 @@
+"""Generating: requests of one shape are computed together, and encoded beside the next ones."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Sequence
+from functools import partial
+from time import monotonic
+
+import attrs
+
+from mold_core.catalog import ModelSpec
+from mold_core.engine.batch import BatchRun, fail_jobs
+from mold_core.engine.complete import complete
+from mold_core.engine.jobs import Job, JobKind
+from mold_core.engine.kinds.kind import Bench, Prepared
+from mold_core.engine.kinds.shots import Shot, encode, response_of, shots_of
+from mold_core.engine.models import Models
+from mold_core.engine.worker import blaming
+from mold_core.errors import CancelledError, WorkerError
+from mold_core.hookspecs import Frames, ModelFamily, Worker
+from mold_core.wire import GenerateRequest, GenerateResponse, ImageData, Info
+
+__all__ = ["GenerateKind"]
+
+log = logging.getLogger("mold.engine")
+
+
+class GenerateKind:
+    """Pictures from words."""
+
+    name: JobKind = "generate"
+    request_class = GenerateRequest
+    response_class = GenerateResponse
+
+    def prepare(self, request: GenerateRequest, models: Models) -> Prepared:
+        """Return the request with model, size, steps, guidance and seed filled in."""
+        spec = models.resolve(request.model)
+        family = models.family_of(spec)
+        files = models.store.locate(spec)
+        with blaming(f"{spec.name} could not take the request"):
+            completed, warnings = complete(request, spec, family, embed_metadata=models.settings.embed_metadata)
+        remark = spec.vocabulary.remark(completed.prompt) if spec.vocabulary else None
+        return Prepared(
+            request=completed,
+            spec=spec,
+            load_bytes=files.size_bytes(),
+            batch_key=_batch_key(spec, family, completed),
+            size=completed.batch_size,
+            warnings=(*warnings, remark) if remark else warnings,
+        )
+
+    def run(self, jobs: Sequence[Job], worker: Worker, bench: Bench) -> None:
+        """Generate all pictures of the jobs, a limited number at a time.
+
+        A request fails for its own faults only: where several jobs fail together, each is run again alone.
+        """
+        spec = jobs[0].spec
+        assert spec is not None  # prepare found it
+        with bench.loading(spec):
+            worker.load(spec, BatchRun(jobs, on_stage=partial(_stage, bench)))
+        try:
+            _generate(jobs, spec, worker, bench)
+        except (CancelledError, WorkerError):
+            raise
+        except Exception as error:
+            if len(jobs) == 1:
+                raise
+            bench.settle()
+            log.warning("%d jobs failed together and are run again one by one: %s", len(jobs), error)
+            for job in jobs:
+                if not job.finished:
+                    _again(job, spec, worker, bench)
+
+
+def _again(job: Job, spec: ModelSpec, worker: Worker, bench: Bench) -> None:
+    job.report(Info(message="starting again: pictures that were made together with this one failed"))
+    try:
+        _generate([job], spec, worker, bench)
+    except WorkerError:
+        raise
+    except Exception as error:
+        fail_jobs([job], error)
+
+
+def _batch_key(spec: ModelSpec, family: ModelFamily, request: GenerateRequest) -> Hashable:
+    try:
+        key = family.batch_key(spec, request) if hasattr(family, "batch_key") else None
+        hash(key)
+    except Exception:
+        log.exception("batch_key of family %s failed; its requests run alone", family.name)
+        return None
+    return None if key is None else ("generate", spec.name, key)
+
+
+def _generate(jobs: Sequence[Job], spec: ModelSpec, worker: Worker, bench: Bench) -> None:
+    limit = bench.models.settings.max_batch
+    shots = [shot for job in jobs for shot in shots_of(job)]
+    parts = [shots[first : first + limit] for first in range(0, len(shots), limit)]
+    run = BatchRun(jobs, len(parts), partial(_stage, bench))
+    finishing = _Finishing(bench)
+    for run.part, part in enumerate(parts):
+        wanted = [shot for shot in part if not shot.job.finished]
+        run.check()
+        if not wanted:
+            continue
+        bench.measure("batch_pictures", len(wanted), model=spec.name)
+        frames = worker.generate(spec, [shot.request for shot in wanted], run)
+        pairs = list(zip(wanted, frames, strict=True))
+        bench.beside(partial(finishing.take, pairs), [shot.job for shot in wanted])
+
+
+def _stage(bench: Bench, name: str, seconds: float) -> None:
+    bench.measure("stage_s", seconds, stage=name.split(" ", 1)[0].lower())
+
+
+@attrs.define
+class _Finishing:
+    """Pictures of one batch on their way to finished files; a job is delivered with its last picture."""
+
+    bench: Bench
+    started: float = attrs.field(factory=monotonic)
+    done: dict[str, list[ImageData]] = attrs.field(factory=dict)
+
+    def take(self, pairs: Sequence[tuple[Shot, Frames]]) -> None:
+        """Encode pictures, and deliver the jobs that have all of theirs."""
+        for shot, made in pairs:
+            try:
+                self._take_one(shot, made)
+            except Exception as error:
+                fail_jobs([shot.job], error)
+
+    def _take_one(self, shot: Shot, made: Frames) -> None:
+        job = shot.job
+        if job.finished:
+            return
+        started = monotonic()
+        images = self.done.setdefault(job.id, [])
+        images.append(encode(shot, made))
+        self.bench.measure("stage_s", monotonic() - started, stage="encode")
+        if len(images) == job.request.batch_size:
+            elapsed_ms = int((monotonic() - self.started) * 1000)
+            self.bench.deliver(job, response_of(job, self.done.pop(job.id), elapsed_ms))

@@ -1,0 +1,98 @@
+"""What a kind of job is: how its requests are completed and how its jobs are run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import attrs
+
+from mold_core.catalog import ModelSpec
+from mold_core.engine.jobs import Job, JobKind
+from mold_core.engine.models import Models
+from mold_core.hookspecs import Worker
+
+__all__ = ["Bench", "BesideKind", "DeviceKind", "Kind", "Prepared"]
+
+
+@attrs.frozen(kw_only=True)
+class Prepared:
+    """A request that can run. `request` is complete: running it again gives the same result.
+
+    `spec` is the model it needs, where it needs one, and `load_bytes` the size of that model's files. Jobs with equal
+    `batch_key` may run together, up to `size` in all of the setting max_batch; None means alone. `warnings` say what
+    was adjusted.
+    """
+
+    request: Any
+    spec: ModelSpec | None = None
+    load_bytes: int = 0
+    batch_key: Hashable = None
+    size: int = 1
+    warnings: tuple[str, ...] = ()
+
+
+class Bench(Protocol):
+    """What a kind has at hand while it runs jobs: the catalog, and hands that finish what a device has made."""
+
+    @property
+    def models(self) -> Models:
+        """The catalog, the families and the settings."""
+
+    def loading(self, spec: ModelSpec) -> AbstractContextManager[None]:
+        """Note that a model is being loaded, for status and metrics, while the block runs."""
+
+    def measure(self, name: str, value: float, **labels: str) -> None:
+        """Let observers know a figure; see `mold_core.engine.observe`."""
+
+    def beside(self, work: Callable[[], object], jobs: Sequence[Job]) -> None:
+        """Do `work` in a thread beside the device, in the order given; what it raises fails the jobs.
+
+        Waits when too much is waiting already, so that results do not pile up in memory.
+        """
+
+    def settle(self) -> None:
+        """Wait until everything that was given to `beside` is done, to know which jobs have ended."""
+
+    def deliver(self, job: Job, result: Any) -> None:
+        """End a job with its result, after it was saved where the engine saves results. Call it inside `beside`."""
+
+
+class Kind(Protocol):
+    """One kind of job. `request_class` is what `Engine.submit` knows it by."""
+
+    @property
+    def name(self) -> JobKind:
+        """The word that stands for it on the wire."""
+
+    @property
+    def request_class(self) -> type:
+        """The wire class of its requests."""
+
+    @property
+    def response_class(self) -> type:
+        """The wire class of its results."""
+
+    def prepare(self, request: Any, models: Models) -> Prepared:
+        """Return the request with everything filled in. Raises the MoldError for what cannot run.
+
+        Completing a complete request changes nothing: after a restart jobs are prepared again.
+        """
+
+
+class DeviceKind(Kind, Protocol):
+    """A kind whose jobs need a worker."""
+
+    def run(self, jobs: Sequence[Job], worker: Worker, bench: Bench) -> None:
+        """Run jobs with equal batch_key and deliver or fail each of them, now or `beside`.
+
+        Called in the thread that owns the worker. What is raised fails the jobs that have not ended.
+        """
+
+
+class BesideKind(Kind, Protocol):
+    """A kind whose jobs need no device: they run one at a time beside the queue."""
+
+    def run_beside(self, job: Job, models: Models) -> Any:
+        """Return the result of a job."""

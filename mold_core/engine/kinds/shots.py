@@ -1,0 +1,91 @@
+"""A request for several pictures as single pictures, and those as finished files."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import TYPE_CHECKING, cast
+
+import attrs
+
+from mold_core.engine.jobs import Job
+from mold_core.hookspecs import Frames
+from mold_core.media.images import encode_image
+from mold_core.media.metadata import OutputMetadata
+from mold_core.version import VERSION
+from mold_core.wire import GenerateRequest, GenerateResponse, ImageData
+from mold_core.wire.generate import MAX_SEED
+
+if TYPE_CHECKING:
+    from mold_core.media.formats import ImageFormat
+
+__all__ = ["Shot", "encode", "response_of", "shots_of"]
+
+
+@attrs.frozen
+class Shot:
+    """One picture of one job: `request` asks for this picture alone."""
+
+    job: Job
+    index: int
+    request: GenerateRequest
+
+
+def shots_of(job: Job) -> list[Shot]:
+    """Return the pictures of a job, their seeds counting up."""
+    request = job.request
+    assert request.seed is not None  # the request is complete
+    return [
+        Shot(job, index, attrs.evolve(request, batch_size=1, seed=(request.seed + index) % (MAX_SEED + 1)))
+        for index in range(request.batch_size)
+    ]
+
+
+def encode(shot: Shot, made: Frames) -> ImageData:
+    """Return the finished file of a picture, its metadata inside."""
+    image = made.images[0]
+    metadata = metadata_of(shot.request) if shot.request.embed_metadata else None
+    return ImageData(
+        data=encode_image(image, cast("ImageFormat", shot.request.output_format), metadata),
+        format=shot.request.output_format,
+        width=image.width,
+        height=image.height,
+        index=shot.index,
+    )
+
+
+def metadata_of(request: GenerateRequest) -> OutputMetadata:
+    """Return what the file says of a complete request for one picture."""
+    assert request.model is not None and request.seed is not None
+    assert request.width is not None and request.height is not None
+    assert request.steps is not None and request.guidance is not None
+    lora = request.lora or (request.loras[0] if request.loras else None)
+    return OutputMetadata(
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        original_prompt=request.original_prompt,
+        model=request.model,
+        seed=request.seed,
+        steps=request.steps,
+        guidance=request.guidance,
+        width=request.width,
+        height=request.height,
+        strength=request.strength if request.source_image else None,
+        scheduler=request.scheduler,
+        lora=PurePath(lora.path).name if lora else None,
+        lora_scale=lora.scale if lora else None,
+        frames=request.frames,
+        fps=request.fps,
+        version=VERSION,
+    )
+
+
+def response_of(job: Job, images: list[ImageData], elapsed_ms: int) -> GenerateResponse:
+    """Return the answer to a job's request."""
+    assert job.request.model is not None and job.request.seed is not None  # the request is complete
+    return GenerateResponse(
+        images=tuple(images),
+        generation_time_ms=elapsed_ms,
+        model=job.request.model,
+        seed_used=job.request.seed,
+        warnings=job.warnings,
+    )

@@ -1,0 +1,65 @@
+"""What the engine knows of models: names, families, files and the default."""
+
+from __future__ import annotations
+
+import attrs
+
+from mold_core.catalog import DefaultModel, ModelSpec, ModelStore, default_model, resolve
+from mold_core.errors import PluginError
+from mold_core.hookspecs import ModelFamily
+from mold_core.plugins import Plugins
+from mold_core.settings import Settings
+
+__all__ = ["ModelEntry", "Models"]
+
+
+@attrs.frozen(kw_only=True)
+class ModelEntry:
+    """A model as listings show it."""
+
+    spec: ModelSpec
+    downloaded: bool
+    loaded: bool
+    runnable: bool
+
+
+@attrs.frozen
+class Models:
+    """The models of the catalog, the families that run them and the folder their files are in."""
+
+    settings: Settings
+    plugins: Plugins
+    store: ModelStore
+
+    def default(self) -> DefaultModel:
+        """Return the model that requests without a name get, and why that one."""
+        return default_model(self.settings, self.plugins.models, self.store, self._runnable)
+
+    def resolve(self, name: str | None) -> ModelSpec:
+        """Return the model that a name means; None means the default. Raises UnknownModelError."""
+        return self.default().spec if name is None else resolve(name, self.plugins.models)
+
+    def family_of(self, spec: ModelSpec) -> ModelFamily:
+        """Return the family that runs a model. Raises PluginError when its plugin is not there."""
+        family = self.plugins.families.get(spec.family)
+        if family is None:
+            raise PluginError(
+                f"model {spec.name!r} needs family {spec.family!r}, which no loaded plugin brings",
+                hint="mold plugins shows what is loaded and what failed",
+            )
+        return family
+
+    def entries(self, loaded: frozenset[str]) -> list[ModelEntry]:
+        """Return every model with what is known of it here."""
+        return [
+            ModelEntry(
+                spec=spec,
+                downloaded=self.store.has(spec),
+                loaded=spec.name in loaded,
+                runnable=self._runnable(spec),
+            )
+            for spec in self.plugins.models.values()
+        ]
+
+    def _runnable(self, spec: ModelSpec) -> bool:
+        return spec.family in self.plugins.families
