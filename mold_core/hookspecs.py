@@ -25,7 +25,9 @@ import pluggy
 
 if TYPE_CHECKING:
     import click
+    from numpy.typing import NDArray
     from PIL.Image import Image
+    from torch import Tensor
 
     from mold_core.catalog import LocalFiles, ModelSpec
     from mold_core.engine.jobs import Job
@@ -38,6 +40,7 @@ __all__ = [
     "Capability",
     "ChainRenderer",
     "Executor",
+    "Film",
     "Frames",
     "LoadContext",
     "ModelFamily",
@@ -46,6 +49,7 @@ __all__ = [
     "PromptExpander",
     "Run",
     "SizeRules",
+    "Sound",
     "UpscalerArchitecture",
     "WeightLoader",
     "Worker",
@@ -149,11 +153,28 @@ class Parameter:
 
 
 @attrs.frozen(kw_only=True)
+class Sound:
+    """Sound that goes with frames: float32 numpy array [channels, samples] in -1 to 1."""
+
+    samples: NDArray[Any] = attrs.field(eq=False)
+    sample_rate: int
+
+
+@attrs.frozen(kw_only=True)
 class Frames:
     """What a pipeline makes from one request: one image for a picture, several with `fps` for a video."""
 
     images: tuple[Image, ...]
     fps: float | None = None
+    sound: Sound | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Film:
+    """Frames of a clip, as RGB images that are decoded while they are read, and the sound that goes with them."""
+
+    images: Iterable[Image]
+    sound: Sound | None = None
 
 
 @runtime_checkable
@@ -244,12 +265,38 @@ class WeightLoader(Protocol):
 
 
 class ChainRenderer(Protocol):
-    """Renders one stage of a long video, given the tail of the stage before."""
+    """Makes the clips of a long video, each of which may go on from the one before.
+
+    Between its two verbs a clip is a set of latents: torch tensors on the CPU by name, which mold saves, so that a
+    chain that was stopped goes on from them. `before` is the clip that comes before, None where this one begins anew;
+    `overlap` is the number of frames, of the form 8n+1, that this clip has in common with the end of that one.
+    """
 
     family: str
 
-    def render_stage(self, pipeline: Pipeline, request: GenerateRequest, tail: Any, run: Run) -> tuple[Frames, Any]:
-        """Return the frames of the stage and the tail that the next stage continues from."""
+    def check(self, spec: ModelSpec) -> None:
+        """Raise ValidationError, naming the constraint, for a model of the family that cannot make chains."""
+
+    def render(
+        self,
+        pipeline: Any,
+        request: GenerateRequest,
+        before: Mapping[str, Tensor] | None,
+        overlap: int,
+        run: Run,
+    ) -> Mapping[str, Tensor]:
+        """Return the latents of a clip of `request.frames` frames; the first `overlap` of them are those of `before`.
+
+        The same arguments give the same latents, whatever was rendered in between.
+        """
+
+    def decode(
+        self, pipeline: Any, clip: Mapping[str, Tensor], before: Mapping[str, Tensor] | None, overlap: int
+    ) -> Film:
+        """Return the frames of a clip after its first `overlap`, and their sound.
+
+        It runs in another thread than `render`, which may be busy with the next clip.
+        """
 
 
 class UpscalerArchitecture(Protocol):

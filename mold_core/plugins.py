@@ -16,7 +16,7 @@ from mold_core.errors import DuplicateError
 
 if TYPE_CHECKING:
     from mold_core.catalog import ModelSpec
-    from mold_core.hookspecs import ModelFamily, WeightLoader
+    from mold_core.hookspecs import ChainRenderer, ModelFamily, WeightLoader
 
 __all__ = ["PluginInfo", "Plugins", "load_plugins"]
 
@@ -59,6 +59,11 @@ class Plugins:
     def families(self) -> dict[str, ModelFamily]:
         """Model families by name."""
         return self.items["mold_families"]
+
+    @property
+    def chain_renderers(self) -> dict[str, ChainRenderer]:
+        """What makes long videos, by family."""
+        return self.items["mold_chain_renderers"]
 
     @property
     def models(self) -> dict[str, ModelSpec]:

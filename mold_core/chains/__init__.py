@@ -1,5 +1,24 @@
-"""Long videos made of clips: how a chain is divided, checked and put together."""
+"""Long videos made of clips: how a chain is checked and divided, how its clips are kept, and how they become one."""
 
+from mold_core.chains.chain import Chain, chain_id, lay_out, stage_seed
+from mold_core.chains.clips import ClipFiles, ClipWork, encode_clip, render_clip
+from mold_core.chains.joined import join
 from mold_core.chains.plan import ChainPlan, overlap_frames, plan
+from mold_core.chains.store import ChainStore, SavedChain
 
-__all__ = ["ChainPlan", "overlap_frames", "plan"]
+__all__ = [
+    "Chain",
+    "ChainPlan",
+    "ChainStore",
+    "ClipFiles",
+    "ClipWork",
+    "SavedChain",
+    "chain_id",
+    "encode_clip",
+    "join",
+    "lay_out",
+    "overlap_frames",
+    "plan",
+    "render_clip",
+    "stage_seed",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
@@ -18,14 +18,29 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-__all__ = ["VideoFormat", "VideoInfo", "VideoWriter", "decode_frames", "probe_video", "read_video_metadata"]
+__all__ = [
+    "MP4_OPTIONS",
+    "PARAMETERS_TAG",
+    "SoundStream",
+    "VideoFormat",
+    "VideoInfo",
+    "VideoWriter",
+    "decode_frames",
+    "probe_video",
+    "read_video_metadata",
+    "reader_of",
+]
 
 VideoFormat = Literal["mp4", "gif", "apng", "webp"]
 
-_PARAMETERS = "mold:parameters"
+# The key under which an MP4 holds the request it was made from, and how mold writes every MP4: index first, no dates.
+PARAMETERS_TAG = "mold:parameters"
+MP4_OPTIONS = {"movflags": "+faststart+use_metadata_tags", "fflags": "+bitexact"}
 
 # Constant quality of x264: 18 is taken for visually lossless, its own default is 23.
-_MP4_QUALITY = "18"
+# NOTE: with its macroblock tree, x264 gave other bytes for the same frames once in ten to a hundred runs; without it,
+# in none of thousands.
+_MP4_OPTIONS = {"crf": "18", "preset": "medium", "x264-params": "mbtree=0"}
 _WEBP_QUALITY = "80"
 
 _AUDIO_BITS_PER_SECOND = 192_000
@@ -67,6 +82,7 @@ class VideoWriter:
                 video.add(image)
                 video.add_sound(sound)
 
+    `lossless` makes an MP4 that gives every pixel back as it was, for being encoded again; few players show it.
     `file` is a seekable binary file; for MP4 one on disk, whose index is moved to the front when it is closed, so that
     players start before they have it all. The same frames give the same bytes. Leaving the block by an exception
     leaves the file unfinished: write into one that is thrown away then, as `mold_core.files.write_whole` does.
@@ -85,6 +101,7 @@ class VideoWriter:
         sample_rate: int | None = None,
         channels: int = 2,
         metadata: OutputMetadata | None = None,
+        lossless: bool = False,
     ) -> None:
         if format == "mp4" and (width % 2 or height % 2):
             raise ValidationError(
@@ -97,9 +114,9 @@ class VideoWriter:
         self._container = _open_for_writing(file, format)
         self._filter: _Palette | None = _Palette(width, height, fps) if format == "gif" else None
         if metadata is not None and format == "mp4":
-            self._container.metadata[_PARAMETERS] = metadata.to_json()
-        self._video = _video_stream(self._container, format, width, height, fps)
-        self._sound = _SoundStream(self._container, sample_rate, channels) if sample_rate and format == "mp4" else None
+            self._container.metadata[PARAMETERS_TAG] = metadata.to_json()
+        self._video = _video_stream(self._container, "lossless" if lossless else format, width, height, fps)
+        self._sound = SoundStream(self._container, sample_rate, channels) if sample_rate and format == "mp4" else None
 
     def add(self, image: Image) -> None:
         """Append one frame of mode RGB and of the size of the video."""
@@ -147,8 +164,8 @@ class VideoWriter:
         return frame.reformat(format=wanted)
 
 
-class _SoundStream:
-    """Cuts sound into the blocks that AAC has."""
+class SoundStream:
+    """Sound of an MP4 that is being written: float32 [channels, n] pieces of any length become AAC."""
 
     def __init__(self, container: Any, sample_rate: int, channels: int) -> None:
         self._container = container
@@ -160,7 +177,8 @@ class _SoundStream:
         self._waiting: Any = None
         self._sent = 0
 
-    def push(self, samples: Any) -> None:
+    def push(self, samples: NDArray[Any]) -> None:
+        """Append samples in -1 to 1."""
         import numpy as np
 
         if samples.ndim != 2 or samples.shape[0] != self._channels:
@@ -173,6 +191,7 @@ class _SoundStream:
         self._waiting = whole[:, ready:]
 
     def finish(self) -> None:
+        """Write what is left."""
         if self._waiting is not None and self._waiting.shape[1]:
             self._send(self._waiting)
         self._container.mux(self._stream.encode(None))
@@ -262,7 +281,7 @@ def read_video_metadata(file: BinaryIO) -> OutputMetadata | None:
     """Return the metadata in an MP4, or None if it has none that can be read."""
     try:
         with _reading(file) as container:
-            text = container.metadata.get(_PARAMETERS)
+            text = container.metadata.get(PARAMETERS_TAG)
             return OutputMetadata.from_json(text) if text else None
     except ValidationError:
         return None
@@ -274,36 +293,39 @@ def _open_for_writing(file: BinaryIO, format: VideoFormat) -> Any:
         loop = {"gif": {"loop": "0"}, "apng": {"plays": "0"}, "webp": {"loop": "0"}}[format]
         return av.open(file, "w", format=format, options=loop)
 
-    def read_back(*_: object) -> BinaryIO:
+    return av.open(file, "w", format="mp4", options=MP4_OPTIONS, io_open=reader_of(file))
+
+
+def reader_of(file: BinaryIO) -> Callable[..., BinaryIO]:
+    """Return what opens `file` once more for ffmpeg, which moves the index of an MP4 to its front that way.
+
+    Left to itself, ffmpeg would open whatever the name of the file says to it.
+    """
+
+    def open_again(*_: object) -> BinaryIO:
         file.flush()
         return open(file.name, "rb")  # closed by PyAV
 
-    # NOTE: to move the index to the front, ffmpeg opens the file a second time, by a name that we must not leave to it.
-    return av.open(
-        file,
-        "w",
-        format="mp4",
-        options={"movflags": "+faststart+use_metadata_tags", "fflags": "+bitexact"},
-        io_open=read_back,
-    )
+    return open_again
 
 
-def _video_stream(container: Any, format: VideoFormat, width: int, height: int, fps: int | Fraction) -> Any:
-    codec, pixels, options = _CODECS[format]
+def _video_stream(container: Any, codec_name: str, width: int, height: int, fps: int | Fraction) -> Any:
+    codec, pixels, options = _CODECS[codec_name]
     stream = container.add_stream(codec, rate=fps, options=dict(options))
     stream.width, stream.height, stream.pix_fmt = width, height, pixels
     # Threads of the encoder change its bytes; it takes a small part of the time that making the frames takes.
     stream.codec_context.thread_count = 1
-    if format == "mp4":
+    if codec_name == "mp4":
         context = stream.codec_context
         context.color_primaries = context.color_trc = context.colorspace = _BT709
         context.color_range = _LIMITED_RANGE
     return stream
 
 
-_CODECS: Mapping[VideoFormat, tuple[str, str, Mapping[str, str]]] = MappingProxyType(
+_CODECS: Mapping[str, tuple[str, str, Mapping[str, str]]] = MappingProxyType(
     {
-        "mp4": ("libx264", "yuv420p", {"crf": _MP4_QUALITY, "preset": "medium"}),
+        "mp4": ("libx264", "yuv420p", _MP4_OPTIONS),
+        "lossless": ("libx264rgb", "rgb24", {"qp": "0", "preset": "veryfast", "x264-params": "mbtree=0"}),
         "gif": ("gif", "pal8", {}),
         "apng": ("apng", "rgb24", {"pred": "mixed"}),
         "webp": ("libwebp_anim", "bgra", {"quality": _WEBP_QUALITY}),

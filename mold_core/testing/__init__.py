@@ -10,14 +10,19 @@ Nothing here needs pytest, torch or a network.
 
 from mold_core.testing.conformance import RecordedRun, check_family
 from mold_core.testing.engines import FakePlugin, engine_with
+from mold_core.testing.flipbook import FlipbookFamily, FlipbookRenderer, ball_at, flipbook_model
 from mold_core.testing.sketch import Gate, SketchFamily, sketch_model
 
 __all__ = [
     "FakePlugin",
+    "FlipbookFamily",
+    "FlipbookRenderer",
     "Gate",
     "RecordedRun",
     "SketchFamily",
+    "ball_at",
     "check_family",
     "engine_with",
+    "flipbook_model",
     "sketch_model",
 ]

@@ -1,0 +1,113 @@
+"""A chain as a row of clips, each with a key that says all it was made from, so that what is on disk is used again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from mold_core.chains.clips import ClipFiles, ClipWork
+from mold_core.chains.plan import ChainPlan
+from mold_core.version import VERSION
+from mold_core.wire import ChainRequest, GenerateRequest
+from mold_core.wire.chain import ChainStage
+from mold_core.wire.convert import to_json
+from mold_core.wire.generate import MAX_SEED
+
+__all__ = ["Chain", "chain_id", "lay_out", "stage_seed"]
+
+# 2^64 divided by the golden ratio: seeds of neighbouring stages lie far apart (Knuth, TAOCP 3, §6.4).
+_SPREAD = 0x9E3779B97F4A7C15
+
+
+@attrs.frozen(kw_only=True)
+class Chain:
+    """A chain that can run: its clips in order, and where they lie. `id` is the same for the same request."""
+
+    id: str
+    request: ChainRequest
+    plan: ChainPlan
+    works: tuple[ClipWork, ...]
+
+    @property
+    def first_missing(self) -> int:
+        """The number of the first clip that is not on disk whole; the number of clips when all are."""
+        return next((index for index, work in enumerate(self.works) if not work.files.encoded), len(self.works))
+
+
+def lay_out(request: ChainRequest, plan: ChainPlan, clips: Sequence[GenerateRequest], folder: Path) -> Chain:
+    """Return the chain of a complete request; `clips` are the complete requests of its stages, seeds included.
+
+    Files of clips are named by all that their content depends on, the clips before them included: a chain that is asked
+    for again, or with its later stages changed, finds the clips that it has in common with the first.
+    """
+    works: list[ClipWork] = []
+    key = ""
+    limits = _limits(plan)
+    for index, (stage, clip) in enumerate(zip(plan.stages, clips, strict=True)):
+        goes_on = index > 0 and stage.transition == "smooth"
+        overlap = plan.overlap if goes_on else 0
+        key = _digest("clip", clip, overlap, key if overlap else "")
+        fade_out = _fade_into(plan.stages, index + 1)
+        before = works[-1].files if works else None
+        work = ClipWork(
+            request=clip,
+            files=ClipFiles(latents=Path(), part=Path(), sound=Path(), faded=Path()),
+            before=before,
+            overlap=overlap,
+            frames=limits[index],
+            fade_in=_fade_into(plan.stages, index),
+            fade_out=fade_out,
+            lossless=request.output_format != "mp4",
+        )
+        part = _digest("part", key, work.frames, work.fade_in, fade_out, work.lossless, _faded_key(work))
+        works.append(attrs.evolve(work, files=_files(folder, key, part)))
+    return Chain(id=chain_id(request), request=request, plan=plan, works=tuple(works))
+
+
+def chain_id(request: ChainRequest) -> str:
+    """Return the name of a chain: sixteen hexadecimal digits that follow from its complete request."""
+    return _digest("chain", request)[:16]
+
+
+def stage_seed(base: int, index: int, stage: ChainStage) -> int:
+    """Return the seed of a stage: its `seed_offset` mixed into the chain's seed, or else its number."""
+    if stage.seed_offset is not None:
+        return base ^ stage.seed_offset
+    return (base + index * _SPREAD) % (MAX_SEED + 1)
+
+
+def _files(folder: Path, key: str, part: str) -> ClipFiles:
+    return ClipFiles(
+        latents=folder / f"{key}.safetensors",
+        part=folder / f"{part}.mp4",
+        sound=folder / f"{part}.sound.npz",
+        faded=folder / f"{part}.faded.npz",
+    )
+
+
+def _fade_into(stages: Sequence[ChainStage], index: int) -> int:
+    if not 0 < index < len(stages) or stages[index].transition != "fade":
+        return 0
+    return stages[index].fade_frames or 0
+
+
+def _faded_key(work: ClipWork) -> str:
+    return work.before.faded.name if work.fade_in and work.before else ""
+
+
+def _limits(plan: ChainPlan) -> list[int]:
+    """Return how many frames of each clip, after its overlap, are used: all but for what is cut off the end."""
+    counts = [emitted + _fade_into(plan.stages, index) for index, emitted in enumerate(plan.emitted)]
+    counts[-1] -= plan.rendered_frames - plan.total_frames
+    return counts
+
+
+def _digest(*parts: Any) -> str:
+    """Return a hash of wire objects, numbers and text, and of the version, whose pixels may differ from another's."""
+    plain = [to_json(part) if attrs.has(type(part)) else part for part in parts]
+    return hashlib.sha256(json.dumps([VERSION, *plain], sort_keys=True).encode()).hexdigest()[:32]

@@ -1,0 +1,75 @@
+"""The clips of a chain joined to one video."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from mold_core.chains.chain import Chain
+from mold_core.chains.clips import read_sound
+from mold_core.media import OutputMetadata
+from mold_core.media.joining import frames_of_parts, join_parts, preview_gif
+from mold_core.wire import VideoData
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["join"]
+
+
+def join(chain: Chain, metadata: OutputMetadata | None) -> VideoData:
+    """Return the video of a chain whose clips are all on disk, with a small GIF of it and its first frame.
+
+    The video is put together on disk; clips are read one after the other.
+    """
+    request = chain.works[0].request
+    assert request.fps is not None and request.width is not None and request.height is not None  # it is complete
+    parts = [work.files.part for work in chain.works]
+    first_sound = read_sound(chain.works[0].files.sound)
+    frames = chain.plan.total_frames
+    with TemporaryDirectory(prefix="mold-chain-") as folder:
+        path = Path(folder) / "video"
+        with path.open("w+b") as file:
+            join_parts(
+                file,
+                chain.request.output_format,
+                parts,
+                fps=request.fps,
+                sounds=_sounds(chain) if first_sound else None,
+                sample_rate=first_sound.sample_rate if first_sound else None,
+                metadata=metadata,
+            )
+        data = path.read_bytes()
+    gif, png = preview_gif(frames_of_parts(parts), count=frames, fps=request.fps)
+    has_audio = first_sound is not None and chain.request.output_format == "mp4"
+    return VideoData(
+        data=data,
+        format=chain.request.output_format,
+        width=request.width,
+        height=request.height,
+        frames=frames,
+        fps=request.fps,
+        thumbnail=png,
+        gif_preview=gif,
+        has_audio=has_audio,
+        duration_ms=frames * 1000 // request.fps,
+        audio_sample_rate=first_sound.sample_rate if first_sound and has_audio else None,
+        audio_channels=len(first_sound.samples) if first_sound and has_audio else None,
+    )
+
+
+def _sounds(chain: Chain) -> Iterator[NDArray[Any]]:
+    """Yield the sound of each clip, so long that it never drifts from the frames by more than half a sample."""
+    import numpy as np
+
+    frames, sent = 0, 0
+    for work in chain.works:
+        sound = read_sound(work.files.sound)
+        assert sound is not None  # all clips of a model have sound or none has
+        frames += work.frames - work.fade_out
+        until = round(frames * sound.sample_rate / (work.request.fps or 1))
+        samples = sound.samples[:, : until - sent]
+        yield np.pad(samples, ((0, 0), (0, until - sent - samples.shape[1])))
+        sent = until

@@ -1,0 +1,181 @@
+"""A family of videos without weights, for tests: a ball flies, bounces and hums, in one clip or from clip to clip."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from PIL import Image, ImageDraw
+
+from mold_core.catalog import LocalFiles, ModelDefaults, ModelSpec
+from mold_core.errors import ValidationError
+from mold_core.hookspecs import Capability, Film, Frames, LoadContext, Parameter, Run, SizeRules, Sound
+from mold_core.testing.sketch import Gate
+from mold_core.wire import GenerateRequest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["FlipbookFamily", "FlipbookRenderer", "ball_at", "flipbook_model"]
+
+_SAMPLE_RATE = 8_000
+_RADIUS = 5
+_COLOURS = ("red", "green", "blue", "yellow")
+_RGB = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 230), "yellow": (240, 220, 40)}
+
+
+@attrs.define(kw_only=True, eq=False)
+class FlipbookFamily:
+    """A family for tests: the colour of the ball is named in the prompt, its way follows from the seed.
+
+    `gate`: where every step waits. `error`: what is raised in a clip whose prompt holds `error_for`. The clips that
+    were rendered are kept in `clips`.
+    """
+
+    name: str = "flipbook"
+    title: str = "Flipbook"
+    capabilities: frozenset[Capability] = frozenset({"text-to-video"})
+    sizes: SizeRules = SizeRules(multiple=8, max_pixels=256 * 256, min_side=32, recommended=((64, 48),))
+    parameters: tuple[Parameter, ...] = (Parameter(name="seed", doc="Seed of the way."),)
+    gate: Gate | None = None
+    error: Exception | None = None
+    error_for: str = "broken"
+    clips: list[GenerateRequest] = attrs.Factory(list)
+
+    def load(self, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> FlipbookPipeline:
+        """Return a pipeline that draws."""
+        return FlipbookPipeline(self)
+
+
+@attrs.define
+class FlipbookPipeline:
+    """A loaded flipbook."""
+
+    family: FlipbookFamily
+    size_bytes: int = 1000
+
+    def generate(self, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
+        """Return one clip per request."""
+        made = []
+        for request in requests:
+            film = _film(*self.way(request, None, 0, run), request.frames or 1, 0)
+            made.append(Frames(images=tuple(film.images), fps=request.fps, sound=film.sound))
+        return made
+
+    def way(
+        self, request: GenerateRequest, before: Mapping[str, Tensor] | None, overlap: int, run: Run
+    ) -> tuple[list[float], list[float], list[float]]:
+        """Return start, velocity (pixels a frame) and [width, height, fps, colour] of the ball of a clip."""
+        family = self.family
+        family.clips.append(request)
+        for step in range(1, (request.steps or 1) + 1):
+            if family.error is not None and family.error_for in request.prompt:
+                raise family.error
+            run.step(step, request.steps or 1, elapsed_ms=1)
+            if family.gate is not None:
+                family.gate.pass_through()
+                run.check()
+        chance = random.Random(f"{request.prompt}|{request.seed}")
+        width, height = request.width or 64, request.height or 48
+        colour = next((index for index, name in enumerate(_COLOURS) if name in request.prompt), 0)
+        start = [chance.uniform(0, width), chance.uniform(0, height)]
+        velocity = [chance.choice((-1, 1)) * chance.uniform(0.5, 2), chance.choice((-1, 1)) * chance.uniform(0.2, 1)]
+        if before is not None:
+            gone = int(before["frames"]) - overlap
+            velocity = before["velocity"].tolist()
+            start = [place + gone * speed for place, speed in zip(before["start"].tolist(), velocity, strict=True)]
+        return start, velocity, [float(width), float(height), float(request.fps or 24), float(colour)]
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class FlipbookRenderer:
+    """Makes chains of flipbook clips."""
+
+    family = "flipbook"
+
+    def check(self, spec: ModelSpec) -> None:
+        """Refuse a model with the option `chains = false`."""
+        if not spec.options.get("chains", True):
+            raise ValidationError(f"{spec.name} makes single clips only", field="model", value=spec.name)
+
+    def render(
+        self,
+        pipeline: FlipbookPipeline,
+        request: GenerateRequest,
+        before: Mapping[str, Tensor] | None,
+        overlap: int,
+        run: Run,
+    ) -> Mapping[str, Tensor]:
+        """Return where the ball begins and how it flies."""
+        import torch
+
+        names = ("start", "velocity", "look")
+        ways = pipeline.way(request, before, overlap, run)
+        latents = {name: torch.tensor(way, dtype=torch.float64) for name, way in zip(names, ways, strict=True)}
+        return {**latents, "frames": torch.tensor(request.frames)}
+
+    def decode(
+        self,
+        pipeline: FlipbookPipeline,
+        clip: Mapping[str, Tensor],
+        before: Mapping[str, Tensor] | None,
+        overlap: int,
+    ) -> Film:
+        """Return the ball's flight after the overlap."""
+        start, velocity, look = (clip[name].tolist() for name in ("start", "velocity", "look"))
+        return _film(start, velocity, look, int(clip["frames"]), overlap)
+
+
+def ball_at(image: Image.Image) -> tuple[float, float]:
+    """Return where the ball is in a frame, in pixels, by the middle of all that is not background."""
+    pixels = [
+        (x, y)
+        for y in range(image.height)
+        for x in range(image.width)
+        if sum(image.getpixel((x, y))) < 600  # type: ignore[arg-type]
+    ]
+    return sum(x for x, _ in pixels) / len(pixels), sum(y for _, y in pixels) / len(pixels)
+
+
+def flipbook_model(name: str = "flipbook:v1", **options: Any) -> ModelSpec:
+    """Return a catalog entry: 17 frames of 64x48 at 24 a second, in 2 steps."""
+    return ModelSpec(
+        name=name,
+        family="flipbook",
+        description="A flying ball for tests",
+        defaults=ModelDefaults(width=64, height=48, steps=2, guidance=1.0, frames=17, fps=24),
+        files=(),
+        options=options,
+    )
+
+
+def _film(start: list[float], velocity: list[float], look: list[float], frames: int, skip: int) -> Film:
+    import numpy as np
+
+    width, height, fps, colour = look
+    rgb = _RGB[_COLOURS[int(colour)]]
+
+    def images() -> Iterator[Image.Image]:
+        for frame in range(skip, frames):
+            image = Image.new("RGB", (int(width), int(height)), "white")
+            x, y = (
+                _bounce(place + frame * speed, side)
+                for place, speed, side in zip(start, velocity, (width, height), strict=True)
+            )
+            ImageDraw.Draw(image).ellipse((x - _RADIUS, y - _RADIUS, x + _RADIUS, y + _RADIUS), fill=rgb)
+            yield image
+
+    count = round((frames - skip) * _SAMPLE_RATE / fps)
+    hum = 0.3 * np.sin(np.arange(count, dtype=np.float32) * (0.2 + 0.05 * colour))
+    return Film(images=images(), sound=Sound(samples=np.stack([hum, hum]).astype(np.float32), sample_rate=_SAMPLE_RATE))
+
+
+def _bounce(place: float, side: float) -> float:
+    """Return a place between the walls: a straight way, folded."""
+    room = side - 2 * _RADIUS
+    folded = (place - _RADIUS) % (2 * room)
+    return _RADIUS + min(folded, 2 * room - folded)
