@@ -91,9 +91,7 @@ def _files(folder: Path, key: str, part: str) -> ClipFiles:
 
 
 def _fade_into(stages: Sequence[ChainStage], index: int) -> int:
-    if not 0 < index < len(stages) or stages[index].transition != "fade":
-        return 0
-    return stages[index].fade_frames or 0
+    return (stages[index].fade_frames or 0) if index < len(stages) else 0
 
 
 def _faded_key(work: ClipWork) -> str:

@@ -54,6 +54,7 @@ def plan(request: ChainRequest) -> ChainPlan:
     overlap = overlap_frames(request.motion_tail_frames)
     if len(stages) > 1:
         _check_overlap(stages, overlap, request.motion_tail_frames)
+        _check_fades(stages, overlap)
     emitted = tuple(_emitted(index, stage, overlap) for index, stage in enumerate(stages))
     wanted = None if request.stages else request.total_frames
     return ChainPlan(stages=stages, overlap=overlap, emitted=emitted, total_frames=wanted or sum(emitted))
@@ -66,9 +67,9 @@ def _as_given(request: ChainRequest) -> list[ChainStage]:
 
 
 def _with_fade(stage: ChainStage) -> ChainStage:
-    if stage.transition != "fade":
-        return stage
-    return attrs.evolve(stage, fade_frames=stage.fade_frames or _DEFAULT_FADE_FRAMES)
+    """Return the stage with `fade_frames` where it is faded in, and only there."""
+    frames = (stage.fade_frames or _DEFAULT_FADE_FRAMES) if stage.transition == "fade" else None
+    return attrs.evolve(stage, fade_frames=frames)
 
 
 def _divided(request: ChainRequest) -> list[ChainStage]:
@@ -136,11 +137,21 @@ def _check_overlap(stages: tuple[ChainStage, ...], overlap: int, tail: int) -> N
                 value=stage.frames,
                 hint="make the stage longer or the motion tail shorter",
             )
-        if (stage.fade_frames or 0) > min(stage.frames, stages[index - 1].frames):
+
+
+def _check_fades(stages: tuple[ChainStage, ...], overlap: int) -> None:
+    """Refuse fades that would take all frames of a clip or meet inside it."""
+    fades = [*(stage.fade_frames or 0 for stage in stages), 0]
+    for index, stage in enumerate(stages):
+        own = stage.frames - (overlap if index and stage.transition == "smooth" else 0)
+        if fades[index] + fades[index + 1] >= own:
+            culprit = index + 1 if fades[index + 1] else index
             raise ValidationError(
-                f"stages[{index}].fade_frames ({stage.fade_frames}) is more than a clip it blends has",
-                field=f"stages[{index}].fade_frames",
-                value=stage.fade_frames,
+                f"stages[{culprit}].fade_frames ({fades[culprit]}) is too long: stages[{index}] has {own} frames of its"
+                f" own, and fades take {fades[index] + fades[index + 1]} of them",
+                field=f"stages[{culprit}].fade_frames",
+                value=fades[culprit],
+                hint="make the fade shorter or the stage longer",
             )
 
 
@@ -165,5 +176,4 @@ def _check_form(field: str, frames: int) -> None:
 def _emitted(index: int, stage: ChainStage, overlap: int) -> int:
     if index == 0 or stage.transition == "cut":
         return stage.frames
-    lost = (stage.fade_frames or 0) if stage.transition == "fade" else overlap
-    return stage.frames - lost
+    return stage.frames - (stage.fade_frames or overlap)

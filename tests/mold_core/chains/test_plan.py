@@ -6,6 +6,7 @@ import pytest
 
 from mold_core import ChainRequest, ChainStage, ValidationError
 from mold_core.chains import overlap_frames, plan
+from mold_core.wire.chain import Transition
 
 
 def auto(total: int | None, clip: int = 97, tail: int = 4, prompt: str | None = "a boat") -> ChainRequest:
@@ -94,7 +95,22 @@ def test_what_cannot_be_is_refused_with_its_field(request_: ChainRequest, field:
     assert words in str(caught.value)
 
 
-def test_a_fade_is_no_longer_than_the_clips_it_blends() -> None:
-    stages = (ChainStage(prompt="a", frames=33), ChainStage(prompt="b", frames=17, transition="fade", fade_frames=18))
-    with pytest.raises(ValidationError, match=r"stages\[1\]\.fade_frames"):
-        plan(ChainRequest(stages=stages))
+@pytest.mark.parametrize(
+    ("frames", "transitions", "field"),
+    [
+        ((33, 17), (("fade", 17),), "stages[1].fade_frames"),
+        ((17, 33), (("fade", 17),), "stages[1].fade_frames"),
+        ((33, 17, 33), (("fade", 8), ("fade", 9)), "stages[2].fade_frames"),
+        ((33, 17, 33), (("smooth", None), ("fade", 8)), "stages[2].fade_frames"),
+    ],
+)
+def test_fades_leave_every_clip_a_frame_of_its_own(
+    frames: tuple[int, ...], transitions: tuple[tuple[Transition, int | None], ...], field: str
+) -> None:
+    rest = (
+        ChainStage(prompt="a", frames=count, transition=transition, fade_frames=length)
+        for count, (transition, length) in zip(frames[1:], transitions, strict=True)
+    )
+    with pytest.raises(ValidationError, match="is too long") as caught:
+        plan(ChainRequest(stages=(ChainStage(prompt="a", frames=frames[0]), *rest)))
+    assert caught.value.field == field
