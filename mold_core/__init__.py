@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         SizeRules,
         hookimpl,
     )
+    from mold_core.media import decode_image
     from mold_core.plugins import Plugins, load_plugins
     from mold_core.settings import Settings
     from mold_core.wire import (
@@ -98,6 +99,7 @@ _HOMES = {
         "SizeRules",
         "hookimpl",
     ),
+    "mold_core.media": ("decode_image",),
     "mold_core.plugins": ("Plugins", "load_plugins"),
     "mold_core.settings": ("Settings",),
     "mold_core.wire": (
@@ -185,6 +187,7 @@ __all__ = [
     "Vocabulary",
     "WeightLoad",
     "__version__",
+    "decode_image",
     "hookimpl",
     "load_plugins",
     "read_catalog",

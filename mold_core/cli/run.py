@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
+from mold_core.cli.pictures import source_fields
 from mold_core.cli.state import State
 from mold_core.errors import OutputError, ValidationError
 
@@ -29,6 +30,8 @@ Examples:
   mold run flux-nano three green trees --seed 7
   mold run "a white cat" --batch 4 -o cat.png       cat-0.png … cat-3.png
   mold run "a castle on an island" > castle.webp --format webp
+  mold run "the house at night" --image house.png --strength 0.9
+  mold run "a blue house" --image house.png --mask wall.png --strength 1
   echo "a blue boat on the sea at night" | mold run -o boat.png"""
 
 
@@ -51,10 +54,24 @@ Examples:
     type=click.Choice(["png", "jpeg", "jpg", "webp"]),
     help="File format; default: by the suffix of --output, else png.",
 )
+@click.option("-i", "--image", metavar="PATH", help="Picture to start from; '-' is standard input.")
+@click.option(
+    "--strength", type=float, help="How far to move away from --image: 0 keeps it, 1 forgets it; default 0.75."
+)
+@click.option("--mask", metavar="PATH", help="Paint only the white parts of --image anew, and keep the black ones.")
 @click.option("--no-metadata", is_flag=True, help="Do not write the prompt and settings into the file.")
 @click.option("--device", help="cpu, cuda or mps; default: the best there is.")
 @click.pass_obj
-def command(state: State, /, words: tuple[str, ...], output: str | None, device: str | None, **flags: Any) -> None:
+def command(
+    state: State,
+    /,
+    words: tuple[str, ...],
+    output: str | None,
+    device: str | None,
+    image: str | None,
+    mask: str | None,
+    **flags: Any,
+) -> None:
     """Make a picture from PROMPT, or from standard input when no words are given.
 
     Without -o the picture is saved in the current directory, or written to standard output when that is a pipe.
@@ -62,10 +79,11 @@ def command(state: State, /, words: tuple[str, ...], output: str | None, device:
     state.use_flags(device=device)
     engine = state.engine
     model, prompt_words = _split_model(engine, flags.pop("model"), words)
-    prompt = " ".join(prompt_words) if prompt_words else _prompt_from_stdin()
+    pictures = source_fields(image, flags.pop("strength"), mask)
+    prompt = " ".join(prompt_words) if prompt_words else _prompt_from_stdin(taken=image == "-")
     target = _Target.choose(output, flags.pop("output_format"), flags["batch_size"])
     chosen = None if model else _announce_default(engine)
-    request = _request(prompt, model or (chosen.spec.name if chosen else None), target, **flags)
+    request = _request(prompt, model or (chosen.spec.name if chosen else None), target, **pictures, **flags)
     response = _generate(engine, request)
     target.write(response)
     if model:
@@ -87,8 +105,8 @@ def _split_model(engine: Engine, named: str | None, words: tuple[str, ...]) -> t
     return None, words
 
 
-def _prompt_from_stdin() -> str:
-    if sys.stdin is None or sys.stdin.isatty():
+def _prompt_from_stdin(taken: bool) -> str:
+    if taken or sys.stdin is None or sys.stdin.isatty():
         raise click.UsageError('there is no prompt; try: mold run "a red house under a yellow moon"')
     text = sys.stdin.buffer.read().decode("utf-8", "replace").strip()
     if not text:

@@ -12,6 +12,7 @@ import attrs
 from mold_core.catalog import ModelSpec
 from mold_core.errors import ValidationError
 from mold_core.hookspecs import Capability, ModelFamily, SizeRules
+from mold_core.media.images import decode_image
 from mold_core.wire import GenerateRequest
 from mold_core.wire.fields import Bounds, bound_problem
 
@@ -86,14 +87,41 @@ def _size(
     request: GenerateRequest, spec: ModelSpec, family: ModelFamily, warn: Callable[[str], None]
 ) -> tuple[int, int]:
     rules = family.sizes_of(spec) if hasattr(family, "sizes_of") else family.sizes
+    source = _source_size(request)
     wanted = (
         _first(request.width, spec.defaults.width, request.height, 512),
         _first(request.height, spec.defaults.height, request.width, 512),
     )
+    if source and (request.width is None or request.height is None):
+        wanted = _in_shape_of(source, request, wanted, rules.multiple)
+        if request.width is None and request.height is None:
+            return adjust_size(*wanted, rules)
     got = adjust_size(*wanted, rules)
     if got != wanted:
         warn(f"dimensions adjusted from {wanted[0]}x{wanted[1]} to {got[0]}x{got[1]}")
     return got
+
+
+def _source_size(request: GenerateRequest) -> tuple[int, int] | None:
+    """Return the size of the picture a request starts from. Raises ValidationError for pictures that are none.
+
+    Both pictures are decoded whole, so that a damaged one is refused now and not when its turn has come.
+    """
+    if request.mask_image is not None:
+        decode_image(request.mask_image, name="mask_image")
+    return None if request.source_image is None else decode_image(request.source_image, name="source_image").size
+
+
+def _in_shape_of(
+    source: tuple[int, int], request: GenerateRequest, box: tuple[int, int], multiple: int
+) -> tuple[int, int]:
+    """Return the size of a picture in the shape of another: as large as fits the box, or with the side asked for."""
+    if request.width is None and request.height is None:
+        scale = min(box[0] / source[0], box[1] / source[1])
+    else:
+        scale = box[0] / source[0] if request.width is not None else box[1] / source[1]
+    width, height = (max(int(side * scale + 1e-6) // multiple, 1) * multiple for side in source)
+    return request.width or width, request.height or height
 
 
 def _refuse_unsupported(request: GenerateRequest, spec: ModelSpec, family: ModelFamily) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 from mold_core import Parameter, SizeRules
+from mold_flux.schedule import first_step
 
 if TYPE_CHECKING:
     from mold_core import GenerateRequest, LoadContext, LocalFiles, ModelSpec, Pipeline
@@ -14,11 +15,11 @@ __all__ = ["FluxFamily"]
 
 
 class FluxFamily:
-    """FLUX.1 by Black Forest Labs: text to image."""
+    """FLUX.1 by Black Forest Labs: text to image, image to image, inpainting."""
 
     name = "flux"
     title = "FLUX.1"
-    capabilities = frozenset({"text-to-image"})
+    capabilities = frozenset({"text-to-image", "image-to-image", "inpaint"})
     sizes = SizeRules(
         multiple=16,
         max_pixels=1_800_000,
@@ -32,6 +33,9 @@ class FluxFamily:
         Parameter(name="steps", doc="Denoising steps: 4 for schnell, 20 to 50 for dev.", minimum=1, maximum=100),
         Parameter(name="guidance", doc="Distilled guidance of dev models; schnell has none.", minimum=0, maximum=20),
         Parameter(name="seed", doc="The same seed gives the same picture."),
+        Parameter(name="source_image", doc="Picture to start from; without width and height its shape is kept."),
+        Parameter(name="strength", doc="How far to move away from source_image: 0 keeps it, 1 only takes its size."),
+        Parameter(name="mask_image", doc="White parts of source_image are painted anew, black ones stay as they are."),
     )
 
     def sizes_of(self, spec: ModelSpec) -> SizeRules:
@@ -44,7 +48,7 @@ class FluxFamily:
 
     def batch_key(self, spec: ModelSpec, request: GenerateRequest) -> Hashable:
         """Return what requests must have in common to be computed together."""
-        return request.width, request.height, request.steps
+        return request.width, request.height, request.steps, first_step(request)
 
     def load(self, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> Pipeline:
         """Return the model ready to run. Raises CheckpointError when the files are not a FLUX.1 model."""

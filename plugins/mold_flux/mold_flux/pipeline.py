@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from mold_core import CacheHit, Frames, GenerateRequest, Run, StageDone, StageStart
 from mold_flux.autoencoder import Autoencoder
 from mold_flux.prompts import PromptEncoder
-from mold_flux.sampling import denoise, initial_noise, pack, unpack
-from mold_flux.schedule import Schedule
-from mold_flux.transformer import FluxTransformer, rope
+from mold_flux.sampling import denoise, initial_noise, noised, pack, unpack
+from mold_flux.schedule import Schedule, first_step
+from mold_flux.source import SourceEncoder, kept, with_kept_pixels
+from mold_flux.transformer import Conditioning, FluxTransformer, rope
 
 __all__ = ["FluxPipeline", "fast_dtype"]
 
@@ -28,7 +29,10 @@ _WORK_PER_THREAD = 400_000_000
 
 
 class FluxPipeline:
-    """Text to image with FLUX.1. Holds weights and remembered prompts, nothing of a request."""
+    """Pictures from words, or from words and a picture, with FLUX.1.
+
+    Holds weights, and remembers prompts and source pictures by their content; nothing else of a request.
+    """
 
     def __init__(
         self,
@@ -46,6 +50,7 @@ class FluxPipeline:
         self.schedule = schedule
         self._device = device
         self._threads = threads
+        self._sources = SourceEncoder(self._encode_picture)
         self._weights = sum(weight.numel() for weight in transformer.parameters())
 
     @property
@@ -58,13 +63,17 @@ class FluxPipeline:
         )
 
     def generate(self, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
-        """Return one picture per request; all have the same size and number of steps."""
+        """Return one picture per request; all have the same size and number of steps, and begin at the same one."""
         tokens = sum(math.prod(self._token_grid(request)) for request in requests)
         with torch.inference_mode(), _threads(self._threads or _useful_threads(tokens * self._weights)):
             latents = self._latents(requests, run)
             with _stage(run, "Decoding"):
                 # PERF: one by one, so that what the decoder works on stays in the processor's cache.
-                return [Frames(images=(self._decode(picture),)) for picture in latents.split(1)]
+                drawn = [self._decode(picture) for picture in latents.split(1)]
+        return [
+            Frames(images=(with_kept_pixels(picture, request),))
+            for picture, request in zip(drawn, requests, strict=True)
+        ]
 
     def close(self) -> None:
         """Free the weights."""
@@ -86,13 +95,50 @@ class FluxPipeline:
         levels = pixels.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
         return Image.fromarray(levels.permute(1, 2, 0).contiguous().cpu().numpy())
 
+    def _encode_picture(self, pixels: Tensor) -> Tensor:
+        weight = next(self.autoencoder.parameters())
+        return self.autoencoder.encode(pixels.to(weight.device, weight.dtype, memory_format=torch.channels_last)).cpu()
+
     def _latents(self, requests: Sequence[GenerateRequest], run: Run) -> Tensor:
+        """Return the finished latents [B, C, h, w] of requests that have size, steps and first step in common."""
         first = requests[0]
         rows, columns = self._token_grid(first)
+        shape = (self.autoencoder.config.latent_channels, rows * _PACKING, columns * _PACKING)
+        noise = torch.cat([initial_noise(_given(request.seed), *shape) for request in requests])
+        pictures = self._source_latents(requests, noise, run)
+        sigmas = self.schedule.sigmas(_given(first.steps), rows * columns)[first_step(first) :]
+        if len(sigmas) == 1:  # strength 0 makes no step
+            return pictures.to(self._device)
+        start = noise if first_step(first) == 0 else noised(pictures, noise, sigmas[0])
+        keeping = kept(requests, pictures, noise, self._device)
+        packed = denoise(
+            self.transformer,
+            pack(start).to(self._device),
+            self._conditioning(requests, sigmas, rows, columns, run),
+            sigmas,
+            on_step=_Steps(run),
+            blend=keeping.blend if keeping else None,
+        )
+        return unpack(packed, rows, columns)
+
+    def _source_latents(self, requests: Sequence[GenerateRequest], noise: Tensor, run: Run) -> Tensor:
+        """Return the latents [B, C, h, w] of the source pictures, fp32; zeros for requests without one."""
+        if all(request.source_image is None for request in requests):
+            return torch.zeros_like(noise)
+        with _stage(run, "Encoding picture"):
+            return torch.cat(
+                [
+                    torch.zeros_like(own) if request.source_image is None else self._sources.latents(request)
+                    for own, request in zip(noise.split(1), requests, strict=True)
+                ]
+            )
+
+    def _conditioning(
+        self, requests: Sequence[GenerateRequest], sigmas: Sequence[float], rows: int, columns: int, run: Run
+    ) -> Conditioning:
         txt, pooled = self._encode(requests, run)
-        sigmas = self.schedule.sigmas(_given(first.steps), rows * columns)
         config = self.transformer.config
-        conditioning = self.transformer.prepare(
+        return self.transformer.prepare(
             txt,
             pooled,
             torch.tensor(sigmas[:-1], device=self._device),
@@ -101,10 +147,6 @@ class FluxPipeline:
             else None,
             rope(config, txt.shape[1], rows, columns, self._device),
         )
-        shape = (self.autoencoder.config.latent_channels, rows * _PACKING, columns * _PACKING)
-        noise = pack(torch.cat([initial_noise(_given(request.seed), *shape) for request in requests]))
-        packed = denoise(self.transformer, noise.to(self._device), conditioning, sigmas, on_step=_Steps(run))
-        return unpack(packed, rows, columns)
 
     def _encode(self, requests: Sequence[GenerateRequest], run: Run) -> tuple[Tensor, Tensor]:
         prompts = [request.prompt for request in requests]

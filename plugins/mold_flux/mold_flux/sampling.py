@@ -47,16 +47,21 @@ def denoise(
     conditioning: Conditioning,
     sigmas: Sequence[float],
     on_step: Callable[[int, int, Tensor], None],
+    *,
+    blend: Callable[[Tensor, float], Tensor] | None = None,
 ) -> Tensor:
     """Return latents [B, N, C], fp32, from noise [B, N, C]: Euler steps along the velocity, in fp32.
 
-    `conditioning` was prepared for all but the last of `sigmas`. `on_step` is called after each step with its number
-    from 1, the number of steps and the latents; what it raises ends the loop.
+    `conditioning` was prepared for all but the last of `sigmas`. `blend` may change the latents after each step, given
+    their noise level: inpainting puts back what is kept. `on_step` is called after each step with its number from 1,
+    the number of steps and the latents; what it raises ends the loop.
     """
     latents = noise.float()
     total = len(sigmas) - 1
     for index in range(total):
         velocity = transformer.step(latents.to(conditioning.dtype), conditioning, index)
         latents = latents + (sigmas[index + 1] - sigmas[index]) * velocity.float()
+        if blend is not None:
+            latents = blend(latents, sigmas[index + 1])
         on_step(index + 1, total, latents)
     return latents

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-__all__ = ["DEV", "SCHNELL", "Schedule", "start_index"]
+if TYPE_CHECKING:
+    from mold_core import GenerateRequest
+
+__all__ = ["DEV", "SCHNELL", "Schedule", "first_step", "start_index"]
 
 
 @frozen(kw_only=True)
@@ -48,3 +52,9 @@ def start_index(steps: int, strength: float) -> int:
     `strength` 1 makes all the steps, 0 none; in between the last floor(steps * strength) are made.
     """
     return steps - min(steps, math.floor(steps * strength + 1e-9))  # 0.29 * 100 is 28.999999999999996
+
+
+def first_step(request: GenerateRequest) -> int:
+    """Return the number of the step that a complete request begins with: 0 without a source picture."""
+    assert request.steps is not None
+    return 0 if request.source_image is None else start_index(request.steps, request.strength)

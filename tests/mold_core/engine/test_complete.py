@@ -7,10 +7,12 @@ from typing import Any
 
 import attrs
 import pytest
+from PIL import Image
 
 from mold_core import GenerateRequest, LoraWeight, ModelDefaults, Parameter, SizeRules, ValidationError
 from mold_core.engine.complete import adjust_size, complete
 from mold_core.hookspecs import Capability
+from mold_core.media import encode_image
 from mold_core.testing import SketchFamily, sketch_model
 
 SPEC = sketch_model("sketch:v1")
@@ -19,6 +21,10 @@ FLUX = SizeRules(multiple=16, max_pixels=1_800_000, min_side=16)
 
 def completed(family: SketchFamily | None = None, **fields: Any) -> tuple[GenerateRequest, tuple[str, ...]]:
     return complete(GenerateRequest(prompt="a", **fields), SPEC, family or SketchFamily())
+
+
+def png(width: int, height: int) -> bytes:
+    return encode_image(Image.new("RGB", (width, height)), "png")
 
 
 def able(*capabilities: Capability) -> SketchFamily:
@@ -65,6 +71,39 @@ def test_a_model_without_defaults_still_makes_a_picture() -> None:
     spec = attrs.evolve(SPEC, defaults=ModelDefaults())
     request, _ = complete(GenerateRequest(prompt="a", width=64), spec, SketchFamily())
     assert (request.width, request.height, request.steps, request.guidance) == (64, 64, 1, 0.0)
+
+
+# --- the shape of a source picture -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "asked", "got"),
+    [
+        ((640, 480), {}, (32, 24)),
+        ((480, 640), {}, (24, 32)),
+        ((8, 8), {}, (32, 32)),
+        ((3000, 10), {}, (32, 8)),
+        ((640, 480), {"width": 64}, (64, 48)),
+        ((640, 480), {"height": 24}, (32, 24)),
+        ((640, 480), {"width": 64, "height": 64}, (64, 64)),
+    ],
+)
+def test_a_picture_keeps_the_shape_of_its_source(
+    source: tuple[int, int], asked: dict[str, int], got: tuple[int, int]
+) -> None:
+    request, warnings = completed(able("image-to-image"), source_image=png(*source), **asked)
+    assert (request.width, request.height) == got
+    assert warnings == ()
+    assert complete(request, SPEC, able("image-to-image")) == (request, ())
+
+
+@pytest.mark.parametrize("name", ["source_image", "mask_image"])
+@pytest.mark.parametrize("data", [b"GIF89a", png(32, 32)[:-20], b"x"], ids=["gif", "truncated", "junk"])
+def test_a_picture_that_is_none_is_refused_at_once(name: str, data: bytes) -> None:
+    pictures = {"source_image": png(8, 8), "mask_image": png(8, 8), name: data}
+    with pytest.raises(ValidationError, match=f"^{name} ") as caught:
+        completed(able("image-to-image", "inpaint"), **pictures)
+    assert caught.value.field == name
 
 
 # --- sizes -------------------------------------------------------------------------------------------------------
@@ -178,8 +217,8 @@ def test_a_field_that_the_family_cannot_honour_is_refused(fields: dict[str, Any]
 @pytest.mark.parametrize(
     ("family", "fields"),
     [
-        (able("image-to-image"), {"source_image": b"x"}),
-        (able("image-to-image", "inpaint"), {"source_image": b"x", "mask_image": b"x"}),
+        (able("image-to-image"), {"source_image": png(40, 30)}),
+        (able("image-to-image", "inpaint"), {"source_image": png(40, 30), "mask_image": png(4, 3)}),
         (able("lora"), {"lora": LORA}),
         (able("text-to-video"), {"frames": 9, "fps": 24, "output_format": "mp4"}),
     ],
