@@ -14,6 +14,7 @@
     │   └── WorkerError           WORKER_DIED          500   exit 1   the process that ran the job died
     ├── JobNotFoundError          JOB_NOT_FOUND        404   exit 1   no job has the id, or it is no longer kept
     ├── OutputError               OUTPUT_ERROR         500   exit 1   a result could not be written
+    ├── ResultNotFoundError       RESULT_NOT_FOUND     404   exit 1   the gallery has nothing of that name
     ├── PluginError               PLUGIN_ERROR         500   exit 1   a plugin cannot be used
     │   └── DuplicateError        DUPLICATE            500   exit 1   two plugins claim one name
     └── CancelledError            CANCELLED            409   exit 130
@@ -37,6 +38,7 @@ __all__ = [
     "OutputError",
     "PluginError",
     "QueueFullError",
+    "ResultNotFoundError",
     "SettingsError",
     "UnknownModelError",
     "ValidationError",
@@ -181,6 +183,13 @@ class OutputError(MoldError):
     """A result that could not be written."""
 
     code = "OUTPUT_ERROR"
+
+
+class ResultNotFoundError(MoldError):
+    """A name that the gallery does not have, or whose file is gone."""
+
+    code = "RESULT_NOT_FOUND"
+    http_status = 404
 
 
 class PluginError(MoldError):

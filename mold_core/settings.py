@@ -67,6 +67,9 @@ class Settings:
         key="output_dir",
         empty_counts=True,
     )
+    gallery_dirs: tuple[str, ...] | None = _setting(
+        "Further folders whose results the gallery shows.", env="MOLD_GALLERY_DIRS", key="gallery_dirs"
+    )
     default_model: str | None = _setting(
         "Model used when none is named.", env="MOLD_DEFAULT_MODEL", key="default_model"
     )

@@ -1,5 +1,19 @@
-"""Results on the shelf."""
+"""Results on the shelf: files, and a database that finds them again."""
 
+from mold_core.gallery.entry import RELATIONS, Entry, Page, Parent, Relation
+from mold_core.gallery.gallery import Changes, Gallery
 from mold_core.gallery.save import file_name, save
+from mold_core.gallery.thumbnails import Thumbnail
 
-__all__ = ["file_name", "save"]
+__all__ = [
+    "RELATIONS",
+    "Changes",
+    "Entry",
+    "Gallery",
+    "Page",
+    "Parent",
+    "Relation",
+    "Thumbnail",
+    "file_name",
+    "save",
+]

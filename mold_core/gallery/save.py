@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
+from typing import BinaryIO
 
 from mold_core.errors import OutputError
 from mold_core.files import output_error, write_whole
@@ -29,11 +31,17 @@ def file_name(model: str, when_unix: int, index: int | None, format: OutputForma
     return f"mold-{plain}-{when_unix}{place}.{EXTENSIONS[format]}"
 
 
-def save(directory: Path, name: str, data: bytes) -> Path:
+def save(
+    directory: Path,
+    name: str,
+    data: bytes | Callable[[BinaryIO], object],
+    is_taken: Callable[[str], bool] | None = None,
+) -> Path:
     """Write `data` into `directory` under `name` and return the path; the directory is made if it is missing.
 
-    An existing file is never touched: where the name is taken, by whomever and however late, ``-1``, ``-2``, … is put
-    before the extension. Raises OutputError when the file cannot be written.
+    `data` is the content, or a function that writes it into a binary file. An existing file is never touched: where the
+    name is taken, by whomever and however late, or `is_taken` says so, ``-1``, ``-2``, … is put before the extension.
+    Raises OutputError when the file cannot be written.
     """
     try:
         with suppress(FileExistsError):  # by a file, which write_whole reports
@@ -43,7 +51,7 @@ def save(directory: Path, name: str, data: bytes) -> Path:
     wanted = directory / name
     for number in count():
         path = wanted.with_stem(f"{wanted.stem}-{number}") if number else wanted
-        if os.path.lexists(path):
+        if os.path.lexists(path) or (is_taken is not None and is_taken(path.name)):
             continue
         try:
             write_whole(path, data, replace=False)

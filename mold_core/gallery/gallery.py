@@ -1,0 +1,323 @@
+"""The gallery: every result with what it was made from, found again in milliseconds."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from itertools import chain, islice
+from os.path import isdir
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import attrs
+
+from mold_core.errors import OutputError, ValidationError
+from mold_core.gallery import rows
+from mold_core.gallery.database import Database
+from mold_core.gallery.entry import Entry, Page, Parent
+from mold_core.gallery.folder import Found, check_name, described, not_found, open_result, results_in
+from mold_core.gallery.save import file_name, save
+from mold_core.gallery.search import match_expression
+from mold_core.gallery.thumbnails import Thumbnail, Thumbnails
+from mold_core.media.metadata import OutputMetadata, read_metadata
+from mold_core.wire.generate import OutputFormat
+
+if TYPE_CHECKING:
+    from mold_core.settings import Settings
+
+__all__ = ["Changes", "Gallery"]
+
+log = logging.getLogger("mold.gallery")
+
+_FILES_PER_TRANSACTION = 500
+_MAX_TAGS = 64
+_MAX_TAG_CHARACTERS = 100
+
+
+@attrs.frozen(kw_only=True)
+class Changes:
+    """What `reconcile` found out: how many files are new, are not what they were, and are gone."""
+
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+
+
+class Gallery:
+    """The results in a folder, and in others beside it, with a SQLite file that knows them.
+
+        gallery = Gallery(Path("pictures"), Path("gallery.db"))
+        entry = gallery.add(png, metadata)
+        page = gallery.list(q="red house", limit=50)
+
+    New results go to `directory`; those in the folders `also` are shown with them. Where two folders have a file of the
+    same name, the first one's is shown. All methods may be called from any thread, and several processes may use the
+    same folder and database. A row is written after its file is complete and removed before the file is, so a crash
+    leaves no row without its whole file. `cache` holds thumbnails; by default it is `cache` beside the database.
+    """
+
+    def __init__(
+        self, directory: Path, database: Path, *, also: Sequence[Path] = (), cache: Path | None = None
+    ) -> None:
+        """Open the gallery; folders need not exist yet. Raises OutputError when the database cannot be used."""
+        self.folders = tuple(dict.fromkeys(os.path.realpath(folder) for folder in (directory, *also)))
+        self._database = Database(database)
+        self._thumbnails = Thumbnails(cache if cache is not None else database.parent / "cache")
+        self._reconciling = threading.Lock()
+
+    @classmethod
+    def of(cls, settings: Settings) -> Gallery | None:
+        """Return the gallery that the settings describe; None where results are not kept."""
+        if settings.output_path is None:
+            return None
+        return cls(
+            settings.output_path,
+            settings.home / "gallery.db",
+            also=tuple(Path(os.path.expanduser(folder)) for folder in settings.gallery_dirs or ()),
+            cache=settings.home / "cache",
+        )
+
+    # --- putting in and taking out -------------------------------------------------------------------------------
+
+    def add(
+        self,
+        data: bytes | Path,
+        metadata: OutputMetadata | None = None,
+        *,
+        format: OutputFormat = "png",
+        index: int | None = None,
+        parents: Sequence[Parent] = (),
+        tags: Sequence[str] = (),
+    ) -> Entry:
+        """Keep a result, given as its bytes or as a file to copy, and return its entry.
+
+        The file is complete on the disk before the row is written. It is named after the model, the time in
+        milliseconds and `index`, its place in a batch. `metadata` may say more than the file does; None reads it from
+        the file. Raises OutputError when the file or the row cannot be written.
+        """
+        labels = _checked_tags(tags)
+        told = metadata or read_metadata(data)
+        name = file_name(told.model if told else "unknown", time.time_ns() // 1_000_000, index, format)
+        path = save(Path(self.folders[0]), name, _writer(data) if isinstance(data, Path) else data, self._is_taken)
+        found = _found(path)
+        about = (told, False) if told else described(found)
+        if about is None:
+            os.unlink(path)
+            raise OutputError(f"the result is not a {format} file", field="format", value=format)
+        with self._database.write() as connection:
+            key = rows.insert(connection, found, *about)
+            rows.set_parents(connection, key, parents)
+            rows.replace_labels(connection, key, labels)
+        return self.get(path.name)
+
+    def delete(self, name: str) -> bool:
+        """Remove a result: its row, its file, its thumbnails. Return False if there was none of that name."""
+        check_name(name)
+        with self._database.write() as connection:
+            entry = rows.find(connection, self.folders, name)
+            if entry is None:
+                return False
+            rows.leave(connection, entry)
+        self._finish_leaving()
+        return True
+
+    def update(self, name: str, *, favourite: bool | None = None, tags: Sequence[str] | None = None) -> Entry:
+        """Make a result a favourite or not, give it these tags and no others; None leaves a thing as it is.
+
+        Raises ResultNotFoundError, or ValidationError for a tag that is empty or too long.
+        """
+        check_name(name)
+        labels = None if tags is None else _checked_tags(tags)
+        with self._database.write() as connection:
+            entry = rows.find(connection, self.folders, name)
+            if entry is None:
+                raise not_found(name)
+            if favourite is not None:
+                rows.mark(connection, entry.key, favourite=favourite)
+            if labels is not None:
+                rows.replace_labels(connection, entry.key, labels)
+        return self.get(name)
+
+    # --- looking -------------------------------------------------------------------------------------------------
+
+    def list(
+        self,
+        q: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+        *,
+        tag: str | None = None,
+        favourite: bool | None = None,
+    ) -> Page:
+        """Return entries, newest first: all, or at most `limit` of them after `cursor`, the `next` of a page before.
+
+        `q` is what people type: every word must be the beginning of a word in the prompts, the model or the tags;
+        words in double quotes must stand there as they are. Raises ValidationError for a cursor that is
+        none and a limit below 1.
+        """
+        if limit is not None and limit < 1:
+            raise ValidationError(f"limit must be at least 1, not {limit}", field="limit", value=limit)
+        words = match_expression(q) if q and q.strip() else None
+        if q and q.strip() and words is None:
+            return Page(entries=())
+        wanted = rows.Wanted(below=_key(cursor) if cursor else None, tag=tag, favourite=favourite, words=words)
+        one_more = None if limit is None else limit + 1
+        with self._database.read() as connection:
+            found = [rows.newest(connection, folder, wanted, one_more) for folder in self.folders if isdir(folder)]
+        entries = sorted(chain.from_iterable(found), key=lambda entry: entry.key, reverse=True)
+        if limit is None or len(entries) <= limit:
+            return Page(entries=tuple(entries))
+        return Page(entries=tuple(entries[:limit]), next=str(entries[limit - 1].key))
+
+    def get(self, name: str) -> Entry:
+        """Return the entry of that name. Raises ResultNotFoundError, or ValidationError for what is no plain name."""
+        check_name(name)
+        with self._database.read() as connection:
+            entry = rows.find(connection, self.folders, name)
+        if entry is None:
+            raise not_found(name)
+        return entry
+
+    def open(self, name: str) -> tuple[Entry, BinaryIO]:
+        """Return an entry and its file, opened for reading; symbolic links are not followed. Raises as `get` does."""
+        entry = self.get(name)
+        return entry, open_result(entry.path)
+
+    def children(self, name: str) -> tuple[Entry, ...]:
+        """Return the entries that have the one of that name as a parent, newest first."""
+        check_name(name)
+        with self._database.read() as connection:
+            return tuple(entry for folder in self.folders for entry in rows.made_from(connection, folder, name))
+
+    def thumbnail(self, name: str) -> Thumbnail:
+        """Return a small PNG of a result, made now if there is none yet. Raises as `get` does."""
+        return self._thumbnails.thumbnail(self.get(name))
+
+    def preview(self, name: str) -> bytes:
+        """Return a GIF of a result that moves. Raises ResultNotFoundError for a still picture, else as `get` does."""
+        return self._thumbnails.preview(self.get(name))
+
+    # --- keeping in step with the folders ------------------------------------------------------------------------
+
+    def reconcile(self) -> Changes:
+        """Make the rows say what the folders hold: new, changed and vanished files. Return how many there were.
+
+        New files are read for their metadata, changed ones again. A folder that is missing as a whole, such as a disk
+        that is not plugged in, keeps its rows; they are not listed meanwhile.
+        """
+        with self._reconciling:
+            self._finish_leaving()
+            added = changed = removed = 0
+            shown: set[str] = set()
+            for folder in filter(isdir, self.folders):
+                # Rows before files: a file that is added meanwhile is then seen as one that has no row yet.
+                with self._database.read() as connection:
+                    known = rows.known(connection, folder)
+                here = {found.filename: found for found in results_in(folder) if found.filename not in shown}
+                stale = [f for f in here.values() if known.get(f.filename, ())[1:] != (f.modified_ns, f.size_bytes)]
+                removed += self._drop(folder, {name: known[name][0] for name in known.keys() - here.keys()}, shown)
+                shown |= here.keys()
+                for filename in self._read(stale):
+                    changed, added = (changed + 1, added) if filename in known else (changed, added + 1)
+        return Changes(added=added, changed=changed, removed=removed)
+
+    def warm(self, stop: threading.Event) -> None:
+        """Make all thumbnails and previews that are missing, newest first, until `stop` is set."""
+        for entry in self.list().entries:
+            if stop.is_set():
+                return
+            with suppress(Exception):
+                self._thumbnails.thumbnail(entry)
+            if entry.format == "mp4":
+                with suppress(Exception):
+                    self._thumbnails.preview(entry)
+
+    def close(self) -> None:
+        """Close the database's connections; the gallery may still be used and opens new ones."""
+        self._database.close()
+
+    def _read(self, files: Sequence[Found]) -> Iterator[str]:
+        """Write rows for files from what they tell, and yield the names of those that were written."""
+        waiting = iter(files)
+        while batch := tuple(islice(waiting, _FILES_PER_TRANSACTION)):
+            told = [(found, described(found)) for found in batch]
+            with self._database.write() as connection:
+                written = [
+                    found.filename for found, tale in told if tale and rows.insert_if_new(connection, found, *tale)
+                ]
+            yield from written
+
+    def _drop(self, folder: str, missing: dict[str, int], shown: set[str]) -> int:
+        gone = {name: key for name, key in missing.items() if name in shown or not _is_result(folder, name)}
+        if gone:
+            with self._database.write() as connection:
+                for key in gone.values():
+                    rows.delete(connection, key)
+            for name in gone:
+                self._thumbnails.forget(folder, name)
+        return len(gone)
+
+    def _finish_leaving(self) -> None:
+        """Remove the files whose rows are gone, also those that a crash left."""
+        with self._database.read() as connection:
+            leaving = rows.leaving(connection)
+        for found in leaving:
+            with suppress(OSError):
+                status = os.lstat(found.path)
+                if status.st_mtime_ns == found.modified_ns:
+                    os.unlink(found.path)
+            self._thumbnails.forget(found.folder, found.filename)
+        if leaving:
+            with self._database.write() as connection:
+                rows.left(connection, leaving)
+
+    def _is_taken(self, name: str) -> bool:
+        return any(os.path.lexists(os.path.join(folder, name)) for folder in self.folders[1:])
+
+
+def _is_result(folder: str, name: str) -> bool:
+    try:
+        return stat.S_ISREG(os.lstat(os.path.join(folder, name)).st_mode)
+    except OSError:
+        return False
+
+
+def _writer(source: Path) -> Callable[[BinaryIO], None]:
+    def write(file: BinaryIO) -> None:
+        with source.open("rb") as original:
+            shutil.copyfileobj(original, file, 1 << 20)
+
+    return write
+
+
+def _found(path: Path) -> Found:
+    status = os.lstat(path)
+    return Found(folder=str(path.parent), filename=path.name, modified_ns=status.st_mtime_ns, size_bytes=status.st_size)
+
+
+def _key(cursor: str) -> int:
+    if not cursor.isascii() or not cursor.isdigit() or len(cursor) > 19 or int(cursor) >= 2**63:
+        raise ValidationError("cursor is none that a page gave", field="cursor", value=cursor)
+    return int(cursor)
+
+
+def _checked_tags(tags: Sequence[str]) -> tuple[str, ...]:
+    found: dict[str, str] = {}
+    for tag in tags:
+        plain = " ".join(tag.split())
+        if not plain or len(plain) > _MAX_TAG_CHARACTERS or not plain.isprintable():
+            raise ValidationError(
+                f"a tag has 1 to {_MAX_TAG_CHARACTERS} characters that can be seen, not {tag[:40]!r}",
+                field="tags",
+                value=tag,
+            )
+        found.setdefault(plain.casefold(), plain)
+    if len(found) > _MAX_TAGS:
+        raise ValidationError(f"at most {_MAX_TAGS} tags, not {len(found)}", field="tags", value=len(found))
+    return tuple(found.values())
