@@ -7,6 +7,7 @@ and the scenes they show. Captions are worded anew every time a picture is used.
 """
 
 import argparse
+import os
 from pathlib import Path
 from random import Random
 
@@ -18,10 +19,22 @@ from train_vae import as_tensor
 from world import Scene, paint
 
 NATIVE = (128, 128)
-SIZES = (
-    (96, 96), (128, 96), (96, 128), (160, 160), (192, 128), (128, 192), (256, 144), (192, 192), (256, 256), (144, 256),
-    (160, 112), (128, 160),
-)  # fmt: skip
+SQUARES = tuple((side, side) for side in (96, 112, 160, 192, 224, 256))
+# 4:3, 3:2 and 16:9, as near as multiples of 16 come.
+WIDE = ((128, 96), (160, 112), (192, 144), (256, 192), (144, 96), (192, 128), (240, 160), (224, 128), (256, 144))
+SIZES = (*SQUARES, *WIDE, *((height, width) for width, height in WIDE))
+
+
+def scaled(path: Path, model: Autoencoder) -> tuple[float, float]:
+    """Returns the shift and the scale of latents, measured once and kept in `path`."""
+    if path.exists():
+        kept = torch.load(path)
+        return kept["shift"], kept["scale"]
+    sample, _ = encode(model, Random(7), NATIVE, 1024)
+    shift, scale = float(sample.float().mean()), 1 / float(sample.float().std())
+    if int(os.environ.get("RANK", "0")) == 0:
+        save(path, {"shift": shift, "scale": scale})
+    return shift, scale
 
 
 def load_autoencoder(path: Path) -> Autoencoder:
@@ -55,9 +68,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rank, world = join_processes()
     model = load_autoencoder(arguments.work / "vae.pt")
-    rng = Random(7)
-    sample, _ = encode(model, rng, NATIVE, 1024)
-    shift, scale = float(sample.float().mean()), 1 / float(sample.float().std())
+    shift, scale = scaled(arguments.work / "scale.pt", model)
     rng = Random(1000 + rank)
     cached = {}
     for size in (NATIVE, *SIZES):
@@ -66,8 +77,6 @@ def main() -> None:
         cached[size] = ((latents.float() - shift).mul(scale).bfloat16(), scenes)
         print(f"process {rank}: {len(scenes)} pictures of {size[0]}x{size[1]}", flush=True)
     save(arguments.work / f"latents-{rank}.pt", cached)
-    if rank == 0:
-        save(arguments.work / "scale.pt", {"shift": shift, "scale": scale})
 
 
 if __name__ == "__main__":

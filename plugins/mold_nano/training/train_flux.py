@@ -18,7 +18,7 @@ from random import Random
 
 import torch
 from attrs import frozen
-from cache_latents import NATIVE
+from cache_latents import NATIVE, encode, load_autoencoder, scaled
 from captions import BACKWARD_SHARE, caption
 from flux import Flux, FluxShape, Rotary, packed
 from optim import Optimiser, average, join_processes, save, schedule
@@ -69,6 +69,14 @@ def adam_speed(name: str) -> float:
     units, which takes thousands of steps at the pace of all other parameters.
     """
     return 10.0 if "relative_attention_bias" in name else 1.0
+
+
+def new_optimiser(model: Nano, rank: int = 0, world: int = 1, speed: float = 1.0) -> Optimiser:
+    """Returns the optimiser of a network, its learning rates times `speed`."""
+    return Optimiser(
+        model.named_parameters(), is_matrix=is_matrix, rank=rank, world=world, muon_lr=0.02 * speed,
+        adam_lr=1.5e-3 * speed, ema_decay=0.996, speed=adam_speed,
+    )  # fmt: skip
 
 
 def random_times(count: int) -> Tensor:
@@ -125,23 +133,53 @@ class Batch:
     rotary: Rotary
 
 
-class Pictures:
-    """The cached latents, drawn at random with fresh captions."""
+@frozen(kw_only=True)
+class Shares:
+    """Of all pictures, those with two things and those with one; of captions, those with turned order; new pictures."""
 
-    def __init__(self, path: Path, texts: Texts, seed: int, pair_share: float, backward: float) -> None:
+    pairs: float
+    singles: float
+    backward: float
+    renewed: int
+
+
+def is_crescent(scene: Scene) -> bool:
+    return scene.crescent
+
+
+def is_pair(scene: Scene) -> bool:
+    return len(scene.things) == 2
+
+
+def is_single(scene: Scene) -> bool:
+    return len(scene.things) == 1 and scene.arrangement != "row" and not scene.plain
+
+
+def is_other(scene: Scene) -> bool:
+    return not is_pair(scene) and not is_single(scene)
+
+
+class Pictures:
+    """The cached latents, drawn at random with fresh captions; a few of them are replaced by new ones at every step."""
+
+    def __init__(self, work: Path, rank: int, texts: Texts, shares: Shares) -> None:
         # Scenes are pickled objects; the file is this trainer's own.
-        self.pictures: dict[tuple[int, int], tuple[Tensor, list[Scene]]] = torch.load(path, weights_only=False)
-        self.texts = texts
-        self.pairs = {
-            size: [i for i, scene in enumerate(scenes) if len(scene.things) == 2]
-            for size, (_, scenes) in self.pictures.items()
-        }
-        self.crescents = {
-            size: [i for i, scene in enumerate(scenes) if scene.crescent] for size, (_, scenes) in self.pictures.items()
-        }
-        self.pair_share, self.backward = pair_share, backward
-        self.rng = Random(seed)
+        self.pictures: dict[tuple[int, int], tuple[Tensor, list[Scene]]] = torch.load(
+            work / f"latents-{rank}.pt", weights_only=False
+        )
+        self.texts, self.shares = texts, shares
+        self.autoencoder = load_autoencoder(work / "vae.pt")
+        self.shift, self.scale = scaled(work / "scale.pt", self.autoencoder)
+        self.rng = Random(time.time_ns() + rank)
         self.rotaries: dict[tuple[int, int, int], Rotary] = {}
+
+    def renew(self, size: tuple[int, int]) -> None:
+        """Replaces pictures of a size by new ones, about as many pixels as `shares.renewed` of 128x128."""
+        latents, scenes = self.pictures[size]
+        count = max(1, round(self.shares.renewed * 128 * 128 / (size[0] * size[1])))
+        made, shown = encode(self.autoencoder, self.rng, size, count)
+        for i, latent, scene in zip(self.rng.sample(range(len(scenes)), count), made, shown, strict=True):
+            latents[i], scenes[i] = ((latent.float() - self.shift) * self.scale).bfloat16(), scene
 
     def rotary(self, text_tokens: int, rows: int, columns: int) -> Rotary:
         key = (text_tokens, rows, columns)
@@ -150,22 +188,29 @@ class Pictures:
         return self.rotaries[key]
 
     def choose(self, size: tuple[int, int]) -> int:
-        """Returns the number of a random picture, which shows two different things in `pair_share` of the cases."""
+        """Returns the number of a random picture; what is hard to learn is chosen more often."""
         scenes = self.pictures[size][1]
-        if self.rng.random() < CRESCENT_SHARE:
-            return self.rng.choice(self.crescents[size])
-        if self.rng.random() < self.pair_share:
-            return self.rng.choice(self.pairs[size])
-        while len(scenes[i := self.rng.randrange(len(scenes))].things) == 2:
+        roll = self.rng.random()
+        if roll < CRESCENT_SHARE:
+            wanted = is_crescent
+        elif roll < CRESCENT_SHARE + self.shares.pairs:
+            wanted = is_pair
+        elif roll < CRESCENT_SHARE + self.shares.pairs + self.shares.singles:
+            wanted = is_single
+        else:
+            wanted = is_other
+        while not wanted(scenes[i := self.rng.randrange(len(scenes))]):
             pass
         return i
 
     def batch(self, size: tuple[int, int], count: int, text_tokens: int) -> Batch:
         """Returns pictures of one size; captions are padded to `text_tokens` or the longest of them."""
+        if self.shares.renewed:
+            self.renew(size)
         latents, scenes = self.pictures[size]
         chosen = [self.choose(size) for _ in range(count)]
         captions = [
-            "" if self.rng.random() < BLANK_CAPTIONS else caption(scenes[i], self.rng, backward=self.backward)
+            "" if self.rng.random() < BLANK_CAPTIONS else caption(scenes[i], self.rng, backward=self.shares.backward)
             for i in chosen
         ]
         rows = self.texts.t5_ids(captions)
@@ -212,6 +257,10 @@ def main() -> None:
     parser.add_argument("--decay", type=float, default=0.3, help="last part of the time, with falling learning rate")
     parser.add_argument("--batch", type=int, default=32, help="pictures of 128x128 per process and step")
     parser.add_argument("--pairs", type=float, default=0.48, help="share of pictures with two different things")
+    parser.add_argument("--singles", type=float, default=0.16, help="share of pictures with one thing in a scene")
+    parser.add_argument("--renew", type=int, default=0, help="cached pictures replaced at every step, per process")
+    parser.add_argument("--speed", type=float, default=1.0, help="factor of all learning rates")
+    parser.add_argument("--warmup", type=int, default=100, help="steps of rising learning rate")
     parser.add_argument("--backward", type=float, default=BACKWARD_SHARE, help="share of captions with turned order")
     parser.add_argument("--reading", type=float, default=0.2, help="weight of reading the things half way through")
     parser.add_argument("--sized", type=float, default=0.0, help="share of steps with other sizes than 128x128")
@@ -221,21 +270,18 @@ def main() -> None:
     torch.manual_seed(1)
     texts = Texts(arguments.texts)
     model = Nano(texts).bfloat16()
-    optimiser = Optimiser(
-        model.named_parameters(), is_matrix=is_matrix, rank=rank, world=world, muon_lr=0.02, adam_lr=1.5e-3,
-        ema_decay=0.996,
-        speed=adam_speed,
-    )  # fmt: skip
+    optimiser = new_optimiser(model, rank, world, arguments.speed)
     path = arguments.work / "flux.pt"
     progress = {"elapsed_s": 0.0, "samples": 0}
     if path.exists():
         state = torch.load(path)
         optimiser.load_state_dict(state["optimiser"])
         progress = state["progress"]
-    pictures = Pictures(
-        arguments.work / f"latents-{rank}.pt", texts, time.time_ns() + rank, arguments.pairs, arguments.backward
+    shares = Shares(
+        pairs=arguments.pairs, singles=arguments.singles, backward=arguments.backward, renewed=arguments.renew
     )
-    train(model, optimiser, pictures, path, arguments, rank, progress)
+    pictures = Pictures(arguments.work, rank, texts, shares)
+    train(model, optimiser, pictures, path, arguments, (rank, world), progress)
 
 
 def train(
@@ -244,10 +290,11 @@ def train(
     pictures: Pictures,
     path: Path,
     arguments: argparse.Namespace,
-    rank: int,
+    place: tuple[int, int],
     progress: dict[str, float],
 ) -> None:
     """Trains until the time is spent, keeping a checkpoint every two minutes."""
+    rank, world = place
     torch.manual_seed(time.time_ns() % 2**31 + rank)
     total, saved, before = arguments.minutes * 60, progress["elapsed_s"], time.monotonic()
     recent: list[list[float]] = []
@@ -259,13 +306,13 @@ def train(
         loss, reading = losses(model, pictures.batch(size, count, text_tokens))
         model.zero_grad(set_to_none=True)
         (loss + arguments.reading * reading).backward()
-        factor = schedule(progress["elapsed_s"], total, optimiser.step_count, warmup_steps=100, decay=arguments.decay)
+        factor = schedule(progress["elapsed_s"], total, optimiser.step_count, warmup_steps=arguments.warmup, decay=arguments.decay)
         norm = optimiser.step(factor)
         now = time.monotonic()
         report = average(torch.tensor([now - before, float(loss.detach()), float(reading.detach()), count]))
         before = now
         progress["elapsed_s"] += float(report[0])
-        progress["samples"] += 2 * int(report[3])
+        progress["samples"] += world * int(report[3])
         recent.append(report[1:3].tolist())
         if rank == 0 and optimiser.step_count % 50 == 0:
             loss_mean, reading_mean = (sum(values) / len(values) for values in zip(*recent, strict=True))
