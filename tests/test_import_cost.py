@@ -24,7 +24,16 @@ def imported_by(code: str) -> list[str]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["list"], ["plugins"], ["info"], ["version"], ["run", "--help"], ["pull", "--help"]],
+    [
+        ["--help"],
+        ["list"],
+        ["plugins"],
+        ["info"],
+        ["version"],
+        ["run", "--help"],
+        ["gallery", "list"],
+        ["pull", "--help"],
+    ],
     ids=" ".join,
 )
 def test_a_command_that_makes_no_picture_is_light(arguments: list[str]) -> None:

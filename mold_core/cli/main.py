@@ -22,6 +22,7 @@ COMMANDS = {
     "list": "list_models",
     "info": "info",
     "pull": "pull",
+    "gallery": "gallery",
     "plugins": "plugins",
     "version": "version",
 }

@@ -11,14 +11,14 @@ from typing import BinaryIO
 
 import attrs
 
-from mold_core.errors import ResultNotFoundError, ValidationError
+from mold_core.errors import MoldError, OutputError, ResultNotFoundError, ValidationError
 from mold_core.gallery.entry import format_of
 from mold_core.media.containers import image_format
 from mold_core.media.metadata import OutputMetadata, read_metadata
 
 __all__ = ["Found", "check_name", "described", "not_found", "open_result", "results_in"]
 
-_MADE_BY_MOLD = re.compile(r"mold-(?P<model>.+?)(?:-\d+)+\.[a-z0-9]+", re.IGNORECASE)
+_MADE_BY_MOLD = re.compile(r"mold-(?P<model>.+?)-\d{10,}(?:-\d+)*\.[a-z0-9]+", re.IGNORECASE)
 _HEAD_BYTES = 32
 
 
@@ -96,27 +96,48 @@ def described(found: Found) -> tuple[OutputMetadata, bool] | None:
     """
     try:
         size = _size(found)
-        metadata = read_metadata(found.path) if size else None
-    except OSError:
-        return None
-    if size is None:
+        if size is None:
+            return None
+        metadata = _video_metadata(found.path) if format_of(found.filename) == "mp4" else read_metadata(found.path)
+    except (OSError, MoldError):
         return None
     return (metadata, False) if metadata else (_synthetic(found, *size), True)
 
 
+def _video_metadata(path: Path) -> OutputMetadata | None:
+    from mold_core.media.video import read_video_metadata
+
+    try:
+        with open_result(path) as file:
+            return read_video_metadata(file)
+    except OutputError:  # PyAV is not installed
+        return None
+
+
 def _size(found: Found) -> tuple[int, int] | None:
-    """Return width and height from a file's header, zeros for a video; None if the header is not one."""
+    """Return width and height from a file's header; None if the header is not one."""
     with open_result(found.path) as file:
         head = file.read(_HEAD_BYTES)
         format = format_of(found.filename)
         if format == "mp4":
-            return (0, 0) if head[4:8] == b"ftyp" else None
+            return _video_size(file) if head[4:8] == b"ftyp" else None
         if format == "gif":
             is_gif = head[:6] in (b"GIF87a", b"GIF89a")
             return (int.from_bytes(head[6:8], "little"), int.from_bytes(head[8:10], "little")) if is_gif else None
         if image_format(head) is None:
             return None
         return _picture_size(file)
+
+
+def _video_size(file: BinaryIO) -> tuple[int, int]:
+    from mold_core.media.video import probe_video
+
+    file.seek(0)
+    try:
+        video = probe_video(file)
+    except OutputError:  # PyAV is not installed
+        return 0, 0
+    return video.width, video.height
 
 
 def _picture_size(file: BinaryIO) -> tuple[int, int] | None:

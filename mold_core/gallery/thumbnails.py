@@ -152,15 +152,16 @@ def _moving(entry: Entry) -> Iterator[Image]:
     every = max(1, round((entry.metadata.fps or 3 * PREVIEW_FPS) / PREVIEW_FPS))
     try:
         yield from islice(_frames(entry, data), 0, PREVIEW_FRAMES * every, every)
-    except MoldError:
-        raise
     except Exception as error:  # hostile bytes make decoders raise almost anything
         raise _still(entry) from error
 
 
 def _frames(entry: Entry, data: BytesIO) -> Iterator[Image]:
     if entry.format == "mp4":
-        raise _still(entry)
+        from mold_core.media.video import decode_frames
+
+        yield from decode_frames(data, max_pixels=_MAX_PIXELS)
+        return
     from PIL import GifImagePlugin, Image, ImageSequence, PngImagePlugin, WebPImagePlugin  # noqa: F401
 
     with Image.open(data, formats=("GIF", "PNG", "WEBP")) as film:

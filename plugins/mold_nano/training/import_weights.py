@@ -2,8 +2,8 @@
 
     python import_weights.py --model ../mold_nano/models/flux-nano --work /path/to/scratch
 
-The optimiser starts afresh and so does the layer that reads things half way through, which is not exported: begin with a
-low learning rate. Tokenizers are never made anew: weights belong to their numbers.
+The optimiser starts afresh and so does the layer that reads things half way through, which is not exported: begin with
+a low learning rate. Tokenizers are never made anew: weights belong to their numbers.
 """
 
 import argparse

@@ -306,7 +306,9 @@ def train(
         loss, reading = losses(model, pictures.batch(size, count, text_tokens))
         model.zero_grad(set_to_none=True)
         (loss + arguments.reading * reading).backward()
-        factor = schedule(progress["elapsed_s"], total, optimiser.step_count, warmup_steps=arguments.warmup, decay=arguments.decay)
+        factor = schedule(
+            progress["elapsed_s"], total, optimiser.step_count, warmup_steps=arguments.warmup, decay=arguments.decay
+        )
         norm = optimiser.step(factor)
         now = time.monotonic()
         report = average(torch.tensor([now - before, float(loss.detach()), float(reading.detach()), count]))

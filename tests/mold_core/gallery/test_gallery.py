@@ -21,6 +21,7 @@ from PIL import Image
 from mold_core.errors import OutputError, ResultNotFoundError, ValidationError
 from mold_core.gallery import Changes, Entry, Gallery, Parent
 from mold_core.media import OutputMetadata, encode_image
+from mold_core.media.video import VideoWriter
 from mold_core.settings import Settings
 
 RED_HOUSE = OutputMetadata(
@@ -267,6 +268,42 @@ def test_a_moving_picture_has_a_preview_and_a_still_one_has_none(gallery: Galler
     still = gallery.add(picture(), RED_HOUSE)
     with pytest.raises(ResultNotFoundError, match="does not move"):
         gallery.preview(still.filename)
+
+
+def mp4(path: Path, metadata: OutputMetadata | None = None) -> Path:
+    with path.open("w+b") as file, VideoWriter(file, "mp4", width=320, height=192, fps=16, metadata=metadata) as film:
+        for shade in range(40):
+            film.add(Image.new("RGB", (320, 192), (6 * shade, 0, 90)))
+    return path
+
+
+def test_a_film_shows_its_first_frame_and_what_moves(gallery: Gallery, folder: Path) -> None:
+    folder.mkdir()
+    mp4(folder / "told.mp4", described("a film", fps=16, frames=40))
+    mp4(folder / "mold-ltx-2-1700000000.mp4")
+    (folder / "damaged.mp4").write_bytes((folder / "told.mp4").read_bytes()[:900])
+    assert gallery.reconcile() == Changes(added=2)
+    assert gallery.get("told.mp4").metadata.prompt == "a film"
+    silent = gallery.get("mold-ltx-2-1700000000.mp4").metadata
+    assert (silent.model, silent.width, silent.height) == ("ltx-2", 320, 192)
+    thumbnail = Image.open(io.BytesIO(gallery.thumbnail("told.mp4").data)).convert("RGB")
+    assert thumbnail.size == (256, 154)
+    red, _, blue = thumbnail.getpixel((9, 9))  # type: ignore[misc]
+    assert red < 12 and 75 < blue < 105
+    preview = Image.open(io.BytesIO(gallery.preview("told.mp4")))
+    assert (preview.size, getattr(preview, "n_frames", 1)) == ((256, 154), 20)
+
+
+def test_a_film_that_broke_since_is_shown_by_a_drawing(gallery: Gallery, tmp_path: Path) -> None:
+    entry = gallery.add(mp4(tmp_path / "film.mp4"), RED_HOUSE, format="mp4")
+    entry.path.write_bytes(b"no longer a film")
+    thumbnail = gallery.thumbnail(entry.filename)
+    assert (thumbnail.content_type, thumbnail.stand_in) == ("image/svg+xml", True)
+    with pytest.raises(ResultNotFoundError, match="does not move"):
+        gallery.preview(entry.filename)
+    entry.path.unlink()
+    with pytest.raises(ResultNotFoundError, match="image not found"):
+        gallery.thumbnail(entry.filename)
 
 
 def test_warming_makes_what_is_missing(gallery: Gallery, tmp_path: Path) -> None:

@@ -1,0 +1,197 @@
+"""mold gallery: the results that were kept, found again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mold_core.cli.list_models import readable_size
+from mold_core.cli.state import State
+from mold_core.errors import OutputError, SettingsError, ValidationError
+
+if TYPE_CHECKING:
+    from mold_core.gallery import Entry, Gallery, Page
+
+__all__ = ["command"]
+
+EPILOG = """\b
+Examples:
+  mold gallery list
+  mold gallery search red house --limit 5
+  mold gallery search '"red house"' --json
+  mold gallery mark mold-flux-nano-bf16-1763981234567.png --favourite --tag sea
+  mold gallery open mold-flux-nano-bf16-1763981234567.png"""
+
+
+@click.group("gallery", epilog=EPILOG, short_help="Find, show and remove what was made.")
+def command() -> None:
+    """Find, show and remove the results that the server keeps (MOLD_OUTPUT_DIR)."""
+
+
+_SELECTING = (
+    click.option("--limit", type=int, default=20, show_default=True, help="Entries to show."),
+    click.option("--cursor", help="Go on where a page before ended."),
+    click.option("--tag", help="Only those with this tag."),
+    click.option("--favourites", is_flag=True, help="Only favourites."),
+    click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+)
+
+
+def _selecting(function: Any) -> Any:
+    for option in reversed(_SELECTING):
+        function = option(function)
+    return function
+
+
+@command.command("list", short_help="List the newest.")
+@_selecting
+@click.pass_obj
+def list_entries(state: State, /, **selection: Any) -> None:
+    """List what is kept, newest first."""
+    _show_page(state, None, **selection)
+
+
+@command.command("search", short_help="Find by words.")
+@click.argument("words", nargs=-1, required=True)
+@_selecting
+@click.pass_obj
+def search(state: State, /, words: tuple[str, ...], **selection: Any) -> None:
+    """Find what has all WORDS, or their beginnings, in prompt, model or tags; "in quotes" as they stand."""
+    _show_page(state, " ".join(words), **selection)
+
+
+@command.command("show", short_help="Show all that is known of one.")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def show(state: State, name: str, as_json: bool) -> None:
+    """Show what NAME was made from, and where it is."""
+    gallery = _gallery(state)
+    entry = gallery.get(name)
+    if as_json:
+        click.echo(json.dumps({**entry.to_json(), "path": str(entry.path)}, indent=2))
+        return
+    for label, value in _about(entry, gallery):
+        click.echo(f"{click.style(f'{label:<15}', bold=True)} {value}")
+
+
+@command.command("open", short_help="Open one in its program.")
+@click.argument("name")
+@click.pass_obj
+def open_entry(state: State, name: str) -> None:
+    """Open NAME with the program this system has for it."""
+    path = str(_gallery(state).get(name).path)
+    if click.launch(path, wait=True):
+        raise OutputError(f"no program here opens {path!r}", value=path, hint="open it by hand")
+
+
+@command.command("mark", short_help="Make one a favourite, or tag it.")
+@click.argument("name")
+@click.option("--favourite/--no-favourite", default=None, help="Make it a favourite, or no longer.")
+@click.option("--tag", "tags", multiple=True, help="Add a tag; may be given several times.")
+@click.option("--untag", "untags", multiple=True, help="Take a tag away.")
+@click.pass_obj
+def mark(state: State, name: str, favourite: bool | None, tags: tuple[str, ...], untags: tuple[str, ...]) -> None:
+    """Say of NAME that it is a favourite, or give it tags."""
+    gallery = _gallery(state)
+    away = {tag.casefold() for tag in untags}
+    kept = [tag for tag in (*gallery.get(name).tags, *tags) if tag.casefold() not in away]
+    entry = gallery.update(name, favourite=favourite, tags=kept)
+    click.echo(
+        f"{entry.filename}  {'favourite' if entry.favourite else 'no favourite'}  {', '.join(entry.tags)}".strip()
+    )
+
+
+@command.command("rm", short_help="Remove results and their files.")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def remove(state: State, names: tuple[str, ...], yes: bool) -> None:
+    """Remove the results of these names: the files, too."""
+    gallery = _gallery(state)
+    for name in names:
+        gallery.get(name)  # all or nothing: a mistyped name is found before anything is removed
+    if not yes:
+        if sys.stdin is None or not sys.stdin.isatty():
+            raise ValidationError("nobody is here to be asked", field="yes", hint="say --yes to remove without asking")
+        click.confirm(f"Remove {len(names)} {'file' if len(names) == 1 else 'files'}?", abort=True)
+    for name in names:
+        gallery.delete(name)
+        click.echo(f"removed {name}")
+
+
+def _gallery(state: State) -> Gallery:
+    from mold_core.gallery import Gallery
+
+    gallery = Gallery.of(state.settings)
+    if gallery is None:
+        raise SettingsError("results are not kept: MOLD_OUTPUT_DIR is empty", hint="unset it, or name a folder")
+    gallery.reconcile()
+    return gallery
+
+
+def _show_page(
+    state: State, q: str | None, *, limit: int, cursor: str | None, tag: str | None, favourites: bool, as_json: bool
+) -> None:
+    gallery = _gallery(state)
+    page = gallery.list(q, limit, cursor, tag=tag, favourite=True if favourites else None)
+    if as_json:
+        click.echo(json.dumps({"entries": [entry.to_json() for entry in page.entries], "next": page.next}, indent=2))
+    else:
+        _print(page, gallery, bool(q or tag or favourites))
+
+
+def _print(page: Page, gallery: Gallery, selected: bool) -> None:
+    if not page.entries:
+        click.echo("Nothing found." if selected else f"Nothing is kept in {gallery.folders[0]} yet.")
+        return
+    width = shutil.get_terminal_size().columns
+    name_width = max(len(entry.filename) for entry in page.entries)
+    for entry in page.entries:
+        star = "★" if entry.favourite else " "
+        line = f"{star} {entry.filename:<{name_width}}  {_when(entry):%Y-%m-%d %H:%M}  "
+        prompt = " ".join(entry.metadata.prompt.split())
+        room = max(10, width - len(line))
+        click.echo(line + (prompt if len(prompt) <= room else f"{prompt[: room - 1]}…"))
+    if page.next:
+        click.echo(f"\nmore: --cursor {page.next}")
+
+
+def _about(entry: Entry, gallery: Gallery) -> list[tuple[str, object]]:
+    metadata = entry.metadata
+    rows: list[tuple[str, object]] = [
+        ("prompt", metadata.prompt),
+        ("negative prompt", metadata.negative_prompt),
+        ("original prompt", metadata.original_prompt),
+        ("model", metadata.model),
+        ("seed", metadata.seed),
+        ("steps", metadata.steps),
+        ("guidance", metadata.guidance),
+        ("size", f"{metadata.width}x{metadata.height}"),
+        ("frames", metadata.frames),
+        ("fps", metadata.fps),
+        ("strength", metadata.strength),
+        ("lora", metadata.lora),
+        ("made by", f"mold {metadata.version}"),
+    ]
+    if entry.metadata_synthetic:
+        rows = [("model", metadata.model), ("size", f"{metadata.width}x{metadata.height}")]
+    rows += [
+        ("file", entry.path),
+        ("bytes", readable_size(entry.size_bytes)),
+        ("time", f"{_when(entry):%Y-%m-%d %H:%M:%S}"),
+        ("favourite", "yes" if entry.favourite else None),
+        ("tags", ", ".join(entry.tags)),
+        *((parent.relation.replace("-", " "), parent.name) for parent in entry.parents),
+        *(("became", child.filename) for child in gallery.children(entry.filename)),
+    ]
+    return [(label, value) for label, value in rows if value not in (None, "")]
+
+
+def _when(entry: Entry) -> datetime:
+    return datetime.fromtimestamp(entry.timestamp)
