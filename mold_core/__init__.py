@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mold_core.engine import Engine, Job, ModelEntry
     from mold_core.errors import (
         CancelledError,
+        ChainError,
         CheckpointError,
         DownloadError,
         DuplicateError,
@@ -75,6 +76,7 @@ _HOMES = {
     "mold_core.engine": ("Engine", "Job", "ModelEntry"),
     "mold_core.errors": (
         "CancelledError",
+        "ChainError",
         "CheckpointError",
         "DownloadError",
         "DuplicateError",
@@ -135,6 +137,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "CacheHit",
     "CancelledError",
+    "ChainError",
     "ChainRequest",
     "ChainResponse",
     "ChainStage",

@@ -12,6 +12,7 @@
     ├── QueueFullError            QUEUE_FULL           503   exit 1
     ├── InferenceError            INFERENCE_ERROR      500   exit 1   a plugin failed while it made the picture
     │   └── WorkerError           WORKER_DIED          500   exit 1   the process that ran the job died
+    ├── ChainError                CHAIN_FAILED         502   exit 1   a clip failed; those before it are kept
     ├── JobNotFoundError          JOB_NOT_FOUND        404   exit 1   no job has the id, or it is no longer kept
     ├── OutputError               OUTPUT_ERROR         500   exit 1   a result could not be written
     ├── ResultNotFoundError       RESULT_NOT_FOUND     404   exit 1   the gallery has nothing of that name
@@ -26,6 +27,7 @@ from __future__ import annotations
 
 __all__ = [
     "CancelledError",
+    "ChainError",
     "CheckpointError",
     "DownloadError",
     "DuplicateError",
@@ -177,6 +179,13 @@ class JobNotFoundError(MoldError):
 
     code = "JOB_NOT_FOUND"
     http_status = 404
+
+
+class ChainError(MoldError):
+    """A clip of a chain that failed; the message says which, what is kept and how to go on from it."""
+
+    code = "CHAIN_FAILED"
+    http_status = 502
 
 
 class OutputError(MoldError):

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mold_core.catalog import LocalFiles, ModelSpec
+    from mold_core.chains.clips import ClipWork
     from mold_core.engine.jobs import Job
     from mold_core.plugins import Plugins
     from mold_core.settings import CompileMode, Settings
@@ -334,6 +335,12 @@ class Worker(Protocol):
 
     def generate(self, spec: ModelSpec, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
         """Return one Frames per request; the model is loaded if need be."""
+
+    def render_clip(self, spec: ModelSpec, work: ClipWork, run: Run, beside: ClipWork | None = None) -> None:
+        """Leave the latents of a clip of a chain on disk, and meanwhile the frames of `beside`, which is rendered."""
+
+    def encode_clip(self, spec: ModelSpec, work: ClipWork, run: Run) -> None:
+        """Leave the frames and the sound of a rendered clip on disk."""
 
     def close(self) -> None:
         """Free everything."""

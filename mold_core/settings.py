@@ -118,6 +118,14 @@ class Settings:
         minimum=1,
         maximum=256,
     )
+    chain_retention_h: int = _setting(
+        "Hours for which clips of chains are kept to go on from.",
+        env="MOLD_CHAIN_RETENTION_H",
+        key="chain_retention_h",
+        default=72,
+        minimum=0,
+        maximum=100_000,
+    )
     embed_metadata: bool = _setting(
         "Write the request into result files.", env="MOLD_EMBED_METADATA", key="embed_metadata", default=True
     )

@@ -27,7 +27,7 @@ from mold_core.errors import CancelledError, InferenceError, JobNotFoundError, V
 from mold_core.hookspecs import ModelFamily, Worker
 from mold_core.plugins import Plugins, load_plugins
 from mold_core.settings import Settings
-from mold_core.wire import GenerateRequest, GenerateResponse, Info, ProgressEvent
+from mold_core.wire import ChainRequest, ChainResponse, GenerateRequest, GenerateResponse, Info, ProgressEvent
 from mold_core.wire.convert import check
 
 __all__ = ["Engine", "EngineStatus"]
@@ -125,6 +125,11 @@ class Engine:
     ) -> GenerateResponse:
         """Return the pictures that a request asks for; see `run`."""
         result: GenerateResponse = self.run(request, on_event)
+        return result
+
+    def chain(self, request: ChainRequest, on_event: Callable[[ProgressEvent], object] | None = None) -> ChainResponse:
+        """Return the long video that a request asks for; see `run`. What was made of it before is used again."""
+        result: ChainResponse = self.run(request, on_event)
         return result
 
     def stream(self, request: Any) -> Iterator[Any]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from time import monotonic
 
 from mold_core.catalog import ModelSpec, ModelStore
+from mold_core.chains.clips import ClipWork, encode_clip, render_clip
 from mold_core.engine.device import DeviceInfo, budget_bytes, device_info
 from mold_core.engine.residency import Residency
 from mold_core.errors import InferenceError, MoldError
@@ -56,6 +58,23 @@ class LocalWorker:
                 f"family {spec.family!r} returned {len(made)} results for {len(requests)} requests, a fault in it"
             )
         return made
+
+    def render_clip(self, spec: ModelSpec, work: ClipWork, run: Run, beside: ClipWork | None = None) -> None:
+        """Leave the latents of a clip on disk, and meanwhile the frames of `beside`, a clip that is rendered."""
+        pipeline, renderer = self._pipeline(spec, run), self._plugins.chain_renderers[spec.family]
+        with ThreadPoolExecutor(1, "mold-encode") as thread:
+            encoding = thread.submit(encode_clip, renderer, pipeline, beside) if beside is not None else None
+            with blaming(f"{spec.name} failed while rendering"):
+                render_clip(renderer, pipeline, work, run)
+            with blaming(f"{spec.name} failed while decoding"):
+                if encoding is not None:
+                    encoding.result()
+
+    def encode_clip(self, spec: ModelSpec, work: ClipWork, run: Run) -> None:
+        """Leave the frames and the sound of a rendered clip on disk."""
+        pipeline, renderer = self._pipeline(spec, run), self._plugins.chain_renderers[spec.family]
+        with blaming(f"{spec.name} failed while decoding"):
+            encode_clip(renderer, pipeline, work)
 
     def close(self) -> None:
         """Free everything."""

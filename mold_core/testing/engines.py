@@ -12,7 +12,7 @@ import click
 
 from mold_core.catalog import ModelSpec
 from mold_core.engine import Engine, Job
-from mold_core.hookspecs import ModelFamily, hookimpl
+from mold_core.hookspecs import ChainRenderer, ModelFamily, hookimpl
 from mold_core.plugins import load_plugins
 from mold_core.settings import Settings
 
@@ -27,11 +27,13 @@ class FakePlugin:
         *,
         families: Sequence[ModelFamily] = (),
         models: Sequence[ModelSpec] = (),
+        chain_renderers: Sequence[ChainRenderer] = (),
         commands: Sequence[click.Command] = (),
         on_finished: Callable[[Job], object] | None = None,
     ) -> None:
         self._families = families
         self._models = models
+        self._chain_renderers = chain_renderers
         self._commands = commands
         self._on_finished = on_finished
 
@@ -44,6 +46,11 @@ class FakePlugin:
     def mold_models(self) -> Sequence[ModelSpec]:
         """Bring the models."""
         return self._models
+
+    @hookimpl
+    def mold_chain_renderers(self) -> Sequence[ChainRenderer]:
+        """Bring the chain renderers."""
+        return self._chain_renderers
 
     @hookimpl
     def mold_commands(self, cli: click.Group) -> None:

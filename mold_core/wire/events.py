@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import attrs
 
+from mold_core.wire.chain import ChainEvent
 from mold_core.wire.fields import wire_field
-
-if TYPE_CHECKING:
-    from mold_core.wire.chain import ChainEvent
 
 __all__ = [
     "CacheHit",
@@ -126,10 +124,11 @@ ProgressEvent: TypeAlias = (
     | DownloadProgress
     | DownloadDone
     | PullComplete
+    | ChainEvent
 )
 
 
-def event_type(event: ProgressEvent | ChainEvent | type) -> str:
+def event_type(event: ProgressEvent | type) -> str:
     """Return the `type` an event carries on the wire: ``DenoiseStep`` → ``denoise_step``.
 
     A class attribute `wire_type` says it where two events share one name there.
@@ -141,6 +140,6 @@ def event_type(event: ProgressEvent | ChainEvent | type) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
-def event_to_json(event: ProgressEvent | ChainEvent) -> dict[str, object]:
+def event_to_json(event: ProgressEvent) -> dict[str, object]:
     """Return an event as the JSON object that SSE carries."""
     return {"type": event_type(event), **attrs.asdict(event)}

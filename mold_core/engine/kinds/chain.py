@@ -1,0 +1,211 @@
+"""Chains: clip after clip on the device, each encoded beside the next one, then joined to one video."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from time import monotonic
+
+import attrs
+
+from mold_core.catalog import ModelSpec
+from mold_core.chains import Chain, ChainStore, join, lay_out, plan, stage_seed
+from mold_core.chains.clips import ClipWork
+from mold_core.engine.batch import BatchRun
+from mold_core.engine.complete import complete
+from mold_core.engine.jobs import Job, JobKind
+from mold_core.engine.kinds.kind import Bench, Prepared
+from mold_core.engine.kinds.shots import metadata_of
+from mold_core.engine.models import Models
+from mold_core.engine.worker import blaming
+from mold_core.errors import CancelledError, ChainError, MoldError, ValidationError, WorkerError
+from mold_core.hookspecs import ChainRenderer, Worker
+from mold_core.wire import (
+    ChainDenoiseStep,
+    ChainRequest,
+    ChainResponse,
+    ChainStage,
+    ChainStageDone,
+    ChainStageStart,
+    ChainStart,
+    DenoiseStep,
+    GenerateRequest,
+    Info,
+    ProgressEvent,
+    Stitching,
+)
+
+__all__ = ["ChainKind", "chain_store"]
+
+_DEFAULT_FPS = 24
+
+
+def chain_store(models: Models) -> ChainStore:
+    """Return where chains lie."""
+    return ChainStore(models.settings.home / "chains")
+
+
+class ChainKind:
+    """Long videos. What was made of one is kept, so that asking again goes on where it stopped."""
+
+    name: JobKind = "chain"
+    request_class = ChainRequest
+    response_class = ChainResponse
+
+    def prepare(self, request: ChainRequest, models: Models) -> Prepared:
+        """Return the request with model, size, steps, guidance, fps and seed filled in, its stages checked."""
+        spec = models.resolve(request.model)
+        _renderer(spec, models).check(spec)
+        plan(request)
+        files = models.store.locate(spec)
+        completed, warnings = _completed(request, spec, models)
+        return Prepared(request=completed, spec=spec, load_bytes=files.size_bytes(), warnings=warnings)
+
+    def run(self, jobs: Sequence[Job], worker: Worker, bench: Bench) -> None:
+        """Make the clips that are not on disk, and join all of them beside the device."""
+        (job,) = jobs  # without a batch_key a job runs alone
+        started = monotonic()
+        spec = job.spec
+        assert spec is not None  # prepare found it
+        chain = _laid_out(job.request, spec, bench.models)
+        store = chain_store(bench.models)
+        store.remove_older(bench.models.settings.chain_retention_h * 3600)
+        store.save(chain)
+        job.report(ChainStart(stage_count=len(chain.works), estimated_total_frames=chain.plan.rendered_frames))
+        if chain.first_missing > 0:
+            job.report(Info(message=f"going on after {chain.first_missing} of {len(chain.works)} stages"))
+        with bench.loading(spec):
+            worker.load(spec, _ClipRun(job, 0))
+        _make_clips(job, spec, chain, worker)
+        job.report(Stitching(total_frames=chain.plan.total_frames))
+        bench.beside(partial(_deliver, job, chain, started, bench), jobs)
+
+
+class _ClipRun(BatchRun):
+    """The side of a running clip that a renderer sees; of its events only steps and notices are passed on."""
+
+    def __init__(self, job: Job, index: int) -> None:
+        super().__init__([job])
+        self._index = index
+
+    def report(self, event: ProgressEvent) -> None:
+        """Pass on a step as one of this clip, and notices as they are."""
+        if isinstance(event, DenoiseStep):
+            step = ChainDenoiseStep(stage_idx=self._index, step=event.step, total=event.total)
+            self._jobs[0].report(step)
+        elif isinstance(event, Info):
+            self._jobs[0].report(event)
+
+
+def _make_clips(job: Job, spec: ModelSpec, chain: Chain, worker: Worker) -> None:
+    """Leave all clips on disk, each encoded while the next is rendered."""
+    rendered: ClipWork | None = None
+    for index, work in enumerate(chain.works):
+        job.report(ChainStageStart(stage_idx=index))
+        run = _ClipRun(job, index)
+        try:
+            worker.render_clip(spec, work, run, beside=rendered)
+            if index == len(chain.works) - 1:
+                worker.encode_clip(spec, work, run)
+        except (CancelledError, WorkerError):
+            raise
+        except MoldError as error:
+            raise _stage_error(chain, index, error) from error
+        rendered = work
+        job.report(ChainStageDone(stage_idx=index, frames_emitted=chain.plan.emitted[index]))
+
+
+def _stage_error(chain: Chain, index: int, error: MoldError) -> ChainError:
+    kept = chain.first_missing
+    what = f"stage {index} of {len(chain.works)} failed: {error}"
+    return ChainError(
+        f"{what}; {kept} finished stages are kept" if kept else what,
+        hint=f"the same request goes on from there, and so does mold chain resume {chain.id}" if kept else None,
+    )
+
+
+def _deliver(job: Job, chain: Chain, started: float, bench: Bench) -> None:
+    first = chain.works[0].request
+    total = attrs.evolve(first, frames=chain.plan.total_frames, seed=chain.request.seed)
+    metadata = metadata_of(total) if chain.request.embed_metadata else None
+    video = join(chain, metadata)
+    assert first.model is not None and chain.request.seed is not None  # the request is complete
+    bench.deliver(
+        job,
+        ChainResponse(
+            video=video,
+            stage_count=len(chain.works),
+            model=first.model,
+            seed_used=chain.request.seed,
+            generation_time_ms=int((monotonic() - started) * 1000),
+            warnings=job.warnings,
+        ),
+    )
+
+
+def _renderer(spec: ModelSpec, models: Models) -> ChainRenderer:
+    renderer = models.plugins.chain_renderers.get(spec.family)
+    if renderer is None:
+        able = ", ".join(sorted(models.plugins.chain_renderers)) or "none that is installed"
+        raise ValidationError(
+            f"{spec.name} cannot make chains: its family {spec.family} has no chain renderer",
+            field="model",
+            value=spec.name,
+            hint=f"families that have one: {able}",
+        )
+    return renderer
+
+
+def _completed(request: ChainRequest, spec: ModelSpec, models: Models) -> tuple[ChainRequest, tuple[str, ...]]:
+    family = models.family_of(spec)
+    with blaming(f"{spec.name} could not take the request"):
+        clip, warnings = complete(
+            _clip(request, plan(request).stages[0]), spec, family, embed_metadata=models.settings.embed_metadata
+        )
+    completed = attrs.evolve(
+        request,
+        model=spec.name,
+        width=clip.width,
+        height=clip.height,
+        steps=clip.steps,
+        guidance=clip.guidance,
+        fps=request.fps or spec.defaults.fps or _DEFAULT_FPS,
+        seed=clip.seed,
+        embed_metadata=clip.embed_metadata,
+    )
+    return completed, warnings
+
+
+def _laid_out(request: ChainRequest, spec: ModelSpec, models: Models) -> Chain:
+    made = plan(request)
+    assert request.seed is not None  # the request is complete
+    clips = [
+        attrs.evolve(
+            _clip(request, stage),
+            seed=stage_seed(request.seed, index, stage),
+            strength=1.0 if index else request.strength,
+        )
+        for index, stage in enumerate(made.stages)
+    ]
+    return lay_out(request, made, clips, chain_store(models).clips)
+
+
+def _clip(request: ChainRequest, stage: ChainStage) -> GenerateRequest:
+    """Return a stage as a request of its own."""
+    return GenerateRequest(
+        prompt=stage.prompt,
+        negative_prompt=stage.negative_prompt,
+        model=request.model,
+        width=request.width,
+        height=request.height,
+        steps=request.steps,
+        guidance=request.guidance,
+        seed=request.seed,
+        frames=stage.frames,
+        fps=request.fps,
+        source_image=stage.source_image,
+        strength=request.strength,
+        loras=request.loras,
+        output_format="mp4",
+        embed_metadata=request.embed_metadata,
+    )

@@ -1,0 +1,175 @@
+"""Chains through the engine: events, the video, what is refused, and going on after a stop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from mold_core import (
+    CancelledError,
+    ChainError,
+    ChainRequest,
+    ChainResponse,
+    ChainStage,
+    Engine,
+    InferenceError,
+    Info,
+    UnknownModelError,
+    ValidationError,
+)
+from mold_core.media.video import decode_frames, read_video_metadata
+from mold_core.testing import (
+    FakePlugin,
+    FlipbookFamily,
+    FlipbookRenderer,
+    Gate,
+    SketchFamily,
+    engine_with,
+    flipbook_model,
+    sketch_model,
+)
+from mold_core.wire.events import event_to_json
+
+FILM = ChainRequest(model="flipbook", prompt="a red ball", total_frames=40, clip_frames=17, seed=3)
+
+
+def plugin(family: FlipbookFamily) -> FakePlugin:
+    return FakePlugin(
+        families=[family, SketchFamily()],
+        models=[flipbook_model(), flipbook_model("flipbook-single:v1", chains=False), sketch_model()],
+        chain_renderers=[FlipbookRenderer()],
+    )
+
+
+@pytest.fixture
+def family() -> FlipbookFamily:
+    return FlipbookFamily()
+
+
+@pytest.fixture
+def engine(family: FlipbookFamily) -> Iterator[Engine]:
+    with engine_with(plugin(family)) as engine:
+        yield engine
+
+
+def stages(*prompts: str, **fields: Any) -> tuple[ChainStage, ...]:
+    return tuple(ChainStage(prompt=prompt, frames=17, **fields) for prompt in prompts)
+
+
+def frames(response: ChainResponse) -> int:
+    return sum(1 for _ in decode_frames(BytesIO(response.video.data)))
+
+
+def test_a_chain_gives_the_frames_that_were_asked_for(engine: Engine) -> None:
+    response = engine.chain(FILM)
+    assert frames(response) == response.video.frames == 40
+    assert (response.stage_count, response.model, response.seed_used) == (4, "flipbook:v1", 3)
+    assert response.video.has_audio
+
+
+def test_events_come_in_the_order_of_the_page(engine: Engine) -> None:
+    events: list[dict[str, object]] = []
+    engine.chain(FILM, lambda event: events.append(event_to_json(event)))
+    told = [event for event in events if event["type"] not in ("queued", "info")]
+    clip = [("stage_start", None), ("denoise_step", 1), ("denoise_step", 2), ("stage_done", None)]
+    assert told[0] == {"type": "chain_start", "stage_count": 4, "estimated_total_frames": 41}
+    assert [(event["type"], event["stage_idx"], event.get("step")) for event in told[1:-1]] == [
+        (kind, index, step) for index in range(4) for kind, step in clip
+    ]
+    assert [event["frames_emitted"] for event in told if event["type"] == "stage_done"] == [17, 8, 8, 8]
+    assert told[-1] == {"type": "stitching", "total_frames": 40}
+
+
+def test_the_file_says_what_it_was_made_from(engine: Engine) -> None:
+    metadata = read_video_metadata(BytesIO(engine.chain(FILM).video.data))
+    assert metadata is not None
+    assert (metadata.prompt, metadata.seed, metadata.frames, metadata.fps) == ("a red ball", 3, 40, 24)
+
+
+def test_the_same_seed_gives_the_same_video_and_a_new_one_another(engine: Engine, family: FlipbookFamily) -> None:
+    first = engine.chain(FILM)
+    with engine_with(plugin(family)) as other:
+        assert other.chain(FILM).video.data == first.video.data
+        assert other.chain(attrs.evolve(FILM, seed=4)).video.data != first.video.data
+
+
+def test_a_seed_that_was_not_given_is_reported_and_gives_the_video_again(engine: Engine) -> None:
+    first = engine.chain(attrs.evolve(FILM, seed=None))
+    assert engine.chain(attrs.evolve(FILM, seed=first.seed_used)).video.data == first.video.data
+
+
+def test_a_finished_chain_is_not_rendered_again(engine: Engine, family: FlipbookFamily) -> None:
+    first = engine.chain(FILM)
+    family.clips.clear()
+    events: list[object] = []
+    assert engine.chain(FILM, events.append).video.data == first.video.data
+    assert family.clips == []
+    assert Info(message="going on after 4 of 4 stages") in events
+
+
+def test_a_failed_stage_names_itself_and_the_next_try_goes_on_from_it(engine: Engine, family: FlipbookFamily) -> None:
+    request = ChainRequest(model="flipbook", stages=stages("a red ball", "a broken ball", "a blue ball"), seed=1)
+    family.error = RuntimeError("no more paper")
+    with pytest.raises(ChainError, match=r"stage 1 of 3 failed: .*no more paper.* 1 finished stages are kept.*resume"):
+        engine.chain(request)
+    family.error = None
+    family.clips.clear()
+    assert engine.chain(request).stage_count == 3
+    assert [clip.prompt for clip in family.clips] == ["a broken ball", "a blue ball"]
+
+
+def test_a_first_stage_that_fails_keeps_nothing(engine: Engine, family: FlipbookFamily) -> None:
+    family.error = RuntimeError("no paper")
+    with pytest.raises(ChainError) as caught:
+        engine.chain(ChainRequest(model="flipbook", stages=stages("broken"), seed=1))
+    assert "kept" not in str(caught.value)
+    assert isinstance(caught.value.__cause__, InferenceError)
+
+
+def test_a_cancelled_chain_stops_at_the_next_step_and_goes_on_later(engine: Engine, family: FlipbookFamily) -> None:
+    family.gate = gate = Gate()
+    job = engine.submit(FILM)
+    gate.let(2)
+    for _ in range(3):
+        gate.wait_for_arrival()  # the first step of the second clip
+    job.cancel()
+    gate.open()
+    with pytest.raises(CancelledError):
+        job.result()
+    family.gate = None
+    family.clips.clear()
+    assert frames(engine.chain(FILM)) == 40
+    assert len(family.clips) == 3
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        (attrs.evolve(FILM, model="sketch"), "sketch:v1 cannot make chains: its family sketch has no chain renderer"),
+        (attrs.evolve(FILM, model="flipbook-single"), "makes single clips only"),
+        (attrs.evolve(FILM, clip_frames=16), "8n\\+1"),
+        (attrs.evolve(FILM, motion_tail_frames=-1), "motion_tail_frames must be from 0"),
+    ],
+)
+def test_what_cannot_be_chained_is_refused_at_once(engine: Engine, request_: ChainRequest, words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        engine.submit(request_)
+
+
+def test_an_unknown_model_is_one(engine: Engine) -> None:
+    with pytest.raises(UnknownModelError):
+        engine.submit(attrs.evolve(FILM, model="flipbock"))
+
+
+def test_clips_are_kept_for_as_long_as_the_setting_says(family: FlipbookFamily, tmp_path: Path) -> None:
+    with engine_with(plugin(family), home=tmp_path, chain_retention_h=0) as engine:
+        engine.chain(FILM)
+        kept = set((tmp_path / "chains" / "clips").iterdir())
+        assert kept
+        engine.chain(attrs.evolve(FILM, seed=9))
+        assert not kept & set((tmp_path / "chains" / "clips").iterdir())
