@@ -17,11 +17,16 @@ if TYPE_CHECKING:
     from mold_core.weights.filling import fill
     from mold_core.weights.layers import PackedEmbedding, PackedLinear
     from mold_core.weights.packed import PackedTensor, Scratch, concatenate
+    from mold_core.weights.parts import LoadedParts, PartLoader
+    from mold_core.weights.streaming import BlockStream
 
 _WITH_TORCH = {
+    "BlockStream": "streaming",
+    "LoadedParts": "parts",
     "PackedEmbedding": "layers",
     "PackedLinear": "layers",
     "PackedTensor": "packed",
+    "PartLoader": "parts",
     "Scratch": "packed",
     "concatenate": "packed",
     "dequantise": "expand",
@@ -30,9 +35,12 @@ _WITH_TORCH = {
 
 __all__ = [
     "BUILT_IN",
+    "BlockStream",
+    "LoadedParts",
     "PackedEmbedding",
     "PackedLinear",
     "PackedTensor",
+    "PartLoader",
     "Scratch",
     "StoredType",
     "TensorSource",

@@ -1,0 +1,107 @@
+"""The parts of one model in memory: loaded when they are used, dropped when the plan says so."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from mold_core.weights.streaming import BlockStream, tensors_of
+
+if TYPE_CHECKING:
+    from mold_core.placement import MemoryPlan
+
+__all__ = ["LoadedParts", "PartLoader"]
+
+# Returns a part on its device, and what streams its blocks if the plan says that they are streamed.
+PartLoader = Callable[[], "tuple[nn.Module, BlockStream | None]"]
+
+
+class LoadedParts:
+    """Holds the parts of a model as its `MemoryPlan` says. For one thread at a time.
+
+        with parts.use("transformer") as transformer:
+            ...
+
+    A part that is not in memory is loaded, after others have been dropped to make room: least recently used first, as
+    few as the plan allows. Whoever keeps a reference to a part after the `with` keeps its memory.
+    """
+
+    def __init__(self, plan: MemoryPlan, loaders: Mapping[str, PartLoader]) -> None:
+        self.plan = plan
+        self._loaders = dict(loaders)
+        self._loaded: OrderedDict[str, tuple[nn.Module, BlockStream | None]] = OrderedDict()
+        self._in_use: list[str] = []
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parts in memory, least recently used first."""
+        return tuple(self._loaded)
+
+    def size_bytes(self, device: str | None = None) -> int:
+        """Return the memory of the weights that are held now, on one device or on all."""
+        return sum(
+            self._measured(name)
+            for name in self._loaded
+            if device is None or self.plan.part(name).device == device
+        )
+
+    def load_all(self) -> None:
+        """Load every part that is not in memory."""
+        for name in self._loaders:
+            self._load(name)
+
+    @contextmanager
+    def use(self, name: str) -> Iterator[nn.Module]:
+        """Give a part, loaded. Raises what its loader raises."""
+        module = self._load(name)
+        self._in_use.append(name)
+        try:
+            yield module
+        finally:
+            del module
+            self._in_use.remove(name)
+            self._make_room(self.plan.part(name).device, 0)
+
+    def drop(self, name: str) -> None:
+        """Free a part; nothing happens if it is not in memory."""
+        held = self._loaded.pop(name, None)
+        if held is None:
+            return
+        module, stream = held
+        if stream is not None:
+            stream.close()
+        module.to("meta")
+        if self.plan.part(name).device.startswith("cuda"):
+            torch.cuda.empty_cache()
+
+    def close(self) -> None:
+        """Free every part."""
+        for name in self.names:
+            self.drop(name)
+
+    def _load(self, name: str) -> nn.Module:
+        if name in self._loaded:
+            self._loaded.move_to_end(name)
+        else:
+            self._make_room(self.plan.part(name).device, self.plan.held_bytes(name))
+            self._loaded[name] = self._loaders[name]()
+        return self._loaded[name][0]
+
+    def _make_room(self, device: str, wanted_bytes: int) -> None:
+        """Drop parts that are not in use until what stays, with `wanted_bytes`, is no more than the plan keeps."""
+        for name in self.names:
+            if self.size_bytes(device) + wanted_bytes <= self.plan.keep_bytes(device):
+                return
+            if name not in self._in_use and self.plan.part(name).device == device:
+                self.drop(name)
+
+    def _measured(self, name: str) -> int:
+        module, stream = self._loaded[name]
+        if stream is not None:
+            return stream.size_bytes
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors_of(module))
