@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         hookimpl,
     )
     from mold_core.media import decode_image
+    from mold_core.placement import MemoryPlan, MemoryWishes, ModelPart, plan_memory
     from mold_core.plugins import Plugins, load_plugins
     from mold_core.settings import Settings
     from mold_core.wire import (
@@ -104,6 +105,7 @@ _HOMES = {
         "hookimpl",
     ),
     "mold_core.media": ("decode_image",),
+    "mold_core.placement": ("MemoryPlan", "MemoryWishes", "ModelPart", "plan_memory"),
     "mold_core.plugins": ("Plugins", "load_plugins"),
     "mold_core.settings": ("Settings",),
     "mold_core.wire": (
@@ -162,11 +164,14 @@ __all__ = [
     "LocalFiles",
     "LoraWeight",
     "MalformedError",
+    "MemoryPlan",
+    "MemoryWishes",
     "ModelDefaults",
     "ModelEntry",
     "ModelFamily",
     "ModelFile",
     "ModelNotFoundError",
+    "ModelPart",
     "ModelSpec",
     "MoldError",
     "OutputError",
@@ -196,6 +201,7 @@ __all__ = [
     "decode_image",
     "hookimpl",
     "load_plugins",
+    "plan_memory",
     "read_catalog",
 ]
 

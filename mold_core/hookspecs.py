@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 import attrs
 import pluggy
 
+from mold_core.placement import MemoryPlan, MemoryWishes
+
 if TYPE_CHECKING:
     import click
     from numpy.typing import NDArray
@@ -199,6 +201,9 @@ class LoadContext:
     `report` receives WeightLoad and Info events while the model is read. `cache_dir` is a folder for compiled kernels
     and converted files that outlive the process. `loaders` are the weight file formats that plugins add, for
     `mold_core.weights.read_weights(path, context.loaders)`; `compile` says whether code may be compiled for speed.
+
+    `wishes` is what was asked for about memory and devices, `room` what the model may take, in bytes by device (no
+    entry: no limit), and `plan` how it is to be held in memory, for a family that tells its parts.
     """
 
     device: str
@@ -207,6 +212,9 @@ class LoadContext:
     report: Callable[[ProgressEvent], None]
     loaders: tuple[WeightLoader, ...] = ()
     compile: CompileMode = "auto"
+    wishes: MemoryWishes = MemoryWishes()
+    room: Mapping[str, int] = attrs.Factory(dict)
+    plan: MemoryPlan | None = None
 
 
 class Pipeline(Protocol):
@@ -214,7 +222,7 @@ class Pipeline(Protocol):
 
     @property
     def size_bytes(self) -> int:
-        """Memory the loaded model takes, measured, in bytes."""
+        """Memory that the model takes on the device of its context now, measured, in bytes."""
 
     def generate(self, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
         """Return one Frames per request, in order.
@@ -225,6 +233,10 @@ class Pipeline(Protocol):
 
     def close(self) -> None:
         """Free the memory. The pipeline is not used again."""
+
+
+# A pipeline may also have:
+#   peak_bytes: int    the most that it takes on the device while it runs, where that is more than `size_bytes`
 
 
 class ModelFamily(Protocol):
@@ -244,6 +256,10 @@ class ModelFamily(Protocol):
 #   batch_key(spec: ModelSpec, request: GenerateRequest) -> Hashable
 #                                                       requests with equal keys may be computed together; without this
 #                                                       method, or where it returns None, a request runs alone
+#   parts(spec, files: LocalFiles, context: LoadContext) -> Sequence[ModelPart]
+#                                                       what the parts of a model take in memory, in the order of use;
+#                                                       the engine makes `context.plan` of it before `load`. Files that
+#                                                       are not here yet are measured by the catalog
 #   sizes_of(spec: ModelSpec) -> SizeRules              size rules of one model, where they differ from the family's
 
 

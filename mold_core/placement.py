@@ -10,6 +10,7 @@ headers of the files, the engine says what room there is, and `plan_memory` comp
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -93,7 +94,7 @@ class MemoryPlan:
     def keep_bytes(self, device: str) -> int:
         """Return how many bytes of parts may stay on a device after they were used."""
         if self.strategy == "eager":
-            return sum(part.size_bytes for part in self.parts if part.device == device)
+            return sys.maxsize
         if self.asked:
             return 0
         working = max((part.working_bytes for part in self.parts if part.device == device), default=0)

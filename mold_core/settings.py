@@ -23,6 +23,8 @@ __all__ = ["Setting", "Settings", "setting_table", "settings_page"]
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 CompileMode = Literal["auto", "on", "off"]
+StrategyChoice = Literal["auto", "eager", "sequential", "offload"]
+T5Variant = Literal["auto", "fp16", "q8", "q6", "q5", "q4", "q3"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 _TRUE = {"1", "true", "yes", "on"}
@@ -103,6 +105,44 @@ class Settings:
         key="idle_unload_s",
         minimum=0.1,
         maximum=31_536_000,
+    )
+    memory_strategy: StrategyChoice = _setting(
+        "How a model is held in memory: as a whole, part by part, part by part with streamed blocks; auto: what fits.",
+        env="MOLD_MEMORY_STRATEGY",
+        key="memory_strategy",
+        default="auto",
+    )
+    eager: bool = _setting("Short for MOLD_MEMORY_STRATEGY=eager.", env="MOLD_EAGER", key="eager", default=False)
+    offload: bool = _setting(
+        "Short for MOLD_MEMORY_STRATEGY=offload.", env="MOLD_OFFLOAD", key="offload", default=False
+    )
+    device_text_encoders: str = _setting(
+        "Device of the text encoders: auto, cpu, cuda, cuda:N, mps.",
+        env="MOLD_PLACE_TEXT_ENCODERS",
+        key="placement.text_encoders",
+        default="auto",
+    )
+    device_t5: str = _setting(
+        "Device of the T5 text encoder, before that of all text encoders.",
+        env="MOLD_PLACE_T5",
+        key="placement.t5",
+        default="auto",
+    )
+    device_clip_l: str = _setting(
+        "Device of the CLIP text encoder, before that of all text encoders.",
+        env="MOLD_PLACE_CLIP_L",
+        key="placement.clip_l",
+        default="auto",
+    )
+    device_transformer: str = _setting(
+        "Device of the transformer.", env="MOLD_PLACE_TRANSFORMER", key="placement.transformer", default="auto"
+    )
+    device_vae: str = _setting("Device of the autoencoder.", env="MOLD_PLACE_VAE", key="placement.vae", default="auto")
+    t5_variant: T5Variant = _setting(
+        "File of the T5 text encoder; auto: 16 bits where they fit, else the largest that is here and does.",
+        env="MOLD_T5_VARIANT",
+        key="t5_variant",
+        default="auto",
     )
     port: int = _setting(
         "Port of the server.", env="MOLD_PORT", key="server_port", default=7680, minimum=1, maximum=65_535

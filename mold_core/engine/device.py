@@ -13,9 +13,10 @@ import attrs
 from mold_core.errors import SettingsError
 from mold_core.settings import Settings
 
-__all__ = ["DeviceInfo", "budget_bytes", "choose_device", "choose_devices", "device_info"]
+__all__ = ["DeviceInfo", "budget_bytes", "choose_device", "choose_devices", "device_info", "free_bytes"]
 
 _SHARE = 0.8
+_SHARE_OF_FREE = 0.9
 
 
 @attrs.frozen(kw_only=True)
@@ -89,6 +90,17 @@ def device_info(device: str) -> DeviceInfo:
         memory_used_bytes=total - _available_memory(total),
         memory_total_bytes=total,
     )
+
+
+def free_bytes(device: str) -> int:
+    """Return how much memory of a device is free now, in bytes; what the system could take back counts as free."""
+    if device.startswith("cuda"):
+        import torch
+
+        free, _total = torch.cuda.mem_get_info(device)
+        # torch keeps what it has freed for itself; it is as good as free.
+        return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(_available_memory(_physical_memory()) * _SHARE_OF_FREE)
 
 
 def _may_have_gpu() -> bool:

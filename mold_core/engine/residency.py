@@ -31,24 +31,29 @@ class Residency:
         """What the loaded models take now, as they measure themselves."""
         return sum(pipeline.size_bytes for pipeline in self._loaded.values())
 
-    def get(self, name: str, expected_bytes: int, load: Callable[[], Pipeline]) -> Pipeline:
-        """Return the pipeline, loading it with `load` if it is not here.
+    def get(self, name: str, expected_bytes: int = 0, load: Callable[[], Pipeline] | None = None) -> Pipeline:
+        """Return the pipeline, loading it with `load` if it is not here. Without `load` it must be here.
 
-        Before loading, others are closed until `expected_bytes` (the size of the files) fits; after loading, until the
-        measured size does. Raises InsufficientMemoryError if it would not fit even alone.
+        Before loading, others are closed until `expected_bytes` (what is known beforehand) fits; after loading, and
+        whenever it is asked for again, until the most that it takes while it runs does. Raises InsufficientMemoryError
+        if it would not fit even alone.
         """
         if name in self._loaded:
             self._loaded.move_to_end(name)
-            return self._loaded[name]
+            loaded = self._loaded[name]
+            self._make_room(_peak_bytes(loaded) - loaded.size_bytes, sparing=name)
+            return loaded
         self._refuse_too_large(name, expected_bytes)
         self._make_room(expected_bytes)
+        if load is None:
+            raise KeyError(name)
         pipeline = load()
         try:
-            self._refuse_too_large(name, pipeline.size_bytes)
+            self._refuse_too_large(name, _peak_bytes(pipeline))
         except InsufficientMemoryError:
             pipeline.close()
             raise
-        self._make_room(pipeline.size_bytes)
+        self._make_room(_peak_bytes(pipeline))
         self._loaded[name] = pipeline
         return pipeline
 
@@ -77,8 +82,13 @@ class Residency:
                 hint="use a smaller tag (mold list), or raise MOLD_MEMORY_BUDGET_GB",
             )
 
-    def _make_room(self, wanted_bytes: int) -> None:
+    def _make_room(self, wanted_bytes: int, sparing: str | None = None) -> None:
         for name in self.names:
             if self.used_bytes + wanted_bytes <= self.budget_bytes:
                 return
-            self.drop(name)
+            if name != sparing:
+                self.drop(name)
+
+
+def _peak_bytes(pipeline: Pipeline) -> int:
+    return max(pipeline.size_bytes, getattr(pipeline, "peak_bytes", 0))

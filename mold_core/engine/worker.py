@@ -7,15 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from time import monotonic
 
+import attrs
+
 from mold_core.catalog import ModelSpec, ModelStore
 from mold_core.chains.clips import ClipWork, encode_clip, render_clip
 from mold_core.engine.device import DeviceInfo, budget_bytes, device_info
+from mold_core.engine.memory import explained, load_context, plan_for
 from mold_core.engine.residency import Residency
 from mold_core.errors import InferenceError, MoldError
-from mold_core.hookspecs import Frames, LoadContext, Pipeline, Run
+from mold_core.hookspecs import Frames, Pipeline, Run
 from mold_core.plugins import Plugins
 from mold_core.settings import Settings
-from mold_core.wire import GenerateRequest, StageDone, StageStart
+from mold_core.wire import GenerateRequest, Info, StageDone, StageStart
 
 __all__ = ["InlineExecutor", "LocalWorker", "blaming"]
 
@@ -81,26 +84,29 @@ class LocalWorker:
         self._residency.clear()
 
     def _pipeline(self, spec: ModelSpec, run: Run) -> Pipeline:
-        files = self._store.locate(spec)
+        files, family = self._store.locate(spec), self._plugins.families[spec.family]
+        if spec.name in self._residency.names:
+            return self._residency.get(spec.name)
+        context = load_context(
+            self._settings, self._plugins, self.device, run.report, held_bytes=self._residency.used_bytes
+        )
+        with blaming(f"{spec.name} could not be loaded"):
+            plan = plan_for(family, spec, files, context)
+        remark = plan and explained(plan, self.device, spec.name)
+        if remark:
+            run.report(Info(message=remark))
 
         def load() -> Pipeline:
             started = monotonic()
             stage = f"Loading {spec.name}"
             run.report(StageStart(name=stage))
-            context = LoadContext(
-                device=self.device,
-                threads=self._settings.threads,
-                cache_dir=self._settings.home / "cache",
-                report=run.report,
-                loaders=self._plugins.loaders,
-                compile=self._settings.compile,
-            )
             with blaming(f"{spec.name} could not be loaded"):
-                pipeline = self._plugins.families[spec.family].load(spec, files, context)
+                pipeline = family.load(spec, files, attrs.evolve(context, plan=plan))
             run.report(StageDone(name=stage, elapsed_ms=int((monotonic() - started) * 1000)))
             return pipeline
 
-        return self._residency.get(spec.name, files.size_bytes(), load)
+        expected_bytes = plan.peak_bytes(self.device) if plan else files.size_bytes()
+        return self._residency.get(spec.name, expected_bytes, load)
 
 
 @contextmanager

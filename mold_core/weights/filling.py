@@ -23,20 +23,23 @@ def fill(
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
     expand: bool = False,
+    as_stored: bool = False,
 ) -> None:
     """Make `tensors` the weights of `module`, best one built on the meta device.
 
     Linear layers and embeddings with quantised weights are replaced by packed ones, or with `expand` made dense once;
     any other quantised tensor is made dense. Plain tensors are used themselves, without a copy, if they have `dtype`
-    and lie on `device` already. Every tensor must be there, none left over, all of the right shape: else
-    CheckpointError names `source` (a path) and the first tensors that do not fit, and the module is as it was.
+    (with `as_stored`: whatever they have) and lie on `device` already. Every tensor must be there, none left over, all
+    of the right shape: else CheckpointError names `source` (a path) and the first tensors that do not fit, and the
+    module is as it was.
     """
     _check(module, tensors, source)
     scratch = Scratch()
     dense: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if isinstance(tensor, Tensor):
-            dense[name] = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+            wanted = dtype if tensor.is_floating_point() and not as_stored else None
+            dense[name] = tensor.to(device=device, dtype=wanted)
             continue
         packed = tensor if device is None else tensor.to(device)
         if expand or not _take(module, name, packed, dtype or torch.bfloat16, scratch):

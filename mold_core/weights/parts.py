@@ -14,17 +14,19 @@ from mold_core.weights.streaming import BlockStream, tensors_of
 
 if TYPE_CHECKING:
     from mold_core.placement import MemoryPlan
+    from mold_core.wire import ProgressEvent
 
 __all__ = ["LoadedParts", "PartLoader"]
 
-# Returns a part on its device, and what streams its blocks if the plan says that they are streamed.
-PartLoader = Callable[[], "tuple[nn.Module, BlockStream | None]"]
+Report = Callable[["ProgressEvent"], object]
+# Given who is told of progress: returns a part on its device, and what streams its blocks if the plan says so.
+PartLoader = Callable[[Report], "tuple[nn.Module, BlockStream | None]"]
 
 
 class LoadedParts:
     """Holds the parts of a model as its `MemoryPlan` says. For one thread at a time.
 
-        with parts.use("transformer") as transformer:
+        with parts.use("transformer", run.report) as transformer:
             ...
 
     A part that is not in memory is loaded, after others have been dropped to make room: least recently used first, as
@@ -45,20 +47,18 @@ class LoadedParts:
     def size_bytes(self, device: str | None = None) -> int:
         """Return the memory of the weights that are held now, on one device or on all."""
         return sum(
-            self._measured(name)
-            for name in self._loaded
-            if device is None or self.plan.part(name).device == device
+            self._measured(name) for name in self._loaded if device is None or self.plan.part(name).device == device
         )
 
-    def load_all(self) -> None:
+    def load_all(self, report: Report) -> None:
         """Load every part that is not in memory."""
         for name in self._loaders:
-            self._load(name)
+            self._load(name, report)
 
     @contextmanager
-    def use(self, name: str) -> Iterator[nn.Module]:
-        """Give a part, loaded. Raises what its loader raises."""
-        module = self._load(name)
+    def use(self, name: str, report: Report) -> Iterator[nn.Module]:
+        """Give a part; `report` is told of loading it. Raises what its loader raises."""
+        module = self._load(name, report)
         self._in_use.append(name)
         try:
             yield module
@@ -84,12 +84,13 @@ class LoadedParts:
         for name in self.names:
             self.drop(name)
 
-    def _load(self, name: str) -> nn.Module:
+    def _load(self, name: str, report: Report) -> nn.Module:
         if name in self._loaded:
             self._loaded.move_to_end(name)
         else:
             self._make_room(self.plan.part(name).device, self.plan.held_bytes(name))
-            self._loaded[name] = self._loaders[name]()
+            with torch.inference_mode(False), torch.no_grad():  # the weights may serve outside of it too
+                self._loaded[name] = self._loaders[name](report)
         return self._loaded[name][0]
 
     def _make_room(self, device: str, wanted_bytes: int) -> None:

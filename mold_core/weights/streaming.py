@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["BlockStream", "streamed_bytes", "tensors_of"]
+__all__ = ["BlockStream", "tensors_of"]
 
 # Tensors begin at multiples of this in a slot: what matrix products on GPUs and CPUs like best.
 _ALIGN = 256
@@ -50,11 +51,11 @@ class BlockStream:
         if pin and cuda:
             for unit in self._units:
                 unit.pin()
-        self._copies: Any = torch.cuda.Stream(self._device) if cuda else None
+        self._copies: Any = torch.cuda.Stream(self._device) if cuda else None  # type: ignore[no-untyped-call]
         slot_bytes = max((unit.size_bytes for unit in self._units), default=0)
         # One slot is enough where nothing is copied ahead.
         self._slots = [_Slot(slot_bytes, self._device, cuda) for _ in range(2 if cuda else 1)]
-        self._next = {one: other for one, other in zip(self._units, self._units[1:], strict=False)}
+        self._next = dict(pairwise(self._units))
         self._last: _Unit | None = None
         self._hooks = [unit.module.register_forward_pre_hook(self._before(unit)) for unit in self._units]
 
@@ -111,8 +112,8 @@ class _Slot:
     def __init__(self, size_bytes: int, device: torch.device, cuda: bool) -> None:
         self.memory = torch.empty(size_bytes, dtype=torch.uint8, device=device)
         self.unit: _Unit | None = None
-        self._filled: Any = torch.cuda.Event() if cuda else None
-        self._free: Any = torch.cuda.Event() if cuda else None
+        self._filled: Any = torch.cuda.Event() if cuda else None  # type: ignore[no-untyped-call]
+        self._free: Any = torch.cuda.Event() if cuda else None  # type: ignore[no-untyped-call]
 
     def fill(self, unit: _Unit, copies: Any) -> None:
         """Begin to copy a unit here, on the stream `copies` if there is one."""
@@ -171,7 +172,8 @@ class _Unit:
         # torch's own pinned memory is handed out in powers of two; registering what is there wastes nothing.
         memory = torch.empty(self.size_bytes, dtype=torch.uint8)
         self.place(memory)
-        if int(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), len(memory), 0)) != 0:
+        runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+        if int(runtime.cudaHostRegister(memory.data_ptr(), len(memory), 0)) != 0:
             self.restore()
             return
         self._pinned = [memory]
@@ -180,8 +182,9 @@ class _Unit:
     def unpin(self) -> None:
         """Give pinned memory back to the system."""
         for memory in self._pinned:
+            runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
             with suppress(RuntimeError):
-                torch.cuda.cudart().cudaHostUnregister(memory.data_ptr())
+                runtime.cudaHostUnregister(memory.data_ptr())
         self._pinned = []
 
 
@@ -198,11 +201,6 @@ def tensors_of(module: nn.Module, without: set[nn.Module] | frozenset[nn.Module]
                 seen.add(id(tensor))
                 yield tensor
         stack.extend(reversed(list(one.children())))
-
-
-def streamed_bytes(unit_bytes: Sequence[int], staying_bytes: int, device: str) -> int:
-    """Return what a stream of units of these sizes takes on a device, before there is one."""
-    return staying_bytes + max(unit_bytes, default=0) * (2 if device.startswith("cuda") else 1)
 
 
 def _places(tensors: Sequence[Tensor], dtype: torch.dtype) -> Iterator[tuple[int, int, torch.dtype]]:

@@ -258,16 +258,16 @@ def test_source_pictures_are_encoded_once_and_the_last_four_kept() -> None:
         encoded.append(picture.mean().item())
         return picture[:, :, ::8, ::8]
 
-    sources = SourceEncoder(encode)
+    sources = SourceEncoder()
     asked = [
         request("a", source_image=png(Image.new("RGB", (20, 20), (level, 0, 0))), width=64, height=64)
         for level in range(0, 250, 40)
     ]
     for one in (*asked, asked[-1], asked[-4], asked[0]):
-        assert torch.equal(sources.latents(one), encode_alone(one))
+        assert torch.equal(sources.latents(one, encode), encode_alone(one))
     assert len(encoded) == len(asked) + 1
     assert len(sources._remembered) == 4
 
 
 def encode_alone(one: GenerateRequest) -> Tensor:
-    return SourceEncoder(lambda picture: picture[:, :, ::8, ::8]).latents(one)
+    return SourceEncoder().latents(one, lambda picture: picture[:, :, ::8, ::8])

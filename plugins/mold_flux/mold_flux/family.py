@@ -9,7 +9,7 @@ from mold_core import Parameter, SizeRules
 from mold_flux.schedule import first_step
 
 if TYPE_CHECKING:
-    from mold_core import GenerateRequest, LoadContext, LocalFiles, ModelSpec, Pipeline
+    from mold_core import GenerateRequest, LoadContext, LocalFiles, ModelPart, ModelSpec, Pipeline
 
 __all__ = ["FluxFamily"]
 
@@ -49,6 +49,12 @@ class FluxFamily:
     def batch_key(self, spec: ModelSpec, request: GenerateRequest) -> Hashable:
         """Return what requests must have in common to be computed together."""
         return request.width, request.height, request.steps, first_step(request)
+
+    def parts(self, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> tuple[ModelPart, ...]:
+        """Return what the text encoders, the transformer and the autoencoder take in memory."""
+        from mold_flux.parts import model_parts
+
+        return model_parts(spec, files, context)
 
     def load(self, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> Pipeline:
         """Return the model ready to run. Raises CheckpointError when the files are not a FLUX.1 model."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
+from attrs import frozen
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from mold_core import CheckpointError, WeightLoad
-from mold_core.weights import fill, read_weights
+from mold_core import CheckpointError, MemoryPlan, WeightLoad
+from mold_core.weights import BlockStream, LoadedParts, fill, read_weights
 from mold_flux import checkpoints
-from mold_flux.autoencoder import Autoencoder
+from mold_flux.autoencoder import Autoencoder, AutoencoderConfig
+from mold_flux.parts import COMPONENTS, model_parts
 from mold_flux.pipeline import FluxPipeline, fast_dtype
 from mold_flux.prompts import PromptEncoder
 from mold_flux.schedule import DEV, SCHNELL
@@ -21,12 +23,11 @@ from mold_flux.text_encoders import ClipTextEncoder, ClipTokenizer, T5Encoder, T
 from mold_flux.transformer import FluxTransformer
 
 if TYPE_CHECKING:
-    from mold_core import LoadContext, LocalFiles, ModelSpec
+    from mold_core import LoadContext, LocalFiles, ModelSpec, ProgressEvent
+    from mold_core.weights import PartLoader
     from mold_flux.checkpoints import Weights
 
 __all__ = ["load_pipeline"]
-
-Module = TypeVar("Module", bound=nn.Module)
 
 # What the weights of the published variants do not tell: how noise levels are spaced, and to how many T5 tokens
 # prompts were padded in training.
@@ -52,7 +53,7 @@ _DONORS = {
 
 
 def load_pipeline(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> FluxPipeline:
-    """Return the model of a catalog entry, loaded onto the device of `context`.
+    """Return the model of a catalog entry, held in memory as the plan of `context` says; without one, all of it.
 
     Sizes are read off the weights. ``options.variant`` (dev, schnell) says what they do not tell; the tables
     ``transformer``, ``autoencoder``, ``clip`` and ``t5`` of the options, and ``text_tokens``, say it of models that
@@ -61,71 +62,127 @@ def load_pipeline(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> F
     """
     options = spec.options
     schedule, text_tokens = _VARIANTS[options["variant"]]
-    loader = _Loader(spec, files, context, fast_dtype(context.device))
+    plan = context.plan or MemoryPlan(strategy="eager", parts=model_parts(spec, files, context), room={})
+    loader = _Loader(spec, files, context, plan)
     prompts = PromptEncoder(
-        loader.load("clip_encoder", "clip", checkpoints.clip_tensors, checkpoints.clip_config, ClipTextEncoder),
         ClipTokenizer(files.one("clip_tokenizer")),
-        loader.load("t5_encoder", "t5", checkpoints.t5_tensors, checkpoints.t5_config, T5Encoder),
         T5Tokenizer(files.one("t5_tokenizer"), length=options.get("text_tokens", text_tokens)),
-        context.device,
     )
+    parts = LoadedParts(plan, {name: loader.part(name) for name in COMPONENTS})
+    if plan.strategy == "eager":
+        parts.load_all(context.report)
     return FluxPipeline(
-        transformer=loader.load(
-            "transformer",
-            "transformer",
-            loader.transformer_tensors,
-            checkpoints.transformer_config,
-            FluxTransformer,
-        ),
-        autoencoder=loader.load(
-            "vae", "autoencoder", checkpoints.autoencoder_tensors, checkpoints.autoencoder_config, Autoencoder
-        ).to(memory_format=torch.channels_last),
+        parts=parts,
+        autoencoder_config=loader.autoencoder_config(),
         prompts=prompts,
         schedule=schedule,
-        device=context.device,
+        device=plan.part("transformer").device,
         threads=context.threads,
     )
 
 
-class _Loader:
-    """Builds networks and fills them from their files, one after the other."""
+@frozen
+class _Kind:
+    """How a component becomes a network: its table of the options, its tensors, its sizes, and what is streamed."""
 
-    def __init__(self, spec: ModelSpec, files: LocalFiles, context: LoadContext, dtype: torch.dtype) -> None:
+    table: str
+    tensors_of: Callable[[Weights], Weights]
+    config_of: Callable[..., Any]
+    network: Callable[[Any], nn.Module]
+    units_of: Callable[[Any], list[nn.Module]] = lambda module: []
+    memory_format: torch.memory_format = torch.preserve_format
+
+
+_KINDS = {
+    "clip_encoder": _Kind("clip", checkpoints.clip_tensors, checkpoints.clip_config, ClipTextEncoder),
+    "t5_encoder": _Kind("t5", checkpoints.t5_tensors, checkpoints.t5_config, T5Encoder, T5Encoder.units),
+    "transformer": _Kind(
+        "transformer",
+        checkpoints.transformer_tensors,
+        checkpoints.transformer_config,
+        FluxTransformer,
+        FluxTransformer.units,
+    ),
+    "vae": _Kind(
+        "autoencoder",
+        checkpoints.autoencoder_tensors,
+        checkpoints.autoencoder_config,
+        Autoencoder,
+        memory_format=torch.channels_last,
+    ),
+}
+
+
+class _Loader:
+    """Builds networks and fills them from their files, one after the other, whenever they are wanted."""
+
+    def __init__(self, spec: ModelSpec, files: LocalFiles, context: LoadContext, plan: MemoryPlan) -> None:
         self._spec = spec
         self._options = spec.options
         self._files = files
         self._context = context
-        self._dtype = dtype
+        self._plan = plan
         self._loaded_bytes = 0
-        self._total_bytes = files.size_bytes()
+        self._total_bytes = sum(path.stat().st_size for part in plan.parts for path in part.files)
 
-    def load(
-        self,
-        component: str,
-        table: str,
-        tensors_of: Callable[[Weights], Weights],
-        config_of: Callable[..., Any],
-        network: Callable[[Any], Module],
-    ) -> Module:
-        """Return a network with the weights of a component's file, in the dtype and on the device to run on."""
-        path = self._files.one(component)
+    def part(self, component: str) -> PartLoader:
+        """Return what loads a component."""
+        return lambda report: self.load(component, report)
+
+    def autoencoder_config(self) -> AutoencoderConfig:
+        """Return the sizes of the autoencoder, without loading it. Raises CheckpointError for another model's file."""
+        config: AutoencoderConfig = self._tensors("vae")[1]
+        return config
+
+    def load(self, component: str, report: Callable[[ProgressEvent], object]) -> tuple[nn.Module, BlockStream | None]:
+        """Return a network with the weights of a component's file, in the dtype and on the device to run on.
+
+        Where the plan streams it, its blocks stay in the mapped file, and what brings them comes too.
+        """
+        kind, device, streamed = _KINDS[component], self._plan.part(component).device, self._plan.streams(component)
+        dtype = fast_dtype(device)
+        tensors, config = self._tensors(component)
+        with torch.device("meta"), _WithoutInitialising():
+            module = kind.network(config)
+        path = self._path(component)
+        expand = bool(self._options.get("expand"))
+        if streamed:
+            fill(module, tensors, path, dtype=dtype, device="cpu", expand=expand, as_stored=True)
+            units, pin = kind.units_of(module), self._may_pin(component)
+            stream = BlockStream(module, units, device=device, dtype=dtype, pin=pin)
+        else:
+            fill(module, tensors, path, dtype=dtype, device=device, expand=expand)
+            stream = None
+        module.to(memory_format=kind.memory_format)
+        report(self._progress(component, path))
+        return module.eval().requires_grad_(False), stream
+
+    def _tensors(self, component: str) -> tuple[Weights, Any]:
+        path, kind = self._path(component), _KINDS[component]
         found = read_weights(path, self._context.loaders)
         try:
-            tensors = tensors_of(found)
-            config = config_of(
-                {name: tuple(tensor.shape) for name, tensor in tensors.items()}, **self._options.get(table, {})
-            )
+            tensors = self.transformer_tensors(found) if component == "transformer" else kind.tensors_of(found)
+            shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+            return tensors, kind.config_of(shapes, **self._options.get(kind.table, {}))
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error.message}", hint=error.hint) from None
-        with torch.device("meta"), _WithoutInitialising():
-            module = network(config)
-        device, expand = self._context.device, bool(self._options.get("expand"))
-        fill(module, tensors, path, dtype=self._dtype, device=device, expand=expand)
-        self._loaded_bytes += path.stat().st_size
-        self._context.report(
-            WeightLoad(bytes_loaded=self._loaded_bytes, bytes_total=self._total_bytes, component=component)
-        )
-        return module.eval().requires_grad_(False)
+
+    def _path(self, component: str) -> Path:
+        (path,) = self._plan.part(component).files
+        return path
+
+    def _may_pin(self, component: str) -> bool:
+        """Say whether the weights of a component may be copied into memory that the system cannot take back."""
+        room = self._context.room.get("cpu")
+        return room is not None and 2 * self._plan.part(component).size_bytes < room
+
+    def _progress(self, component: str, path: Path) -> WeightLoad:
+        if self._plan.strategy == "eager":
+            self._loaded_bytes += path.stat().st_size
+            loaded, total = self._loaded_bytes, self._total_bytes
+        else:
+            loaded = total = path.stat().st_size
+        return WeightLoad(bytes_loaded=loaded, bytes_total=total, component=component)
 
     def transformer_tensors(self, tensors: Weights) -> Weights:
         """Return a transformer's tensors, with the embedding layers of a donor where the file has none."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from time import perf_counter
 
 import torch
@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mold_core import CacheHit, Frames, GenerateRequest, Run, StageDone, StageStart
-from mold_flux.autoencoder import Autoencoder
+from mold_core.weights import LoadedParts
+from mold_flux.autoencoder import Autoencoder, AutoencoderConfig
 from mold_flux.prompts import PromptEncoder
 from mold_flux.sampling import denoise, initial_noise, noised, pack, unpack
 from mold_flux.schedule import Schedule, first_step
@@ -37,39 +38,40 @@ class FluxPipeline:
     def __init__(
         self,
         *,
-        transformer: FluxTransformer,
-        autoencoder: Autoencoder,
+        parts: LoadedParts,
+        autoencoder_config: AutoencoderConfig,
         prompts: PromptEncoder,
         schedule: Schedule,
         device: str,
         threads: int | None,
     ) -> None:
-        self.transformer = transformer
-        self.autoencoder = autoencoder
+        self.parts = parts
+        self.autoencoder_config = autoencoder_config
         self.prompts = prompts
         self.schedule = schedule
         self._device = device
         self._threads = threads
-        self._sources = SourceEncoder(self._encode_picture)
-        self._weights = sum(weight.numel() for weight in transformer.parameters())
+        self._sources = SourceEncoder()
+        self._weights = parts.plan.part("transformer").size_bytes // fast_dtype(device).itemsize
 
     @property
     def size_bytes(self) -> int:
-        """Memory of all weights, in bytes."""
-        return sum(
-            tensor.numel() * tensor.element_size()
-            for module in self._modules()
-            for tensor in module.state_dict().values()
-        )
+        """Memory of the weights that are on the device now, in bytes."""
+        return self.parts.size_bytes(self._device)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that weights and computing take on the device while a picture is made, in bytes."""
+        return self.parts.plan.peak_bytes(self._device)
 
     def generate(self, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
         """Return one picture per request; all have the same size and number of steps, and begin at the same one."""
         tokens = sum(math.prod(self._token_grid(request)) for request in requests)
         with torch.inference_mode(), _threads(self._threads or _useful_threads(tokens * self._weights)):
             latents = self._latents(requests, run)
-            with _stage(run, "Decoding"):
+            with _stage(run, "Decoding"), self.parts.use("vae", run.report) as autoencoder:
                 # PERF: one by one, so that what the decoder works on stays in the processor's cache.
-                drawn = [self._decode(picture) for picture in latents.split(1)]
+                drawn = [_decoded(autoencoder, picture) for picture in latents.split(1)]
         return [
             Frames(images=(with_kept_pixels(picture, request),))
             for picture, request in zip(drawn, requests, strict=True)
@@ -77,33 +79,17 @@ class FluxPipeline:
 
     def close(self) -> None:
         """Free the weights."""
-        for module in self._modules():
-            module.to("meta")
-        if self._device.startswith("cuda"):
-            torch.cuda.empty_cache()
-
-    def _modules(self) -> tuple[nn.Module, ...]:
-        return self.transformer, self.autoencoder, self.prompts.clip, self.prompts.t5
+        self.parts.close()
 
     def _token_grid(self, request: GenerateRequest) -> tuple[int, int]:
-        side = self.autoencoder.config.factor * _PACKING
+        side = self.autoencoder_config.factor * _PACKING
         return _given(request.height) // side, _given(request.width) // side
-
-    def _decode(self, latents: Tensor) -> Image.Image:
-        dtype = next(self.autoencoder.parameters()).dtype
-        pixels = self.autoencoder.decode(latents.to(dtype, memory_format=torch.channels_last))[0]
-        levels = pixels.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-        return Image.fromarray(levels.permute(1, 2, 0).contiguous().cpu().numpy())
-
-    def _encode_picture(self, pixels: Tensor) -> Tensor:
-        weight = next(self.autoencoder.parameters())
-        return self.autoencoder.encode(pixels.to(weight.device, weight.dtype, memory_format=torch.channels_last)).cpu()
 
     def _latents(self, requests: Sequence[GenerateRequest], run: Run) -> Tensor:
         """Return the finished latents [B, C, h, w] of requests that have size, steps and first step in common."""
         first = requests[0]
         rows, columns = self._token_grid(first)
-        shape = (self.autoencoder.config.latent_channels, rows * _PACKING, columns * _PACKING)
+        shape = (self.autoencoder_config.latent_channels, rows * _PACKING, columns * _PACKING)
         noise = torch.cat([initial_noise(_given(request.seed), *shape) for request in requests])
         pictures = self._source_latents(requests, noise, run)
         sigmas = self.schedule.sigmas(_given(first.steps), rows * columns)[first_step(first) :]
@@ -111,50 +97,79 @@ class FluxPipeline:
             return pictures.to(self._device)
         start = noise if first_step(first) == 0 else noised(pictures, noise, sigmas[0])
         keeping = kept(requests, pictures, noise, self._device)
-        packed = denoise(
-            self.transformer,
-            pack(start).to(self._device),
-            self._conditioning(requests, sigmas, rows, columns, run),
-            sigmas,
-            on_step=_Steps(run),
-            blend=keeping.blend if keeping else None,
-        )
+        txt, pooled = self._encode(requests, run)
+        with self.parts.use("transformer", run.report) as transformer:
+            packed = denoise(
+                transformer,
+                pack(start).to(self._device),
+                self._conditioning(transformer, requests, txt, pooled, sigmas, (rows, columns)),
+                sigmas,
+                on_step=_Steps(run),
+                blend=keeping.blend if keeping else None,
+            )
         return unpack(packed, rows, columns)
 
     def _source_latents(self, requests: Sequence[GenerateRequest], noise: Tensor, run: Run) -> Tensor:
         """Return the latents [B, C, h, w] of the source pictures, fp32; zeros for requests without one."""
         if all(request.source_image is None for request in requests):
             return torch.zeros_like(noise)
+
+        def encode(pixels: Tensor) -> Tensor:
+            with self.parts.use("vae", run.report) as autoencoder:
+                return _encoded(autoencoder, pixels)
+
         with _stage(run, "Encoding picture"):
             return torch.cat(
                 [
-                    torch.zeros_like(own) if request.source_image is None else self._sources.latents(request)
+                    torch.zeros_like(own) if request.source_image is None else self._sources.latents(request, encode)
                     for own, request in zip(noise.split(1), requests, strict=True)
                 ]
             )
 
     def _conditioning(
-        self, requests: Sequence[GenerateRequest], sigmas: Sequence[float], rows: int, columns: int, run: Run
+        self,
+        transformer: FluxTransformer,
+        requests: Sequence[GenerateRequest],
+        txt: Tensor,
+        pooled: Tensor,
+        sigmas: Sequence[float],
+        grid: tuple[int, int],
     ) -> Conditioning:
-        txt, pooled = self._encode(requests, run)
-        config = self.transformer.config
-        return self.transformer.prepare(
+        return transformer.prepare(
             txt,
             pooled,
             torch.tensor(sigmas[:-1], device=self._device),
             torch.tensor([request.guidance for request in requests], device=self._device)
-            if config.guidance_embed
+            if transformer.config.guidance_embed
             else None,
-            rope(config, txt.shape[1], rows, columns, self._device),
+            rope(transformer.config, txt.shape[1], *grid, self._device),
         )
 
     def _encode(self, requests: Sequence[GenerateRequest], run: Run) -> tuple[Tensor, Tensor]:
         prompts = [request.prompt for request in requests]
         if self.prompts.knows(prompts):
             run.report(CacheHit(resource="prompt conditioning"))
-            return self.prompts.encode(prompts)
-        with _stage(run, "Encoding prompt"):
-            return self.prompts.encode(prompts)
+            tokens, pooled = self.prompts.encode(prompts, self._use(run))
+        else:
+            with _stage(run, "Encoding prompt"):
+                tokens, pooled = self.prompts.encode(prompts, self._use(run))
+        dtype = fast_dtype(self._device)
+        return tokens.to(self._device, dtype), pooled.to(self._device, dtype)
+
+    def _use(self, run: Run) -> Callable[[str], AbstractContextManager[nn.Module]]:
+        return lambda name: self.parts.use(name, run.report)
+
+
+def _encoded(autoencoder: Autoencoder, pixels: Tensor) -> Tensor:
+    weight = next(autoencoder.parameters())
+    return autoencoder.encode(pixels.to(weight.device, weight.dtype, memory_format=torch.channels_last)).cpu()
+
+
+def _decoded(autoencoder: Autoencoder, latents: Tensor) -> Image.Image:
+    weight = next(autoencoder.parameters())
+    latents = latents.to(weight.device, weight.dtype, memory_format=torch.channels_last)
+    levels = autoencoder.decode(latents)[0].float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    return Image.fromarray(levels.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
 class _Steps:

@@ -3,55 +3,59 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mold_flux.text_encoders import ClipTextEncoder, ClipTokenizer, T5Encoder, T5Tokenizer
+from mold_flux.text_encoders import ClipTokenizer, T5Tokenizer
 
 __all__ = ["PromptEncoder"]
 
 _REMEMBERED = 16
 
+Use = Callable[[str], AbstractContextManager[nn.Module]]
+
 
 class PromptEncoder:
-    """Both text encoders with their tokenizers. The last 16 prompts are remembered."""
+    """Both text encoders with their tokenizers. The last 16 prompts are remembered, on the CPU.
 
-    def __init__(
-        self,
-        clip: ClipTextEncoder,
-        clip_tokenizer: ClipTokenizer,
-        t5: T5Encoder,
-        t5_tokenizer: T5Tokenizer,
-        device: str,
-    ) -> None:
-        self.clip = clip
-        self.t5 = t5
+    The encoders are those that `use` gives for "t5_encoder" and "clip_encoder"; one is asked for at a time, and only
+    where a prompt is not remembered.
+    """
+
+    def __init__(self, clip_tokenizer: ClipTokenizer, t5_tokenizer: T5Tokenizer) -> None:
         self._clip_tokenizer = clip_tokenizer
         self._t5_tokenizer = t5_tokenizer
-        self._device = device
         self._remembered: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
 
     def knows(self, prompts: Sequence[str]) -> bool:
         """Say whether every prompt is remembered."""
         return all(prompt in self._remembered for prompt in prompts)
 
-    def encode(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def encode(self, prompts: Sequence[str], use: Use) -> tuple[Tensor, Tensor]:
         """Return token embeddings [B, L, context_dim] and pooled embeddings [B, pooled_dim] of the prompts.
 
         Each prompt is encoded by itself, so that its embeddings do not depend on what it is batched with.
         """
-        pairs = [self._encode_one(prompt) for prompt in prompts]
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._remembered]
+        if new:
+            with use("t5_encoder") as t5:
+                tokens = [_run(t5, self._t5_tokenizer.encode([prompt])) for prompt in new]
+            with use("clip_encoder") as clip:
+                pooled = [_run(clip, self._clip_tokenizer.encode([prompt])) for prompt in new]
+            self._remembered.update(zip(new, zip(tokens, pooled, strict=True), strict=True))
+        pairs = [self._remembered[prompt] for prompt in prompts]
+        for prompt in prompts:
+            self._remembered.move_to_end(prompt)
+        while len(self._remembered) > _REMEMBERED:
+            self._remembered.popitem(last=False)
         return torch.cat([tokens for tokens, _ in pairs]), torch.cat([pooled for _, pooled in pairs])
 
-    def _encode_one(self, prompt: str) -> tuple[Tensor, Tensor]:
-        if prompt in self._remembered:
-            self._remembered.move_to_end(prompt)
-            return self._remembered[prompt]
-        tokens = self.t5(self._t5_tokenizer.encode([prompt]).to(self._device))
-        pooled = self.clip(self._clip_tokenizer.encode([prompt]).to(self._device))
-        self._remembered[prompt] = (tokens, pooled)
-        if len(self._remembered) > _REMEMBERED:
-            self._remembered.popitem(last=False)
-        return tokens, pooled
+
+def _run(encoder: nn.Module, ids: Tensor) -> Tensor:
+    """Return an encoder's embeddings of ids [1, T], on the CPU."""
+    weight = next(encoder.parameters())
+    embeddings: Tensor = encoder(ids.to(weight.device))
+    return embeddings.cpu()

@@ -23,19 +23,20 @@ _REMEMBERED = 4
 class SourceEncoder:
     """Source pictures → latents. Those of the last four pictures and sizes are remembered."""
 
-    def __init__(self, encode: Callable[[Tensor], Tensor]) -> None:
-        """`encode` turns pixels [1, 3, H, W] in -1 to 1 into scaled latents [1, C, h, w]."""
-        self._encode = encode
+    def __init__(self) -> None:
         self._remembered: OrderedDict[tuple[bytes, tuple[int, int]], Tensor] = OrderedDict()
 
-    def latents(self, request: GenerateRequest) -> Tensor:
-        """Return the scaled latents [1, C, h, w], fp32, of a request's source picture at the request's size."""
+    def latents(self, request: GenerateRequest, encode: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the scaled latents [1, C, h, w], fp32, of a request's source picture at the request's size.
+
+        `encode` turns pixels [1, 3, H, W] in -1 to 1 into scaled latents; it is called for new pictures only.
+        """
         assert request.source_image is not None
         key = (sha256(request.source_image).digest(), _size(request))
         if key not in self._remembered:
             levels = torch.from_numpy(np.asarray(source_picture(request)).copy())
             pixels = levels.permute(2, 0, 1)[None].float().div(127.5).sub(1)
-            self._remembered[key] = self._encode(pixels).float()
+            self._remembered[key] = encode(pixels).float()
             if len(self._remembered) > _REMEMBERED:
                 self._remembered.popitem(last=False)
         self._remembered.move_to_end(key)

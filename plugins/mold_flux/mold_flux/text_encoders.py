@@ -253,11 +253,18 @@ class T5Encoder(nn.Module):
         """
         x = self.shared(ids)
         buckets = relative_buckets(ids.shape[1], self.config.buckets, self.config.max_distance).to(ids.device)
-        bias = self.get_submodule("encoder.block.0.layer.0.SelfAttention.relative_attention_bias")(buckets)
+        bias = self._relative_bias()(buckets)
         bias = bias.permute(2, 0, 1)[None].to(x.dtype).contiguous()
         for block in self.encoder.block:
             x = block(x, bias)
         return self.encoder.final_layer_norm(x)
+
+    def units(self) -> list[nn.Module]:
+        """Return what can be brought into memory piece by piece, in the order in which it is used."""
+        return [self._relative_bias(), *self.encoder.block]
+
+    def _relative_bias(self) -> nn.Module:
+        return self.get_submodule("encoder.block.0.layer.0.SelfAttention.relative_attention_bias")
 
 
 def relative_buckets(length: int, buckets: int, max_distance: int) -> Tensor:

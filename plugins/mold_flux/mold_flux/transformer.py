@@ -340,6 +340,17 @@ class FluxTransformer(nn.Module):
             final=shaped(self.final_layer.modulation(vector)),
         )
 
+    def units(self) -> list[nn.Module]:
+        """Return what can be brought into memory piece by piece, in the order in which it is used.
+
+        Modulations are used by `prepare`, the rest of each block by `step`.
+        """
+        modulations = [
+            *(part for double in self.double_blocks for part in (double.img_mod, double.txt_mod)),
+            *(single.modulation for single in self.single_blocks),
+        ]
+        return [*modulations, *self.double_blocks, *self.single_blocks]
+
     def step(self, img: Tensor, conditioning: Conditioning, index: int) -> Tensor:
         """Return the velocity [B, N, out_channels] at the timestep numbered `index` of those prepared."""
         txt, rope, parts = conditioning.txt, conditioning.rope, -2 if conditioning.final.ndim == 3 else -3

@@ -1,0 +1,105 @@
+"""How a model is to be held in memory here: what the settings ask for, what room there is now, and the plan of both."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
+from mold_core.catalog import LocalFiles, ModelSpec
+from mold_core.engine.device import budget_bytes, free_bytes
+from mold_core.errors import SettingsError
+from mold_core.hookspecs import LoadContext, ModelFamily
+from mold_core.placement import MemoryPlan, MemoryWishes, Strategy, needed_bytes, plan_memory
+from mold_core.plugins import Plugins
+from mold_core.settings import Settings
+from mold_core.wire import ProgressEvent
+
+if TYPE_CHECKING:
+    from mold_core.placement import ModelPart
+
+__all__ = ["explained", "load_context", "parts_of", "plan_for", "wishes_of"]
+
+# Settings that place a part of a model on a device, by the name that families know it under.
+_PLACES = ("text_encoders", "t5", "clip_l", "transformer", "vae")
+_DEVICE = re.compile(r"(?:cpu|mps|(?:cuda|gpu)(?::\d{1,2})?)")
+
+
+def wishes_of(settings: Settings) -> MemoryWishes:
+    """Return what the settings ask for about memory. Raises SettingsError naming the setting."""
+    if settings.eager and settings.offload:
+        raise SettingsError("MOLD_EAGER and MOLD_OFFLOAD contradict each other", field="eager", hint="unset one")
+    strategy: str = settings.memory_strategy
+    if strategy == "auto" and (settings.eager or settings.offload):
+        strategy = "eager" if settings.eager else "offload"
+    devices = {name: _device(name, getattr(settings, f"device_{name}")) for name in _PLACES}
+    return MemoryWishes(
+        strategy=None if strategy == "auto" else cast("Strategy", strategy),
+        devices={name: device for name, device in devices.items() if device != "auto"},
+        variants={} if settings.t5_variant == "auto" else {"t5": settings.t5_variant},
+    )
+
+
+def load_context(
+    settings: Settings,
+    plugins: Plugins,
+    device: str,
+    report: Callable[[ProgressEvent], None] = lambda event: None,
+    *,
+    held_bytes: int = 0,
+) -> LoadContext:
+    """Return the context in which a model is loaded on a device now.
+
+    `held_bytes` is what models hold there that would be dropped to make room.
+    """
+    wishes = wishes_of(settings)
+    budget = budget_bytes(settings, device)
+    if settings.memory_budget_gb is None:
+        budget = min(budget, free_bytes(device) + held_bytes)
+    elsewhere = {*wishes.devices.values(), "cpu"} - {device}
+    return LoadContext(
+        device=device,
+        threads=settings.threads,
+        cache_dir=settings.home / "cache",
+        report=report,
+        loaders=plugins.loaders,
+        compile=settings.compile,
+        wishes=wishes,
+        room={device: budget, **{other: free_bytes(other) for other in elsewhere}},
+    )
+
+
+def parts_of(family: ModelFamily, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> tuple[ModelPart, ...]:
+    """Return the parts of a model with what they take; none where the family does not tell."""
+    parts = getattr(family, "parts", None)
+    return () if parts is None else tuple(parts(spec, files, context))
+
+
+def plan_for(family: ModelFamily, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> MemoryPlan | None:
+    """Return how a model is to be held in memory, or None where the family does not tell its parts.
+
+    Raises InsufficientMemoryError where it does not fit in any way, or not in the one that is asked for.
+    """
+    parts = parts_of(family, spec, files, context)
+    return plan_memory(parts, context.room, context.wishes.strategy, model=spec.name) if parts else None
+
+
+def explained(plan: MemoryPlan, device: str, name: str) -> str | None:
+    """Return, in a sentence, why a model is not held in memory as a whole; None where it is, or was asked not to be."""
+    if plan.strategy == "eager" or plan.asked:
+        return None
+    how = "part by part" if plan.strategy == "sequential" else "part by part and block by block, which is slower"
+    whole = needed_bytes(plan.parts, "eager").get(device, 0)
+    return (
+        f"{name} is brought into memory {how}: as a whole it needs {whole / 1e9:.1f} GB, "
+        f"and {plan.room.get(device, 0) / 1e9:.1f} GB are to be had (mold info {name})"
+    )
+
+
+def _device(name: str, value: str) -> str:
+    word = value.strip().lower()
+    if word != "auto" and not _DEVICE.fullmatch(word):
+        raise SettingsError(
+            f"device_{name} must be auto, cpu, cuda, cuda:N or mps, not {value!r}", field=f"device_{name}", value=value
+        )
+    return word.replace("gpu", "cuda")

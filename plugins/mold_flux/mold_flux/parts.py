@@ -1,0 +1,165 @@
+"""What the parts of a FLUX.1 model take in memory, from the headers of its files. Imports torch only for a dtype."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from mold_core import ModelPart
+from mold_core.weights import open_weights
+
+if TYPE_CHECKING:
+    from mold_core import LoadContext, LocalFiles, ModelSpec
+    from mold_core.weights import TensorSource
+
+__all__ = ["COMPONENTS", "device_of", "model_parts"]
+
+# Components with weights, in the order they are used in, and the names that a device can be asked for by.
+COMPONENTS = {
+    "t5_encoder": ("t5", "text_encoders"),
+    "clip_encoder": ("clip_l", "text_encoders"),
+    "transformer": ("transformer",),
+    "vae": ("vae",),
+}
+
+# What is streamed together: modulations, which are used once a picture, and the rest of a block, by either layout.
+_TRANSFORMER_UNIT = re.compile(
+    r"((?:double|single|transformer|single_transformer)_blocks\.\d+)\."
+    r"((?:img_mod|txt_mod|modulation|norm1\.linear|norm1_context\.linear|norm\.linear)\.)?"
+)
+_T5_UNIT = re.compile(r"(?:block|blk)\.(\d+)\.")
+
+# FLUX.1's own sizes, for files whose header is not here yet: shares of the weights that do not stream, and of the
+# largest unit.
+_STAYING_SHARE, _LARGEST_SHARE = 0.006, 0.019
+_T5_STAYING_SHARE, _T5_LARGEST_SHARE = 0.028, 0.0405
+
+# Numbers per token and channel that are in memory at once: queries and keys in float32, both halves of a block's MLP.
+_TOKEN_WIDTHS = 40
+# Channels, in multiples of those of the last level, that the autoencoder has in memory for every pixel.
+_PIXEL_WIDTHS = 8
+_TILE_PX = 1024
+
+
+def model_parts(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> tuple[ModelPart, ...]:
+    """Return the parts of a model in the order in which they are used.
+
+    Files that are here are measured by their headers; of others the catalog tells the size. Raises CheckpointError for
+    a header that cannot be read.
+    """
+    return tuple(_part(component, spec, files, context) for component in COMPONENTS)
+
+
+def device_of(component: str, context: LoadContext) -> str:
+    """Return where a component runs: where it was asked for, else the device of the context."""
+    return context.wishes.device_of(*COMPONENTS[component], default=context.device)
+
+
+def _part(component: str, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> ModelPart:
+    from mold_flux.pipeline import fast_dtype
+
+    path, device = files.one(component), device_of(component, context)
+    number_bytes = fast_dtype(device).itemsize
+    sizes = (
+        _measured(component, path, number_bytes, bool(spec.options.get("expand")), context)
+        if path.is_file()
+        else _announced(component, spec, number_bytes)
+    )
+    return ModelPart(
+        name=component,
+        size_bytes=sizes.total_bytes,
+        device=device,
+        streamed_bytes=sizes.streamed_bytes(device),
+        working_bytes=_working_bytes(component, spec, sizes.width) * number_bytes,
+        files=(path,),
+    )
+
+
+@frozen(kw_only=True)
+class _Sizes:
+    """What a file takes in memory: all of it, the largest streamed unit (0: nothing streams), and its main width."""
+
+    total_bytes: int
+    staying_bytes: int
+    largest_bytes: int
+    width: int
+
+    def streamed_bytes(self, device: str) -> int | None:
+        slots = 2 if device.startswith("cuda") else 1
+        return self.staying_bytes + slots * self.largest_bytes if self.largest_bytes else None
+
+
+def _measured(component: str, path: Path, number_bytes: int, expand: bool, context: LoadContext) -> _Sizes:
+    sources = open_weights(path, context.loaders)
+    units: dict[str, int] = defaultdict(int)
+    pattern = {"transformer": _TRANSFORMER_UNIT, "t5_encoder": _T5_UNIT}.get(component)
+    total = 0
+    for name, source in sources.items():
+        size_bytes = _held_bytes(source, number_bytes, expand)
+        total += size_bytes
+        unit = pattern.search(name) if pattern else None
+        if unit:
+            units[unit[0]] += -(-size_bytes // 256) * 256  # tensors of a unit are aligned
+    return _Sizes(
+        total_bytes=total,
+        staying_bytes=max(0, total - sum(units.values())),
+        largest_bytes=max(units.values(), default=0),
+        width=_width(component, sources),
+    )
+
+
+def _held_bytes(source: TensorSource, number_bytes: int, expand: bool) -> int:
+    if source.type.quantised and len(source.shape) == 2 and not expand:
+        return source.size_bytes
+    floating = source.type.quantised or "float" in (source.type.torch_dtype or "")
+    return math.prod(source.shape) * number_bytes if floating else source.size_bytes
+
+
+def _announced(component: str, spec: ModelSpec, number_bytes: int) -> _Sizes:
+    """Return FLUX.1's sizes for a file that is not here, after the catalog."""
+    file = next(file for file in spec.files if file.component == component)
+    stored_bytes = 1 if component == "transformer" and spec.tag not in ("bf16", "fp16") else 2
+    total = (file.size_bytes or 0) * (number_bytes // 2 if stored_bytes == 2 else 1)
+    staying, largest = {
+        "transformer": (_STAYING_SHARE, _LARGEST_SHARE),
+        "t5_encoder": (_T5_STAYING_SHARE, _T5_LARGEST_SHARE),
+    }.get(component, (1.0, 0.0))
+    return _Sizes(
+        total_bytes=total,
+        staying_bytes=int(total * staying),
+        largest_bytes=int(total * largest),
+        width=_WIDTHS[component],
+    )
+
+
+# FLUX.1's channels, and the tensors that tell those of other sizes.
+_WIDTHS = {"transformer": 3072, "t5_encoder": 4096, "clip_encoder": 768, "vae": 128}
+_TELLING = {
+    "transformer": ("img_in.weight", "x_embedder.weight"),
+    "t5_encoder": ("final_layer_norm.weight", "enc.output_norm.weight"),
+    "clip_encoder": ("final_layer_norm.weight",),
+    "vae": ("decoder.norm_out.weight", "decoder.conv_norm_out.weight"),
+}
+
+
+def _width(component: str, sources: Mapping[str, Any]) -> int:
+    for name, source in sources.items():
+        if name.endswith(_TELLING[component]):
+            return int(source.shape[0])
+    return _WIDTHS[component]
+
+
+def _working_bytes(component: str, spec: ModelSpec, width: int) -> int:
+    """Return how many numbers are in memory besides the weights, for one picture of the model's default size."""
+    pixels = (spec.defaults.width or 1024) * (spec.defaults.height or 1024)
+    text_tokens = int(spec.options.get("text_tokens", 512))
+    if component == "vae":
+        return min(pixels, _TILE_PX**2) * width * _PIXEL_WIDTHS
+    tokens = {"transformer": pixels // 256 + text_tokens, "t5_encoder": text_tokens}.get(component, 77)
+    return tokens * width * _TOKEN_WIDTHS
