@@ -4,6 +4,7 @@ from mold_core.chains.chain import Chain, chain_id, lay_out, stage_seed
 from mold_core.chains.clips import ClipFiles, ClipWork, encode_clip, render_clip
 from mold_core.chains.joined import join
 from mold_core.chains.plan import ChainPlan, overlap_frames, plan
+from mold_core.chains.script import read_script, write_script
 from mold_core.chains.store import ChainStore, SavedChain
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "lay_out",
     "overlap_frames",
     "plan",
+    "read_script",
     "render_clip",
     "stage_seed",
+    "write_script",
 ]

@@ -22,6 +22,7 @@ COMMANDS = {
     "list": "list_models",
     "info": "info",
     "pull": "pull",
+    "chain": "chain",
     "gallery": "gallery",
     "plugins": "plugins",
     "version": "version",

@@ -14,6 +14,9 @@ import click
 from mold_core.cli.list_models import readable_size
 from mold_core.wire import (
     CacheHit,
+    ChainDenoiseStep,
+    ChainStageStart,
+    ChainStart,
     DenoiseStep,
     DownloadDone,
     DownloadProgress,
@@ -22,6 +25,7 @@ from mold_core.wire import (
     Queued,
     StageDone,
     StageStart,
+    Stitching,
     WeightLoad,
 )
 
@@ -44,6 +48,8 @@ class ProgressLine:
         self._drawn = False
         self._last_draw = 0.0
         self._step_seconds: list[float] = []
+        self._stages = 1
+        self._stage_began = 0.0
         self._downloaded: deque[tuple[float, int]] = deque()
 
     def __call__(self, event: ProgressEvent) -> None:
@@ -82,9 +88,28 @@ class ProgressLine:
                 return f"{_bar(step, total)} step {step}/{total}  {_duration(left)} left"
             case DownloadProgress():
                 return _download(event, self._bytes_per_s(event.batch_bytes_downloaded), _columns())
+            case ChainStart(stage_count=stages):
+                self._stages = stages
+                return None
+            case ChainStageStart(stage_idx=index):
+                self._stage_began = monotonic()
+                return f"clip {index + 1}/{self._stages} …"
+            case ChainDenoiseStep():
+                return self._clip(event)
+            case Stitching(total_frames=frames):
+                return f"joining {self._stages} clips, {frames} frames …"
             case CacheHit() | StageDone():
                 return None
         return None
+
+    def _clip(self, event: ChainDenoiseStep) -> str:
+        """Return how far a chain is, counted in steps of all its clips, and how far the clip is."""
+        done, total = event.stage_idx * event.total + event.step, self._stages * event.total
+        left = (total - done) * (monotonic() - self._stage_began) / event.step
+        return (
+            f"{_bar(done, total)} clip {event.stage_idx + 1}/{self._stages} step {event.step}/{event.total}"
+            f"  {_duration(left)} left"
+        )
 
     def _draw(self, text: str, *, force: bool) -> None:
         if not force and monotonic() - self._last_draw < _REDRAW_S:

@@ -23,7 +23,7 @@ import attrs
 import click
 
 from mold_core import hookimpl
-from mold_core.testing import SketchFamily, sketch_model
+from mold_core.testing import FlipbookFamily, FlipbookRenderer, SketchFamily, flipbook_model, sketch_model
 
 if "SKETCH_GREETS" in os.environ:
     print("imported", file=sys.stderr)
@@ -37,14 +37,23 @@ class Saying:
 @hookimpl
 def mold_families():
     gate = Saying() if "SKETCH_SAYS" in os.environ else None
+    if "SKETCH_FILMS" in os.environ:
+        return [FlipbookFamily(gate=gate)]
     return [SketchFamily(step_s=float(os.environ.get("SKETCH_STEP_S", "0")), gate=gate)]
 
 
 @hookimpl
 def mold_models():
+    if "SKETCH_FILMS" in os.environ:
+        return [flipbook_model()]
     if "SKETCH_EMBEDDED" in os.environ:
         return [attrs.evolve(sketch_model("tiny:v1"), root=Path(__file__).parent)]
     return [sketch_model("sketch:v1", files=["sketch-v1/weights"]), sketch_model("far:q8", files=["far-q8/weights"])]
+
+
+@hookimpl
+def mold_chain_renderers():
+    return [FlipbookRenderer()]
 
 
 @hookimpl

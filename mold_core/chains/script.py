@@ -1,0 +1,132 @@
+"""Chains as TOML files: what people write by hand, and what the page writes for them.
+
+schema = "mold.chain.v1"
+
+[chain]
+model = "ltx2-nano"
+seed = 7
+
+[[stage]]
+prompt = "a boat on the sea"
+frames = 97
+source_image_path = "boat.png"
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from mold_core.errors import MoldError, ValidationError
+from mold_core.wire import ChainRequest, ChainStage
+from mold_core.wire.convert import from_json
+
+__all__ = ["SCHEMA", "read_script", "write_script"]
+
+SCHEMA = "mold.chain.v1"
+
+_MAX_BYTES = 64 * 1024 * 1024
+_IMAGE_KEYS = ("source_image", "source_image_path", "source_image_b64")
+
+
+def read_script(path: Path) -> ChainRequest:
+    """Return the chain that a file describes; pictures are read from beside it.
+
+    Raises ValidationError that names the file, the key and the way out.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ValidationError(f"a script is at most {_MAX_BYTES:,} bytes")
+        table = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ValidationError(f"{path} cannot be read: {(error.strerror or 'it is no file').lower()}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValidationError(f"{path} is not valid TOML: {error}") from None
+    try:
+        return _request(table, path.parent)
+    except MoldError as error:
+        raise ValidationError(f"{path}: {error.message}", field=error.field, hint=error.hint) from None
+
+
+def write_script(request: ChainRequest) -> str:
+    """Return a chain with stages as the text of a file; pictures are in it as base64."""
+    chain = {
+        field.name: value
+        for field in attrs.fields(ChainRequest)
+        if field.name not in ("stages", "prompt", "total_frames", "clip_frames", "source_image")
+        and (value := getattr(request, field.name)) != field.default
+    }
+    blocks = [f'schema = "{SCHEMA}"\n', "[chain]\n" + "".join(_lines(chain))]
+    for stage in request.stages:
+        values = {
+            ("source_image_b64" if field.name == "source_image" else field.name): getattr(stage, field.name)
+            for field in attrs.fields(ChainStage)
+            if getattr(stage, field.name) != field.default
+        }
+        blocks.append("[[stage]]\n" + "".join(_lines(values)))
+    return "\n".join(blocks)
+
+
+def _request(table: Mapping[str, Any], folder: Path) -> ChainRequest:
+    if table.get("schema") != SCHEMA:
+        raise ValidationError(
+            f"schema must be {SCHEMA!r}, not {table.get('schema')!r}", field="schema", hint="write it as the first line"
+        )
+    unknown = sorted(table.keys() - {"schema", "chain", "stage"})
+    if unknown:
+        raise ValidationError(f"unknown key {unknown[0]!r}", field=unknown[0], hint="known: schema, chain, stage")
+    chain, stages = table.get("chain", {}), table.get("stage", [])
+    if not isinstance(chain, dict):
+        raise ValidationError("chain must be a table", field="chain", hint="write [chain]")
+    if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
+        raise ValidationError("stage must be a list of tables", field="stage", hint="write [[stage]] before each")
+    body = {**chain, "stages": [_stage(index, stage, folder) for index, stage in enumerate(stages)]}
+    return from_json(ChainRequest, body, strict_keys=True)
+
+
+def _stage(index: int, stage: dict[str, Any], folder: Path) -> dict[str, Any]:
+    given = [key for key in _IMAGE_KEYS if key in stage]
+    if len(given) > 1:
+        raise ValidationError(
+            f"stages[{index}] has {' and '.join(given)}", field=f"stages[{index}]", hint="keep one of them"
+        )
+    body = {key: value for key, value in stage.items() if key not in _IMAGE_KEYS}
+    if "source_image_path" in stage:
+        body["source_image"] = _picture(index, stage["source_image_path"], folder)
+    elif given:
+        body["source_image"] = stage[given[0]]
+    return body
+
+
+def _picture(index: int, name: object, folder: Path) -> bytes:
+    field = f"stages[{index}].source_image_path"
+    if not isinstance(name, str):
+        raise ValidationError(f"{field} must be text, not {name!r}", field=field)
+    try:
+        return (folder / name).expanduser().read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is no path"
+        raise ValidationError(f"{field}: {name!r} cannot be read: {reason.lower()}", field=field) from None
+
+
+def _lines(values: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in values.items():
+        yield f"{name} = {_toml(value)}\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bytes):
+        return f'"{base64.b64encode(value).decode()}"'
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    if attrs.has(type(value)):
+        fields = attrs.asdict(value, recurse=False)
+        return "{ " + ", ".join(f"{name} = {_toml(part)}" for name, part in fields.items()) + " }"
+    # Strings, numbers and truth values are written in TOML as in JSON, but for the one control character JSON leaves.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,175 @@
+"""mold chain: long videos from scripts, and the ones that were stopped."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+import click
+
+from mold_core.cli.state import State
+from mold_core.errors import OutputError, ValidationError
+
+if TYPE_CHECKING:
+    from mold_core.chains import ChainPlan, ChainStore
+    from mold_core.wire import ChainRequest, ChainResponse
+
+__all__ = ["check_video_path", "command", "describe", "run_chain"]
+
+_SUFFIX_FORMATS = {".mp4": "mp4", ".gif": "gif", ".png": "apng", ".apng": "apng", ".webp": "webp"}
+
+EPILOG = """\b
+Examples:
+  mold chain validate film.toml
+  mold chain run film.toml -o film.mp4
+  mold chain list
+  mold chain resume 3f0c9a6b12de4f77"""
+
+
+@click.group("chain", epilog=EPILOG, short_help="Make long videos out of clips.")
+def command() -> None:
+    """Make a long video of clips that go on from one another, as a TOML script describes it.
+
+    What is finished of a chain is kept for a while: one that was stopped or failed goes on where it was.
+    """
+
+
+@command.command("validate")
+@click.argument("script", type=click.Path(path_type=Path))
+def validate(script: Path) -> None:
+    """Check a script and say what it comes to."""
+    from mold_core.chains import plan, read_script
+
+    click.echo(f"OK — {describe(plan(read_script(script)))}")
+
+
+@command.command("run")
+@click.argument("script", type=click.Path(path_type=Path))
+@click.option("-o", "--output", metavar="PATH", help="File to write; '-' is standard output.")
+@click.option("--seed", type=int, help="Seed, where it shall be another than the script's.")
+@click.option("--dry-run", is_flag=True, help="Only say what it comes to.")
+@click.pass_obj
+def run(state: State, script: Path, output: str | None, seed: int | None, dry_run: bool) -> None:
+    """Make the video that a script describes."""
+    from mold_core.chains import plan, read_script
+
+    request = read_script(script)
+    if seed is not None:
+        request = attrs.evolve(request, seed=seed)
+    if dry_run:
+        click.echo(describe(plan(request)))
+        return
+    run_chain(state, request, output)
+
+
+@command.command("resume")
+@click.argument("id")
+@click.option("-o", "--output", metavar="PATH", help="File to write; '-' is standard output.")
+@click.pass_obj
+def resume(state: State, id: str, output: str | None) -> None:
+    """Go on with the chain of this name (mold chain list) after its last whole clip."""
+    run_chain(state, _store(state).read(id), output)
+
+
+@command.command("list")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.pass_obj
+def list_(state: State, as_json: bool) -> None:
+    """List the chains that were begun, the latest first."""
+    import json
+
+    from mold_core.chains import plan
+
+    chains = _store(state).list()
+    if as_json:
+        rows = [
+            {
+                "id": chain.id,
+                "model": chain.request.model,
+                "prompt": plan(chain.request).stages[0].prompt,
+                "stages": len(plan(chain.request).stages),
+                "saved_at": int(chain.saved_at),
+            }
+            for chain in chains
+        ]
+        click.echo(json.dumps(rows, indent=2))
+        return
+    for chain in chains:
+        first = plan(chain.request).stages[0].prompt
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(chain.saved_at))
+        click.echo(f"{chain.id}  {when}  {chain.request.model}  {first[:60]}")
+    if not chains:
+        click.echo("no chain was begun, or they are too old to be kept", err=True)
+
+
+def run_chain(state: State, request: ChainRequest, output: str | None) -> None:
+    """Make a chain and write its video where the user wants it; nothing is made that cannot be kept."""
+    path, request = _target(request, output)
+    from mold_core.cli.progress import ProgressLine
+
+    line = ProgressLine()
+    engine = state.engine
+    try:
+        response = engine.chain(request, line)
+    finally:
+        line.clear()
+        engine.close()
+    _write(response, path)
+
+
+def check_video_path(path: Path, default: str) -> str:
+    """Return the format that a path's suffix stands for, `default` where it has none. Raises ValidationError."""
+    found = _SUFFIX_FORMATS.get(path.suffix.lower(), None if path.suffix else default)
+    if found is None:
+        raise ValidationError(
+            f"--output {str(path)!r} ends in {path.suffix}", field="output", hint="use .mp4, .gif, .apng or .webp"
+        )
+    if not path.parent.is_dir():
+        raise OutputError(f"the directory {str(path.parent)!r} does not exist", field="output", hint="make it first")
+    return found
+
+
+def describe(plan: ChainPlan) -> str:
+    """Return what a chain comes to, in words."""
+    count = len(plan.stages)
+    return f"{count} {'stage' if count == 1 else 'stages'}, {plan.total_frames} frames estimated"
+
+
+def _target(request: ChainRequest, output: str | None) -> tuple[Path | None, ChainRequest]:
+    """Return the file or folder to write to, None for standard output, and the request with the format of that."""
+    if output == "-" or (output is None and not sys.stdout.isatty()):
+        return None, request
+    path = Path(output) if output else Path.cwd()
+    if not output:
+        return path, request
+    format = check_video_path(path, request.output_format)
+    return path, attrs.evolve(request, output_format=format)  # type: ignore[arg-type]
+
+
+def _write(response: ChainResponse, path: Path | None) -> None:
+    from mold_core.files import write_whole
+    from mold_core.gallery import file_name, save
+
+    video = response.video
+    if path is None:
+        sys.stdout.buffer.write(video.data)
+        sys.stdout.buffer.flush()
+        return
+    if path.is_dir():
+        path = save(path, file_name(response.model, int(time.time()), None, video.format), video.data)
+    else:
+        write_whole(path, video.data)
+    click.echo(
+        f"{click.style('✓', fg='green')} {path}  {video.width}x{video.height}, {video.frames} frames at {video.fps}, "
+        f"seed {response.seed_used}, {response.generation_time_ms / 1000:.1f} s",
+        err=not sys.stdout.isatty(),
+    )
+
+
+def _store(state: State) -> ChainStore:
+    from mold_core.chains import ChainStore
+
+    return ChainStore(state.settings.home / "chains")

@@ -1,0 +1,121 @@
+"""mold chain: scripts in, videos out, and what was stopped goes on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mold_core.media.video import decode_frames, probe_video
+
+SCRIPT = """
+schema = "mold.chain.v1"
+
+[chain]
+model = "flipbook"
+seed = 7
+
+[[stage]]
+prompt = "a red ball"
+frames = 17
+
+[[stage]]
+prompt = "a blue ball"
+frames = 17
+
+[[stage]]
+prompt = "a green ball"
+frames = 17
+transition = "fade"
+fade_frames = 4
+"""
+
+FRAMES = 17 + 8 + 13
+
+Run = Callable[..., subprocess.CompletedProcess[Any]]
+
+
+@pytest.fixture
+def films(sketch_inside: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run `mold` with the family flipbook, in this process."""
+    monkeypatch.setenv("SKETCH_FILMS", "1")
+    return sketch_inside
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    path = tmp_path / "film.toml"
+    path.write_text(SCRIPT)
+    return path
+
+
+def test_a_script_is_checked_without_making_anything(films: Run, script: Path) -> None:
+    ran = films("chain", "validate", str(script))
+    assert (ran.returncode, ran.stdout) == (0, f"OK — 3 stages, {FRAMES} frames estimated\n")
+    ran = films("chain", "run", str(script), "--dry-run")
+    assert (ran.returncode, ran.stdout) == (0, f"3 stages, {FRAMES} frames estimated\n")
+
+
+def test_a_wrong_script_is_one_line_and_status_2(films: Run, script: Path) -> None:
+    script.write_text(SCRIPT.replace("frames = 17", "frames = 16", 1))
+    ran = films("chain", "validate", str(script))
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr == "error: stages[0].frames must be of the form 8n+1, not 16; the nearest are 9 and 17\n"
+
+
+def test_a_script_becomes_a_video(films: Run, script: Path, tmp_path: Path) -> None:
+    target = tmp_path / "film.mp4"
+    ran = films("chain", "run", str(script), "-o", str(target))
+    assert ran.returncode == 0, ran.stderr
+    with target.open("rb") as file:
+        assert probe_video(file).frames == FRAMES
+    assert f"{FRAMES} frames at 24, seed 7" in ran.stderr + ran.stdout
+
+
+def test_the_suffix_decides_the_format(films: Run, script: Path, tmp_path: Path) -> None:
+    target = tmp_path / "film.gif"
+    assert films("chain", "run", str(script), "-o", str(target)).returncode == 0
+    assert target.read_bytes().startswith(b"GIF89a")
+    ran = films("chain", "run", str(script), "-o", str(tmp_path / "film.avi"))
+    assert ran.returncode == 2
+    assert "use .mp4, .gif, .apng or .webp" in ran.stderr
+
+
+def test_chains_are_listed_and_resumed_by_their_names(films: Run, script: Path, tmp_path: Path) -> None:
+    first, again = tmp_path / "a.mp4", tmp_path / "b.mp4"
+    films("chain", "run", str(script), "-o", str(first))
+    (row,) = json.loads(films("chain", "list", "--json").stdout)
+    assert (row["model"], row["prompt"], row["stages"]) == ("flipbook:v1", "a red ball", 3)
+    assert row["id"] in films("chain", "list").stdout
+    assert films("chain", "resume", row["id"], "-o", str(again)).returncode == 0
+    assert again.read_bytes() == first.read_bytes()
+
+
+def test_an_unknown_name_says_which_there_are(films: Run) -> None:
+    ran = films("chain", "resume", "0123456789abcdef")
+    assert ran.returncode == 2
+    assert "there is no chain '0123456789abcdef' here; known: none" in ran.stderr
+
+
+@pytest.mark.parametrize("steps", [1, 3, 6])
+def test_a_chain_killed_in_any_stage_ends_in_the_same_bytes(
+    sketch: Run, sketch_process: Callable[..., subprocess.Popen[Any]], script: Path, home: Path, steps: int
+) -> None:
+    film = partial(sketch, SKETCH_FILMS="1", text=False)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    command = ("chain", "run", str(script), "-o", "-")
+    with sketch_process(*command, SKETCH_FILMS="1", SKETCH_SAYS="1", **pipes) as process:
+        said = 0
+        while said < steps:
+            said += b"step" in process.stderr.readline()
+        process.kill()
+    resumed = film(*command)
+    whole = film(*command, MOLD_HOME=str(home / "other"))
+    assert resumed.stdout == whole.stdout
+    assert sum(1 for _ in decode_frames(BytesIO(whole.stdout))) == FRAMES
