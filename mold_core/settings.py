@@ -26,6 +26,7 @@ CompileMode = Literal["auto", "on", "off"]
 StrategyChoice = Literal["auto", "eager", "sequential", "offload"]
 T5Variant = Literal["auto", "fp16", "q8", "q6", "q5", "q4", "q3"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["text", "json"]
 
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
@@ -147,6 +148,62 @@ class Settings:
     port: int = _setting(
         "Port of the server.", env="MOLD_PORT", key="server_port", default=7680, minimum=1, maximum=65_535
     )
+    bind: str = _setting(
+        "Address the server listens on; the default reaches nobody but this machine.",
+        env="MOLD_BIND",
+        key="server_bind",
+        default="127.0.0.1",
+    )
+    api_key: str | None = _setting(
+        "Keys that clients of the server must have: one, several with commas, or @FILE with one a line.",
+        env="MOLD_API_KEY",
+        key="api_key",
+    )
+    rate_limit: str | None = _setting(
+        "How often each client may ask the server for work, such as 10/min; ten times as often to read.",
+        env="MOLD_RATE_LIMIT",
+        key="rate_limit",
+    )
+    rate_limit_burst: int | None = _setting(
+        "Requests that may come at once; default: twice the rate, at most 100.",
+        env="MOLD_RATE_LIMIT_BURST",
+        key="rate_limit_burst",
+        minimum=1,
+        maximum=1_000_000,
+    )
+    allowed_hosts: tuple[str, ...] | None = _setting(
+        "Names beside localhost by which clients may call a server that listens on this machine only.",
+        env="MOLD_ALLOWED_HOSTS",
+        key="allowed_hosts",
+    )
+    cors_origin: str | None = _setting(
+        "Site whose pages may use the server, such as https://app.example.", env="MOLD_CORS_ORIGIN", key="cors_origin"
+    )
+    gallery_allow_delete: bool = _setting(
+        "Let everybody delete results; otherwise those with a key or on this machine.",
+        env="MOLD_GALLERY_ALLOW_DELETE",
+        key="gallery_allow_delete",
+        default=False,
+    )
+    webhook_hosts: tuple[str, ...] | None = _setting(
+        "Hosts that jobs may be posted to when they have ended.", env="MOLD_WEBHOOK_HOSTS", key="webhook_hosts"
+    )
+    request_timeout_s: float = _setting(
+        "Seconds in which a request must arrive, beside a second for every 16 KiB of it.",
+        env="MOLD_REQUEST_TIMEOUT_S",
+        key="request_timeout_s",
+        default=15.0,
+        minimum=0.1,
+        maximum=3600,
+    )
+    shutdown_grace_s: float = _setting(
+        "Seconds that work under way may go on when the server is told to end.",
+        env="MOLD_SHUTDOWN_GRACE_S",
+        key="shutdown_grace_s",
+        default=10.0,
+        minimum=0,
+        maximum=3600,
+    )
     queue_size: int = _setting(
         "Jobs that may wait.", env="MOLD_QUEUE_SIZE", key="queue_size", default=200, minimum=1, maximum=100_000
     )
@@ -170,6 +227,9 @@ class Settings:
         "Write the request into result files.", env="MOLD_EMBED_METADATA", key="embed_metadata", default=True
     )
     log_level: LogLevel = _setting("How much is logged.", env="MOLD_LOG", key="logging.level", default="warning")
+    log_format: LogFormat = _setting(
+        "How the server's logs look.", env="MOLD_LOG_FORMAT", key="logging.format", default="text"
+    )
 
     @property
     def models_path(self) -> Path:

@@ -1,110 +1,168 @@
-"""The Falcon app: routes, errors and everything that refuses a request before it reaches the engine."""
+"""The ASGI app: the table of routes around an engine, behind everything that refuses a request."""
 
 from __future__ import annotations
 
-import logging
-import re
-import uuid
+import time
 from typing import Any
 
 import falcon
 import falcon.asgi
 
 from mold_core.engine import Engine
-from mold_core.errors import MoldError
+from mold_core.gallery import Gallery
 from mold_core.settings import Settings
-from mold_http.disconnect import App, Gone, watching
-from mold_http.generate import GenerateResource, GenerateStreamResource
-from mold_http.models import HealthResource, ModelsResource, StatusResource
+from mold_http.disconnect import App, watching
+from mold_http.errors import RateLimitedError, UnauthorizedError, add_error_handlers
+from mold_http.guard.bodies import refuse_odd_heads
+from mold_http.guard.cors import Cors
+from mold_http.guard.hosts import HostRules
+from mold_http.guard.keys import Keys, read_keys
+from mold_http.guard.rates import RateLimits, parse_rate
+from mold_http.metrics import Metrics
+from mold_http.observe import Observer
+from mold_http.resources import Resources
+from mold_http.routes.openai_images import openai_error
+from mold_http.routes.route import Route, Tier, handled
+from mold_http.routes.table import PUBLIC_PATHS, ROUTES
+from mold_http.service import Service
+from mold_http.webhooks import Webhooks
 
-__all__ = ["create_app"]
-
-log = logging.getLogger("mold.http")
-
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+__all__ = ["create_app", "create_service"]
 
 
-def create_app(engine: Engine, settings: Settings) -> App:
-    """Return the ASGI app that serves `engine`."""
-    middleware: list[Any] = [_RequestId(), _LocalOnly(settings.port), _Closing(engine)]
+def create_app(engine: Engine, settings: Settings, gallery: Gallery | None = None) -> App:
+    """Return the ASGI app that serves `engine`, and the results in `gallery`.
+
+    Raises SettingsError for keys, rates and origins that cannot be used.
+    """
+    return app_of(create_service(engine, settings, gallery))
+
+
+def create_service(engine: Engine, settings: Settings, gallery: Gallery | None = None) -> Service:
+    """Return what the handlers share, for servers that want to stop it, too."""
+    return Service(
+        engine=engine,
+        gallery=gallery,
+        settings=settings,
+        routes=ROUTES,
+        keys=Keys(read_keys(settings.api_key)),
+        metrics=Metrics(engine),
+        resources=Resources(engine),
+        webhooks=Webhooks(settings.webhook_hosts or ()),
+    )
+
+
+def app_of(service: Service) -> App:
+    """Return the ASGI app around a service."""
+    settings = service.settings
+    hosts = HostRules(
+        bind=settings.bind,
+        port=settings.port,
+        keyed=service.keys.required,
+        allowed=settings.allowed_hosts or (),
+        cors_origin=settings.cors_origin,
+    )
+    middleware: list[Any] = [Observer(service.metrics)]
+    if settings.cors_origin:
+        middleware.append(Cors(settings.cors_origin))
+    guard = _Guard(service, hosts)
+    middleware += [guard, _Lifespan(service)]
     app = falcon.asgi.App(middleware=middleware)
-    app.add_route("/health", HealthResource())
-    app.add_route("/api/status", StatusResource(engine))
-    app.add_route("/api/models", ModelsResource(engine))
-    app.add_route("/api/generate", GenerateResource(engine))
-    app.add_route("/api/generate/stream", GenerateStreamResource(engine))
-    app.add_error_handler(Exception, _answer_unexpected)
-    app.add_error_handler(falcon.HTTPError, _answer_http_error)
-    app.add_error_handler(MoldError, _answer_mold_error)
-    app.add_error_handler(Gone, _answer_nobody)
+    app.req_options.auto_parse_form_urlencoded = False
+    for path, resource in _resources(service).items():
+        app.add_route(path, resource)
+    app.add_sink(guard.no_route, "/")
+    add_error_handlers(app)
     return watching(app)
 
 
-class _RequestId:
-    """Every answer carries X-Request-ID: the client's where it is harmless, else a new one."""
+class _Resource:
+    """The routes of one path, as Falcon wants them: a method ``on_get`` for GET."""
+
+    def __init__(self) -> None:
+        self.tiers: dict[str, Tier | None] = {}
+
+    def add(self, service: Service, route: Route) -> None:
+        """Answer a method by its route."""
+        setattr(self, f"on_{route.method.lower()}", handled(service, route))
+        self.tiers[route.method] = route.tier
+
+
+def _resources(service: Service) -> dict[str, _Resource]:
+    resources: dict[str, _Resource] = {}
+    for route in service.routes:
+        resources.setdefault(route.falcon_path, _Resource()).add(service, route)
+    return resources
+
+
+class _Guard:
+    """Refuses, in this order: who it is not meant for, what cannot be read, who has no key, who asks too often."""
+
+    def __init__(self, service: Service, hosts: HostRules) -> None:
+        settings = service.settings
+        self._keys = service.keys
+        self._hosts = hosts
+        self._rates = (
+            RateLimits(parse_rate(settings.rate_limit, settings.rate_limit_burst)) if settings.rate_limit else None
+        )
 
     async def process_request(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        given = req.get_header("X-Request-ID") or ""
-        resp.set_header("X-Request-ID", given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4()))
+        """Refuse by what the head of the request says."""
+        if req.path.startswith("/v1/"):
+            req.context.error_shape = openai_error
+        try:
+            refuse_odd_heads(req)
+            self._hosts.check(req)
+            self._check_key(req)
+        except Exception:
+            resp.set_header("Connection", "close")  # nothing of a body that was not asked for is read
+            raise
 
+    async def process_resource(
+        self, req: falcon.asgi.Request, resp: falcon.asgi.Response, resource: object, names: dict[str, Any]
+    ) -> None:
+        """Count the request against the rate of its route; a method that is not in the table counts as reading."""
+        assert isinstance(resource, _Resource)
+        tier = resource.tiers.get(req.method, "read")
+        if tier is not None and req.path not in PUBLIC_PATHS:
+            self._count(tier, req)
 
-class _LocalOnly:
-    """A page on the internet may make a browser call this server: only requests meant for it are answered."""
+    async def no_route(self, req: falcon.asgi.Request, resp: falcon.asgi.Response | None, **names: Any) -> None:
+        """Count a request for what is not there as reading, and refuse it."""
+        self._count("read", req)
+        raise falcon.HTTPNotFound
 
-    def __init__(self, port: int) -> None:
-        names = ("localhost", "127.0.0.1", "[::1]")
-        self._hosts = frozenset({*names, *(f"{name}:{port}" for name in names)})
-        self._origins = frozenset(f"http://{host}" for host in self._hosts)
-
-    async def process_request(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        if (req.get_header("Host") or "").lower() not in self._hosts:
-            raise falcon.HTTPForbidden(description="the Host header must name this machine: localhost or 127.0.0.1")
-        if req.method in ("GET", "HEAD"):
+    def _check_key(self, req: falcon.asgi.Request) -> None:
+        if not self._keys.required or req.path in PUBLIC_PATHS:
             return
-        origin = req.get_header("Origin")
-        if (origin is not None and origin not in self._origins) or req.get_header("Sec-Fetch-Site") == "cross-site":
-            raise falcon.HTTPForbidden(description="pages of other sites may not use this server")
+        given = req.get_header("X-Api-Key")
+        if given is None and req.path.startswith("/v1/"):
+            scheme, _, token = (req.get_header("Authorization") or "").partition(" ")
+            given = token.strip() if scheme.lower() == "bearer" else None
+        if given is None:
+            raise UnauthorizedError("missing X-Api-Key header")
+        if not self._keys.knows(given.encode("latin-1", "replace")):
+            raise UnauthorizedError("invalid API key")
+
+    def _count(self, tier: Tier, req: falcon.asgi.Request) -> None:
+        wait_s = self._rates.take(tier, req.remote_addr, time.monotonic()) if self._rates is not None else 0.0
+        if wait_s > 0:
+            raise RateLimitedError("rate limit exceeded", headers={"Retry-After": str(int(wait_s) + 1)})
 
 
-class _Closing:
-    """Closes the engine with the server: queued jobs are cancelled, the one under way ends at its next step."""
+class _Lifespan:
+    """Begins and ends with the server."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def process_startup(self, scope: dict[str, Any], event: dict[str, Any]) -> None:
+        """Follow the pulls that an earlier server left."""
+        for job in self._service.engine.jobs(kind="pull"):
+            self._service.downloads.follow(job)
 
     async def process_shutdown(self, scope: dict[str, Any], event: dict[str, Any]) -> None:
-        self._engine.close()
-
-
-async def _answer_mold_error(
-    req: falcon.asgi.Request, resp: falcon.asgi.Response, error: MoldError, params: dict[str, Any]
-) -> None:
-    resp.status = error.http_status
-    resp.media = error.to_json()
-    if error.http_status == 503:
-        resp.set_header("Retry-After", "1")
-
-
-async def _answer_http_error(
-    req: falcon.asgi.Request, resp: falcon.asgi.Response, error: falcon.HTTPError, params: dict[str, Any]
-) -> None:
-    resp.status = error.status
-    resp.set_headers(dict(error.headers or {}))
-    code = (error.title or "error").upper().replace(" ", "_")
-    code = re.sub(r"^\d+_", "", code)
-    resp.media = {"error": error.description or error.title, "code": code}
-
-
-async def _answer_nobody(
-    req: falcon.asgi.Request, resp: falcon.asgi.Response, error: Gone, params: dict[str, Any]
-) -> None:
-    resp.status = 499
-
-
-async def _answer_unexpected(
-    req: falcon.asgi.Request, resp: falcon.asgi.Response, error: Exception, params: dict[str, Any]
-) -> None:
-    request_id = resp.get_header("X-Request-ID")
-    log.error("request %s failed", request_id, exc_info=error)
-    resp.status = 500
-    resp.media = {"error": f"something went wrong here; the log has it under {request_id}", "code": "INTERNAL_ERROR"}
+        """End every stream; the engine is closed by who made it."""
+        self._service.feeds.close(patient_too=True)
+        self._service.webhooks.close()
+        self._service.metrics.close()

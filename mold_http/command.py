@@ -9,40 +9,47 @@ from mold_core.errors import SettingsError
 
 __all__ = ["serve"]
 
-# Seconds that requests under way get after SIGTERM or Ctrl-C before their connections are closed.
-_GRACE_S = 10
-
 
 @click.command("serve", short_help="Serve the HTTP API.")
+@click.option("--bind", "--host", "bind", metavar="ADDRESS", help="Address to listen on; default 127.0.0.1.")
 @click.option("--port", type=click.IntRange(1, 65_535), help="Port; default 7680.")
+@click.option("--api-key", metavar="KEYS", help="One key, several with commas, or @FILE. Better: MOLD_API_KEY.")
+@click.option("--queue-size", type=click.IntRange(1, 100_000), help="Jobs that may wait; default 200.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="How logs look; default text.")
 @click.pass_obj
-def serve(state: State, port: int | None) -> None:
-    """Serve the HTTP API on this machine (127.0.0.1), until Ctrl-C or SIGTERM.
+def serve(
+    state: State,
+    bind: str | None,
+    port: int | None,
+    api_key: str | None,
+    queue_size: int | None,
+    log_format: str | None,
+) -> None:
+    """Serve the HTTP API, until Ctrl-C or SIGTERM.
 
-    This version listens on the loopback interface only: it has no API keys yet.
+    It listens on this machine only unless --bind says otherwise. /api/docs describes the API; docs/operations.md says
+    how to run it for others.
     """
-    state.use_flags(port=port)
+    state.use_flags(bind=bind, port=port, api_key=api_key, queue_size=queue_size, log_format=log_format)
     try:
-        import uvicorn
-
-        from mold_http.app import create_app
+        from mold_http.app import create_service
+        from mold_http.observe import configure_logs
+        from mold_http.server import listening, serve, warnings_for
     except ImportError as error:
         raise SettingsError(
             f"the server needs {error.name}, which is not installed", hint="pip install 'mold-core[http]'"
         ) from None
+    from mold_core.gallery import Gallery
+
     settings = state.settings
-    app = create_app(state.engine, settings)
-    click.echo(f"mold serves on http://127.0.0.1:{settings.port} (Ctrl-C ends it)", err=True)
-    # NOTE: uvicorn trusts X-Forwarded-For of local peers unless told not to, and with an open event stream it would
-    # wait for ever when it is told to end. httptools takes headers of any size; h11 stops at 64 KiB.
-    uvicorn.run(
-        app,
-        host="127.0.0.1",
-        port=settings.port,
-        http="h11",
-        proxy_headers=False,
-        server_header=False,
-        timeout_graceful_shutdown=_GRACE_S,
-        log_level="warning",
-        access_log=False,
-    )
+    configure_logs(settings.log_level, settings.log_format)
+    with listening(settings.bind, settings.port) as listener:
+        service = create_service(state.engine, settings, Gallery.of(settings))
+        for warning in warnings_for(service, settings.bind):
+            click.echo(f"warning: {warning}", err=True)
+        shown = f"[{settings.bind}]" if ":" in settings.bind else settings.bind
+        click.echo(f"mold serves on http://{shown}:{settings.port} (Ctrl-C ends it)", err=True)
+        try:
+            serve(service, listener)
+        finally:
+            state.engine.close()

@@ -1,7 +1,7 @@
 """Notices clients that leave while their request is being worked on.
 
 ASGI says so only to who asks for the next message after the body, and Falcon asks only for its own event streams. The
-wrapper here asks, and sets an event that handlers can wait for.
+wrapper here asks, for handlers that want to know.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
-__all__ = ["Gone", "gone", "watching", "while_connected"]
+__all__ = ["ODD_VERSION", "App", "Gone", "Presence", "presence_of", "watching", "while_connected"]
 
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -20,67 +20,88 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 T = TypeVar("T")
 
-_KEY = "mold.gone"
+_KEY = "mold.presence"
+
+# Set in the scope of a request of a version that Falcon would fail at; a guard refuses it.
+ODD_VERSION = "mold.odd_version"
 
 
 class Gone(Exception):
     """The client left; nobody waits for the answer."""
 
 
+class Presence:
+    """Whether the client of one request is still there. Watching begins when somebody asks, after the body was read."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._left = asyncio.Event()
+        self._then: list[Callable[[], object]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def next_message(self) -> Message:
+        """Return the next message of the client, for who reads the body."""
+        if self._task is None:
+            return await self._receive()
+        await self._left.wait()
+        return {"type": "http.disconnect"}
+
+    def watch(self, then: Callable[[], object] | None = None) -> asyncio.Event:
+        """Return the event that is set when the client leaves; `then` is called as well."""
+        if then is not None:
+            self._then.append(then)
+        if self._task is None:
+            self._task = asyncio.create_task(self._watch())
+        return self._left
+
+    async def close(self) -> None:
+        """Watch no longer."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._left.set()
+        for then in self._then:
+            then()
+
+
 def watching(app: App) -> App:
-    """Return `app` with an asyncio.Event in each HTTP scope that is set when the client leaves."""
+    """Return `app` with a Presence in the scope of each HTTP request."""
 
     async def watched(scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await app(scope, receive, send)
             return
-        left = scope[_KEY] = asyncio.Event()
-        watcher: asyncio.Task[None] | None = None
-
-        async def watch() -> None:
-            while (await receive())["type"] != "http.disconnect":
-                pass
-            left.set()
-
-        async def next_message() -> Message:
-            nonlocal watcher
-            if watcher is not None:
-                await left.wait()
-                return {"type": "http.disconnect"}
-            message = await receive()
-            if message["type"] == "http.request" and not message.get("more_body"):
-                watcher = asyncio.create_task(watch())
-            return message
-
+        if scope["http_version"] not in ("1.0", "1.1"):
+            scope[ODD_VERSION], scope["http_version"] = scope["http_version"], "1.1"
+        presence = scope[_KEY] = Presence(receive)
         try:
-            await app(scope, next_message, send)
+            await app(scope, presence.next_message, send)
         finally:
-            if watcher is not None:
-                watcher.cancel()
-                with suppress(asyncio.CancelledError):
-                    await watcher
+            await presence.close()
 
     return watched
 
 
-def gone(scope: Message) -> asyncio.Event:
-    """Return the event that is set when the client of a request leaves."""
-    event: asyncio.Event = scope[_KEY]
-    return event
+def presence_of(scope: Message) -> Presence:
+    """Return the presence of the client of a request."""
+    presence: Presence = scope[_KEY]
+    return presence
 
 
-async def while_connected(scope: Message, work: Awaitable[T], timeout_s: float | None = None) -> T:
-    """Return what `work` gives. Raises Gone when the client leaves first, TimeoutError after `timeout_s`.
-
-    `work` is cancelled in both cases; a thread behind it runs on.
-    """
+async def while_connected(scope: Message, work: Awaitable[T]) -> T:
+    """Return what `work` gives. Raises Gone when the client leaves first; `work` is cancelled then."""
     task = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(gone(scope).wait())
+    leaving = asyncio.ensure_future(presence_of(scope).watch().wait())
     try:
-        await asyncio.wait({task, leaving}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        raise Gone if leaving.done() else TimeoutError
+        raise Gone
     finally:
         leaving.cancel()
         task.cancel()

@@ -134,6 +134,7 @@ def _converter(strict_keys: bool) -> cattrs.Converter:
         converter.register_structure_hook(scalar, _scalar_hook(convert))
     converter.register_structure_hook_func(_is_literal, _literal)
     converter.register_structure_hook_factory(_is_tuple, _tuple_factory)
+    converter.register_structure_hook_func(_is_dict, _object)
     converter.register_structure_hook_factory(attrs.has, _class_factory)
     converter.register_unstructure_hook(bytes, lambda data: base64.b64encode(data).decode("ascii"))
     converter.register_unstructure_hook_factory(
@@ -148,6 +149,17 @@ def _is_literal(type_: Any) -> bool:
 
 def _is_tuple(type_: Any) -> bool:
     return get_origin(type_) is tuple
+
+
+def _is_dict(type_: Any) -> bool:
+    return get_origin(type_) is dict
+
+
+def _object(value: object, _type: Any) -> dict[str, Any]:
+    """Return a JSON object as it is; what is in it, another class may say."""
+    if not isinstance(value, Mapping):
+        raise ValueError(f"must be an object, not {shorten(value)}")
+    return dict(value)
 
 
 def _scalar_hook(convert: Callable[[object], Any]) -> Hook:

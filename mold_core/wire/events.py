@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Hashable
+from functools import cache
 from typing import TypeAlias
 
 import attrs
@@ -142,4 +144,12 @@ def event_type(event: ProgressEvent | type) -> str:
 
 def event_to_json(event: ProgressEvent) -> dict[str, object]:
     """Return an event as the JSON object that SSE carries."""
-    return {"type": event_type(event), **attrs.asdict(event)}
+    word, names = _shape(type(event))  # type: ignore[arg-type]  # classes can be hashed
+    return {"type": word, **{name: getattr(event, name) for name in names}}
+
+
+@cache
+def _shape(cls: Hashable) -> tuple[str, tuple[str, ...]]:
+    """Return the type word and the fields of a class of events, which are flat."""
+    assert isinstance(cls, type)
+    return event_type(cls), tuple(field.name for field in attrs.fields(cls))

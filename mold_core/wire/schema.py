@@ -1,0 +1,108 @@
+"""JSON Schema of wire classes, made from the same declarations that check what comes in."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import attrs
+
+from mold_core.wire.fields import bounds_of, doc_of
+
+__all__ = ["class_schema", "classes_within", "type_schema"]
+
+Schema = dict[str, Any]
+
+_SCALARS: dict[Any, Schema] = {
+    str: {"type": "string"},
+    bool: {"type": "boolean"},
+    int: {"type": "integer"},
+    float: {"type": "number"},
+    bytes: {"type": "string", "contentEncoding": "base64"},
+    NoneType: {"type": "null"},
+}
+
+REFERENCE = "#/components/schemas/"
+
+
+def class_schema(cls: type) -> Schema:
+    """Return the schema of an attrs class (JSON Schema 2020-12); classes it is made of are referred to by name."""
+    fields = attrs.fields(attrs.resolve_types(cls))
+    described = {field.name: _field_schema(field) for field in fields}
+    schema: Schema = {"type": "object", "description": inspect.cleandoc(cls.__doc__ or ""), "properties": described}
+    required = [field.name for field in fields if field.default is attrs.NOTHING]
+    return {**schema, "required": required} if required else schema
+
+
+def type_schema(type_: Any) -> Schema:
+    """Return the schema of any type a field may have: scalars, literals, tuples, mappings, unions, attrs classes."""
+    origin, inner = get_origin(type_), get_args(type_)
+    if type_ is Any:
+        return {}
+    if type_ in _SCALARS:
+        return dict(_SCALARS[type_])
+    if attrs.has(type_):
+        return {"$ref": f"{REFERENCE}{type_.__name__}"}
+    if origin is Literal:
+        return {"type": "string", "enum": list(inner)}
+    if origin in (tuple, list):
+        return {"type": "array", "items": type_schema(inner[0])}
+    if origin in (dict, Mapping):
+        return {"type": "object", "additionalProperties": type_schema(inner[1])}
+    if origin in (Union, UnionType):
+        return _any_of([type_schema(option) for option in inner])
+    raise TypeError(f"no JSON Schema is known for {type_!r}")
+
+
+def classes_within(cls: type) -> Iterator[type]:
+    """Yield an attrs class and every attrs class that it is made of, each once."""
+    found: dict[type, None] = {}
+    waiting: list[Any] = [cls]
+    while waiting:
+        type_ = waiting.pop()
+        if attrs.has(type_) and type_ not in found:
+            found[type_] = None
+            waiting.extend(field.type for field in attrs.fields(attrs.resolve_types(type_)))
+        waiting.extend(option for option in get_args(type_) if not isinstance(option, str))
+    yield from found
+
+
+def _any_of(options: list[Schema]) -> Schema:
+    if all(option.keys() == {"type"} for option in options):
+        return {"type": [option["type"] for option in options]}
+    return {"anyOf": options}
+
+
+def _field_schema(field: attrs.Attribute[Any]) -> Schema:
+    schema = _bounded(type_schema(field.type), field)
+    if doc_of(field):
+        schema["description"] = doc_of(field)
+    if isinstance(field.default, str | int | float | bool):
+        schema["default"] = field.default
+    return schema
+
+
+def _bounded(schema: Schema, field: attrs.Attribute[Any]) -> Schema:
+    """Add the bounds of a field where its type can carry them; of a union that is its first branch."""
+    if "anyOf" in schema:
+        first, *rest = schema["anyOf"]
+        return {"anyOf": [_bounded(first, field), *rest]}
+    bounds, kind = bounds_of(field), schema.get("type")
+    kinds = kind if isinstance(kind, list) else [kind]
+    if "integer" in kinds or "number" in kinds:
+        limits = {"minimum": bounds.minimum, "maximum": bounds.maximum}
+    elif "array" in kinds:
+        limits = {"minItems": bounds.min_length, "maxItems": bounds.max_length}
+    elif "string" in kinds:
+        limits = {"minLength": 1 if bounds.not_blank else bounds.min_length}
+        if "contentEncoding" not in schema:
+            limits["maxLength"] = bounds.max_length
+        if bounds.choices is not None:
+            schema["enum"] = list(bounds.choices)
+        if bounds.not_blank:
+            schema["pattern"] = r"\S"
+    else:
+        return schema
+    return {**schema, **{name: limit for name, limit in limits.items() if limit is not None}}

@@ -1,0 +1,64 @@
+"""How answers are written: wire objects as JSON, and what a client's Accept header asks for."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import attrs
+import falcon.asgi
+
+__all__ = ["JSON", "answer_json", "dumps", "json_of", "wants_events", "wants_json"]
+
+JSON = "application/json"
+
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False, ensure_ascii=False).encode
+
+
+def json_of(value: Any) -> Any:
+    """Return a value as JSON types: bytes as base64, and no optional field that holds None.
+
+    A field without a default is always there, null if it must be; the schema of the class says the same.
+    """
+    if isinstance(value, str | int | float | bool | None):
+        return value
+    if attrs.has(type(value)):
+        fields = _fields(type(value))  # type: ignore[arg-type]  # classes can be hashed
+        pairs = ((name, required, getattr(value, name)) for name, required in fields)
+        return {name: json_of(held) for name, required, held in pairs if required or held is not None}
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    if isinstance(value, Mapping):
+        return {str(key): json_of(held) for key, held in value.items()}
+    return [json_of(item) for item in value]
+
+
+@cache
+def _fields(cls: Any) -> tuple[tuple[str, bool], ...]:
+    return tuple((field.name, field.default is attrs.NOTHING) for field in attrs.fields(cls))
+
+
+def dumps(value: Any) -> bytes:
+    """Return JSON types as UTF-8 text."""
+    # NOTE: a lone surrogate, which JSON may carry in, has no UTF-8; it goes out escaped as it came.
+    return _encode(value).encode("utf-8", "backslashreplace")
+
+
+def answer_json(resp: falcon.asgi.Response, value: Any, status: int = 200) -> None:
+    """Make the answer a wire object, or JSON types, as JSON."""
+    resp.status = status
+    resp.content_type = JSON
+    resp.data = dumps(json_of(value))
+
+
+def wants_json(req: falcon.asgi.Request) -> bool:
+    """Say whether the client asks for JSON by name; ``*/*`` does not."""
+    return "application/json" in (req.get_header("Accept") or "").lower()
+
+
+def wants_events(req: falcon.asgi.Request) -> bool:
+    """Say whether the client asks for server-sent events."""
+    return "text/event-stream" in (req.get_header("Accept") or "").lower()

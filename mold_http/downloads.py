@@ -1,0 +1,183 @@
+"""Pulls as a queue of downloads: what each has fetched, and a feed of what happens to all of them."""
+
+from __future__ import annotations
+
+from collections import deque
+from threading import Lock
+from typing import Any
+
+import attrs
+
+from mold_core.engine import Job
+from mold_core.wire import DownloadDone, DownloadProgress, ProgressEvent
+from mold_core.wire.fields import wire_field
+from mold_http.sse import QueueFeed, Source, frame
+
+__all__ = ["DownloadSource", "DownloadState", "Downloads"]
+
+_HISTORY = 20
+
+_STATUS = {"queued": "queued", "running": "active", "done": "completed", "failed": "failed", "cancelled": "cancelled"}
+
+
+@attrs.frozen(kw_only=True)
+class DownloadState:
+    """A pull, as a list of downloads shows it."""
+
+    id: str = wire_field("Its id, which is that of its job.")
+    model: str = wire_field("Full name of the model.")
+    status: str = wire_field("Where it is.", choices=tuple(_STATUS.values()))
+    files_done: int = wire_field("Files that are here.", default=0)
+    files_total: int = wire_field("Files in all.", default=0)
+    bytes_done: int = wire_field("Bytes that are here.", default=0)
+    bytes_total: int = wire_field("Bytes in all.", default=0)
+    current_file: str | None = wire_field("File being fetched.", default=None)
+    started_at: int | None = wire_field("When it began, in milliseconds since 1970.", default=None)
+    completed_at: int | None = wire_field("When it ended.", default=None)
+    error: str | None = wire_field("Why it failed.", default=None)
+
+
+class _Followed:
+    """A pull job, what its events came to so far, and how far they were told."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.state = DownloadState(id=job.id, model=job.model or "", status="queued")
+        self.next = 0
+        self.started = False
+        self.told_end = False
+
+
+class Downloads:
+    """Follows pull jobs, and tells what happens to any of them to every open feed."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._followed: dict[str, _Followed] = {}
+        self._ended: deque[str] = deque()
+        self._feeds: list[QueueFeed[dict[str, Any]]] = []
+
+    def follow(self, job: Job) -> None:
+        """Follow a job from now on; one that is followed already stays as it is."""
+        with self._lock:
+            if job.id in self._followed:
+                return
+            followed = self._followed[job.id] = _Followed(job)
+        self._tell({"type": "enqueued", "id": job.id, "model": followed.state.model, "position": job.position})
+        job.watch(lambda: self._look(followed))
+        self._look(followed)
+
+    def states(self) -> list[DownloadState]:
+        """Return every download that is kept, oldest first."""
+        with self._lock:
+            return [followed.state for followed in self._followed.values()]
+
+    def open(self) -> QueueFeed[dict[str, Any]]:
+        """Return a feed of all that happens from now on."""
+        feed: QueueFeed[dict[str, Any]] = QueueFeed()
+        with self._lock:
+            self._feeds.append(feed)
+        return feed
+
+    def close(self, feed: QueueFeed[dict[str, Any]]) -> None:
+        """Tell a feed no more."""
+        with self._lock:
+            self._feeds.remove(feed)
+
+    def _tell(self, event: dict[str, Any]) -> None:
+        with self._lock:
+            feeds = tuple(self._feeds)
+        for feed in feeds:
+            feed.put(event)
+
+    def _look(self, followed: _Followed) -> None:
+        """Read the job's new events and tell what they mean."""
+        with self._lock:
+            job = followed.job
+            events, finished = job.events_so_far(followed.next)
+            followed.next += len(events)
+            told = [event for event in (_apply(followed, event) for event in events) if event is not None]
+            if job.state != "queued" and not followed.started:
+                followed.started = True
+                told.insert(0, {"type": "dequeued", "id": job.id})
+            if finished and not followed.told_end:
+                followed.told_end = True
+                told.append(_end(followed))
+                self._forget_old(job.id)
+            else:
+                followed.state = attrs.evolve(followed.state, status=_STATUS[job.state], started_at=_ms(job.started_at))
+        for event in told:
+            self._tell(event)
+
+    def _forget_old(self, id: str) -> None:
+        self._ended.append(id)
+        if len(self._ended) > _HISTORY:
+            self._followed.pop(self._ended.popleft(), None)
+
+
+def _apply(followed: _Followed, event: ProgressEvent) -> dict[str, Any] | None:
+    """Count an event of a pull, and return what a feed says of it."""
+    state, id_ = followed.state, followed.job.id
+    if isinstance(event, DownloadProgress):
+        first = state.files_total == 0
+        followed.state = state = attrs.evolve(
+            state,
+            files_done=event.file_index - 1,
+            files_total=event.total_files,
+            bytes_done=event.batch_bytes_downloaded,
+            bytes_total=event.batch_bytes_total,
+            current_file=event.filename,
+        )
+        if first:
+            return {"type": "started", "id": id_, "files_total": state.files_total, "bytes_total": state.bytes_total}
+        told = {"type": "progress", "id": id_, "files_done": state.files_done, "bytes_done": state.bytes_done}
+        return {**told, "current_file": event.filename}
+    if isinstance(event, DownloadDone):
+        followed.state = attrs.evolve(
+            state,
+            files_done=event.file_index,
+            files_total=event.total_files,
+            bytes_done=event.batch_bytes_downloaded,
+            bytes_total=event.batch_bytes_total,
+        )
+        return {"type": "file_done", "id": id_, "filename": event.filename}
+    return None
+
+
+def _end(followed: _Followed) -> dict[str, Any]:
+    job = followed.job
+    error = str(job.error) if job.error is not None else None
+    followed.state = attrs.evolve(
+        followed.state,
+        status=_STATUS[job.state],
+        current_file=None,
+        started_at=_ms(job.started_at),
+        completed_at=_ms(job.finished_at),
+        error=error,
+    )
+    if job.state == "done":
+        return {"type": "job_done", "id": job.id, "model": followed.state.model}
+    if job.state == "cancelled":
+        return {"type": "job_cancelled", "id": job.id}
+    return {"type": "job_failed", "id": job.id, "error": error}
+
+
+def _ms(moment_s: float | None) -> int | None:
+    return None if moment_s is None else int(moment_s * 1000)
+
+
+class DownloadSource(Source):
+    """The events ``download`` of all pulls from now on."""
+
+    def __init__(self, downloads: Downloads) -> None:
+        self._queue = downloads.open()
+        self._downloads = downloads
+        super().__init__(self._queue)
+
+    async def read(self) -> list[bytes]:
+        """Return what happened since the last call."""
+        return [frame("download", event) for event in self._queue.take()]
+
+    def close(self) -> None:
+        """Listen no longer."""
+        self._downloads.close(self._queue)

@@ -1,0 +1,174 @@
+"""What the server refuses, each as a class of its own, and how every error becomes an answer.
+
+    MoldError
+    ├── UnauthorizedError     UNAUTHORIZED           401   no key, or none that is known
+    ├── ForbiddenError        FORBIDDEN              403   another site's page, or what is only allowed here
+    ├── NotFoundError         NOT_FOUND              404   no such path, job or download
+    ├── NoSuchMethodError     METHOD_NOT_ALLOWED     405   with Allow
+    ├── ConflictError         CONFLICT               409   what is asked for does not fit the state of things
+    ├── TooLargeError         BODY_TOO_LARGE         413
+    ├── MediaTypeError        UNSUPPORTED_MEDIA_TYPE 415   the body is not what its route reads
+    └── RateLimitedError      RATE_LIMITED           429   with Retry-After
+
+All other errors are those of `mold_core.errors`. The body is always ``{"error": words, "code": CODE}``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import falcon
+import falcon.asgi
+
+from mold_core.errors import CancelledError, InferenceError, MalformedError, MoldError
+from mold_http.disconnect import Gone
+
+__all__ = [
+    "ConflictError",
+    "ForbiddenError",
+    "MediaTypeError",
+    "NoSuchMethodError",
+    "NotFoundError",
+    "RateLimitedError",
+    "TooLargeError",
+    "UnauthorizedError",
+    "add_error_handlers",
+    "headers_of",
+    "public_envelope",
+]
+
+log = logging.getLogger("mold.http")
+
+
+class _Refusal(MoldError):
+    """An error that may bring headers."""
+
+    def __init__(self, message: str, *, headers: Mapping[str, str] | None = None, **about: Any) -> None:
+        super().__init__(message, **about)
+        self.headers = dict(headers or {})
+
+
+class UnauthorizedError(_Refusal):
+    """A request without a key that is known."""
+
+    code = "UNAUTHORIZED"
+    http_status = 401
+
+
+class ForbiddenError(_Refusal):
+    """A request that this server does not take from where it comes."""
+
+    code = "FORBIDDEN"
+    http_status = 403
+
+
+class NotFoundError(_Refusal):
+    """A path, job or download that is not there."""
+
+    code = "NOT_FOUND"
+    http_status = 404
+
+
+class NoSuchMethodError(_Refusal):
+    """A method that its path does not have."""
+
+    code = "METHOD_NOT_ALLOWED"
+    http_status = 405
+
+
+class ConflictError(_Refusal):
+    """A request that does not fit the state of what it is about."""
+
+    code = "CONFLICT"
+    http_status = 409
+
+
+class TooLargeError(_Refusal):
+    """A body beyond the limit."""
+
+    code = "BODY_TOO_LARGE"
+    http_status = 413
+
+
+class MediaTypeError(_Refusal):
+    """A body of a type that its route does not read."""
+
+    code = "UNSUPPORTED_MEDIA_TYPE"
+    http_status = 415
+
+
+class RateLimitedError(_Refusal):
+    """A client that asks more often than it may."""
+
+    code = "RATE_LIMITED"
+    http_status = 429
+
+
+def public_envelope(error: MoldError) -> dict[str, str]:
+    """Return what a caller is told of an error: the words of a foreign exception stay in the log."""
+    if isinstance(error, InferenceError) and error.__cause__ is not None and not isinstance(error.__cause__, MoldError):
+        words = error.message.partition(f": {type(error.__cause__).__name__}")[0]
+        return {"error": f"generation error: {words}; the log of the server says why", "code": error.code}
+    return error.to_json()
+
+
+def headers_of(error: MoldError) -> dict[str, str]:
+    """Return the headers that come with an error."""
+    if error.http_status == 503:
+        return {"Retry-After": "1"}
+    return error.headers if isinstance(error, _Refusal) else {}
+
+
+def add_error_handlers(app: falcon.asgi.App[Any, Any]) -> None:
+    """Let the app answer every error with the envelope."""
+    app.add_error_handler(Exception, _answer_unexpected)
+    app.add_error_handler(falcon.HTTPError, _answer_http_error)
+    app.add_error_handler(MoldError, _answer_mold_error)
+    app.add_error_handler(Gone, _answer_nobody)
+
+
+async def _answer_mold_error(
+    req: falcon.asgi.Request, resp: falcon.asgi.Response, error: MoldError, params: dict[str, Any]
+) -> None:
+    if error.http_status >= 500 and not isinstance(error, CancelledError):
+        log.error("%s %s failed", req.method, req.path, exc_info=error.__cause__ or error)
+    shape = getattr(req.context, "error_shape", None)
+    status, body = shape(error) if shape else (error.http_status, public_envelope(error))
+    resp.status = status
+    resp.content_type = "application/json"
+    resp.text = json.dumps(body)
+    resp.set_headers(headers_of(error))
+
+
+async def _answer_http_error(
+    req: falcon.asgi.Request, resp: falcon.asgi.Response, error: falcon.HTTPError, params: dict[str, Any]
+) -> None:
+    await _answer_mold_error(req, resp, _translated(req, error), params)
+
+
+def _translated(req: falcon.asgi.Request, error: falcon.HTTPError) -> MoldError:
+    """Return what Falcon refused as an error of mold."""
+    if isinstance(error, falcon.HTTPMethodNotAllowed):
+        headers = {name: value for name, value in dict(error.headers or {}).items() if name.lower() == "allow"}
+        return NoSuchMethodError(f"this path has no {req.method}", headers=headers)
+    if isinstance(error, falcon.HTTPNotFound):
+        return NotFoundError("there is nothing at this path", hint="/api/docs shows what there is")
+    return MalformedError(error.description or error.title or "the request cannot be read")
+
+
+async def _answer_nobody(
+    req: falcon.asgi.Request, resp: falcon.asgi.Response, error: Gone, params: dict[str, Any]
+) -> None:
+    resp.status = 499
+
+
+async def _answer_unexpected(
+    req: falcon.asgi.Request, resp: falcon.asgi.Response, error: Exception, params: dict[str, Any]
+) -> None:
+    request_id = resp.get_header("X-Request-ID")
+    unexpected = MoldError(f"something went wrong here; the log has it under {request_id}")
+    unexpected.__cause__ = error
+    await _answer_mold_error(req, resp, unexpected, params)

@@ -1,0 +1,83 @@
+"""Bodies: read up to a limit, of the right type, and turned into wire objects."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, TypeVar
+
+import falcon.asgi
+
+from mold_core.errors import MalformedError
+from mold_core.wire.convert import from_text
+from mold_http.disconnect import ODD_VERSION
+from mold_http.errors import MediaTypeError, TooLargeError
+
+__all__ = ["MAX_BODY_BYTES", "query_of", "read_body", "read_json", "refuse_odd_heads", "too_large"]
+
+T = TypeVar("T")
+
+MAX_BODY_BYTES = 64 * 1024 * 1024
+
+# Bodies beyond this are parsed in a thread, so that others need not wait for it.
+_LARGE_BYTES = 64 * 1024
+
+
+def refuse_odd_heads(req: falcon.asgi.Request) -> None:
+    """Raise MalformedError for a request of another version of HTTP, and for one that says its length twice.
+
+    What stands between us and the client may read such a request differently, and take its body for another request.
+    """
+    if req.scope.get(ODD_VERSION):
+        raise MalformedError("this server speaks HTTP/1.1")
+    names = [name for name, _ in req.scope["headers"] if name in (b"content-length", b"transfer-encoding")]
+    if len(names) > 1:
+        raise MalformedError("a request has a Content-Length or a Transfer-Encoding, and only once")
+
+
+async def read_body(req: falcon.asgi.Request) -> bytes:
+    """Return the body. Raises TooLargeError as soon as it is known to be over the limit."""
+    if (req.content_length or 0) > MAX_BODY_BYTES:
+        raise too_large()
+    body = bytearray()
+    async for chunk in req.stream:
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise too_large()
+    return bytes(body)
+
+
+async def read_json(req: falcon.asgi.Request, cls: type[T], *, optional: bool = False) -> T:
+    """Return the wire object in a JSON body; an `optional` body that is empty counts as an empty object.
+
+    Raises MediaTypeError, TooLargeError, MalformedError or a ValidationError that names every problem with its path.
+    """
+    if not (optional and not req.content_type) and not _is_json(req.content_type):
+        raise MediaTypeError(
+            f"the body must be JSON, not {_plain(req.content_type)}", hint="send Content-Type: application/json"
+        )
+    body = await read_body(req)
+    if optional and not body.strip():
+        body = b"{}"
+    if len(body) <= _LARGE_BYTES:
+        return from_text(cls, body)
+    return await asyncio.to_thread(from_text, cls, body)
+
+
+def _is_json(content_type: str | None) -> bool:
+    media_type = (content_type or "").partition(";")[0].strip().lower()
+    return media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json"))
+
+
+def _plain(content_type: str | None) -> str:
+    return repr(content_type[:60]) if content_type else "without a Content-Type"
+
+
+def too_large() -> TooLargeError:
+    """Return the error for a body over the limit."""
+    # The rest of the body is not read: the connection ends with the answer.
+    return TooLargeError(f"the body may hold {MAX_BODY_BYTES:,} bytes", headers={"Connection": "close"})
+
+
+def query_of(req: falcon.asgi.Request) -> dict[str, Any]:
+    """Return the parameters of the query string; of one that is repeated the last counts."""
+    return {name: value[-1] if isinstance(value, list) else value for name, value in req.params.items()}

@@ -1,0 +1,64 @@
+"""Pages of one other site may use the server, if a setting names it."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+import falcon.asgi
+
+from mold_core.errors import SettingsError
+
+__all__ = ["EXPOSED", "Cors"]
+
+# Headers of answers that such a page may read.
+EXPOSED = (
+    "X-Mold-Seed-Used",
+    "X-Request-ID",
+    "Retry-After",
+    "X-Mold-Dimension-Warning",
+    "X-Mold-Gpu",
+    "X-Mold-Video-Frames",
+    "X-Mold-Video-Fps",
+    "X-Mold-Video-Width",
+    "X-Mold-Video-Height",
+    "X-Mold-Video-Has-Audio",
+    "X-Mold-Video-Duration-Ms",
+    "X-Mold-Video-Audio-Sample-Rate",
+    "X-Mold-Video-Audio-Channels",
+    "X-Next-Cursor",
+    "Location",
+)
+
+
+class Cors:
+    """Middleware: says to browsers that the site may, and answers their questions beforehand (preflights)."""
+
+    def __init__(self, origin: str) -> None:
+        parts = urlsplit(origin)
+        if parts.scheme not in ("http", "https") or not parts.netloc or origin != f"{parts.scheme}://{parts.netloc}":
+            raise SettingsError(
+                f"MOLD_CORS_ORIGIN must be an origin such as https://app.example, not {origin!r}",
+                field="cors_origin",
+                value=origin,
+            )
+        self._origin = origin
+
+    async def process_request(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        """Mark answers to the site, and answer preflights at once: they carry no key."""
+        resp.append_header("Vary", "Origin")
+        if req.get_header("Origin") != self._origin:
+            return
+        resp.set_header("Access-Control-Allow-Origin", self._origin)
+        resp.set_header("Access-Control-Expose-Headers", ", ".join(EXPOSED))
+        if req.method == "OPTIONS" and req.get_header("Access-Control-Request-Method"):
+            resp.set_header("Access-Control-Allow-Methods", "GET, POST, PUT, DELETE")
+            resp.set_header("Access-Control-Allow-Headers", _plain(req.get_header("Access-Control-Request-Headers")))
+            resp.set_header("Access-Control-Max-Age", "600")
+            resp.status = 204
+            resp.complete = True
+
+
+def _plain(names: str | None) -> str:
+    """Return the header names that were asked for, if they are nothing but names."""
+    wanted = [name.strip() for name in (names or "").split(",")]
+    return ", ".join(name for name in wanted if name.replace("-", "").isalnum() and name.isascii())[:1000] or "*"

@@ -1,0 +1,119 @@
+"""uvicorn's HTTP/1.1 protocol with a deadline for each request, against clients that drip.
+
+uvicorn waits for ever for the rest of a request. Here a request has `PATIENCE_S` seconds to arrive, and a second more
+for every `SLOWEST` bytes that have come: 64 MiB may take their time, one byte a second may not. Answers, event streams
+among them, take as long as they take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+__all__ = ["PATIENCE_S", "DeadlineProtocol", "with_patience"]
+
+PATIENCE_S = 15.0
+
+# Bytes a second of the slowest upload that is waited for.
+SLOWEST = 16 * 1024
+
+# Seconds in which a client that was answered early may still send, so that the answer is not lost with a reset.
+_LINGER_S = 2.0
+
+
+class DeadlineProtocol(H11Protocol):
+    """One connection. Requests that take too long to arrive, or are no HTTP, end it."""
+
+    patience_s = PATIENCE_S
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the clock: a client that connects has something to say."""
+        super().connection_made(transport)
+        self._received = 0
+        self._began = self.loop.time()
+        self._lingering = False
+        self._clock: asyncio.TimerHandle | None = self.loop.call_later(self.patience_s, self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clock."""
+        self._stop_clock()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came, and start or stop the clock as a request begins or is complete."""
+        if self._lingering:
+            return
+        if self._clock is None and self._is_receiving():
+            self._start_clock()
+        self._received += len(data)
+        super().data_received(data)
+        if not self._is_receiving():
+            self._stop_clock()
+        elif self._clock is None:
+            self._start_clock()
+
+    def on_response_complete(self) -> None:
+        """End a connection whose request was answered before it was all here; else wait for the next request."""
+        if self.conn.their_state is h11.SEND_BODY and not self.transport.is_closing():
+            self._linger()
+            return
+        super().on_response_complete()
+        if self._is_receiving() and self._has_begun() and self._clock is None:
+            self._start_clock()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP in the same envelope as every error."""
+        body = json.dumps({"error": "this cannot be read as HTTP", "code": "BAD_REQUEST"}).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+        ]
+        for event in (h11.Response(status_code=400, headers=headers, reason=b"Bad Request"), h11.Data(data=body)):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.write(self.conn.send(h11.EndOfMessage()) or b"")
+        self.transport.close()
+
+    def _is_receiving(self) -> bool:
+        return self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
+
+    def _has_begun(self) -> bool:
+        return self.conn.their_state is h11.SEND_BODY or bool(self.conn.trailing_data[0])
+
+    def _start_clock(self) -> None:
+        self._received, self._began = 0, self.loop.time()
+        self._clock = self.loop.call_later(self.patience_s, self._look)
+
+    def _stop_clock(self) -> None:
+        if self._clock is not None:
+            self._clock.cancel()
+            self._clock = None
+
+    def _look(self) -> None:
+        """Close the connection if its request is late; else look again when it would be."""
+        self._clock = None
+        left_s = self._began + self.patience_s + self._received / SLOWEST - self.loop.time()
+        if left_s > 0:
+            self._clock = self.loop.call_later(left_s, self._look)
+        elif not self.transport.is_closing():
+            self.transport.abort()
+
+    def _linger(self) -> None:
+        """Say that no more will come, and read on for a moment without looking."""
+        self._stop_clock()
+        self._lingering = True
+        self.server_state.total_requests += 1
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.flow.resume_reading()
+        self._clock = self.loop.call_later(_LINGER_S, self.transport.abort)
+
+
+def with_patience(patience_s: float) -> type[DeadlineProtocol]:
+    """Return the protocol with another patience; uvicorn takes a class and makes the instances itself."""
+    about: dict[str, Any] = {"patience_s": patience_s, "__doc__": DeadlineProtocol.__doc__}
+    return type("DeadlineProtocol", (DeadlineProtocol,), about)

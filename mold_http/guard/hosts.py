@@ -1,0 +1,68 @@
+"""For whom requests are meant and from which pages they come.
+
+A page on the internet can make a browser call a server on localhost, also under a name of its own that it lets point
+to 127.0.0.1. So on the loopback interface the Host header must name this machine, and requests of other sites' pages
+that change something are refused. Where keys are asked for on an open interface, the key decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+import falcon.asgi
+
+from mold_http.errors import ForbiddenError
+
+__all__ = ["HostRules", "is_loopback"]
+
+_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+def is_loopback(address: str) -> bool:
+    """Say whether an address or a name is this machine's own, reached from itself only."""
+    if address == "localhost":
+        return True
+    try:
+        ip = ip_address(address.strip("[]"))
+    except ValueError:
+        return False
+    mapped = getattr(ip, "ipv4_mapped", None)
+    return bool((mapped or ip).is_loopback)
+
+
+class HostRules:
+    """What Host and Origin may be.
+
+    `bind` is the address the server listens on, `allowed` names beside it, with or without a port, `cors_origin` a site
+    whose pages may use the server.
+    """
+
+    def __init__(
+        self, *, bind: str, port: int, keyed: bool, allowed: Iterable[str] = (), cors_origin: str | None = None
+    ) -> None:
+        names = [*_LOOPBACK_NAMES, *(name.lower() for name in allowed)]
+        if is_loopback(bind):
+            names.append(f"[{bind}]" if ":" in bind and not bind.startswith("[") else bind)
+        self._hosts = frozenset({*names, *(f"{name}:{port}" for name in names)})
+        self._check_host = is_loopback(bind)
+        self._check_origin = is_loopback(bind) or not keyed
+        self._cors_origin = cors_origin
+
+    def check(self, req: falcon.asgi.Request) -> None:
+        """Raise ForbiddenError for a request that was meant for another host or comes from another site's page."""
+        host = (req.get_header("Host") or "").lower()
+        if self._check_host and host not in self._hosts:
+            raise ForbiddenError(
+                "the Host header must name this machine", hint="use localhost, or allow the name by MOLD_ALLOWED_HOSTS"
+            )
+        if not self._check_origin or req.method in _READING:
+            return
+        origin = req.get_header("Origin")
+        if origin is not None and origin == self._cors_origin:
+            return
+        foreign = origin is not None and urlsplit(origin).netloc.lower() != host
+        if foreign or req.get_header("Sec-Fetch-Site") == "cross-site":
+            raise ForbiddenError("pages of other sites may not use this server", hint="MOLD_CORS_ORIGIN allows one")

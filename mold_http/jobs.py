@@ -1,0 +1,113 @@
+"""Between requests and jobs: submitting without blocking the loop, waiting for results, streaming events."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import falcon.asgi
+
+from mold_core.engine import Job
+from mold_core.errors import CancelledError, MoldError
+from mold_core.wire.events import event_to_json
+from mold_http.disconnect import while_connected
+from mold_http.errors import public_envelope
+from mold_http.service import Service
+from mold_http.sse import Feed, Source, frame
+
+__all__ = ["JobSource", "ResultFrame", "result_of", "submit"]
+
+log = logging.getLogger("mold.http")
+
+# What makes the closing frame of a job that is done, in a thread.
+ResultFrame = Callable[[Any], bytes]
+
+
+async def submit(service: Service, request: Any, **how: Any) -> Job:
+    """Return the job of a request. Raises what the engine refuses."""
+    job = await asyncio.to_thread(service.engine.submit, request, **how)
+    log.info("job accepted", extra={"job": job.id, "kind": job.kind})
+    if job.kind == "pull":
+        service.downloads.follow(job)
+    return job
+
+
+async def result_of(req: falcon.asgi.Request, job: Job, *, owner: bool = True) -> Any:
+    """Return what a job made, or raise its error; Gone when the client leaves. An `owner` that leaves cancels it."""
+    finished, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def look() -> None:
+        if job.finished:
+            loop.call_soon_threadsafe(finished.set)
+
+    stop = job.watch(look)
+    try:
+        look()
+        await while_connected(req.scope, finished.wait())
+        return await asyncio.to_thread(job.result)
+    finally:
+        stop()
+        if owner:
+            job.cancel()
+
+
+class JobSource(Source):
+    """The events of a job, and its result or error at the end.
+
+    `start` is the number of the first event to send. `numbered` gives the frames ids, for clients that come back.
+    `owner`: the job is cancelled when the stream closes before its end, since nobody else waits for it.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        result_frame: ResultFrame,
+        *,
+        start: int = 0,
+        numbered: bool = False,
+        owner: bool = True,
+    ) -> None:
+        super().__init__(Feed())
+        self._job = job
+        self._result_frame = result_frame
+        self._next = start
+        self._numbered = numbered
+        self._owner = owner
+        self._stop = job.watch(self.feed.wake)
+
+    async def read(self) -> list[bytes]:
+        """Return the events since the last call as frames."""
+        events, self.finished = self._job.events_so_far(self._next)
+        first, self._next = self._next, self._next + len(events)
+        if not self._numbered:
+            return [frame("progress", event_to_json(event)) for event in events]
+        return [frame("progress", event_to_json(event), first + place) for place, event in enumerate(events)]
+
+    async def last(self) -> bytes:
+        """Return the frame ``complete`` or ``error``."""
+        number = self._next if self._numbered else None
+        if not self.finished:
+            if not self._owner:
+                return b""  # the feed ended, the job goes on, and the client may come back
+            return self.error_frame(CancelledError("the server is stopping"), number)
+        try:
+            result = await asyncio.to_thread(self._job.result)
+            body = await asyncio.to_thread(self._result_frame, result)
+        except MoldError as error:
+            if error.http_status >= 500:
+                log.error("job failed", exc_info=error, extra={"job": self._job.id})
+            return self.error_frame(error, number)
+        return body if number is None else f"id: {number}\n".encode() + body
+
+    def close(self) -> None:
+        """Listen no longer; cancel the job if it was only for this stream."""
+        self._stop()
+        if self._owner:
+            self._job.cancel()
+
+    def error_frame(self, error: MoldError, number: int | None) -> bytes:
+        """Return the frame ``error``."""
+        envelope = public_envelope(error)
+        return frame("error", {"message": envelope["error"], "code": envelope["code"]}, number)

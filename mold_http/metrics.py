@@ -1,0 +1,115 @@
+"""What is counted, in the format that Prometheus reads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from mold_core.engine import Engine
+from mold_core.engine.observe import Measure
+
+__all__ = ["CONTENT_TYPE", "Metrics"]
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+# Seconds; pictures take from one to a few hundred.
+_LONG_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000)
+
+# What requests outside the table of routes are counted under: their paths are anybody's.
+_NO_ROUTE = "none"
+
+
+class Metrics:
+    """The metrics of one server, in a registry of their own."""
+
+    def __init__(self, engine: Engine) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # it says when, which nobody asks
+        self._engine = engine
+        registry = self._registry = CollectorRegistry(auto_describe=True)
+
+        def counter(name: str, doc: str, *labels: str) -> Counter:
+            return Counter(name, doc, labels, registry=registry)
+
+        def durations(name: str, doc: str, *labels: str) -> Histogram:
+            return Histogram(name, doc, labels, buckets=_LONG_S, registry=registry)
+
+        self._requests = counter("mold_http_requests", "Requests answered.", "method", "path", "status")
+        self._request_s = Histogram(
+            "mold_http_request_duration_seconds", "Time to an answer.", ["method", "path"], registry=registry
+        )
+        self._begun = counter("mold_queue", "Jobs that a worker or the pull lane began.")
+        self._generation_s = durations("mold_generation_duration_seconds", "Time of jobs that were done.", "model")
+        self._errors = counter("mold_generation_errors", "Jobs that failed.", "model")
+        self._wait_s = durations("mold_queue_wait_seconds", "Time that jobs waited for a worker.", "kind")
+        self._batch = Histogram(
+            "mold_batch_size", "Pictures computed together.", buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry
+        )
+        self._stage_s = durations("mold_stage_duration_seconds", "Time of a stage of the work.", "stage")
+        self._loads = counter("mold_model_loads", "Models that were loaded.", "name")
+        self._load_s = durations("mold_model_load_duration_seconds", "Time to load a model.", "name")
+        self._restarts = counter("mold_worker_restarts", "Workers that had died and were started again.", "device")
+        started = time.monotonic()
+        uptime = Gauge("mold_uptime_seconds", "Since the server started.", registry=registry)
+        uptime.set_function(lambda: time.monotonic() - started)
+        depth = Gauge("mold_queue_depth", "Jobs that wait.", registry=registry)
+        depth.set_function(lambda: len(engine.queue))
+        registry.register(_EngineState(engine))
+        engine.observers.add(self.observe)
+
+    def answered(self, method: str, template: str | None, status: int, elapsed_s: float) -> None:
+        """Count an answer by its method, the template of its route and its status."""
+        path = template or _NO_ROUTE
+        self._requests.labels(method, path, str(status)).inc()
+        self._request_s.labels(method, path).observe(elapsed_s)
+
+    def observe(self, measure: Measure) -> None:
+        """Count what the engine measured; see `mold_core.engine.observe`."""
+        labels, value = measure.labels, measure.value
+        match measure.name:
+            case "queue_wait_s":
+                self._wait_s.labels(labels["kind"]).observe(value)
+                self._begun.inc()
+            case "batch_pictures":
+                self._batch.observe(value)
+            case "stage_s":
+                self._stage_s.labels(labels["stage"]).observe(value)
+            case "model_load_s":
+                self._load_s.labels(labels["model"]).observe(value)
+                self._loads.labels(labels["model"]).inc()
+            case "job_s":
+                self._generation_s.labels(labels["model"]).observe(value)
+            case "job_finished" if labels["state"] == "failed":
+                self._errors.labels(labels["model"]).inc()
+            case "worker_restart":
+                self._restarts.labels(labels["device"]).inc()
+
+    def text(self) -> bytes:
+        """Return all metrics as Prometheus reads them."""
+        return generate_latest(self._registry)
+
+    def close(self) -> None:
+        """Count no longer."""
+        self._engine.observers.remove(self.observe)
+
+
+class _EngineState:
+    """What the engine holds, asked for when somebody looks."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the gauges of loaded models and of device memory."""
+        loaded = self._engine.loaded()
+        models = GaugeMetricFamily("mold_model_loaded", "1 for a model in memory.", labels=["name"])
+        for name in self._engine.plugins.models:
+            models.add_metric([name], float(name in loaded))
+        yield models
+        memory = GaugeMetricFamily("mold_gpu_memory_used_bytes", "Memory in use.", labels=["device"])
+        for device in self._engine.devices():
+            if device.device != "cpu":
+                memory.add_metric([device.device], float(device.memory_used_bytes))
+        yield memory

@@ -1,0 +1,113 @@
+"""Request ids and logs: every answer carries an id, and every line of the log the id it belongs to."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import time
+import uuid
+from contextvars import ContextVar
+from typing import Any, Literal
+
+import falcon.asgi
+
+from mold_http.metrics import Metrics
+
+__all__ = ["JsonLines", "Observer", "configure_logs", "current_request_id"]
+
+LogFormat = Literal["text", "json"]
+
+access = logging.getLogger("mold.access")
+
+_HARMLESS_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_REQUEST_ID: ContextVar[str | None] = ContextVar("mold_request_id", default=None)
+
+# What every log record has; all else was given as `extra` and is written out.
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request_id", "color_message"}
+
+
+def current_request_id() -> str | None:
+    """Return the id of the request that this task works on."""
+    return _REQUEST_ID.get()
+
+
+class Observer:
+    """The outermost middleware: gives each request its id, and counts and logs how it was answered."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    async def process_request(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        """Choose the id: the client's where it is harmless, else a new one."""
+        given = req.get_header("X-Request-ID")
+        # NOTE: a line break in a header would drop the connection; what is not plainly harmless is not echoed.
+        request_id = given if given and _HARMLESS_ID.fullmatch(given) else str(uuid.uuid4())
+        _REQUEST_ID.set(request_id)
+        resp.set_header("X-Request-ID", request_id)
+        req.context.began = time.perf_counter()
+
+    async def process_response(
+        self, req: falcon.asgi.Request, resp: falcon.asgi.Response, resource: object, succeeded: bool
+    ) -> None:
+        """Count the answer, by the template of its route, and log it."""
+        elapsed_s = time.perf_counter() - req.context.began
+        self._metrics.answered(req.method, req.uri_template, resp.status_code, elapsed_s)
+        if access.isEnabledFor(logging.INFO):
+            access.info(
+                "%s %s %d",
+                req.method,
+                req.path,
+                resp.status_code,
+                extra={"elapsed_ms": round(elapsed_s * 1000, 1), "client": req.remote_addr},
+            )
+
+
+class _RequestIdFilter(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not hasattr(record, "request_id"):
+            record.request_id = _REQUEST_ID.get()
+        return True
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, the request and job it is about, and other extras."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as a line of JSON."""
+        line: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if getattr(record, "request_id", None):
+            line["request_id"] = record.request_id  # type: ignore[attr-defined]
+        line.update({name: value for name, value in vars(record).items() if name not in _STANDARD})
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
+class _TextLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        extras = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        request_id = getattr(record, "request_id", None)
+        if request_id:
+            extras["request_id"] = request_id
+        about = " ".join(f"{name}={value}" for name, value in extras.items())
+        first, line_break, rest = text.partition("\n")
+        return f"{first} {about}{line_break}{rest}" if about else text
+
+
+def configure_logs(level: str, format: LogFormat) -> None:
+    """Send the logs of this process to standard error, as text for people or as JSON for machines."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_RequestIdFilter())
+    text = _TextLines("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(JsonLines() if format == "json" else text)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())

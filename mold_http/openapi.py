@@ -1,0 +1,231 @@
+"""The OpenAPI 3.1 document, made from the table of routes and the wire classes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import cache
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+import attrs
+
+from mold_core.version import VERSION
+from mold_core.wire import ProgressEvent
+from mold_core.wire.chain import ChainEvent
+from mold_core.wire.events import event_type
+from mold_core.wire.schema import class_schema, classes_within, type_schema
+from mold_http.answers import JSON, dumps
+from mold_http.routes.route import ERRORS, Answer, Query, Route
+
+__all__ = ["document", "document_text"]
+
+Json = dict[str, Any]
+
+_RETRYABLE = frozenset({"RATE_LIMITED", "QUEUE_FULL", "INSUFFICIENT_MEMORY"})
+
+
+@cache
+def document_text(routes: tuple[Route, ...]) -> bytes:
+    """Return the document as JSON text."""
+    return dumps(document(routes))
+
+
+def document(routes: Sequence[Route]) -> Json:
+    """Return the document that describes the routes."""
+    paths: dict[str, Json] = {}
+    for route in routes:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "mold",
+            "version": VERSION,
+            "description": (
+                "Makes images and video on your own machine. Every answer carries `X-Request-ID`; every error is "
+                '`{"error": words, "code": CODE}`.'
+            ),
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": "/"}],
+        "security": [{"key": []}],
+        "tags": [{"name": tag} for tag in dict.fromkeys(route.tag for route in routes)],
+        "paths": paths,
+        "components": {
+            "schemas": _schemas(routes),
+            "securitySchemes": {
+                "key": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+                "bearer": {"type": "http", "scheme": "bearer", "description": "Under /v1 only: the same keys."},
+            },
+        },
+    }
+
+
+def _operation(route: Route) -> Json:
+    operation: Json = {
+        "operationId": route.name,
+        "summary": route.summary,
+        "tags": [route.tag],
+        "responses": {**_error_responses(route), **_responses(route.answers)},
+    }
+    operation["responses"] = dict(sorted(operation["responses"].items()))
+    if route.doc:
+        operation["description"] = route.doc
+    if route.public:
+        operation["security"] = []
+    elif route.path.startswith("/v1/"):
+        operation["security"] = [{"key": []}, {"bearer": []}]
+    parameters = [*_path_parameters(route), *map(_parameter, route.parameters)]
+    if parameters:
+        operation["parameters"] = parameters
+    if route.request is not None:
+        operation["requestBody"] = {
+            "required": not route.request_optional,
+            "content": {route.body_type: {"schema": type_schema(route.request)}},
+        }
+    return operation
+
+
+def _path_parameters(route: Route) -> list[Json]:
+    return [
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "description": route.path_docs.get(name, ""),
+            "schema": {"type": "string"},
+        }
+        for name in re.findall(r"{(\w+)}", route.path)
+    ]
+
+
+def _parameter(query: Query) -> Json:
+    schema = type_schema(query.type)
+    limits = {"minimum": query.minimum, "maximum": query.maximum, "default": query.default}
+    schema.update({name: value for name, value in limits.items() if value is not None})
+    described = {"name": query.name, "in": query.place, "description": query.doc, "schema": schema}
+    return {**described, "required": True} if query.required else described
+
+
+def _responses(answers: Iterable[Answer]) -> Json:
+    return {str(answer.status): _response(answer) for answer in answers}
+
+
+def _response(answer: Answer) -> Json:
+    headers = {name: {"description": doc, "schema": {"type": "string"}} for name, doc in answer.headers.items()}
+    response: Json = {"description": answer.doc, "headers": {**headers, **_REQUEST_ID}}
+    if answer.content:
+        response["content"] = {name: _media(name, carried) for name, carried in answer.content.items()}
+    return response
+
+
+_REQUEST_ID = {
+    "X-Request-ID": {"description": "The request's own id, or one that was given to it.", "schema": {"type": "string"}}
+}
+
+
+def _media(content_type: str, carried: Any) -> Json:
+    if content_type == "text/event-stream":
+        return {"schema": {"type": "string", "description": "Server-sent events; see the schemas named *Event."}}
+    if isinstance(carried, str):
+        text = content_type.startswith("text/") and content_type != "text/javascript"
+        return {"schema": {"type": "string", "description": carried}} if text else {}
+    if isinstance(carried, dict):
+        return {"schema": carried}
+    return {"schema": type_schema(carried)}
+
+
+def _error_responses(route: Route) -> Json:
+    by_status: dict[int, list[str]] = {}
+    for code in route.all_errors:
+        by_status.setdefault(ERRORS[code][0], []).append(code)
+    taken = {answer.status for answer in route.answers}
+    return {str(status): _error_response(codes, route) for status, codes in by_status.items() if status not in taken}
+
+
+def _error_response(codes: Sequence[str], route: Route) -> Json:
+    words = " ".join(f"`{code}`: {ERRORS[code][1]}" for code in codes)
+    name = "OpenAIError" if route.path.startswith("/v1/") else "Error"
+    headers: Json = dict(_REQUEST_ID)
+    if _RETRYABLE.intersection(codes):
+        headers["Retry-After"] = {"description": "Seconds to wait.", "schema": {"type": "string"}}
+    return {
+        "description": words,
+        "headers": headers,
+        "content": {JSON: {"schema": {"$ref": f"#/components/schemas/{name}"}}},
+    }
+
+
+def _schemas(routes: Sequence[Route]) -> Json:
+    roots: list[Any] = [route.request for route in routes if route.request is not None]
+    roots += [
+        carried
+        for route in routes
+        for answer in route.answers
+        for carried in answer.content.values()
+        if not isinstance(carried, str | dict)
+    ]
+    classes = {cls for root in roots for cls in _attrs_classes(root)}
+    schemas: Json = {cls.__name__: class_schema(cls) for cls in sorted(classes, key=lambda cls: cls.__name__)}
+    if len(schemas) != len(classes):
+        raise ValueError("two wire classes have the same name, which the document could not tell apart")
+    for route in routes:
+        if route.request is not None and route.body_type == "multipart/form-data":
+            _as_files(schemas[route.request.__name__])
+    schemas["Error"] = _ERROR
+    schemas["OpenAIError"] = _OPENAI_ERROR
+    for event in (*get_args(ProgressEvent), *get_args(ChainEvent)):
+        schemas[f"{event.__name__}Event"] = _event_schema(event)
+    return schemas
+
+
+def _as_files(schema: Json) -> None:
+    """Let the binary fields of a form be files, which a form carries as they are."""
+    for name, field in schema["properties"].items():
+        for option in field.get("anyOf", [field]):
+            if option.pop("contentEncoding", None):
+                option["contentMediaType"] = "application/octet-stream"
+        if schema["properties"][name].get("type") == ["string", "null"]:
+            schema["properties"][name] = {**field, "type": "string"}
+
+
+def _attrs_classes(type_: Any) -> Iterable[type]:
+    if get_origin(type_) in (Union, UnionType, tuple):
+        return [cls for option in get_args(type_) for cls in _attrs_classes(option)]
+    return classes_within(type_) if attrs.has(type_) else ()
+
+
+def _event_schema(event: type) -> Json:
+    schema = class_schema(event)
+    schema["properties"] = {"type": {"const": event_type(event)}, **schema["properties"]}
+    schema["required"] = ["type", *schema.get("required", [])]
+    return schema
+
+
+_ERROR: Json = {
+    "type": "object",
+    "description": "Every error.",
+    "required": ["error", "code"],
+    "properties": {
+        "error": {"type": "string", "description": "What was asked, what is possible, what to do."},
+        "code": {"type": "string", "enum": list(ERRORS), "description": "What it is, for programs."},
+    },
+}
+
+_OPENAI_ERROR: Json = {
+    "type": "object",
+    "description": "Every error below /v1, as OpenAI's API has it.",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}

@@ -1,0 +1,193 @@
+"""docs/http-api.md, made from the table of routes: ``python -m mold_http.page > docs/http-api.md``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import attrs
+
+from mold_core.wire.fields import bounds_of, doc_of
+from mold_core.wire.schema import classes_within, type_schema
+from mold_http.routes.route import ERRORS, Route
+from mold_http.routes.table import ROUTES
+
+__all__ = ["page"]
+
+_START = """\
+# The HTTP API
+
+`mold serve` (or `make serve`) listens on http://127.0.0.1:7680. This page is made from the table of routes in
+`mold_http/routes`: `python -m mold_http.page > docs/http-api.md`. The same table gives `/api/openapi.json` (OpenAPI
+3.1) and `/api/docs`, a page to try it on.
+
+```
+curl -X POST localhost:7680/api/generate \\
+  -H 'Content-Type: application/json' \\
+  -d '{"prompt": "a red house under a yellow moon"}' -o house.png
+```
+
+**Keys.** Where `MOLD_API_KEY` is set, every request needs one in `X-Api-Key`, but for the public routes below. Under
+`/v1` a key may also come as `Authorization: Bearer KEY`. Without keys, only this machine may stop the server, and
+delete results.
+
+**Rates.** `MOLD_RATE_LIMIT=10/min` lets each address make 10 requests a minute that are work (*generation* below) and
+100 that read; `MOLD_RATE_LIMIT_BURST` so many at once. Beyond that the answer is 429 with `Retry-After`.
+
+**Bodies** are JSON (`Content-Type: application/json`), at most 64 MiB, and must arrive in time. Pictures in them are
+base64. Unknown fields are ignored; all other problems are named together, each with its path.
+
+**Errors** are always `{"error": "words for people", "code": "WORD_FOR_PROGRAMS"}`, but under `/v1`, where they look as
+OpenAI's do. The codes are listed at the end; any path may answer `BAD_REQUEST`, `FORBIDDEN`, `NOT_FOUND`,
+`METHOD_NOT_ALLOWED` and `INTERNAL_ERROR`, one that wants a key `UNAUTHORIZED`, one with a rate `RATE_LIMITED`, and one
+with a body `BODY_TOO_LARGE`, `UNSUPPORTED_MEDIA_TYPE` and `VALIDATION_ERROR`. Where a model runs, `WORKER_DIED`,
+`CHECKPOINT_ERROR`, `OUTPUT_ERROR`, `PLUGIN_ERROR` and `SETTINGS_ERROR` may come as well.
+
+**Every answer** carries `X-Request-ID`: the one that the request brought, if it is plain (`[A-Za-z0-9._-]`, 64
+at most), or a new one. The log has it too.
+
+**Streams** are server-sent events: `event: progress` with `{"type": …}`, then one `event: complete` or one
+`event: error` with `{"message", "code"}`. A comment is sent in every ten seconds without an event.
+
+**Browsers.** A server on the loopback interface answers only requests whose Host is this machine (or is allowed by
+`MOLD_ALLOWED_HOSTS`), and refuses requests of other sites' pages that change something. `MOLD_CORS_ORIGIN` lets the
+pages of one site in.
+"""
+
+
+def page() -> str:
+    """Return the page as Markdown."""
+    parts = [_START, "## Routes\n", *_table(), ""]
+    for tag in dict.fromkeys(route.tag for route in ROUTES):
+        parts.append(f"## {tag.capitalize()}\n")
+        for route in ROUTES:
+            if route.tag == tag:
+                parts += _route(route)
+    parts += ["## Objects\n", *_objects(), "## Codes of errors\n", *_codes()]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _table() -> Iterator[str]:
+    yield "| method | path | what | key | rate |"
+    yield "|---|---|---|---|---|"
+    for route in ROUTES:
+        key = "public" if route.public else "key"
+        yield f"| {route.method} | `{_colons(route.path)}` | {route.summary} | {key} | {route.tier or 'none'} |"
+
+
+def _route(route: Route) -> Iterator[str]:
+    yield f"### {route.method} {_colons(route.path)}\n"
+    yield f"{route.summary}. {route.doc}".strip() + "\n"
+    if route.request is not None:
+        optional = ", which may be left out" if route.request_optional else ""
+        yield f"Body: [{route.request.__name__}](#{route.request.__name__.lower()}){optional}.\n"
+    for query in route.parameters:
+        kind = "Header" if query.place == "header" else "Parameter"
+        words = _words(type_schema(query.type))
+        default = f", default `{query.default}`" if query.default is not None else ""
+        yield f"{kind} `{query.name}` ({words}{default}): {query.doc}\n"
+    for answer in route.answers:
+        types = ", ".join(f"`{name}`{_link(carried)}" for name, carried in answer.content.items())
+        yield f"{answer.status}: {answer.doc}{f' {types}.' if types else ''}\n"
+        for name, doc in answer.headers.items():
+            yield f"- `{name}`: {doc}"
+        if answer.headers:
+            yield ""
+    if route.errors:
+        codes = ", ".join(f"`{code}`" for code in ERRORS if code in route.errors)
+        yield f"Errors beside those of every route: {codes}.\n"
+    if route.example:
+        yield f"```\n{route.example}\n```\n"
+
+
+def _objects() -> Iterator[str]:
+    for cls in _classes():
+        yield f"### {cls.__name__}\n"
+        yield " ".join((cls.__doc__ or "").split()) + "\n"
+        yield "| field | type | default | meaning |"
+        yield "|---|---|---|---|"
+        for field in attrs.fields(attrs.resolve_types(cls)):
+            default = "required" if field.default is attrs.NOTHING else _default(field.default)
+            yield f"| `{field.name}` | {_type(field)} | {default} | {doc_of(field)} |"
+        yield ""
+
+
+def _classes() -> list[type]:
+    """Return every class of a body or an answer, in the order of the routes."""
+    found: dict[type, None] = {}
+    for route in ROUTES:
+        carried: list[Any] = [route.request] if route.request else []
+        carried += [value for answer in route.answers for value in answer.content.values()]
+        for root in carried:
+            found.update(dict.fromkeys(cls for part in _roots(root) for cls in reversed(list(classes_within(part)))))
+    return list(found)
+
+
+def _roots(carried: Any) -> Iterable[type]:
+    if isinstance(carried, str | dict):
+        return ()
+    inner = getattr(carried, "__args__", None)
+    options = inner if inner is not None else (carried,)
+    return [option for option in options if isinstance(option, type) and attrs.has(option)]
+
+
+def _type(field: attrs.Attribute[Any]) -> str:
+    bounds = bounds_of(field)
+    words = _words(type_schema(field.type))
+    low, high = bounds.minimum, bounds.maximum
+    if low is not None and high is not None:
+        return f"{words}, {low:,} to {high:,}"
+    if low is not None:
+        return f"{words}, at least {low:,}"
+    return f"{words}, at most {high:,}" if high is not None else words
+
+
+def _words(schema: dict[str, Any]) -> str:
+    """Return a JSON Schema in a few words; that null may stand for a value left out goes without saying."""
+    if "anyOf" in schema:
+        return " or ".join(_words(option) for option in schema["anyOf"] if option.get("type") != "null")
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
+    if "enum" in schema:
+        return ", ".join(f"`{word}`" for word in schema["enum"])
+    kind = schema.get("type", "anything")
+    if isinstance(kind, list):
+        kind = next(word for word in kind if word != "null")
+    if kind == "array":
+        return f"list of {_words(schema['items'])}"
+    if "contentEncoding" in schema:
+        return "base64 text"
+    return _KINDS.get(kind, str(kind))
+
+
+_KINDS = {"integer": "whole number", "string": "text", "boolean": "true or false"}
+
+
+def _default(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{value}`" if isinstance(value, str | int | float) else "none"
+
+
+def _link(carried: Any) -> str:
+    roots = [*_roots(carried)]
+    return f" ({', '.join(f'[{cls.__name__}](#{cls.__name__.lower()})' for cls in roots)})" if roots else ""
+
+
+def _codes() -> Iterator[str]:
+    yield "| status | code | meaning |"
+    yield "|---|---|---|"
+    for code, (status, doc) in ERRORS.items():
+        yield f"| {status} | `{code}` | {doc} |"
+
+
+def _colons(path: str) -> str:
+    return re.sub(r"{(\w+)}", r":\1", path)
+
+
+if __name__ == "__main__":
+    print(page(), end="")

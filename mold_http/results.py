@@ -1,0 +1,138 @@
+"""Results of any kind as answers: what each kind's own route gives."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import falcon.asgi
+
+from mold_core.media.formats import CONTENT_TYPES
+from mold_core.wire import GenerateResponse, ImageData
+from mold_core.wire.chain import ChainResponse
+from mold_core.wire.expand import ExpandResponse
+from mold_core.wire.generate import MAX_SEED
+from mold_core.wire.upscale import UpscaleResponse
+from mold_http.answers import JSON, answer_json, dumps, json_of, wants_json
+from mold_http.sse import frame
+
+__all__ = ["FORMS", "RESULT_CONTENT", "ImageDataForm", "answer_result", "generate_json", "result_frame"]
+
+# How JSON carries pictures.
+ImageDataForm = Literal["bytes", "base64", "url", "none"]
+FORMS: tuple[ImageDataForm, ...] = ("bytes", "base64", "url", "none")
+
+_STILLS = {CONTENT_TYPES[name]: "the file" for name in ("png", "jpeg", "webp")}
+
+# What a result of any kind may look like.
+RESULT_CONTENT: dict[str, Any] = {
+    **_STILLS,
+    "multipart/mixed": "one part for each picture",
+    "text/plain": "one line, of a pull",
+    JSON: GenerateResponse | UpscaleResponse | ExpandResponse | ChainResponse,
+}
+
+
+async def answer_result(req: falcon.asgi.Request, resp: falcon.asgi.Response, result: Any, form: ImageDataForm) -> None:
+    """Answer with a result: pictures as they are, all else, and pictures where Accept asks for it, as JSON."""
+    if isinstance(result, GenerateResponse):
+        resp.set_headers(_image_headers(result))
+        if not wants_json(req):
+            _answer_pictures(resp, result)
+            return
+        resp.content_type = JSON
+        resp.data = await asyncio.to_thread(lambda: dumps(generate_json(result, form)))
+    elif isinstance(result, UpscaleResponse) and not wants_json(req):
+        resp.content_type = CONTENT_TYPES[result.image.format]
+        resp.data = result.image.data
+    elif hasattr(result, "size_bytes"):  # of a pull
+        resp.content_type = "text/plain; charset=utf-8"
+        resp.text = f"model '{result.model}' pulled successfully\n"
+    else:
+        answer_json(resp, await asyncio.to_thread(json_of, result))
+
+
+def result_frame(result: Any, form: ImageDataForm = "bytes") -> bytes:
+    """Return the event ``complete`` of a result; a pull has told its end by an event of its own."""
+    if isinstance(result, GenerateResponse):
+        return frame("complete", generate_json(result, form))
+    if isinstance(result, UpscaleResponse):
+        whole = json_of(result)
+        image = whole.pop("image")
+        flat = {"image": image["data"], **{name: image[name] for name in ("format", "width", "height")}}
+        return frame("complete", {**flat, **whole})
+    if isinstance(result, ChainResponse):
+        whole = json_of(result)
+        video = whole.pop("video")
+        return frame("complete", {**video, **whole, "video": video.pop("data")})
+    if isinstance(result, ExpandResponse):
+        return frame("complete", json_of(result))
+    return b""
+
+
+def generate_json(result: GenerateResponse, form: ImageDataForm) -> dict[str, Any]:
+    """Return the page's shape of a result, and beside it the fields of its first picture as flat ones."""
+    first = result.images[0]
+    flat: dict[str, Any] = {"format": first.format, "width": first.width, "height": first.height}
+    if form in ("bytes", "base64"):
+        flat["image"] = json_of(first.data)
+    images = [_image_json(image, form) for image in result.images]
+    about = {
+        "generation_time_ms": result.generation_time_ms,
+        "model": result.model,
+        "seed_used": result.seed_used,
+        "warnings": list(result.warnings),
+    }
+    gpu = getattr(result, "gpu", None)
+    return {"images": images, **about, **flat, **({} if gpu is None else {"gpu": gpu})}
+
+
+def _image_json(image: ImageData, form: ImageDataForm) -> dict[str, Any]:
+    about: dict[str, Any] = {
+        "format": image.format,
+        "width": image.width,
+        "height": image.height,
+        "index": image.index,
+    }
+    name = getattr(image, "name", None)
+    if name is not None:
+        about["url"] = f"/api/gallery/image/{name}"
+    if form == "bytes":
+        return {"data": list(image.data), **about}
+    return {"data": json_of(image.data), **about} if form == "base64" else about
+
+
+def _image_headers(result: GenerateResponse) -> dict[str, str]:
+    headers = {"X-Mold-Seed-Used": str(result.seed_used)}
+    adjusted = next((warning for warning in result.warnings if warning.startswith("dimensions adjusted")), None)
+    if adjusted:
+        headers["X-Mold-Dimension-Warning"] = adjusted
+    gpu = getattr(result, "gpu", None)
+    if gpu is not None:
+        headers["X-Mold-Gpu"] = str(gpu)
+    return headers
+
+
+def _answer_pictures(resp: falcon.asgi.Response, result: GenerateResponse) -> None:
+    if len(result.images) == 1:
+        resp.content_type = CONTENT_TYPES[result.images[0].format]
+        resp.data = result.images[0].data
+        return
+    boundary = f"mold-{secrets.token_hex(12)}"
+    resp.content_type = f"multipart/mixed; boundary={boundary}"
+    resp.data = b"".join(_parts(result, boundary))
+
+
+def _parts(result: GenerateResponse, boundary: str) -> Iterator[bytes]:
+    """Yield a multipart/mixed body (RFC 2046): one part for each picture, with its seed."""
+    for image in result.images:
+        seed = (result.seed_used + image.index) % (MAX_SEED + 1)
+        yield (
+            f"--{boundary}\r\nContent-Type: {CONTENT_TYPES[image.format]}\r\nContent-Length: {len(image.data)}\r\n"
+            f"X-Mold-Seed-Used: {seed}\r\n\r\n"
+        ).encode()
+        yield image.data
+        yield b"\r\n"
+    yield f"--{boundary}--\r\n".encode()

@@ -1,0 +1,100 @@
+"""GET /api/capabilities: what this server can do, for clients that adapt."""
+
+from __future__ import annotations
+
+import attrs
+import falcon.asgi
+
+from mold_core.wire.fields import wire_field
+from mold_http.answers import JSON, answer_json
+from mold_http.guard.hosts import is_loopback
+from mold_http.routes.route import Answer, Route
+from mold_http.service import Service
+
+__all__ = ["ROUTES", "Capabilities", "FamilyInfo", "GalleryCapabilities", "ParameterInfo", "may_delete"]
+
+
+@attrs.frozen(kw_only=True)
+class GalleryCapabilities:
+    """What may be done with the gallery."""
+
+    enabled: bool = wire_field("Whether results are kept.")
+    can_delete: bool = wire_field("Whether this client may delete them.")
+
+
+@attrs.frozen(kw_only=True)
+class ParameterInfo:
+    """A field of a request that a family honours."""
+
+    name: str = wire_field("The field.")
+    doc: str = wire_field("What it does, for people.")
+    minimum: float | None = wire_field("Least value.", default=None)
+    maximum: float | None = wire_field("Largest value.", default=None)
+
+
+@attrs.frozen(kw_only=True)
+class FamilyInfo:
+    """A model family, as forms are made from it."""
+
+    name: str = wire_field("The family.")
+    title: str = wire_field("Its name for people.")
+    capabilities: tuple[str, ...] = wire_field("What it can do.")
+    parameters: tuple[ParameterInfo, ...] = wire_field("The fields it honours.")
+    size_multiple: int = wire_field("Widths and heights are multiples of it.")
+    max_pixels: int = wire_field("Pixels of a picture at most.")
+    recommended_sizes: tuple[str, ...] = wire_field("Sizes that come out best, as WIDTHxHEIGHT.")
+
+
+@attrs.frozen(kw_only=True)
+class Capabilities:
+    """What this server can do."""
+
+    gallery: GalleryCapabilities = wire_field("The gallery.")
+    families: tuple[FamilyInfo, ...] = wire_field("The model families that are installed.")
+    chains: bool = wire_field("Whether any family can render chains.")
+
+
+def may_delete(service: Service, req: falcon.asgi.Request) -> bool:
+    """Say whether a client may delete results: with a key, on this machine, or where a setting allows it."""
+    return service.keys.required or service.settings.gallery_allow_delete or is_loopback(req.remote_addr)
+
+
+async def capabilities(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+    """Answer with Capabilities."""
+    plugins = service.engine.plugins
+    answer_json(
+        resp,
+        Capabilities(
+            gallery=GalleryCapabilities(enabled=service.gallery is not None, can_delete=may_delete(service, req)),
+            families=tuple(
+                FamilyInfo(
+                    name=family.name,
+                    title=family.title,
+                    capabilities=tuple(sorted(family.capabilities)),
+                    parameters=tuple(
+                        ParameterInfo(name=row.name, doc=row.doc, minimum=row.minimum, maximum=row.maximum)
+                        for row in family.parameters
+                    ),
+                    size_multiple=family.sizes.multiple,
+                    max_pixels=family.sizes.max_pixels,
+                    recommended_sizes=tuple(f"{width}x{height}" for width, height in family.sizes.recommended),
+                )
+                for family in plugins.families.values()
+            ),
+            chains=bool(plugins.chain_renderers),
+        ),
+    )
+
+
+ROUTES = (
+    Route(
+        method="GET",
+        path="/api/capabilities",
+        name="capabilities",
+        summary="What this server can do",
+        handler=capabilities,
+        tag="server",
+        answers=(Answer(doc="Gallery, families and their parameters.", content={JSON: Capabilities}),),
+        example="curl localhost:7680/api/capabilities",
+    ),
+)

@@ -1,0 +1,141 @@
+"""POST /api/generate/chain and its stream: long videos made of clips."""
+
+from __future__ import annotations
+
+import attrs
+import falcon.asgi
+
+from mold_core.catalog import ModelSpec
+from mold_core.errors import ValidationError
+from mold_core.wire.chain import MAX_STAGES, ChainRequest, ChainResponse
+from mold_core.wire.fields import wire_field
+from mold_http.answers import JSON, answer_json
+from mold_http.guard.bodies import query_of, read_json
+from mold_http.jobs import JobSource, result_of, submit
+from mold_http.results import answer_result, result_frame
+from mold_http.routes.route import Answer, Query, Route
+from mold_http.service import Service
+from mold_http.sse import send_events
+
+__all__ = ["ROUTES", "ChainLimits"]
+
+_FRAMES_PER_CLIP = 97
+_MAX_FADE_FRAMES = 32
+
+
+@attrs.frozen(kw_only=True)
+class ChainLimits:
+    """What a chain of a model may be."""
+
+    model: str = wire_field("Full name of the model.")
+    frames_per_clip_cap: int = wire_field("Frames of a clip at most.")
+    frames_per_clip_recommended: int = wire_field("Frames of a clip that come out best.")
+    max_stages: int = wire_field("Clips at most.")
+    max_total_frames: int = wire_field("Frames of all clips at most.")
+    fade_frames_max: int = wire_field("Frames of a fade at most.")
+    transition_modes: tuple[str, ...] = wire_field("How a clip may follow another.")
+    quantization_family: str = wire_field("Weight format of the model.")
+
+
+async def chain(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+    """Answer with the whole video as JSON."""
+    job = await submit(service, await read_json(req, ChainRequest))
+    await answer_result(req, resp, await result_of(req, job), "base64")
+
+
+async def chain_stream(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+    """Answer with events ``progress``, and one ``complete`` or ``error`` at the end."""
+    job = await submit(service, await read_json(req, ChainRequest))
+    send_events(req, resp, service.feeds, JobSource(job, result_frame), patient=True)
+
+
+async def chain_limits(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+    """Answer with what a chain of a model may be."""
+    name = query_of(req).get("model")
+    if not name:
+        raise ValidationError("model is required", field="model", hint="ask with ?model=NAME")
+    spec = _chainable(service, name)
+    answer_json(
+        resp,
+        ChainLimits(
+            model=spec.name,
+            frames_per_clip_cap=_FRAMES_PER_CLIP,
+            frames_per_clip_recommended=_FRAMES_PER_CLIP,
+            max_stages=MAX_STAGES,
+            max_total_frames=MAX_STAGES * _FRAMES_PER_CLIP,
+            fade_frames_max=_MAX_FADE_FRAMES,
+            transition_modes=("smooth", "cut", "fade"),
+            quantization_family=spec.tag,
+        ),
+    )
+
+
+def _chainable(service: Service, name: str) -> ModelSpec:
+    """Return the model of that name. Raises ValidationError when it can make no chains."""
+    spec = service.engine.resolve(name)
+    renderer = service.engine.plugins.chain_renderers.get(spec.family)
+    if renderer is None:
+        raise ValidationError(f"{spec.name} cannot make chains: its family has no chain renderer", field="model")
+    renderer.check(spec)
+    return spec
+
+
+_DOC = (
+    "Either `stages`, or one `prompt` with `total_frames` that is divided into clips of `clip_frames`. Clips have 8n+1 "
+    "frames; there are at most 16. Only models of a family with a chain renderer can do this."
+)
+_ERRORS = (
+    "UNKNOWN_MODEL",
+    "MODEL_NOT_FOUND",
+    "CANCELLED",
+    "INFERENCE_ERROR",
+    "QUEUE_FULL",
+    "INSUFFICIENT_MEMORY",
+    "CHAIN_FAILED",
+)
+
+ROUTES = (
+    Route(
+        method="POST",
+        path="/api/generate/chain",
+        name="chain",
+        summary="Make a long video of several clips",
+        doc=_DOC,
+        handler=chain,
+        tag="generate",
+        request=ChainRequest,
+        answers=(Answer(doc="The whole video.", content={JSON: ChainResponse}),),
+        errors=_ERRORS,
+        tier="generation",
+        example=(
+            "curl -X POST localhost:7680/api/generate/chain -H 'Content-Type: application/json' \\\n"
+            """  -d '{"model": "ltx-2-19b-distilled:fp8", "prompt": "a cat in autumn leaves", "total_frames": 400}'"""
+        ),
+    ),
+    Route(
+        method="POST",
+        path="/api/generate/chain/stream",
+        name="chain_stream",
+        summary="Make a long video and follow the progress",
+        doc=_DOC
+        + " Events are `progress` (chain_start, stage_start, denoise_step, stage_done, stitching), then one `complete` "
+        "or one `error`.",
+        handler=chain_stream,
+        tag="generate",
+        request=ChainRequest,
+        answers=(Answer(doc="Events.", content={"text/event-stream": "events"}),),
+        errors=_ERRORS,
+        tier="generation",
+    ),
+    Route(
+        method="GET",
+        path="/api/capabilities/chain-limits",
+        name="chain_limits",
+        summary="What a chain of a model may be",
+        handler=chain_limits,
+        tag="generate",
+        parameters=(Query(name="model", doc="Name of the model.", required=True),),
+        answers=(Answer(doc="The limits.", content={JSON: ChainLimits}),),
+        errors=("UNKNOWN_MODEL", "MODEL_NOT_FOUND"),
+    ),
+)

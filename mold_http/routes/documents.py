@@ -1,0 +1,135 @@
+"""What describes the server: the OpenAPI document, the page that shows it, and the metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from functools import cache
+from html import escape
+from importlib.resources import files
+
+import falcon.asgi
+
+from mold_http.answers import JSON
+from mold_http.metrics import CONTENT_TYPE
+from mold_http.openapi import document_text
+from mold_http.routes.route import Answer, Route
+from mold_http.service import Service
+
+__all__ = ["ROUTES"]
+
+# Scalar with everything off that would ask another server for something.
+_SCALAR = {
+    "url": "/api/openapi.json",
+    "withDefaultFonts": False,
+    "telemetry": False,
+    "proxyUrl": "",
+    "agent": {"disabled": True},
+    "mcp": {"disabled": True},
+    "hideClientButton": True,
+    "showDeveloperTools": "never",
+}
+
+# The page may ask nobody but this server, whatever its script would like to.
+_CONTENT_POLICY = (
+    "default-src 'none'; script-src 'self' 'unsafe-eval'; style-src 'unsafe-inline'; connect-src 'self'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>mold: the HTTP API</title>
+<link rel="icon" href="data:,">
+<style>body {{ margin: 0 }}</style>
+</head>
+<body>
+<script id="api-reference" type="application/json" data-configuration="{configuration}"></script>
+<script src="/api/docs/scalar.js"></script>
+</body>
+</html>
+"""
+
+
+async def openapi(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+    """Answer with the OpenAPI document."""
+    resp.content_type = JSON
+    resp.data = document_text(service.routes)
+
+
+async def docs(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+    """Answer with the page that shows the document."""
+    resp.content_type = "text/html; charset=utf-8"
+    resp.set_header("Content-Security-Policy", _CONTENT_POLICY)
+    resp.set_header("X-Content-Type-Options", "nosniff")
+    resp.text = _PAGE.format(configuration=escape(json.dumps(_SCALAR)))
+
+
+async def docs_script(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+    """Answer with the script of that page, from the package that is installed here."""
+    resp.content_type = "text/javascript; charset=utf-8"
+    resp.set_header("Cache-Control", "public, max-age=86400")
+    resp.set_header("X-Content-Type-Options", "nosniff")
+    resp.data = await asyncio.to_thread(_scalar)
+
+
+async def metrics(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+    """Answer with the metrics."""
+    resp.content_type = CONTENT_TYPE
+    resp.data = service.metrics.text()
+
+
+@cache
+def _scalar() -> bytes:
+    return (files("offapi") / "scalar.js").read_bytes()
+
+
+ROUTES = (
+    Route(
+        method="GET",
+        path="/api/openapi.json",
+        name="openapi",
+        summary="This document",
+        handler=openapi,
+        tag="documents",
+        answers=(Answer(doc="OpenAPI 3.1.", content={JSON: {"type": "object"}}),),
+        public=True,
+        tier=None,
+    ),
+    Route(
+        method="GET",
+        path="/api/docs",
+        name="docs",
+        summary="This document as a page",
+        handler=docs,
+        tag="documents",
+        answers=(Answer(doc="The page; it asks no other server for anything.", content={"text/html": "the page"}),),
+        public=True,
+        tier=None,
+    ),
+    Route(
+        method="GET",
+        path="/api/docs/scalar.js",
+        name="docs_script",
+        summary="The script of that page",
+        handler=docs_script,
+        tag="documents",
+        answers=(Answer(doc="The script.", content={"text/javascript": "the script"}),),
+        public=True,
+        tier=None,
+    ),
+    Route(
+        method="GET",
+        path="/metrics",
+        name="metrics",
+        summary="Metrics for Prometheus",
+        handler=metrics,
+        tag="documents",
+        answers=(Answer(doc="The metrics.", content={"text/plain": "the metrics"}),),
+        public=True,
+        tier=None,
+    ),
+)

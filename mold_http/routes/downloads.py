@@ -1,0 +1,127 @@
+"""The queue of downloads: pulling models with progress and cancel."""
+
+from __future__ import annotations
+
+import asyncio
+
+import attrs
+import falcon.asgi
+
+from mold_core.errors import JobNotFoundError
+from mold_core.wire import PullRequest
+from mold_core.wire.fields import wire_field
+from mold_http.answers import JSON, answer_json
+from mold_http.downloads import DownloadSource, DownloadState
+from mold_http.guard.bodies import read_json
+from mold_http.jobs import submit
+from mold_http.routes.route import Answer, Route
+from mold_http.service import Service
+from mold_http.sse import send_events
+
+__all__ = ["ROUTES", "DownloadAccepted", "DownloadList"]
+
+
+@attrs.frozen(kw_only=True)
+class DownloadAccepted:
+    """A download that waits or is under way."""
+
+    id: str = wire_field("Its id.")
+    position: int = wire_field("Place in the queue, from 1; 0 when it is under way.")
+
+
+@attrs.frozen(kw_only=True)
+class DownloadList:
+    """All downloads."""
+
+    active: DownloadState | None = wire_field("The one under way.", default=None)
+    queued: tuple[DownloadState, ...] = wire_field("Those that wait, in order.")
+    history: tuple[DownloadState, ...] = wire_field("The last that ended, newest first.")
+
+
+async def enqueue(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+    """Queue a download; 409 with its id when the model is being fetched already."""
+    request = await read_json(req, PullRequest)
+    known = {state.id for state in service.downloads.states()}
+    job = await submit(service, request)
+    status = 409 if job.id in known else 200
+    answer_json(resp, DownloadAccepted(id=job.id, position=job.position), status)
+
+
+async def list_downloads(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+    """Answer with the download under way, those that wait and the last that ended."""
+    states = service.downloads.states()
+    ended = [state for state in states if state.status not in ("active", "queued")]
+    answer_json(
+        resp,
+        DownloadList(
+            active=next((state for state in states if state.status == "active"), None),
+            queued=tuple(state for state in states if state.status == "queued"),
+            history=tuple(reversed(ended)),
+        ),
+    )
+
+
+async def cancel(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, id: str) -> None:
+    """Cancel a download; what has come is kept for the next one."""
+    job = await asyncio.to_thread(service.engine.job, id)
+    if job.kind != "pull" or job.finished:
+        raise JobNotFoundError(f"unknown download id {id[:64]!r}", field="id")
+    job.cancel()
+    resp.status = 204
+
+
+async def stream(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+    """Answer with events ``download`` of all downloads, from now on."""
+    send_events(req, resp, service.feeds, DownloadSource(service.downloads))
+
+
+ROUTES = (
+    Route(
+        method="POST",
+        path="/api/downloads",
+        name="enqueue_download",
+        summary="Queue the download of a model",
+        handler=enqueue,
+        tag="downloads",
+        request=PullRequest,
+        answers=(
+            Answer(doc="It waits, or is under way.", content={JSON: DownloadAccepted}),
+            Answer(status=409, doc="The model is being fetched already; its id.", content={JSON: DownloadAccepted}),
+        ),
+        errors=("UNKNOWN_MODEL", "QUEUE_FULL"),
+    ),
+    Route(
+        method="GET",
+        path="/api/downloads",
+        name="list_downloads",
+        summary="All downloads",
+        handler=list_downloads,
+        tag="downloads",
+        answers=(Answer(doc="The downloads.", content={JSON: DownloadList}),),
+        example="curl localhost:7680/api/downloads",
+    ),
+    Route(
+        method="GET",
+        path="/api/downloads/stream",
+        name="stream_downloads",
+        summary="What happens to downloads, as it happens",
+        doc=(
+            "Events are `download` with a `type`: enqueued, dequeued, started, progress, file_done, job_done, "
+            "job_failed, job_cancelled. What happened before is not told."
+        ),
+        handler=stream,
+        tag="downloads",
+        answers=(Answer(doc="Events.", content={"text/event-stream": "events"}),),
+    ),
+    Route(
+        method="DELETE",
+        path="/api/downloads/{id}",
+        name="cancel_download",
+        summary="Cancel a download",
+        handler=cancel,
+        tag="downloads",
+        path_docs={"id": "Id of the download."},
+        answers=(Answer(status=204, doc="It is cancelled."),),
+        errors=("JOB_NOT_FOUND",),
+    ),
+)

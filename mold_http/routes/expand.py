@@ -1,0 +1,47 @@
+"""POST /api/expand: a short prompt written out."""
+
+from __future__ import annotations
+
+import falcon.asgi
+
+from mold_core.wire.expand import ExpandRequest, ExpandResponse
+from mold_http.answers import JSON, answer_json
+from mold_http.guard.bodies import read_json
+from mold_http.jobs import result_of, submit
+from mold_http.routes.route import Answer, Route
+from mold_http.service import Service
+
+__all__ = ["ROUTES"]
+
+
+async def expand(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+    """Answer with the prompts that were written."""
+    job = await submit(service, await read_json(req, ExpandRequest))
+    answer_json(resp, await result_of(req, job))
+
+
+ROUTES = (
+    Route(
+        method="POST",
+        path="/api/expand",
+        name="expand",
+        summary="Let a language model write a prompt out",
+        handler=expand,
+        tag="expand",
+        request=ExpandRequest,
+        answers=(Answer(doc="The prompt as it was, and those that were written.", content={JSON: ExpandResponse}),),
+        errors=(
+            "UNKNOWN_MODEL",
+            "MODEL_NOT_FOUND",
+            "CANCELLED",
+            "INFERENCE_ERROR",
+            "QUEUE_FULL",
+            "INSUFFICIENT_MEMORY",
+        ),
+        tier="generation",
+        example=(
+            "curl -X POST localhost:7680/api/expand -H 'Content-Type: application/json' \\\n"
+            """  -d '{"prompt": "a lighthouse", "variations": 3}'"""
+        ),
+    ),
+)

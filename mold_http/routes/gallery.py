@@ -1,0 +1,271 @@
+"""The gallery: results that were kept, their files, thumbnails and previews."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from typing import BinaryIO
+
+import attrs
+import falcon.asgi
+
+from mold_core.errors import ModelNotFoundError, ValidationError
+from mold_core.gallery import Gallery, Relation
+from mold_core.media.metadata import OutputMetadata
+from mold_core.wire.fields import wire_field
+from mold_http.answers import JSON, answer_json
+from mold_http.errors import ForbiddenError
+from mold_http.guard.bodies import query_of
+from mold_http.routes.capabilities import may_delete
+from mold_http.routes.route import Answer, Query, Route
+from mold_http.service import Service
+
+__all__ = ["ROUTES", "GalleryEntry", "byte_range"]
+
+_CHUNK_BYTES = 256 * 1024
+_KEEP = "private, max-age=3600"
+_KEEP_SHORT = "private, max-age=300"
+_MAX_PAGE = 1000
+
+
+@attrs.frozen(kw_only=True)
+class GalleryParent:
+    """What a result came from."""
+
+    relation: Relation = wire_field("How it came from it.")
+    name: str = wire_field("Name of another result, or for `expanded-from` the prompt as it was.")
+
+
+@attrs.frozen(kw_only=True)
+class GalleryEntry:
+    """A result that was kept."""
+
+    filename: str = wire_field("Its name; file, thumbnail and preview are fetched by it.")
+    metadata: OutputMetadata = wire_field("How it was made.")
+    timestamp: int = wire_field("Time of the file, in seconds since 1970.")
+    format: str | None = wire_field("File format.", default=None)
+    size_bytes: int | None = wire_field("Size of the file.", default=None)
+    metadata_synthetic: bool | None = wire_field("True when the file itself tells nothing.", default=None)
+    favourite: bool | None = wire_field("True for what somebody marked.", default=None)
+    tags: tuple[str, ...] | None = wire_field("Words that somebody gave it.", default=None)
+    parents: tuple[GalleryParent, ...] | None = wire_field("What it came from.", default=None)
+
+
+async def list_results(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+    """Answer with results, newest first; where more follow, the header Link and X-Next-Cursor say how to go on."""
+    gallery = service.gallery
+    if gallery is None:
+        answer_json(resp, [])
+        return
+    query = query_of(req)
+    limit = _limit(query.get("limit"))
+    page = await asyncio.to_thread(gallery.list, query.get("q"), limit, query.get("cursor"))
+    if page.next is not None:
+        resp.set_header("X-Next-Cursor", page.next)
+    answer_json(resp, await asyncio.to_thread(lambda: [entry.to_json() for entry in page.entries]))
+
+
+async def get_file(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, name: str) -> None:
+    """Answer with the file, or the part of it that Range asks for."""
+    entry, file = await asyncio.to_thread(_gallery(service).open, name)
+    resp.content_type = entry.content_type
+    resp.set_header("X-Content-Type-Options", "nosniff")
+    resp.set_header("Accept-Ranges", "bytes")
+    try:
+        size = await asyncio.to_thread(file.seek, 0, 2)
+        asked = req.get_header("Range")
+        part = None if asked is None else byte_range(asked, size)
+        if asked is not None and part is None:
+            resp.status = 416
+            resp.set_header("Content-Range", f"bytes */{size}")
+            resp.data = b""
+            return
+        first, last = part or (0, size - 1)
+        file.seek(first)
+        resp.set_header("Cache-Control", _KEEP if part is None else _KEEP_SHORT)
+        if part is not None:
+            resp.status = 206
+            resp.set_header("Content-Range", f"bytes {first}-{last}/{size}")
+        resp.set_header("Content-Length", str(last - first + 1))
+        resp.stream, file = _FileBody(file, last - first + 1), None  # type: ignore[assignment]
+    finally:
+        if file is not None:
+            file.close()
+
+
+async def delete_file(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, name: str) -> None:
+    """Delete a result; one that is gone already is as good as deleted."""
+    gallery = _gallery(service)
+    if not may_delete(service, req):
+        raise ForbiddenError("gallery delete is disabled; set MOLD_GALLERY_ALLOW_DELETE=1 to enable")
+    await asyncio.to_thread(gallery.delete, name)
+    resp.status = 204
+
+
+async def thumbnail(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, name: str) -> None:
+    """Answer with a picture of at most 256 pixels a side."""
+    small = await asyncio.to_thread(_gallery(service).thumbnail, name)
+    resp.content_type = small.content_type
+    resp.set_header("X-Content-Type-Options", "nosniff")
+    resp.set_header("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
+    resp.set_header("Cache-Control", _KEEP_SHORT if small.stand_in else _KEEP)
+    resp.data = small.data
+
+
+async def preview(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, name: str) -> None:
+    """Answer with a small GIF of a video."""
+    resp.data = await asyncio.to_thread(_gallery(service).preview, name)
+    resp.content_type = "image/gif"
+    resp.set_header("X-Content-Type-Options", "nosniff")
+    resp.set_header("Cache-Control", _KEEP)
+
+
+def byte_range(header: str, size: int) -> tuple[int, int] | None:
+    """Return the first and last byte of a Range header with one range (RFC 9110, 14.1.2); None if it has none."""
+    match = re.fullmatch(r"bytes=\s*(\d{0,19})-(\d{0,19})\s*", header)
+    if match is None or not (match[1] or match[2]) or size == 0:
+        return None
+    if not match[1]:
+        wanted = min(int(match[2]), size)
+        return (size - wanted, size - 1) if wanted else None
+    first, last = int(match[1]), min(int(match[2] or size - 1), size - 1)
+    return (first, last) if first <= last else None
+
+
+class _FileBody:
+    """The bytes of an open file from where it stands, in pieces; Falcon closes it."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file = file
+        self._left = size
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while self._left > 0:
+            piece = await asyncio.to_thread(self._file.read, min(_CHUNK_BYTES, self._left))
+            if not piece:
+                return
+            self._left -= len(piece)
+            yield piece
+
+    async def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _gallery(service: Service) -> Gallery:
+    if service.gallery is None:
+        raise ModelNotFoundError("image output is disabled", hint="MOLD_OUTPUT_DIR is empty")
+    return service.gallery
+
+
+def _limit(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= _MAX_PAGE and len(text) < 9):
+        raise ValidationError(f"limit must be a whole number from 1 to {_MAX_PAGE}", field="limit", value=text)
+    return int(text)
+
+
+_NAME = {"name": "Name of the file."}
+_ERRORS = ("RESULT_NOT_FOUND", "MODEL_NOT_FOUND", "VALIDATION_ERROR")
+
+_FILE_TYPES = ("image/png", "image/jpeg", "image/gif", "image/apng", "image/webp", "video/mp4")
+
+ROUTES = (
+    Route(
+        method="GET",
+        path="/api/gallery",
+        name="list_results",
+        summary="Results that were kept, newest first",
+        doc="Without `limit` all of them. Where the setting MOLD_OUTPUT_DIR is empty, none.",
+        handler=list_results,
+        tag="gallery",
+        parameters=(
+            Query(name="q", doc="Words that prompt, model or name have, by their beginnings."),
+            Query(name="limit", doc="How many at most.", type=int, minimum=1, maximum=_MAX_PAGE),
+            Query(name="cursor", doc="Where to go on: X-Next-Cursor of the page before."),
+        ),
+        answers=(
+            Answer(
+                doc="The results.",
+                content={JSON: tuple[GalleryEntry, ...]},
+                headers={"X-Next-Cursor": "The `cursor` of the next page, where there is one."},
+            ),
+        ),
+        example="curl 'localhost:7680/api/gallery?q=red+house&limit=20'",
+    ),
+    Route(
+        method="GET",
+        path="/api/gallery/image/{name}",
+        name="get_result",
+        summary="The file of a result",
+        doc="With a Range header of one range, that part of it.",
+        handler=get_file,
+        tag="gallery",
+        rest="name",
+        path_docs=_NAME,
+        parameters=(Query(name="Range", doc="One range of bytes.", place="header"),),
+        answers=(
+            Answer(doc="The file.", content=dict.fromkeys(_FILE_TYPES, "the file"), headers={"Accept-Ranges": "bytes"}),
+            Answer(
+                status=206,
+                doc="A part of the file.",
+                content=dict.fromkeys(_FILE_TYPES, "the part"),
+                headers={"Content-Range": "Which part."},
+            ),
+            Answer(
+                status=416,
+                doc="The range is none, or not in the file.",
+                content=dict.fromkeys(_FILE_TYPES, "nothing"),
+                headers={"Content-Range": "The size of the file."},
+            ),
+        ),
+        errors=_ERRORS,
+        example="curl localhost:7680/api/gallery/image/mold-flux-nano-bf16-1764000000000.png -o picture.png",
+    ),
+    Route(
+        method="DELETE",
+        path="/api/gallery/image/{name}",
+        name="delete_result",
+        summary="Delete a result",
+        doc="Allowed with an API key, from this machine, or where MOLD_GALLERY_ALLOW_DELETE is set.",
+        handler=delete_file,
+        tag="gallery",
+        rest="name",
+        path_docs=_NAME,
+        answers=(Answer(status=204, doc="It is gone."),),
+        errors=_ERRORS,
+        tier="generation",
+    ),
+    Route(
+        method="GET",
+        path="/api/gallery/thumbnail/{name}",
+        name="thumbnail",
+        summary="A small picture of a result",
+        doc="At most 256 pixels a side; of a video its first frame.",
+        handler=thumbnail,
+        tag="gallery",
+        rest="name",
+        path_docs=_NAME,
+        answers=(
+            Answer(
+                doc="The picture.",
+                content={**dict.fromkeys(_FILE_TYPES, "the file"), "image/svg+xml": "a drawing that stands for it"},
+            ),
+        ),
+        errors=_ERRORS,
+    ),
+    Route(
+        method="GET",
+        path="/api/gallery/preview/{name}",
+        name="preview",
+        summary="A small GIF of a video",
+        handler=preview,
+        tag="gallery",
+        rest="name",
+        path_docs=_NAME,
+        answers=(Answer(doc="The GIF.", content={"image/gif": "the file"}),),
+        errors=_ERRORS,
+    ),
+)

@@ -1,0 +1,407 @@
+"""The part of OpenAI's API that makes pictures, as its official Python client calls it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Mapping
+from io import BytesIO
+from typing import Any, Literal
+
+import attrs
+import falcon.asgi
+import falcon.media
+
+from mold_core.engine import Job
+from mold_core.errors import MalformedError, MoldError, ValidationError
+from mold_core.media.images import decode_image
+from mold_core.wire import GenerateRequest, GenerateResponse, ImageData, LoraWeight
+from mold_core.wire.convert import from_json
+from mold_core.wire.fields import wire_field
+from mold_core.wire.generate import MAX_PROMPT_BYTES, MAX_SEED
+from mold_http.answers import JSON, answer_json, json_of
+from mold_http.errors import MediaTypeError, public_envelope
+from mold_http.guard.bodies import MAX_BODY_BYTES, read_json, too_large
+from mold_http.jobs import JobSource, result_of, submit
+from mold_http.routes.route import Answer, Route
+from mold_http.service import Service
+from mold_http.sse import frame, send_events
+
+__all__ = ["ROUTES", "ImageAnswer", "ImageEdit", "ImageGeneration", "ImagesAnswer", "ModelList", "openai_error"]
+
+_SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
+
+
+@attrs.frozen(kw_only=True)
+class ImageGeneration:
+    """What `client.images.generate` sends. Beyond OpenAI's own fields there are those that mold adds (extra_body)."""
+
+    prompt: str = wire_field("What the picture shows.", not_blank=True, max_length=MAX_PROMPT_BYTES)
+    model: str | None = wire_field("Model; default: mold's.", default=None, not_blank=True, max_length=200)
+    n: int | None = wire_field("How many pictures.", default=None, minimum=1, maximum=10)
+    size: str | None = wire_field("WIDTHxHEIGHT or auto.", default=None, max_length=20)
+    response_format: Literal["b64_json", "url"] | None = wire_field(
+        "`b64_json` (default), or `url` into the gallery.", default=None
+    )
+    output_format: Literal["png", "jpeg", "webp"] | None = wire_field("File format; default png.", default=None)
+    stream: bool | None = wire_field("Send events.", default=None)
+    partial_images: int | None = wire_field(
+        "Pictures on the way, of a stream, at most.", default=None, minimum=0, maximum=3
+    )
+    steps: int | None = wire_field("Denoising steps.", default=None, minimum=1, maximum=100)
+    seed: int | None = wire_field("Seed of the first picture.", default=None, minimum=0, maximum=MAX_SEED)
+    guidance: float | None = wire_field("How strictly the prompt is followed.", default=None, minimum=0, maximum=100)
+    negative_prompt: str | None = wire_field(
+        "What the picture must not show.", default=None, max_length=MAX_PROMPT_BYTES
+    )
+    loras: tuple[LoraWeight, ...] | None = wire_field("Adapters.", default=None, min_length=1)
+
+
+@attrs.frozen(kw_only=True)
+class ImageEdit(ImageGeneration):
+    """What `client.images.edit` sends, as fields of a form; `image` and `mask` are files."""
+
+    image: bytes = wire_field("PNG or JPEG to start from.", min_length=1)
+    mask: bytes | None = wire_field("Transparent, or white without an alpha channel, is repainted.", default=None)
+    strength: float | None = wire_field("How far to move away from the image.", default=None, minimum=0, maximum=1)
+
+
+@attrs.frozen(kw_only=True)
+class ImageAnswer:
+    """One picture."""
+
+    b64_json: str | None = wire_field("The file in base64.", default=None)
+    url: str | None = wire_field("Where it is.", default=None)
+
+
+@attrs.frozen(kw_only=True)
+class ImagesAnswer:
+    """The pictures."""
+
+    created: int = wire_field("When, in seconds since 1970.")
+    data: tuple[ImageAnswer, ...] = wire_field("One for each.")
+    output_format: str = wire_field("File format.")
+    size: str = wire_field("WIDTHxHEIGHT.")
+    seed_used: int = wire_field("Seed of the first.")
+
+
+@attrs.frozen(kw_only=True)
+class ModelEntry:
+    """A model, as OpenAI's API lists it."""
+
+    id: str = wire_field("Its name.")
+    object: Literal["model"] = wire_field("What this is.")
+    created: int = wire_field("Not known; 0.")
+    owned_by: str = wire_field("The family that runs it.")
+
+
+@attrs.frozen(kw_only=True)
+class ModelList:
+    """The models that can be used now."""
+
+    object: Literal["list"] = wire_field("What this is.")
+    data: tuple[ModelEntry, ...] = wire_field("The models.")
+
+
+async def list_models(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+    """Answer with the models that are here and can run."""
+    entries = await asyncio.to_thread(service.engine.models)
+    usable = [entry.spec for entry in entries if entry.downloaded and entry.runnable]
+    data = (ModelEntry(id=spec.name, object="model", created=0, owned_by=spec.family) for spec in usable)
+    answer_json(resp, ModelList(object="list", data=tuple(data)))
+
+
+async def generations(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+    """Answer with pictures of a prompt."""
+    wish = await read_json(req, ImageGeneration)
+    await _answer(service, req, resp, wish, _request_of(wish), "image_generation")
+
+
+async def edits(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+    """Answer with pictures made from one that was sent."""
+    edit = await _read_form(req)
+    request = await asyncio.to_thread(_edit_request_of, edit)
+    await _answer(service, req, resp, edit, request, "image_edit")
+
+
+async def _answer(
+    service: Service,
+    req: falcon.asgi.Request,
+    resp: falcon.asgi.Response,
+    wish: ImageGeneration,
+    request: GenerateRequest,
+    event: str,
+) -> None:
+    wants_url = wish.response_format == "url"
+    if wants_url and service.gallery is None:
+        raise ValidationError(
+            "response_format url needs the gallery, and MOLD_OUTPUT_DIR is empty", field="response_format"
+        )
+    job = await submit(service, request)
+    if wish.stream:
+        send_events(req, resp, service.feeds, _Stream(job, event), patient=True)
+        return
+    result: GenerateResponse = await result_of(req, job)
+    base = f"{req.scheme}://{req.netloc}"
+    data = tuple(_image(image, base if wants_url else None) for image in result.images)
+    first = result.images[0]
+    answer_json(
+        resp,
+        ImagesAnswer(
+            created=int(time.time()),
+            data=data,
+            output_format=first.format,
+            size=f"{first.width}x{first.height}",
+            seed_used=result.seed_used,
+        ),
+    )
+
+
+def _image(image: ImageData, base: str | None) -> ImageAnswer:
+    if base is None:
+        return ImageAnswer(b64_json=json_of(image.data))
+    return ImageAnswer(url=f"{base}/api/gallery/image/{getattr(image, 'name', '')}")
+
+
+class _Stream(JobSource):
+    """The events of OpenAI's streams: previews on the way, and each picture when all are done."""
+
+    def __init__(self, job: Job, event: str) -> None:
+        super().__init__(job, self._completed)
+        self._event = event
+
+    async def read(self) -> list[bytes]:
+        """Return nothing for the progress that OpenAI's API has no event for."""
+        await super().read()
+        return []
+
+    def error_frame(self, error: MoldError, number: int | None) -> bytes:
+        """Return an error as OpenAI's client reads it from a stream."""
+        return frame("error", openai_error(error)[1])
+
+    def _completed(self, result: GenerateResponse) -> bytes:
+        return b"".join(
+            frame(
+                f"{self._event}.completed",
+                {
+                    "type": f"{self._event}.completed",
+                    "b64_json": json_of(image.data),
+                    "created_at": int(time.time()),
+                    "size": f"{image.width}x{image.height}",
+                    "quality": "auto",
+                    "background": "auto",
+                    "output_format": image.format,
+                    "usage": _NO_USAGE,
+                },
+            )
+            for image in result.images
+        )
+
+
+# Nothing is billed here; the client's class of the event has the fields.
+_NO_USAGE = {
+    "input_tokens": 0,
+    "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
+    "output_tokens": 0,
+    "total_tokens": 0,
+}
+
+
+def openai_error(error: MoldError) -> tuple[int, dict[str, Any]]:
+    """Return the status and the body that OpenAI's API would answer an error with."""
+    envelope, status = public_envelope(error), error.http_status
+    kind = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
+    code = {"UNKNOWN_MODEL": "model_not_found", "MODEL_NOT_FOUND": "model_not_found"}.get(error.code)
+    if status == 401:
+        code = "invalid_api_key"
+    body = {"message": envelope["error"], "type": kind, "param": error.field, "code": code or error.code.lower()}
+    return {422: 400}.get(status, status), {"error": body}
+
+
+def _request_of(wish: ImageGeneration, **more: Any) -> GenerateRequest:
+    width, height = _size(wish.size)
+    return GenerateRequest(
+        prompt=wish.prompt,
+        model=wish.model,
+        batch_size=wish.n or 1,
+        width=width,
+        height=height,
+        output_format=wish.output_format or "png",
+        steps=wish.steps,
+        seed=wish.seed,
+        guidance=wish.guidance,
+        negative_prompt=wish.negative_prompt,
+        loras=wish.loras,
+        **more,
+    )
+
+
+def _edit_request_of(edit: ImageEdit) -> GenerateRequest:
+    more: dict[str, Any] = {"source_image": edit.image}
+    if edit.strength is not None:
+        more["strength"] = edit.strength
+    if edit.mask is not None:
+        more["mask_image"] = _mold_mask(edit.mask)
+    return _request_of(edit, **more)
+
+
+def _mold_mask(mask: bytes) -> bytes:
+    """Return a mask in which white is repainted; OpenAI's repaint what is transparent."""
+    picture = decode_image(mask)
+    if "A" not in picture.getbands():
+        return mask
+    buffer = BytesIO()
+    picture.getchannel("A").point(lambda alpha: 255 - alpha).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _size(text: str | None) -> tuple[int | None, int | None]:
+    if text is None or text == "auto":
+        return None, None
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ValidationError("size must be WIDTHxHEIGHT, such as 1024x1024, or auto", field="size", value=text)
+    return int(match[1]), int(match[2])
+
+
+# --- forms ---------------------------------------------------------------------------------------------------------
+
+_NUMBERS = frozenset({"n", "steps", "seed", "guidance", "strength", "partial_images"})
+_FORM = falcon.media.MultipartFormHandler()
+_CHUNK_BYTES = 64 * 1024
+_MAX_TEXT_BYTES = 1024 * 1024
+_LORA = re.compile(r"loras\[(\d*)\]\[(path|scale)\]")
+
+
+async def _read_form(req: falcon.asgi.Request) -> ImageEdit:
+    """Return the edit that a form describes. Raises what `read_json` raises."""
+    if not (req.content_type or "").lower().startswith("multipart/form-data"):
+        raise MediaTypeError("the body must be a form", hint="send Content-Type: multipart/form-data")
+    if (req.content_length or 0) > MAX_BODY_BYTES:
+        raise too_large()
+    files, texts = await _parts(req)
+    loras = _loras(texts)
+    fields: dict[str, Any] = {name: _value(name, values[-1]) for name, values in texts.items() if "[" not in name}
+    if loras is not None:
+        fields["loras"] = loras
+    image = files.get("image") or files.get("image[]")
+    if image is None:
+        raise ValidationError("image is required", field="image", hint="send it as a file of the form")
+    return from_json(ImageEdit, {**fields, "image": image, "mask": files.get("mask")})
+
+
+async def _parts(req: falcon.asgi.Request) -> tuple[dict[str, bytes], dict[str, list[str]]]:
+    """Return the files and the text fields of a form, of files with one name the first."""
+    files: dict[str, bytes] = {}
+    texts: dict[str, list[str]] = {}
+    total = 0
+    form: Any = await _FORM.deserialize_async(req.stream, req.content_type, req.content_length)
+    async for part in form:
+        data = bytearray()
+        while chunk := await part.stream.read(_CHUNK_BYTES):
+            data += chunk
+            total += len(chunk)
+            if total > MAX_BODY_BYTES:
+                raise too_large()
+        if part.filename is not None or part.name in ("image", "image[]", "mask"):
+            files.setdefault(part.name, bytes(data))
+        elif len(data) > _MAX_TEXT_BYTES:
+            raise ValidationError(f"{part.name} must be at most {_MAX_TEXT_BYTES:,} bytes", field=part.name)
+        else:
+            texts.setdefault(part.name or "", []).append(_text(part.name, bytes(data)))
+    return files, texts
+
+
+def _text(name: str | None, data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise ValidationError(f"{name} must be UTF-8 text", field=name) from None
+
+
+def _value(name: str, text: str) -> Any:
+    """Return a field of a form as JSON would have it."""
+    if name == "stream":
+        return text.lower() == "true"
+    if name not in _NUMBERS and name != "loras":
+        return text
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        raise MalformedError(f"{name} cannot be read", field=name) from None
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(name)
+
+
+def _loras(texts: Mapping[str, list[str]]) -> list[dict[str, Any]] | None:
+    """Return adapters that came as ``loras[][path]`` and ``loras[][scale]``, which is how the client sends lists."""
+    columns: dict[str, list[str]] = {}
+    for name, values in texts.items():
+        match = _LORA.fullmatch(name)
+        if match:
+            columns.setdefault(match[2], []).extend(values)
+    paths, scales = columns.get("path", []), columns.get("scale", [])
+    if not paths:
+        return None
+    if scales and len(scales) != len(paths):
+        raise ValidationError("loras must all have a scale, or none", field="loras")
+    rows = [{"path": path} for path in paths]
+    return [{**row, "scale": _value("guidance", scale)} for row, scale in zip(rows, scales, strict=True)] or rows
+
+
+_ERRORS = (
+    "UNKNOWN_MODEL",
+    "MODEL_NOT_FOUND",
+    "CANCELLED",
+    "INFERENCE_ERROR",
+    "QUEUE_FULL",
+    "INSUFFICIENT_MEMORY",
+)
+
+ROUTES = (
+    Route(
+        method="GET",
+        path="/v1/models",
+        name="openai_models",
+        summary="The models that can be used now, as OpenAI lists them",
+        handler=list_models,
+        tag="openai",
+        answers=(Answer(doc="The models.", content={JSON: ModelList}),),
+    ),
+    Route(
+        method="POST",
+        path="/v1/images/generations",
+        name="openai_generate",
+        summary="Make pictures as OpenAI's client asks for them",
+        doc="With `stream`, events `image_generation.partial_image` and `image_generation.completed`.",
+        handler=generations,
+        tag="openai",
+        request=ImageGeneration,
+        answers=(Answer(doc="The pictures.", content={JSON: ImagesAnswer, "text/event-stream": "events"}),),
+        errors=_ERRORS,
+        tier="generation",
+        example=(
+            "from openai import OpenAI\n\n"
+            'client = OpenAI(base_url="http://localhost:7680/v1", api_key="unused")\n'
+            'answer = client.images.generate(prompt="a red house", n=2, extra_body={"steps": 8, "seed": 7})'
+        ),
+    ),
+    Route(
+        method="POST",
+        path="/v1/images/edits",
+        name="openai_edit",
+        summary="Make pictures from one that is sent",
+        doc="A form with the file `image`, perhaps the file `mask`, and the fields of generations beside `strength`.",
+        handler=edits,
+        tag="openai",
+        request=ImageEdit,
+        body_type="multipart/form-data",
+        answers=(Answer(doc="The pictures.", content={JSON: ImagesAnswer, "text/event-stream": "events"}),),
+        errors=_ERRORS,
+        tier="generation",
+    ),
+)

@@ -1,0 +1,149 @@
+"""How the server is: /health, /api/status, /api/shutdown."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import attrs
+import falcon.asgi
+
+from mold_core.version import VERSION
+from mold_core.wire.fields import wire_field
+from mold_http.answers import answer_json
+from mold_http.errors import ForbiddenError
+from mold_http.guard.hosts import is_loopback
+from mold_http.routes.route import Answer, Route
+from mold_http.service import Service
+
+__all__ = ["ROUTES", "CurrentGeneration", "GpuInfo", "GpuStatus", "ServerStatus", "refuse_strangers"]
+
+
+@attrs.frozen(kw_only=True)
+class GpuInfo:
+    """The GPU that models run on."""
+
+    name: str = wire_field("Its name.")
+    vram_total_mb: int = wire_field("Its memory in MiB.")
+    vram_used_mb: int = wire_field("Memory in use, by whomever, in MiB.")
+
+
+@attrs.frozen(kw_only=True)
+class GpuStatus:
+    """One GPU of several."""
+
+    ordinal: int = wire_field("Its number.")
+    name: str = wire_field("Its name.")
+    vram_total_bytes: int = wire_field("Its memory.")
+    vram_used_bytes: int = wire_field("Memory in use, by whomever.")
+    loaded_model: str | None = wire_field("Model it used last and still holds.", default=None)
+    state: str = wire_field("What it does.", choices=("idle", "generating", "loading", "degraded"))
+
+
+@attrs.frozen(kw_only=True)
+class CurrentGeneration:
+    """The job that has been running longest."""
+
+    model: str = wire_field("Its model.")
+    prompt_sha256: str = wire_field("SHA-256 of its prompt, in hexadecimal: prompts are nobody else's business.")
+    started_at_unix_ms: int = wire_field("When it started.")
+    elapsed_ms: int = wire_field("For how long it has been running.")
+
+
+@attrs.frozen(kw_only=True)
+class ServerStatus:
+    """What the server is and does."""
+
+    version: str = wire_field("Version of mold.")
+    git_sha: str | None = wire_field("Revision it was built from, where known.", default=None)
+    build_date: str | None = wire_field("Day it was built, where known.", default=None)
+    models_loaded: tuple[str, ...] = wire_field("Models in memory.")
+    busy: bool = wire_field("Whether a job is running.")
+    current_generation: CurrentGeneration | None = wire_field("The job under way.", default=None)
+    gpu_info: GpuInfo | None = wire_field("The first GPU; null without one.")
+    uptime_secs: int = wire_field("Seconds since the start.")
+    hostname: str | None = wire_field("Name of the machine.", default=None)
+    memory_status: str | None = wire_field("Free memory, in words.", default=None)
+    gpus: tuple[GpuStatus, ...] | None = wire_field("All GPUs, where there are several.", default=None)
+    queue_depth: int = wire_field("Jobs that wait.")
+    queue_capacity: int = wire_field("Jobs that may wait.")
+    queue_paused: bool = wire_field("Whether jobs wait because the queue was paused.", default=False)
+
+
+async def health(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+    """Answer while the server lives."""
+    resp.content_type = "text/plain; charset=utf-8"
+
+
+async def status(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+    """Answer with ServerStatus."""
+    engine = service.engine
+    answer_json(
+        resp,
+        ServerStatus(
+            version=VERSION,
+            models_loaded=tuple(sorted(engine.loaded())),
+            busy=engine.busy,
+            gpu_info=None,
+            uptime_secs=int(service.uptime_s),
+            hostname=_HOSTNAME,
+            queue_depth=len(engine.queue),
+            queue_capacity=engine.queue.capacity,
+        ),
+    )
+
+
+async def shutdown(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+    """Stop the server as SIGTERM does."""
+    refuse_strangers(service, req, "shutdown requires API key auth or localhost access")
+    service.stop()
+    resp.content_type = "text/plain; charset=utf-8"
+    resp.text = "shutdown initiated\n"
+
+
+def refuse_strangers(service: Service, req: falcon.asgi.Request, words: str, **hint: Any) -> None:
+    """Raise ForbiddenError unless keys are asked for (this request had one) or the client is on this machine."""
+    if not service.keys.required and not is_loopback(req.remote_addr):
+        raise ForbiddenError(words, **hint)
+
+
+_HOSTNAME = socket.gethostname()
+
+ROUTES = (
+    Route(
+        method="GET",
+        path="/health",
+        name="health",
+        summary="200 while the server lives",
+        handler=health,
+        tag="server",
+        answers=(Answer(doc="It lives; the body is empty."),),
+        public=True,
+        tier=None,
+        example="curl -i localhost:7680/health",
+    ),
+    Route(
+        method="GET",
+        path="/api/status",
+        name="status",
+        summary="What the server is and does",
+        handler=status,
+        tag="server",
+        answers=(Answer(doc="Version, models in memory, queue.", content={"application/json": ServerStatus}),),
+        example="curl localhost:7680/api/status",
+    ),
+    Route(
+        method="POST",
+        path="/api/shutdown",
+        name="shutdown",
+        summary="Stop the server",
+        doc=(
+            "As SIGTERM does: nothing new is taken, what is under way may finish within the grace time, feeds close. "
+            "Without API keys only clients on this machine may."
+        ),
+        handler=shutdown,
+        tag="server",
+        answers=(Answer(doc="It is stopping.", content={"text/plain": "the line `shutdown initiated`"}),),
+        example="curl -X POST localhost:7680/api/shutdown",
+    ),
+)

@@ -1,0 +1,41 @@
+"""The table of all routes."""
+
+from __future__ import annotations
+
+from mold_http.routes import (
+    capabilities,
+    chain,
+    documents,
+    downloads,
+    expand,
+    gallery,
+    generate,
+    jobs,
+    models,
+    openai_images,
+    resources,
+    status,
+    upscale,
+)
+from mold_http.routes.route import Route
+
+__all__ = ["PUBLIC_PATHS", "ROUTES"]
+
+ROUTES: tuple[Route, ...] = (
+    *generate.ROUTES,
+    *chain.ROUTES,
+    *expand.ROUTES,
+    *upscale.ROUTES,
+    *models.ROUTES,
+    *gallery.ROUTES,
+    *jobs.ROUTES,
+    *downloads.ROUTES,
+    *status.ROUTES,
+    *capabilities.ROUTES,
+    *resources.ROUTES,
+    *documents.ROUTES,
+    *openai_images.ROUTES,
+)
+
+# What needs no key; all else does, also what is not in the table.
+PUBLIC_PATHS = frozenset(route.path for route in ROUTES if route.public)

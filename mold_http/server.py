@@ -1,0 +1,113 @@
+"""Runs the app on uvicorn, and ends it: on SIGTERM, Ctrl-C or when asked over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import uvicorn
+
+from mold_core.errors import SettingsError
+from mold_http.app import app_of
+from mold_http.guard.deadline import with_patience
+from mold_http.service import Service
+
+__all__ = ["serve", "warnings_for"]
+
+log = logging.getLogger("mold.http")
+
+# Before the grace time is over, clients that still wait are told so.
+_FAREWELL_S = 1.0
+
+
+def serve(service: Service, listener: socket.socket) -> None:
+    """Serve until the process is told to end; then let work under way finish within the grace time.
+
+    Nothing is raised for the signal: a server that was asked to end has done so.
+    """
+    settings = service.settings
+    config = uvicorn.Config(
+        app_of(service),
+        http=with_patience(settings.request_timeout_s),
+        # NOTE: uvicorn trusts X-Forwarded-For of local peers unless told not to. httptools takes headers of any size;
+        # h11 stops at 64 KiB. With an open event stream uvicorn would wait for ever when it is told to end.
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_grace_s)),
+        log_config=None,
+        access_log=False,
+        ws="none",
+    )
+    _Server(config, service).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server; when it is told to end, streams that only tell end first."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+        self._loop: asyncio.AbstractEventLoop | None = None
+        service.stop = self.stop
+
+    def stop(self) -> None:
+        """End gracefully. May be called from any thread and from signal handlers, and more than once."""
+        self.should_exit = True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._end_feeds)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End gracefully at the first signal, at once at the second."""
+        if self.should_exit:
+            self.force_exit = True
+        self.stop()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Remember the loop, for signals."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def _end_feeds(self) -> None:
+        feeds = self._service.feeds
+        if feeds.closing:
+            return
+        feeds.close(patient_too=False)
+        assert self._loop is not None
+        left_s = max(self._service.settings.shutdown_grace_s - _FAREWELL_S, 0)
+        self._loop.call_later(left_s, lambda: feeds.close(patient_too=True))
+
+
+@contextmanager
+def listening(bind: str, port: int) -> Iterator[socket.socket]:
+    """Give a socket that listens. Raises SettingsError when the address is taken or none of this machine's."""
+    try:
+        family = socket.getaddrinfo(bind, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        with socket.socket(family, socket.SOCK_STREAM) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((bind, port))
+            listener.listen(1024)
+            listener.setblocking(False)
+            yield listener
+    except OSError as error:
+        raise SettingsError(
+            f"the server cannot listen on {bind} port {port}: {error.strerror}",
+            field="port",
+            value=port,
+            hint="another server may run there; --port takes another",
+        ) from None
+
+
+def warnings_for(service: Service, bind: str) -> list[str]:
+    """Return what the person who starts the server should know about who can reach it."""
+    from mold_http.guard.hosts import is_loopback
+
+    if is_loopback(bind) or service.keys.required:
+        return []
+    return [
+        f"everybody who can reach {bind} may use this server: set MOLD_API_KEY, or leave --bind out "
+        "to listen on this machine only"
+    ]

@@ -1,0 +1,51 @@
+"""What the handlers of all routes share: engine, gallery, settings, open streams, metrics, and how to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import attrs
+
+from mold_core.engine import Engine
+from mold_core.gallery import Gallery
+from mold_core.settings import Settings
+from mold_http.downloads import Downloads
+from mold_http.guard.keys import Keys
+from mold_http.metrics import Metrics
+from mold_http.resources import Resources
+from mold_http.sse import Feeds
+from mold_http.webhooks import Webhooks
+
+if TYPE_CHECKING:
+    from mold_http.routes.route import Route
+
+__all__ = ["Service"]
+
+
+def _nothing_to_stop() -> None:
+    """An app that no server of ours runs leaves it to its own to stop."""
+
+
+@attrs.define(kw_only=True, eq=False)
+class Service:
+    """One running server. `stop` asks it to end; the server that runs the app puts its own function there."""
+
+    engine: Engine
+    gallery: Gallery | None
+    settings: Settings
+    routes: tuple[Route, ...]
+    keys: Keys
+    metrics: Metrics
+    resources: Resources
+    webhooks: Webhooks
+    downloads: Downloads = attrs.Factory(Downloads)
+    feeds: Feeds = attrs.Factory(Feeds)
+    stop: Callable[[], None] = _nothing_to_stop
+    started: float = attrs.Factory(monotonic)
+
+    @property
+    def uptime_s(self) -> float:
+        """Seconds since the server started."""
+        return monotonic() - self.started
