@@ -260,6 +260,8 @@ class ModelFamily(Protocol):
 #                                                       what the parts of a model take in memory, in the order of use;
 #                                                       the engine makes `context.plan` of it before `load`. Files that
 #                                                       are not here yet are measured by the catalog
+#   warm() -> None                                      imports what loading needs; a worker process calls it when it
+#                                                       starts, so that the first request waits for less
 #   sizes_of(spec: ModelSpec) -> SizeRules              size rules of one model, where they differ from the family's
 
 
@@ -360,6 +362,14 @@ class Worker(Protocol):
 
     def close(self) -> None:
         """Free everything."""
+
+
+# A worker may also have:
+#   alive: bool                 False once it has died: it is closed, and another is started
+#   on_death: () -> object      set by the engine; to be called when it dies while nobody asks it for anything
+#   kill() -> None              ends at once what it is doing, when it does not stop for closing
+#   device_info() -> DeviceInfo name and memory of the device, at once
+# A verb raises WorkerError when the worker died; its jobs are then run again once.
 
 
 class Executor(Protocol):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mold_core.catalog import ModelSpec
     from mold_core.hookspecs import ChainRenderer, ModelFamily, WeightLoader
 
-__all__ = ["PluginInfo", "Plugins", "load_plugins"]
+__all__ = ["PluginInfo", "PluginSource", "Plugins", "load_plugins"]
 
 GROUP = "mold"
 
@@ -47,9 +47,18 @@ class PluginInfo:
 
 
 @attrs.frozen(kw_only=True)
+class PluginSource:
+    """Where plugins came from, to load the same in another process: names of entry points, and objects by name."""
+
+    names: tuple[str, ...] = ()
+    extra: tuple[tuple[str, object], ...] = ()
+
+
+@attrs.frozen(kw_only=True)
 class Plugins:
     """What the loaded plugins bring, by kind and name."""
 
+    source: PluginSource = PluginSource()
     manager: pluggy.PluginManager
     infos: tuple[PluginInfo, ...]
     items: dict[str, dict[str, Any]]
@@ -114,12 +123,15 @@ class _Loading:
         self.manager = pluggy.PluginManager("mold")
         self.manager.add_hookspecs(hookspecs)
         self.infos: dict[str, PluginInfo] = {}
+        self.names: list[str] = []
+        self.extra: list[tuple[str, object]] = []
 
     def add_entry_point(self, entry: EntryPoint) -> None:
         info = PluginInfo(name=entry.name, module=entry.value, version=entry.dist.version if entry.dist else None)
         if self.only is not None and entry.name not in self.only:
             self.infos.setdefault(entry.name, attrs.evolve(info, blocked=True))
         elif self._is_new(info):
+            self.names.append(entry.name)
             try:
                 plugin = entry.load()
             except (Exception, SystemExit) as error:
@@ -130,6 +142,7 @@ class _Loading:
     def add_object(self, name: str, plugin: object) -> None:
         info = PluginInfo(name=name, module=getattr(plugin, "__name__", type(plugin).__name__))
         if self._is_new(info):
+            self.extra.append((name, plugin))
             self._register(plugin, info)
 
     def _is_new(self, info: PluginInfo) -> bool:
@@ -161,7 +174,9 @@ class _Loading:
         for hook in _KINDS:
             for implementation in getattr(self.manager.hook, hook).get_hookimpls():
                 self._collect_one(hook, implementation, items[hook], owners)
-        return Plugins(manager=self.manager, infos=tuple(self.infos.values()), items=items, owners=owners)
+        source = PluginSource(names=tuple(self.names), extra=tuple(self.extra))
+        infos = tuple(self.infos.values())
+        return Plugins(source=source, manager=self.manager, infos=infos, items=items, owners=owners)
 
     def _collect_one(self, hook: str, implementation: Any, items: dict[str, Any], owners: dict[Any, str]) -> None:
         owner = implementation.plugin_name

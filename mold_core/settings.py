@@ -80,8 +80,23 @@ class Settings:
         "Plugins to load, by entry-point name; default: all that are installed.", env="MOLD_PLUGINS", key="plugins"
     )
     device: DeviceName = _setting("Device that models run on.", env="MOLD_DEVICE", key="device", default="auto")
+    gpus: tuple[str, ...] | None = _setting("GPUs to use, by number (0,1); default: all.", env="MOLD_GPUS", key="gpus")
+    cpu_workers: int = _setting(
+        "Workers that share the CPU, where it is the device.",
+        env="MOLD_CPU_WORKERS",
+        key="cpu_workers",
+        default=1,
+        minimum=1,
+        maximum=256,
+    )
+    executor: str | None = _setting(
+        "Where models run: inline (in the program itself), process (one for each device) or a plugin's executor; "
+        "default: process for the server, else inline.",
+        env="MOLD_EXECUTOR",
+        key="executor",
+    )
     memory_budget_gb: float | None = _setting(
-        "Memory that loaded models may take, in GB of 10^9 bytes; default: 80 % of the device's.",
+        "Memory that loaded models may take on each device, in GB of 10^9 bytes; default: 80 % of the device's.",
         env="MOLD_MEMORY_BUDGET_GB",
         key="memory_budget_gb",
         minimum=0.001,

@@ -13,7 +13,15 @@ import attrs
 from mold_core.errors import SettingsError
 from mold_core.settings import Settings
 
-__all__ = ["DeviceInfo", "budget_bytes", "choose_device", "choose_devices", "device_info", "free_bytes"]
+__all__ = [
+    "DeviceInfo",
+    "budget_bytes",
+    "choose_device",
+    "choose_devices",
+    "device_info",
+    "free_bytes",
+    "torch_name",
+]
 
 _SHARE = 0.8
 _SHARE_OF_FREE = 0.9
@@ -59,8 +67,32 @@ def choose_device(settings: Settings) -> str:
 
 
 def choose_devices(settings: Settings) -> tuple[str, ...]:
-    """Return the torch names of the devices to use, at least one."""
-    return (choose_device(settings),)
+    """Return the names of the devices to use, at least one.
+
+    They are torch names, but for several workers on the CPU: those are ``cpu:0``, ``cpu:1``, … and `torch_name` says
+    what torch calls them. Raises SettingsError for a GPU that is not here.
+    """
+    device = choose_device(settings)
+    if device == "cpu" and settings.cpu_workers > 1:
+        return tuple(f"cpu:{number}" for number in range(settings.cpu_workers))
+    if device != "cuda":
+        return (device,)
+    import torch
+
+    present = [str(number) for number in range(torch.cuda.device_count())]
+    for gpu in settings.gpus or ():
+        if gpu not in present:
+            raise SettingsError(
+                f"there is no GPU {gpu!r}", field="gpus", value=gpu, hint=f"this machine has: {', '.join(present)}"
+            )
+    if settings.gpus is None and len(present) == 1:
+        return (device,)
+    return tuple(f"cuda:{gpu}" for gpu in dict.fromkeys(settings.gpus or present))
+
+
+def torch_name(device: str) -> str:
+    """Return what torch calls a device: all workers on the CPU share one."""
+    return "cpu" if device.startswith("cpu") else device
 
 
 def budget_bytes(settings: Settings, device: str) -> int:
@@ -72,7 +104,7 @@ def budget_bytes(settings: Settings, device: str) -> int:
 
         _free, total = torch.cuda.mem_get_info(device)
         return int(total * _SHARE)
-    return int(_physical_memory() * _SHARE)
+    return int(_physical_memory() * _SHARE) // (settings.cpu_workers if device.startswith("cpu") else 1)
 
 
 def device_info(device: str) -> DeviceInfo:

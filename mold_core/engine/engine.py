@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from itertools import count
 from time import monotonic
 from types import TracebackType
 from typing import Any
@@ -13,6 +14,7 @@ import attrs
 from mold_core.catalog import DefaultModel, LocalFiles, ModelSpec, ModelStore, pull
 from mold_core.engine.batch import fail_jobs
 from mold_core.engine.device import choose_devices
+from mold_core.engine.executors import executor_named
 from mold_core.engine.feeder import DeviceStatus, Feeder, load_errand
 from mold_core.engine.jobs import Job, JobKind, JobState
 from mold_core.engine.kinds import Prepared, kind_of
@@ -22,7 +24,6 @@ from mold_core.engine.notices import Notices
 from mold_core.engine.observe import Observers
 from mold_core.engine.queue import JobQueue
 from mold_core.engine.registry import Registry, result_bytes
-from mold_core.engine.worker import InlineExecutor
 from mold_core.errors import CancelledError, InferenceError, JobNotFoundError, ValidationError
 from mold_core.hookspecs import ModelFamily, Worker
 from mold_core.plugins import Plugins, load_plugins
@@ -52,7 +53,8 @@ class Engine:
         with Engine() as engine:
             response = engine.generate(GenerateRequest(prompt="a red house under a yellow moon"))
 
-    All methods may be called from any thread. `settings` and `plugins` default to those of the environment.
+    All methods may be called from any thread. `settings` and `plugins` default to those of the environment; `executor`
+    says where models run unless the settings do: ``inline``, ``process`` or the name of a plugin's executor.
 
     A server calls `submit` and watches the job: `Job.events`, `Job.watch`, `Job.result`, `Job.cancel`. Jobs are found
     again by `job` and `jobs`. The queue is ruled by `pause`, `resume` and `move`; memory by `load` and `unload`.
@@ -60,12 +62,15 @@ class Engine:
     `mold_core.engine.observe`).
     """
 
-    def __init__(self, settings: Settings | None = None, plugins: Plugins | None = None) -> None:
+    def __init__(
+        self, settings: Settings | None = None, plugins: Plugins | None = None, *, executor: str = "inline"
+    ) -> None:
         self.settings = settings if settings is not None else Settings.load()
         self.plugins = plugins if plugins is not None else load_plugins(self.settings.plugins)
         self.store = ModelStore(self.settings.models_path)
         self.queue = JobQueue(self.settings.queue_size)
         self.observers = Observers()
+        self._executor = executor_named(self.settings.executor or executor, self.plugins)
         self._models = Models(self.settings, self.plugins, self.store)
         self._registry = Registry()
         self._lane = Lane(self._models, self.observers, self._deliver)
@@ -257,7 +262,7 @@ class Engine:
             if self._closed:
                 raise InferenceError("the engine was closed")
             if not self._feeders:
-                self._feeders = tuple(map(self._feeder, choose_devices(self.settings)))
+                self._feeders = tuple(map(self._feeder, count(), choose_devices(self.settings)))
             for feeder in self._feeders:
                 feeder.start()
 
@@ -324,11 +329,20 @@ class Engine:
         pulls = (other for other in self._registry.live() if other.kind == job.kind == "pull")
         return next((other for other in pulls if other.model == job.model and not other.finished), None)
 
-    def _feeder(self, device: str) -> Feeder:
+    def _feeder(self, index: int, device: str) -> Feeder:
         def start_worker() -> Worker:
-            return InlineExecutor().start(device, self.settings, self.plugins)
+            return self._executor.start(device, self.settings, self.plugins)
 
-        return Feeder(device, start_worker, self.queue, self._models, self.observers, self._deliver, eager=False)
+        return Feeder(
+            device,
+            start_worker,
+            self.queue,
+            self._models,
+            self.observers,
+            self._deliver,
+            index=index,
+            eager=self._executor.name != "inline",
+        )
 
     def _named(self, device: str | None) -> tuple[Feeder, ...]:
         named = tuple(feeder for feeder in self._feeders if device in (None, feeder.device))

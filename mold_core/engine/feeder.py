@@ -68,7 +68,8 @@ class Feeder:
         observers: Observers,
         save: Callable[[Job, Any], None],
         *,
-        eager: bool,
+        index: int = 0,
+        eager: bool = False,
     ) -> None:
         self.device = device
         self.models = models
@@ -76,7 +77,8 @@ class Feeder:
         self._queue = queue
         self._observers = observers
         self._save = save
-        self._eager = eager
+        self._index = index
+        self._eager = self._start_next = eager
         self._worker: Worker | None = None
         self._finisher = Finisher(f"mold-finish-{device}")
         self._errands: deque[tuple[Callable[[Worker], Any], Future[Any]]] = deque()
@@ -124,9 +126,15 @@ class Feeder:
         self._queue.wake()
 
     def join(self, timeout_s: float) -> None:
-        """Wait until results are saved and the worker is closed."""
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(timeout_s)
+        """Wait until results are saved and the worker is closed; one in another process is killed after `timeout_s`."""
+        if self._thread is None or self._thread is threading.current_thread():
+            return
+        self._thread.join(timeout_s)
+        kill = getattr(self._worker, "kill", None)
+        if self._thread.is_alive() and kill is not None:
+            log.warning("the worker of %s did not stop in time and is ended", self.device)
+            kill()
+            self._thread.join()
 
     # --- for the queue -------------------------------------------------------------------------------------------
 
@@ -136,9 +144,9 @@ class Feeder:
         return worker.loaded() if worker is not None else frozenset()
 
     def cost(self, job: Job) -> tuple[int, ...]:
-        """Return the bytes that have to be loaded for a job, and how many models are here."""
+        """Return the bytes that have to be loaded for a job, how many models are here, and which device this is."""
         loaded = self.loaded()
-        return (0 if job.model in loaded else job.load_bytes, len(loaded))
+        return (0 if job.model in loaded else job.load_bytes, len(loaded), self._index)
 
     def wanted(self) -> bool:
         """Say whether there is something else to do than to wait for jobs."""
@@ -181,7 +189,7 @@ class Feeder:
     def _work(self) -> None:
         made_together = 0
         while not self._closing.is_set():
-            if self._eager and self._worker is None:
+            if self._start_next:
                 self._start_early()
             elif self._is_dead():
                 self._bury(WorkerError(f"the worker of {self.device} died while it had nothing to do"))
@@ -237,24 +245,29 @@ class Feeder:
 
     def _worker_now(self) -> Worker:
         if self._worker is None:
-            self._worker = self._start_worker()
+            worker = self._worker = self._start_worker()
+            if hasattr(worker, "on_death"):
+                worker.on_death = self._queue.wake
         return self._worker
 
     def _start_early(self) -> None:
+        """Start the worker before there is work. When it does not start, the next job tries again and is told why."""
+        self._start_next = False
         try:
             self._worker_now()
             self._state = "idle"
         except Exception as error:
-            log.error("the worker of %s did not start: %s", self.device, error)
             self._bury(error)
+            self._start_next = False
 
     def _is_dead(self) -> bool:
         return not getattr(self._worker, "alive", True)
 
     def _bury(self, error: Exception) -> None:
         """Let go of a worker that died; after several deaths in a row wait before the next is started."""
-        log.error("%s", error)
+        log.warning("starting the worker of %s again: %s", self.device, error)
         worker, self._worker = self._worker, None
+        self._start_next = self._eager
         if worker is not None:
             worker.close()
         self._deaths += 1

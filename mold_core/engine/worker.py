@@ -11,7 +11,7 @@ import attrs
 
 from mold_core.catalog import ModelSpec, ModelStore
 from mold_core.chains.clips import ClipWork, encode_clip, render_clip
-from mold_core.engine.device import DeviceInfo, budget_bytes, device_info
+from mold_core.engine.device import DeviceInfo, budget_bytes, device_info, torch_name
 from mold_core.engine.memory import explained, load_context, plan_for
 from mold_core.engine.residency import Residency
 from mold_core.errors import InferenceError, MoldError
@@ -27,11 +27,11 @@ class LocalWorker:
     """Loads and runs models on one device, in the thread that calls it."""
 
     def __init__(self, device: str, settings: Settings, plugins: Plugins) -> None:
-        self.device = device
+        self.device = torch_name(device)
         self._settings = settings
         self._plugins = plugins
         self._store = ModelStore(settings.models_path)
-        self._residency = Residency(budget_bytes(settings, device))
+        self._residency = Residency(budget_bytes(settings, self.device))
 
     def loaded(self) -> frozenset[str]:
         """Return the full names of the models in memory."""

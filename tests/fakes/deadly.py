@@ -1,0 +1,51 @@
+"""A family whose pictures can take their process with them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from mold_core import Frames, GenerateRequest, Run
+from mold_core.testing import SketchFamily
+
+
+@attrs.define(kw_only=True, eq=False)
+class DeadlyFamily(SketchFamily):
+    """Draws like a sketch, but for prompts with words in them that end its process."""
+
+    def load(self, *arguments: Any) -> Any:
+        """Return a pipeline that obeys the words."""
+        return DeadlyPipeline(super().load(*arguments))
+
+
+@attrs.define
+class DeadlyPipeline:
+    """Obeys `killed`, `ended` and `says` in prompts."""
+
+    sketch: Any
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the sketch."""
+        return int(self.sketch.size_bytes)
+
+    def generate(self, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
+        """Return pictures, or end."""
+        for request in requests:
+            if "killed" in request.prompt:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if "ended" in request.prompt:
+                os._exit(3)
+            if "says" in request.prompt:
+                print(request.prompt, file=sys.stderr)
+        made: list[Frames] = self.sketch.generate(requests, run)
+        return made
+
+    def close(self) -> None:
+        """Close the sketch."""
+        self.sketch.close()
