@@ -13,8 +13,9 @@ from mold_core.weights.source import TensorSource, WeightFile
 from mold_core.weights.types import StoredType, type_named
 
 if TYPE_CHECKING:
+    from mold_core.weights.compiled import Kernel, kernel_for
     from mold_core.weights.expand import dequantise
-    from mold_core.weights.filling import fill
+    from mold_core.weights.filling import fill, weight_bytes
     from mold_core.weights.layers import PackedEmbedding, PackedLinear
     from mold_core.weights.packed import PackedTensor, Scratch, concatenate
     from mold_core.weights.parts import LoadedParts, PartLoader
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _WITH_TORCH = {
     "BlockStream": "streaming",
+    "Kernel": "compiled",
     "LoadedParts": "parts",
     "PackedEmbedding": "layers",
     "PackedLinear": "layers",
@@ -31,11 +33,14 @@ _WITH_TORCH = {
     "concatenate": "packed",
     "dequantise": "expand",
     "fill": "filling",
+    "kernel_for": "compiled",
+    "weight_bytes": "filling",
 }
 
 __all__ = [
     "BUILT_IN",
     "BlockStream",
+    "Kernel",
     "LoadedParts",
     "PackedEmbedding",
     "PackedLinear",
@@ -48,9 +53,11 @@ __all__ = [
     "concatenate",
     "dequantise",
     "fill",
+    "kernel_for",
     "open_weights",
     "read_weights",
     "type_named",
+    "weight_bytes",
 ]
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "IQ4_LEVELS",
     "f8_e4m3",
     "f8_e5m2",
     "grouped",
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 # The levels of IQ4_NL and IQ4_XS (kvalues_iq4nl in ggml-common.h).
-_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+IQ4_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 
 def half(raw: Tensor) -> Tensor:
@@ -58,7 +59,7 @@ def sixteen_levels(raw: Tensor) -> Tensor:
 @functools.lru_cache(maxsize=8)
 def _levels(device: torch.device) -> Tensor:
     with torch.inference_mode(False):
-        return torch.tensor(_LEVELS, dtype=torch.float32, device=device)
+        return torch.tensor(IQ4_LEVELS, dtype=torch.float32, device=device)
 
 
 def q4_0(blocks: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,6 +11,9 @@ from torch import Tensor
 from mold_core.errors import CheckpointError
 from mold_core.weights import blocks32, blocks256
 from mold_core.weights.types import StoredType
+
+if TYPE_CHECKING:
+    from mold_core.weights.compiled import Kernel
 
 __all__ = ["dequantise", "expand_into"]
 
@@ -47,11 +51,17 @@ def dequantise(blocks: Tensor, type_: StoredType, dtype: torch.dtype = torch.flo
     return expansion(blocks).to(dtype)
 
 
-def expand_into(out: Tensor, rows: Tensor, type_: StoredType, scale: Tensor | None = None) -> None:
+def expand_into(
+    out: Tensor, rows: Tensor, type_: StoredType, scale: Tensor | None = None, kernel: Kernel | None = None
+) -> None:
     """Write the numbers of rows, uint8 [n, bytes of a row], into out [n, columns], rounded to its dtype.
 
-    `scale`, float32 [] or [n, 1], is multiplied with before rounding. `rows` and `out` are contiguous.
+    `scale`, float32 [] or [n, 1], is multiplied with before rounding. `rows` and `out` are contiguous. A compiled
+    `kernel` for the type is used where it fits; the numbers are the same with and without.
     """
+    if kernel is not None and kernel.fits(out, rows):
+        kernel.expand(out, rows, scale)
+        return
     per_row = out.shape[1]
     if not out.numel():
         return

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mold_core.weights.expand import expand_into
+from mold_core.weights.kernels import KERNELS
 from mold_core.weights.packed import PackedTensor, Scratch
+
+if TYPE_CHECKING:
+    from mold_core.weights.compiled import Kernel
 
 __all__ = ["PackedEmbedding", "PackedLinear"]
 
@@ -49,23 +55,46 @@ class PackedLinear(_Packed):
     `weight.expand(x.dtype)` gives. There are no gradients for x while the scratch is used again.
     """
 
-    def __init__(self, weight: PackedTensor, bias: Tensor | None = None, scratch: Scratch | None = None) -> None:
+    def __init__(
+        self,
+        weight: PackedTensor,
+        bias: Tensor | None = None,
+        scratch: Scratch | None = None,
+        kernel: Kernel | None = None,
+    ) -> None:
+        """`kernel` is a compiled expansion from `kernel_for`; it is used for x of its dtype, on its kind of device."""
         super().__init__(weight)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self.scratch = scratch or Scratch()
+        self.kernel = kernel
         self.out_features, self.in_features = weight.shape
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x [..., in] times the weights, plus the bias."""
+        if torch.compiler.is_compiling():
+            return F.linear(x, self._traced(x.dtype), self.bias)
         scale, parts, first = self._scale(), [], 0
         while first < self.out_features:
             memory = self.scratch.rows(self.out_features - first, self.in_features, x)
             rows = slice(first, first + len(memory))
             row_scale = scale if scale is None or scale.ndim == 0 else scale[rows]
-            expand_into(memory, self.blocks[rows], self.stored_type, row_scale)
+            expand_into(memory, self.blocks[rows], self.stored_type, row_scale, self.kernel)
             parts.append(F.linear(x, memory, None if self.bias is None else self.bias[rows]))
             first = rows.stop
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+    def _traced(self, dtype: torch.dtype) -> Tensor:
+        """Return the weights as torch.compile can fuse them: one expression, no memory that is used again."""
+        type_, source = self.stored_type, KERNELS[self.stored_type.name]
+        out = torch.empty(self.shape, dtype=dtype, device=self.blocks.device)
+        if type_.block_size == 1:
+            scale = self._scale()
+            scales = torch.ones((), device=out.device) if scale is None else scale
+            source(self.blocks, scales.expand(len(out), 1), out)
+        else:
+            blocks = self.blocks.view(-1, type_.block_bytes)
+            source(blocks, blocks.view(torch.float16), out.view(-1, type_.block_size))
+        return out
 
     def expand(self, dtype: torch.dtype) -> nn.Linear:
         """Return a dense layer of the same numbers, rounded to `dtype`."""

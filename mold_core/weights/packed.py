@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import attrs
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor
 from mold_core.errors import CheckpointError
 from mold_core.weights.expand import expand_into
 from mold_core.weights.types import StoredType
+
+if TYPE_CHECKING:
+    from mold_core.weights.compiled import Kernel
 
 __all__ = ["PackedTensor", "Scratch", "concatenate"]
 
@@ -51,10 +55,13 @@ class PackedTensor:
         scale = None if self.scale is None else self.scale.to(device)
         return attrs.evolve(self, data=self.data.to(device), scale=scale)
 
-    def expand(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return the numbers, rounded to `dtype`, as a tensor of `shape` on the device of the blocks."""
+    def expand(self, dtype: torch.dtype = torch.float32, kernel: Kernel | None = None) -> Tensor:
+        """Return the numbers, rounded to `dtype`, as a tensor of `shape` on the device of the blocks.
+
+        `kernel` is a compiled one from `kernel_for`, for speed.
+        """
         out = torch.empty((len(self.data), self.columns), dtype=dtype, device=self.data.device)
-        expand_into(out, self.data, self.type, self.scale)
+        expand_into(out, self.data, self.type, self.scale, kernel)
         return out.view(self.shape)
 
     def chunk(self, count: int) -> tuple[PackedTensor, ...]:
@@ -97,7 +104,7 @@ def _row_scale(part: PackedTensor) -> Tensor:
 
 
 class Scratch:
-    """Memory that layers, one after the other, expand their weights into; at most 8 M numbers, however large they are.
+    """Memory that layers, one after the other, expand their weights into; at most `numbers`, however large they are.
 
     It grows to what is needed and is then used again: fresh memory for every layer costs more than the expansion. For
     layers that are used from one thread at a time.

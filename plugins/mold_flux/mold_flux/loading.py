@@ -146,12 +146,13 @@ class _Loader:
             module = kind.network(config)
         path = self._path(component)
         expand = bool(self._options.get("expand"))
+        compiling = {"compile": self._context.compile, "cache_dir": self._context.cache_dir}
         if streamed:
-            fill(module, tensors, path, dtype=dtype, device="cpu", expand=expand, as_stored=True)
+            fill(module, tensors, path, dtype=dtype, device="cpu", expand=expand, as_stored=True, **compiling)
             units, pin = kind.units_of(module), self._may_pin(component)
             stream = BlockStream(module, units, device=device, dtype=dtype, pin=pin)
         else:
-            fill(module, tensors, path, dtype=dtype, device=device, expand=expand)
+            fill(module, tensors, path, dtype=dtype, device=device, expand=expand, **compiling)
             stream = None
         module.to(memory_format=kind.memory_format)
         report(self._progress(component, path))

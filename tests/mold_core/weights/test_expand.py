@@ -5,33 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from gguf_files import HALVES, QUANTISED, expanded, random_blocks
-from torch import Tensor
+from gguf_files import QUANTISED, adversarial_blocks, expanded, random_blocks, same_bits
 
 from mold_core import CheckpointError
 from mold_core.weights import dequantise, type_named
 from mold_core.weights.expand import expand_into
-
-# fp16: zeros, the smallest and largest denormals, the smallest normal, one, the largest, infinities and no number.
-ODD_HALVES = (0x0000, 0x8000, 0x0001, 0x8001, 0x03FF, 0x0400, 0x3C00, 0x7BFF, 0xFBFF, 0x7C00, 0xFC00, 0x7E00)
-
-
-def adversarial_blocks(kind: str) -> np.ndarray:
-    """Return blocks of zeros, of ones, of alternating bits, and of anything with each pair of odd scales."""
-    size = type_named(kind).block_bytes
-    filled = [np.full((1, size), value, dtype=np.uint8) for value in (0x00, 0xFF, 0x55, 0xAA, 0x80, 0x7F)]
-    odd = np.random.default_rng(1).integers(0, 256, (len(ODD_HALVES) ** 2, size), dtype=np.uint8)
-    for row, (first, second) in enumerate((a, b) for a in ODD_HALVES for b in ODD_HALVES):
-        for place, value in zip(HALVES[kind], (first, second), strict=False):
-            odd[row, place : place + 2] = np.frombuffer(value.to_bytes(2, "little"), dtype=np.uint8)
-    return np.concatenate([*filled, odd])
-
-
-def same_bits(left: Tensor, right: Tensor) -> bool:
-    """Say whether two tensors are the same to the last bit; what is no number may be so in any way."""
-    kind = torch.int32 if left.dtype == torch.float32 else torch.int16
-    equal = left.view(kind) == right.view(kind)
-    return left.dtype == right.dtype and bool((equal | (left.isnan() & right.isnan())).all())
 
 
 @pytest.mark.parametrize("kind", QUANTISED)

@@ -1,0 +1,236 @@
+"""Kernels of `kernels`, compiled for this machine: made once, kept in a folder, loaded in a millisecond ever after.
+
+On a CPU torch's inductor makes a library of C++ (ahead of time: no part of the compiler is imported to run it); on
+other devices torch.compile makes what the device needs, with its own cache below the same folder. One attempt is made
+per type and process; whatever fails is logged, and expansion goes on without a compiler.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import logging
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from mold_core.errors import MoldError
+from mold_core.weights import kernels
+from mold_core.weights.expand import dequantise
+from mold_core.weights.kernels import Source
+from mold_core.weights.types import StoredType
+
+if TYPE_CHECKING:
+    from mold_core.settings import CompileMode
+
+__all__ = ["WORTH_COMPILING", "Kernel", "kernel_for"]
+
+# Numbers to expand, all in all, that make up for compiling. Measured on one core: eager code takes 1.2 to 3 ns for a
+# number, compiled 0.2 to 0.4; compiling takes 10 to 35 s of processor time, once per machine and type.
+WORTH_COMPILING = 10_000_000_000
+
+# Inductor must not store what is used often in between: one loop from bytes to numbers is the point.
+_OPTIONS: dict[str, Any] = {
+    "realize_opcount_threshold": 400,
+    "realize_reads_threshold": 100,
+    "compile_threads": 1,
+    "cpp_cache_precompile_headers": False,
+}
+_ON_CPUS = {"cpp.dynamic_threads": True}  # as many threads as torch has when the kernel runs
+_ELSEWHERE = {"emulate_precision_casts": True}  # products and sums are rounded one by one
+
+# Fewer blocks are not worth the call, and compilers make special cases of sizes 0 and 1.
+FEWEST = 64
+
+log = logging.getLogger("mold.weights")
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Kernel:
+    """A compiled expansion of one type to one dtype, for one kind of device."""
+
+    type: StoredType
+    dtype: torch.dtype
+    place: str
+    run: Callable[[Tensor, Tensor, Tensor], object]
+
+    def fits(self, out: Tensor, rows: Tensor) -> bool:
+        """Say whether the kernel can write these rows of blocks, uint8 [n, bytes of a row], to `out` [n, columns]."""
+        return (
+            out.dtype == self.dtype
+            and out.device.type == self.place
+            and rows.numel() >= FEWEST * self.type.block_bytes
+            and min(rows.shape) > 1
+            and rows.is_contiguous()
+            and rows.storage_offset() % 2 == 0
+        )
+
+    def expand(self, out: Tensor, rows: Tensor, scale: Tensor | None) -> None:
+        """Write the numbers of rows of blocks; `scale` as in `expand_into`."""
+        if self.type.block_size == 1:
+            scales = torch.ones((), device=rows.device) if scale is None else scale
+            self.run(rows, scales.expand(len(rows), 1).contiguous(), out)
+        else:
+            blocks = rows.view(-1, self.type.block_bytes)
+            self.run(blocks, blocks.view(torch.float16), out.view(-1, self.type.block_size))
+
+
+def kernel_for(
+    type_: StoredType,
+    dtype: torch.dtype,
+    device: str | torch.device = "cpu",
+    *,
+    work: int,
+    compile: CompileMode = "auto",
+    cache_dir: Path | None = None,
+) -> Kernel | None:
+    """Return a compiled function of `kernels` for a type, or None where there is none and eager code must do.
+
+    `work` is how many numbers will be expanded: with "auto" a kernel that was never made on this machine is made only
+    where that takes longer than compiling; with "on" it is made in any case. `cache_dir` keeps compiled kernels; None
+    stands for the system's temporary folder.
+    """
+    place = torch.device(device).type
+    if compile == "off" or type_.name not in kernels.KERNELS or place not in ("cpu", "cuda"):
+        return None
+    folder = (cache_dir or Path(tempfile.gettempdir()) / "mold") / "kernels"
+    make = compile == "on" or work >= WORTH_COMPILING
+    return _kernel(type_, dtype, place, folder.absolute(), make)
+
+
+@functools.lru_cache(maxsize=256)
+def _kernel(type_: StoredType, dtype: torch.dtype, place: str, folder: Path, make: bool) -> Kernel | None:
+    try:
+        if place == "cpu":
+            run = _library_kernel(type_, dtype, folder, make)
+        else:
+            run = _compiled_where_used(type_, dtype, place, folder) if make else None
+        if run is not None:
+            _check(run, type_, dtype, place)
+    except Exception as error:  # compilers fail in many ways, none of which is a reason not to go on
+        reason = str(error).strip().partition("\n")[0]
+        log.info("%s is expanded without a compiler: %s: %s", type_.name, type(error).__name__, reason)
+        log.debug("compiling failed", exc_info=True)
+        return None
+    return None if run is None else Kernel(type=type_, dtype=dtype, place=place, run=run)
+
+
+def _library_kernel(type_: StoredType, dtype: torch.dtype, folder: Path, make: bool) -> Source | None:
+    path = folder / f"{type_.name}-{str(dtype).removeprefix('torch.')}-{_digest()}.so"
+    if not path.is_file():
+        if not make:
+            return None
+        _compile_library(type_, dtype, folder, path)
+    try:
+        runner = torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1)
+    except Exception:
+        path.unlink(missing_ok=True)  # a damaged file is made anew next time
+        raise
+
+    def run(blocks: Tensor, second: Tensor, out: Tensor) -> None:
+        runner.run([blocks, second, out])
+
+    return run
+
+
+def _compile_library(type_: StoredType, dtype: torch.dtype, folder: Path, path: Path) -> None:
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(compiler) is None:
+        raise MoldError(f"there is no C++ compiler {compiler} on this machine")
+    log.info("compiling the expansion of %s; this is done once", type_.name)
+    _cache_below(folder)
+    source = kernels.KERNELS[type_.name]
+
+    class Module(torch.nn.Module):
+        def forward(self, blocks: Tensor, second: Tensor, out: Tensor) -> tuple[()]:
+            source(blocks, second, out)
+            return ()
+
+    arguments = _arguments(type_, dtype, "cpu", 640)
+    rows, columns = torch.export.Dim("rows", min=2), torch.export.Dim("columns", min=2)
+    if type_.block_size == 1:
+        shapes: tuple[dict[int, Any], ...] = ({0: rows, 1: columns}, {0: rows}, {0: rows, 1: columns})
+    else:
+        shapes = ({0: rows}, {0: rows}, {0: rows})
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory(dir=folder) as workshop:
+        warnings.simplefilter("ignore")
+        with torch.inference_mode(False), torch.no_grad():
+            exported = torch.export.export(Module(), arguments, dynamic_shapes=shapes).module()
+            options = {**_OPTIONS, **_ON_CPUS, "aot_inductor.output_path": str(Path(workshop) / "kernel.so")}
+            made = torch._inductor.aot_compile(exported, arguments, options=options)
+        os.replace(str(made), path)
+
+
+def _compiled_where_used(type_: StoredType, dtype: torch.dtype, place: str, folder: Path) -> Source:
+    """Return a kernel by torch.compile, which reads its own cache; its first call here does the work."""
+    _cache_below(folder)
+    options = {**_OPTIONS, **(_ON_CPUS if place == "cpu" else _ELSEWHERE)}
+    compiled = torch.compile(kernels.KERNELS[type_.name], fullgraph=True, options=options)
+
+    def run(blocks: Tensor, second: Tensor, out: Tensor) -> None:
+        with torch.inference_mode(False), torch.no_grad():  # other modes would be other kernels to torch
+            compiled(blocks, second, out)
+
+    arguments = _arguments(type_, dtype, place, 640)
+    for argument in arguments:
+        torch._dynamo.mark_dynamic(argument, 0)
+    if type_.block_size == 1:
+        torch._dynamo.mark_dynamic(arguments[0], 1)
+        torch._dynamo.mark_dynamic(arguments[2], 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run(*arguments)
+    return run
+
+
+def _check(run: Source, type_: StoredType, dtype: torch.dtype, place: str) -> None:
+    """Refuse a kernel that computes other numbers than eager code; off the CPU the last bit may differ."""
+    raw, second, out = _arguments(type_, dtype, place, 1024)
+    run(raw, second, out)
+    expected = dequantise(raw.reshape(-1, type_.block_bytes), type_).view(out.shape)
+    if type_.block_size == 1:
+        expected = expected * second
+    same = out.equal(expected.to(dtype)) if place == "cpu" else torch.allclose(out.float(), expected, rtol=0.01)
+    if not same:
+        raise MoldError("the compiled code computes other numbers")
+
+
+def _arguments(type_: StoredType, dtype: torch.dtype, place: str, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return bytes as they may come, all of them finite numbers, what goes with them, and room for the result."""
+    columns = 96 if type_.block_size == 1 else type_.block_bytes
+    raw = (torch.arange(rows * columns, device=place) * 2_654_435_761 >> 13).view(rows, columns) % 60
+    raw = raw.to(torch.uint8)
+    if type_.block_size == 1:
+        second = torch.arange(1, rows + 1, device=place).float()[:, None] / 8
+        return raw, second, torch.empty(rows, columns, dtype=dtype, device=place)
+    return raw, raw.view(torch.float16), torch.empty(rows, type_.block_size, dtype=dtype, device=place)
+
+
+def _cache_below(folder: Path) -> None:
+    """Have torch keep its caches below a folder, unless the user said where."""
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
+    os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
+
+
+@functools.lru_cache(maxsize=1)
+def _digest() -> str:
+    """Return what a compiled library depends on, in short: its source, torch, and the processor."""
+    try:
+        about = Path("/proc/cpuinfo").read_text("utf-8", "replace")
+        processor = "".join(sorted({line for line in about.splitlines() if line.startswith(("model name", "flags"))}))
+    except OSError:
+        processor = f"{platform.machine()} {platform.processor()}"
+    parts = (inspect.getsource(kernels), torch.__version__, platform.platform(), processor, repr(_OPTIONS))
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
