@@ -117,6 +117,7 @@ def mold_job_finished(job: Job) -> None:
 Capability = Literal[
     "text-to-image",
     "image-to-image",
+    "image-to-video",
     "inpaint",
     "lora",
     "negative-prompt",
@@ -262,6 +263,8 @@ class ModelFamily(Protocol):
 #                                                       are not here yet are measured by the catalog
 #   warm() -> None                                      imports what loading needs; a worker process calls it when it
 #                                                       starts, so that the first request waits for less
+#   check(spec: ModelSpec, request: GenerateRequest)    raises ValidationError, naming the field, for a complete request
+#                                                       that the model cannot honour
 #   sizes_of(spec: ModelSpec) -> SizeRules              size rules of one model, where they differ from the family's
 
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 import attrs
 
 from mold_core.catalog import ModelSpec
+from mold_core.engine.formats import VIDEO_FIELDS, with_format
 from mold_core.errors import ValidationError
 from mold_core.hookspecs import Capability, ModelFamily, SizeRules
 from mold_core.media.images import decode_image
@@ -25,8 +26,7 @@ _NEEDS: dict[str, Capability] = {
     "lora": "lora",
     "loras": "lora",
     "scheduler": "scheduler",
-    "frames": "text-to-video",
-    "fps": "text-to-video",
+    **dict.fromkeys(VIDEO_FIELDS, "text-to-video"),
 }
 
 # Fields for which no engine exists yet anywhere in mold.
@@ -36,8 +36,6 @@ _NOT_YET = ("expand", "upscale_model")
 _RANDOM_SEED_BITS = 32
 
 T = TypeVar("T")
-
-_STILL_FORMATS = ("png", "jpeg", "webp")
 
 
 def complete(
@@ -54,7 +52,7 @@ def complete(
         warnings.append(f"{family.title} has no negative prompt; it is ignored")
     defaults = spec.defaults
     completed = attrs.evolve(
-        request,
+        with_format(request, spec, family),
         model=spec.name,
         width=width,
         height=height,
@@ -63,6 +61,8 @@ def complete(
         seed=_first(request.seed, secrets.randbits(_RANDOM_SEED_BITS)),
         embed_metadata=_first(request.embed_metadata, embed_metadata),
     )
+    if hasattr(family, "check"):
+        family.check(spec, completed)
     return completed, tuple(warnings)
 
 
@@ -125,14 +125,17 @@ def _in_shape_of(
 
 
 def _refuse_unsupported(request: GenerateRequest, spec: ModelSpec, family: ModelFamily) -> None:
-    for name, capability in _NEEDS.items():
-        if getattr(request, name) is not None and capability not in family.capabilities:
-            able = ", ".join(sorted(family.capabilities))
-            raise ValidationError(
-                f"{name} needs a model that can do {capability}; {spec.name} can do {able}",
-                field=name,
-                hint="leave it out or name another model",
-            )
+    for name, needed in _NEEDS.items():
+        if getattr(request, name) is None or needed in family.capabilities:
+            continue
+        if name == "source_image" and "image-to-video" in family.capabilities:
+            continue
+        able = ", ".join(sorted(family.capabilities))
+        raise ValidationError(
+            f"{name} needs a model that can do {needed}; {spec.name} can do {able}",
+            field=name,
+            hint="leave it out or name another model",
+        )
     for name in _NOT_YET:
         if getattr(request, name):
             raise ValidationError(f"{name} is not supported by this version of mold", field=name, hint="leave it out")
@@ -143,13 +146,6 @@ def _refuse_unsupported(request: GenerateRequest, spec: ModelSpec, family: Model
         problem = bound_problem(bounds, getattr(request, parameter.name, None))
         if problem:
             raise ValidationError(f"{parameter.name} {problem}, with model {spec.name}", field=parameter.name)
-    if "text-to-video" not in family.capabilities and request.output_format not in _STILL_FORMATS:
-        raise ValidationError(
-            f"output_format {request.output_format!r} is for videos; {spec.name} makes pictures",
-            field="output_format",
-            value=request.output_format,
-            hint=f"use one of {', '.join(_STILL_FORMATS)}",
-        )
 
 
 def _first(*values: T | None) -> T:

@@ -11,7 +11,6 @@ from mold_core.wire.chain import (
     ChainStageStart,
     ChainStart,
     Stitching,
-    VideoData,
 )
 from mold_core.wire.events import (
     CacheHit,
@@ -31,6 +30,7 @@ from mold_core.wire.expand import ExpandRequest, ExpandResponse
 from mold_core.wire.generate import OUTPUT_FORMATS, GenerateRequest, GenerateResponse, ImageData, LoraWeight
 from mold_core.wire.pull import PullRequest, PullResponse
 from mold_core.wire.upscale import UpscaleRequest, UpscaleResponse
+from mold_core.wire.video import Keyframe, TimeRange, VideoData
 
 __all__ = [
     "MAX_STAGES",
@@ -53,6 +53,7 @@ __all__ = [
     "GenerateResponse",
     "ImageData",
     "Info",
+    "Keyframe",
     "LoraWeight",
     "ProgressEvent",
     "PullComplete",
@@ -62,6 +63,7 @@ __all__ = [
     "StageDone",
     "StageStart",
     "Stitching",
+    "TimeRange",
     "UpscaleRequest",
     "UpscaleResponse",
     "VideoData",

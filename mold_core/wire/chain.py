@@ -8,6 +8,7 @@ import attrs
 
 from mold_core.wire.fields import wire_field
 from mold_core.wire.generate import MAX_PROMPT_BYTES, MAX_SEED, LoraWeight
+from mold_core.wire.video import VideoData
 
 __all__ = [
     "MAX_STAGES",
@@ -21,7 +22,6 @@ __all__ = [
     "ChainStart",
     "Stitching",
     "Transition",
-    "VideoData",
 ]
 
 Transition = Literal["smooth", "cut", "fade"]
@@ -81,24 +81,6 @@ class ChainRequest:
     enable_audio: bool | None = wire_field("Whether there is sound; default: where the format has any.", default=None)
     loras: tuple[LoraWeight, ...] | None = wire_field("Adapters.", default=None, min_length=1)
     embed_metadata: bool | None = wire_field("Write the request into the file.", default=None)
-
-
-@attrs.frozen(kw_only=True)
-class VideoData:
-    """One finished video: the whole file in `data`."""
-
-    data: bytes = wire_field("The encoded file.")
-    format: Literal["mp4", "gif", "apng", "webp"] = wire_field("Its format.")
-    width: int = wire_field("Width in pixels.")
-    height: int = wire_field("Height in pixels.")
-    frames: int = wire_field("Number of frames.")
-    fps: int = wire_field("Frames per second.")
-    thumbnail: bytes | None = wire_field("PNG of the first frame.", default=None)
-    gif_preview: bytes | None = wire_field("Small GIF of the whole.", default=None)
-    has_audio: bool = wire_field("Whether it has sound.", default=False)
-    duration_ms: int | None = wire_field("Length in milliseconds.", default=None)
-    audio_sample_rate: int | None = wire_field("Samples of sound per second.", default=None)
-    audio_channels: int | None = wire_field("Channels of sound.", default=None)
 
 
 @attrs.frozen(kw_only=True)

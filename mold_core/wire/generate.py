@@ -9,6 +9,7 @@ import attrs
 
 from mold_core.files import write_whole
 from mold_core.wire.fields import wire_field
+from mold_core.wire.video import Keyframe, TimeRange, VideoData, VideoPipeline
 
 __all__ = ["OUTPUT_FORMATS", "GenerateRequest", "GenerateResponse", "ImageData", "LoraWeight"]
 
@@ -17,6 +18,7 @@ OUTPUT_FORMATS: tuple[OutputFormat, ...] = ("png", "jpeg", "webp", "gif", "apng"
 
 MAX_PROMPT_BYTES = 77_000
 MAX_SEED = 2**64 - 1
+MAX_FILE_BYTES = 64 * 1024 * 1024
 
 
 @attrs.frozen(kw_only=True)
@@ -50,7 +52,9 @@ class GenerateRequest:
     batch_size: int = wire_field(
         "Pictures to make; their seeds count up from seed.", default=1, minimum=1, maximum=1000
     )
-    output_format: OutputFormat = wire_field("File format of the result.", default="png")
+    output_format: OutputFormat | None = wire_field(
+        "File format of the result; default: png for pictures, mp4 for videos.", default=None
+    )
     embed_metadata: bool | None = wire_field("Write the request into the file.", default=None)
     scheduler: Literal["ddim", "euler-ancestral", "uni-pc"] | None = wire_field("Sampler of SD models.", default=None)
     source_image: bytes | None = wire_field("PNG or JPEG to start from.", default=None, min_length=1)
@@ -60,6 +64,21 @@ class GenerateRequest:
     loras: tuple[LoraWeight, ...] | None = wire_field("Several adapters.", default=None, min_length=1)
     frames: int | None = wire_field("Frames of a video.", default=None, minimum=1, maximum=257)
     fps: int | None = wire_field("Frames per second of a video.", default=None, minimum=1, maximum=120)
+    enable_audio: bool | None = wire_field("Whether a video has sound; default: where mp4 has any.", default=None)
+    gif_preview: bool = wire_field("Add a small GIF to a video.", default=False)
+    keyframes: tuple[Keyframe, ...] | None = wire_field(
+        "Pictures that a video shows at given frames.", default=None, min_length=1
+    )
+    audio_file: bytes | None = wire_field(
+        "Sound that a video is made for.", default=None, min_length=1, max_length=MAX_FILE_BYTES
+    )
+    source_video: bytes | None = wire_field(
+        "MP4 that a video is made from.", default=None, min_length=1, max_length=MAX_FILE_BYTES
+    )
+    retake_range: TimeRange | None = wire_field("Stretch of source_video to make anew.", default=None)
+    pipeline: VideoPipeline | None = wire_field("How a video is made; default: by what is given.", default=None)
+    spatial_upscale: Literal["x1-5", "x2"] | None = wire_field("Make a video larger in the end.", default=None)
+    temporal_upscale: Literal["x2"] | None = wire_field("Make a video smoother in the end.", default=None)
     expand: bool | None = wire_field("Let a language model write the prompt out first.", default=None)
     original_prompt: str | None = wire_field(
         "The prompt before it was expanded; kept in the metadata.", default=None, max_length=MAX_PROMPT_BYTES
@@ -88,10 +107,11 @@ class ImageData:
 
 @attrs.frozen(kw_only=True)
 class GenerateResponse:
-    """What came of a request."""
+    """What came of a request: pictures, or one video."""
 
     images: tuple[ImageData, ...] = wire_field("The pictures, in the order of their seeds.")
     generation_time_ms: int = wire_field("From the start of the work to the last byte, in milliseconds.")
     model: str = wire_field("Full name of the model that made them.")
     seed_used: int = wire_field("Seed of the first picture.")
+    video: VideoData | None = wire_field("The video, where one was asked for.", default=None)
     warnings: tuple[str, ...] = wire_field("What was adjusted or ignored, in words.", default=())

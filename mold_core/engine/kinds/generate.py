@@ -19,7 +19,7 @@ from mold_core.engine.models import Models
 from mold_core.engine.worker import blaming
 from mold_core.errors import CancelledError, WorkerError
 from mold_core.hookspecs import Frames, ModelFamily, Worker
-from mold_core.wire import GenerateRequest, GenerateResponse, ImageData, Info
+from mold_core.wire import GenerateRequest, GenerateResponse, ImageData, Info, VideoData
 
 __all__ = ["GenerateKind"]
 
@@ -120,7 +120,7 @@ class _Finishing:
 
     bench: Bench
     started: float = attrs.field(factory=monotonic)
-    done: dict[str, list[ImageData]] = attrs.field(factory=dict)
+    done: dict[str, list[ImageData | VideoData]] = attrs.field(factory=dict)
 
     def take(self, pairs: Sequence[tuple[Shot, Frames]]) -> None:
         """Encode pictures, and deliver the jobs that have all of theirs."""
@@ -135,9 +135,9 @@ class _Finishing:
         if job.finished:
             return
         started = monotonic()
-        images = self.done.setdefault(job.id, [])
-        images.append(encode(shot, made))
+        files = self.done.setdefault(job.id, [])
+        files.append(encode(shot, made))
         self.bench.measure("stage_s", monotonic() - started, stage="encode")
-        if len(images) == job.request.batch_size:
+        if len(files) == job.request.batch_size:
             elapsed_ms = int((monotonic() - self.started) * 1000)
             self.bench.deliver(job, response_of(job, self.done.pop(job.id), elapsed_ms))

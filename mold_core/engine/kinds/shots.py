@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, cast
 
 import attrs
 
 from mold_core.engine.jobs import Job
+from mold_core.engine.kinds.films import encode_video
 from mold_core.hookspecs import Frames
 from mold_core.media.images import encode_image
 from mold_core.media.metadata import OutputMetadata
 from mold_core.version import VERSION
-from mold_core.wire import GenerateRequest, GenerateResponse, ImageData
+from mold_core.wire import GenerateRequest, GenerateResponse, ImageData, VideoData
 from mold_core.wire.generate import MAX_SEED
 
 if TYPE_CHECKING:
@@ -40,13 +42,15 @@ def shots_of(job: Job) -> list[Shot]:
     ]
 
 
-def encode(shot: Shot, made: Frames) -> ImageData:
-    """Return the finished file of a picture, its metadata inside."""
+def encode(shot: Shot, made: Frames) -> ImageData | VideoData:
+    """Return the finished file of a picture or a video, its metadata inside."""
+    if made.fps is not None:
+        return encode_video(shot.request, made, metadata_of(shot.request) if shot.request.embed_metadata else None)
     image = made.images[0]
     metadata = metadata_of(shot.request) if shot.request.embed_metadata else None
     return ImageData(
         data=encode_image(image, cast("ImageFormat", shot.request.output_format), metadata),
-        format=shot.request.output_format,
+        format=cast("ImageFormat", shot.request.output_format),
         width=image.width,
         height=image.height,
         index=shot.index,
@@ -79,11 +83,12 @@ def metadata_of(request: GenerateRequest) -> OutputMetadata:
     )
 
 
-def response_of(job: Job, images: list[ImageData], elapsed_ms: int) -> GenerateResponse:
+def response_of(job: Job, made: Sequence[ImageData | VideoData], elapsed_ms: int) -> GenerateResponse:
     """Return the answer to a job's request."""
     assert job.request.model is not None and job.request.seed is not None  # the request is complete
     return GenerateResponse(
-        images=tuple(images),
+        images=tuple(file for file in made if isinstance(file, ImageData)),
+        video=next((file for file in made if isinstance(file, VideoData)), None),
         generation_time_ms=elapsed_ms,
         model=job.request.model,
         seed_used=job.request.seed,

@@ -34,7 +34,15 @@ def able(*capabilities: Capability) -> SketchFamily:
 def test_what_is_missing_is_filled_in_from_the_model() -> None:
     request, warnings = completed(seed=7)
     assert request == GenerateRequest(
-        prompt="a", model="sketch:v1", width=32, height=32, steps=2, guidance=1.0, seed=7, embed_metadata=True
+        prompt="a",
+        model="sketch:v1",
+        width=32,
+        height=32,
+        steps=2,
+        guidance=1.0,
+        seed=7,
+        output_format="png",
+        embed_metadata=True,
     )
     assert warnings == ()
 

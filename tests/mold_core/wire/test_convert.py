@@ -33,6 +33,15 @@ FULL = {
     "loras": [{"path": "/a.safetensors", "scale": 1.0}, {"path": "/b.safetensors", "scale": 2.0}],
     "frames": 97,
     "fps": 24,
+    "enable_audio": True,
+    "gif_preview": True,
+    "keyframes": [{"frame": 8, "image": base64.b64encode(PICTURE).decode()}],
+    "audio_file": base64.b64encode(b"RIFF").decode(),
+    "source_video": base64.b64encode(b"ftyp").decode(),
+    "retake_range": {"start_seconds": 0.5, "end_seconds": 2.0},
+    "pipeline": "retake",
+    "spatial_upscale": "x1-5",
+    "temporal_upscale": "x2",
     "expand": True,
     "original_prompt": "a cat",
     "upscale_model": "real-esrgan-x4plus:fp16",
@@ -54,7 +63,7 @@ def object_problems(value: object) -> tuple[str, ...]:
 def test_only_the_prompt_is_required() -> None:
     request = from_json(GenerateRequest, {"prompt": "a glowing robot"})
     assert request == GenerateRequest(prompt="a glowing robot")
-    assert (request.batch_size, request.output_format, request.strength) == (1, "png", 0.75)
+    assert (request.batch_size, request.output_format, request.strength) == (1, None, 0.75)
     assert {request.model, request.width, request.seed, request.embed_metadata} == {None}
 
 
@@ -81,8 +90,8 @@ def test_fields_that_hold_nothing_are_left_out() -> None:
     assert to_json(GenerateRequest(prompt="a")) == {
         "prompt": "a",
         "batch_size": 1,
-        "output_format": "png",
         "strength": 0.75,
+        "gif_preview": False,
     }
 
 

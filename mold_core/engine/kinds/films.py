@@ -1,0 +1,58 @@
+"""The frames and the sound of one video as a finished file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import cast
+
+from mold_core.hookspecs import Frames
+from mold_core.media.joining import preview_gif
+from mold_core.media.metadata import OutputMetadata
+from mold_core.media.video import VideoFormat, VideoWriter
+from mold_core.wire import GenerateRequest, VideoData
+
+__all__ = ["encode_video"]
+
+
+def encode_video(request: GenerateRequest, made: Frames, metadata: OutputMetadata | None) -> VideoData:
+    """Return a video in the format that a complete request asks for, with its first frame and, if wanted, a preview."""
+    format = cast(VideoFormat, request.output_format)
+    width, height = made.images[0].size
+    fps, count = round(made.fps or 1), len(made.images)
+    sound = made.sound if request.enable_audio and format == "mp4" else None
+    with TemporaryDirectory(prefix="mold-video-") as folder:
+        path = Path(folder) / "video"
+        with (
+            path.open("w+b") as file,
+            VideoWriter(
+                file,
+                format,
+                width=width,
+                height=height,
+                fps=fps,
+                sample_rate=sound.sample_rate if sound else None,
+                channels=len(sound.samples) if sound else 2,
+                metadata=metadata,
+            ) as video,
+        ):
+            for image in made.images:
+                video.add(image)
+            if sound:
+                video.add_sound(sound.samples[:, : round(count * sound.sample_rate / fps)])
+        data = path.read_bytes()
+    gif, png = preview_gif(iter(made.images if request.gif_preview else made.images[:1]), count=count, fps=fps)
+    return VideoData(
+        data=data,
+        format=format,
+        width=width,
+        height=height,
+        frames=count,
+        fps=fps,
+        thumbnail=png,
+        gif_preview=gif if request.gif_preview else None,
+        has_audio=sound is not None,
+        duration_ms=count * 1000 // fps,
+        audio_sample_rate=sound.sample_rate if sound else None,
+        audio_channels=len(sound.samples) if sound else None,
+    )
