@@ -10,7 +10,7 @@ from typing import Any, Literal
 import falcon.asgi
 
 from mold_core.media.formats import CONTENT_TYPES
-from mold_core.wire import GenerateResponse, ImageData
+from mold_core.wire import GenerateResponse, ImageData, VideoData
 from mold_core.wire.chain import ChainResponse
 from mold_core.wire.expand import ExpandResponse
 from mold_core.wire.generate import MAX_SEED
@@ -24,11 +24,11 @@ __all__ = ["FORMS", "RESULT_CONTENT", "ImageDataForm", "answer_result", "generat
 ImageDataForm = Literal["bytes", "base64", "url", "none"]
 FORMS: tuple[ImageDataForm, ...] = ("bytes", "base64", "url", "none")
 
-_STILLS = {CONTENT_TYPES[name]: "the file" for name in ("png", "jpeg", "webp")}
+_FILES = dict.fromkeys(CONTENT_TYPES.values(), "the file")
 
 # What a result of any kind may look like.
 RESULT_CONTENT: dict[str, Any] = {
-    **_STILLS,
+    **_FILES,
     "multipart/mixed": "one part for each picture",
     "text/plain": "one line, of a pull",
     JSON: GenerateResponse | UpscaleResponse | ExpandResponse | ChainResponse,
@@ -73,11 +73,14 @@ def result_frame(result: Any, form: ImageDataForm = "bytes") -> bytes:
 
 
 def generate_json(result: GenerateResponse, form: ImageDataForm) -> dict[str, Any]:
-    """Return the page's shape of a result, and beside it the fields of its first picture as flat ones."""
-    first = result.images[0]
+    """Return the page's shape of a result, and beside it the fields of its first picture or its video as flat ones."""
+    first = result.video or result.images[0]
     flat: dict[str, Any] = {"format": first.format, "width": first.width, "height": first.height}
     if form in ("bytes", "base64"):
         flat["image"] = json_of(first.data)
+    if result.video is not None:
+        about_video = {name: value for name, value in json_of(result.video).items() if name not in (*flat, "data")}
+        flat |= {f"video_{name}": value for name, value in about_video.items()}
     images = [_image_json(image, form) for image in result.images]
     about = {
         "generation_time_ms": result.generation_time_ms,
@@ -106,6 +109,8 @@ def _image_json(image: ImageData, form: ImageDataForm) -> dict[str, Any]:
 
 def _image_headers(result: GenerateResponse) -> dict[str, str]:
     headers = {"X-Mold-Seed-Used": str(result.seed_used)}
+    if result.video is not None:
+        headers |= _video_headers(result.video)
     adjusted = next((warning for warning in result.warnings if warning.startswith("dimensions adjusted")), None)
     if adjusted:
         headers["X-Mold-Dimension-Warning"] = adjusted
@@ -115,7 +120,24 @@ def _image_headers(result: GenerateResponse) -> dict[str, str]:
     return headers
 
 
+def _video_headers(video: VideoData) -> dict[str, str]:
+    values: dict[str, object] = {
+        "Frames": video.frames,
+        "Fps": video.fps,
+        "Width": video.width,
+        "Height": video.height,
+        "Has-Audio": 1 if video.has_audio else None,
+        "Duration-Ms": video.duration_ms,
+        "Audio-Sample-Rate": video.audio_sample_rate,
+        "Audio-Channels": video.audio_channels,
+    }
+    return {f"X-Mold-Video-{name}": str(value) for name, value in values.items() if value is not None}
+
+
 def _answer_pictures(resp: falcon.asgi.Response, result: GenerateResponse) -> None:
+    if result.video is not None:
+        resp.content_type, resp.data = CONTENT_TYPES[result.video.format], result.video.data
+        return
     if len(result.images) == 1:
         resp.content_type = CONTENT_TYPES[result.images[0].format]
         resp.data = result.images[0].data
