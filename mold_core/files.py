@@ -15,11 +15,12 @@ from typing import BinaryIO
 
 from mold_core.errors import OutputError
 
-__all__ = ["output_error", "write_whole"]
+__all__ = ["PART_NAME", "output_error", "write_whole"]
 
 Writer = Callable[[BinaryIO], object]
 
-_PART_NAME = re.compile(r"\.mold-[0-9a-f]{16}\.part")
+# The names of files that are being written.
+PART_NAME = re.compile(r"\.mold-[0-9a-f]{16}\.part")
 _ABANDONED_AFTER_S = 24 * 3600
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP})
 
@@ -150,7 +151,7 @@ def _remove_abandoned(folder: Path) -> None:
     oldest = time.time() - _ABANDONED_AFTER_S
     with suppress(OSError):
         for name in os.listdir(folder):
-            if _PART_NAME.fullmatch(name):
+            if PART_NAME.fullmatch(name):
                 with suppress(OSError):
                     if os.stat(folder / name).st_mtime < oldest:
                         os.unlink(folder / name)

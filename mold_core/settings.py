@@ -160,6 +160,9 @@ class Settings:
         key="t5_variant",
         default="auto",
     )
+    offline: bool = _setting(
+        "Fetch nothing, whoever asks; HF_HUB_OFFLINE=1 does the same.", env="MOLD_OFFLINE", key="offline", default=False
+    )
     port: int = _setting(
         "Port of the server.", env="MOLD_PORT", key="server_port", default=7680, minimum=1, maximum=65_535
     )

@@ -43,6 +43,9 @@ class ModelFile:
     size_bytes: int | None = wire_field("Its size.", default=None, minimum=0)
     sha256: str | None = wire_field("Its checksum.", default=None)
     gated: bool = wire_field("Whether the repository asks for an accepted licence.", default=False)
+    instead: tuple[str, ...] = wire_field(
+        "Files in the models folder that can stand in for it, best first.", default=()
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -77,6 +80,7 @@ class ModelSpec:
     defaults: ModelDefaults = wire_field("Defaults of requests.", default=ModelDefaults())
     files: tuple[ModelFile, ...] = wire_field("All files.", default=())
     vocabulary: Vocabulary | None = wire_field("What a small model knows.", default=None)
+    part_of: str | None = wire_field("Family whose models it is a part of, where it is none by itself.", default=None)
     options: dict[str, Any] = wire_field("What only the family understands.", default=attrs.Factory(dict))
     root: Path | None = attrs.field(default=None)
 

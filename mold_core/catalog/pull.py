@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from hashlib import sha256 as hash_of
 from pathlib import Path, PurePosixPath
 
@@ -21,6 +21,7 @@ import attrs
 
 from mold_core.catalog.fetch import Patience, fetch, patiently
 from mold_core.catalog.hub import Hub, RemoteFile
+from mold_core.catalog.marker import clear_stale, holding
 from mold_core.catalog.model import ModelFile, ModelSpec
 from mold_core.catalog.report import PullReader
 from mold_core.catalog.space import check_space, in_words, same_disk
@@ -30,7 +31,7 @@ from mold_core.errors import DownloadError, OutputError, PluginError
 from mold_core.files import output_error, write_whole
 from mold_core.wire import CacheHit, Info, ProgressEvent, PullComplete
 
-__all__ = ["pull"]
+__all__ = ["CACHE_NAME", "check_paths", "pull"]
 
 CACHE_NAME = ".hf-cache"
 _LOCK_POLL_S = 0.05
@@ -46,12 +47,14 @@ def pull(
     skip_verify: bool = False,
     token: str | None = None,
     endpoint: str | None = None,
+    offline: bool = False,
 ) -> LocalFiles:
     """Return the files of a model after fetching those that are not here, or not as the catalog says.
 
     `on_event` is called in this thread, at most four times a second while bytes come in; when it returns False the pull
     ends with CancelledError. `token` and `endpoint` stand in for HF_TOKEN and HF_ENDPOINT. With `skip_verify` files
-    that are here are left alone and those that come are not compared with the catalog.
+    that are here are left alone and those that come are not compared with the catalog. With `offline` nothing is
+    fetched: what is missing is an error.
 
     Raises DownloadError for the network, the hub, licences and checksums; OutputError for the disk; PluginError for a
     catalog entry with a path outside the models folder. What has come is kept for the next pull, except a file whose
@@ -62,9 +65,9 @@ def pull(
         why = "is part of mold" if spec.embedded else "needs no files"
         reader.say(Info(message=f"{spec.name} {why}, nothing to fetch"))
     else:
-        _check_paths(spec)
+        check_paths(spec)
         try:
-            _Pull(spec, store, reader, skip_verify).run(lambda: Hub(token=token, endpoint=endpoint))
+            _Pull(spec, store, reader, skip_verify).run(lambda: _connect(spec, token, endpoint, offline))
         except OSError as error:
             if error is reader.failure:
                 raise
@@ -73,10 +76,22 @@ def pull(
     return store.files_of(spec)
 
 
-def _check_paths(spec: ModelSpec) -> None:
+def _connect(spec: ModelSpec, token: str | None, endpoint: str | None, offline: bool) -> Hub:
+    if offline:
+        raise DownloadError(
+            f"MOLD_OFFLINE is set, so what is missing of {spec.name} is not fetched", hint="unset it to fetch models"
+        )
+    return Hub(token=token, endpoint=endpoint)
+
+
+def check_paths(spec: ModelSpec) -> None:
     """Refuse paths that leave the models folder or could be one of our own files there. Catalogs come from anyone."""
     names_there = (file.filename for file in spec.files if file.filename)
-    for path in (spec.name.replace(":", "-"), *(file.path for file in spec.files), *names_there):
+    for path in (
+        spec.name.replace(":", "-"),
+        *(path for file in spec.files for path in (file.path, *file.instead)),
+        *names_there,
+    ):
         parts = PurePosixPath(path).parts
         if not parts or not all(
             part.isprintable() and not part.startswith(".") and not set(part) & set('/\\:*?"<>|') for part in parts
@@ -131,19 +146,26 @@ class _Pull:
 
     def run(self, connect: Callable[[], Hub]) -> None:
         files = {file.path: file for file in self.spec.files}.values()
-        missing = [file for file in files if not self._is_here(file, explain=True)]
+        missing = [file for file in files if not self._is_stood_in_for(file) and not self._is_here(file, explain=True)]
         if missing:
             hub = connect()
             # Everything that can be refused is refused before the first gigabyte comes.
             wanted = [self._ask(hub, file) for file in missing]
             check_space(self.spec.name, self._needs(wanted))
-            with self._marked():
+            with holding(self.store.marker_of(self.spec)):
                 self._announce(wanted)
                 for item in wanted:
                     self._bring(hub, item)
-        self.store.marker_of(self.spec).unlink(missing_ok=True)
+        clear_stale(self.store.marker_of(self.spec))
 
     # --- what is here --------------------------------------------------------------------------------------------
+
+    def _is_stood_in_for(self, file: ModelFile) -> bool:
+        path = self.store.path_of(self.spec, file)
+        others = () if path.is_file() else self.store.choices(self.spec, file)
+        if others:
+            self.reader.say(Info(message=f"{path.name} is left out: {others[0].name} is here and stands in for it"))
+        return bool(others)
 
     def _is_here(self, file: ModelFile, sha256: str | None = None, *, explain: bool = False) -> bool:
         path = self.store.path_of(self.spec, file)
@@ -234,17 +256,6 @@ class _Pull:
         licence = f"; licence {self.spec.licence}" if self.spec.licence else ""
         self.reader.say(Info(message=f"fetching {self.spec.name}, {files}, {in_words(total)}{licence}"))
         self.reader.begin(len(wanted), total)
-
-    @contextmanager
-    def _marked(self) -> Iterator[None]:
-        marker = self.store.marker_of(self.spec)
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        marker.touch()
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                marker.unlink()
 
     def _bring(self, hub: Hub, item: _Wanted) -> None:
         self.reader.start_file(item.path.name, item.size_bytes, item.bytes_here)

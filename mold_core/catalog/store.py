@@ -17,9 +17,13 @@ PULL_MARKER = ".pulling"
 
 @attrs.frozen
 class LocalFiles:
-    """The files of a model on disk, by component; a component may have several (shards)."""
+    """The files of a model on disk, by component; a component may have several (shards).
+
+    `choices` has, for a component whose file others can stand in for, all of those that are here, best first.
+    """
 
     by_component: Mapping[str, tuple[Path, ...]]
+    choices: Mapping[str, tuple[Path, ...]] = attrs.Factory(dict)
 
     def one(self, component: str) -> Path:
         """Return the only file of a component. Raises KeyError if the model has none or several."""
@@ -47,7 +51,7 @@ class ModelStore:
         """Return the files that are not here; a pull in progress counts as nothing here yet."""
         if self._is_being_pulled(spec):
             return spec.files
-        return tuple(file for file in spec.files if not self.path_of(spec, file).is_file())
+        return tuple(file for file in spec.files if not self.choices(spec, file))
 
     def has(self, spec: ModelSpec) -> bool:
         """Say whether every file of the model is here."""
@@ -63,9 +67,19 @@ class ModelStore:
     def files_of(self, spec: ModelSpec) -> LocalFiles:
         """Return where the files of a model lie or would lie."""
         found: dict[str, tuple[Path, ...]] = {}
+        choices: dict[str, tuple[Path, ...]] = {}
         for file in spec.files:
-            found[file.component] = (*found.get(file.component, ()), self.path_of(spec, file))
-        return LocalFiles(found)
+            here = self.choices(spec, file) if file.instead else ()
+            best = here[0] if here else self.path_of(spec, file)
+            found[file.component] = (*found.get(file.component, ()), best)
+            if here:
+                choices[file.component] = here
+        return LocalFiles(found, choices)
+
+    def choices(self, spec: ModelSpec, file: ModelFile) -> tuple[Path, ...]:
+        """Return which of a file and those that can stand in for it are here, best first."""
+        folder = spec.root or self.models_dir
+        return tuple(path for path in (folder / name for name in (file.path, *file.instead)) if path.is_file())
 
     def marker_of(self, spec: ModelSpec) -> Path:
         """Return the file that stands as long as a model is being pulled."""

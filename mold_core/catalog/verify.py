@@ -4,20 +4,81 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import attrs
 
+from mold_core.catalog.model import ModelFile, ModelSpec
+from mold_core.catalog.store import ModelStore
 from mold_core.errors import CheckpointError, OutputError
 from mold_core.files import write_whole
 
-__all__ = ["ChecksumLedger", "sha256_of", "update_digest"]
+__all__ = ["ChecksumLedger", "FileVerdict", "sha256_of", "update_digest", "verify_files"]
 
 LEDGER_NAME = ".verified.json"
 _CHUNK_BYTES = 1 << 20
+
+
+@attrs.frozen(kw_only=True)
+class FileVerdict:
+    """Whether a file is what it should be, and `words` that say so or what is wrong."""
+
+    component: str
+    path: Path
+    size_bytes: int
+    sha256: str | None
+    right: bool
+    words: str
+
+
+def verify_files(
+    spec: ModelSpec, store: ModelStore, progress: Callable[[Path, int, int], object] = lambda path, done, total: None
+) -> Iterator[FileVerdict]:
+    """Yield a verdict on every file of a model, after reading all of it; nothing is taken from memory of earlier reads.
+
+    `progress` is told the path, how many bytes of it were read and how many there are. A file without a checksum in the
+    catalog is held to the checksum that was recorded when it was fetched, if there is one, else to its size alone.
+    """
+    recorded = ChecksumLedger(store.models_dir, nullcontext)
+    for file in spec.files:
+        choices = store.choices(spec, file)
+        path = choices[0] if choices else store.path_of(spec, file)
+        stands_in = bool(choices) and path != store.path_of(spec, file)
+        known = recorded.known(path) if choices and not spec.embedded else None
+        yield _verdict(file, path, stands_in, known, progress)
+
+
+def _verdict(
+    file: ModelFile, path: Path, stands_in: bool, known: str | None, progress: Callable[[Path, int, int], object]
+) -> FileVerdict:
+    if not path.is_file():
+        return FileVerdict(
+            component=file.component, path=path, size_bytes=0, sha256=None, right=False, words="is missing"
+        )
+    size_bytes, read = path.stat().st_size, 0
+
+    def tick() -> None:
+        nonlocal read
+        read = min(read + _CHUNK_BYTES, size_bytes)
+        progress(path, read, size_bytes)
+
+    sha256 = sha256_of(path, tick)
+    expected = known if stands_in else (file.sha256 or known or "").lower() or None
+    if file.size_bytes and not stands_in and size_bytes != file.size_bytes:
+        right, words = False, f"has {size_bytes:,} bytes instead of {file.size_bytes:,}"
+    elif expected and sha256 != expected:
+        right, words = False, f"has the sha256 {sha256} instead of {expected}"
+    elif expected:
+        right, words = True, "has the right sha256"
+    else:
+        right = True
+        words = "has the right size; no checksum is known" if file.size_bytes else "is here; the catalog tells no more"
+    return FileVerdict(
+        component=file.component, path=path, size_bytes=size_bytes, sha256=sha256, right=right, words=words
+    )
 
 
 def sha256_of(path: Path, tick: Callable[[], object] = lambda: None) -> str:

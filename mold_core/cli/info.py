@@ -2,27 +2,51 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mold_core.cli.list_models import readable_size
+from mold_core.cli.memory_flags import memory_flags, take_memory_flags
 from mold_core.cli.state import State
 from mold_core.errors import MoldError
 from mold_core.version import VERSION
 
 if TYPE_CHECKING:
-    from mold_core.catalog import ModelDefaults
+    from mold_core.catalog import ModelDefaults, ModelSpec
+    from mold_core.engine.memory import MemoryReport
 
 __all__ = ["command"]
+
+_HOW = {
+    "eager": "everything in memory",
+    "sequential": "one part at a time",
+    "offload": "one part at a time, blocks streamed",
+}
 
 
 @click.command("info", short_help="Show a model, or this installation.")
 @click.argument("model", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--verify", is_flag=True, help="Compare every file of MODEL with its size and checksum.")
+@click.option("--memory-gb", type=float, metavar="GB", help="Will it fit into so much memory? Default: this machine's.")
+@memory_flags
 @click.pass_obj
-def command(state: State, model: str | None, as_json: bool) -> None:
-    """Show MODEL: defaults, licence, and where its files lie or come from. Without MODEL: this installation."""
+def command(
+    state: State, /, model: str | None, as_json: bool, verify: bool, memory_gb: float | None, **flags: Any
+) -> None:
+    """Show MODEL: defaults, licence, where its files lie or come from, and whether it fits into memory.
+
+    Without MODEL: this installation.
+    """
+    state.use_flags(memory_budget_gb=memory_gb, **take_memory_flags(flags))
+    if verify:
+        from mold_core.cli.verify import verify_model
+
+        if model is None:
+            raise click.UsageError("--verify needs a model: mold info MODEL --verify")
+        verify_model(state, model, as_json=as_json)
+        return
     if as_json:
         import json
 
@@ -60,6 +84,10 @@ def _model_as_json(state: State, name: str) -> dict[str, object]:
     files = [
         {**attrs.asdict(file), "path": store.path_of(spec, file), "here": file not in missing} for file in spec.files
     ]
+    memory = _memory_report(state, spec)
+    if memory is not None:
+        about = attrs.asdict(memory) | {"fits": {strategy: memory.fits(strategy) for strategy in memory.needs}}
+        return {**attrs.asdict(spec), "downloaded": not missing, "files": files, "memory": about}
     return {**attrs.asdict(spec), "downloaded": not missing, "files": files}
 
 
@@ -89,6 +117,37 @@ def _model(state: State, name: str) -> None:
         if file in missing and file.repo:
             gate = " (accept its licence there first)" if file.gated else ""
             click.echo(f"    from {file.repo}, file {file.filename}{gate}")
+
+    memory = _memory_report(state, spec)
+    if memory is not None:
+        click.echo()
+        _memory(memory)
+
+
+def _memory_report(state: State, spec: ModelSpec) -> MemoryReport | None:
+    family = state.engine.plugins.families.get(spec.family)
+    return state.engine.memory_report(spec.name) if hasattr(family, "parts") else None
+
+
+def _memory(memory: MemoryReport) -> None:
+    """Show what each part takes, what each strategy needs, and what would be done."""
+    room = ", ".join(f"{readable_size(size_bytes)} on {device}" for device, size_bytes in memory.room.items())
+    click.echo(click.style(f"Memory: there is room for {room}", bold=True))
+    for part in memory.parts:
+        file = part.files[0].name if part.files else ""
+        where = f"  on {part.device}" if len(memory.room) > 1 else ""
+        weights, working = readable_size(part.size_bytes), readable_size(part.working_bytes)
+        click.echo(f"  {part.name:<15} {weights:>9}  and {working:>8} to compute{where}  {file}")
+    for strategy, needs in memory.needs.items():
+        needed = ", ".join(
+            readable_size(size_bytes) + (f" on {device}" if len(memory.room) > 1 else "")
+            for device, size_bytes in needs.items()
+        )
+        mark = click.style("✓", fg="green") if memory.fits(strategy) else click.style("✗", fg="red")
+        used = "  ← used" if strategy == memory.chosen else ""
+        click.echo(f"{mark} {strategy:<15} {needed:>9}  {_HOW[strategy]}{used}")
+    if memory.problem:
+        click.echo(click.style(f"It does not fit: {memory.problem}", fg="red"))
 
 
 def _picture(defaults: ModelDefaults) -> str:

@@ -55,12 +55,14 @@ def _table(title: str, entries: list[ModelEntry], default: str | None) -> None:
         spec, defaults = entry.spec, entry.spec.defaults
         star = "★" if spec.name == default else " "
         size = "embedded" if spec.embedded else readable_size(spec.size_bytes) if spec.files else "–"
-        picture = f"{defaults.width or '?'}x{defaults.height or '?'}"
-        problem = "" if entry.runnable else click.style(f"  (no plugin brings family {spec.family})", fg="yellow")
-        click.echo(
-            f"{star} {spec.name:<{width}}  {size:>8}  {picture:>9}  {defaults.steps or '?':>3} steps  "
-            f"{spec.description}{problem}"
+        picture = "" if spec.part_of else f"{defaults.width or '?'}x{defaults.height or '?'}"
+        steps = "" if spec.part_of else f"{defaults.steps or '?'} steps"
+        problem = (
+            ""
+            if entry.runnable or spec.part_of
+            else click.style(f"  (no plugin brings family {spec.family})", fg="yellow")
         )
+        click.echo(f"{star} {spec.name:<{width}}  {size:>8}  {picture:>9}  {steps:>9}  {spec.description}{problem}")
 
 
 def _as_json(entry: ModelEntry, default: str | None) -> dict[str, object]:

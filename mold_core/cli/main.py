@@ -23,6 +23,8 @@ COMMANDS = {
     "info": "info",
     "pull": "pull",
     "chain": "chain",
+    "rm": "remove",
+    "clean": "clean",
     "gallery": "gallery",
     "plugins": "plugins",
     "version": "version",

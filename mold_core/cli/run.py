@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
+from mold_core.cli.memory_flags import memory_flags, take_memory_flags
 from mold_core.cli.pictures import source_fields
 from mold_core.cli.state import State
 from mold_core.errors import OutputError, ValidationError
@@ -61,6 +62,7 @@ Examples:
 @click.option("--mask", metavar="PATH", help="Paint only the white parts of --image anew, and keep the black ones.")
 @click.option("--no-metadata", is_flag=True, help="Do not write the prompt and settings into the file.")
 @click.option("--device", help="cpu, cuda or mps; default: the best there is.")
+@memory_flags
 @click.pass_obj
 def command(
     state: State,
@@ -76,7 +78,7 @@ def command(
 
     Without -o the picture is saved in the current directory, or written to standard output when that is a pipe.
     """
-    state.use_flags(device=device)
+    state.use_flags(device=device, **take_memory_flags(flags))
     engine = state.engine
     model, prompt_words = _split_model(engine, flags.pop("model"), words)
     pictures = source_fields(image, flags.pop("strength"), mask)

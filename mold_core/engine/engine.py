@@ -19,6 +19,7 @@ from mold_core.engine.feeder import DeviceStatus, Feeder, load_errand
 from mold_core.engine.jobs import Job, JobKind, JobState
 from mold_core.engine.kinds import Prepared, kind_of
 from mold_core.engine.lane import Lane
+from mold_core.engine.memory import MemoryReport, memory_report
 from mold_core.engine.models import ModelEntry, Models
 from mold_core.engine.notices import Notices
 from mold_core.engine.observe import Observers
@@ -221,9 +222,18 @@ class Engine:
         To have it done beside other work, submit a PullRequest.
         """
         spec = self.resolve(name)
-        if on_event is not None and not spec.embedded and spec.family not in self.plugins.families:
+        if on_event is not None and not spec.embedded and (spec.part_of or spec.family) not in self.plugins.families:
             on_event(Info(message=f"no loaded plugin brings the family {spec.family}, so nothing runs {spec.name} yet"))
-        return pull(spec, self.store, on_event=on_event, skip_verify=skip_verify)
+        return pull(spec, self.store, on_event=on_event, skip_verify=skip_verify, offline=self.settings.offline)
+
+    def memory_report(self, name: str) -> MemoryReport | None:
+        """Return whether a model fits into the memory of this machine; None where its family does not tell.
+
+        Nothing is loaded; what is not downloaded is measured by the catalog. Raises UnknownModelError, and
+        CheckpointError for a damaged file.
+        """
+        spec = self.resolve(name)
+        return memory_report(self.family_of(spec), spec, self.store, self.settings, self.plugins)
 
     def resolve(self, name: str | None) -> ModelSpec:
         """Return the model that a name means; None means the default. Raises UnknownModelError."""

@@ -3,26 +3,68 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Mapping
+from typing import cast
 
-from mold_core.catalog import LocalFiles, ModelSpec
-from mold_core.engine.device import budget_bytes, free_bytes
-from mold_core.errors import SettingsError
+import attrs
+
+from mold_core.catalog import LocalFiles, ModelSpec, ModelStore
+from mold_core.engine.device import budget_bytes, choose_device, free_bytes
+from mold_core.errors import InsufficientMemoryError, SettingsError
 from mold_core.hookspecs import LoadContext, ModelFamily
-from mold_core.placement import MemoryPlan, MemoryWishes, Strategy, needed_bytes, plan_memory
+from mold_core.placement import STRATEGIES, MemoryPlan, MemoryWishes, ModelPart, Strategy, needed_bytes, plan_memory
 from mold_core.plugins import Plugins
 from mold_core.settings import Settings
 from mold_core.wire import ProgressEvent
 
-if TYPE_CHECKING:
-    from mold_core.placement import ModelPart
-
-__all__ = ["explained", "load_context", "parts_of", "plan_for", "wishes_of"]
+__all__ = ["MemoryReport", "explained", "load_context", "memory_report", "plan_for", "wishes_of"]
 
 # Settings that place a part of a model on a device, by the name that families know it under.
 _PLACES = ("text_encoders", "t5", "clip_l", "transformer", "vae")
 _DEVICE = re.compile(r"(?:cpu|mps|(?:cuda|gpu)(?::\d{1,2})?)")
+
+
+@attrs.frozen(kw_only=True)
+class MemoryReport:
+    """Whether a model fits into the memory of this machine.
+
+    `room`: what it may take, in bytes by device. `needs`: for each strategy the most that it takes, likewise. `chosen`:
+    how it would be held, or None where it cannot be, and then `problem` says why.
+    """
+
+    parts: tuple[ModelPart, ...]
+    room: Mapping[str, int]
+    needs: Mapping[Strategy, Mapping[str, int]]
+    chosen: Strategy | None
+    problem: str | None
+
+    def fits(self, strategy: Strategy) -> bool:
+        """Say whether the model can be held so."""
+        return all(
+            size_bytes <= self.room.get(device, size_bytes) for device, size_bytes in self.needs[strategy].items()
+        )
+
+
+def memory_report(
+    family: ModelFamily, spec: ModelSpec, store: ModelStore, settings: Settings, plugins: Plugins
+) -> MemoryReport | None:
+    """Return whether a model, downloaded or not, fits here; None where its family does not tell its parts."""
+    context = load_context(settings, plugins, choose_device(settings))
+    parts = _parts_of(family, spec, store.files_of(spec), context)
+    if not parts:
+        return None
+    chosen, problem = None, None
+    try:
+        chosen = plan_memory(parts, context.room, context.wishes.strategy, model=spec.name).strategy
+    except InsufficientMemoryError as error:
+        problem = str(error)
+    return MemoryReport(
+        parts=parts,
+        room={device: context.room[device] for device in dict.fromkeys(part.device for part in parts)},
+        needs={strategy: needed_bytes(parts, strategy) for strategy in STRATEGIES},
+        chosen=chosen,
+        problem=problem,
+    )
 
 
 def wishes_of(settings: Settings) -> MemoryWishes:
@@ -69,18 +111,12 @@ def load_context(
     )
 
 
-def parts_of(family: ModelFamily, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> tuple[ModelPart, ...]:
-    """Return the parts of a model with what they take; none where the family does not tell."""
-    parts = getattr(family, "parts", None)
-    return () if parts is None else tuple(parts(spec, files, context))
-
-
 def plan_for(family: ModelFamily, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> MemoryPlan | None:
     """Return how a model is to be held in memory, or None where the family does not tell its parts.
 
     Raises InsufficientMemoryError where it does not fit in any way, or not in the one that is asked for.
     """
-    parts = parts_of(family, spec, files, context)
+    parts = _parts_of(family, spec, files, context)
     return plan_memory(parts, context.room, context.wishes.strategy, model=spec.name) if parts else None
 
 
@@ -94,6 +130,11 @@ def explained(plan: MemoryPlan, device: str, name: str) -> str | None:
         f"{name} is brought into memory {how}: as a whole it needs {whole / 1e9:.1f} GB, "
         f"and {plan.room.get(device, 0) / 1e9:.1f} GB are to be had (mold info {name})"
     )
+
+
+def _parts_of(family: ModelFamily, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> tuple[ModelPart, ...]:
+    parts = getattr(family, "parts", None)
+    return () if parts is None else tuple(parts(spec, files, context))
 
 
 def _device(name: str, value: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 
 from mold_core.catalog import DefaultModel, ModelSpec, ModelStore, default_model, resolve
-from mold_core.errors import PluginError
+from mold_core.errors import PluginError, ValidationError
 from mold_core.hookspecs import ModelFamily
 from mold_core.plugins import Plugins
 from mold_core.settings import Settings
@@ -42,6 +42,13 @@ class Models:
     def family_of(self, spec: ModelSpec) -> ModelFamily:
         """Return the family that runs a model. Raises PluginError when its plugin is not there."""
         family = self.plugins.families.get(spec.family)
+        if spec.part_of is not None:
+            raise ValidationError(
+                f"{spec.name!r} is a part of models of the family {spec.part_of}, no model by itself",
+                field="model",
+                value=spec.name,
+                hint="name one of those (mold list)",
+            )
         if family is None:
             raise PluginError(
                 f"model {spec.name!r} needs family {spec.family!r}, which no loaded plugin brings",
@@ -62,4 +69,4 @@ class Models:
         ]
 
     def _runnable(self, spec: ModelSpec) -> bool:
-        return spec.family in self.plugins.families
+        return spec.part_of is None and spec.family in self.plugins.families

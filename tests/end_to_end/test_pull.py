@@ -192,20 +192,23 @@ def test_a_pull_takes_over_from_one_that_was_killed(
     assert models(home) == WHOLE
 
 
-@pytest.mark.soak
+@pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.soak)])
 def test_a_kill_at_any_moment_leaves_whole_files_or_none(
-    mold: Run, start: Start, world: dict[str, Any], weights: FakeFile, home: Path
+    mold: Run, start: Start, world: dict[str, Any], weights: FakeFile, home: Path, kills: int
 ) -> None:
     weights.pause_s = 0.001
-    chance = random.Random(7)
-    for _ in range(40):
+    chance = random.Random(kills)
+    for _ in range(kills):
+        answers = len(weights.ranges)
         process = start("pull", "house", **world)
-        time.sleep(chance.uniform(0.2, 1.2))
+        until(lambda before=answers, process=process: len(weights.ranges) > before or process.poll() is not None)  # type: ignore[misc]
+        time.sleep(chance.uniform(0.0, 0.5))  # the file takes half a second
         process.kill()
         process.communicate()
         assert models(home).items() <= WHOLE.items()
         if models(home) == WHOLE:
-            shutil.rmtree(home)
+            shutil.rmtree(home / "models")
+    weights.pause_s = 0.0
     assert mold("pull", "house", **world).returncode == 0
     assert models(home) == WHOLE
 

@@ -30,7 +30,7 @@ class PullKind:
         """Return the request with the full name of the model. Raises UnknownModelError."""
         spec = models.resolve(request.model)
         warnings: tuple[str, ...] = ()
-        if not spec.embedded and spec.family not in models.plugins.families:
+        if not spec.embedded and (spec.part_of or spec.family) not in models.plugins.families:
             warnings = (f"no loaded plugin brings the family {spec.family}, so nothing runs {spec.name} yet",)
         return Prepared(request=attrs.evolve(request, model=spec.name), spec=spec, warnings=warnings)
 
@@ -51,5 +51,11 @@ class PullKind:
             job.report(event)
             return not job.finished
 
-        files = pull(job.spec, models.store, on_event=on_event, skip_verify=job.request.skip_verify)
+        files = pull(
+            job.spec,
+            models.store,
+            on_event=on_event,
+            skip_verify=job.request.skip_verify,
+            offline=models.settings.offline,
+        )
         return PullResponse(model=job.spec.name, size_bytes=files.size_bytes())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from mold_core import ModelPart
+from mold_core import ModelNotFoundError, ModelPart
 from mold_core.weights import open_weights
 
 if TYPE_CHECKING:
@@ -53,7 +54,9 @@ def model_parts(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> tup
     Files that are here are measured by their headers; of others the catalog tells the size. Raises CheckpointError for
     a header that cannot be read.
     """
-    return tuple(_part(component, spec, files, context) for component in COMPONENTS)
+    parts = {name: _part(name, files.one(name), spec, context) for name in COMPONENTS if name != "t5_encoder"}
+    parts["t5_encoder"] = _t5_part(spec, files, context, tuple(parts.values()))
+    return tuple(parts[name] for name in COMPONENTS)
 
 
 def device_of(component: str, context: LoadContext) -> str:
@@ -61,10 +64,37 @@ def device_of(component: str, context: LoadContext) -> str:
     return context.wishes.device_of(*COMPONENTS[component], default=context.device)
 
 
-def _part(component: str, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> ModelPart:
+def _t5_part(spec: ModelSpec, files: LocalFiles, context: LoadContext, others: tuple[ModelPart, ...]) -> ModelPart:
+    """Return the T5 encoder from the best file that fits by itself, or beside the others where all shall stay."""
+    paths = files.choices.get("t5_encoder") or (files.one("t5_encoder"),)
+    wanted = context.wishes.variants.get("t5")
+    if wanted is not None:
+        paths = tuple(path for path in paths if _variant(path) == wanted)
+        if not paths:
+            raise ModelNotFoundError(
+                f"the T5 text encoder {wanted!r} is not downloaded",
+                field="t5_variant",
+                value=wanted,
+                hint=f"mold pull t5:{wanted} fetches it",
+            )
+    parts = [_part("t5_encoder", path, spec, context) for path in paths]
+    device = parts[0].device
+    taken = sum(part.size_bytes for part in others if part.device == device)
+    room = context.room.get(device, sys.maxsize) - (taken if context.wishes.strategy == "eager" else 0)
+    fitting = [part for part in parts if part.size_bytes + part.working_bytes <= room]
+    return fitting[0] if fitting else min(parts, key=lambda part: part.size_bytes)
+
+
+def _variant(path: Path) -> str:
+    """Return the tag of a T5 file by its name: q8 for …-Q8_0.gguf, fp16 for what has none."""
+    found = re.search(r"-q(\d)_", path.name.lower())
+    return f"q{found[1]}" if found else "fp16"
+
+
+def _part(component: str, path: Path, spec: ModelSpec, context: LoadContext) -> ModelPart:
     from mold_flux.pipeline import fast_dtype
 
-    path, device = files.one(component), device_of(component, context)
+    device = device_of(component, context)
     number_bytes = fast_dtype(device).itemsize
     sizes = (
         _measured(component, path, number_bytes, bool(spec.options.get("expand")), context)

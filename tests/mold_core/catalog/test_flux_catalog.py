@@ -9,12 +9,25 @@ import pytest
 
 from mold_core import ModelFile, ModelSpec, read_catalog
 
-MODELS = read_catalog(Path(__file__).parents[3] / "plugins" / "mold_flux" / "mold_flux" / "catalog.toml")
-FILES = [file for model in MODELS for file in model.files]
+ENTRIES = read_catalog(Path(__file__).parents[3] / "plugins" / "mold_flux" / "mold_flux" / "catalog.toml")
+MODELS = [model for model in ENTRIES if model.part_of is None]
+ENCODERS = [model for model in ENTRIES if model.part_of == "flux"]
+FILES = [file for model in ENTRIES for file in model.files]
 
 
 def test_there_are_24_models_with_names_of_their_own() -> None:
     assert len({model.name for model in MODELS}) == len(MODELS) == 24
+
+
+def test_the_text_encoder_comes_in_six_sizes_and_each_serves_every_model() -> None:
+    assert [model.tag for model in ENCODERS] == ["fp16", "q8", "q6", "q5", "q4", "q3"]
+    sizes = [model.size_bytes for model in ENCODERS]
+    assert sizes == sorted(sizes, reverse=True)
+    paths = tuple(file.path for model in ENCODERS for file in model.files)
+    for model in MODELS:
+        (encoder,) = (file for file in model.files if file.component == "t5_encoder")
+        assert (encoder.path, *encoder.instead) == paths
+    assert not any(file.instead for model in ENCODERS for file in model.files)
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)

@@ -719,3 +719,42 @@ def test_the_engine_pulls_by_name_also_what_nothing_runs_yet(house: ModelSpec, h
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be read: is a directory"):
         verify.sha256_of(tmp_path)
+
+
+def test_a_file_that_another_stands_in_for_is_left_out(store: ModelStore, weights: FakeFile, hub: FakeHub) -> None:
+    other = store.models_dir / "shared/small.gguf"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"small")
+    listener = Listener()
+    one = spec(entry("shared/house.safetensors", "paint/house", weights, instead=("shared/small.gguf",)))
+    pull(one, store, on_event=listener)
+    assert hub.requests == []
+    assert "house.safetensors is left out: small.gguf is here and stands in for it" in [
+        event.message for event in listener.of(Info)
+    ]
+    other.unlink()
+    pull(one, store)
+    assert (store.models_dir / "shared/house.safetensors").read_bytes() == WEIGHTS
+
+
+def test_with_the_setting_offline_nothing_is_asked_for(house: ModelSpec, store: ModelStore, hub: FakeHub) -> None:
+    with pytest.raises(DownloadError, match="MOLD_OFFLINE is set, so what is missing of house:q8 is not fetched"):
+        pull(house, store, offline=True)
+    assert hub.requests == []
+    pull(house, store)
+    pull(house, store, offline=True)
+
+
+def test_a_hub_that_refuses_a_range_is_told(house: ModelSpec, store: ModelStore, weights: FakeFile) -> None:
+    part = store.models_dir / f".hf-cache/models--paint--house/blobs/{weights.sha256}.incomplete"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(WEIGHTS[:50_000])
+    weights.served = WEIGHTS[:1000]
+    with pytest.raises(DownloadError, match=r"has fewer bytes of house\.safetensors of paint/house than it says"):
+        pull(house, store)
+    assert weights.ranges == ["bytes=50000-"]
+    assert "house-q8/house.safetensors" not in files_below(store.models_dir)
+    weights.served = None
+    pull(house, store)
+    assert weights.bytes_sent == len(WEIGHTS) - 50_000
+    assert (store.models_dir / "house-q8/house.safetensors").read_bytes() == WEIGHTS

@@ -1,0 +1,43 @@
+"""The flags that say how a model is held in memory and on which devices, for every command that runs one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+__all__ = ["memory_flags", "take_memory_flags"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_PLACES = {
+    "device_text_encoders": "the text encoders",
+    "device_t5": "the T5 text encoder",
+    "device_clip_l": "the CLIP text encoder",
+    "device_transformer": "the transformer",
+    "device_vae": "the autoencoder",
+}
+_NAMES = ("memory_strategy", "t5_variant", *_PLACES)
+
+
+def memory_flags(function: Function) -> Function:
+    """Add the flags to a command; each stands for the setting of its name."""
+    options = [
+        click.option("--eager", "memory_strategy", flag_value="eager", help="Hold the whole model in memory."),
+        click.option("--sequential", "memory_strategy", flag_value="sequential", help="Hold one part at a time."),
+        click.option("--offload", "memory_strategy", flag_value="offload", help="Stream blocks; needs least memory."),
+        click.option("--t5-variant", help="File of the T5 text encoder: fp16, q8, q6, q5, q4 or q3."),
+        *(
+            click.option(f"--{name.replace('_', '-')}", metavar="DEVICE", help=f"Device of {what}: cpu, cuda, cuda:1 …")
+            for name, what in _PLACES.items()
+        ),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def take_memory_flags(flags: dict[str, Any]) -> dict[str, Any]:
+    """Take the flags out of a command's and return them as settings; those not given are None."""
+    return {name: flags.pop(name) for name in _NAMES}

@@ -1,0 +1,72 @@
+"""mold rm: take models off the disk."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from mold_core.cli.list_models import readable_size
+from mold_core.cli.state import State
+from mold_core.errors import MoldError
+
+if TYPE_CHECKING:
+    from mold_core.catalog.remove import Removal
+
+__all__ = ["command"]
+
+EPILOG = """\b
+Examples:
+  mold rm flux-dev:q4
+  mold rm flux-dev:q4 flux-krea:q8 --yes"""
+
+
+@click.command("rm", epilog=EPILOG, short_help="Take models off the disk.")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def command(state: State, models: tuple[str, ...], yes: bool) -> None:
+    """Delete the files of MODEL, but for those that another downloaded model needs.
+
+    Nothing outside of the models folder is touched; of a symbolic link only the link goes.
+    """
+    failures = [failure for name in models if (failure := _remove(state, name, yes))]
+    if failures:
+        for failure in failures[:-1]:
+            click.echo(f"{click.style('error:', fg='red')} {failure}", err=True)
+        raise failures[-1]
+
+
+def _remove(state: State, name: str, yes: bool) -> MoldError | None:
+    from mold_core.catalog.remove import plan_removal, remove
+
+    engine = state.engine
+    try:
+        spec = engine.resolve(name)
+        planned = plan_removal(spec, engine.plugins.models, engine.store)
+        if not planned.files:
+            click.echo(f"nothing of {spec.name} is deleted: {planned.kept[0].path.name}: {planned.kept[0].why}")
+            return None
+        _show(planned)
+        if not yes and not _confirmed(planned):
+            click.echo("nothing was deleted", err=True)
+            return None
+        done = remove(spec, engine.plugins.models, engine.store)
+    except MoldError as error:
+        return error
+    click.echo(f"{click.style('✓', fg='green')} {spec.name} is gone, {readable_size(done.size_bytes)} freed")
+    return None
+
+
+def _confirmed(planned: Removal) -> bool:
+    if not sys.stdin.isatty():
+        raise click.UsageError("there is nobody to ask; say --yes to delete without asking")
+    return click.confirm(f"Delete {len(planned.files)} files of {planned.model}?", default=False, err=True)
+
+
+def _show(planned: Removal) -> None:
+    for path in planned.files:
+        click.echo(f"  {readable_size(path.lstat().st_size):>9}  {path}", err=True)
+    for kept in planned.kept:
+        click.echo(f"  {'stays':>9}  {kept.path}: {kept.why}", err=True)

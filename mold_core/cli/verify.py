@@ -1,0 +1,73 @@
+"""mold info MODEL --verify: are the files of a model what the catalog says?"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mold_core.cli.list_models import readable_size
+from mold_core.cli.state import State
+from mold_core.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from mold_core.catalog.verify import FileVerdict
+
+__all__ = ["verify_model"]
+
+_REDRAW_S = 0.25
+
+
+def verify_model(state: State, name: str, *, as_json: bool) -> None:
+    """Read every file of a model and say of each whether it is right. Raises CheckpointError if one is not."""
+    from mold_core.catalog.verify import verify_files
+
+    engine = state.engine
+    spec = engine.resolve(name)
+    progress = _Progress(live=not as_json)
+    verdicts = []
+    for verdict in verify_files(spec, engine.store, progress):
+        progress.clear()
+        verdicts.append(verdict)
+        if not as_json:
+            _show(verdict)
+    if as_json:
+        import attrs
+
+        click.echo(json.dumps([attrs.asdict(verdict) for verdict in verdicts], indent=2, default=str))
+    wrong = sum(not verdict.right for verdict in verdicts)
+    if wrong:
+        raise CheckpointError(
+            f"{wrong} of {len(verdicts)} files of {spec.name} are missing or not what they should be",
+            hint=f"mold pull {spec.name} fetches them again",
+        )
+
+
+def _show(verdict: FileVerdict) -> None:
+    mark = click.style("✓", fg="green") if verdict.right else click.style("✗", fg="red")
+    click.echo(f"{mark} {readable_size(verdict.size_bytes):>9}  {verdict.path}  {verdict.words}")
+
+
+class _Progress:
+    """Says how far the reading of a file is, on a terminal."""
+
+    def __init__(self, live: bool) -> None:
+        self._stream = sys.stderr
+        self._live = live and self._stream.isatty()
+        self._drawn_at = 0.0
+
+    def __call__(self, path: Path, bytes_read: int, bytes_total: int) -> None:
+        if self._live and time.monotonic() - self._drawn_at > _REDRAW_S:
+            self._drawn_at = time.monotonic()
+            share = 100 * bytes_read // max(bytes_total, 1)
+            self._stream.write(f"\r\x1b[2K{share:3d} %  {path.name}")
+            self._stream.flush()
+
+    def clear(self) -> None:
+        if self._live and self._drawn_at:
+            self._stream.write("\r\x1b[2K")
+            self._stream.flush()
