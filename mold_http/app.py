@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from typing import Any
 
@@ -27,7 +29,9 @@ from mold_http.routes.table import PUBLIC_PATHS, ROUTES
 from mold_http.service import Service
 from mold_http.webhooks import Webhooks
 
-__all__ = ["create_app", "create_service"]
+__all__ = ["app_of", "create_app", "create_service"]
+
+log = logging.getLogger("mold.http")
 
 
 def create_app(engine: Engine, settings: Settings, gallery: Gallery | None = None) -> App:
@@ -74,6 +78,15 @@ def app_of(service: Service) -> App:
     app.add_sink(guard.no_route, "/")
     add_error_handlers(app)
     return watching(app)
+
+
+async def _reconcile(gallery: Gallery) -> None:
+    while True:
+        try:
+            await asyncio.to_thread(gallery.reconcile)
+        except Exception:
+            log.exception("the gallery could not be brought in step with its folder")
+        await asyncio.sleep(_RECONCILE_S)
 
 
 class _Resource:
@@ -150,19 +163,29 @@ class _Guard:
             raise RateLimitedError("rate limit exceeded", headers={"Retry-After": str(int(wait_s) + 1)})
 
 
+# How often files that people put into the gallery's folder, or take out of it, are noticed.
+_RECONCILE_S = 30.0
+
+
 class _Lifespan:
     """Begins and ends with the server."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._reconciling: asyncio.Task[None] | None = None
 
     async def process_startup(self, scope: dict[str, Any], event: dict[str, Any]) -> None:
-        """Follow the pulls that an earlier server left."""
+        """Start the workers, follow the pulls that an earlier server left, keep the gallery in step with its folder."""
+        await asyncio.to_thread(self._service.engine.start)
+        if self._service.gallery is not None:
+            self._reconciling = asyncio.create_task(_reconcile(self._service.gallery))
         for job in self._service.engine.jobs(kind="pull"):
             self._service.downloads.follow(job)
 
     async def process_shutdown(self, scope: dict[str, Any], event: dict[str, Any]) -> None:
         """End every stream; the engine is closed by who made it."""
+        if self._reconciling is not None:
+            self._reconciling.cancel()
         self._service.feeds.close(patient_too=True)
         self._service.webhooks.close()
         self._service.metrics.close()

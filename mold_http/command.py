@@ -39,17 +39,19 @@ def serve(
         raise SettingsError(
             f"the server needs {error.name}, which is not installed", hint="pip install 'mold-core[http]'"
         ) from None
+    from mold_core.engine import Engine
     from mold_core.gallery import Gallery
 
     settings = state.settings
     configure_logs(settings.log_level, settings.log_format)
     with listening(settings.bind, settings.port) as listener:
-        service = create_service(state.engine, settings, Gallery.of(settings))
+        engine = Engine(settings, state.plugins, executor="process")
+        service = create_service(engine, settings, Gallery.of(settings))
         for warning in warnings_for(service, settings.bind):
             click.echo(f"warning: {warning}", err=True)
         shown = f"[{settings.bind}]" if ":" in settings.bind else settings.bind
-        click.echo(f"mold serves on http://{shown}:{settings.port} (Ctrl-C ends it)", err=True)
+        words = f"mold serves on http://{shown}:{settings.port} (Ctrl-C ends it)"
         try:
-            serve(service, listener)
+            serve(service, listener, lambda: click.echo(words, err=True))
         finally:
-            state.engine.close()
+            engine.close()

@@ -119,14 +119,27 @@ def _response(answer: Answer) -> Json:
     return response
 
 
+def _events_schema(names: tuple[str, ...]) -> Json:
+    """Return the schema of each server-sent event of a stream; its data is JSON."""
+    data: Json = {"type": "string", "contentMediaType": JSON}
+    if "progress" in names:
+        data["description"] = "JSON; of `progress` one of the schemas named *Event."
+    return {
+        "type": "object",
+        "description": "Each event of the stream.",
+        "required": ["event", "data"],
+        "properties": {"event": {"type": "string", "enum": list(names)}, "data": data, "id": {"type": "string"}},
+    }
+
+
 _REQUEST_ID = {
     "X-Request-ID": {"description": "The request's own id, or one that was given to it.", "schema": {"type": "string"}}
 }
 
 
 def _media(content_type: str, carried: Any) -> Json:
-    if content_type == "text/event-stream":
-        return {"schema": {"type": "string", "description": "Server-sent events; see the schemas named *Event."}}
+    if isinstance(carried, tuple):
+        return {"schema": _events_schema(carried)}
     if isinstance(carried, str):
         text = content_type.startswith("text/") and content_type != "text/javascript"
         return {"schema": {"type": "string", "description": carried}} if text else {}
@@ -163,7 +176,7 @@ def _schemas(routes: Sequence[Route]) -> Json:
         for route in routes
         for answer in route.answers
         for carried in answer.content.values()
-        if not isinstance(carried, str | dict)
+        if not isinstance(carried, str | dict | tuple)
     ]
     classes = {cls for root in roots for cls in _attrs_classes(root)}
     schemas: Json = {cls.__name__: class_schema(cls) for cls in sorted(classes, key=lambda cls: cls.__name__)}

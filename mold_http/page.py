@@ -125,7 +125,7 @@ def _classes() -> list[type]:
 
 
 def _roots(carried: Any) -> Iterable[type]:
-    if isinstance(carried, str | dict):
+    if isinstance(carried, str | dict | tuple):
         return ()
     inner = getattr(carried, "__args__", None)
     options = inner if inner is not None else (carried,)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -24,8 +24,10 @@ log = logging.getLogger("mold.http")
 _FAREWELL_S = 1.0
 
 
-def serve(service: Service, listener: socket.socket) -> None:
+def serve(service: Service, listener: socket.socket, started: Callable[[], object]) -> None:
     """Serve until the process is told to end; then let work under way finish within the grace time.
+
+    `started` is called when requests are answered and signals are heard.
 
     Nothing is raised for the signal: a server that was asked to end has done so.
     """
@@ -42,15 +44,16 @@ def serve(service: Service, listener: socket.socket) -> None:
         access_log=False,
         ws="none",
     )
-    _Server(config, service).run(sockets=[listener])
+    _Server(config, service, started).run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
     """uvicorn's server; when it is told to end, streams that only tell end first."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, started: Callable[[], object]) -> None:
         super().__init__(config)
         self._service = service
+        self._started = started
         self._loop: asyncio.AbstractEventLoop | None = None
         service.stop = self.stop
 
@@ -67,9 +70,10 @@ class _Server(uvicorn.Server):
         self.stop()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Remember the loop, for signals."""
+        """Remember the loop, for signals, and say when all is ready."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        self._started()
 
     def _end_feeds(self) -> None:
         feeds = self._service.feeds

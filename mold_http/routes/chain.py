@@ -13,7 +13,7 @@ from mold_http.answers import JSON, answer_json
 from mold_http.guard.bodies import query_of, read_json
 from mold_http.jobs import JobSource, result_of, submit
 from mold_http.results import answer_result, result_frame
-from mold_http.routes.route import Answer, Query, Route
+from mold_http.routes.route import EVENT_STREAM, EVENTS, Answer, Query, Route
 from mold_http.service import Service
 from mold_http.sse import send_events
 
@@ -123,7 +123,7 @@ ROUTES = (
         handler=chain_stream,
         tag="generate",
         request=ChainRequest,
-        answers=(Answer(doc="Events.", content={"text/event-stream": "events"}),),
+        answers=(Answer(doc="Events.", content={EVENT_STREAM: EVENTS}),),
         errors=_ERRORS,
         tier="generation",
     ),

@@ -14,7 +14,7 @@ from mold_http.answers import JSON, answer_json
 from mold_http.downloads import DownloadSource, DownloadState
 from mold_http.guard.bodies import read_json
 from mold_http.jobs import submit
-from mold_http.routes.route import Answer, Route
+from mold_http.routes.route import EVENT_STREAM, Answer, Route
 from mold_http.service import Service
 from mold_http.sse import send_events
 
@@ -111,7 +111,7 @@ ROUTES = (
         ),
         handler=stream,
         tag="downloads",
-        answers=(Answer(doc="Events.", content={"text/event-stream": "events"}),),
+        answers=(Answer(doc="Events.", content={EVENT_STREAM: ("download",)}),),
     ),
     Route(
         method="DELETE",

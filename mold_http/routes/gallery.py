@@ -123,7 +123,7 @@ async def preview(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.
 
 def byte_range(header: str, size: int) -> tuple[int, int] | None:
     """Return the first and last byte of a Range header with one range (RFC 9110, 14.1.2); None if it has none."""
-    match = re.fullmatch(r"bytes=\s*(\d{0,19})-(\d{0,19})\s*", header)
+    match = re.fullmatch(r"bytes=\s*(\d{0,19})-(\d{0,19})\s*", header, re.ASCII)
     if match is None or not (match[1] or match[2]) or size == 0:
         return None
     if not match[1]:

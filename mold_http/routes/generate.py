@@ -11,7 +11,7 @@ from mold_http.answers import JSON
 from mold_http.guard.bodies import query_of, read_json
 from mold_http.jobs import JobSource, result_of, submit
 from mold_http.results import FORMS, ImageDataForm, answer_result, result_frame
-from mold_http.routes.route import Answer, Query, Route
+from mold_http.routes.route import EVENT_STREAM, EVENTS, Answer, Query, Route
 from mold_http.service import Service
 from mold_http.sse import send_events
 
@@ -115,7 +115,7 @@ ROUTES = (
         tag="generate",
         request=GenerateRequest,
         parameters=(IMAGE_DATA,),
-        answers=(Answer(doc="Events.", content={"text/event-stream": "events"}),),
+        answers=(Answer(doc="Events.", content={EVENT_STREAM: EVENTS}),),
         errors=_ERRORS,
         tier="generation",
         example=(

@@ -23,7 +23,7 @@ from mold_http.guard.bodies import query_of, read_json
 from mold_http.jobs import JobSource, submit
 from mold_http.results import RESULT_CONTENT, answer_result, result_frame
 from mold_http.routes.generate import IMAGE_DATA, image_data_of
-from mold_http.routes.route import Answer, Query, Route
+from mold_http.routes.route import EVENT_STREAM, EVENTS, Answer, Query, Route
 from mold_http.service import Service
 from mold_http.sse import send_events
 
@@ -303,7 +303,7 @@ ROUTES = (
         tag="jobs",
         path_docs=_ID,
         parameters=(IMAGE_DATA, Query(name="Last-Event-ID", doc="The last event that was seen.", place="header")),
-        answers=(Answer(doc="Events.", content={"text/event-stream": "events"}),),
+        answers=(Answer(doc="Events.", content={EVENT_STREAM: EVENTS}),),
         errors=("JOB_NOT_FOUND",),
         example="curl -N localhost:7680/api/jobs/ID/events -H 'Last-Event-ID: 7'",
     ),

@@ -16,7 +16,7 @@ from mold_http.answers import JSON, answer_json, wants_events
 from mold_http.guard.bodies import read_json
 from mold_http.jobs import JobSource, result_of, submit
 from mold_http.results import answer_result, result_frame
-from mold_http.routes.route import Answer, Route
+from mold_http.routes.route import EVENT_STREAM, EVENTS, Answer, Route
 from mold_http.service import Service
 from mold_http.sse import send_events
 
@@ -187,7 +187,7 @@ ROUTES = (
         answers=(
             Answer(
                 doc="The files are here.",
-                content={"text/plain": "the line `model 'NAME' pulled successfully`", "text/event-stream": "events"},
+                content={"text/plain": "the line `model 'NAME' pulled successfully`", EVENT_STREAM: EVENTS},
             ),
         ),
         errors=("UNKNOWN_MODEL", "CANCELLED", "DOWNLOAD_ERROR", "QUEUE_FULL"),

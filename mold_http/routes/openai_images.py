@@ -25,7 +25,7 @@ from mold_http.answers import JSON, answer_json, json_of
 from mold_http.errors import MediaTypeError, public_envelope
 from mold_http.guard.bodies import MAX_BODY_BYTES, read_json, too_large
 from mold_http.jobs import JobSource, result_of, submit
-from mold_http.routes.route import Answer, Route
+from mold_http.routes.route import EVENT_STREAM, Answer, Route
 from mold_http.service import Service
 from mold_http.sse import frame, send_events
 
@@ -362,6 +362,9 @@ _ERRORS = (
     "INSUFFICIENT_MEMORY",
 )
 
+_EVENTS = ("image_generation.partial_image", "image_generation.completed", "error")
+_EDIT_EVENTS = ("image_edit.partial_image", "image_edit.completed", "error")
+
 ROUTES = (
     Route(
         method="GET",
@@ -381,7 +384,7 @@ ROUTES = (
         handler=generations,
         tag="openai",
         request=ImageGeneration,
-        answers=(Answer(doc="The pictures.", content={JSON: ImagesAnswer, "text/event-stream": "events"}),),
+        answers=(Answer(doc="The pictures.", content={JSON: ImagesAnswer, EVENT_STREAM: _EVENTS}),),
         errors=_ERRORS,
         tier="generation",
         example=(
@@ -400,7 +403,7 @@ ROUTES = (
         tag="openai",
         request=ImageEdit,
         body_type="multipart/form-data",
-        answers=(Answer(doc="The pictures.", content={JSON: ImagesAnswer, "text/event-stream": "events"}),),
+        answers=(Answer(doc="The pictures.", content={JSON: ImagesAnswer, EVENT_STREAM: _EDIT_EVENTS}),),
         errors=_ERRORS,
         tier="generation",
     ),

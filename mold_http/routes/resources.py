@@ -6,7 +6,7 @@ import falcon.asgi
 
 from mold_http.answers import JSON, answer_json
 from mold_http.resources import ResourceSnapshot, ResourceSource
-from mold_http.routes.route import Answer, Route
+from mold_http.routes.route import EVENT_STREAM, Answer, Route
 from mold_http.service import Service
 from mold_http.sse import send_events
 
@@ -42,6 +42,6 @@ ROUTES = (
         doc="Events are `snapshot`.",
         handler=stream,
         tag="server",
-        answers=(Answer(doc="Events.", content={"text/event-stream": "events"}),),
+        answers=(Answer(doc="Events.", content={EVENT_STREAM: ("snapshot",)}),),
     ),
 )

@@ -10,7 +10,7 @@ import attrs
 if TYPE_CHECKING:
     from mold_http.service import Service
 
-__all__ = ["ERRORS", "Answer", "Handler", "Method", "Query", "Route", "Tier"]
+__all__ = ["ERRORS", "EVENTS", "EVENT_STREAM", "Answer", "Handler", "Method", "Query", "Route", "Tier"]
 
 Method = Literal["GET", "POST", "PUT", "DELETE"]
 
@@ -18,6 +18,11 @@ Method = Literal["GET", "POST", "PUT", "DELETE"]
 Tier = Literal["generation", "read"]
 
 Handler: TypeAlias = "Callable[..., Awaitable[None]]"  # (service, req, resp, **the names in the path)
+
+EVENT_STREAM = "text/event-stream"
+
+# The events of most streams; a tuple of names is what the content of an event stream is described by.
+EVENTS = ("progress", "complete", "error")
 
 # Code of the envelope → HTTP status and what it means.
 ERRORS: dict[str, tuple[int, str]] = {
@@ -69,7 +74,10 @@ class Query:
 
 @attrs.frozen(kw_only=True)
 class Answer:
-    """One successful answer. `content` maps content types to what they carry: a type, or words for raw bytes."""
+    """One successful answer.
+
+    `content` maps content types to what they carry: a type, words for raw bytes, the names of events, a JSON Schema.
+    """
 
     status: int = 200
     doc: str

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
+from hashlib import sha256
+from time import time
 from typing import Any
 
 import attrs
 import falcon.asgi
 
+from mold_core.engine import DeviceStatus, Job
 from mold_core.version import VERSION
 from mold_core.wire.fields import wire_field
 from mold_http.answers import answer_json
@@ -77,20 +81,63 @@ async def health(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.R
 
 async def status(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Answer with ServerStatus."""
-    engine = service.engine
+    now = service.engine.status()
+    gpus = [device for device in now.devices if device.device != "cpu"]
+    loaded = {name for device in now.devices for name in device.models}
     answer_json(
         resp,
         ServerStatus(
             version=VERSION,
-            models_loaded=tuple(sorted(engine.loaded())),
-            busy=engine.busy,
-            gpu_info=None,
+            models_loaded=tuple(sorted(loaded)),
+            busy=bool(now.running),
+            current_generation=_current(now.running),
+            gpu_info=_gpu_info(gpus[0]) if gpus else None,
             uptime_secs=int(service.uptime_s),
             hostname=_HOSTNAME,
-            queue_depth=len(engine.queue),
-            queue_capacity=engine.queue.capacity,
+            memory_status=_memory_words(gpus[0]) if gpus else None,
+            gpus=tuple(map(_gpu_status, range(len(gpus)), gpus)) if len(gpus) > 1 else None,
+            queue_depth=now.queue_depth,
+            queue_capacity=now.queue_capacity,
+            queue_paused=now.paused,
         ),
     )
+
+
+def _current(running: Sequence[Job]) -> CurrentGeneration | None:
+    job = next((job for job in running if job.model is not None and job.started_at is not None), None)
+    if job is None or job.model is None or job.started_at is None:
+        return None
+    prompt = getattr(job.request, "prompt", None) or ""
+    return CurrentGeneration(
+        model=job.model,
+        prompt_sha256=sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest(),
+        started_at_unix_ms=int(job.started_at * 1000),
+        elapsed_ms=max(int((time() - job.started_at) * 1000), 0),
+    )
+
+
+def _gpu_info(device: DeviceStatus) -> GpuInfo:
+    return GpuInfo(
+        name=device.name,
+        vram_total_mb=device.memory_total_bytes // 2**20,
+        vram_used_mb=device.memory_used_bytes // 2**20,
+    )
+
+
+def _gpu_status(place: int, device: DeviceStatus) -> GpuStatus:
+    ordinal = device.device.partition(":")[2]
+    return GpuStatus(
+        ordinal=int(ordinal) if ordinal.isdigit() else place,
+        name=device.name,
+        vram_total_bytes=device.memory_total_bytes,
+        vram_used_bytes=device.memory_used_bytes,
+        loaded_model=device.models[-1] if device.models else None,
+        state=device.state,
+    )
+
+
+def _memory_words(device: DeviceStatus) -> str:
+    return f"VRAM: {(device.memory_total_bytes - device.memory_used_bytes) / 1e9:.1f} GB free"
 
 
 async def shutdown(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:

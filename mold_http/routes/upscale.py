@@ -10,7 +10,7 @@ from mold_http.answers import JSON
 from mold_http.guard.bodies import read_json
 from mold_http.jobs import JobSource, result_of, submit
 from mold_http.results import answer_result, result_frame
-from mold_http.routes.route import Answer, Route
+from mold_http.routes.route import EVENT_STREAM, EVENTS, Answer, Route
 from mold_http.service import Service
 from mold_http.sse import send_events
 
@@ -72,7 +72,7 @@ ROUTES = (
         handler=upscale_stream,
         tag="upscale",
         request=UpscaleRequest,
-        answers=(Answer(doc="Events.", content={"text/event-stream": "events"}),),
+        answers=(Answer(doc="Events.", content={EVENT_STREAM: EVENTS}),),
         errors=_ERRORS,
         tier="generation",
     ),

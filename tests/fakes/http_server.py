@@ -130,7 +130,13 @@ def serving(home: Path, *arguments: str, **environment: str) -> Iterator[Server]
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MOLD_")}
-    settings = {"MOLD_HOME": str(home), "MOLD_DEVICE": "cpu", "PYTHONWARNINGS": "error", **environment}
+    settings = {
+        "MOLD_HOME": str(home),
+        "MOLD_DEVICE": "cpu",
+        "MOLD_EXECUTOR": "inline",  # most servers here make no picture, and need no worker that imports torch
+        "PYTHONWARNINGS": "error",
+        **environment,
+    }
     command = [EXECUTABLE, "serve", "--port", str(port), *arguments]
     with subprocess.Popen(command, env={**inherited, **settings}, cwd=home.parent) as process:
         try:

@@ -10,8 +10,8 @@ from http_server import Server, serving
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with the default settings."""
-    with serving(tmp_path_factory.mktemp("server") / "home") as running:
+    """A server with the default settings, its worker in a process of its own."""
+    with serving(tmp_path_factory.mktemp("server") / "home", MOLD_EXECUTOR="process") as running:
         yield running
 
 
