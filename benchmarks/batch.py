@@ -1,11 +1,16 @@
 """What batching brings: eight pictures together against eight one by one, and against diffusers' batch of eight.
 
 Both may use every core; mold uses as many as pay, which for a single small picture is one. diffusers runs in fp32 or
-bf16, whichever is faster for it on this machine.
+bf16, and on one thread or all, whichever is faster for it on this machine in this minute: where others keep the cores
+busy, operations divided among threads wait for each other. Each of a pair is measured right after the other; the
+figures are medians of the pairs' ratios. The ratio by processor time says what batching saves when no core is idle.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from time import process_time
 from typing import Any
 
 import torch
@@ -22,12 +27,18 @@ PAIRS = 12
 
 def main() -> None:
     """Pictures per second of a batch of 8 at 128x128, relative to two alternatives."""
-    pipeline = faster_dtype(NANO, diffusers_batch)
+    pipeline = faster_dtype(NANO, partial(diffusers_batch, threads=1))
+    every = torch.get_num_threads()
+    times = compare(lambda: diffusers_batch(pipeline, every), lambda: diffusers_batch(pipeline, 1), pairs=3, warmup=1)
+    threads = every if times.ratio < 1 else 1
+    print(times.describe(f"diffusers on {every} threads", "on one"))
     with Engine(Settings(device="cpu")) as engine:
         alone = compare(lambda: together(engine), lambda: one_by_one(engine), pairs=PAIRS)
         print(alone.describe("batch of 8", "one by one"))
-        other = compare(lambda: together(engine), lambda: diffusers_batch(pipeline), pairs=PAIRS)
-        print(other.describe("batch of 8", "diffusers' batch of 8"))
+        other = compare(lambda: together(engine), lambda: diffusers_batch(pipeline, threads), pairs=PAIRS)
+        print(other.describe("batch of 8", f"diffusers' batch of 8, threads: {threads}"))
+        batched, single = processor_time(lambda: together(engine)), processor_time(lambda: one_by_one(engine))
+        print(f"processor time, batch of 8: {1000 * batched:.0f} ms   one by one: {1000 * single:.0f} ms")
     report("batch-vs-diffusers", 1 / other.ratio, 1.2, "pictures/s ÷ diffusers' batch of 8", better="higher")
     report("batch", 1 / alone.ratio, 1.6, "pictures/s, batch of 8 ÷ one by one, 128x128", better="higher")
 
@@ -48,8 +59,19 @@ def request(seed: int, batch_size: int) -> GenerateRequest:
     return GenerateRequest(prompt=PROMPT, model="flux-nano:bf16", steps=STEPS, seed=seed, batch_size=batch_size)
 
 
-def diffusers_batch(pipeline: Any) -> None:
+def processor_time(function: Callable[[], object]) -> float:
+    """Return the least processor time, in seconds, of a few calls."""
+    taken = []
+    for _ in range(5):
+        started = process_time()
+        function()
+        taken.append(process_time() - started)
+    return min(taken)
+
+
+def diffusers_batch(pipeline: Any, threads: int) -> None:
     """Make eight pictures with diffusers in one batch."""
+    torch.set_num_threads(threads)
     pipeline(
         PROMPT,
         width=128,

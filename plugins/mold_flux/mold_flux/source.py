@@ -55,6 +55,10 @@ class Kept:
         """Return latents [B, N, C] with what is kept put back at noise level sigma; a mask of 1 changes nothing."""
         return torch.lerp(noised(self.pictures, self.noise, sigma), latents, self.mask)
 
+    def part(self, pictures: slice) -> Kept:
+        """Return the same for some of the batch's pictures."""
+        return Kept(mask=self.mask[pictures], pictures=self.pictures[pictures], noise=self.noise[pictures])
+
 
 def kept(requests: Sequence[GenerateRequest], pictures: Tensor, noise: Tensor, device: str) -> Kept | None:
     """Return, on a device, what the masks of requests keep of their pictures; None where no request has a mask.

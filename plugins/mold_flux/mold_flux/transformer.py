@@ -19,7 +19,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -258,7 +258,8 @@ class FinalLayer(nn.Module):
 class Conditioning:
     """All that a picture's steps have in common: what `FluxTransformer.prepare` made of prompt and timesteps.
 
-    Modulations hold every step in their first dimension: [S, B, 3 or 6, 1, H], or [S, 3 or 6, H] for a batch of one.
+    Modulations hold every step in their first dimension: [S, B, 3 or 6, 1, H], or [S, 3 or 6, H] where the whole batch
+    has the same.
     """
 
     txt: Tensor
@@ -275,6 +276,18 @@ class Conditioning:
     def dtype(self) -> torch.dtype:
         """The dtype that the steps compute in."""
         return self.txt.dtype
+
+    def part(self, pictures: slice) -> Conditioning:
+        """Return the same for some of the batch's pictures."""
+        if self.final.ndim == 3:  # modulations without a batch dimension are everybody's
+            return evolve(self, txt=self.txt[pictures])
+        return evolve(
+            self,
+            txt=self.txt[pictures],
+            double=[(image[:, pictures], text[:, pictures]) for image, text in self.double],
+            single=[modulation[:, pictures] for modulation in self.single],
+            final=self.final[:, pictures],
+        )
 
 
 class FluxTransformer(nn.Module):
@@ -316,7 +329,8 @@ class FluxTransformer(nn.Module):
     ) -> Conditioning:
         """Return what is constant over the steps.
 
-        timesteps [S] shared by the batch, or [S, B]; the rest as in `forward`.
+        timesteps [S] shared by the batch, or [S, B]; the rest as in `forward`. pooled and guidance of a single picture
+        hold for all.
         """
         if (guidance is not None) != self.config.guidance_embed:
             raise ValueError(f"this transformer {'needs' if guidance is None else 'takes no'} guidance")
@@ -326,7 +340,7 @@ class FluxTransformer(nn.Module):
         times = timesteps if timesteps.ndim == 2 else timesteps[:, None]
         vector = F.silu(self.time_in(sinusoid(times).to(pooled.dtype)) + vector)
         if vector.shape[1] == 1:
-            vector = vector.squeeze(1)  # a batch of one has modulations without a batch dimension
+            vector = vector.squeeze(1)  # what is the same for the whole batch has no batch dimension
 
         def shaped(modulation: Tensor) -> Tensor:
             return modulation.squeeze(-2) if vector.ndim == 2 else modulation
