@@ -27,8 +27,8 @@ PAIRS = 12
 
 def main() -> None:
     """Pictures per second of a batch of 8 at 128x128, relative to two alternatives."""
-    pipeline = faster_dtype(NANO, partial(diffusers_batch, threads=1))
     every = torch.get_num_threads()
+    pipeline = faster_dtype(NANO, partial(diffusers_batch, threads=1))
     times = compare(lambda: diffusers_batch(pipeline, every), lambda: diffusers_batch(pipeline, 1), pairs=3, warmup=1)
     threads = every if times.ratio < 1 else 1
     print(times.describe(f"diffusers on {every} threads", "on one"))
