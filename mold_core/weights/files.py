@@ -23,9 +23,10 @@ __all__ = ["BUILT_IN", "open_weights", "read_weights"]
 
 BUILT_IN: tuple[WeightLoader, ...] = (GGUF, SAFETENSORS)
 
-# What a layer's scale is called beside its `weight`: to multiply it with, and things that only fp8 arithmetic needs.
+# What stands beside an fp8 `weight`: the scale to multiply it with, that to divide inputs by, and what is not needed.
 _SCALES = ("weight_scale", "scale_weight")
-_UNUSED = ("input_scale", "scale_input", "comfy_quant")
+_INPUT_SCALES = ("input_scale", "scale_input")
+_UNUSED = ("comfy_quant",)
 _MARK = "scaled_fp8"
 
 
@@ -58,7 +59,7 @@ def read_weights(path: Path, loaders: Iterable[WeightLoader] = ()) -> dict[str, 
     """Return all tensors of a file by name, sharing the memory of the mapped file.
 
     Quantised ones are PackedTensors. What some files store beside an fp8 weight goes with it: its scale
-    (``weight_scale`` or ``scale_weight``) becomes its own, the scale of its input and marks are left out. Raises
+    (``weight_scale`` or ``scale_weight``) and that of its input become its own, marks are left out. Raises
     CheckpointError as `open_weights` does.
     """
     tensors = {name: source.read() for name, source in open_weights(path, loaders).items()}
@@ -69,6 +70,8 @@ def read_weights(path: Path, loaders: Iterable[WeightLoader] = ()) -> dict[str, 
 
 
 def _with_scales(tensors: dict[str, Tensor | PackedTensor]) -> dict[str, Tensor | PackedTensor]:
+    from torch import Tensor
+
     from mold_core.weights.packed import PackedTensor
 
     fp8 = [name for name, tensor in tensors.items() if isinstance(tensor, PackedTensor) and tensor.type.torch_dtype]
@@ -84,7 +87,12 @@ def _with_scales(tensors: dict[str, Tensor | PackedTensor]) -> dict[str, Tensor 
             found.pop(f"{stem}.{unused}", None)
         for scale_name in _SCALES:
             if f"{stem}.{scale_name}" in found:
-                found[name] = _scaled(tensor, found.pop(f"{stem}.{scale_name}"), f"{stem}.{scale_name}")
+                tensor = _scaled(tensor, found.pop(f"{stem}.{scale_name}"), f"{stem}.{scale_name}")
+        for scale_name in _INPUT_SCALES:
+            input_scale = found.pop(f"{stem}.{scale_name}", None)
+            if isinstance(input_scale, Tensor) and input_scale.is_floating_point() and input_scale.numel() == 1:
+                tensor = attrs.evolve(tensor, input_scale=input_scale.float().reshape(()).clone())
+        found[name] = tensor
     return found
 
 

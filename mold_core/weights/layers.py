@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mold_core.weights.expand import expand_into
+from mold_core.weights.fp8 import multiplies_fp8, scaled_linear
 from mold_core.weights.kernels import KERNELS
 from mold_core.weights.packed import PackedTensor, Scratch
 
@@ -27,9 +28,8 @@ class _Packed(nn.Module):
     def __init__(self, weight: PackedTensor) -> None:
         super().__init__()
         self.blocks = nn.Parameter(weight.data, requires_grad=False)
-        # Kept as bytes: `module.to(torch.bfloat16)` must not round it, nor take fp8 blocks for numbers.
-        scale = None if weight.scale is None else weight.scale.contiguous().view(-1).view(torch.uint8)
-        self.scale_bytes = None if scale is None else nn.Parameter(scale, requires_grad=False)
+        self.scale_bytes = _as_bytes(weight.scale)
+        self.input_scale_bytes = _as_bytes(weight.input_scale)
         self._scale_shape = () if weight.scale is None else tuple(weight.scale.shape)
         self.stored_type = weight.type
         self.shape = weight.shape
@@ -37,14 +37,30 @@ class _Packed(nn.Module):
     @property
     def weight(self) -> PackedTensor:
         """The weights as they are."""
-        return PackedTensor(data=self.blocks, type=self.stored_type, shape=self.shape, scale=self._scale())
+        return PackedTensor(
+            data=self.blocks,
+            type=self.stored_type,
+            shape=self.shape,
+            scale=self._scale(),
+            input_scale=self._input_scale(),
+        )
 
     def _scale(self) -> Tensor | None:
         return None if self.scale_bytes is None else self.scale_bytes.view(torch.float32).view(self._scale_shape)
 
+    def _input_scale(self) -> Tensor | None:
+        return None if self.input_scale_bytes is None else self.input_scale_bytes.view(torch.float32).view(())
+
     def extra_repr(self) -> str:
         """Say shape and type, for `print(module)`."""
         return f"{'x'.join(map(str, self.shape))}, {self.stored_type.name}"
+
+
+def _as_bytes(numbers: Tensor | None) -> nn.Parameter | None:
+    """Return fp32 numbers so that `module.to(torch.bfloat16)` does not round them."""
+    if numbers is None:
+        return None
+    return nn.Parameter(numbers.contiguous().view(-1).view(torch.uint8), requires_grad=False)
 
 
 class PackedLinear(_Packed):
@@ -53,7 +69,12 @@ class PackedLinear(_Packed):
     Weights are expanded to the dtype of x, in pieces that fit `scratch`, which layers share; with fp8's scale, if any,
     multiplied in float32 before that. A layer no larger than the scratch gives exactly what a dense layer with
     `weight.expand(x.dtype)` gives. There are no gradients for x while the scratch is used again.
+
+    Weights in e4m3 that came with a scale are multiplied as they are, by `scaled_linear`, where the hardware has that:
+    such files are made for it. `multiply_fp8` of True or False decides it against hardware and file.
     """
+
+    multiply_fp8: bool | None = None
 
     def __init__(
         self,
@@ -73,6 +94,8 @@ class PackedLinear(_Packed):
         """Return x [..., in] times the weights, plus the bias."""
         if torch.compiler.is_compiling():
             return F.linear(x, self._traced(x.dtype), self.bias)
+        if self._multiplies_fp8():
+            return scaled_linear(x, self.blocks, self._scale(), self.bias, self._input_scale())
         scale, parts, first = self._scale(), [], 0
         while first < self.out_features:
             memory = self.scratch.rows(self.out_features - first, self.in_features, x)
@@ -82,6 +105,14 @@ class PackedLinear(_Packed):
             parts.append(F.linear(x, memory, None if self.bias is None else self.bias[rows]))
             first = rows.stop
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+    def _multiplies_fp8(self) -> bool:
+        if self.stored_type.name != "F8_E4M3" or self.multiply_fp8 is False:
+            return False
+        fits = self.in_features % 16 == 0 and self.out_features % 16 == 0  # what the hardware asks for
+        if self.multiply_fp8 is None:
+            return fits and self.scale_bytes is not None and multiplies_fp8(self.blocks.device)
+        return fits
 
     def _traced(self, dtype: torch.dtype) -> Tensor:
         """Return the weights as torch.compile can fuse them: one expression, no memory that is used again."""

@@ -26,13 +26,15 @@ _SCRATCH_NUMBERS = 2**23
 class PackedTensor:
     """Quantised numbers: rows of blocks, `data` uint8 [rows, bytes of a row], that stand for a tensor of `shape`.
 
-    fp8 numbers are blocks of one; `scale`, float32 [] or [rows, 1], is what their numbers are to be multiplied by.
+    fp8 numbers are blocks of one; `scale`, float32 [] or [rows, 1], is what their numbers are to be multiplied by, and
+    `input_scale`, float32 [], what the inputs of an fp8 product are to be divided by, where the file says so.
     """
 
     data: Tensor
     type: StoredType
     shape: tuple[int, ...]
     scale: Tensor | None = None
+    input_scale: Tensor | None = None
 
     @property
     def ndim(self) -> int:
@@ -53,7 +55,8 @@ class PackedTensor:
     def to(self, device: str | torch.device) -> PackedTensor:
         """Return the same on a device."""
         scale = None if self.scale is None else self.scale.to(device)
-        return attrs.evolve(self, data=self.data.to(device), scale=scale)
+        input_scale = None if self.input_scale is None else self.input_scale.to(device)
+        return attrs.evolve(self, data=self.data.to(device), scale=scale, input_scale=input_scale)
 
     def expand(self, dtype: torch.dtype = torch.float32, kernel: Kernel | None = None) -> Tensor:
         """Return the numbers, rounded to `dtype`, as a tensor of `shape` on the device of the blocks.
@@ -95,7 +98,14 @@ def concatenate(parts: Sequence[Tensor | PackedTensor]) -> Tensor | PackedTensor
         type=packed[0].type,
         shape=(sum(part.shape[0] for part in packed), *packed[0].shape[1:]),
         scale=scale,
+        input_scale=_largest_input_scale(packed),
     )
+
+
+def _largest_input_scale(parts: Sequence[PackedTensor]) -> Tensor | None:
+    """Return an input scale that none of the parts' inputs overflows with; None if one says nothing of it."""
+    found = [part.input_scale for part in parts if part.input_scale is not None]
+    return torch.stack(found).amax() if len(found) == len(parts) else None
 
 
 def _row_scale(part: PackedTensor) -> Tensor:
