@@ -163,6 +163,14 @@ class Settings:
     offline: bool = _setting(
         "Fetch nothing, whoever asks; HF_HUB_OFFLINE=1 does the same.", env="MOLD_OFFLINE", key="offline", default=False
     )
+    job_retention_h: float = _setting(
+        "Hours for which the server keeps jobs that have ended, and their results.",
+        env="MOLD_JOB_RETENTION_H",
+        key="job_retention_h",
+        default=24.0,
+        minimum=0,
+        maximum=87_600,
+    )
     port: int = _setting(
         "Port of the server.", env="MOLD_PORT", key="server_port", default=7680, minimum=1, maximum=65_535
     )

@@ -45,8 +45,9 @@ def serve(
     settings = state.settings
     configure_logs(settings.log_level, settings.log_format)
     with listening(settings.bind, settings.port) as listener:
-        engine = Engine(settings, state.plugins, executor="process")
-        service = create_service(engine, settings, Gallery.of(settings))
+        gallery = Gallery.of(settings)
+        engine = Engine(settings, state.plugins, executor="process", gallery=gallery, durable=True)
+        service = create_service(engine, settings, gallery)
         for warning in warnings_for(service, settings.bind):
             click.echo(f"warning: {warning}", err=True)
         shown = f"[{settings.bind}]" if ":" in settings.bind else settings.bind

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from time import monotonic
 from types import TracebackType
@@ -12,11 +12,12 @@ from typing import Any
 import attrs
 
 from mold_core.catalog import DefaultModel, LocalFiles, ModelSpec, ModelStore, pull
-from mold_core.engine.batch import fail_jobs
 from mold_core.engine.device import choose_devices
 from mold_core.engine.executors import executor_named
 from mold_core.engine.feeder import DeviceStatus, Feeder, load_errand
+from mold_core.engine.job_store import JobStore
 from mold_core.engine.jobs import Job, JobKind, JobState
+from mold_core.engine.keeper import Keeper, digest_of
 from mold_core.engine.kinds import Prepared, kind_of
 from mold_core.engine.lane import Lane
 from mold_core.engine.memory import MemoryReport, memory_report
@@ -24,8 +25,9 @@ from mold_core.engine.models import ModelEntry, Models
 from mold_core.engine.notices import Notices
 from mold_core.engine.observe import Observers
 from mold_core.engine.queue import JobQueue
-from mold_core.engine.registry import Registry, result_bytes
-from mold_core.errors import CancelledError, InferenceError, JobNotFoundError, ValidationError
+from mold_core.engine.recover import recovered
+from mold_core.errors import CancelledError, InferenceError, ValidationError
+from mold_core.gallery import Gallery
 from mold_core.hookspecs import ModelFamily, Worker
 from mold_core.plugins import Plugins, load_plugins
 from mold_core.settings import Settings
@@ -55,7 +57,9 @@ class Engine:
             response = engine.generate(GenerateRequest(prompt="a red house under a yellow moon"))
 
     All methods may be called from any thread. `settings` and `plugins` default to those of the environment; `executor`
-    says where models run unless the settings do: ``inline``, ``process`` or the name of a plugin's executor.
+    says where models run unless the settings do: ``inline``, ``process`` or the name of a plugin's executor. With a
+    `gallery` every picture and video is saved there before its job is done. A `durable` engine keeps jobs and results
+    on the disk, under ``jobs`` in MOLD_HOME, and goes on with the jobs that an engine before it left.
 
     A server calls `submit` and watches the job: `Job.events`, `Job.watch`, `Job.result`, `Job.cancel`. Jobs are found
     again by `job` and `jobs`. The queue is ruled by `pause`, `resume` and `move`; memory by `load` and `unload`.
@@ -64,7 +68,13 @@ class Engine:
     """
 
     def __init__(
-        self, settings: Settings | None = None, plugins: Plugins | None = None, *, executor: str = "inline"
+        self,
+        settings: Settings | None = None,
+        plugins: Plugins | None = None,
+        *,
+        executor: str = "inline",
+        gallery: Gallery | None = None,
+        durable: bool = False,
     ) -> None:
         self.settings = settings if settings is not None else Settings.load()
         self.plugins = plugins if plugins is not None else load_plugins(self.settings.plugins)
@@ -73,41 +83,55 @@ class Engine:
         self.observers = Observers()
         self._executor = executor_named(self.settings.executor or executor, self.plugins)
         self._models = Models(self.settings, self.plugins, self.store)
-        self._registry = Registry()
-        self._lane = Lane(self._models, self.observers, self._deliver)
+        jobs = JobStore(self.settings.home / "jobs", self.settings.job_retention_h * 3600) if durable else None
+        self._keeper = Keeper(jobs, gallery)
+        self._lane = Lane(self._models, self.observers, self._keeper)
         self._feeders: tuple[Feeder, ...] = ()
         self._lock = threading.RLock()
         self._notices = Notices(self.plugins)
         self._closed = False
+        self._recover()
 
     # --- requests ------------------------------------------------------------------------------------------------
 
-    def submit(self, request: Any, *, idempotency_key: str | None = None) -> Job:
+    def submit(
+        self,
+        request: Any,
+        *,
+        idempotency_key: str | None = None,
+        durable: bool = True,
+    ) -> Job:
         """Queue a request of any kind (`mold_core.engine.kinds`) and return its job at once.
 
         A second request with the same `idempotency_key` gets the job of the first. A pull of a model that is being
-        pulled gets the job of that pull.
+        pulled gets the job of that pull. In a durable engine the job is on the disk before this returns, unless
+        `durable` says that nobody would want it after a crash.
 
         Raises ValidationError, UnknownModelError, ModelNotFoundError or QueueFullError for what can be told now.
         """
         kind = kind_of(request)
         check(request)
-        before = self._same(idempotency_key, request)
+        digest = digest_of(request) if idempotency_key is not None else ""
+        before = self._same(idempotency_key, digest)
         if before is not None:
             return before
         job = self._new_job(kind.name, kind.prepare(request, self._models))
-        queue = self._lane.queue if kind.name == "pull" else self.queue
-        job._place = queue.position
+        queue = self._queue_of(job)
         with self._lock:
             if self._closed:
                 raise InferenceError("the engine was closed")
-            before = self._same(idempotency_key, request) or self._same_pull(job)
+            before = self._same(idempotency_key, digest) or self._same_pull(job)
             if before is not None:
                 return before
-            queue.check_room()
-            self._registry.add(job, idempotency_key, request)
-            queue.put(job)
-            self.start() if kind.name != "pull" else self._lane.start()
+            queue.reserve()
+            accepted = self._keeper.accept(job, durable=durable, key=idempotency_key, digest=digest)
+        try:
+            accepted.result()
+        except BaseException:
+            queue.release()
+            self._keeper.refuse(job)
+            raise
+        self._enqueue(job)
         return job
 
     def run(self, request: Any, on_event: Callable[[ProgressEvent], object] | None = None) -> Any:
@@ -151,15 +175,11 @@ class Engine:
 
     def job(self, id: str) -> Job:
         """Return a job by its id. Raises JobNotFoundError for one that never was or is no longer kept."""
-        job = self._registry.find(id)
-        if job is None:
-            raise JobNotFoundError(f"there is no job {id!r}, or it is no longer kept", field="id", value=id)
-        return job
+        return self._keeper.find(id)
 
     def jobs(self, *, state: JobState | None = None, kind: JobKind | None = None) -> list[Job]:
         """Return the jobs that are kept, oldest first."""
-        found = (job for job in self._registry.all() if state in (None, job.state) and kind in (None, job.kind))
-        return sorted(found, key=lambda job: job.created_at)
+        return [job for job in self._keeper.all() if state in (None, job.state) and kind in (None, job.kind)]
 
     def move(self, id: str, position: int) -> int:
         """Put a waiting job at a position in its queue, from 1; return its place, 0 if it no longer waits.
@@ -167,7 +187,7 @@ class Engine:
         Raises JobNotFoundError.
         """
         job = self.job(id)
-        return (self._lane.queue if job.kind == "pull" else self.queue).move(job, position)
+        return self._queue_of(job).move(job, position)
 
     def pause(self) -> None:
         """Begin no more jobs until `resume`, but for pulls. What runs goes on, and jobs may be submitted."""
@@ -248,7 +268,7 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether a job is running."""
-        return any(job.state == "running" for job in self._registry.live())
+        return any(job.state == "running" for job in self._keeper.registry.live())
 
     def devices(self) -> tuple[DeviceStatus, ...]:
         """Return what each device does now; empty before the engine has started."""
@@ -260,7 +280,7 @@ class Engine:
             queue_depth=len(self.queue),
             queue_capacity=self.queue.capacity,
             paused=self.queue.paused,
-            running=tuple(job for job in self._registry.live() if job.state == "running"),
+            running=tuple(job for job in self._keeper.registry.live() if job.state == "running"),
             devices=self.devices(),
         )
 
@@ -277,16 +297,19 @@ class Engine:
                 feeder.start()
 
     def close(self, grace_s: float = 0.0) -> None:
-        """Take no more requests, wait up to `grace_s` for the jobs under way, cancel the rest and free all models."""
+        """Take no more requests, wait up to `grace_s` for the jobs under way, cancel the rest and free all models.
+
+        In a durable engine the rest is not cancelled but goes on when the next engine starts.
+        """
         with self._lock:
             self._closed = True
             waiting = [*self.queue.close(), *self._lane.queue.close()]
         deadline = monotonic() + grace_s
-        fail_jobs(waiting, _closed())
-        running = self._registry.live()
+        self._end(waiting)
+        running = self._keeper.registry.live()
         for job in running:
             job.wait(max(deadline - monotonic(), 0))
-        fail_jobs(running, _closed())
+        self._end(running)
         parts: tuple[Feeder | Lane, ...] = (*self._feeders, self._lane)
         for part in parts:
             part.close()
@@ -294,6 +317,8 @@ class Engine:
         for part in parts:
             part.join(max(deadline - monotonic(), 0))
         self._notices.close(_CLOSE_TIMEOUT_S)
+        if self._keeper.store is not None:
+            self._keeper.store.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -305,7 +330,7 @@ class Engine:
 
     # --- inside --------------------------------------------------------------------------------------------------
 
-    def _new_job(self, kind: JobKind, prepared: Prepared) -> Job:
+    def _new_job(self, kind: JobKind, prepared: Prepared, id: str | None = None) -> Job:
         job = Job(
             prepared.request,
             kind=kind,
@@ -315,28 +340,22 @@ class Engine:
             load_bytes=prepared.load_bytes,
             warnings=prepared.warnings,
             on_finish=self._finished,
+            id=id,
         )
+        job._place = self._queue_of(job).position
         for warning in job.warnings:
             job.report(Info(message=warning))
         return job
 
-    def _same(self, key: str | None, request: Any) -> Job | None:
-        """Return the job that was submitted with this key before."""
-        found = None if key is None else self._registry.find_key(key)
-        if found is None:
-            return None
-        job, before = found
-        if before != request:
-            raise ValidationError(
-                f"idempotency key {key!r} was given before, with another request",
-                field="idempotency_key",
-                value=key,
-                hint="use a new key for a new request",
-            )
+    def _same(self, key: str | None, digest: str) -> Job | None:
+        """Return the job that was submitted with this key before, once it is where it is kept."""
+        job = None if key is None else self._keeper.find_key(key, digest)
+        if job is not None and self._keeper.store is not None:
+            self._keeper.store.flush()
         return job
 
     def _same_pull(self, job: Job) -> Job | None:
-        pulls = (other for other in self._registry.live() if other.kind == job.kind == "pull")
+        pulls = (other for other in self._keeper.registry.live() if other.kind == job.kind == "pull")
         return next((other for other in pulls if other.model == job.model and not other.finished), None)
 
     def _feeder(self, index: int, device: str) -> Feeder:
@@ -349,7 +368,7 @@ class Engine:
             self.queue,
             self._models,
             self.observers,
-            self._deliver,
+            self._keeper,
             index=index,
             eager=self._executor.name != "inline",
         )
@@ -365,20 +384,40 @@ class Engine:
             )
         return named
 
-    def _deliver(self, job: Job, result: Any) -> None:
-        job.finish(result)
+    def _queue_of(self, job: Job) -> JobQueue:
+        return self._lane.queue if job.kind == "pull" else self.queue
+
+    def _enqueue(self, job: Job) -> None:
+        """Let a job wait whose place was reserved; in an engine that is closing it ends instead."""
+        with self._lock:
+            self._queue_of(job).put(job, reserved=True)
+            if self._closed:
+                self._queue_of(job).discard(job)
+            else:
+                self._lane.start() if job.kind == "pull" else self.start()
+        if self._closed:
+            self._end([job])
+
+    def _end(self, jobs: Sequence[Job]) -> None:
+        """End jobs because the engine is closed; those that are on the disk go on with the next engine."""
+        for job in jobs:
+            if not job.finished and self._keeper.postpone(job):
+                job.fail(CancelledError("the engine was closed; the job goes on when it starts again"))
+            else:
+                job.fail(CancelledError("the engine was closed"))
+
+    def _recover(self) -> None:
+        """Queue the jobs that an engine before this one left behind."""
+        for job in recovered(self._keeper, self._models, self._new_job):
+            self._queue_of(job).reserve(force=True)
+            self._enqueue(job)
 
     def _finished(self, job: Job) -> None:
-        self.queue.discard(job)
-        self._lane.queue.discard(job)
-        self._registry.ended(job, result_bytes(job._result))
+        self._queue_of(job).discard(job)
+        self._keeper.ended(job)
         code = job.error.code if job.error is not None else ""
         labels = {"kind": job.kind, "model": job.model or ""}
         self.observers.measure("job_finished", 1, **labels, state=job.state, code=code)
         if job.state == "done" and job.started_at is not None and job.finished_at is not None:
             self.observers.measure("job_s", job.finished_at - job.started_at, **labels)
         self._notices.put(job)
-
-
-def _closed() -> CancelledError:
-    return CancelledError("the engine was closed")

@@ -18,6 +18,7 @@ from mold_core.engine.batch import BatchRun, fail_jobs
 from mold_core.engine.device import DeviceInfo
 from mold_core.engine.finisher import Finisher
 from mold_core.engine.jobs import Job
+from mold_core.engine.keeper import Keeper
 from mold_core.engine.kinds import KINDS
 from mold_core.engine.kinds.kind import DeviceKind
 from mold_core.engine.models import Models
@@ -66,7 +67,7 @@ class Feeder:
         queue: JobQueue,
         models: Models,
         observers: Observers,
-        save: Callable[[Job, Any], None],
+        keeper: Keeper,
         *,
         index: int = 0,
         eager: bool = False,
@@ -76,7 +77,7 @@ class Feeder:
         self._start_worker = start_worker
         self._queue = queue
         self._observers = observers
-        self._save = save
+        self._keeper = keeper
         self._index = index
         self._eager = self._start_next = eager
         self._worker: Worker | None = None
@@ -182,7 +183,7 @@ class Feeder:
 
     def deliver(self, job: Job, result: Any) -> None:
         """Save the result where the engine saves results, and end the job with it."""
-        self._save(job, result)
+        self._keeper.deliver(job, result)
 
     # --- the thread ----------------------------------------------------------------------------------------------
 
@@ -213,8 +214,8 @@ class Feeder:
         if not running:
             return
         kind = cast(DeviceKind, KINDS[running[0].kind])  # jobs of other kinds wait elsewhere
-        self._note_start(running)
         try:
+            self._note_start(running)
             self._state = "generating"
             kind.run(running, self._worker_now(), self)
             self._deaths = 0
@@ -231,6 +232,7 @@ class Feeder:
 
     def _note_start(self, jobs: Sequence[Job]) -> None:
         self.measure("batch_jobs", len(jobs), kind=jobs[0].kind)
+        self._keeper.began(jobs)
         for job in jobs:
             self.measure("queue_wait_s", time() - job.created_at, kind=job.kind)
 

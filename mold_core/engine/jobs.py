@@ -34,7 +34,8 @@ class Job:
 
     `id`, `kind`, `request` (complete), `spec` and `model` (where it has one) and `warnings` never change; `created_at`,
     `started_at` and `finished_at` are in seconds since 1970. `size` is the room it takes in a batch; jobs with equal
-    `batch_key` may be computed together. `load_bytes` is what its model takes to load.
+    `batch_key` may be computed together. `load_bytes` is what its model takes to load. `files` are the
+    names of its results in the gallery, when it is done and there is one. `attempts` counts how often it was begun.
 
     Every reader gets all events from the first on, so a late or returning reader misses nothing; of very long jobs the
     last 10,000 are kept. `on_finish` is called once, after the end, in the thread that ended the job.
@@ -63,6 +64,7 @@ class Job:
         self.batch_key = batch_key
         self.load_bytes = load_bytes
         self.warnings = warnings
+        self.files: tuple[str, ...] = ()
         self.attempts = 0
         self.created_at = time.time() if created_at is None else created_at
         self.started_at: float | None = None
@@ -110,6 +112,8 @@ class Job:
                 summary[name] = int(moment * 1000)
         if self.warnings:
             summary["warnings"] = list(self.warnings)
+        if self.files:
+            summary["files"] = list(self.files)
         if self._error is not None:
             summary.update(self._error.to_json())
         return summary
@@ -216,14 +220,14 @@ class Job:
             self._sealed = True
             return True
 
-    def finish(self, result: Any, fetch: Callable[[], Any] | None = None) -> bool:
-        """End the job with its result; False if it had already ended.
+    def restore(self, state: JobState, error: MoldError | None, fetch_result: Callable[[], Any]) -> None:
+        """Make this the job that ended so before; its result is got from `fetch_result` each time it is asked for."""
+        self._state, self._error, self._fetch_result = state, error, fetch_result
 
-        With `fetch` the result is not kept in memory but got from there each time it is asked for.
-        """
+    def finish(self, result: Any) -> bool:
+        """End the job with its result; False if it had already ended."""
         self._sealed = False
-        self._fetch_result = fetch
-        return self._finish("done", result=None if fetch is not None else result)
+        return self._finish("done", result=result)
 
     def fail(self, error: MoldError) -> bool:
         """End the job with an error; False if it had already ended."""

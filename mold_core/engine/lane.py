@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from time import time
-from typing import Any, cast
+from typing import cast
 
 from mold_core.engine.batch import fail_jobs
 from mold_core.engine.jobs import Job
+from mold_core.engine.keeper import Keeper
 from mold_core.engine.kinds import KINDS, BesideKind
 from mold_core.engine.models import Models
 from mold_core.engine.observe import Observers
@@ -22,11 +22,11 @@ _CAPACITY = 10_000
 class Lane:
     """One thread and its queue; the thread starts with the first job."""
 
-    def __init__(self, models: Models, observers: Observers, save: Callable[[Job, Any], None]) -> None:
+    def __init__(self, models: Models, observers: Observers, keeper: Keeper) -> None:
         self.queue = JobQueue(_CAPACITY)
         self._models = models
         self._observers = observers
-        self._save = save
+        self._keeper = keeper
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
 
@@ -70,8 +70,9 @@ class Lane:
     def _run(self, job: Job) -> None:
         self._observers.measure("queue_wait_s", time() - job.created_at, kind=job.kind)
         try:
+            self._keeper.began([job])
             kind = cast(BesideKind, KINDS[job.kind])  # jobs of other kinds wait elsewhere
             result = kind.run_beside(job, self._models)
-            self._save(job, result)
+            self._keeper.deliver(job, result)
         except Exception as error:
             fail_jobs([job], error)

@@ -49,6 +49,7 @@ class JobQueue:
         self._waiting: list[_Waiting] = []
         self._idle: list[Taker] = []
         self._changed = threading.Condition()
+        self._reserved = 0
         self._paused = False
         self._closed = False
 
@@ -62,22 +63,33 @@ class JobQueue:
 
     # --- for who asks --------------------------------------------------------------------------------------------
 
-    def put(self, job: Job) -> int:
-        """Add a job and return its position, from 1. Raises QueueFullError."""
+    def put(self, job: Job, *, reserved: bool = False) -> int:
+        """Add a job, in a place that was `reserved` or a new one, and return its position, from 1.
+
+        Raises QueueFullError.
+        """
         with self._changed:
-            self.check_room()
+            if not reserved:
+                self.reserve()
+            self._reserved -= 1
             self._waiting.append(_Waiting(job, monotonic()))
             position = len(self._waiting)
             job.report(Queued(position=position))
             self._changed.notify_all()
             return position
 
-    def check_room(self) -> None:
-        """Raise QueueFullError if another job may not wait."""
-        if len(self._waiting) >= self.capacity:
-            raise QueueFullError(
-                f"generation queue is full ({len(self._waiting)}/{self.capacity})", hint="try again later"
-            )
+    def reserve(self, *, force: bool = False) -> None:
+        """Keep a place for a job that is about to come. Raises QueueFullError, unless the place is taken by `force`."""
+        with self._changed:
+            taken = len(self._waiting) + self._reserved
+            if taken >= self.capacity and not force:
+                raise QueueFullError(f"generation queue is full ({taken}/{self.capacity})", hint="try again later")
+            self._reserved += 1
+
+    def release(self) -> None:
+        """Give a reserved place back."""
+        with self._changed:
+            self._reserved -= 1
 
     def put_first(self, jobs: Sequence[Job]) -> None:
         """Put jobs that were taken back at the head; they find room in any case."""

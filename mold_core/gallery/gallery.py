@@ -94,16 +94,22 @@ class Gallery:
         index: int | None = None,
         parents: Sequence[Parent] = (),
         tags: Sequence[str] = (),
+        name: str | None = None,
     ) -> Entry:
         """Keep a result, given as its bytes or as a file to copy, and return its entry.
 
         The file is complete on the disk before the row is written. It is named after the model, the time in
         milliseconds and `index`, its place in a batch. `metadata` may say more than the file does; None reads it from
-        the file. Raises OutputError when the file or the row cannot be written.
+        the file. With `name` the file gets that name, and a result that is there under it, of the same metadata or
+        bytes, is the one that is returned: who was interrupted may add again. Raises OutputError when the file or the
+        row cannot be written.
         """
         labels = _checked_tags(tags)
         told = metadata or read_metadata(data)
-        name = file_name(told.model if told else "unknown", time.time_ns() // 1_000_000, index, format)
+        if name is None:
+            name = file_name(told.model if told else "unknown", time.time_ns() // 1_000_000, index, format)
+        elif self._is_here(name, data, told):
+            return self._added_again(name, told)
         path = save(Path(self.folders[0]), name, _writer(data) if isinstance(data, Path) else data, self._is_taken)
         found = _found(path)
         about = (told, False) if told else described(found)
@@ -276,6 +282,23 @@ class Gallery:
         if leaving:
             with self._database.write() as connection:
                 rows.left(connection, leaving)
+
+    def _is_here(self, name: str, data: bytes | Path, told: OutputMetadata | None) -> bool:
+        path = Path(self.folders[0]) / name
+        if not _is_result(self.folders[0], name):
+            return False
+        if told is not None and read_metadata(path) == told:
+            return True
+        return path.read_bytes() == (data.read_bytes() if isinstance(data, Path) else data)
+
+    def _added_again(self, name: str, told: OutputMetadata | None) -> Entry:
+        """Return the entry of a file that was added before, and write its row if a crash came between."""
+        found = _found(Path(self.folders[0]) / name)
+        about = (told, False) if told else described(found)
+        if about is not None:
+            with self._database.write() as connection:
+                rows.insert_if_new(connection, found, *about)
+        return self.get(name)
 
     def _is_taken(self, name: str) -> bool:
         return any(os.path.lexists(os.path.join(folder, name)) for folder in self.folders[1:])

@@ -12,6 +12,7 @@ import click
 
 from mold_core.catalog import ModelSpec
 from mold_core.engine import Engine, Job
+from mold_core.gallery import Gallery
 from mold_core.hookspecs import ChainRenderer, ModelFamily, hookimpl
 from mold_core.plugins import load_plugins
 from mold_core.settings import Settings
@@ -66,15 +67,22 @@ class FakePlugin:
 
 
 @contextmanager
-def engine_with(*plugins: object, home: Path | None = None, **settings: Any) -> Iterator[Engine]:
+def engine_with(
+    *plugins: object,
+    home: Path | None = None,
+    durable: bool = False,
+    gallery: Gallery | None = None,
+    **settings: Any,
+) -> Iterator[Engine]:
     """Give an engine with these plugins and no others, and close it at the end.
 
-    It runs on the CPU; `settings` are fields of `Settings` that shall differ from their defaults. Without `home` it
-    lives in a temporary folder.
+    It runs on the CPU; `durable` and `gallery` are those of `Engine`, `settings` are fields of `Settings` that shall
+    differ from their defaults. Without `home` it lives in a temporary folder.
     """
     with tempfile.TemporaryDirectory(prefix="mold-test-") as folder:
         loaded = load_plugins(found=(), extra=[(f"plugin-{number}", plugin) for number, plugin in enumerate(plugins)])
-        engine = Engine(Settings(**{"home": home or Path(folder), "device": "cpu", **settings}), loaded)
+        chosen = Settings(**{"home": home or Path(folder), "device": "cpu", **settings})
+        engine = Engine(chosen, loaded, durable=durable, gallery=gallery)
         try:
             yield engine
         finally:

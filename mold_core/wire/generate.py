@@ -97,6 +97,7 @@ class ImageData:
     width: int = wire_field("Width in pixels.")
     height: int = wire_field("Height in pixels.")
     index: int = wire_field("Place in the batch, from 0.", default=0)
+    name: str | None = wire_field("Name in the gallery, where it was saved there.", default=None)
 
     def save(self, path: str | Path) -> Path:
         """Write the file, whole or not at all, and return its path. Raises OutputError."""

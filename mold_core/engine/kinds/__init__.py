@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from mold_core.engine.kinds.chain import ChainKind
 from mold_core.engine.kinds.generate import GenerateKind
-from mold_core.engine.kinds.kind import Bench, BesideKind, DeviceKind, Kind, Prepared
+from mold_core.engine.kinds.kind import Bench, BesideKind, DeviceKind, Kind, Prepared, ResultFile
 from mold_core.engine.kinds.pull import PullKind
 from mold_core.errors import ValidationError
 
-__all__ = ["KINDS", "Bench", "BesideKind", "DeviceKind", "Kind", "Prepared", "kind_of"]
+__all__ = ["KINDS", "Bench", "BesideKind", "DeviceKind", "Kind", "Prepared", "ResultFile", "kind_of"]
 
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (GenerateKind(), ChainKind(), PullKind())}
 

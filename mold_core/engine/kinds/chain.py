@@ -14,7 +14,7 @@ from mold_core.chains.clips import ClipWork
 from mold_core.engine.batch import BatchRun
 from mold_core.engine.complete import complete
 from mold_core.engine.jobs import Job, JobKind
-from mold_core.engine.kinds.kind import Bench, Prepared
+from mold_core.engine.kinds.kind import Bench, Prepared, ResultFile
 from mold_core.engine.kinds.shots import metadata_of
 from mold_core.engine.models import Models
 from mold_core.engine.worker import blaming
@@ -60,6 +60,10 @@ class ChainKind:
         files = models.store.locate(spec)
         completed, warnings = _completed(request, spec, models)
         return Prepared(request=completed, spec=spec, load_bytes=files.size_bytes(), warnings=warnings)
+
+    def files_of(self, job: Job, result: ChainResponse) -> list[ResultFile]:
+        """Return the video."""
+        return [ResultFile(data=result.video.data, format=result.video.format)]
 
     def run(self, jobs: Sequence[Job], worker: Worker, bench: Bench) -> None:
         """Make the clips that are not on disk, and join all of them beside the device."""

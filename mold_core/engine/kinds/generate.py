@@ -13,8 +13,8 @@ from mold_core.catalog import ModelSpec
 from mold_core.engine.batch import BatchRun, fail_jobs
 from mold_core.engine.complete import complete
 from mold_core.engine.jobs import Job, JobKind
-from mold_core.engine.kinds.kind import Bench, Prepared
-from mold_core.engine.kinds.shots import Shot, encode, response_of, shots_of
+from mold_core.engine.kinds.kind import Bench, Prepared, ResultFile
+from mold_core.engine.kinds.shots import Shot, encode, metadata_of, response_of, shots_of
 from mold_core.engine.models import Models
 from mold_core.engine.worker import blaming
 from mold_core.errors import CancelledError, WorkerError
@@ -49,6 +49,23 @@ class GenerateKind:
             size=completed.batch_size,
             warnings=(*warnings, remark) if remark else warnings,
         )
+
+    def files_of(self, job: Job, result: GenerateResponse) -> list[ResultFile]:
+        """Return the pictures with what they were made from."""
+        return [
+            ResultFile(
+                data=image.data,
+                format=image.format,
+                index=image.index if len(result.images) > 1 else None,
+                metadata=metadata_of(shot.request),
+            )
+            for image, shot in zip(result.images, shots_of(job), strict=True)
+        ]
+
+    def named(self, result: GenerateResponse, names: Sequence[str]) -> GenerateResponse:
+        """Return the response, its pictures with their names in the gallery."""
+        pairs = zip(result.images, names, strict=True)
+        return attrs.evolve(result, images=tuple(attrs.evolve(image, name=name) for image, name in pairs))
 
     def run(self, jobs: Sequence[Job], worker: Worker, bench: Bench) -> None:
         """Generate all pictures of the jobs, a limited number at a time.

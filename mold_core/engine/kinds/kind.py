@@ -12,8 +12,10 @@ from mold_core.catalog import ModelSpec
 from mold_core.engine.jobs import Job, JobKind
 from mold_core.engine.models import Models
 from mold_core.hookspecs import Worker
+from mold_core.media.metadata import OutputMetadata
+from mold_core.wire.generate import OutputFormat
 
-__all__ = ["Bench", "BesideKind", "DeviceKind", "Kind", "Prepared"]
+__all__ = ["Bench", "BesideKind", "DeviceKind", "Kind", "Prepared", "ResultFile"]
 
 
 @attrs.frozen(kw_only=True)
@@ -31,6 +33,18 @@ class Prepared:
     batch_key: Hashable = None
     size: int = 1
     warnings: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class ResultFile:
+    """One file of a result, for the gallery. `metadata` of None leaves it to the file to tell; `index` is its place
+    among several.
+    """
+
+    data: bytes
+    format: OutputFormat
+    index: int | None = None
+    metadata: OutputMetadata | None = None
 
 
 class Bench(Protocol):
@@ -79,6 +93,11 @@ class Kind(Protocol):
 
         Completing a complete request changes nothing: after a restart jobs are prepared again.
         """
+
+
+# A kind may also have:
+#   files_of(job: Job, result) -> Sequence[ResultFile]      what of a result goes to the gallery; without this, nothing
+#   named(result, names: Sequence[str]) -> result           the result, its files with their names in the gallery
 
 
 class DeviceKind(Kind, Protocol):

@@ -20,7 +20,7 @@ from mold_core.wire.generate import MAX_SEED
 if TYPE_CHECKING:
     from mold_core.media.formats import ImageFormat
 
-__all__ = ["Shot", "encode", "response_of", "shots_of"]
+__all__ = ["Shot", "encode", "metadata_of", "response_of", "shots_of"]
 
 
 @attrs.frozen

@@ -1,0 +1,206 @@
+"""Keeps jobs and what they made: in memory for a while, and on the disk where the engine is to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any, cast
+
+from mold_core.engine.batch import own_error
+from mold_core.engine.job_store import JobRow, JobStore, error_of
+from mold_core.engine.jobs import Job, JobKind, JobState
+from mold_core.engine.kinds import KINDS
+from mold_core.engine.registry import Registry, result_bytes
+from mold_core.errors import JobNotFoundError, ValidationError
+from mold_core.gallery import Gallery, file_name
+from mold_core.wire.convert import from_text, to_json
+
+__all__ = ["Keeper", "digest_of"]
+
+
+class Keeper:
+    """The jobs of an engine: in memory, in the store (if there is one), and their pictures in the gallery (if any)."""
+
+    def __init__(self, store: JobStore | None = None, gallery: Gallery | None = None) -> None:
+        self.registry = Registry()
+        self.store = store
+        self._gallery = gallery
+        self._lock = threading.Lock()
+        self._durable: set[str] = set()
+        self._last_ms = 0
+
+    # --- a job's life --------------------------------------------------------------------------------------------
+
+    def accept(self, job: Job, *, durable: bool, key: str | None, digest: str) -> Future[None]:
+        """Know a new job; the future is done when it is where it is kept. The caller holds the engine's lock."""
+        job.created_at = self._unique(job.created_at)
+        self.registry.add(job, key, digest)
+        if self.store is None or not durable:
+            future: Future[None] = Future()
+            future.set_result(None)
+            return future
+        with self._lock:
+            self._durable.add(job.id)
+        return self.store.accept(
+            JobRow(
+                id=job.id,
+                kind=job.kind,
+                state="queued",
+                request=json.dumps(to_json(job.request)),
+                model=job.model,
+                created_at=job.created_at,
+                warnings=job.warnings,
+                key=key,
+                digest=digest,
+            )
+        )
+
+    def refuse(self, job: Job) -> None:
+        """Forget a job that could not be queued after all."""
+        self.registry.forget(job)
+        if self._forget_durable(job) and self.store is not None:
+            self.store.remove(job.id).result()
+
+    def began(self, jobs: Sequence[Job]) -> None:
+        """Write down that jobs are being run, so that one that ends the whole program is not run for ever."""
+        for written in [self._begin(self.store, job) for job in jobs if self.store and job.id in self._durable]:
+            written.result()
+
+    def deliver(self, job: Job, result: Any) -> None:
+        """Save a result wherever results are kept, then end the job with it. What goes wrong fails the job."""
+        if not job.seal():
+            return
+        try:
+            job.files = self._put_on_shelf(job, result)
+            if job.files and hasattr(KINDS[job.kind], "named"):
+                result = KINDS[job.kind].named(result, job.files)  # type: ignore[attr-defined]
+            if self.store is not None and job.id in self._durable:
+                self._write_down(self.store, job, result)
+        except Exception as error:
+            job.fail(own_error(error))
+        else:
+            job.finish(result)
+
+    def ended(self, job: Job) -> None:
+        """Know that a job has ended; a failure is written down, a result has been."""
+        self.registry.ended(job, result_bytes(job._result))
+        if self._forget_durable(job) and self.store is not None and job.error is not None:
+            self.store.update(job.id, state=job.state, finished_at=job.finished_at, error=job.error.to_json())
+
+    def postpone(self, job: Job) -> bool:
+        """Let a job that has not ended go on when the engine starts again; False if it is not written down."""
+        if self.store is None or not self._forget_durable(job):
+            return False
+        self.store.update(job.id, durable=True, state="queued", attempts=max(job.attempts - 1, 0))
+        return True
+
+    # --- looking -------------------------------------------------------------------------------------------------
+
+    def find(self, id: str) -> Job:
+        """Return a job by its id. Raises JobNotFoundError."""
+        job = self.registry.find(id)
+        if job is None and self.store is not None:
+            row = self.store.find(id)
+            job = None if row is None else self._restored(row)
+        if job is None:
+            raise JobNotFoundError(f"there is no job {id!r}, or it is no longer kept", field="id", value=id)
+        return job
+
+    def find_key(self, key: str, digest: str) -> Job | None:
+        """Return the job that was submitted with a key. Raises ValidationError if that was for another request."""
+        found = self.registry.find_key(key)
+        if found is None and self.store is not None:
+            row = self.store.find_key(key)
+            found = None if row is None else (self.registry.find(row.id) or self._restored(row), row.digest)
+        if found is None:
+            return None
+        job, before = found
+        if before != digest:
+            raise ValidationError(
+                f"idempotency key {key!r} was given before, with another request",
+                field="idempotency_key",
+                value=key,
+                hint="use a new key for a new request",
+            )
+        return job
+
+    def all(self) -> list[Job]:
+        """Return the jobs that are kept, oldest first."""
+        jobs = {job.id: job for job in self.registry.all()}
+        for row in self.store.all() if self.store is not None else ():
+            if row.id not in jobs:
+                jobs[row.id] = self._restored(row)
+        return sorted(jobs.values(), key=lambda job: job.created_at)
+
+    def know_again(self, job: Job, row: JobRow) -> None:
+        """Know a job from before the engine was started."""
+        job.attempts = row.attempts
+        self.registry.add(job, row.key, row.digest)
+        with self._lock:
+            self._durable.add(job.id)
+
+    # --- inside --------------------------------------------------------------------------------------------------
+
+    def _unique(self, moment: float) -> float:
+        """Return the moment, or one a little later: no two jobs are of the same millisecond, which names files."""
+        with self._lock:
+            self._last_ms = max(int(moment * 1000), self._last_ms + 1)
+            return self._last_ms / 1000
+
+    def _begin(self, store: JobStore, job: Job) -> Future[None]:
+        return store.update(job.id, state="running", attempts=job.attempts, started_at=job.started_at)
+
+    def _forget_durable(self, job: Job) -> bool:
+        with self._lock:
+            there = job.id in self._durable
+            self._durable.discard(job.id)
+        return there
+
+    def _put_on_shelf(self, job: Job, result: Any) -> tuple[str, ...]:
+        """Save a result's files in the gallery. Names follow from the job, so doing it again does not double them."""
+        files_of = getattr(KINDS[job.kind], "files_of", None)
+        if self._gallery is None or files_of is None:
+            return ()
+        moment = round(job.created_at * 1000)
+        names = []
+        for file in files_of(job, result):
+            name = file_name(job.model or job.kind, moment, file.index, file.format)
+            entry = self._gallery.add(file.data, file.metadata, format=file.format, index=file.index, name=name)
+            names.append(entry.filename)
+        return tuple(names)
+
+    def _write_down(self, store: JobStore, job: Job, result: Any) -> None:
+        store.write_result(job.id, json.dumps(to_json(result)))
+        store.update(
+            job.id, durable=True, state="done", finished_at=time.time(), files=job.files, warnings=job.warnings
+        ).result()
+
+    def _restored(self, row: JobRow) -> Job:
+        kind = KINDS[row.kind]
+        job = Job(
+            from_text(kind.request_class, row.request),
+            kind=cast(JobKind, row.kind),
+            id=row.id,
+            created_at=row.created_at,
+            warnings=tuple(row.warnings),
+        )
+        job.model, job.files, job.attempts = row.model, tuple(row.files), row.attempts
+        job.started_at, job.finished_at = row.started_at, row.finished_at
+        job.restore(cast(JobState, row.state), error_of(row), lambda: self._read_result(row))
+        return job
+
+    def _read_result(self, row: JobRow) -> Any:
+        data = None if self.store is None else self.store.result(row.id)
+        if data is None:
+            raise JobNotFoundError(f"the result of job {row.id!r} is no longer kept", field="id", value=row.id)
+        return from_text(KINDS[row.kind].response_class, data)
+
+
+def digest_of(request: Any) -> str:
+    """Return a short text that is the same for the same request."""
+    text = json.dumps([type(request).__name__, to_json(request)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
