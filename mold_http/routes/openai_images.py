@@ -139,7 +139,7 @@ async def _answer(
         raise ValidationError(
             "response_format url needs the gallery, and MOLD_OUTPUT_DIR is empty", field="response_format"
         )
-    job = await submit(service, request)
+    job = await submit(service, request, durable=False)
     if wish.stream:
         send_events(req, resp, service.feeds, _Stream(job, event), patient=True)
         return
