@@ -51,7 +51,10 @@ class GenerateKind:
         )
 
     def files_of(self, job: Job, result: GenerateResponse) -> list[ResultFile]:
-        """Return the pictures with what they were made from."""
+        """Return the pictures, or the video, with what they were made from."""
+        if result.video is not None:
+            video = result.video
+            return [ResultFile(data=video.data, format=video.format, metadata=metadata_of(job.request))]
         return [
             ResultFile(
                 data=image.data,
@@ -64,6 +67,8 @@ class GenerateKind:
 
     def named(self, result: GenerateResponse, names: Sequence[str]) -> GenerateResponse:
         """Return the response, its pictures with their names in the gallery."""
+        if result.video is not None:
+            return result
         pairs = zip(result.images, names, strict=True)
         return attrs.evolve(result, images=tuple(attrs.evolve(image, name=name) for image, name in pairs))
 
