@@ -263,6 +263,11 @@ class Settings:
         return self.models_dir or self.home / "models"
 
     @property
+    def loras_path(self) -> Path:
+        """The folder of adapters (LoRA)."""
+        return self.home / "loras"
+
+    @property
     def output_path(self) -> Path | None:
         """The folder of results; None means that none are kept."""
         if self.output_dir == "":

@@ -9,6 +9,7 @@ from typing import Any
 
 import falcon.asgi
 
+from mold_core.catalog import refuse_lora_paths
 from mold_core.engine import Job
 from mold_core.errors import CancelledError, MoldError
 from mold_core.wire.events import event_to_json
@@ -26,7 +27,8 @@ ResultFrame = Callable[[Any], bytes]
 
 
 async def submit(service: Service, request: Any, **how: Any) -> Job:
-    """Return the job of a request. Raises what the engine refuses."""
+    """Return the job of a request. Raises what the engine refuses, and ValidationError for paths of files in it."""
+    refuse_lora_paths(request)
     job = await asyncio.to_thread(service.engine.submit, request, **how)
     log.info("job accepted", extra={"job": job.id, "kind": job.kind})
     if job.kind == "pull":

@@ -1,6 +1,7 @@
 """Names → files: what models there are, what they are called, and which of their files are here."""
 
 from mold_core.catalog.default import DefaultModel, default_model, remember_model
+from mold_core.catalog.loras import LoraFolder, refuse_lora_paths
 from mold_core.catalog.model import ModelDefaults, ModelFile, ModelSpec, Vocabulary, read_catalog
 from mold_core.catalog.names import nearest_names, resolve
 from mold_core.catalog.pull import pull
@@ -9,6 +10,7 @@ from mold_core.catalog.store import LocalFiles, ModelStore
 __all__ = [
     "DefaultModel",
     "LocalFiles",
+    "LoraFolder",
     "ModelDefaults",
     "ModelFile",
     "ModelSpec",
@@ -18,6 +20,7 @@ __all__ = [
     "nearest_names",
     "pull",
     "read_catalog",
+    "refuse_lora_paths",
     "remember_model",
     "resolve",
 ]

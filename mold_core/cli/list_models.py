@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mold_core.catalog.loras import LoraFolder
+from mold_core.cli.loras import list_loras
 from mold_core.cli.state import State
 from mold_core.errors import MoldError
 
@@ -18,9 +20,13 @@ __all__ = ["command", "readable_size"]
 
 @click.command("list", short_help="List models: what is here, what could be.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--loras", is_flag=True, help="List adapters (LoRA) instead.")
 @click.pass_obj
-def command(state: State, as_json: bool) -> None:
+def command(state: State, as_json: bool, loras: bool) -> None:
     """List models: what is here, and what can be fetched."""
+    if loras:
+        list_loras(LoraFolder(state.settings.loras_path), as_json=as_json)
+        return
     entries = state.engine.models()
     default = _default_name(state)
     if as_json:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
+from mold_core.cli.loras import lora_weight
 from mold_core.cli.memory_flags import memory_flags, take_memory_flags
 from mold_core.cli.pictures import source_fields
 from mold_core.cli.state import State
@@ -33,6 +34,7 @@ Examples:
   mold run "a castle on an island" > castle.webp --format webp
   mold run "the house at night" --image house.png --strength 0.9
   mold run "a blue house" --image house.png --mask wall.png --strength 1
+  mold run "a castle" --lora sepia --lora ~/Downloads/ink.safetensors:0.6
   echo "a blue boat on the sea at night" | mold run -o boat.png"""
 
 
@@ -60,6 +62,13 @@ Examples:
     "--strength", type=float, help="How far to move away from --image: 0 keeps it, 1 forgets it; default 0.75."
 )
 @click.option("--mask", metavar="PATH", help="Paint only the white parts of --image anew, and keep the black ones.")
+@click.option(
+    "--lora",
+    "loras",
+    metavar="NAME[:SCALE]",
+    multiple=True,
+    help="LoRA to draw with, by name (mold list --loras) or file; scale 0 to 2. May be given several times.",
+)
 @click.option("--no-metadata", is_flag=True, help="Do not write the prompt and settings into the file.")
 @click.option("--device", help="cpu, cuda or mps; default: the best there is.")
 @memory_flags
@@ -72,6 +81,7 @@ def command(
     device: str | None,
     image: str | None,
     mask: str | None,
+    loras: tuple[str, ...],
     **flags: Any,
 ) -> None:
     """Make a picture from PROMPT, or from standard input when no words are given.
@@ -82,6 +92,7 @@ def command(
     engine = state.engine
     model, prompt_words = _split_model(engine, flags.pop("model"), words)
     pictures = source_fields(image, flags.pop("strength"), mask)
+    flags["loras"] = tuple(map(lora_weight, loras)) or None
     prompt = " ".join(prompt_words) if prompt_words else _prompt_from_stdin(taken=image == "-")
     target = _Target.choose(output, flags.pop("output_format"), flags["batch_size"])
     chosen = None if model else _announce_default(engine)

@@ -9,9 +9,10 @@ from typing import TypeVar
 
 import attrs
 
-from mold_core.catalog import ModelSpec
+from mold_core.catalog import LoraFolder, ModelSpec
 from mold_core.engine.formats import VIDEO_FIELDS, with_format
 from mold_core.errors import ValidationError
+from mold_core.home import mold_home
 from mold_core.hookspecs import Capability, ModelFamily, SizeRules
 from mold_core.media.images import decode_image
 from mold_core.wire import GenerateRequest
@@ -39,11 +40,17 @@ T = TypeVar("T")
 
 
 def complete(
-    request: GenerateRequest, spec: ModelSpec, family: ModelFamily, *, embed_metadata: bool = True
+    request: GenerateRequest,
+    spec: ModelSpec,
+    family: ModelFamily,
+    *,
+    embed_metadata: bool = True,
+    loras: LoraFolder | None = None,
 ) -> tuple[GenerateRequest, tuple[str, ...]]:
     """Return the request with everything filled in, and what had to be adjusted, in words.
 
-    Raises ValidationError for what the family cannot honour.
+    Adapters are named by their files afterwards, all of them in `loras`; names are looked up in the folder that is
+    given, else in that of MOLD_HOME. Raises ValidationError for what the family cannot honour.
     """
     _refuse_unsupported(request, spec, family)
     warnings: list[str] = []
@@ -60,6 +67,8 @@ def complete(
         guidance=_first(request.guidance, defaults.guidance, 0.0),
         seed=_first(request.seed, secrets.randbits(_RANDOM_SEED_BITS)),
         embed_metadata=_first(request.embed_metadata, embed_metadata),
+        lora=None,
+        loras=(loras or LoraFolder(mold_home() / "loras")).located(request),
     )
     if hasattr(family, "check"):
         family.check(spec, completed)

@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from mold_core import LoraWeight
+from mold_core.cli.loras import lora_weight
+
 Mold = Callable[..., subprocess.CompletedProcess[Any]]
 
 PICTURE = Image.linear_gradient("L").resize((128, 96)).convert("RGB")
@@ -68,3 +71,46 @@ def test_what_cannot_be_used_is_one_line(mold: Mold, pictures: Path, arguments: 
     assert done.returncode != 0
     assert [line for line in done.stderr.splitlines() if line.startswith("error: ")] == [f"error: {message}"]
     assert not (pictures / "x.png").exists()
+
+
+def test_adapters_are_listed(mold: Mold, home: Path) -> None:
+    assert mold("list", "--loras").stdout == f"No LoRA: put .safetensors files into {home / 'loras'}.\n"
+    (home / "loras" / "sub").mkdir(parents=True)
+    (home / "loras" / "sub" / "ink.safetensors").write_bytes(b"1" * 1234)
+    assert mold("list", "--loras").stdout == "sub/ink    1.2 kB\n"
+    assert '"name": "sub/ink"' in mold("list", "--loras", "--json").stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "scale"),
+    [
+        ("ink", "ink", 1.0),
+        ("ink:0.5", "ink", 0.5),
+        ("v1.5", "v1.5", 1.0),
+        ("a:b", "a:b", 1.0),
+        ("a:b:2", "a:b", 2.0),
+        (":1", ":1", 1.0),
+        ("here.safetensors", "{here}/here.safetensors", 1.0),
+        ("here.safetensors:0.25", "{here}/here.safetensors", 0.25),
+    ],
+)
+def test_an_adapter_is_a_name_or_a_file_and_a_scale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, path: str, scale: float
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.safetensors").touch()
+    assert lora_weight(text) == LoraWeight(path=path.format(here=tmp_path), scale=scale)
+
+
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [
+        ("absent", "loras[0].path names no LoRA in "),
+        ("style:3", "loras[0].scale must be from 0 to 2, not 3.0"),
+        ("/absent/x.safetensors", "loras[0].path names no file: '/absent/x.safetensors'"),
+    ],
+)
+def test_an_adapter_that_is_none_is_one_line(mold: Mold, tmp_path: Path, lora: str, message: str) -> None:
+    done = mold("run", "a red house", "--lora", lora, "-o", "x.png")
+    assert done.returncode == 2
+    assert f"\nerror: {message}" in f"\n{done.stderr}"

@@ -114,6 +114,8 @@ def test_another_form_is_refused(server: Server) -> None:
         ({"prompt": "x", "model": "flux-nan"}, 400, "UNKNOWN_MODEL", "nearest: flux-nano:bf16"),
         ({"prompt": "x", "model": "flux-dev"}, 404, "MODEL_NOT_FOUND", "not downloaded"),
         ({"prompt": "x", "mask_image": "aGk="}, 422, "VALIDATION_ERROR", "mask_image"),
+        ({"prompt": "x", "loras": [{"path": "/etc/passwd"}]}, 422, "VALIDATION_ERROR", "over the network"),
+        ({"prompt": "x", "lora": {"path": "~/x"}}, 422, "VALIDATION_ERROR", "over the network"),
         ({"prompt": "x", "output_format": "mp4"}, 422, "VALIDATION_ERROR", "output_format"),
         ({"prompt": "x", "width": 20_000}, 422, "VALIDATION_ERROR", "width"),
     ],

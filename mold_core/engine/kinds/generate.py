@@ -9,7 +9,7 @@ from time import monotonic
 
 import attrs
 
-from mold_core.catalog import ModelSpec
+from mold_core.catalog import LoraFolder, ModelSpec
 from mold_core.engine.batch import BatchRun, fail_jobs
 from mold_core.engine.complete import complete
 from mold_core.engine.jobs import Job, JobKind
@@ -39,7 +39,13 @@ class GenerateKind:
         family = models.family_of(spec)
         files = models.store.locate(spec)
         with blaming(f"{spec.name} could not take the request"):
-            completed, warnings = complete(request, spec, family, embed_metadata=models.settings.embed_metadata)
+            completed, warnings = complete(
+                request,
+                spec,
+                family,
+                embed_metadata=models.settings.embed_metadata,
+                loras=LoraFolder(models.settings.loras_path),
+            )
         remark = spec.vocabulary.remark(completed.prompt) if spec.vocabulary else None
         return Prepared(
             request=completed,

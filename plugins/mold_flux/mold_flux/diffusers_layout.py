@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
 from attrs import frozen
@@ -13,13 +13,13 @@ from torch import Tensor
 from mold_core import CheckpointError
 from mold_core.weights import PackedTensor, concatenate
 
-__all__ = ["autoencoder_name", "from_diffusers", "some"]
+__all__ = ["Target", "autoencoder_name", "from_diffusers", "layer_names", "some", "target"]
 
 Weight = Tensor | PackedTensor
 
 
 @frozen
-class _Target:
+class Target:
     """Where a tensor of diffusers' layout goes: to `name`, as the rows numbered `place` of the `of` joined there."""
 
     name: str
@@ -66,33 +66,45 @@ _DOUBLE_QKV = {
 _SINGLE_PARTS = ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")
 
 
-def _target(name: str) -> _Target:
+def target(name: str) -> Target:
     """Return where a tensor of diffusers' layout goes; an unknown one stays under its name."""
     layer, _, kind = name.rpartition(".")
     if layer in _TOP:
-        return _Target(f"{_TOP[layer]}.{kind}")
+        return Target(f"{_TOP[layer]}.{kind}")
     if layer == "norm_out.linear":  # diffusers has scale before shift
-        return _Target(f"final_layer.adaLN_modulation.1.{kind}", swapped=True)
+        return Target(f"final_layer.adaLN_modulation.1.{kind}", swapped=True)
     block = re.fullmatch(r"(single_)?transformer_blocks\.(\d+)\.(.+)", layer)
     if block is None:
-        return _Target(name)
+        return Target(name)
     single, number, inner = block.groups()
     own = f"{'single' if single else 'double'}_blocks.{number}"
     if inner in (_SINGLE if single else _DOUBLE):
         renamed = (_SINGLE if single else _DOUBLE)[inner]
-        return _Target(f"{own}.{renamed}.{'scale' if renamed.endswith('_norm') else kind}")
+        return Target(f"{own}.{renamed}.{'scale' if renamed.endswith('_norm') else kind}")
     if single and inner in _SINGLE_PARTS:
-        return _Target(f"{own}.linear1.{kind}", _SINGLE_PARTS.index(inner), 4)
+        return Target(f"{own}.linear1.{kind}", _SINGLE_PARTS.index(inner), 4)
     if not single and inner in _DOUBLE_QKV:
         joined, place = _DOUBLE_QKV[inner]
-        return _Target(f"{own}.{joined}.{kind}", place, 3)
-    return _Target(name)
+        return Target(f"{own}.{joined}.{kind}", place, 3)
+    return Target(name)
+
+
+def layer_names(doubles: int, singles: int) -> Iterator[str]:
+    """Yield the names of all linear layers of a transformer with so many blocks, in diffusers' layout."""
+    yield from (*_TOP, "norm_out.linear")
+    for number in range(doubles):
+        yield from (
+            f"transformer_blocks.{number}.{inner}" for inner in (*_DOUBLE, *_DOUBLE_QKV) if "norm_" not in inner
+        )
+    for number in range(singles):
+        inners = (*(inner for inner in _SINGLE if "norm_" not in inner), *_SINGLE_PARTS)
+        yield from (f"single_transformer_blocks.{number}.{inner}" for inner in inners)
 
 
 def from_diffusers(tensors: Mapping[str, Weight]) -> dict[str, Weight]:
     """Return tensors of diffusers' layout in the official one, rows of several joined in order."""
     rows: dict[str, dict[int, str]] = defaultdict(dict)
-    targets = {name: _target(name) for name in tensors}
+    targets = {name: target(name) for name in tensors}
     for name, where in targets.items():
         rows[where.name][where.place] = name
     joined = {}

@@ -15,11 +15,11 @@ __all__ = ["FluxFamily"]
 
 
 class FluxFamily:
-    """FLUX.1 by Black Forest Labs: text to image, image to image, inpainting."""
+    """FLUX.1 by Black Forest Labs: text to image, image to image, inpainting, adapters."""
 
     name = "flux"
     title = "FLUX.1"
-    capabilities = frozenset({"text-to-image", "image-to-image", "inpaint"})
+    capabilities = frozenset({"text-to-image", "image-to-image", "inpaint", "lora"})
     sizes = SizeRules(
         multiple=16,
         max_pixels=1_800_000,
@@ -36,6 +36,7 @@ class FluxFamily:
         Parameter(name="source_image", doc="Picture to start from; without width and height its shape is kept."),
         Parameter(name="strength", doc="How far to move away from source_image: 0 keeps it, 1 only takes its size."),
         Parameter(name="mask_image", doc="White parts of source_image are painted anew, black ones stay as they are."),
+        Parameter(name="loras", doc="Low-rank adapters (LoRA), by name or path, each with its scale."),
     )
 
     def sizes_of(self, spec: ModelSpec) -> SizeRules:
@@ -48,7 +49,7 @@ class FluxFamily:
 
     def batch_key(self, spec: ModelSpec, request: GenerateRequest) -> Hashable:
         """Return what requests must have in common to be computed together."""
-        return request.width, request.height, request.steps, first_step(request)
+        return request.width, request.height, request.steps, first_step(request), request.loras
 
     def parts(self, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> tuple[ModelPart, ...]:
         """Return what the text encoders, the transformer and the autoencoder take in memory."""

@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mold_core import CacheHit, Frames, GenerateRequest, Run, StageDone, StageStart
+from mold_core import CacheHit, Frames, GenerateRequest, LoraWeight, Run, StageDone, StageStart
 from mold_core.weights import LoadedParts
 from mold_flux.autoencoder import Autoencoder, AutoencoderConfig
+from mold_flux.lora import AdapterShelf
 from mold_flux.prompts import PromptEncoder
 from mold_flux.sampling import denoise, initial_noise, noised, pack, unpack
 from mold_flux.schedule import Schedule, first_step
@@ -36,7 +37,7 @@ _DECODED_PX = 131_072
 class FluxPipeline:
     """Pictures from words, or from words and a picture, with FLUX.1.
 
-    Holds weights, and remembers prompts and source pictures by their content; nothing else of a request.
+    Holds weights, and remembers prompts, source pictures and adapters by their content; nothing else of a request.
     """
 
     def __init__(
@@ -55,13 +56,14 @@ class FluxPipeline:
         self.schedule = schedule
         self._device = device
         self._threads = threads
+        self._adapters = AdapterShelf()
         self._sources = SourceEncoder()
         self._weights = parts.plan.part("transformer").size_bytes // fast_dtype(device).itemsize
 
     @property
     def size_bytes(self) -> int:
-        """Memory of the weights that are on the device now, in bytes."""
-        return self.parts.size_bytes(self._device)
+        """Memory of the weights that are on the device now, and of the adapters that are kept, in bytes."""
+        return self.parts.size_bytes(self._device) + self._adapters.size_bytes
 
     @property
     def peak_bytes(self) -> int:
@@ -69,7 +71,7 @@ class FluxPipeline:
         return self.parts.plan.peak_bytes(self._device)
 
     def generate(self, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
-        """Return one picture per request; all have the same size and number of steps, and begin at the same one."""
+        """Return one picture per request; all have one `batch_key`."""
         threads = self._threads or torch.get_num_threads()
         small = _useful_threads(math.prod(self._token_grid(requests[0])) * self._weights, threads) == 1
         parts = shares(len(requests), threads if small and self._device == "cpu" else 1)
@@ -88,6 +90,7 @@ class FluxPipeline:
 
     def close(self) -> None:
         """Free the weights."""
+        self._adapters.clear()
         self.parts.close()
 
     def _token_grid(self, request: GenerateRequest) -> tuple[int, int]:
@@ -95,7 +98,7 @@ class FluxPipeline:
         return _given(request.height) // side, _given(request.width) // side
 
     def _latents(self, requests: Sequence[GenerateRequest], parts: Sequence[slice], run: Run) -> Tensor:
-        """Return the finished latents [B, C, h, w] of requests that have size, steps and first step in common.
+        """Return the finished latents [B, C, h, w] of requests that have one `batch_key`.
 
         `parts` of them are computed side by side if the transformer allows it.
         """
@@ -110,7 +113,7 @@ class FluxPipeline:
         start = noise if first_step(first) == 0 else noised(pictures, noise, sigmas[0])
         keeping = kept(requests, pictures, noise, self._device)
         txt, pooled = self._encode(requests, run)
-        with self.parts.use("transformer", run.report) as transformer:
+        with self._use(first.loras or (), run)("transformer") as transformer:
             tokens = pack(start).to(self._device)
             conditioning = self._conditioning(transformer, requests, txt, pooled, sigmas, (rows, columns))
             steps = _Steps(run)
@@ -167,18 +170,31 @@ class FluxPipeline:
         )
 
     def _encode(self, requests: Sequence[GenerateRequest], run: Run) -> tuple[Tensor, Tensor]:
-        prompts = [request.prompt for request in requests]
-        if self.prompts.knows(prompts):
+        prompts, loras = [request.prompt for request in requests], requests[0].loras or ()
+        use, variant = self._use(loras, run), self._adapters.text_variant(loras)
+        if self.prompts.knows(prompts, variant):
             run.report(CacheHit(resource="prompt conditioning"))
-            tokens, pooled = self.prompts.encode(prompts, self._use(run))
+            tokens, pooled = self.prompts.encode(prompts, use, variant)
         else:
             with _stage(run, "Encoding prompt"):
-                tokens, pooled = self.prompts.encode(prompts, self._use(run))
+                tokens, pooled = self.prompts.encode(prompts, use, variant)
         dtype = fast_dtype(self._device)
         return tokens.to(self._device, dtype), pooled.to(self._device, dtype)
 
-    def _use(self, run: Run) -> Callable[[str], AbstractContextManager[nn.Module]]:
-        return lambda name: self.parts.use(name, run.report)
+    def _use(self, loras: Sequence[LoraWeight], run: Run) -> Callable[[str], AbstractContextManager[nn.Module]]:
+        """Return what gives a part of the model, with adapters beside its layers, for the time of a `with`."""
+
+        @contextmanager
+        def use(name: str) -> Iterator[nn.Module]:
+            device = self.parts.plan.part(name).device
+            dtype = fast_dtype(device)
+            with (
+                self.parts.use(name, run.report) as network,
+                self._adapters.beside(name, network, loras, run, dtype=dtype, device=device),
+            ):
+                yield network
+
+        return use
 
 
 def _encoded(autoencoder: Autoencoder, pixels: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
 
 import torch
@@ -28,27 +28,29 @@ class PromptEncoder:
     def __init__(self, clip_tokenizer: ClipTokenizer, t5_tokenizer: T5Tokenizer) -> None:
         self._clip_tokenizer = clip_tokenizer
         self._t5_tokenizer = t5_tokenizer
-        self._remembered: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
+        self._remembered: OrderedDict[tuple[Hashable, str], tuple[Tensor, Tensor]] = OrderedDict()
 
-    def knows(self, prompts: Sequence[str]) -> bool:
-        """Say whether every prompt is remembered."""
-        return all(prompt in self._remembered for prompt in prompts)
+    def knows(self, prompts: Sequence[str], variant: Hashable = ()) -> bool:
+        """Say whether every prompt is remembered, as this variant of the encoders embeds it."""
+        return all((variant, prompt) in self._remembered for prompt in prompts)
 
-    def encode(self, prompts: Sequence[str], use: Use) -> tuple[Tensor, Tensor]:
+    def encode(self, prompts: Sequence[str], use: Use, variant: Hashable = ()) -> tuple[Tensor, Tensor]:
         """Return token embeddings [B, L, context_dim] and pooled embeddings [B, pooled_dim] of the prompts.
 
-        Each prompt is encoded by itself, so that its embeddings do not depend on what it is batched with.
+        Each prompt is encoded by itself, so that its embeddings do not depend on what it is batched with. `variant`
+        tells apart what `use` gives: with other adapters the embeddings are others.
         """
-        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._remembered]
+        new = [prompt for prompt in dict.fromkeys(prompts) if (variant, prompt) not in self._remembered]
         if new:
             with use("t5_encoder") as t5:
                 tokens = [_run(t5, self._t5_tokenizer.encode([prompt])) for prompt in new]
             with use("clip_encoder") as clip:
                 pooled = [_run(clip, self._clip_tokenizer.encode([prompt])) for prompt in new]
-            self._remembered.update(zip(new, zip(tokens, pooled, strict=True), strict=True))
-        pairs = [self._remembered[prompt] for prompt in prompts]
+            keys = [(variant, prompt) for prompt in new]
+            self._remembered.update(zip(keys, zip(tokens, pooled, strict=True), strict=True))
+        pairs = [self._remembered[variant, prompt] for prompt in prompts]
         for prompt in prompts:
-            self._remembered.move_to_end(prompt)
+            self._remembered.move_to_end((variant, prompt))
         while len(self._remembered) > _REMEMBERED:
             self._remembered.popitem(last=False)
         return torch.cat([tokens for tokens, _ in pairs]), torch.cat([pooled for _, pooled in pairs])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from mold_core import GenerateRequest, LoraWeight, ModelDefaults, Parameter, SizeRules, ValidationError
+from mold_core.catalog import LoraFolder
 from mold_core.engine.complete import adjust_size, complete
 from mold_core.hookspecs import Capability
 from mold_core.media import encode_image
@@ -227,13 +229,23 @@ def test_a_field_that_the_family_cannot_honour_is_refused(fields: dict[str, Any]
     [
         (able("image-to-image"), {"source_image": png(40, 30)}),
         (able("image-to-image", "inpaint"), {"source_image": png(40, 30), "mask_image": png(4, 3)}),
-        (able("lora"), {"lora": LORA}),
         (able("text-to-video"), {"frames": 9, "fps": 24, "output_format": "mp4"}),
     ],
 )
 def test_a_family_that_can_is_given_the_field(family: SketchFamily, fields: dict[str, Any]) -> None:
     request, _ = completed(family, **fields)
     assert {name: getattr(request, name) for name in fields} == fields
+
+
+def test_adapters_are_named_by_their_files_all_in_one_place(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.safetensors").touch()
+    asked = GenerateRequest(prompt="a", lora=LORA, loras=(LoraWeight(path="b", scale=0.5),))
+    request, _ = complete(asked, SPEC, able("lora"), loras=LoraFolder(tmp_path))
+    files = tuple(str(tmp_path / f"{name}.safetensors") for name in ("a", "b"))
+    assert request.lora is None
+    assert request.loras == (LoraWeight(path=files[0]), LoraWeight(path=files[1], scale=0.5))
+    assert complete(request, SPEC, able("lora"), loras=LoraFolder(tmp_path))[0] == request
 
 
 def test_a_mask_needs_a_picture() -> None:

@@ -1,0 +1,86 @@
+"""Low-rank adapters (LoRA) by name: the folder they lie in, and which file a name means."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator
+from pathlib import Path, PureWindowsPath
+
+import attrs
+
+from mold_core.errors import ValidationError
+from mold_core.wire import GenerateRequest, LoraWeight
+from mold_core.wire.fields import shorten
+
+__all__ = ["LoraFolder", "refuse_lora_paths"]
+
+SUFFIX = ".safetensors"
+
+
+@attrs.frozen
+class LoraFolder:
+    """The folder `loras` in MOLD_HOME. Adapters in it have names: their path without `.safetensors`."""
+
+    path: Path
+
+    def names(self) -> Iterator[tuple[str, Path]]:
+        """Yield every adapter in the folder, by name, with its file."""
+        for file in sorted(self.path.rglob(f"*{SUFFIX}")):
+            if file.is_file():
+                yield file.relative_to(self.path).as_posix().removesuffix(SUFFIX), file
+
+    def locate(self, lora: LoraWeight, field: str) -> LoraWeight:
+        """Return the adapter with the absolute path of its file in `path`.
+
+        A path is taken as it is where it is absolute or begins with ``~``; anything else is a name, looked for in the
+        folder only. Raises ValidationError for `field`, with the nearest names.
+        """
+        wanted = Path(lora.path)
+        if _is_path(lora.path):
+            file = Path(os.path.expanduser(lora.path))  # unlike Path.expanduser() it takes "~nobody" as it is
+            if _is_file(file):
+                return attrs.evolve(lora, path=str(file.absolute()))
+            raise ValidationError(f"{field} names no file: {shorten(lora.path, 200)}", field=field, value=lora.path)
+        if ".." not in wanted.parts and "\0" not in lora.path:
+            for file in (self.path / lora.path, self.path / f"{lora.path}{SUFFIX}"):
+                if _is_file(file):
+                    return attrs.evolve(lora, path=str(file.absolute()))
+        known = [name for name, _ in self.names()]
+        near = difflib.get_close_matches(lora.path, known, n=3)
+        raise ValidationError(
+            f"{field} names no LoRA in {self.path}: {shorten(lora.path)}"
+            + (f"; nearest: {', '.join(near)}" if near else ""),
+            field=field,
+            value=lora.path,
+            hint="mold list --loras shows all",
+        )
+
+    def located(self, request: GenerateRequest) -> tuple[LoraWeight, ...] | None:
+        """Return all adapters of a request, `lora` before `loras`, with the paths of their files; None for none."""
+        named = [(request.lora, "lora.path")] if request.lora else []
+        named += [(lora, f"loras[{index}].path") for index, lora in enumerate(request.loras or ())]
+        return tuple(self.locate(lora, field) for lora, field in named) or None
+
+
+def refuse_lora_paths(request: object) -> None:
+    """Raise ValidationError if a request from elsewhere names an adapter by path: that would read any file here."""
+    for lora in (getattr(request, "lora", None), *(getattr(request, "loras", None) or ())):
+        if lora is not None and _is_path(lora.path):
+            raise ValidationError(
+                f"loras name files by path: {shorten(lora.path)}; over the network only names below the server's folder"
+                " of LoRAs are taken",
+                field="loras",
+                value=lora.path,
+            )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or no name at all
+        return False
+
+
+def _is_path(text: str) -> bool:
+    return Path(text).is_absolute() or text.startswith("~") or bool(PureWindowsPath(text).anchor)

@@ -1,0 +1,233 @@
+"""Files of low-rank adapters (LoRA) → branches beside a network's layers, remembered for the next request."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict, defaultdict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+
+from mold_core import CheckpointError, Info, LoraWeight, Run
+from mold_core.weights import PackedTensor, open_weights, read_weights
+from mold_flux.diffusers_layout import some
+from mold_flux.lora_places import Place, component_of, places_of, read_key
+from mold_flux.side_branch import Branch, Up, adapted
+
+__all__ = ["Adapter", "AdapterShelf", "read_adapter"]
+
+# What other methods than plain low-rank pairs store; without it the pairs would mean something else.
+_OTHER_METHODS = {"dora_scale": "DoRA", "hada_w1_a": "LoHa", "lokr_w1": "LoKr", "oft_diag": "OFT"}
+
+# Adapters of FLUX.1 take 20 to 350 MB.
+SHELF_BYTES = 512 * 1024 * 1024
+_REMEMBERED_NAMES = 100
+
+
+@frozen(kw_only=True, eq=False)
+class Adapter:
+    """What an adapter adds to one network: branches by layer. `ignored` are the keys that it has no place for."""
+
+    branches: Mapping[str, Branch]
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of the numbers."""
+        return sum(branch.size_bytes for branch in self.branches.values())
+
+
+@frozen(kw_only=True, eq=False)
+class _Pair:
+    """The two matrices of a place."""
+
+    place: Place
+    down: Tensor
+    up: Tensor
+
+
+def read_adapter(
+    path: Path, component: str, places: Mapping[str, Place], *, dtype: torch.dtype, device: str | torch.device
+) -> Adapter:
+    """Return what a file adds to a component of the model, in the dtype and on the device to compute with.
+
+    Pairs may be called lora_A and lora_B, lora_down and lora_up, or as diffusers once did; layers as `lora_places`
+    knows them. With an ``alpha`` of its own a pair counts alpha / rank times. Raises CheckpointError naming file and
+    key: for no pairs, half a pair, shapes that do not fit, and methods other than plain low-rank pairs.
+    """
+    try:
+        return _read(read_weights(path), component, places, dtype, device)
+    except CheckpointError as error:
+        message = error.message if error.message.startswith(str(path)) else f"{path}: {error.message}"
+        raise CheckpointError(message, hint=error.hint) from None
+
+
+class AdapterShelf:
+    """Adapters of one model, read when they are first asked for. Those used last are kept, up to so many bytes."""
+
+    def __init__(self, limit_bytes: int = SHELF_BYTES) -> None:
+        self._limit_bytes = limit_bytes
+        self._kept: OrderedDict[tuple[object, ...], Adapter] = OrderedDict()
+        self._for_text: OrderedDict[tuple[str, int, int], bool] = OrderedDict()
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of the adapters that are kept."""
+        return sum(adapter.size_bytes for adapter in self._kept.values())
+
+    @contextmanager
+    def beside(
+        self,
+        component: str,
+        network: nn.Module,
+        loras: Sequence[LoraWeight],
+        run: Run,
+        *,
+        dtype: torch.dtype,
+        device: str | torch.device,
+    ) -> Iterator[None]:
+        """Let a network compute with adapters for a while; afterwards it is as it was.
+
+        `run` is told what of a file is not used. Raises CheckpointError as `read_adapter` does.
+        """
+        stack = []
+        for lora in loras:
+            adapter = self._get(Path(lora.path), component, network, dtype, device)
+            _tell(Path(lora.path), adapter.ignored, run)
+            if lora.scale:
+                stack.append((adapter.branches, lora.scale))
+        with adapted(network, stack):
+            yield
+
+    def text_variant(self, loras: Sequence[LoraWeight]) -> Hashable:
+        """Return what tells apart what adapters make of prompts; empty where none of them is for a text encoder."""
+        states = [(_state(Path(lora.path)), lora.scale) for lora in loras]
+        return tuple((state, scale) for state, scale in states if scale and self._is_for_text(state))
+
+    def _is_for_text(self, state: tuple[str, int, int]) -> bool:
+        if state not in self._for_text:
+            names = open_weights(Path(state[0]))
+            self._for_text[state] = any(component_of(name) != "transformer" for name in names)
+            if len(self._for_text) > _REMEMBERED_NAMES:
+                self._for_text.popitem(last=False)
+        return self._for_text[state]
+
+    def clear(self) -> None:
+        """Forget all adapters."""
+        self._kept.clear()
+
+    def _get(
+        self, path: Path, component: str, network: nn.Module, dtype: torch.dtype, device: str | torch.device
+    ) -> Adapter:
+        key = (component, dtype, str(device), *_state(path))
+        if key not in self._kept:
+            self._kept[key] = read_adapter(path, component, places_of(network), dtype=dtype, device=device)
+        self._kept.move_to_end(key)
+        adapter = self._kept[key]
+        while self.size_bytes > self._limit_bytes:
+            self._kept.popitem(last=False)
+        return adapter
+
+
+def _state(path: Path) -> tuple[str, int, int]:
+    """Return what tells a file from what stands there after it was changed."""
+    try:
+        about = path.stat()
+    except OSError as error:
+        raise CheckpointError(f"{path}: the file cannot be read: {error.strerror or error}") from None
+    return str(path), about.st_size, about.st_mtime_ns
+
+
+def _tell(path: Path, ignored: Sequence[str], run: Run) -> None:
+    if ignored:
+        more = f" and {len(ignored) - 3} more" if len(ignored) > 3 else ""
+        names = ", ".join(name if len(name) <= 100 else f"{name[:99]}…" for name in ignored[:3])
+        run.report(Info(message=f"{path.name}: the model has no place for {names}{more}; ignored"))
+
+
+def _read(
+    tensors: Mapping[str, Tensor | PackedTensor],
+    component: str,
+    places: Mapping[str, Place],
+    dtype: torch.dtype,
+    device: str | torch.device,
+) -> Adapter:
+    _refuse_other_methods(tensors)
+    keys = {name: read_key(name) for name in tensors}
+    if not any(keys.values()):
+        raise CheckpointError(f"there are no low-rank pairs in it; it holds {some(tensors)}")
+    halves: dict[Place, dict[str, str]] = defaultdict(dict)
+    ignored = []
+    for name, key in keys.items():
+        if component_of(name) != component:
+            continue
+        place = None if key is None else places.get(key.layer)
+        if key is None or place is None:
+            ignored.append(name)
+        else:
+            halves[place][key.part] = name
+    if ignored and not halves:
+        raise CheckpointError(f"it is for another model: there is no place for {some(ignored)}")
+    pairs: dict[str, list[_Pair]] = defaultdict(list)
+    for place, names in halves.items():
+        pairs[place.layer].append(_pair(place, names, tensors))
+    branches = {layer: _branch(found, dtype, device) for layer, found in pairs.items()}
+    return Adapter(branches=branches, ignored=tuple(ignored))
+
+
+def _pair(place: Place, names: Mapping[str, str], tensors: Mapping[str, Tensor | PackedTensor]) -> _Pair:
+    """Return the two matrices of a place, the second with alpha / rank in it, fp32."""
+    there = names.get("down") or names.get("up") or names.get("alpha")
+    if "down" not in names or "up" not in names:
+        raise CheckpointError(f"{there} has no partner: lora_A and lora_B (or lora_down and lora_up) belong together")
+    down, up = (_matrix(names[part], tensors) for part in ("down", "up"))
+    rank = len(down)
+    for part, matrix, wanted in (("down", down, [rank, place.columns]), ("up", up, [place.rows, rank])):
+        if list(matrix.shape) != wanted or not rank:
+            raise CheckpointError(f"{names[part]} has the shape {list(matrix.shape)} where {wanted} is needed")
+    if place.swapped:
+        up = torch.cat(up.chunk(2)[::-1])
+    if "alpha" in names:
+        up = up * (_alpha(names["alpha"], tensors) / rank)
+    return _Pair(place=place, down=down, up=up)
+
+
+def _matrix(name: str, tensors: Mapping[str, Tensor | PackedTensor]) -> Tensor:
+    tensor = tensors[name]
+    dense = (tensor if isinstance(tensor, Tensor) else tensor.expand()).float()
+    if dense.ndim == 4 and dense.shape[2:] == (1, 1):  # some write linear layers as convolutions over single pixels
+        dense = dense.flatten(1)
+    return dense
+
+
+def _alpha(name: str, tensors: Mapping[str, Tensor | PackedTensor]) -> float:
+    tensor = tensors[name]
+    if not isinstance(tensor, Tensor) or tensor.numel() != 1 or not math.isfinite(tensor.item()):
+        raise CheckpointError(f"{name} must be one finite number")
+    return float(tensor.item())
+
+
+def _branch(pairs: Sequence[_Pair], dtype: torch.dtype, device: str | torch.device) -> Branch:
+    ups, first = [], 0
+    for pair in pairs:
+        ranks = slice(first, first + len(pair.down))
+        ups.append(Up(weight=_own(pair.up, dtype, device), first=pair.place.first, ranks=ranks))
+        first = ranks.stop
+    return Branch(down=_own(torch.cat([pair.down for pair in pairs]), dtype, device), ups=tuple(ups))
+
+
+def _own(matrix: Tensor, dtype: torch.dtype, device: str | torch.device) -> Tensor:
+    """Return a copy that shares no memory with the file, which may change while the adapter is kept."""
+    with torch.inference_mode(False):
+        return matrix.to(device=device, dtype=dtype, copy=True).contiguous()
+
+
+def _refuse_other_methods(tensors: Mapping[str, object]) -> None:
+    for name in tensors:
+        method = _OTHER_METHODS.get(name.rpartition(".")[2])
+        if method:
+            raise CheckpointError(f"{name} says that this is a {method}; mold applies plain LoRA only")
