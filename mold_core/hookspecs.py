@@ -186,7 +186,10 @@ class Run(Protocol):
     """The engine's side of a running batch: the pipeline reports to it and asks it whether to go on."""
 
     def report(self, event: ProgressEvent) -> None:
-        """Send an event to every job of the batch."""
+        """Send an event to every job of the batch.
+
+        A `Preview` goes to one of them: `index` is the number of its request among those that are computed together.
+        """
 
     def step(self, step: int, total: int, elapsed_ms: int) -> None:
         """Report a finished denoising step (numbered from 1), then `check()`."""

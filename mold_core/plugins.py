@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -83,6 +83,12 @@ class Plugins:
     def loaders(self) -> tuple[WeightLoader, ...]:
         """Readers of weight file formats that mold itself does not have."""
         return tuple(self.items["mold_loaders"].values())
+
+    def with_models(self, models: Mapping[str, ModelSpec]) -> Plugins:
+        """Return the same with catalog entries of the user's own, which come before those of the same name."""
+        if not models:
+            return self
+        return attrs.evolve(self, items={**self.items, "mold_models": {**self.models, **models}})
 
     def notify(self, hook: str, **arguments: Any) -> list[tuple[str, Exception]]:
         """Call a hook that is told things, plugin by plugin; return the failures instead of raising them."""

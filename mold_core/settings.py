@@ -257,6 +257,9 @@ class Settings:
         "How the server's logs look.", env="MOLD_LOG_FORMAT", key="logging.format", default="text"
     )
 
+    own_models: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+    """The tables `[models."name:tag"]` of config.toml as they stand there; see `mold_core.catalog.own_models`."""
+
     @property
     def models_path(self) -> Path:
         """The folder of model files."""
@@ -290,7 +293,7 @@ class Settings:
         home = mold_home(environ)
         config = _read_config(home / "config.toml")
         _refuse_unknown_keys(config, home / "config.toml")
-        values: dict[str, Any] = {"home": home}
+        values: dict[str, Any] = {"home": home, "own_models": _tables(config, "models", home / "config.toml")}
         for row in setting_table():
             found = _find(row, flags, environ, config)
             if row.name != "home" and found is not None:
@@ -313,6 +316,7 @@ def setting_table() -> tuple[Setting, ...]:
             empty_counts=field.metadata["empty_counts"],
         )
         for field in attrs.fields(Settings)
+        if "env" in field.metadata
     )
 
 
@@ -329,13 +333,20 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _refuse_unknown_keys(config: Mapping[str, Any], path: Path) -> None:
     known = [row.key for row in setting_table() if row.key]
-    for key in _keys(config):
+    for key in _keys({key: value for key, value in config.items() if key != "models"}):
         if key not in known:
             from difflib import get_close_matches
 
             near = get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
             raise SettingsError(f"{path} has an unknown key {key!r}", field=key, hint=hint)
+
+
+def _tables(config: Mapping[str, Any], key: str, path: Path) -> Mapping[str, Any]:
+    found = config.get(key, {})
+    if not isinstance(found, Mapping):
+        raise SettingsError(f"{path}: {key} must be a table of tables", field=key)
+    return found
 
 
 def _keys(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -4,6 +4,7 @@ from mold_core.catalog.default import DefaultModel, default_model, remember_mode
 from mold_core.catalog.loras import LoraFolder, refuse_lora_paths
 from mold_core.catalog.model import ModelDefaults, ModelFile, ModelSpec, Vocabulary, read_catalog
 from mold_core.catalog.names import nearest_names, resolve
+from mold_core.catalog.own import own_models
 from mold_core.catalog.pull import pull
 from mold_core.catalog.store import LocalFiles, ModelStore
 
@@ -18,6 +19,7 @@ __all__ = [
     "Vocabulary",
     "default_model",
     "nearest_names",
+    "own_models",
     "pull",
     "read_catalog",
     "refuse_lora_paths",

@@ -6,9 +6,11 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import attrs
+
 from mold_core.engine.jobs import Job
 from mold_core.errors import CancelledError, InferenceError, MoldError
-from mold_core.wire import DenoiseStep, ProgressEvent, StageDone
+from mold_core.wire import DenoiseStep, Preview, ProgressEvent, StageDone
 
 __all__ = ["BatchRun", "fail_jobs", "own_error"]
 
@@ -19,7 +21,8 @@ class BatchRun:
     """The side of a running batch that pipelines see: events go to every job, and it ends when nobody waits.
 
     A batch that is computed in several parts counts its steps through all of them; `part` is the one under way, from
-    0. `on_stage` is called with the name and the seconds of each stage that is done.
+    0, and `pictures` are those that it makes: the job of each, and its place among the job's. `on_stage` is called with
+    the name and the seconds of each stage that is done.
     """
 
     def __init__(
@@ -29,6 +32,7 @@ class BatchRun:
         self._parts = parts
         self._on_stage = on_stage
         self.part = 0
+        self.pictures: Sequence[tuple[Job, int]] = ()
 
     @property
     def cancelled(self) -> bool:
@@ -36,11 +40,26 @@ class BatchRun:
         return all(job.finished for job in self._jobs)
 
     def report(self, event: ProgressEvent) -> None:
-        """Send an event to every job of the batch."""
+        """Send an event to every job of the batch; a preview only to the job whose picture it shows."""
+        if isinstance(event, Preview):
+            self._show(event)
+            return
         for job in self._jobs:
             job.report(event)
         if self._on_stage is not None and isinstance(event, StageDone):
             self._on_stage(event.name, event.elapsed_ms / 1000)
+
+    def _show(self, preview: Preview) -> None:
+        if preview.index < len(self.pictures):
+            job, index = self.pictures[preview.index]
+            job.report(
+                attrs.evolve(
+                    preview,
+                    index=index,
+                    step=self.part * preview.total + preview.step,
+                    total=self._parts * preview.total,
+                )
+            )
 
     def step(self, step: int, total: int, elapsed_ms: int) -> None:
         """Report a finished denoising step, then `check()`."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from mold_core.catalog import DefaultModel, LocalFiles, ModelSpec, ModelStore, pull
+from mold_core.catalog import DefaultModel, LocalFiles, ModelSpec, ModelStore, own_models, pull
 from mold_core.engine.device import choose_devices
 from mold_core.engine.executors import executor_named
 from mold_core.engine.feeder import DeviceStatus, Feeder, load_errand
@@ -77,7 +77,8 @@ class Engine:
         durable: bool = False,
     ) -> None:
         self.settings = settings if settings is not None else Settings.load()
-        self.plugins = plugins if plugins is not None else load_plugins(self.settings.plugins)
+        found = plugins if plugins is not None else load_plugins(self.settings.plugins)
+        self.plugins = found.with_models(own_models(self.settings, found.models))
         self.store = ModelStore(self.settings.models_path)
         self.queue = JobQueue(self.settings.queue_size)
         self.observers = Observers()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Hashable
 from functools import cache
@@ -18,6 +19,7 @@ __all__ = [
     "DownloadDone",
     "DownloadProgress",
     "Info",
+    "Preview",
     "ProgressEvent",
     "PullComplete",
     "Queued",
@@ -74,6 +76,16 @@ class DenoiseStep:
 
 
 @attrs.frozen(kw_only=True)
+class Preview:
+    """What the picture is going to look like, as far as can be told after a step. Sent only when asked for."""
+
+    step: int = wire_field("Number of the step, from 1.")
+    total: int = wire_field("Steps in all.")
+    image: bytes = wire_field("A small JPEG file; on the wire in base64.")
+    index: int = wire_field("Place of the picture in the batch, from 0.", default=0)
+
+
+@attrs.frozen(kw_only=True)
 class WeightLoad:
     """Weights are being read."""
 
@@ -122,6 +134,7 @@ ProgressEvent: TypeAlias = (
     | Info
     | CacheHit
     | DenoiseStep
+    | Preview
     | WeightLoad
     | DownloadProgress
     | DownloadDone
@@ -145,7 +158,11 @@ def event_type(event: ProgressEvent | type) -> str:
 def event_to_json(event: ProgressEvent) -> dict[str, object]:
     """Return an event as the JSON object that SSE carries."""
     word, names = _shape(type(event))  # type: ignore[arg-type]  # classes can be hashed
-    return {"type": word, **{name: getattr(event, name) for name in names}}
+    return {"type": word, **{name: _plain(getattr(event, name)) for name in names}}
+
+
+def _plain(value: object) -> object:
+    return base64.b64encode(value).decode("ascii") if isinstance(value, bytes) else value
 
 
 @cache

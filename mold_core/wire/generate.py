@@ -83,6 +83,7 @@ class GenerateRequest:
     original_prompt: str | None = wire_field(
         "The prompt before it was expanded; kept in the metadata.", default=None, max_length=MAX_PROMPT_BYTES
     )
+    preview: bool = wire_field("Send small previews of the picture while it is made.", default=False)
     upscale_model: str | None = wire_field(
         "Upscaler to run on the result.", default=None, not_blank=True, max_length=200
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Callable
 from io import BytesIO
@@ -114,3 +115,31 @@ def test_an_adapter_that_is_none_is_one_line(mold: Mold, tmp_path: Path, lora: s
     done = mold("run", "a red house", "--lora", lora, "-o", "x.png")
     assert done.returncode == 2
     assert f"\nerror: {message}" in f"\n{done.stderr}"
+
+
+def test_a_model_of_ones_own_is_described_in_config_toml(mold: Mold, home: Path, tmp_path: Path) -> None:
+    from mold_nano.plugin import CATALOG
+
+    shutil.copy(CATALOG.parent / "flux-nano" / "flux-nano.safetensors", tmp_path / "renamed.bin")
+    home.mkdir(parents=True)
+    (home / "config.toml").write_text(
+        f"""
+[models."my:model"]
+like = "flux-nano:bf16"
+description = "My own"
+files = {{ transformer = "{tmp_path / "renamed.bin"}" }}
+defaults = {{ width = 96, steps = 2 }}
+"""
+    )
+    own, shipped = (
+        mold("run", "-m", model, "a red house", "--seed", "1", "--width", "96", "--steps", "2", text=False)
+        for model in ("my:model", "flux-nano")
+    )
+    assert own.returncode == 0, own.stderr
+    assert (pixels(own.stdout) == pixels(shipped.stdout)).all()
+    assert pixels(own.stdout).shape == (128, 96, 3)
+    assert "my:model" in mold("list").stdout
+    (tmp_path / "renamed.bin").unlink()
+    gone = mold("run", "-m", "my:model", "a red house", "-o", "x.png")
+    assert gone.returncode == 1
+    assert "renamed.bin" in gone.stderr

@@ -36,7 +36,7 @@ def pixels(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
 
 
-def write(path: Path, seed: int, *, strength: float = 0.3, layer: str = "double_blocks_0_img_attn_qkv") -> LoraWeight:
+def write(path: Path, seed: int, *, strength: float = 1.5, layer: str = "double_blocks_0_img_attn_qkv") -> LoraWeight:
     """Write a random adapter for one layer of flux-nano."""
     rows, columns = {"double_blocks_0_img_attn_qkv": (480, 160), "single_blocks_1_linear2": (160, 800)}[layer]
     generator = torch.Generator().manual_seed(seed)
@@ -55,7 +55,7 @@ def lora(tmp_path: Path) -> LoraWeight:
 
 @pytest.fixture
 def other(tmp_path: Path) -> LoraWeight:
-    return write(tmp_path / "b.safetensors", seed=2, layer="single_blocks_1_linear2", strength=1.0)
+    return write(tmp_path / "b.safetensors", seed=2, layer="single_blocks_1_linear2", strength=2.0)
 
 
 def scaled(lora: LoraWeight, scale: float) -> LoraWeight:
@@ -68,7 +68,7 @@ def test_an_adapter_is_gone_with_its_request(engine: Engine, lora: LoraWeight) -
     assert np.abs(pixels(changed) - pixels(before)).mean() > 1
     assert engine.generate(request()).images[0].data == before
     assert engine.generate(request(lora)).images[0].data == changed
-    assert engine.generate(request(scaled(lora, 0.0))).images[0].data == before
+    assert (draw(engine, scaled(lora, 0.0)) == pixels(before)).all()
 
 
 def test_more_scale_changes_more(engine: Engine, lora: LoraWeight) -> None:
@@ -98,7 +98,7 @@ def test_after_a_broken_adapter_the_model_is_as_before(engine: Engine, tmp_path:
 def test_a_name_means_a_file_of_the_home(home: Path, tmp_path: Path) -> None:
     (home / "loras").mkdir(parents=True)
     lora = write(home / "loras" / "wild.safetensors", seed=1)
-    with Engine(Settings(device="cpu")) as engine:
+    with Engine(Settings.load({"device": "cpu"})) as engine:
         by_path = draw(engine, lora)
         assert (draw(engine, LoraWeight(path="wild")) == by_path).all()
         single = GenerateRequest(prompt=HOUSE, model=NANO, seed=5, lora=LoraWeight(path="wild"))

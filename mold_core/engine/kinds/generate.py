@@ -133,6 +133,7 @@ def _generate(jobs: Sequence[Job], spec: ModelSpec, worker: Worker, bench: Bench
         if not wanted:
             continue
         bench.measure("batch_pictures", len(wanted), model=spec.name)
+        run.pictures = [(shot.job, shot.index) for shot in wanted]
         frames = worker.generate(spec, [shot.request for shot in wanted], run)
         pairs = list(zip(wanted, frames, strict=True))
         bench.beside(partial(finishing.take, pairs), [shot.job for shot in wanted])

@@ -37,6 +37,7 @@ class FluxFamily:
         Parameter(name="strength", doc="How far to move away from source_image: 0 keeps it, 1 only takes its size."),
         Parameter(name="mask_image", doc="White parts of source_image are painted anew, black ones stay as they are."),
         Parameter(name="loras", doc="Low-rank adapters (LoRA), by name or path, each with its scale."),
+        Parameter(name="preview", doc="Send small previews while the picture is made."),
     )
 
     def sizes_of(self, spec: ModelSpec) -> SizeRules:

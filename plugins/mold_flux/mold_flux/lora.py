@@ -180,7 +180,7 @@ def _read(
 
 
 def _pair(place: Place, names: Mapping[str, str], tensors: Mapping[str, Tensor | PackedTensor]) -> _Pair:
-    """Return the two matrices of a place, the second with alpha / rank in it, fp32."""
+    """Return the two matrices of a place, the second with alpha / rank in it."""
     there = names.get("down") or names.get("up") or names.get("alpha")
     if "down" not in names or "up" not in names:
         raise CheckpointError(f"{there} has no partner: lora_A and lora_B (or lora_down and lora_up) belong together")
@@ -191,14 +191,17 @@ def _pair(place: Place, names: Mapping[str, str], tensors: Mapping[str, Tensor |
             raise CheckpointError(f"{names[part]} has the shape {list(matrix.shape)} where {wanted} is needed")
     if place.swapped:
         up = torch.cat(up.chunk(2)[::-1])
-    if "alpha" in names:
-        up = up * (_alpha(names["alpha"], tensors) / rank)
+    factor = _alpha(names["alpha"], tensors) / rank if "alpha" in names else 1.0
+    if factor != 1:
+        up = up.float() * factor
     return _Pair(place=place, down=down, up=up)
 
 
 def _matrix(name: str, tensors: Mapping[str, Tensor | PackedTensor]) -> Tensor:
     tensor = tensors[name]
-    dense = (tensor if isinstance(tensor, Tensor) else tensor.expand()).float()
+    dense = tensor if isinstance(tensor, Tensor) else tensor.expand()
+    if not dense.is_floating_point():
+        raise CheckpointError(f"{name} holds no floating point numbers")
     if dense.ndim == 4 and dense.shape[2:] == (1, 1):  # some write linear layers as convolutions over single pixels
         dense = dense.flatten(1)
     return dense

@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mold_core import CacheHit, Frames, GenerateRequest, LoraWeight, Run, StageDone, StageStart
+from mold_core import CacheHit, Frames, GenerateRequest, Info, LoraWeight, Run, StageDone, StageStart
 from mold_core.weights import LoadedParts
 from mold_flux.autoencoder import Autoencoder, AutoencoderConfig
 from mold_flux.lora import AdapterShelf
+from mold_flux.preview import Previews
 from mold_flux.prompts import PromptEncoder
 from mold_flux.sampling import denoise, initial_noise, noised, pack, unpack
 from mold_flux.schedule import Schedule, first_step
@@ -116,7 +117,8 @@ class FluxPipeline:
         with self._use(first.loras or (), run)("transformer") as transformer:
             tokens = pack(start).to(self._device)
             conditioning = self._conditioning(transformer, requests, txt, pooled, sigmas, (rows, columns))
-            steps = _Steps(run)
+            steps, previews = _Steps(run), self._previews(requests, (rows, columns), run)
+            together = previews is not None or not can_share(transformer)  # the autoencoder is used by one at a time
 
             def denoised(part: slice, check: Callable[[], None]) -> Tensor:
                 return denoise(
@@ -126,10 +128,24 @@ class FluxPipeline:
                     sigmas,
                     on_step=lambda *step: steps(*step) if part.start in (0, None) else check(),
                     blend=keeping.part(part).blend if keeping else None,
+                    on_estimate=previews,
                 )
 
-            packed = torch.cat(side_by_side(denoised, parts if can_share(transformer) else [slice(None)]))
+            packed = torch.cat(side_by_side(denoised, [slice(None)] if together else parts))
         return unpack(packed, rows, columns)
+
+    def _previews(self, requests: Sequence[GenerateRequest], grid: tuple[int, int], run: Run) -> Previews | None:
+        if not any(request.preview for request in requests):
+            return None
+        if self.parts.plan.strategy != "eager":
+            run.report(Info(message="no previews: there is no room for the autoencoder beside the transformer"))
+            return None
+
+        def decode(latents: Tensor) -> Image.Image:
+            with self.parts.use("vae", run.report) as autoencoder:
+                return _decoded(autoencoder, latents)
+
+        return Previews(requests, grid, decode, run)
 
     def _source_latents(self, requests: Sequence[GenerateRequest], noise: Tensor, run: Run) -> Tensor:
         """Return the latents [B, C, h, w] of the source pictures, fp32; zeros for requests without one."""

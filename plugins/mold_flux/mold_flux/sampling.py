@@ -49,12 +49,14 @@ def denoise(
     on_step: Callable[[int, int, Tensor], None],
     *,
     blend: Callable[[Tensor, float], Tensor] | None = None,
+    on_estimate: Callable[[int, int, Tensor], None] | None = None,
 ) -> Tensor:
     """Return latents [B, N, C], fp32, from noise [B, N, C]: Euler steps along the velocity, in fp32.
 
     `conditioning` was prepared for all but the last of `sigmas`. `blend` may change the latents after each step, given
-    their noise level: inpainting puts back what is kept. `on_step` is called after each step with its number from 1,
-    the number of steps and the latents; what it raises ends the loop.
+    their noise level: inpainting puts back what is kept. `on_estimate` is called after each step but the last with what
+    the latents will be in the end if the velocity stays as it is. `on_step` is called after each step with its number
+    from 1, the number of steps and the latents; what it raises ends the loop.
     """
     latents = noise.float()
     total = len(sigmas) - 1
@@ -63,5 +65,7 @@ def denoise(
         latents = latents + (sigmas[index + 1] - sigmas[index]) * velocity.float()
         if blend is not None:
             latents = blend(latents, sigmas[index + 1])
+        if on_estimate is not None and index + 1 < total:
+            on_estimate(index + 1, total, latents - sigmas[index + 1] * velocity.float())
         on_step(index + 1, total, latents)
     return latents

@@ -7,7 +7,7 @@ from typing import get_args
 import attrs
 import pytest
 
-from mold_core import CacheHit, DenoiseStep, Info, ProgressEvent, Queued, StageDone, StageStart, WeightLoad
+from mold_core import CacheHit, DenoiseStep, Info, Preview, ProgressEvent, Queued, StageDone, StageStart, WeightLoad
 from mold_core.wire import ChainEvent, DownloadDone, DownloadProgress, PullComplete, event_type
 from mold_core.wire.events import event_to_json
 
@@ -53,6 +53,10 @@ from mold_core.wire.events import event_to_json
                 "batch_bytes_total": 0,
                 "batch_elapsed_ms": 0,
             },
+        ),
+        (
+            Preview(step=1, total=4, image=b"\xff\xd8", index=2),
+            {"type": "preview", "step": 1, "total": 4, "image": "/9g=", "index": 2},
         ),
         (PullComplete(model="flux-dev:q4"), {"type": "pull_complete", "model": "flux-dev:q4"}),
     ],
