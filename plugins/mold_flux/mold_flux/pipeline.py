@@ -143,7 +143,7 @@ class FluxPipeline:
 
         def decode(latents: Tensor) -> Image.Image:
             with self.parts.use("vae", run.report) as autoencoder:
-                return _decoded(autoencoder, latents)
+                return _decoded(autoencoder, latents)[0]
 
         return Previews(requests, grid, decode, run)
 
