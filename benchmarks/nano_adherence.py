@@ -3,7 +3,8 @@
 The judge (`plugins/mold_nano/training/checker.py`) draws the asked scene once more for every value each of its factors
 could have: every colour and kind of each thing, every count, place, time, relation. A picture is right if for every
 factor the asked value's drawing is the nearest. Drawings of the scenes themselves, moved as in training, are the
-judge's ceiling; drawings of other scenes of the same type its floor; both are measured along.
+judge's ceiling; drawings of other scenes of the same type its floor; both are measured along. `--size` asks for another
+size, `--sheet` keeps some pictures to look at.
 """
 
 from __future__ import annotations
@@ -29,29 +30,50 @@ AIM_HELD_IN, AIM_HELD_OUT = 0.85, 0.7
 PROMPTS_SEED = 20_261_123
 
 Draw = Callable[[Prompt], Image.Image]
+Size = tuple[int, int]
 
 
-def engine_draw(model: str, steps: int) -> Draw:
+def engine_draw(model: str, steps: int, size: Size) -> Draw:
     """Return a function that draws a prompt with the engine."""
     from mold_core import Engine, GenerateRequest
 
     engine = Engine()
 
     def draw(prompt: Prompt) -> Image.Image:
-        request = GenerateRequest(prompt=prompt.text, model=model, seed=prompt.seed, steps=steps)
+        request = GenerateRequest(
+            prompt=prompt.text, model=model, seed=prompt.seed, steps=steps, width=size[0], height=size[1]
+        )
         return Image.open(io.BytesIO(engine.generate(request).images[0].data))
 
     return draw
 
 
-def true_drawing(prompt: Prompt) -> Image.Image:
-    """Return the asked scene as the world draws it."""
-    return paint(prompt.scene, seed=prompt.seed)
+def true_drawing(size: Size) -> Draw:
+    """Return a function that draws the asked scene as the world does."""
+    return lambda prompt: paint(prompt.scene, seed=prompt.seed, width=size[0], height=size[1])
 
 
-def other_drawing(prompt: Prompt) -> Image.Image:
-    """Return another scene of the prompt's type."""
-    return paint(random_scene(Random(prompt.seed), family=prompt.family), seed=prompt.seed)
+def other_drawing(size: Size) -> Draw:
+    """Return a function that draws another scene of the prompt's type."""
+    return lambda prompt: paint(
+        random_scene(Random(prompt.seed), family=prompt.family), seed=prompt.seed, width=size[0], height=size[1]
+    )
+
+
+def sheet(asked: Sequence[Prompt], draw: Draw, columns: int = 8) -> Image.Image:
+    """Return the pictures of every fifth prompt side by side."""
+    pictures = [draw(prompt) for prompt in asked[::5]]
+    width, height = pictures[0].size
+    whole = Image.new("RGB", (columns * (width + 4), -(-len(pictures) // columns) * (height + 4)), "white")
+    for number, picture in enumerate(pictures):
+        whole.paste(picture, (number % columns * (width + 4), number // columns * (height + 4)))
+    return whole
+
+
+def size_of(text: str) -> Size:
+    """Return width and height of text like 192x128."""
+    width, height = map(int, text.split("x"))
+    return width, height
 
 
 def share_right(asked: Sequence[Prompt], draw: Draw) -> float:
@@ -85,12 +107,17 @@ def main() -> None:
     parser.add_argument(
         "--held-out", type=int, default=7, help="prompts of each type with an untrained colour and kind"
     )
+    parser.add_argument("--size", type=size_of, default=(128, 128), metavar="WxH", help="size of the pictures")
+    parser.add_argument("--sheet", type=Path, help="where to write pictures to look at")
     arguments = parser.parse_args()
     held_in = prompts(PROMPTS_SEED, arguments.per_type, held_out=False)
     held_out = prompts(PROMPTS_SEED + 1, arguments.held_out, held_out=True)
-    ceiling, floor = (share_right(held_in + held_out, draw) for draw in (true_drawing, other_drawing))
+    drawings = true_drawing(arguments.size), other_drawing(arguments.size)
+    ceiling, floor = (share_right(held_in + held_out, draw) for draw in drawings)
     print(f"the judge finds {ceiling:.1%} of true drawings right and {floor:.1%} of drawings of other scenes")
-    draw = engine_draw(arguments.model, arguments.steps)
+    draw = engine_draw(arguments.model, arguments.steps, arguments.size)
+    if arguments.sheet:
+        sheet(held_in, draw).save(arguments.sheet)
     value = table(held_in, draw, "trained colours and kinds")
     untrained = table(held_out, draw, "a colour and kind never seen together in training")
     result = {
@@ -99,6 +126,7 @@ def main() -> None:
         "aim": AIM_HELD_IN,
         "unit": "share of prompts with everything right",
         "holds": value >= AIM_HELD_IN and untrained >= AIM_HELD_OUT,
+        "size": "{}x{}".format(*arguments.size),
         "held_out": round(untrained, 4),
         "held_out_aim": AIM_HELD_OUT,
         "judge_ceiling": round(ceiling, 4),

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import autoencoder
 import torch
+from attrs import asdict
 from flux import FluxShape, Rotary
 from safetensors.torch import load_file, save_file
 from sample import GRID, Sampler
 from text import CLIP_POSITIONS, T5_PAD, TEXT_TOKENS, padded
-from text_encoders import ClipShape, T5Shape
 from torch import Tensor, nn
 
 FILES = {
@@ -28,7 +28,7 @@ FILES = {
 
 def configuration(sampler: Sampler) -> str:
     """Returns config.toml: the sizes that the engine cannot read off the weights, and the defaults of a request."""
-    flux, clip, t5 = FluxShape(), ClipShape(), T5Shape()
+    flux, vae, clip, t5 = FluxShape(), autoencoder.CONFIG, sampler.model.clip.config, sampler.model.t5.config
     sections = {
         "defaults": {
             "width": 128, "height": 128, "steps": 4, "guidance": 0.0, "text_tokens": TEXT_TOKENS, "schedule_shift": 1.0,
@@ -40,20 +40,12 @@ def configuration(sampler: Sampler) -> str:
             "guidance_embed": False, "mlp_ratio": 4.0,
         },
         "autoencoder": {
-            "block_channels": list(autoencoder.CHANNELS), "layers_per_block": 1,
-            "latent_channels": autoencoder.LATENT_CHANNELS, "groups": autoencoder.GROUPS,
+            "block_channels": list(vae.block_channels), "layers_per_block": vae.layers_per_block,
+            "latent_channels": vae.latent_channels, "groups": vae.groups,
             "scale": round(sampler.scale, 6), "shift": round(sampler.shift, 6),
         },
-        "clip": {
-            "hidden_size": clip.width, "mlp_size": clip.ff_width, "heads": clip.heads, "depth": clip.layers,
-            "vocabulary": sampler.texts.clip.get_vocab_size(), "positions": clip.positions, "activation": "quick_gelu",
-            "eos_id": sampler.texts.clip_end,
-        },
-        "t5": {
-            "hidden_size": t5.width, "mlp_size": t5.ff_width, "heads": t5.heads, "head_dim": t5.head_width,
-            "depth": t5.layers, "vocabulary": sampler.texts.t5.get_vocab_size(), "buckets": t5.buckets,
-            "max_distance": t5.max_distance,
-        },
+        "clip": asdict(clip),
+        "t5": asdict(t5),
     }  # fmt: skip
     blocks = [
         "\n".join([f"[{name}]", *(f"{key} = {literal(value)}" for key, value in values.items())])
@@ -119,7 +111,7 @@ def compare(sampler: Sampler, out: Path) -> dict[str, float]:
     tokens, t = torch.randn(4, 48, 64), torch.tensor([1.0, 0.7, 0.4, 0.1])
     wanted = ours.flux(tokens, txt, pooled, t, Rotary(TEXT_TOKENS, 6, 8, FluxShape(), torch.float32))
     turns = rope(theirs["transformer"].config, TEXT_TOKENS, 6, 8)
-    latents = torch.randn(2, autoencoder.LATENT_CHANNELS, 12, 16)
+    latents = torch.randn(2, autoencoder.CONFIG.latent_channels, 12, 16)
     pairs = {
         "t5": (theirs["t5"](t5_ids), txt),
         "clip": (theirs["clip"](clip_ids), ours.clip(sampler.texts.clip_ids(captions))),

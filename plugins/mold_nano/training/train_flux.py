@@ -23,15 +23,18 @@ from captions import BACKWARD_SHARE, caption
 from flux import Flux, FluxShape, Rotary, packed
 from optim import Optimiser, average, join_processes, save, schedule
 from text import T5_PAD, TEXT_TOKENS, Texts, padded
-from text_encoders import T5, Clip, ClipShape, T5Shape
 from torch import Tensor, nn
 from torch.nn import functional as F
 from world import COLOURS, KINDS, MOON, SHAPES, Scene, slots
+
+from mold_flux.text_encoders import ClipConfig, ClipTextEncoder, T5Config, T5Encoder
 
 BLANK_CAPTIONS = 0.02
 THING_WEIGHT = 4.0
 # Crescent moons are too rare in the cached pictures to be told from full ones.
 CRESCENT_SHARE = 0.1
+T5_SIZES = {"hidden_size": 128, "mlp_size": 256, "heads": 4, "head_dim": 32, "depth": 2}
+CLIP_SIZES = {"hidden_size": 64, "mlp_size": 256, "heads": 2, "depth": 2}
 KIND_LABELS = ("", *KINDS, *SHAPES)
 COLOUR_LABELS = ("", *COLOURS)
 
@@ -42,8 +45,10 @@ class Nano(nn.Module):
     def __init__(self, texts: Texts) -> None:
         super().__init__()
         self.flux = Flux(FluxShape())
-        self.t5 = T5(texts.t5.get_vocab_size(), T5Shape())
-        self.clip = Clip(texts.clip.get_vocab_size(), texts.clip_end, ClipShape())
+        self.t5 = T5Encoder(T5Config(vocabulary=texts.t5.get_vocab_size(), **T5_SIZES))
+        self.clip = ClipTextEncoder(
+            ClipConfig(vocabulary=texts.clip.get_vocab_size(), eos_id=texts.clip_end, **CLIP_SIZES)
+        )
         self.reader = nn.Linear(self.flux.shape.width, len(KIND_LABELS) + len(COLOUR_LABELS))
         for embedding in (self.t5.shared, *self.clip.text_model.embeddings.children()):
             nn.init.normal_(embedding.weight, std=0.5 if embedding is self.t5.shared else 0.2)
