@@ -73,6 +73,12 @@ class Settings:
     gallery_dirs: tuple[str, ...] | None = _setting(
         "Further folders whose results the gallery shows.", env="MOLD_GALLERY_DIRS", key="gallery_dirs"
     )
+    thumbnail_warmup: bool = _setting(
+        "Let the server make thumbnails and previews of what it keeps before anybody asks for them.",
+        env="MOLD_THUMBNAIL_WARMUP",
+        key="thumbnail_warmup",
+        default=False,
+    )
     default_model: str | None = _setting(
         "Model used when none is named.", env="MOLD_DEFAULT_MODEL", key="default_model"
     )

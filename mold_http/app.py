@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from typing import Any
 
@@ -80,13 +81,21 @@ def app_of(service: Service) -> App:
     return watching(app)
 
 
-async def _reconcile(gallery: Gallery) -> None:
-    while True:
-        try:
-            await asyncio.to_thread(gallery.reconcile)
-        except Exception:
-            log.exception("the gallery could not be brought in step with its folder")
-        await asyncio.sleep(_RECONCILE_S)
+async def _reconcile(gallery: Gallery, warm: bool) -> None:
+    stop = threading.Event()
+    all_or_newest: int | None = None
+    try:
+        while True:
+            try:
+                await asyncio.to_thread(gallery.reconcile)
+                if warm:
+                    await asyncio.to_thread(gallery.warm, stop, all_or_newest)
+                    all_or_newest = _WARMED_AGAIN
+            except Exception:
+                log.exception("the gallery could not be brought in step with its folder")
+            await asyncio.sleep(_RECONCILE_S)
+    finally:
+        stop.set()
 
 
 class _Resource:
@@ -165,6 +174,8 @@ class _Guard:
 
 # How often files that people put into the gallery's folder, or take out of it, are noticed.
 _RECONCILE_S = 30.0
+# How many of the newest results are then looked at for thumbnails; the first time it is all.
+_WARMED_AGAIN = 200
 
 
 class _Lifespan:
@@ -178,7 +189,8 @@ class _Lifespan:
         """Start the workers, follow the pulls that an earlier server left, keep the gallery in step with its folder."""
         await asyncio.to_thread(self._service.engine.start)
         if self._service.gallery is not None:
-            self._reconciling = asyncio.create_task(_reconcile(self._service.gallery))
+            warm = self._service.settings.thumbnail_warmup
+            self._reconciling = asyncio.create_task(_reconcile(self._service.gallery, warm))
         for job in self._service.engine.jobs(kind="pull"):
             self._service.downloads.follow(job)
 

@@ -233,9 +233,9 @@ class Gallery:
                     changed, added = (changed + 1, added) if filename in known else (changed, added + 1)
         return Changes(added=added, changed=changed, removed=removed)
 
-    def warm(self, stop: threading.Event) -> None:
-        """Make all thumbnails and previews that are missing, newest first, until `stop` is set."""
-        for entry in self.list().entries:
+    def warm(self, stop: threading.Event, limit: int | None = None) -> None:
+        """Make the missing thumbnails and previews of the newest `limit` entries, or of all, until `stop` is set."""
+        for entry in self.list(limit=limit).entries:
             if stop.is_set():
                 return
             with suppress(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -150,3 +151,16 @@ def test_a_server_that_keeps_nothing_has_an_empty_gallery(tmp_path: Path) -> Non
         assert answer.status == 404
         assert "image output is disabled" in answer.json()["error"]
         assert server.ask("GET", "/api/capabilities").json()["gallery"]["enabled"] is False
+
+
+def test_thumbnails_are_made_before_anybody_asks_where_that_is_wanted(tmp_path: Path) -> None:
+    output = tmp_path / "home" / "output"
+    output.mkdir(parents=True)
+    Image.effect_noise((40, 30), 50).convert("RGB").save(output / "one.png")
+    with serving(tmp_path / "home", MOLD_THUMBNAIL_WARMUP="1") as running:
+        assert running.soon("/api/gallery", lambda entries: len(entries) == 1)
+        cache = tmp_path / "home" / "cache" / "thumbnails"
+        until = time.monotonic() + 30
+        while not list(cache.rglob("one.png.png")) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert list(cache.rglob("one.png.png"))
