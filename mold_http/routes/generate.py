@@ -108,9 +108,8 @@ ROUTES = (
         path="/api/generate/stream",
         name="generate_stream",
         summary="Make pictures and follow the progress",
-        doc=_DOC
-        + " Events are `progress` (queued, stage_start, stage_done, weight_load, denoise_step, info, cache_hit), then "
-        "one `complete` with the result, or one `error` with `message` and `code`.",
+        doc=_DOC + " Events are `progress` (queued, stage_start, stage_done, weight_load, denoise_step, preview, info, "
+        "cache_hit), then one `complete` with the result, or one `error` with `message` and `code`.",
         handler=generate_stream,
         tag="generate",
         request=GenerateRequest,
