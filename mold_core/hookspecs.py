@@ -37,12 +37,14 @@ if TYPE_CHECKING:
     from mold_core.plugins import Plugins
     from mold_core.settings import CompileMode, Settings
     from mold_core.weights import TensorSource
-    from mold_core.wire import GenerateRequest, ProgressEvent
+    from mold_core.wire import ExpandRequest, GenerateRequest, ProgressEvent
 
 __all__ = [
     "Capability",
     "ChainRenderer",
     "Executor",
+    "ExpandContext",
+    "Expansion",
     "Film",
     "Frames",
     "LoadContext",
@@ -336,13 +338,59 @@ class UpscalerArchitecture(Protocol):
         """Return the network as a torch module: float [B, 3, H, W] in 0..1 → [B, 3, H·scale, W·scale]."""
 
 
+@attrs.frozen(kw_only=True)
+class Expansion:
+    """What an expander is asked for: `variations` full prompts for a short one, fit for a model family.
+
+    `backend` is what the settings, or the model the prompts are for, name as the expander: a word, an address, a model.
+    """
+
+    prompt: str
+    family: str
+    variations: int
+    seed: int
+    backend: str
+
+
+@attrs.frozen(kw_only=True)
+class ExpandContext:
+    """What an expander has at hand: the settings, the catalog, and the device that it may use.
+
+    `resolve` gives the model that a name means, or raises UnknownModelError; `locate` gives its files, or raises
+    ModelNotFoundError where they are not here. `loaders` are the weight
+    file formats that plugins add. `check` is called with the device "cpu", whatever the device of the work will be.
+    """
+
+    settings: Settings
+    models: Mapping[str, ModelSpec]
+    resolve: Callable[[str], ModelSpec]
+    locate: Callable[[ModelSpec], LocalFiles]
+    device: str = "cpu"
+    threads: int | None = None
+    loaders: tuple[WeightLoader, ...] = ()
+
+
 class PromptExpander(Protocol):
-    """Turns a short prompt into long ones."""
+    """Turns a short prompt into full ones. `name` is what MOLD_EXPAND_BACKEND calls it by."""
 
     name: str
 
-    def expand(self, prompt: str, *, family: str, variations: int, seed: int, run: Run) -> list[str]:
-        """Return `variations` prompts fit for the model family."""
+    def expand(self, expansion: Expansion, context: ExpandContext, run: Run) -> Sequence[str]:
+        """Return `expansion.variations` prompts, none blank; the same expansion gives the same prompts.
+
+        Called on a worker: `run.check()` now and then lets the job be cancelled, and what was loaded is freed before
+        this returns. Raises InferenceError where it fails.
+        """
+
+
+# An expander may also have:
+#   takes(backend: str, context: ExpandContext) -> bool     backends besides its name that are its own
+#   check(expansion: Expansion, context: ExpandContext) -> None
+#                                                       raises ValidationError, before the job is queued, for what
+#                                                       cannot work: a language model that is not here
+#   size_bytes(expansion: Expansion, context: ExpandContext) -> int
+#                                                       memory it takes meanwhile; the worker makes room for it
+#   model_families: frozenset[str]                          families of catalog entries that are its language models
 
 
 class Worker(Protocol):
@@ -365,6 +413,9 @@ class Worker(Protocol):
 
     def encode_clip(self, spec: ModelSpec, work: ClipWork, run: Run) -> None:
         """Leave the frames and the sound of a rendered clip on disk."""
+
+    def expand(self, request: ExpandRequest, run: Run) -> tuple[str, ...]:
+        """Return the prompts that a complete request asks for; nothing of what wrote them stays in memory."""
 
     def close(self) -> None:
         """Free everything."""

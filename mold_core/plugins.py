@@ -16,7 +16,7 @@ from mold_core.errors import DuplicateError
 
 if TYPE_CHECKING:
     from mold_core.catalog import ModelSpec
-    from mold_core.hookspecs import ChainRenderer, ModelFamily, WeightLoader
+    from mold_core.hookspecs import ChainRenderer, ModelFamily, PromptExpander, WeightLoader
 
 __all__ = ["PluginInfo", "PluginSource", "Plugins", "load_plugins"]
 
@@ -73,6 +73,11 @@ class Plugins:
     def chain_renderers(self) -> dict[str, ChainRenderer]:
         """What makes long videos, by family."""
         return self.items["mold_chain_renderers"]
+
+    @property
+    def expanders(self) -> dict[str, PromptExpander]:
+        """What expands prompts, by name."""
+        return self.items["mold_expanders"]
 
     @property
     def models(self) -> dict[str, ModelSpec]:

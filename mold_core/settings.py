@@ -6,6 +6,7 @@ what it means. The documentation page of settings is made from it.
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -47,11 +48,21 @@ class Setting:
 
 
 def _setting(
-    doc: str, *, env: str, key: str | None, default: Any = None, empty_counts: bool = False, **bounds: Any
+    doc: str,
+    *,
+    env: str,
+    key: str | None,
+    default: Any = None,
+    empty_counts: bool = False,
+    secret: bool = False,
+    **bounds: Any,
 ) -> Any:
-    """Declare a row. With `empty_counts` an empty variable is a value; otherwise it counts as not set."""
+    """Declare a row. With `empty_counts` an empty variable is a value; otherwise it counts as not set.
+
+    What is `secret` is left out where settings are printed.
+    """
     about = {"doc": doc, "env": env, "key": key, "bounds": Bounds(**bounds), "empty_counts": empty_counts}
-    return attrs.field(default=default, metadata=about)
+    return attrs.field(default=default, metadata=about, repr=not secret)
 
 
 @attrs.frozen(kw_only=True)
@@ -190,6 +201,7 @@ class Settings:
         "Keys that clients of the server must have: one, several with commas, or @FILE with one a line.",
         env="MOLD_API_KEY",
         key="api_key",
+        secret=True,
     )
     rate_limit: str | None = _setting(
         "How often each client may ask the server for work, such as 10/min; ten times as often to read.",
@@ -254,6 +266,104 @@ class Settings:
         default=72,
         minimum=0,
         maximum=100_000,
+    )
+    expand: bool = _setting(
+        "Expand the prompt of requests that do not say whether to.",
+        env="MOLD_EXPAND",
+        key="expand.enabled",
+        default=False,
+    )
+    expand_backend: str = _setting(
+        "What expands prompts: local, the address of an OpenAI-compatible server, or what a plugin brings.",
+        env="MOLD_EXPAND_BACKEND",
+        key="expand.backend",
+        default="local",
+        not_blank=True,
+    )
+    expand_own: bool = _setting(
+        "Let models that have an expander of their own use it, whatever the backend.",
+        env="MOLD_EXPAND_OWN",
+        key="expand.own",
+        default=True,
+    )
+    expand_model: str = _setting(
+        "Language model of the backend local.",
+        env="MOLD_EXPAND_MODEL",
+        key="expand.model",
+        default="qwen3-expand:q8",
+        not_blank=True,
+    )
+    expand_api_model: str = _setting(
+        "Name of the language model at a server.",
+        env="MOLD_EXPAND_API_MODEL",
+        key="expand.api_model",
+        default="qwen2.5:3b",
+        not_blank=True,
+    )
+    expand_api_key: str | None = _setting(
+        "Key for the server that expands.", env="MOLD_EXPAND_API_KEY", key="expand.api_key", secret=True
+    )
+    expand_timeout_s: float = _setting(
+        "Seconds a server may take to answer, attempts and waits together.",
+        env="MOLD_EXPAND_TIMEOUT_S",
+        key="expand.timeout_s",
+        default=60.0,
+        minimum=0.1,
+        maximum=3600,
+    )
+    expand_temperature: float = _setting(
+        "How freely words are chosen; 0: always the likeliest.",
+        env="MOLD_EXPAND_TEMPERATURE",
+        key="expand.temperature",
+        default=0.7,
+        minimum=0,
+        maximum=2,
+    )
+    expand_top_p: float = _setting(
+        "Words are chosen from those that together have this probability.",
+        env="MOLD_EXPAND_TOP_P",
+        key="expand.top_p",
+        default=0.9,
+        minimum=0.01,
+        maximum=1,
+    )
+    expand_top_k: int = _setting(
+        "Words are chosen from so many of the likeliest, by the backend local; 0: from all.",
+        env="MOLD_EXPAND_TOP_K",
+        key="expand.top_k",
+        default=20,
+        minimum=0,
+        maximum=1000,
+    )
+    expand_max_tokens: int = _setting(
+        "Tokens of a prompt at most.",
+        env="MOLD_EXPAND_MAX_TOKENS",
+        key="expand.max_tokens",
+        default=300,
+        minimum=1,
+        maximum=65_535,
+    )
+    expand_thinking: bool = _setting(
+        "Let the language model think before it writes; thoughts count as tokens.",
+        env="MOLD_EXPAND_THINKING",
+        key="expand.thinking",
+        default=False,
+    )
+    expand_system_prompt: str | None = _setting(
+        "What the language model is told to write one prompt; may hold {WORD_LIMIT}, {MODEL_NOTES}.",
+        env="MOLD_EXPAND_SYSTEM_PROMPT",
+        key="expand.system_prompt",
+    )
+    expand_batch_prompt: str | None = _setting(
+        "What a server is told to write several; may also hold {N}.",
+        env="MOLD_EXPAND_BATCH_PROMPT",
+        key="expand.batch_prompt",
+    )
+    expand_families: dict[str, Any] = _setting(
+        "How prompts for a family are written: word_limit, style_notes; a JSON object in the variable.",
+        env="MOLD_EXPAND_FAMILIES",
+        key="expand.families",
+        default=attrs.Factory(dict),
     )
     embed_metadata: bool = _setting(
         "Write the request into result files.", env="MOLD_EMBED_METADATA", key="embed_metadata", default=True
@@ -338,9 +448,11 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _refuse_unknown_keys(config: Mapping[str, Any], path: Path) -> None:
-    known = [row.key for row in setting_table() if row.key]
+    rows = [row for row in setting_table() if row.key]
+    known = [row.key for row in rows if row.key]
+    tables = tuple(f"{row.key}." for row in rows if get_origin(row.type) is dict)
     for key in _keys({key: value for key, value in config.items() if key != "models"}):
-        if key not in known:
+        if key not in known and not key.startswith(tables):
             from difflib import get_close_matches
 
             near = get_close_matches(key, known, n=1)
@@ -397,6 +509,8 @@ def _parse(type_: Any, value: Any) -> Any:
         if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
             raise ValueError(f"must be a list of names, not {shorten(value)}")
         return tuple(item.strip() for item in items if item.strip())
+    if get_origin(type_) is dict:
+        return _parse_styles(value)
     if type(None) in get_args(type_):
         return _parse(options[0], value)
     if type_ is bool:
@@ -410,6 +524,25 @@ def _parse(type_: Any, value: Any) -> Any:
     if not isinstance(value, str):
         raise ValueError(f"must be text, not {shorten(value)}")
     return value
+
+
+def _parse_styles(value: Any) -> dict[str, dict[str, Any]]:
+    """Return tables of word_limit and style_notes by family."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise ValueError(f"must be a JSON object, not {shorten(value)}") from None
+    wanted = 'must hold tables by family, such as sdxl = { word_limit = 40, style_notes = "…" }'
+    if not isinstance(value, dict) or not all(isinstance(table, dict) for table in value.values()):
+        raise ValueError(f"{wanted}, not {shorten(value)}")
+    for family, table in value.items():
+        limit, notes = table.get("word_limit", 1), table.get("style_notes", "")
+        if table.keys() - {"word_limit", "style_notes"} or not isinstance(notes, str):
+            raise ValueError(f"{wanted}, not {shorten(table)} for {shorten(family)}")
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= 10_000:
+            raise ValueError(f"has for {shorten(family)} a word_limit that is not from 1 to 10,000: {shorten(limit)}")
+    return {family: dict(table) for family, table in value.items()}
 
 
 def _path(value: str | Path) -> Path:
@@ -471,6 +604,8 @@ This page is made from the table in the code: `python -m mold_core.settings > do
 
 def _kind(row: Setting) -> str:
     types = [option for option in get_args(row.type) or (row.type,) if option is not type(None)]
+    if get_origin(row.type) is dict:
+        return "tables"
     if isinstance(types[0], str):
         return ", ".join(types)
     if get_origin(types[0]) is tuple:
@@ -483,7 +618,7 @@ def _kind(row: Setting) -> str:
 def _default(row: Setting) -> str:
     if row.name == "home":
         return "`~/.mold`"
-    if row.default is None:
+    if row.default is None or isinstance(row.default, attrs.Factory):  # type: ignore[arg-type]
         return "–"
     return f"`{str(row.default).lower() if isinstance(row.default, bool) else row.default}`"
 

@@ -81,6 +81,10 @@ class ModelSpec:
     files: tuple[ModelFile, ...] = wire_field("All files.", default=())
     vocabulary: Vocabulary | None = wire_field("What a small model knows.", default=None)
     part_of: str | None = wire_field("Family whose models it is a part of, where it is none by itself.", default=None)
+    expander: str | None = wire_field(
+        "What expands prompts for it, where it has something of its own: a language model, or an expander.",
+        default=None,
+    )
     options: dict[str, Any] = wire_field("What only the family understands.", default=attrs.Factory(dict))
     root: Path | None = attrs.field(default=None)
 

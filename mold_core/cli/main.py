@@ -19,6 +19,7 @@ __all__ = ["main", "mold"]
 # Command → module below mold_core.cli, in the order of the help page. The module is imported when it is needed.
 COMMANDS = {
     "run": "run",
+    "expand": "expand",
     "list": "list_models",
     "info": "info",
     "pull": "pull",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
+from mold_core.cli.expand import expand_flags
 from mold_core.cli.loras import lora_weight
 from mold_core.cli.memory_flags import memory_flags, take_memory_flags
 from mold_core.cli.pictures import source_fields
@@ -35,6 +36,7 @@ Examples:
   mold run "the house at night" --image house.png --strength 0.9
   mold run "a blue house" --image house.png --mask wall.png --strength 1
   mold run "a castle" --lora sepia --lora ~/Downloads/ink.safetensors:0.6
+  mold run --expand "a house" --batch 4 -o house.png
   echo "a blue boat on the sea at night" | mold run -o boat.png"""
 
 
@@ -69,6 +71,9 @@ Examples:
     multiple=True,
     help="LoRA to draw with, by name (mold list --loras) or file; scale 0 to 2. May be given several times.",
 )
+@click.option("--expand/--no-expand", default=None, help="Write the prompt out in full first (mold expand).")
+@click.option("--expand-backend", help="What expands: local, or the address of an OpenAI-compatible server.")
+@click.option("--expand-model", help="Language model: of the catalog for local, else its name at the server.")
 @click.option("--no-metadata", is_flag=True, help="Do not write the prompt and settings into the file.")
 @click.option("--device", help="cpu, cuda or mps; default: the best there is.")
 @memory_flags
@@ -82,13 +87,15 @@ def command(
     image: str | None,
     mask: str | None,
     loras: tuple[str, ...],
+    expand_backend: str | None,
+    expand_model: str | None,
     **flags: Any,
 ) -> None:
     """Make a picture from PROMPT, or from standard input when no words are given.
 
     Without -o the picture is saved in the current directory, or written to standard output when that is a pipe.
     """
-    state.use_flags(device=device, **take_memory_flags(flags))
+    state.use_flags(device=device, **take_memory_flags(flags), **expand_flags(state, expand_backend, expand_model))
     engine = state.engine
     model, prompt_words = _split_model(engine, flags.pop("model"), words)
     pictures = source_fields(image, flags.pop("strength"), mask)

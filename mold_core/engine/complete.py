@@ -31,7 +31,7 @@ _NEEDS: dict[str, Capability] = {
 }
 
 # Fields for which no engine exists yet anywhere in mold.
-_NOT_YET = ("expand", "upscale_model")
+_NOT_YET = ("upscale_model",)
 
 # Seeds drawn for people are short enough to be read out; any up to 2^64-1 may be asked for.
 _RANDOM_SEED_BITS = 32
@@ -45,6 +45,7 @@ def complete(
     family: ModelFamily,
     *,
     embed_metadata: bool = True,
+    expand: bool = False,
     loras: LoraFolder | None = None,
 ) -> tuple[GenerateRequest, tuple[str, ...]]:
     """Return the request with everything filled in, and what had to be adjusted, in words.
@@ -69,6 +70,7 @@ def complete(
         embed_metadata=_first(request.embed_metadata, embed_metadata),
         lora=None,
         loras=(loras or LoraFolder(mold_home() / "loras")).located(request),
+        expand=request.expand if request.expand is not None else expand or None,
     )
     if hasattr(family, "check"):
         family.check(spec, completed)

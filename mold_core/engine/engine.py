@@ -31,7 +31,16 @@ from mold_core.gallery import Gallery
 from mold_core.hookspecs import ModelFamily, Worker
 from mold_core.plugins import Plugins, load_plugins
 from mold_core.settings import Settings
-from mold_core.wire import ChainRequest, ChainResponse, GenerateRequest, GenerateResponse, Info, ProgressEvent
+from mold_core.wire import (
+    ChainRequest,
+    ChainResponse,
+    ExpandRequest,
+    ExpandResponse,
+    GenerateRequest,
+    GenerateResponse,
+    Info,
+    ProgressEvent,
+)
 from mold_core.wire.convert import check
 
 __all__ = ["Engine", "EngineStatus"]
@@ -161,6 +170,13 @@ class Engine:
     def chain(self, request: ChainRequest, on_event: Callable[[ProgressEvent], object] | None = None) -> ChainResponse:
         """Return the long video that a request asks for; see `run`. What was made of it before is used again."""
         result: ChainResponse = self.run(request, on_event)
+        return result
+
+    def expand(
+        self, request: ExpandRequest, on_event: Callable[[ProgressEvent], object] | None = None
+    ) -> ExpandResponse:
+        """Return the prompts that a request asks for; see `run`."""
+        result: ExpandResponse = self.run(request, on_event)
         return result
 
     def stream(self, request: Any) -> Iterator[Any]:

@@ -49,6 +49,13 @@ class Models:
                 value=spec.name,
                 hint="name one of those (mold list)",
             )
+        if family is None and spec.family in self._language_families():
+            raise ValidationError(
+                f"{spec.name} is a language model: it writes prompts and makes no pictures",
+                field="model",
+                value=spec.name,
+                hint="mold expand uses it, and mold run --expand",
+            )
         if family is None:
             raise PluginError(
                 f"model {spec.name!r} needs family {spec.family!r}, which no loaded plugin brings",
@@ -63,10 +70,15 @@ class Models:
                 spec=spec,
                 downloaded=self.store.has(spec),
                 loaded=spec.name in loaded,
-                runnable=self._runnable(spec),
+                runnable=self._runnable(spec) or spec.family in self._language_families(),
             )
             for spec in self.plugins.models.values()
         ]
+
+    def _language_families(self) -> frozenset[str]:
+        """Return the families of the models that write prompts."""
+        expanders = self.plugins.expanders.values()
+        return frozenset().union(*(getattr(expander, "model_families", ()) for expander in expanders))
 
     def _runnable(self, spec: ModelSpec) -> bool:
         return spec.part_of is None and spec.family in self.plugins.families

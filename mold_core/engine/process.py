@@ -26,7 +26,7 @@ from mold_core.errors import CancelledError, PluginError, WorkerError
 from mold_core.hookspecs import Frames, Run
 from mold_core.plugins import Plugins
 from mold_core.settings import Settings
-from mold_core.wire import GenerateRequest
+from mold_core.wire import ExpandRequest, GenerateRequest
 
 __all__ = ["ProcessExecutor", "ProcessWorker"]
 
@@ -114,6 +114,11 @@ class ProcessWorker:
     def encode_clip(self, spec: ModelSpec, work: ClipWork, run: Run) -> None:
         """Leave the frames and the sound of a rendered clip on disk."""
         self._call("encode_clip", (spec, work), run)
+
+    def expand(self, request: ExpandRequest, run: Run) -> tuple[str, ...]:
+        """Return the prompts that a complete request asks for."""
+        prompts: tuple[str, ...] = self._call("expand", (request,), run)
+        return prompts
 
     def close(self) -> None:
         """Let the process end, and make it if it does not."""

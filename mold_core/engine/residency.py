@@ -73,6 +73,10 @@ class Residency:
         for name in self.names:
             self.drop(name)
 
+    def make_room(self, wanted_bytes: int) -> None:
+        """Close models, least recently used first, until so much is free for something that is not kept here."""
+        self._make_room(wanted_bytes)
+
     def _refuse_too_large(self, name: str, size_bytes: int) -> None:
         if size_bytes > self.budget_bytes:
             raise InsufficientMemoryError(

@@ -12,13 +12,14 @@ import attrs
 from mold_core.catalog import ModelSpec, ModelStore
 from mold_core.chains.clips import ClipWork, encode_clip, render_clip
 from mold_core.engine.device import DeviceInfo, budget_bytes, device_info, torch_name
+from mold_core.engine.expanding import Expanding
 from mold_core.engine.memory import explained, load_context, plan_for
 from mold_core.engine.residency import Residency
 from mold_core.errors import InferenceError, MoldError
 from mold_core.hookspecs import Frames, Pipeline, Run
 from mold_core.plugins import Plugins
 from mold_core.settings import Settings
-from mold_core.wire import GenerateRequest, Info, StageDone, StageStart
+from mold_core.wire import ExpandRequest, GenerateRequest, Info, StageDone, StageStart
 
 __all__ = ["InlineExecutor", "LocalWorker", "blaming"]
 
@@ -78,6 +79,14 @@ class LocalWorker:
         pipeline, renderer = self._pipeline(spec, run), self._plugins.chain_renderers[spec.family]
         with blaming(f"{spec.name} failed while decoding"):
             encode_clip(renderer, pipeline, work)
+
+    def expand(self, request: ExpandRequest, run: Run) -> tuple[str, ...]:
+        """Return the prompts that a complete request asks for; room is made for what writes them."""
+        expanding = Expanding.of(request, self._settings, self._plugins, self.device)
+        with blaming("the prompt could not be expanded"):
+            expanding.check()
+            self._residency.make_room(expanding.size_bytes())
+            return expanding.write(run)
 
     def close(self) -> None:
         """Free everything."""

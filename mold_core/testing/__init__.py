@@ -10,10 +10,12 @@ Nothing here needs pytest, torch or a network.
 
 from mold_core.testing.conformance import RecordedRun, check_family
 from mold_core.testing.engines import FakePlugin, engine_with
+from mold_core.testing.expanders import EchoExpander, check_expander
 from mold_core.testing.flipbook import FlipbookFamily, FlipbookRenderer, ball_at, flipbook_model
 from mold_core.testing.sketch import Gate, SketchFamily, sketch_model
 
 __all__ = [
+    "EchoExpander",
     "FakePlugin",
     "FlipbookFamily",
     "FlipbookRenderer",
@@ -21,6 +23,7 @@ __all__ = [
     "RecordedRun",
     "SketchFamily",
     "ball_at",
+    "check_expander",
     "check_family",
     "engine_with",
     "flipbook_model",

@@ -13,7 +13,7 @@ import click
 from mold_core.catalog import ModelSpec
 from mold_core.engine import Engine, Job
 from mold_core.gallery import Gallery
-from mold_core.hookspecs import ChainRenderer, ModelFamily, hookimpl
+from mold_core.hookspecs import ChainRenderer, ModelFamily, PromptExpander, hookimpl
 from mold_core.plugins import load_plugins
 from mold_core.settings import Settings
 
@@ -29,12 +29,14 @@ class FakePlugin:
         families: Sequence[ModelFamily] = (),
         models: Sequence[ModelSpec] = (),
         chain_renderers: Sequence[ChainRenderer] = (),
+        expanders: Sequence[PromptExpander] = (),
         commands: Sequence[click.Command] = (),
         on_finished: Callable[[Job], object] | None = None,
     ) -> None:
         self._families = families
         self._models = models
         self._chain_renderers = chain_renderers
+        self._expanders = expanders
         self._commands = commands
         self._on_finished = on_finished
 
@@ -52,6 +54,11 @@ class FakePlugin:
     def mold_chain_renderers(self) -> Sequence[ChainRenderer]:
         """Bring the chain renderers."""
         return self._chain_renderers
+
+    @hookimpl
+    def mold_expanders(self) -> Sequence[PromptExpander]:
+        """Bring the expanders."""
+        return self._expanders
 
     @hookimpl
     def mold_commands(self, cli: click.Group) -> None:

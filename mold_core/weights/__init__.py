@@ -13,9 +13,11 @@ from mold_core.weights.source import TensorSource, WeightFile
 from mold_core.weights.types import StoredType, type_named
 
 if TYPE_CHECKING:
+    from mold_core.weights.building import unfilled
     from mold_core.weights.compiled import Kernel, kernel_for
     from mold_core.weights.expand import dequantise
     from mold_core.weights.filling import fill, weight_bytes
+    from mold_core.weights.int8 import Int8Embedding, Int8Linear, to_int8
     from mold_core.weights.layers import PackedEmbedding, PackedLinear
     from mold_core.weights.packed import PackedTensor, Scratch, concatenate
     from mold_core.weights.parts import LoadedParts, PartLoader
@@ -25,6 +27,8 @@ _WITH_TORCH = {
     "BlockStream": "streaming",
     "Kernel": "compiled",
     "LoadedParts": "parts",
+    "Int8Embedding": "int8",
+    "Int8Linear": "int8",
     "PackedEmbedding": "layers",
     "PackedLinear": "layers",
     "PackedTensor": "packed",
@@ -35,11 +39,15 @@ _WITH_TORCH = {
     "fill": "filling",
     "kernel_for": "compiled",
     "weight_bytes": "filling",
+    "to_int8": "int8",
+    "unfilled": "building",
 }
 
 __all__ = [
     "BUILT_IN",
     "BlockStream",
+    "Int8Embedding",
+    "Int8Linear",
     "Kernel",
     "LoadedParts",
     "PackedEmbedding",
@@ -56,7 +64,9 @@ __all__ = [
     "kernel_for",
     "open_weights",
     "read_weights",
+    "to_int8",
     "type_named",
+    "unfilled",
     "weight_bytes",
 ]
 

@@ -116,4 +116,5 @@ class GenerateResponse:
     model: str = wire_field("Full name of the model that made them.")
     seed_used: int = wire_field("Seed of the first picture.")
     video: VideoData | None = wire_field("The video, where one was asked for.", default=None)
+    expanded: tuple[str, ...] = wire_field("The prompts that were written, one for each picture.", default=())
     warnings: tuple[str, ...] = wire_field("What was adjusted or ignored, in words.", default=())

@@ -7,6 +7,7 @@ the device, a verb in `mold_core.hookspecs.Worker`, in `LocalWorker` and in `Pro
 from __future__ import annotations
 
 from mold_core.engine.kinds.chain import ChainKind
+from mold_core.engine.kinds.expand import ExpandKind
 from mold_core.engine.kinds.generate import GenerateKind
 from mold_core.engine.kinds.kind import Bench, BesideKind, DeviceKind, Kind, Prepared, ResultFile
 from mold_core.engine.kinds.pull import PullKind
@@ -14,7 +15,7 @@ from mold_core.errors import ValidationError
 
 __all__ = ["KINDS", "Bench", "BesideKind", "DeviceKind", "Kind", "Prepared", "ResultFile", "kind_of"]
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (GenerateKind(), ChainKind(), PullKind())}
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (GenerateKind(), ChainKind(), ExpandKind(), PullKind())}
 
 
 def kind_of(request: object) -> Kind:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
 from time import monotonic
 
@@ -13,6 +13,7 @@ from mold_core.catalog import LoraFolder, ModelSpec
 from mold_core.engine.batch import BatchRun, fail_jobs
 from mold_core.engine.complete import complete
 from mold_core.engine.jobs import Job, JobKind
+from mold_core.engine.kinds.expand import check_expansion, expand_prompts
 from mold_core.engine.kinds.kind import Bench, Prepared, ResultFile
 from mold_core.engine.kinds.shots import Shot, encode, metadata_of, response_of, shots_of
 from mold_core.engine.models import Models
@@ -24,6 +25,8 @@ from mold_core.wire import GenerateRequest, GenerateResponse, ImageData, Info, V
 __all__ = ["GenerateKind"]
 
 log = logging.getLogger("mold.engine")
+
+Prompts = Mapping[str, tuple[str, ...]]
 
 
 class GenerateKind:
@@ -44,9 +47,12 @@ class GenerateKind:
                 spec,
                 family,
                 embed_metadata=models.settings.embed_metadata,
+                expand=models.settings.expand,
                 loras=LoraFolder(models.settings.loras_path),
             )
-        remark = spec.vocabulary.remark(completed.prompt) if spec.vocabulary else None
+        if completed.expand:
+            check_expansion(completed, models)
+        remark = spec.vocabulary.remark(completed.prompt) if spec.vocabulary and not completed.expand else None
         return Prepared(
             request=completed,
             spec=spec,
@@ -58,9 +64,10 @@ class GenerateKind:
 
     def files_of(self, job: Job, result: GenerateResponse) -> list[ResultFile]:
         """Return the pictures, or the video, with what they were made from."""
+        shots = shots_of(job, result.expanded)
         if result.video is not None:
             video = result.video
-            return [ResultFile(data=video.data, format=video.format, metadata=metadata_of(job.request))]
+            return [ResultFile(data=video.data, format=video.format, metadata=metadata_of(shots[0].request))]
         return [
             ResultFile(
                 data=image.data,
@@ -68,7 +75,7 @@ class GenerateKind:
                 index=image.index if len(result.images) > 1 else None,
                 metadata=metadata_of(shot.request),
             )
-            for image, shot in zip(result.images, shots_of(job), strict=True)
+            for image, shot in zip(result.images, shots, strict=True)
         ]
 
     def named(self, result: GenerateResponse, names: Sequence[str]) -> GenerateResponse:
@@ -85,10 +92,14 @@ class GenerateKind:
         """
         spec = jobs[0].spec
         assert spec is not None  # prepare found it
+        prompts = _expanded(jobs, worker, bench)  # before the model is loaded: a language model needs room too
+        jobs = [job for job in jobs if not job.finished]
+        if not jobs:
+            return
         with bench.loading(spec):
             worker.load(spec, BatchRun(jobs, on_stage=partial(_stage, bench)))
         try:
-            _generate(jobs, spec, worker, bench)
+            _generate(jobs, spec, worker, bench, prompts)
         except (CancelledError, WorkerError):
             raise
         except Exception as error:
@@ -98,13 +109,28 @@ class GenerateKind:
             log.warning("%d jobs failed together and are run again one by one: %s", len(jobs), error)
             for job in jobs:
                 if not job.finished:
-                    _again(job, spec, worker, bench)
+                    _again(job, spec, worker, bench, prompts)
 
 
-def _again(job: Job, spec: ModelSpec, worker: Worker, bench: Bench) -> None:
+def _expanded(jobs: Sequence[Job], worker: Worker, bench: Bench) -> Prompts:
+    """Return the prompts that jobs' own are expanded to, by job id; a job of which it fails is failed."""
+    prompts: dict[str, tuple[str, ...]] = {}
+    for job in jobs:
+        if job.finished:
+            continue
+        try:
+            prompts[job.id] = expand_prompts(job, worker, bench.models)
+        except WorkerError:
+            raise
+        except Exception as error:
+            fail_jobs([job], error)
+    return prompts
+
+
+def _again(job: Job, spec: ModelSpec, worker: Worker, bench: Bench, prompts: Prompts) -> None:
     job.report(Info(message="starting again: pictures that were made together with this one failed"))
     try:
-        _generate([job], spec, worker, bench)
+        _generate([job], spec, worker, bench, prompts)
     except WorkerError:
         raise
     except Exception as error:
@@ -121,12 +147,12 @@ def _batch_key(spec: ModelSpec, family: ModelFamily, request: GenerateRequest) -
     return None if key is None else ("generate", spec.name, key)
 
 
-def _generate(jobs: Sequence[Job], spec: ModelSpec, worker: Worker, bench: Bench) -> None:
+def _generate(jobs: Sequence[Job], spec: ModelSpec, worker: Worker, bench: Bench, prompts: Prompts) -> None:
     limit = bench.models.settings.max_batch
-    shots = [shot for job in jobs for shot in shots_of(job)]
+    shots = [shot for job in jobs for shot in shots_of(job, prompts.get(job.id, ()))]
     parts = [shots[first : first + limit] for first in range(0, len(shots), limit)]
     run = BatchRun(jobs, len(parts), partial(_stage, bench))
-    finishing = _Finishing(bench)
+    finishing = _Finishing(bench, prompts)
     for run.part, part in enumerate(parts):
         wanted = [shot for shot in part if not shot.job.finished]
         run.check()
@@ -148,6 +174,7 @@ class _Finishing:
     """Pictures of one batch on their way to finished files; a job is delivered with its last picture."""
 
     bench: Bench
+    prompts: Prompts
     started: float = attrs.field(factory=monotonic)
     done: dict[str, list[ImageData | VideoData]] = attrs.field(factory=dict)
 
@@ -169,4 +196,4 @@ class _Finishing:
         self.bench.measure("stage_s", monotonic() - started, stage="encode")
         if len(files) == job.request.batch_size:
             elapsed_ms = int((monotonic() - self.started) * 1000)
-            self.bench.deliver(job, response_of(job, self.done.pop(job.id), elapsed_ms))
+            self.bench.deliver(job, response_of(job, self.done.pop(job.id), elapsed_ms, self.prompts.get(job.id, ())))

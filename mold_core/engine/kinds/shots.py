@@ -32,14 +32,17 @@ class Shot:
     request: GenerateRequest
 
 
-def shots_of(job: Job) -> list[Shot]:
-    """Return the pictures of a job, their seeds counting up."""
+def shots_of(job: Job, prompts: Sequence[str] = ()) -> list[Shot]:
+    """Return the pictures of a job, their seeds counting up; `prompts` are those that its own was expanded to."""
     request = job.request
     assert request.seed is not None  # the request is complete
-    return [
-        Shot(job, index, attrs.evolve(request, batch_size=1, seed=(request.seed + index) % (MAX_SEED + 1)))
-        for index in range(request.batch_size)
-    ]
+    shots = []
+    for index in range(request.batch_size):
+        one = attrs.evolve(request, batch_size=1, seed=(request.seed + index) % (MAX_SEED + 1))
+        if prompts:
+            one = attrs.evolve(one, prompt=prompts[index], original_prompt=request.prompt)
+        shots.append(Shot(job, index, one))
+    return shots
 
 
 def encode(shot: Shot, made: Frames) -> ImageData | VideoData:
@@ -83,8 +86,10 @@ def metadata_of(request: GenerateRequest) -> OutputMetadata:
     )
 
 
-def response_of(job: Job, made: Sequence[ImageData | VideoData], elapsed_ms: int) -> GenerateResponse:
-    """Return the answer to a job's request."""
+def response_of(
+    job: Job, made: Sequence[ImageData | VideoData], elapsed_ms: int, prompts: Sequence[str] = ()
+) -> GenerateResponse:
+    """Return the answer to a job's request; `prompts` are those that its own was expanded to."""
     assert job.request.model is not None and job.request.seed is not None  # the request is complete
     return GenerateResponse(
         images=tuple(file for file in made if isinstance(file, ImageData)),
@@ -92,5 +97,6 @@ def response_of(job: Job, made: Sequence[ImageData | VideoData], elapsed_ms: int
         generation_time_ms=elapsed_ms,
         model=job.request.model,
         seed_used=job.request.seed,
+        expanded=tuple(prompts),
         warnings=job.warnings,
     )

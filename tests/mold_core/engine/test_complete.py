@@ -253,7 +253,7 @@ def test_a_mask_needs_a_picture() -> None:
         completed(able("image-to-image", "inpaint"), mask_image=b"x")
 
 
-@pytest.mark.parametrize("fields", [{"expand": True}, {"upscale_model": "esrgan"}])
+@pytest.mark.parametrize("fields", [{"upscale_model": "esrgan"}])
 def test_what_mold_cannot_do_yet_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="is not supported by this version of mold"):
         completed(**fields)

@@ -1,0 +1,107 @@
+"""A fake expander, and the check that an expander keeps the promises of `mold_core.hookspecs`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mold_core.catalog import resolve
+from mold_core.errors import CancelledError
+from mold_core.hookspecs import ExpandContext, Expansion, PromptExpander, Run
+from mold_core.settings import Settings
+from mold_core.testing.conformance import HEAVY_MODULES, RecordedRun
+
+__all__ = ["EchoExpander", "check_expander"]
+
+
+class EchoExpander:
+    """Writes "WISH for FAMILY, SEED"; it notes what it was asked, and needs `size_bytes` while it writes."""
+
+    def __init__(self, name: str = "echo", *, size_bytes: int = 0, error: Exception | None = None) -> None:
+        self.name = name
+        self.asked: list[Expansion] = []
+        self._size_bytes = size_bytes
+        self._error = error
+
+    def size_bytes(self, expansion: Expansion, context: ExpandContext) -> int:
+        """Return the size it was made with."""
+        return self._size_bytes
+
+    def expand(self, expansion: Expansion, context: ExpandContext, run: Run) -> list[str]:
+        """Return the wish with the family, and the seed of each variation."""
+        self.asked.append(expansion)
+        run.check()
+        if self._error is not None:
+            raise self._error
+        seeds = [(expansion.seed + number) % 2**64 for number in range(expansion.variations)]
+        return [f"{expansion.prompt} for {expansion.family}, {seed}" for seed in seeds]
+
+
+class _Cancelled(RecordedRun):
+    def check(self) -> None:
+        raise CancelledError("the job was cancelled")
+
+
+def check_expander(
+    expander: PromptExpander,
+    *,
+    backend: str | None = None,
+    families: Sequence[str] = ("flux", "a-family-nobody-knows"),
+    settings: Settings | None = None,
+    models: Any = (),
+    locate: Any = None,
+    module: str | None = None,
+) -> None:
+    """Raise AssertionError, saying what is wrong, unless the expander keeps the promises of its protocol.
+
+    Checked are: its module is cheap to import; it writes as many prompts as are asked for, none blank, for any family;
+    the same expansion gives the same prompts, also after others; it stops when nobody waits any more. `models` (specs)
+    and `locate` are what its language models are found by.
+    """
+    _check_imports(module or type(expander).__module__)
+    with tempfile.TemporaryDirectory(prefix="mold-check-") as folder:
+        catalog = {spec.name: spec for spec in models}
+        context = ExpandContext(
+            settings=settings or Settings(home=Path(folder)),
+            models=catalog,
+            resolve=lambda name: resolve(name, catalog),
+            locate=locate or _nothing_here,
+        )
+        _check_prompts(expander, context, backend or expander.name, families)
+
+
+def _check_prompts(expander: PromptExpander, context: ExpandContext, backend: str, families: Sequence[str]) -> None:
+    def asked(prompt: str, family: str, variations: int, seed: int) -> list[str]:
+        expansion = Expansion(prompt=prompt, family=family, variations=variations, seed=seed, backend=backend)
+        if hasattr(expander, "check"):
+            expander.check(expansion, context)
+        return list(expander.expand(expansion, context, RecordedRun()))
+
+    first = asked("a red house", families[0], 1, 7)
+    for family in families:
+        for variations in (1, 3, 10):
+            prompts = asked("a boat", family, variations, 2**64 - 2)
+            assert len(prompts) == variations, f"{len(prompts)} prompts for {variations}, family {family}"
+            assert all(isinstance(one, str) and one.strip() for one in prompts), f"blank prompts among {prompts}"
+    assert asked("a red house", families[0], 1, 7) == first, "the same expansion gave other prompts after others"
+    expansion = Expansion(prompt="a boat", family=families[0], variations=1, seed=1, backend=backend)
+    try:
+        expander.expand(expansion, context, _Cancelled())
+    except CancelledError:
+        return
+    raise AssertionError("it went on to the end though nobody waited any more: call run.check() now and then")
+
+
+def _check_imports(module: str) -> None:
+    code = f"import sys, {module}; print(*(name for name in {HEAVY_MODULES!r} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        assert not done.stdout.split(), f"importing {module} imports {done.stdout.strip()}"
+
+
+def _nothing_here(spec: Any) -> Any:
+    raise AssertionError(f"the expander asks for the files of {spec.name}; pass locate= to say where they are")

@@ -1,0 +1,37 @@
+"""How a language model is computed on a device: in which numbers, on how many threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+from mold_expand.checkpoints import SMALL
+
+if TYPE_CHECKING:
+    from mold_core import ExpandContext
+    from mold_expand.qwen3 import Qwen3
+
+__all__ = ["precision_of", "threads_for"]
+
+
+def precision_of(device: str) -> torch.dtype:
+    """Return the dtype that large models compute in; Qwen3 was trained in bf16, which every device has some way for."""
+    return torch.float16 if device.startswith("mps") else torch.bfloat16
+
+
+@contextmanager
+def threads_for(model: Qwen3, context: ExpandContext) -> Iterator[None]:
+    """Compute on the threads of the settings inside; a small model on one, which is faster than sharing its work."""
+    wanted = context.threads
+    if wanted is None and sum(parameter.numel() for parameter in model.parameters()) < SMALL:
+        wanted = 1
+    before = torch.get_num_threads()
+    if wanted is not None:
+        torch.set_num_threads(wanted)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

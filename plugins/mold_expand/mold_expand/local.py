@@ -1,0 +1,141 @@
+"""The expander `local`: a Qwen3 model of the catalog, in memory for the call only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from mold_core import InferenceError, ModelNotFoundError, StageDone, StageStart, UnknownModelError, ValidationError
+from mold_expand.answers import prompt_of
+from mold_expand.instructions import SINGLE, filled, style_of
+
+if TYPE_CHECKING:
+    from mold_core import ExpandContext, Expansion, LocalFiles, ModelSpec, Run
+    from mold_expand.chat import Chat
+    from mold_expand.writing import Sampling
+
+__all__ = ["LocalExpander"]
+
+FAMILY = "qwen3-expand"
+_LONGEST_WISH = 4096  # tokens; with the instructions it stays far below what Qwen3 was trained on
+
+
+class LocalExpander:
+    """Writes prompts with a language model on this machine.
+
+    A model's ``options`` may say ``instructions = false`` (it was trained to write prompts and is told nothing but the
+    wish) and ``sampling``, a table of temperature, top_p, top_k and max_tokens that stands before the settings.
+    """
+
+    name = "local"
+    model_families = frozenset({FAMILY})
+
+    def takes(self, backend: str, context: ExpandContext) -> bool:
+        """Say whether a backend is "local" or a language model of the catalog."""
+        return backend == self.name or self._find(backend, context) is not None
+
+    def check(self, expansion: Expansion, context: ExpandContext) -> None:
+        """Raise ValidationError if the language model is not here."""
+        self._files(self._spec(expansion, context), context)
+
+    def size_bytes(self, expansion: Expansion, context: ExpandContext) -> int:
+        """Return the memory that writing takes: the files, and as much again where small ones are expanded."""
+        return self._files(self._spec(expansion, context), context).size_bytes()
+
+    def expand(self, expansion: Expansion, context: ExpandContext, run: Run) -> list[str]:
+        """Return the prompts; the model is read for it and freed afterwards."""
+        from mold_expand.chat import Chat
+        from mold_expand.checkpoints import load_qwen3
+        from mold_expand.computing import precision_of, threads_for
+        from mold_expand.writing import write
+
+        spec = self._spec(expansion, context)
+        files = self._files(spec, context)
+        started = monotonic()
+        stage = f"Expanding with {spec.name}"
+        run.report(StageStart(name=stage))
+        chat = Chat(files.one("text_tokenizer"))
+        ids = _question(chat, spec, expansion, context)
+        model = load_qwen3(files.one("transformer"), context.device, precision_of(context.device), context.loaders)
+        sampling, max_tokens = _sampling(spec, context)
+        with threads_for(model, context):
+            answers = write(
+                model,
+                ids,
+                seeds=[(expansion.seed + number) % 2**64 for number in range(expansion.variations)],
+                max_tokens=max_tokens,
+                stop=chat.stop,
+                sampling=sampling,
+                check=run.check,
+            )
+        prompts = [prompt_of(chat.text(answer)) for answer in answers]
+        run.report(StageDone(name=stage, elapsed_ms=int((monotonic() - started) * 1000)))
+        if not all(prompts):
+            raise InferenceError(
+                f"prompt expansion failed: {spec.name} wrote nothing",
+                hint="try another seed, or raise MOLD_EXPAND_MAX_TOKENS",
+            )
+        return [prompt for prompt in prompts if prompt]
+
+    def _spec(self, expansion: Expansion, context: ExpandContext) -> ModelSpec:
+        name = context.settings.expand_model if expansion.backend == self.name else expansion.backend
+        spec = self._find(name, context)
+        if spec is None:
+            known = [one.name for one in context.models.values() if one.family in self.model_families]
+            raise ValidationError(
+                f"{name!r} is no language model that writes prompts",
+                field="expand_model",
+                value=name,
+                hint=f"set MOLD_EXPAND_MODEL to one of {', '.join(known)}",
+            )
+        return spec
+
+    def _find(self, name: str, context: ExpandContext) -> ModelSpec | None:
+        """Return the language model of a name, if it is one."""
+        try:
+            spec = context.resolve(name)
+        except UnknownModelError:
+            return None
+        return spec if spec.family in self.model_families else None
+
+    def _files(self, spec: ModelSpec, context: ExpandContext) -> LocalFiles:
+        try:
+            return context.locate(spec)
+        except ModelNotFoundError as error:
+            raise ValidationError(
+                f"expansion needs the language model {spec.name}, which is not downloaded",
+                field="expand",
+                hint=f"mold pull {spec.name} fetches it ({spec.size_bytes / 1e9:.1f} GB); or set MOLD_EXPAND_BACKEND "
+                "to the address of an OpenAI-compatible server",
+            ) from error
+
+
+def _question(chat: Chat, spec: ModelSpec, expansion: Expansion, context: ExpandContext) -> list[int]:
+    settings = context.settings
+    if spec.options.get("instructions", True):
+        style = style_of(expansion.family, settings.expand_families.get(expansion.family))
+        system = filled(settings.expand_system_prompt or SINGLE, style, 1)
+        ids = chat.ask(expansion.prompt, system, thinking=settings.expand_thinking)
+    else:
+        ids = chat.ask(expansion.prompt)
+    if len(ids) > _LONGEST_WISH:
+        raise ValidationError(
+            f"prompt is too long to be expanded: {len(ids):,} tokens with the instructions, of {_LONGEST_WISH:,}",
+            field="prompt",
+            hint="it needs no expansion, or shorten it",
+        )
+    return ids
+
+
+def _sampling(spec: ModelSpec, context: ExpandContext) -> tuple[Sampling, int]:
+    from mold_expand.writing import Sampling
+
+    settings = context.settings
+    own: Mapping[str, Any] = spec.options.get("sampling", {})
+    sampling = Sampling(
+        temperature=own.get("temperature", settings.expand_temperature),
+        top_p=own.get("top_p", settings.expand_top_p),
+        top_k=own.get("top_k", settings.expand_top_k),
+    )
+    return sampling, own.get("max_tokens", settings.expand_max_tokens)

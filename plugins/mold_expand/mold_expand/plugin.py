@@ -1,0 +1,32 @@
+"""What mold finds: the expanders `local` and `endpoint`, and the catalog of language models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mold_core import hookimpl
+
+if TYPE_CHECKING:
+    from mold_core import ModelSpec, PromptExpander
+
+__all__ = ["mold_expanders", "mold_models"]
+
+CATALOG = Path(__file__).parent / "catalog.toml"
+
+
+@hookimpl
+def mold_expanders() -> list[PromptExpander]:
+    """Bring a language model on this machine, and servers elsewhere."""
+    from mold_expand.local import LocalExpander
+    from mold_expand.remote import EndpointExpander
+
+    return [LocalExpander(), EndpointExpander()]
+
+
+@hookimpl
+def mold_models() -> list[ModelSpec]:
+    """Bring two sizes of Qwen3."""
+    from mold_core import read_catalog
+
+    return read_catalog(CATALOG)

@@ -1,0 +1,91 @@
+"""The expander `endpoint`: any OpenAI-compatible server, at an address from the settings."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from mold_core import InferenceError, StageDone, StageStart
+from mold_expand.answers import prompt_of, prompts_of
+from mold_expand.endpoint import Endpoint
+from mold_expand.instructions import BATCH, SINGLE, filled, style_of
+
+if TYPE_CHECKING:
+    from mold_core import ExpandContext, Expansion, Run
+
+__all__ = ["EndpointExpander"]
+
+
+class EndpointExpander:
+    """Lets a server write the prompts. Several are asked for in one question; what is missing then, one by one."""
+
+    name = "endpoint"
+
+    def takes(self, backend: str, context: ExpandContext) -> bool:
+        """Say whether a backend is an address."""
+        return "://" in backend
+
+    def check(self, expansion: Expansion, context: ExpandContext) -> None:
+        """Raise SettingsError for an address that cannot be one."""
+        _endpoint(expansion, context)
+
+    def expand(self, expansion: Expansion, context: ExpandContext, run: Run) -> list[str]:
+        """Return the prompts."""
+        started = monotonic()
+        endpoint = _endpoint(expansion, context)
+        stage = f"Expanding with {endpoint.model}"
+        run.report(StageStart(name=stage))
+        wanted = expansion.variations
+        prompts: list[str] = []
+        if wanted > 1:
+            answer = _ask(endpoint, BATCH, expansion, context, run, seed=expansion.seed, count=wanted)
+            prompts = prompts_of(answer, wanted)
+        # A model that gives fewer than it was asked for, or the same twice, gets as many more questions as are missing.
+        for number in range(wanted - len(prompts)):
+            answer = _ask(endpoint, SINGLE, expansion, context, run, seed=expansion.seed + number, count=1)
+            prompt = prompt_of(answer)
+            if prompt is None:
+                raise InferenceError(
+                    f"prompt expansion failed: {endpoint.model} wrote no prompt", hint="try another seed or model"
+                )
+            prompts.append(prompt)
+        run.report(StageDone(name=stage, elapsed_ms=int((monotonic() - started) * 1000)))
+        return prompts
+
+
+def _endpoint(expansion: Expansion, context: ExpandContext) -> Endpoint:
+    settings = context.settings
+    return Endpoint(
+        url=expansion.backend,
+        model=settings.expand_api_model,
+        key=settings.expand_api_key,
+        timeout_s=settings.expand_timeout_s,
+    )
+
+
+def _ask(
+    endpoint: Endpoint,
+    template: str,
+    expansion: Expansion,
+    context: ExpandContext,
+    run: Run,
+    *,
+    seed: int,
+    count: int,
+) -> str:
+    settings = context.settings
+    own = settings.expand_batch_prompt if count > 1 else settings.expand_system_prompt
+    style = style_of(expansion.family, settings.expand_families.get(expansion.family))
+    options: dict[str, Any] = {"temperature": settings.expand_temperature, "top_p": settings.expand_top_p}
+    if settings.expand_thinking:
+        options["chat_template_kwargs"] = {"enable_thinking": True}
+    return endpoint.ask(
+        [
+            {"role": "system", "content": filled(own or template, style, count)},
+            {"role": "user", "content": expansion.prompt},
+        ],
+        check=run.check,
+        max_tokens=settings.expand_max_tokens * count,
+        seed=seed % 2**31,
+        **options,
+    )
