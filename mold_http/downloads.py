@@ -11,7 +11,7 @@ import attrs
 from mold_core.engine import Job
 from mold_core.wire import DownloadDone, DownloadProgress, ProgressEvent
 from mold_core.wire.fields import wire_field
-from mold_http.sse import QueueFeed, Source, frame
+from mold_http.sse import Feeds, QueueFeed, Source, frame
 
 __all__ = ["DownloadSource", "DownloadState", "Downloads"]
 
@@ -72,9 +72,9 @@ class Downloads:
         with self._lock:
             return [followed.state for followed in self._followed.values()]
 
-    def open(self) -> QueueFeed[dict[str, Any]]:
+    def open(self, feeds: Feeds) -> QueueFeed[dict[str, Any]]:
         """Return a feed of all that happens from now on."""
-        feed: QueueFeed[dict[str, Any]] = QueueFeed()
+        feed: QueueFeed[dict[str, Any]] = QueueFeed(feeds)
         with self._lock:
             self._feeds.append(feed)
         return feed
@@ -169,8 +169,8 @@ def _ms(moment_s: float | None) -> int | None:
 class DownloadSource(Source):
     """The events ``download`` of all pulls from now on."""
 
-    def __init__(self, downloads: Downloads) -> None:
-        self._queue = downloads.open()
+    def __init__(self, downloads: Downloads, feeds: Feeds) -> None:
+        self._queue = downloads.open(feeds)
         self._downloads = downloads
         super().__init__(self._queue)
 

@@ -12,11 +12,10 @@ import falcon.asgi
 from mold_core.catalog import refuse_lora_paths
 from mold_core.engine import Job
 from mold_core.errors import CancelledError, MoldError
-from mold_core.wire.events import event_to_json
 from mold_http.disconnect import while_connected
 from mold_http.errors import public_envelope
 from mold_http.service import Service
-from mold_http.sse import Feed, Source, frame
+from mold_http.sse import Feed, Source, frame, progress_frame
 
 __all__ = ["JobSource", "ResultFrame", "result_of", "submit"]
 
@@ -64,6 +63,7 @@ class JobSource(Source):
 
     def __init__(
         self,
+        service: Service,
         job: Job,
         result_frame: ResultFrame,
         *,
@@ -71,7 +71,7 @@ class JobSource(Source):
         numbered: bool = False,
         owner: bool = True,
     ) -> None:
-        super().__init__(Feed())
+        super().__init__(Feed(service.feeds))
         self._job = job
         self._result_frame = result_frame
         self._next = start
@@ -84,8 +84,8 @@ class JobSource(Source):
         events, self.finished = self._job.events_so_far(self._next)
         first, self._next = self._next, self._next + len(events)
         if not self._numbered:
-            return [frame("progress", event_to_json(event)) for event in events]
-        return [frame("progress", event_to_json(event), first + place) for place, event in enumerate(events)]
+            return [progress_frame(event) for event in events]
+        return [b"id: %d\n%b" % (first + place, progress_frame(event)) for place, event in enumerate(events)]
 
     async def last(self) -> bytes:
         """Return the frame ``complete`` or ``error``."""

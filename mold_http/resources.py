@@ -12,7 +12,7 @@ import attrs
 from mold_core.engine import Engine
 from mold_core.wire.fields import wire_field
 from mold_http.answers import json_of
-from mold_http.sse import Feed, Source, frame
+from mold_http.sse import Feed, Feeds, Source, frame
 
 __all__ = ["CpuUsage", "GpuUsage", "MemoryUsage", "ResourceSnapshot", "ResourceSource", "Resources"]
 
@@ -131,8 +131,8 @@ class ResourceSource(Source):
 
     interval_s = 1.0
 
-    def __init__(self, resources: Resources) -> None:
-        super().__init__(Feed())
+    def __init__(self, resources: Resources, feeds: Feeds) -> None:
+        super().__init__(Feed(feeds))
         self._resources = resources
         self._sent: ResourceSnapshot | None = None
 

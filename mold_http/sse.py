@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections import deque
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
 import falcon.asgi
 
+from mold_core.wire import ProgressEvent
+from mold_core.wire.events import event_to_json
 from mold_http.disconnect import presence_of
 
-__all__ = ["EventStream", "Feed", "Feeds", "QueueFeed", "Source", "frame", "send_events"]
+__all__ = ["EventStream", "Feed", "Feeds", "QueueFeed", "Source", "frame", "progress_frame", "send_events"]
 
 T = TypeVar("T")
 
 # A comment is sent when nothing happened for so long: proxies keep the connection, and a client that left is noticed.
 HEARTBEAT_S = 10.0
+
+# Streams are looked after so often: between two wake-ups for events, and for heartbeats.
+_PAUSE_S = 0.01
+_TICK_S = 0.25
 
 _PING = b": ping\n\n"
 
@@ -34,36 +43,45 @@ def frame(event: str, data: object, number: int | None = None) -> bytes:
     return f"{head}data: {_encode(data)}\n\n".encode()
 
 
+@lru_cache(maxsize=256)
+def progress_frame(event: ProgressEvent) -> bytes:
+    """Return an event of a job as the frame ``progress``; the same for all who read it, so it is made once."""
+    return frame("progress", event_to_json(event))
+
+
 class Feed:
     """The side of a stream that threads wake and one task of the loop waits at; made in that loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, feeds: Feeds) -> None:
+        self._feeds = feeds
         self._loop = asyncio.get_running_loop()
-        self._wake = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None
         self._woken = False
+        self.due = 0.0
         self.ended = False
 
     def wake(self) -> None:
-        """Let the reader look. May be called from any thread, and costs little when it was woken already."""
-        if not self._woken:
-            self._woken = True
-            self._loop.call_soon_threadsafe(self._wake.set)
+        """Let the reader look. May be called from any thread."""
+        self._feeds.ring(self)
+
+    def look(self) -> None:
+        """Let the reader look. Called in the loop's thread."""
+        self._woken = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def end(self) -> None:
         """Let the reader end. Called in the loop's thread."""
         self.ended = True
-        self._wake.set()
+        self.look()
 
     async def wait(self, timeout_s: float) -> None:
-        """Return when there may be something to read, when the feed ended, or when the time is over."""
-        if not self._wake.is_set():
-            try:
-                async with asyncio.timeout(timeout_s):
-                    await self._wake.wait()
-            except TimeoutError:
-                return
+        """Return when there may be something to read, when the feed ended, or a little after the time is over."""
+        if not self._woken:
+            self._waiter = self._loop.create_future()
+            self.due = self._loop.time() + timeout_s
+            await self._waiter
         self._woken = False
-        self._wake.clear()
 
 
 class Source:
@@ -94,8 +112,8 @@ class Source:
 class QueueFeed(Feed, Generic[T]):
     """A feed that carries items from threads to its reader."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, feeds: Feeds) -> None:
+        super().__init__(feeds)
         self._waiting: deque[T] = deque(maxlen=_MAX_WAITING)
 
     def put(self, item: T) -> None:
@@ -109,10 +127,19 @@ class QueueFeed(Feed, Generic[T]):
 
 
 class Feeds:
-    """Every open stream of a server, so that all can be ended when it stops."""
+    """Every open stream of a server: wakes them for threads, and ends all when the server stops.
+
+    However many streams there are and however fast events come, the loop is woken 100 times a second at most; what
+    came meanwhile is sent together. So is the time: one timer serves the heartbeats of all.
+    """
 
     def __init__(self) -> None:
         self._open: dict[Feed, bool] = {}
+        self._lock = threading.Lock()
+        self._rung: set[Feed] = set()
+        self._ringing = False
+        self._rang_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
         self.closing = False
 
     def __len__(self) -> int:
@@ -123,10 +150,23 @@ class Feeds:
         self._open[feed] = patient
         if self.closing and not patient:
             feed.end()
+        if self._timer is None:
+            self._tick(asyncio.get_running_loop())
 
     def discard(self, feed: Feed) -> None:
         """Forget a feed."""
         self._open.pop(feed, None)
+
+    def ring(self, feed: Feed) -> None:
+        """Let a feed look soon. May be called from any thread."""
+        with self._lock:
+            self._rung.add(feed)
+            if self._ringing:
+                return
+            self._ringing = True
+        loop = feed._loop
+        with suppress(RuntimeError):  # the loop has ended, and with it all streams
+            loop.call_soon_threadsafe(self._answer_bell, loop)
 
     def close(self, *, patient_too: bool) -> None:
         """End the feeds that only tell, and with `patient_too` those that carry results."""
@@ -134,6 +174,28 @@ class Feeds:
         for feed, patient in tuple(self._open.items()):
             if patient_too or not patient:
                 feed.end()
+
+    def _answer_bell(self, loop: asyncio.AbstractEventLoop) -> None:
+        wait_s = self._rang_at + _PAUSE_S - loop.time()
+        if wait_s > 0:
+            loop.call_later(wait_s, self._look, loop)
+        else:
+            self._look(loop)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._lock:
+            rung, self._rung, self._ringing = self._rung, set(), False
+        self._rang_at = loop.time()
+        for feed in rung:
+            feed.look()
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wake the feeds whose time is over, and come again while there are any."""
+        now = loop.time()
+        for feed in self._open:
+            if feed.due <= now:
+                feed.look()
+        self._timer = loop.call_later(_TICK_S, self._tick, loop) if self._open else None
 
 
 class EventStream:

@@ -46,7 +46,7 @@ async def chain(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Re
 async def chain_stream(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Answer with events ``progress``, and one ``complete`` or ``error`` at the end."""
     job = await submit(service, await read_json(req, ChainRequest))
-    send_events(req, resp, service.feeds, JobSource(job, result_frame), patient=True)
+    send_events(req, resp, service.feeds, JobSource(service, job, result_frame), patient=True)
 
 
 async def chain_limits(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:

@@ -72,7 +72,7 @@ async def cancel(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.R
 
 async def stream(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Answer with events ``download`` of all downloads, from now on."""
-    send_events(req, resp, service.feeds, DownloadSource(service.downloads))
+    send_events(req, resp, service.feeds, DownloadSource(service.downloads, service.feeds))
 
 
 ROUTES = (

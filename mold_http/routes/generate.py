@@ -39,7 +39,7 @@ async def generate_stream(service: Service, req: falcon.asgi.Request, resp: falc
     """Answer with events ``progress``, and one ``complete`` or ``error`` at the end."""
     form = image_data_of(req)
     job = await submit(service, await read_json(req, GenerateRequest), durable=False)
-    source = JobSource(job, lambda result: result_frame(result, form))
+    source = JobSource(service, job, lambda result: result_frame(result, form))
     send_events(req, resp, service.feeds, source, patient=True)
 
 

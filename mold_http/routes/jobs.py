@@ -138,7 +138,9 @@ async def events(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.R
     """Answer with the events of a job from the first on, or from the one after Last-Event-ID."""
     form = image_data_of(req)
     job = await _job(service, id)
-    source = JobSource(job, lambda result: result_frame(result, form), start=_start(req), numbered=True, owner=False)
+    source = JobSource(
+        service, job, lambda result: result_frame(result, form), start=_start(req), numbered=True, owner=False
+    )
     send_events(req, resp, service.feeds, source)
 
 

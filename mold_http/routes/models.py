@@ -90,7 +90,7 @@ async def pull(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Res
     request = await read_json(req, PullRequest)
     job = await submit(service, request)
     if wants_events(req):
-        source = JobSource(job, result_frame, owner=False)
+        source = JobSource(service, job, result_frame, owner=False)
         send_events(req, resp, service.feeds, source, patient=True)
         return
     await answer_result(req, resp, await result_of(req, job, owner=False), "none")

@@ -141,7 +141,7 @@ async def _answer(
         )
     job = await submit(service, request, durable=False)
     if wish.stream:
-        send_events(req, resp, service.feeds, _Stream(job, event), patient=True)
+        send_events(req, resp, service.feeds, _Stream(service, job, event), patient=True)
         return
     result: GenerateResponse = await result_of(req, job)
     base = f"{req.scheme}://{req.netloc}"
@@ -168,8 +168,8 @@ def _image(image: ImageData, base: str | None) -> ImageAnswer:
 class _Stream(JobSource):
     """The events of OpenAI's streams: previews on the way, and each picture when all are done."""
 
-    def __init__(self, job: Job, event: str) -> None:
-        super().__init__(job, self._completed)
+    def __init__(self, service: Service, job: Job, event: str) -> None:
+        super().__init__(service, job, self._completed)
         self._event = event
 
     async def read(self) -> list[bytes]:

@@ -20,7 +20,7 @@ async def resources(service: Service, req: falcon.asgi.Request, resp: falcon.asg
 
 async def stream(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Answer with a snapshot now, and another every second."""
-    send_events(req, resp, service.feeds, ResourceSource(service.resources))
+    send_events(req, resp, service.feeds, ResourceSource(service.resources, service.feeds))
 
 
 ROUTES = (

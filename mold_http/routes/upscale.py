@@ -26,7 +26,7 @@ async def upscale(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.
 async def upscale_stream(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Answer with events ``progress``, a denoise_step for each tile, and one ``complete`` or ``error``."""
     job = await submit(service, await read_json(req, UpscaleRequest), durable=False)
-    send_events(req, resp, service.feeds, JobSource(job, result_frame), patient=True)
+    send_events(req, resp, service.feeds, JobSource(service, job, result_frame), patient=True)
 
 
 _ERRORS = (
