@@ -33,8 +33,10 @@ if TYPE_CHECKING:
         ValidationError,
     )
     from mold_core.hookspecs import (
+        ChainRenderer,
         ExpandContext,
         Expansion,
+        Film,
         Frames,
         LoadContext,
         ModelFamily,
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
         PromptExpander,
         Run,
         SizeRules,
+        Sound,
         hookimpl,
     )
     from mold_core.media import decode_image
@@ -101,8 +104,10 @@ _HOMES = {
         "ValidationError",
     ),
     "mold_core.hookspecs": (
+        "ChainRenderer",
         "ExpandContext",
         "Expansion",
+        "Film",
         "Frames",
         "LoadContext",
         "ModelFamily",
@@ -111,6 +116,7 @@ _HOMES = {
         "PromptExpander",
         "Run",
         "SizeRules",
+        "Sound",
         "hookimpl",
     ),
     "mold_core.media": ("decode_image",),
@@ -152,6 +158,7 @@ __all__ = [
     "CacheHit",
     "CancelledError",
     "ChainError",
+    "ChainRenderer",
     "ChainRequest",
     "ChainResponse",
     "ChainStage",
@@ -166,6 +173,7 @@ __all__ = [
     "ExpandRequest",
     "ExpandResponse",
     "Expansion",
+    "Film",
     "Frames",
     "GenerateRequest",
     "GenerateResponse",
@@ -205,6 +213,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "SizeRules",
+    "Sound",
     "StageDone",
     "StageStart",
     "TimeRange",

@@ -1,0 +1,1 @@
+"""LTX-2 for mold: video with sound."""

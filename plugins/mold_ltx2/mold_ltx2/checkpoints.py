@@ -1,0 +1,147 @@
+"""The official layout of LTX-2's files: one file holds every network but the text encoder, each under a prefix.
+
+Names on the right are those of diffusers' modules. Source of the names: Lightricks' checkpoints as diffusers 0.42 maps
+them (`loaders/single_file_utils.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
+
+from mold_core import CheckpointError
+
+__all__ = ["component_of", "official_names"]
+
+T = TypeVar("T")
+
+_DOWN_BLOCK = re.compile(r"encoder\.down_blocks\.(\d+)")
+_BLOCK = re.compile(r"(down|up)_blocks\.(\d+)(\.resnets)?")
+
+_TRANSFORMER_PREFIXES = ("model.diffusion_model.", "diffusion_model.")
+_CONNECTOR_PREFIXES = ("video_embeddings_connector.", "audio_embeddings_connector.")
+
+_IN_TRANSFORMER = (
+    ("patchify_proj", "proj_in"),
+    ("av_ca_video_scale_shift_adaln_single", "av_cross_attn_video_scale_shift"),
+    ("av_ca_a2v_gate_adaln_single", "av_cross_attn_video_a2v_gate"),
+    ("av_ca_audio_scale_shift_adaln_single", "av_cross_attn_audio_scale_shift"),
+    ("av_ca_v2a_gate_adaln_single", "av_cross_attn_audio_v2a_gate"),
+    ("scale_shift_table_a2v_ca_video", "video_a2v_cross_attn_scale_shift_table"),
+    ("scale_shift_table_a2v_ca_audio", "audio_a2v_cross_attn_scale_shift_table"),
+    ("prompt_adaln_single", "prompt_adaln"),
+    ("adaln_single", "time_embed"),
+    ("q_norm", "norm_q"),
+    ("k_norm", "norm_k"),
+)
+_IN_CONNECTORS = (
+    ("text_embedding_projection.aggregate_embed", "text_proj_in"),
+    ("text_embedding_projection.video_aggregate_embed", "video_text_proj_in"),
+    ("text_embedding_projection.audio_aggregate_embed", "audio_text_proj_in"),
+    ("video_embeddings_connector", "video_connector"),
+    ("audio_embeddings_connector", "audio_connector"),
+    ("transformer_1d_blocks", "transformer_blocks"),
+    ("q_norm", "norm_q"),
+    ("k_norm", "norm_k"),
+)
+_IN_VOCODER = (
+    ("conv_pre", "conv_in"),
+    ("conv_post", "conv_out"),
+    ("resblocks", "resnets"),
+    ("ups.", "upsamplers."),
+)
+_STATISTICS = (
+    ("per_channel_statistics.mean-of-means", "latents_mean"),
+    ("per_channel_statistics.std-of-means", "latents_std"),
+)
+
+
+def component_of(name: str) -> str | None:
+    """Return which network a tensor of a combined file belongs to; None for one that none needs."""
+    bare = _without(name, _TRANSFORMER_PREFIXES)
+    if bare.startswith(_CONNECTOR_PREFIXES) or name.startswith("text_embedding_projection."):
+        return "connectors"
+    for component in ("audio_vae", "vae", "vocoder"):
+        if name.startswith(f"{component}."):
+            return component
+    return "transformer" if bare != name or name.startswith(("transformer_blocks.", "patchify_proj.")) else None
+
+
+def official_names(component: str, tensors: Mapping[str, T]) -> dict[str, T]:
+    """Return the tensors of one network out of a combined file, or of a file of its own, under diffusers' names.
+
+    Raises CheckpointError when the file has none of them.
+    """
+    renamed = _video_vae_namer(tensors) if component == "vae" else _NAMERS[component]
+    alone = not any(component_of(name) not in (None, "transformer") for name in tensors)
+    found = {
+        new: tensor
+        for name, tensor in tensors.items()
+        if (component_of(name) == component or (alone and component == "transformer"))
+        and (new := renamed(name)) is not None
+    }
+    if not found:
+        raise CheckpointError(f"this file holds no {component.replace('_', ' ')} of LTX-2")
+    return found
+
+
+def _transformer_name(name: str) -> str | None:
+    return _replaced(_without(name, _TRANSFORMER_PREFIXES), _IN_TRANSFORMER)
+
+
+def _connector_name(name: str) -> str | None:
+    return _replaced(_without(name, _TRANSFORMER_PREFIXES), _IN_CONNECTORS)
+
+
+def _video_vae_namer(names: Iterable[str]) -> Callable[[str], str | None]:
+    """Return what renames the tensors of a video autoencoder.
+
+    Blocks and the samplers between them count through in the file; the middle is the encoder's last and the decoder's
+    first.
+    """
+    middle = max((int(found[1]) for name in names if (found := _DOWN_BLOCK.search(name))), default=0)
+
+    def block(found: re.Match[str]) -> str:
+        side, index, resnets = found[1], int(found[2]), found[3] or ""
+        if index == (middle if side == "down" else 0):
+            return f"mid_block{resnets}"
+        number = index // 2 if side == "down" else (index - 1) // 2
+        return f"{side}_blocks.{number}" + (resnets or f".{side}samplers.0")
+
+    def renamed(name: str) -> str | None:
+        name = name.removeprefix("vae.")
+        if name.startswith("per_channel_statistics.") and not name.endswith(("mean-of-means", "std-of-means")):
+            return None
+        return _BLOCK.sub(block, _replaced(name, (*_STATISTICS, ("res_blocks", "resnets"))))
+
+    return renamed
+
+
+def _audio_vae_name(name: str) -> str | None:
+    return _replaced(name.removeprefix("audio_vae."), _STATISTICS)
+
+
+def _vocoder_name(name: str) -> str | None:
+    return _replaced(name.removeprefix("vocoder."), _IN_VOCODER)
+
+
+_NAMERS: Mapping[str, Callable[[str], str | None]] = {
+    "transformer": _transformer_name,
+    "connectors": _connector_name,
+    "audio_vae": _audio_vae_name,
+    "vocoder": _vocoder_name,
+}
+
+
+def _without(name: str, prefixes: tuple[str, ...]) -> str:
+    for prefix in prefixes:
+        if name.startswith(prefix):
+            return name.removeprefix(prefix)
+    return name
+
+
+def _replaced(name: str, pairs: tuple[tuple[str, str], ...]) -> str:
+    for old, new in pairs:
+        name = name.replace(old, new)
+    return name

@@ -1,0 +1,101 @@
+"""The text encoder of LTX-2: Gemma 3's language model, from the official shards or from a GGUF file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from mold_core import CheckpointError
+
+__all__ = ["gemma_config", "gemma_names", "gemma_network"]
+
+T = TypeVar("T")
+
+# Gemma 3 12B.
+_OFFICIAL: dict[str, Any] = {
+    "vocab_size": 262_208,
+    "hidden_size": 3840,
+    "intermediate_size": 15_360,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 256,
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 1024,
+    "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 131_072,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1_000_000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
+    },
+}
+
+# llama.cpp's names, and those of transformers.
+_IN_GGUF = (
+    ("token_embd", "embed_tokens"),
+    ("output_norm", "norm"),
+    ("blk.", "layers."),
+    ("attn_q_norm", "self_attn.q_norm"),
+    ("attn_k_norm", "self_attn.k_norm"),
+    ("attn_q.", "self_attn.q_proj."),
+    ("attn_k.", "self_attn.k_proj."),
+    ("attn_v.", "self_attn.v_proj."),
+    ("attn_output", "self_attn.o_proj"),
+    ("post_attention_norm", "post_attention_layernorm"),
+    ("post_ffw_norm", "post_feedforward_layernorm"),
+    ("attn_norm", "input_layernorm"),
+    ("ffn_norm", "pre_feedforward_layernorm"),
+    ("ffn_gate", "mlp.gate_proj"),
+    ("ffn_up", "mlp.up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+)
+_PREFIX = re.compile(r"^(?:model\.language_model\.|language_model\.model\.|model\.)")
+
+
+def gemma_config(**sizes: Any) -> Any:
+    """Return the configuration of Gemma 3's language model; `sizes` are those that are not the 12B model's."""
+    from transformers import Gemma3TextConfig
+
+    return Gemma3TextConfig(**{**_OFFICIAL, **sizes}, tie_word_embeddings=True)
+
+
+def gemma_network(config: Any) -> Any:
+    """Return the network without weights, on the meta device, but for what is computed from its sizes."""
+    import torch
+    from transformers import Gemma3TextModel
+
+    with torch.device("meta"):
+        network: Any = Gemma3TextModel(config)
+    network.rotary_emb = type(network.rotary_emb)(config)
+    scale = torch.tensor(config.hidden_size**0.5)
+    network.embed_tokens.register_buffer("embed_scale", scale, persistent=False)
+    return network
+
+
+def gemma_names(tensors: Mapping[str, T]) -> dict[str, T]:
+    """Return the tensors of the language model under transformers' names; vision towers and heads are left out.
+
+    A GGUF file holds the weights of norms as they are multiplied with, transformers those less one.
+    """
+    gguf = "token_embd.weight" in tensors
+    found: dict[str, T] = {}
+    for name, tensor in tensors.items():
+        new = _from_gguf(name) if gguf else _from_shards(name)
+        if new is not None:
+            found[new] = tensor - 1 if gguf and "norm" in new else tensor  # type: ignore[operator]
+    if not found:
+        raise CheckpointError("this file holds no Gemma 3 text encoder")
+    return found
+
+
+def _from_shards(name: str) -> str | None:
+    if not _PREFIX.match(name) or "vision" in name or "projector" in name:
+        return None
+    return _PREFIX.sub("", name)
+
+
+def _from_gguf(name: str) -> str | None:
+    for old, new in _IN_GGUF:
+        name = name.replace(old, new)
+    return None if name.startswith(("output.", "rope_freqs")) else name

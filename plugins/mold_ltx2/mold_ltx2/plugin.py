@@ -1,0 +1,41 @@
+"""What mold-ltx2 brings: the family, its models and the renderer of chains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mold_core import hookimpl
+
+if TYPE_CHECKING:
+    from mold_core import ModelSpec
+    from mold_ltx2.chain import Ltx2ChainRenderer
+    from mold_ltx2.family import Ltx2Family
+
+__all__ = ["mold_chain_renderers", "mold_families", "mold_models"]
+
+CATALOG = Path(__file__).parent / "catalog.toml"
+
+
+@hookimpl
+def mold_families() -> list[Ltx2Family]:
+    """Bring LTX-2."""
+    from mold_ltx2.family import Ltx2Family
+
+    return [Ltx2Family()]
+
+
+@hookimpl
+def mold_chain_renderers() -> list[Ltx2ChainRenderer]:
+    """Bring its chains."""
+    from mold_ltx2.chain import Ltx2ChainRenderer
+
+    return [Ltx2ChainRenderer()]
+
+
+@hookimpl
+def mold_models() -> list[ModelSpec]:
+    """Bring the published models."""
+    from mold_core import read_catalog
+
+    return read_catalog(CATALOG)

@@ -1,0 +1,197 @@
+"""The denoising loop of LTX-2: video and sound together, parts of both pinned, guided or not.
+
+Euler steps of a rectified flow (arXiv 2209.03003). What is pinned follows diffusers' LTX2ConditionPipeline: a token
+with mask m sees the noise level (1 - m)·sigma, and after every step its clean value counts m.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from attrs import evolve, frozen
+from torch import Tensor
+
+from mold_ltx2.latents import Geometry
+
+__all__ = ["DISTILLED", "REFINING", "Guidance", "Prompt", "Stream", "denoise", "noised", "schedule"]
+
+# Noise levels that the distilled models were trained for: of a clip, and of one that is made anew at twice the size.
+DISTILLED = (1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875)
+REFINING = (0.909375, 0.725, 0.421875)
+
+_TRAINING_STEPS = 1000
+
+OnStep = Callable[[int, int], None]
+
+
+@frozen(kw_only=True, eq=False)
+class Prompt:
+    """A prompt as the transformer takes it: for video and for sound [1, T, D], and which tokens count [1, T]."""
+
+    video: Tensor
+    audio: Tensor
+    mask: Tensor
+
+
+@frozen(kw_only=True, eq=False)
+class Stream:
+    """Tokens of one modality on their way [1, N, C] in fp32: `mask` [1, N, 1] says how far each is held to `clean`."""
+
+    tokens: Tensor
+    mask: Tensor
+    clean: Tensor
+    places: Tensor
+
+
+@frozen(kw_only=True)
+class Guidance:
+    """How far the result is moved away from weaker ones: without the prompt, with skipped attention, without the other
+    modality. 1, 0 and 1 are no guidance at all, and cost nothing.
+    """
+
+    prompt: float = 1.0
+    audio_prompt: float = 1.0
+    skipping: float = 0.0
+    modality: float = 1.0
+    rescale: float = 0.0
+
+    @property
+    def needs_negative(self) -> bool:
+        """Whether a negative prompt plays a part."""
+        return self.prompt > 1 or self.audio_prompt > 1
+
+
+def schedule(steps: int, tokens: int) -> tuple[float, ...]:
+    """Return the noise levels of a model that is not distilled, the last one 0 left out.
+
+    They are shifted by the length of the clip (arXiv 2403.03206 §5.3.2, between the published 0.95 and 2.05 for 1024
+    and 4096 tokens), and stretched to end at 0.1.
+    """
+    shift = torch.tensor(0.95 + (tokens - 1024) * (2.05 - 0.95) / (4096 - 1024)).exp().item()
+    linear = [1 - index * (1 - 1 / steps) / max(steps - 1, 1) for index in range(steps)]
+    shifted = [shift / (shift + 1 / level - 1) for level in linear]
+    lowest = 1 - shifted[-1]
+    stretch = lowest / (1 - 0.1) if lowest else 1.0
+    return tuple(1 - (1 - level) / stretch for level in shifted)
+
+
+def noised(stream: Stream, noise: Tensor, sigma: float) -> Stream:
+    """Return the stream at noise level `sigma`, what is pinned less."""
+    level = (1 - stream.mask) * sigma
+    return evolve(stream, tokens=noise * level + stream.tokens * (1 - level))
+
+
+def denoise(
+    transformer: Any,
+    geometry: Geometry,
+    video: Stream,
+    audio: Stream,
+    prompt: Prompt,
+    sigmas: Sequence[float],
+    on_step: OnStep,
+    *,
+    cross_timestep: bool,
+    guidance: Guidance = Guidance(),
+    negative: Prompt | None = None,
+    stg_blocks: Sequence[int] = (),
+) -> tuple[Tensor, Tensor]:
+    """Return the tokens of video and sound at noise level 0. `on_step` is called after each step and may raise."""
+    model = _Model(transformer, geometry, video, audio, cross_timestep)
+    levels = [*sigmas, 0.0]
+    tokens, sounds = video.tokens, audio.tokens
+    for index, (sigma, after) in enumerate(pairwise(levels)):
+        now = torch.tensor(sigma, dtype=torch.float32, device=tokens.device)
+        made = _guided(model, tokens, sounds, now, prompt, negative, guidance, stg_blocks)
+        step = torch.tensor(after, dtype=torch.float32, device=tokens.device) - now
+        tokens, sounds = (
+            _stepped(value, clear, stream, now, step)
+            for value, clear, stream in zip((tokens, sounds), made, (video, audio), strict=True)
+        )
+        on_step(index + 1, len(sigmas))
+    return tokens, sounds
+
+
+@frozen(eq=False)
+class _Model:
+    """The transformer with what is the same in every step of a clip."""
+
+    transformer: Any
+    geometry: Geometry
+    video: Stream
+    audio: Stream
+    cross_timestep: bool
+
+    def clear(self, tokens: Tensor, sounds: Tensor, sigma: Tensor, prompt: Prompt, **options: Any) -> list[Tensor]:
+        """Return what the model takes the clip to be without its noise: x - sigma·v, in fp32."""
+        dtype = prompt.video.dtype
+        time = (sigma * _TRAINING_STEPS).expand(tokens.shape[0])
+        velocities = self.transformer(
+            hidden_states=tokens.to(dtype),
+            audio_hidden_states=sounds.to(dtype),
+            encoder_hidden_states=prompt.video,
+            audio_encoder_hidden_states=prompt.audio,
+            timestep=time[:, None] * (1 - self.video.mask[..., 0]),
+            audio_timestep=time[:, None] * (1 - self.audio.mask[..., 0]),
+            sigma=time,
+            audio_sigma=time,
+            encoder_attention_mask=prompt.mask,
+            audio_encoder_attention_mask=prompt.mask,
+            num_frames=self.geometry.frames,
+            height=self.geometry.height,
+            width=self.geometry.width,
+            fps=self.geometry.fps,
+            audio_num_frames=self.geometry.audio,
+            video_coords=self.video.places,
+            audio_coords=self.audio.places,
+            use_cross_timestep=self.cross_timestep,
+            return_dict=False,
+            **options,
+        )
+        return [value - velocity.float() * sigma for value, velocity in zip((tokens, sounds), velocities, strict=True)]
+
+
+def _guided(
+    model: _Model,
+    tokens: Tensor,
+    sounds: Tensor,
+    sigma: Tensor,
+    prompt: Prompt,
+    negative: Prompt | None,
+    guidance: Guidance,
+    stg_blocks: Sequence[int],
+) -> list[Tensor]:
+    """Return the clear clip, moved away from the weaker ones that `guidance` asks for."""
+    made = model.clear(tokens, sounds, sigma, prompt)
+    moved = [value.clone() for value in made]
+
+    def move_away(weaker: list[Tensor], *scales: float) -> None:
+        for index, scale in enumerate(scales):
+            moved[index] += scale * (made[index] - weaker[index])
+
+    if guidance.needs_negative:
+        assert negative is not None
+        weaker = model.clear(tokens, sounds, sigma, negative)
+        move_away(weaker, guidance.prompt - 1, guidance.audio_prompt - 1)
+    if guidance.skipping > 0:
+        weaker = model.clear(tokens, sounds, sigma, prompt, spatio_temporal_guidance_blocks=list(stg_blocks))
+        move_away(weaker, guidance.skipping, guidance.skipping)
+    if guidance.modality > 1:
+        weaker = model.clear(tokens, sounds, sigma, prompt, isolate_modalities=True)
+        move_away(weaker, guidance.modality - 1, guidance.modality - 1)
+    if guidance.rescale > 0:
+        return [_rescaled(after, before, guidance.rescale) for after, before in zip(moved, made, strict=True)]
+    return moved
+
+
+def _rescaled(guided: Tensor, plain: Tensor, share: float) -> Tensor:
+    """Give the guided result part of the plain one's contrast back (arXiv 2305.08891, equations 14 to 16)."""
+    axes = list(range(1, plain.ndim))
+    return guided * (share * plain.std(axes, keepdim=True) / guided.std(axes, keepdim=True) + 1 - share)
+
+
+def _stepped(value: Tensor, clear: Tensor, stream: Stream, sigma: Tensor, step: Tensor) -> Tensor:
+    held = clear * (1 - stream.mask) + stream.clean * stream.mask
+    return value + (value - held) / sigma * step

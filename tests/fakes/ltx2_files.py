@@ -1,0 +1,237 @@
+"""A tiny LTX-2 with random weights, as diffusers' modules and as files in the official layout."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import frozen
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch import nn
+
+__all__ = ["CONFIGS", "WORDS", "TinyLtx2", "tiny_ltx2", "write_files"]
+
+TEXT_TOKENS = 32
+WORDS = ["<pad>", "<eos>", "<bos>", "<unk>", "a", "red", "blue", "ball", "boat", "on", "the", "sea", "flies", "blurry"]
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "transformer": {
+        "in_channels": 16,
+        "out_channels": 16,
+        "num_attention_heads": 2,
+        "attention_head_dim": 16,
+        "cross_attention_dim": 32,
+        "vae_scale_factors": [8, 8, 8],
+        "audio_in_channels": 16,
+        "audio_out_channels": 16,
+        "audio_num_attention_heads": 2,
+        "audio_attention_head_dim": 8,
+        "audio_cross_attention_dim": 16,
+        "num_layers": 2,
+        "caption_channels": 24,
+    },
+    "connectors": {
+        "caption_channels": 24,
+        "text_proj_in_factor": 3,
+        "video_connector_num_attention_heads": 2,
+        "video_connector_attention_head_dim": 12,
+        "video_connector_num_layers": 1,
+        "video_connector_num_learnable_registers": 16,
+        "audio_connector_num_attention_heads": 2,
+        "audio_connector_attention_head_dim": 12,
+        "audio_connector_num_layers": 1,
+        "audio_connector_num_learnable_registers": 16,
+    },
+    "vae": {
+        "latent_channels": 16,
+        "block_out_channels": [16, 16, 16],
+        "down_block_types": ["LTX2VideoDownBlock3D"] * 3,
+        "layers_per_block": [1, 1, 1, 1],
+        "downsample_type": ["spatiotemporal", "temporal", "temporal"],
+        "spatio_temporal_scaling": [True, True, True],
+        "decoder_block_out_channels": [16, 32, 64],
+        "decoder_layers_per_block": [1, 1, 1, 1],
+        "decoder_spatio_temporal_scaling": [True, True, True],
+        "decoder_inject_noise": [False] * 4,
+        "upsample_type": ["temporal", "temporal", "spatiotemporal"],
+        "upsample_residual": [True] * 3,
+        "upsample_factor": [2, 2, 2],
+        "patch_size": 4,
+        "decoder_causal": False,
+        "spatial_compression_ratio": 8,
+        "temporal_compression_ratio": 8,
+    },
+    "audio_vae": {"base_channels": 16, "ch_mult": [1, 1, 1], "num_res_blocks": 1, "latent_channels": 4, "mel_bins": 16},
+    "vocoder": {
+        "in_channels": 32,
+        "hidden_channels": 32,
+        "upsample_kernel_sizes": [16, 15, 8],
+        "upsample_factors": [4, 5, 4],
+        "resnet_kernel_sizes": [3],
+        "resnet_dilations": [[1, 3, 5]],
+        "output_sampling_rate": 8000,
+    },
+    "text_encoder": {
+        "vocab_size": len(WORDS),
+        "hidden_size": 24,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 12,
+        "query_pre_attn_scalar": 12,
+        "sliding_window": 16,
+        "max_position_embeddings": 512,
+    },
+}
+
+
+@frozen(kw_only=True)
+class TinyLtx2:
+    """The modules, as diffusers and transformers build them."""
+
+    transformer: Any
+    connectors: Any
+    vae: Any
+    audio_vae: Any
+    vocoder: Any
+    gemma: Any
+    upsampler: Any
+
+
+def tiny_ltx2(seed: int = 0) -> TinyLtx2:
+    """Return the tiny model in fp32, the same for the same seed."""
+    from diffusers import AutoencoderKLLTX2Audio, AutoencoderKLLTX2Video, LTX2VideoTransformer3DModel
+    from diffusers.pipelines.ltx2 import LTX2LatentUpsamplerModel, LTX2TextConnectors, LTX2Vocoder
+    from transformers import Gemma3TextConfig, Gemma3TextModel
+
+    torch.manual_seed(seed)
+    made = TinyLtx2(
+        transformer=LTX2VideoTransformer3DModel(**CONFIGS["transformer"]),
+        connectors=LTX2TextConnectors(**CONFIGS["connectors"]),
+        vae=AutoencoderKLLTX2Video(**CONFIGS["vae"]),
+        audio_vae=AutoencoderKLLTX2Audio(**CONFIGS["audio_vae"]),
+        vocoder=LTX2Vocoder(**CONFIGS["vocoder"]),
+        gemma=Gemma3TextModel(Gemma3TextConfig(**CONFIGS["text_encoder"])),
+        upsampler=LTX2LatentUpsamplerModel(
+            in_channels=16, mid_channels=32, num_blocks_per_stage=1, use_rational_resampler=False
+        ),
+    )
+    made.vae.latents_mean.normal_(0, 0.1)
+    made.vae.latents_std.uniform_(0.5, 1.5)
+    made.audio_vae.latents_mean.normal_(0, 0.1)
+    made.audio_vae.latents_std.uniform_(0.5, 1.5)
+    for module in (made.transformer, made.connectors, made.gemma):
+        _randomise(module)
+    for module in (made.vae, made.audio_vae, made.vocoder, made.upsampler):
+        module.eval()
+    return made
+
+
+def write_files(tiny: TinyLtx2, folder: Path, *, split: bool = False) -> dict[str, Path]:
+    """Write the files of a model in the official layout; return them by component. `split`: the VAE apart."""
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = {
+        **_renamed(tiny.transformer, "model.diffusion_model.", _TRANSFORMER),
+        **_connectors(tiny.connectors),
+        **_renamed(tiny.audio_vae, "audio_vae.", _STATISTICS),
+        **_renamed(tiny.vocoder, "vocoder.", _VOCODER),
+    }
+    video = {f"vae.{_video_name(name)}": tensor for name, tensor in tiny.vae.state_dict().items()}
+    files = {"transformer": folder / "ltx-2-tiny.safetensors"}
+    if split:
+        files["vae"] = folder / "vae.safetensors"
+        _save(video, files["vae"])
+    else:
+        whole.update(video)
+        whole["vae.per_channel_statistics.mean-of-stds"] = torch.ones(16)
+    _save(whole, files["transformer"])
+    files["text_encoder"] = folder / "model-00001-of-00001.safetensors"
+    shards = {f"language_model.model.{name}": tensor for name, tensor in tiny.gemma.state_dict().items()}
+    _save({**shards, "vision_tower.vision_model.embeddings.patch_embedding.bias": torch.ones(4)}, files["text_encoder"])
+    files["spatial_upscaler"] = folder / "upscaler.safetensors"
+    _save(tiny.upsampler.state_dict(), files["spatial_upscaler"])
+    files["tokenizer"] = folder / "tokenizer.json"
+    tokenizer().save(str(files["tokenizer"]))
+    return files
+
+
+def tokenizer() -> Tokenizer:
+    """Return a tokenizer of whole words that begins texts as Gemma's does."""
+    made = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
+    return made
+
+
+# diffusers' names, and the official ones.
+_TRANSFORMER = (
+    (r"^audio_proj_in", "audio_patchify_proj"),
+    (r"^proj_in", "patchify_proj"),
+    (r"^audio_time_embed", "audio_adaln_single"),
+    (r"^time_embed", "adaln_single"),
+    (r"^av_cross_attn_video_scale_shift", "av_ca_video_scale_shift_adaln_single"),
+    (r"^av_cross_attn_video_a2v_gate", "av_ca_a2v_gate_adaln_single"),
+    (r"^av_cross_attn_audio_scale_shift", "av_ca_audio_scale_shift_adaln_single"),
+    (r"^av_cross_attn_audio_v2a_gate", "av_ca_v2a_gate_adaln_single"),
+    (r"video_a2v_cross_attn_scale_shift_table", "scale_shift_table_a2v_ca_video"),
+    (r"audio_a2v_cross_attn_scale_shift_table", "scale_shift_table_a2v_ca_audio"),
+    (r"norm_q", "q_norm"),
+    (r"norm_k", "k_norm"),
+)
+_STATISTICS = (
+    (r"^latents_mean", "per_channel_statistics.mean-of-means"),
+    (r"^latents_std", "per_channel_statistics.std-of-means"),
+)
+_VOCODER = ((r"^upsamplers", "ups"), (r"^resnets", "resblocks"), (r"^conv_in", "conv_pre"), (r"^conv_out", "conv_post"))
+_CONNECTORS = (
+    (r"^video_connector", "model.diffusion_model.video_embeddings_connector"),
+    (r"^audio_connector", "model.diffusion_model.audio_embeddings_connector"),
+    (r"^text_proj_in", "text_embedding_projection.aggregate_embed"),
+    (r"transformer_blocks", "transformer_1d_blocks"),
+    (r"norm_q", "q_norm"),
+    (r"norm_k", "k_norm"),
+)
+
+
+def _connectors(module: nn.Module) -> dict[str, torch.Tensor]:
+    return _renamed(module, "", _CONNECTORS)
+
+
+def _renamed(module: nn.Module, prefix: str, pairs: tuple[tuple[str, str], ...]) -> dict[str, torch.Tensor]:
+    named = {}
+    for name, tensor in module.state_dict().items():
+        for old, new in pairs:
+            name = re.sub(old, new, name)
+        named[prefix + name] = tensor
+    return named
+
+
+def _video_name(name: str) -> str:
+    """Blocks and samplers count through in the official file: block, sampler, block, …, with the middle at one end."""
+    for old, new in _STATISTICS:
+        name = re.sub(old, new, name)
+    name = name.replace("resnets", "res_blocks")
+    if name.startswith("encoder.mid_block"):
+        return name.replace("mid_block", "down_blocks.6")
+    if name.startswith("decoder.mid_block"):
+        return name.replace("mid_block", "up_blocks.0")
+    name = re.sub(r"down_blocks\.(\d)\.downsamplers\.0", lambda found: f"down_blocks.{2 * int(found[1]) + 1}", name)
+    name = re.sub(r"up_blocks\.(\d)\.upsamplers\.0", lambda found: f"up_blocks.{2 * int(found[1]) + 1}", name)
+    name = re.sub(r"down_blocks\.(\d)\.res", lambda found: f"down_blocks.{2 * int(found[1])}.res", name)
+    return re.sub(r"up_blocks\.(\d)\.res", lambda found: f"up_blocks.{2 * int(found[1]) + 2}.res", name)
+
+
+def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path)
+
+
+def _randomise(module: nn.Module) -> None:
+    """Draw weights that let all parts matter: modulations start at zero otherwise."""
+    for name, parameter in module.named_parameters():
+        if parameter.ndim > 1 or "table" in name:
+            nn.init.normal_(parameter, std=0.2 / max(parameter.shape[-1], 1) ** 0.5 if parameter.ndim > 1 else 0.1)
+    module.eval()

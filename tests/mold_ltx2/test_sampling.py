@@ -1,0 +1,135 @@
+"""Clips are what diffusers' own pipeline makes of the same weights, noise and prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import torch
+from ltx2_files import TEXT_TOKENS, TinyLtx2, tokenizer
+from torch import Tensor
+
+from mold_core import GenerateRequest
+from mold_core.testing import RecordedRun
+
+REQUEST = GenerateRequest(
+    prompt="a red ball flies", width=64, height=32, frames=17, fps=25, seed=3, steps=4, guidance=3.0, enable_audio=True
+)
+
+
+def reference(tiny: TinyLtx2) -> Any:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+    from diffusers.pipelines.ltx2 import LTX2ConditionPipeline
+    from transformers import PreTrainedTokenizerFast
+
+    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=False, shift_terminal=None)
+    words = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer(),
+        pad_token="<pad>",
+        eos_token="<eos>",
+        bos_token="<bos>",
+        padding_side="left",
+        model_max_length=TEXT_TOKENS,
+    )
+    pipeline = LTX2ConditionPipeline(
+        scheduler=scheduler,
+        vae=tiny.vae,
+        audio_vae=tiny.audio_vae,
+        text_encoder=tiny.gemma,
+        tokenizer=words,
+        connectors=tiny.connectors,
+        transformer=tiny.transformer,
+        vocoder=tiny.vocoder,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def theirs(tiny: TinyLtx2, sigmas: list[float], **options: Any) -> tuple[Tensor, Tensor]:
+    off: dict[str, Any] = {
+        "guidance_scale": 1.0,
+        "stg_scale": 0.0,
+        "modality_scale": 1.0,
+        "guidance_rescale": 0.0,
+        "audio_guidance_scale": 1.0,
+        "audio_stg_scale": 0.0,
+        "audio_modality_scale": 1.0,
+        "audio_guidance_rescale": 0.0,
+        "spatio_temporal_guidance_blocks": None,
+    }
+    made: tuple[Tensor, Tensor] = reference(tiny)(
+        prompt=REQUEST.prompt,
+        width=64,
+        height=32,
+        num_frames=17,
+        frame_rate=25.0,
+        sigmas=sigmas,
+        generator=torch.Generator().manual_seed(3),
+        use_cross_timestep=False,
+        output_type="latent",
+        return_dict=False,
+        max_sequence_length=TEXT_TOKENS,
+        **{**off, **options},
+    )
+    return made
+
+
+def close(ours: Tensor, other: Tensor) -> None:
+    assert ours.shape == other.shape
+    span = float(other.max() - other.min())
+    assert float((ours - other).abs().max()) <= 1e-4 * span
+
+
+def test_a_distilled_clip_is_diffusers_own(tiny: TinyLtx2, one_stage: Any) -> None:
+    from mold_ltx2.sampling import DISTILLED
+
+    run = RecordedRun()
+    video, audio = one_stage.render(REQUEST, run)
+    their_video, their_audio = theirs(tiny, list(DISTILLED))
+    close(one_stage.autoencoders.plain(video), their_video)
+    assert run.steps == [(number, 8) for number in range(1, 9)]
+    mean, std = tiny.audio_vae.latents_mean, tiny.audio_vae.latents_std
+    packed = audio.transpose(1, 2).flatten(2) * std + mean
+    close(packed, their_audio.transpose(1, 2).flatten(2))
+
+
+def test_a_step_costs_one_forward(one_stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+    forward = one_stage.transformer.forward
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return forward(*arguments, **options)
+
+    monkeypatch.setattr(one_stage.transformer, "forward", counted)
+    one_stage.render(REQUEST, RecordedRun())
+    assert calls == 8
+
+
+def test_a_guided_clip_is_diffusers_own(tiny: TinyLtx2, files: dict[str, Path]) -> None:
+    from ltx2_loading import load
+
+    from mold_ltx2.pipeline import _DEFAULT_NEGATIVE
+    from mold_ltx2.sampling import schedule
+
+    guided = load({name: path for name, path in files.items() if name != "spatial_upscaler"}, distilled=False)
+    guided._version = attrs.evolve(guided._version, stg_blocks=(1,))
+    video, _audio = guided.render(REQUEST, RecordedRun())
+    their_video, _ = theirs(
+        tiny,
+        list(schedule(4, 3 * 4 * 8)),
+        negative_prompt=_DEFAULT_NEGATIVE,
+        guidance_scale=3.0,
+        audio_guidance_scale=7.0,
+        stg_scale=1.0,
+        audio_stg_scale=1.0,
+        modality_scale=3.0,
+        audio_modality_scale=3.0,
+        guidance_rescale=0.7,
+        audio_guidance_rescale=0.7,
+        spatio_temporal_guidance_blocks=[1],
+    )
+    close(guided.autoencoders.plain(video), their_video)
