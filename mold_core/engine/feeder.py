@@ -36,6 +36,10 @@ DeviceState = Literal["idle", "loading", "generating", "degraded"]
 # How often a job may be begun: a worker that dies is not always the job's fault, one that dies twice probably is.
 _MAX_ATTEMPTS = 2
 
+# Of the time that the last batch took, so much may be spent on waiting for a fuller one.
+_GATHER_SHARE = 0.05
+_LONGEST_GATHER_S = 0.1
+
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
 
@@ -89,6 +93,7 @@ class Feeder:
         self._state: DeviceState = "idle"
         self._deaths = 0
         self._restarts = 0
+        self._ran_s = 0.0
         self._used = monotonic()
 
     # --- for the engine ------------------------------------------------------------------------------------------
@@ -198,7 +203,11 @@ class Feeder:
                 self._do_errand()
             else:
                 jobs = self._queue.take(
-                    self, self.models.settings.max_batch, timeout_s=self._patience_s(), made_together=made_together
+                    self,
+                    self.models.settings.max_batch,
+                    timeout_s=self._patience_s(),
+                    made_together=made_together,
+                    gather_s=min(self._ran_s * _GATHER_SHARE, _LONGEST_GATHER_S),
                 )
                 if jobs is None:
                     break
@@ -214,6 +223,7 @@ class Feeder:
         if not running:
             return
         kind = cast(DeviceKind, KINDS[running[0].kind])  # jobs of other kinds wait elsewhere
+        began = monotonic()
         try:
             self._note_start(running)
             self._state = "generating"
@@ -229,6 +239,7 @@ class Feeder:
         finally:
             self._state = "degraded" if self._deaths else "idle"
             self._used = monotonic()
+            self._ran_s = self._used - began
 
     def _note_start(self, jobs: Sequence[Job]) -> None:
         self.measure("batch_jobs", len(jobs), kind=jobs[0].kind)

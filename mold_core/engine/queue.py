@@ -38,14 +38,12 @@ class _Waiting:
 class JobQueue:
     """Jobs that wait for a device. All methods may be called from any thread.
 
-    A job for a model in memory may overtake others, but not one that has waited for `patience_s`. A device that has
-    just made several jobs together waits up to `gather_s` for their askers to come back before it takes fewer.
+    A job for a model in memory may overtake others, but not one that has waited for `patience_s`.
     """
 
-    def __init__(self, capacity: int, patience_s: float = 30.0, gather_s: float = 0.0) -> None:
+    def __init__(self, capacity: int, patience_s: float = 30.0) -> None:
         self.capacity = capacity
         self.patience_s = patience_s
-        self.gather_s = gather_s
         self._waiting: list[_Waiting] = []
         self._idle: list[Taker] = []
         self._changed = threading.Condition()
@@ -156,16 +154,23 @@ class JobQueue:
             self._changed.notify_all()
 
     def take(
-        self, taker: Taker, limit: int, *, timeout_s: float | None = None, made_together: int = 0
+        self,
+        taker: Taker,
+        limit: int,
+        *,
+        timeout_s: float | None = None,
+        made_together: int = 0,
+        gather_s: float = 0.0,
     ) -> list[Job] | None:
         """Wait for work and return a job, with others of the same batch key up to `limit` pictures in all.
 
         The job is the first whose model the device has in memory, unless the oldest has waited too long, and of which
-        no other idle device would have less work. `made_together` is the number of jobs that the device took last.
+        no other idle device would have less work. `made_together` is the number of jobs that the device took last:
+        where several ask at a time, their askers get up to `gather_s` to come back before fewer are taken.
         Returns an empty list when the device is wanted elsewhere or the time is over, None when the queue was closed.
         """
         with self._changed:
-            self._gather(taker, limit, made_together)
+            self._gather(taker, limit, made_together, gather_s)
             self._idle.append(taker)
             self._changed.notify_all()
             try:
@@ -204,13 +209,13 @@ class JobQueue:
             return jobs
         return sorted(jobs, key=lambda job: job.model is not None and job.model not in loaded)
 
-    def _gather(self, taker: Taker, limit: int, made_together: int) -> None:
+    def _gather(self, taker: Taker, limit: int, made_together: int, gather_s: float) -> None:
         """Wait a moment for as many jobs as there were before."""
         askers = made_together + len(self._waiting)
-        if not self.gather_s or made_together < 1 or askers < 2 or not limit:
+        if made_together < 1 or askers < 2:
             return
         enough = min(askers, limit)
-        deadline = monotonic() + self.gather_s
+        deadline = monotonic() + gather_s
         while not (self._closed or taker.wanted() or self._paused) and len(self._waiting) < enough:
             left = deadline - monotonic()
             if left <= 0:

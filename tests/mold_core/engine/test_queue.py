@@ -220,11 +220,11 @@ def test_jobs_that_come_back_go_to_the_head_even_of_a_full_queue() -> None:
 
 
 def test_a_device_that_made_several_together_waits_for_their_askers() -> None:
-    queue = JobQueue(capacity=9, gather_s=10)
+    queue = JobQueue(capacity=9)
     jobs = [job(), job()]
     queue.put(jobs[0])
     taken: list[list[Job] | None] = []
-    device = threading.Thread(target=lambda: taken.append(queue.take(Device(), 8, made_together=1)))
+    device = threading.Thread(target=lambda: taken.append(queue.take(Device(), 8, made_together=1, gather_s=10)))
     device.start()
     queue.put(jobs[1])
     device.join(5)
@@ -232,10 +232,10 @@ def test_a_device_that_made_several_together_waits_for_their_askers() -> None:
 
 
 def test_a_device_waits_for_nobody_when_one_asks_after_the_other() -> None:
-    queue = JobQueue(capacity=9, gather_s=10)
+    queue = JobQueue(capacity=9)
     one = job()
     queue.put(one)
-    assert queue.take(Device(), 8, made_together=0) == [one]
+    assert queue.take(Device(), 8, made_together=0, gather_s=10) == [one]
 
 
 def test_a_closed_queue_lets_devices_go_and_returns_what_was_not_begun() -> None:
