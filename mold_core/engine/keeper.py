@@ -139,6 +139,8 @@ class Keeper:
     def know_again(self, job: Job, row: JobRow) -> None:
         """Know a job from before the engine was started."""
         job.attempts = row.attempts
+        if job.attempts:
+            job.batch_key = None  # it may have ended the engine before this one: it takes no other with it again
         self.registry.add(job, row.key, row.digest)
         with self._lock:
             self._durable.add(job.id)
