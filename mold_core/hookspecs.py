@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mold_core.chains.clips import ClipWork
     from mold_core.engine.jobs import Job
     from mold_core.plugins import Plugins
-    from mold_core.settings import CompileMode, Settings
+    from mold_core.settings import AttentionChoice, CompileMode, Settings
     from mold_core.weights import TensorSource
     from mold_core.wire import ExpandRequest, GenerateRequest, ProgressEvent
 
@@ -206,7 +206,8 @@ class LoadContext:
 
     `report` receives WeightLoad and Info events while the model is read. `cache_dir` is a folder for compiled kernels
     and converted files that outlive the process. `loaders` are the weight file formats that plugins add, for
-    `mold_core.weights.read_weights(path, context.loaders)`; `compile` says whether code may be compiled for speed.
+    `mold_core.weights.read_weights(path, context.loaders)`; `compile` says whether code may be compiled for speed,
+    `attention` and `cuda_graphs` what to use on CUDA.
 
     `wishes` is what was asked for about memory and devices, `room` what the model may take, in bytes by device (no
     entry: no limit), and `plan` how it is to be held in memory, for a family that tells its parts.
@@ -218,6 +219,8 @@ class LoadContext:
     report: Callable[[ProgressEvent], None]
     loaders: tuple[WeightLoader, ...] = ()
     compile: CompileMode = "auto"
+    attention: AttentionChoice = "auto"
+    cuda_graphs: bool = False
     wishes: MemoryWishes = MemoryWishes()
     room: Mapping[str, int] = attrs.Factory(dict)
     plan: MemoryPlan | None = None

@@ -24,6 +24,7 @@ __all__ = ["Setting", "Settings", "setting_table", "settings_page"]
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 CompileMode = Literal["auto", "on", "off"]
+AttentionChoice = Literal["auto", "default", "cudnn", "flash", "efficient", "math"]
 StrategyChoice = Literal["auto", "eager", "sequential", "offload"]
 T5Variant = Literal["auto", "fp16", "q8", "q6", "q5", "q4", "q3"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -131,6 +132,18 @@ class Settings:
         env="MOLD_COMPILE",
         key="compile",
         default="auto",
+    )
+    attention: AttentionChoice = _setting(
+        "Kernel of attention on CUDA; auto: cuDNN's from Hopper on, else torch's choice.",
+        env="MOLD_ATTENTION",
+        key="attention",
+        default="auto",
+    )
+    cuda_graphs: bool = _setting(
+        "Record compiled blocks as CUDA graphs; takes more memory.",
+        env="MOLD_CUDA_GRAPHS",
+        key="cuda_graphs",
+        default=False,
     )
     idle_unload_s: float | None = _setting(
         "Seconds without work after which loaded models are freed; default: never.",

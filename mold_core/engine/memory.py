@@ -106,6 +106,8 @@ def load_context(
         report=report,
         loaders=plugins.loaders,
         compile=settings.compile,
+        attention=settings.attention,
+        cuda_graphs=settings.cuda_graphs,
         wishes=wishes,
         room={device: budget, **{other: free_bytes(other) for other in elsewhere}},
     )

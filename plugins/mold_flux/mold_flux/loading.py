@@ -19,6 +19,7 @@ from mold_flux.parts import COMPONENTS, model_parts
 from mold_flux.pipeline import FluxPipeline, fast_dtype
 from mold_flux.prompts import PromptEncoder
 from mold_flux.schedule import DEV, SCHNELL
+from mold_flux.speed import compile_blocks, worth_compiling
 from mold_flux.text_encoders import ClipTextEncoder, ClipTokenizer, T5Encoder, T5Tokenizer
 from mold_flux.transformer import FluxTransformer
 
@@ -78,6 +79,7 @@ def load_pipeline(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> F
         schedule=schedule,
         device=plan.part("transformer").device,
         threads=context.threads,
+        attention=context.attention,
     )
 
 
@@ -155,8 +157,15 @@ class _Loader:
             fill(module, tensors, path, dtype=dtype, device=device, expand=expand, **compiling)
             stream = None
         module.to(memory_format=kind.memory_format)
+        if isinstance(module, FluxTransformer):
+            self._speed_up(module, device, streamed)
         report(self._progress(component, path))
         return module.eval().requires_grad_(False), stream
+
+    def _speed_up(self, transformer: FluxTransformer, device: str, streamed: bool) -> None:
+        context = self._context
+        if worth_compiling(context.compile, device, self._plan.part("transformer").size_bytes):
+            compile_blocks(transformer, graphs=context.cuda_graphs and not streamed and device.startswith("cuda"))
 
     def _tensors(self, component: str) -> tuple[Weights, Any]:
         path, kind = self._path(component), _KINDS[component]

@@ -21,6 +21,7 @@ from mold_flux.sampling import denoise, initial_noise, noised, pack, unpack
 from mold_flux.schedule import Schedule, first_step
 from mold_flux.side_by_side import can_share, shares, side_by_side
 from mold_flux.source import SourceEncoder, kept, with_kept_pixels
+from mold_flux.speed import fast_attention
 from mold_flux.transformer import Conditioning, FluxTransformer, rope
 
 __all__ = ["FluxPipeline", "fast_dtype"]
@@ -50,6 +51,7 @@ class FluxPipeline:
         schedule: Schedule,
         device: str,
         threads: int | None,
+        attention: str = "auto",
     ) -> None:
         self.parts = parts
         self.autoencoder_config = autoencoder_config
@@ -58,6 +60,7 @@ class FluxPipeline:
         self._device = device
         self._threads = threads
         self._adapters = AdapterShelf()
+        self._attention = attention
         self._sources = SourceEncoder()
         self._weights = parts.plan.part("transformer").size_bytes // fast_dtype(device).itemsize
 
@@ -76,7 +79,8 @@ class FluxPipeline:
         threads = self._threads or torch.get_num_threads()
         small = _useful_threads(math.prod(self._token_grid(requests[0])) * self._weights, threads) == 1
         parts = shares(len(requests), threads if small and self._device == "cpu" else 1)
-        with torch.inference_mode(), _threads(1 if small else threads):
+        attention = fast_attention(self._device, self._attention)
+        with torch.inference_mode(), _threads(1 if small else threads), attention:
             latents = self._latents(requests, parts, run)
             with _stage(run, "Decoding"), self.parts.use("vae", run.report) as autoencoder:
                 decoded = side_by_side(

@@ -97,9 +97,17 @@ def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def attention(query_key: Tensor, value: Tensor, rope: Tensor) -> Tensor:
-    """Return softmax attention [B, T, H] of query_key [B, T, 2, heads, D], fp32, and value [B, T, heads, D]."""
-    turned = torch.view_as_complex(query_key.unflatten(-1, (-1, 2))) * rope[:, None, None]
-    query, key = torch.view_as_real(turned).flatten(-2).to(value.dtype).unbind(2)
+    """Return softmax attention [B, T, H] of query_key [B, T, 2, heads, D], fp32, and value [B, T, heads, D].
+
+    rope [T, D / 2], complex, or [T, D / 2, 2], real and imaginary parts.
+    """
+    pairs = query_key.unflatten(-1, (-1, 2))
+    if rope.is_complex():
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * rope[:, None, None])
+    else:
+        (real, imaginary), (cos, sin) = pairs.unbind(-1), rope[:, None, None].unbind(-1)
+        turned = torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], dim=-1)
+    query, key = turned.flatten(-2).to(value.dtype).unbind(2)
     out = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
     return out.transpose(1, 2).flatten(2)
 
@@ -108,7 +116,7 @@ class Gelu(nn.Module):
     """GELU in its tanh form (arXiv 1606.08415)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.is_cpu and not torch.is_grad_enabled():
+        if x.is_cpu and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
             # PERF: 0.5 (1 + tanh u) = sigmoid(2u), and on CPUs this takes half the time of torch's own, in fp32 too.
             wide = x.float()
             slope = torch.tensor(2 * math.sqrt(2 / math.pi))
@@ -291,7 +299,12 @@ class Conditioning:
 
 
 class FluxTransformer(nn.Module):
-    """FLUX.1. `forward` for training; `prepare` once and `step` often for sampling. Both compute the same."""
+    """FLUX.1. `forward` for training; `prepare` once and `step` often for sampling. Both compute the same.
+
+    With `real_rope` blocks get the rotations as real numbers, for compilers that do not know complex ones.
+    """
+
+    real_rope = False
 
     def __init__(self, config: FluxConfig) -> None:
         super().__init__()
@@ -368,6 +381,7 @@ class FluxTransformer(nn.Module):
     def step(self, img: Tensor, conditioning: Conditioning, index: int) -> Tensor:
         """Return the velocity [B, N, out_channels] at the timestep numbered `index` of those prepared."""
         txt, rope, parts = conditioning.txt, conditioning.rope, -2 if conditioning.final.ndim == 3 else -3
+        rope = torch.view_as_real(rope) if self.real_rope else rope
         x = self.img_in(img)
         for double, (image, text) in zip(self.double_blocks, conditioning.double, strict=True):
             x, txt = double(x, txt, (image[index].unbind(parts), text[index].unbind(parts)), rope)
