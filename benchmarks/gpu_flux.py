@@ -275,9 +275,7 @@ def show(row: Row, case: Case) -> None:
 def main() -> None:
     """Measure and print; the last line is of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--tiny", action="store_true", help="on the CPU, tiny: proves the code, not the speed"
-    )
+    parser.add_argument("--tiny", action="store_true", help="on the CPU, tiny: proves the code, not the speed")
     parser.add_argument("--formats", default=",".join(FORMATS), help=f"out of {', '.join(FORMATS)}")
     parser.add_argument("--side", type=int, help="width and height of the picture in pixels")
     parser.add_argument("--steps", type=int, default=4)
