@@ -25,6 +25,7 @@ def gpu_flux(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_operations_are_those_that_torch_counts(gpu_flux: ModuleType) -> None:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     case = gpu_flux.Case(config=gpu_flux.TINY, device="cpu", side_px=64, steps=1, runs=1, text_tokens=8)
@@ -34,7 +35,8 @@ def test_operations_are_those_that_torch_counts(gpu_flux: ModuleType) -> None:
         rotations = rope(case.config, 8, 4, 4)
         time, guidance = torch.tensor([0.5]), torch.tensor([3.5])
         conditioning = transformer.prepare(inputs.txt, inputs.pooled, time, guidance, rotations)
-        with FlopCounterMode(display=False) as counter:
+        # On a CPU torch counts attention only where it is made of matrix products.
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             transformer.step(torch.zeros(1, 16, 64, dtype=torch.bfloat16), conditioning, 0)
     assert case.operations() == pytest.approx(counter.get_total_flops(), rel=1e-6)
 
@@ -60,5 +62,5 @@ def test_its_code_runs_at_a_tiny_size() -> None:
     command = [sys.executable, SCRIPT, "--tiny", "--backend", "eager", "--runs", "1", "--steps", "2"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=500)
     lines = done.stdout.splitlines()
-    assert [line.split("  ")[0] for line in lines if " step " in line][-1] == "diffusers bf16, compiled step"[:-5]
+    assert len([line for line in lines if " step " in line]) == 10  # four formats and diffusers, each also compiled
     assert json.loads(lines[-1])["name"] == "gpu_flux"
