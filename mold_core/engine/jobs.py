@@ -9,8 +9,10 @@ import uuid
 from collections.abc import Callable, Hashable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
+import attrs
+
 from mold_core.errors import CancelledError, MoldError
-from mold_core.wire import ProgressEvent
+from mold_core.wire import Preview, ProgressEvent
 
 if TYPE_CHECKING:
     from mold_core.catalog import ModelSpec
@@ -75,6 +77,7 @@ class Job:
         self._sealed = False
         self._events: list[ProgressEvent] = []
         self._dropped = 0
+        self._previews: dict[int, list[int]] = {}
         self._watchers: list[Callable[[], object]] = []
         self._result: Any = None
         self._fetch_result: Callable[[], Any] | None = None
@@ -188,6 +191,8 @@ class Job:
             if len(self._events) >= MAX_EVENTS:
                 del self._events[: MAX_EVENTS // 2]
                 self._dropped += MAX_EVENTS // 2
+            if isinstance(event, Preview):
+                self._outdate_previews(event)
             self._events.append(event)
             self._changed.notify_all()
             watchers = tuple(self._watchers)
@@ -246,6 +251,18 @@ class Job:
         if self._on_finish is not None:
             self._on_finish(self)
         return True
+
+    def _outdate_previews(self, preview: Preview) -> None:
+        """Let the previews before this one show the same, so that only one image of each picture is kept.
+
+        Readers that keep up have seen them; for those that come later the newest is the one that matters.
+        """
+        places = self._previews.setdefault(preview.index, [])
+        for place in places:
+            before = self._events[place - self._dropped] if place >= self._dropped else None
+            if isinstance(before, Preview):
+                self._events[place - self._dropped] = attrs.evolve(before, image=preview.image)
+        places.append(self._dropped + len(self._events))
 
     def _tell(self, watchers: tuple[Callable[[], object], ...]) -> None:
         for changed in watchers:

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from mold_core import CancelledError, GenerateRequest, InferenceError, Info, Job
+from mold_core import CancelledError, GenerateRequest, InferenceError, Info, Job, Preview
 
 
 def new_job() -> Job:
@@ -161,3 +161,15 @@ def test_of_many_threads_that_end_a_job_one_does() -> None:
 
 def test_ids_are_all_different() -> None:
     assert len({new_job().id for _ in range(100)}) == 100
+
+
+def test_of_previews_only_the_newest_image_of_each_picture_is_kept() -> None:
+    job = new_job()
+    for step in (1, 2, 3):
+        for index in (0, 1):
+            job.report(Preview(step=step, total=3, index=index, image=b"%d of %d" % (step, index)))
+    events, _ended = job.events_so_far()
+    assert [(event.step, event.index) for event in events if isinstance(event, Preview)] == [
+        (step, index) for step in (1, 2, 3) for index in (0, 1)
+    ]
+    assert [event.image for event in events if isinstance(event, Preview)] == [b"3 of 0", b"3 of 1"] * 3
