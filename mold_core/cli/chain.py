@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,15 +10,13 @@ import attrs
 import click
 
 from mold_core.cli.state import State
-from mold_core.errors import OutputError, ValidationError
+from mold_core.cli.targets import Target
 
 if TYPE_CHECKING:
     from mold_core.chains import ChainPlan, ChainStore
-    from mold_core.wire import ChainRequest, ChainResponse
+    from mold_core.wire import ChainRequest
 
-__all__ = ["check_video_path", "command", "describe", "run_chain"]
-
-_SUFFIX_FORMATS = {".mp4": "mp4", ".gif": "gif", ".png": "apng", ".apng": "apng", ".webp": "webp"}
+__all__ = ["command", "describe", "run_chain"]
 
 EPILOG = """\b
 Examples:
@@ -107,7 +104,8 @@ def list_(state: State, as_json: bool) -> None:
 
 def run_chain(state: State, request: ChainRequest, output: str | None) -> None:
     """Make a chain and write its video where the user wants it; nothing is made that cannot be kept."""
-    path, request = _target(request, output)
+    target = Target.choose(output, None, videos=True, default=request.output_format)
+    request = attrs.evolve(request, output_format=target.format)  # type: ignore[arg-type]
     from mold_core.cli.progress import ProgressLine
 
     line = ProgressLine()
@@ -117,56 +115,13 @@ def run_chain(state: State, request: ChainRequest, output: str | None) -> None:
     finally:
         line.clear()
         engine.close()
-    _write(response, path)
-
-
-def check_video_path(path: Path, default: str) -> str:
-    """Return the format that a path's suffix stands for, `default` where it has none. Raises ValidationError."""
-    found = _SUFFIX_FORMATS.get(path.suffix.lower(), None if path.suffix else default)
-    if found is None:
-        raise ValidationError(
-            f"--output {str(path)!r} ends in {path.suffix}", field="output", hint="use .mp4, .gif, .apng or .webp"
-        )
-    if not path.parent.is_dir():
-        raise OutputError(f"the directory {str(path.parent)!r} does not exist", field="output", hint="make it first")
-    return found
+    target.write([response.video], model=response.model, seed=response.seed_used, time_ms=response.generation_time_ms)
 
 
 def describe(plan: ChainPlan) -> str:
     """Return what a chain comes to, in words."""
     count = len(plan.stages)
     return f"{count} {'stage' if count == 1 else 'stages'}, {plan.total_frames} frames estimated"
-
-
-def _target(request: ChainRequest, output: str | None) -> tuple[Path | None, ChainRequest]:
-    """Return the file or folder to write to, None for standard output, and the request with the format of that."""
-    if output == "-" or (output is None and not sys.stdout.isatty()):
-        return None, request
-    path = Path(output) if output else Path.cwd()
-    if not output:
-        return path, request
-    format = check_video_path(path, request.output_format)
-    return path, attrs.evolve(request, output_format=format)  # type: ignore[arg-type]
-
-
-def _write(response: ChainResponse, path: Path | None) -> None:
-    from mold_core.files import write_whole
-    from mold_core.gallery import file_name, save
-
-    video = response.video
-    if path is None:
-        sys.stdout.buffer.write(video.data)
-        sys.stdout.buffer.flush()
-        return
-    if path.is_dir():
-        path = save(path, file_name(response.model, int(time.time()), None, video.format), video.data)
-    else:
-        write_whole(path, video.data)
-    click.echo(
-        f"{click.style('✓', fg='green')} {path}  {video.width}x{video.height}, {video.frames} frames at {video.fps}, "
-        f"seed {response.seed_used}, {response.generation_time_ms / 1000:.1f} s",
-        err=not sys.stdout.isatty(),
-    )
 
 
 def _store(state: State) -> ChainStore:

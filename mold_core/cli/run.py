@@ -1,14 +1,10 @@
-"""mold run: a prompt in, a picture out."""
+"""mold run: a prompt in, a picture or a video out."""
 
 from __future__ import annotations
 
-import os
 import sys
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import click
 
 from mold_core.cli.expand import expand_flags
@@ -16,16 +12,15 @@ from mold_core.cli.loras import lora_weight
 from mold_core.cli.memory_flags import memory_flags, take_memory_flags
 from mold_core.cli.pictures import source_fields
 from mold_core.cli.state import State
-from mold_core.errors import OutputError, ValidationError
+from mold_core.cli.targets import Target
+from mold_core.cli.videos import chain_of, makes_videos, take_video_flags, video_flags
 
 if TYPE_CHECKING:
     from mold_core.catalog import DefaultModel
     from mold_core.engine import Engine
-    from mold_core.wire import GenerateRequest, GenerateResponse, ImageData
+    from mold_core.wire import ChainRequest, GenerateRequest
 
 __all__ = ["command"]
-
-_SUFFIX_FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 
 EPILOG = """\b
 Examples:
@@ -56,8 +51,8 @@ Examples:
 @click.option(
     "--format",
     "output_format",
-    type=click.Choice(["png", "jpeg", "jpg", "webp"]),
-    help="File format; default: by the suffix of --output, else png.",
+    type=click.Choice(["png", "jpeg", "jpg", "webp", "mp4", "gif", "apng"]),
+    help="File format; default: by the suffix of --output, else png, or mp4 for a video.",
 )
 @click.option("-i", "--image", metavar="PATH", help="Picture to start from; '-' is standard input.")
 @click.option(
@@ -76,6 +71,7 @@ Examples:
 @click.option("--expand-model", help="Language model: of the catalog for local, else its name at the server.")
 @click.option("--no-metadata", is_flag=True, help="Do not write the prompt and settings into the file.")
 @click.option("--device", help="cpu, cuda or mps; default: the best there is.")
+@video_flags
 @memory_flags
 @click.pass_obj
 def command(
@@ -91,9 +87,9 @@ def command(
     expand_model: str | None,
     **flags: Any,
 ) -> None:
-    """Make a picture from PROMPT, or from standard input when no words are given.
+    """Make a picture, or with a model of video a video, from PROMPT, or from standard input when no words are given.
 
-    Without -o the picture is saved in the current directory, or written to standard output when that is a pipe.
+    Without -o it is saved in the current directory, or written to standard output when that is a pipe.
     """
     state.use_flags(device=device, **take_memory_flags(flags), **expand_flags(state, expand_backend, expand_model))
     engine = state.engine
@@ -101,15 +97,18 @@ def command(
     pictures = source_fields(image, flags.pop("strength"), mask)
     flags["loras"] = tuple(map(lora_weight, loras)) or None
     prompt = " ".join(prompt_words) if prompt_words else _prompt_from_stdin(taken=image == "-")
-    target = _Target.choose(output, flags.pop("output_format"), flags["batch_size"])
-    chosen = None if model else _announce_default(engine)
-    request = _request(prompt, model or (chosen.spec.name if chosen else None), target, **pictures, **flags)
-    response = _generate(engine, request)
-    target.write(response)
+    chained = take_video_flags(flags)
+    spec = engine.resolve(model) if model else engine.default_model().spec
+    videos = makes_videos(engine, spec)
+    target = Target.choose(output, flags.pop("output_format"), count=flags["batch_size"], videos=videos)
+    if not model:
+        _announce_default(engine)
+    request = _request(prompt, spec.name, target, **pictures, **flags)
+    _make(engine, chain_of(engine, request, spec, chained) or request, target)
     if model:
         from mold_core.catalog import remember_model
 
-        remember_model(state.settings.home, response.model)
+        remember_model(state.settings.home, spec.name)
 
 
 def _split_model(engine: Engine, named: str | None, words: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
@@ -146,7 +145,7 @@ def _announce_default(engine: Engine) -> DefaultModel:
 
 
 def _request(
-    prompt: str, model: str | None, target: _Target, *, no_metadata: bool, batch_size: int, **flags: Any
+    prompt: str, model: str, target: Target, *, no_metadata: bool, batch_size: int, **flags: Any
 ) -> GenerateRequest:
     from mold_core.wire import GenerateRequest
 
@@ -160,85 +159,19 @@ def _request(
     )
 
 
-def _generate(engine: Engine, request: GenerateRequest) -> GenerateResponse:
+def _make(engine: Engine, request: GenerateRequest | ChainRequest, target: Target) -> None:
+    """Make what is asked for and write it where it goes."""
     from mold_core.cli.progress import ProgressLine
+    from mold_core.wire import ChainResponse
 
     line = ProgressLine()
     try:
-        return engine.generate(request, line)
+        response = engine.run(request, line)
     finally:
         line.clear()
         engine.close()
-
-
-@attrs.frozen
-class _Target:
-    """Where results go: a file, several numbered files, or standard output (`path` None)."""
-
-    path: Path | None
-    named: bool
-    format: str
-
-    @classmethod
-    def choose(cls, output: str | None, format_: str | None, batch_size: int) -> _Target:
-        """Decide before any work is done, so that nothing is computed that cannot be kept."""
-        to_stdout = output == "-" or (output is None and not sys.stdout.isatty())
-        format_ = "jpeg" if format_ == "jpg" else format_
-        if to_stdout:
-            if batch_size != 1:
-                raise ValidationError(
-                    f"--batch {batch_size} makes several pictures and standard output takes one",
-                    field="batch_size",
-                    hint="name a file with -o",
-                )
-            return cls(None, True, format_ or "png")
-        if output is None:
-            _check_directory(Path.cwd())
-            return cls(Path.cwd(), False, format_ or "png")
-        path = Path(output)
-        by_suffix = _SUFFIX_FORMATS.get(path.suffix.lower())
-        if path.suffix and by_suffix is None:
-            raise ValidationError(
-                f"--output {output!r} ends in {path.suffix}", field="output", hint="use .png, .jpg, .jpeg or .webp"
-            )
-        if format_ and by_suffix and format_ != by_suffix:
-            raise ValidationError(
-                f"--output {output!r} is a {by_suffix} file and --format says {format_}",
-                field="output_format",
-                hint="leave one of them out",
-            )
-        if output.endswith(os.sep) or os.path.isdir(path):
-            raise OutputError(f"{output!r} is a directory", field="output", hint="name a file in it")
-        _check_directory(path.parent)
-        return cls(path, True, format_ or by_suffix or "png")
-
-    def write(self, response: GenerateResponse) -> None:
-        """Write the pictures and say where they are."""
-        if self.path is None:
-            sys.stdout.buffer.write(response.images[0].data)
-            sys.stdout.buffer.flush()
-            return
-        now = int(time.time())
-        for image in response.images:
-            saved = self._save(self.path, image, len(response.images), response.model, now)
-            seconds = response.generation_time_ms / 1000
-            click.echo(
-                f"{click.style('✓', fg='green')} {saved}  {image.width}x{image.height}, "
-                f"seed {(response.seed_used + image.index) % 2**64}, {seconds:.1f} s",
-                err=not sys.stdout.isatty(),
-            )
-
-    def _save(self, path: Path, image: ImageData, count: int, model: str, now: int) -> Path:
-        if self.named:
-            numbered = path if count == 1 else path.with_stem(f"{path.stem}-{image.index}")
-            return image.save(numbered)
-        from mold_core.gallery import file_name, save
-
-        return save(path, file_name(model, now, image.index if count > 1 else None, image.format), image.data)
-
-
-def _check_directory(directory: Path) -> None:
-    if not os.path.isdir(directory):
-        raise OutputError(f"the directory {str(directory)!r} does not exist", field="output", hint="make it first")
-    if not os.access(directory, os.W_OK):
-        raise OutputError(f"the directory {str(directory)!r} is not writable", field="output", hint="choose another")
+    if isinstance(response, ChainResponse) or response.video is not None:
+        files = [response.video]
+    else:
+        files = list(response.images)
+    target.write(files, model=response.model, seed=response.seed_used, time_ms=response.generation_time_ms)

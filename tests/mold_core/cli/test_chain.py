@@ -84,7 +84,7 @@ def test_the_suffix_decides_the_format(films: Run, script: Path, tmp_path: Path)
     assert target.read_bytes().startswith(b"GIF89a")
     ran = films("chain", "run", str(script), "-o", str(tmp_path / "film.avi"))
     assert ran.returncode == 2
-    assert "use .mp4, .gif, .apng or .webp" in ran.stderr
+    assert "use .mp4, .gif, .png, .apng or .webp" in ran.stderr
 
 
 def test_chains_are_listed_and_resumed_by_their_names(films: Run, script: Path, tmp_path: Path) -> None:
@@ -119,3 +119,38 @@ def test_a_chain_killed_in_any_stage_ends_in_the_same_bytes(
     whole = film(*command, MOLD_HOME=str(home / "other"))
     assert resumed.stdout == whole.stdout
     assert sum(1 for _ in decode_frames(BytesIO(whole.stdout))) == FRAMES
+
+
+def test_mold_run_makes_a_video_with_a_model_of_videos(films: Run, tmp_path: Path) -> None:
+    target = tmp_path / "ball.mp4"
+    ran = films("run", "-m", "flipbook", "a red ball", "--frames", "9", "--fps", "12", "--no-audio", "-o", str(target))
+    assert ran.returncode == 0, ran.stderr
+    with target.open("rb") as file:
+        info = probe_video(file)
+    assert (info.frames, info.fps, info.has_audio) == (9, 12.0, False)
+
+
+def test_mold_run_chains_clips_for_a_longer_video(films: Run, tmp_path: Path) -> None:
+    target = tmp_path / "ball.mp4"
+    long = ("--frames", "40", "--clip-frames", "17", "--motion-tail", "1", "--seed", "3")
+    ran = films("run", "-m", "flipbook", "a red ball", *long, "-o", str(target))
+    assert ran.returncode == 0, ran.stderr
+    with target.open("rb") as file:
+        assert probe_video(file).frames == 40
+    (row,) = json.loads(films("chain", "list", "--json").stdout)
+    assert row["stages"] == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("-o", "a.jpeg"), "ends in .jpeg; use .mp4, .gif"),
+        (("--format", "jpeg", "-o", "a"), "--format jpeg is not for videos; use one of mp4, gif, apng, webp"),
+        (("--keyframe", "a.png"), "must be a frame's number and a picture; as in 48:boat.png"),
+        (("--frames", "40", "--clip-frames", "17", "-n", "rain"), "--negative-prompt is not for chains"),
+    ],
+)
+def test_what_a_video_cannot_have_is_one_line(films: Run, flags: tuple[str, ...], words: str) -> None:
+    ran = films("run", "-m", "flipbook", "a red ball", *flags)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert words in ran.stderr
