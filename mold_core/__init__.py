@@ -46,12 +46,15 @@ if TYPE_CHECKING:
         Run,
         SizeRules,
         Sound,
+        UpscalerArchitecture,
+        UpscalerNetwork,
         hookimpl,
     )
     from mold_core.media import decode_image
     from mold_core.placement import MemoryPlan, MemoryWishes, ModelPart, plan_memory
     from mold_core.plugins import Plugins, load_plugins
     from mold_core.settings import Settings
+    from mold_core.upscaling.requests import FileUpscaleRequest
     from mold_core.wire import (
         CacheHit,
         ChainRequest,
@@ -117,12 +120,15 @@ _HOMES = {
         "Run",
         "SizeRules",
         "Sound",
+        "UpscalerArchitecture",
+        "UpscalerNetwork",
         "hookimpl",
     ),
     "mold_core.media": ("decode_image",),
     "mold_core.placement": ("MemoryPlan", "MemoryWishes", "ModelPart", "plan_memory"),
     "mold_core.plugins": ("Plugins", "load_plugins"),
     "mold_core.settings": ("Settings",),
+    "mold_core.upscaling.requests": ("FileUpscaleRequest",),
     "mold_core.wire": (
         "CacheHit",
         "ChainRequest",
@@ -173,6 +179,7 @@ __all__ = [
     "ExpandRequest",
     "ExpandResponse",
     "Expansion",
+    "FileUpscaleRequest",
     "Film",
     "Frames",
     "GenerateRequest",
@@ -220,6 +227,8 @@ __all__ = [
     "UnknownModelError",
     "UpscaleRequest",
     "UpscaleResponse",
+    "UpscalerArchitecture",
+    "UpscalerNetwork",
     "ValidationError",
     "VideoData",
     "Vocabulary",

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from mold_core.plugins import Plugins
     from mold_core.settings import AttentionChoice, CompileMode, Settings
     from mold_core.weights import TensorSource
-    from mold_core.wire import ExpandRequest, GenerateRequest, ProgressEvent
+    from mold_core.wire import ExpandRequest, GenerateRequest, ProgressEvent, UpscaleRequest, UpscaleResponse
 
 __all__ = [
     "Capability",
@@ -56,6 +56,7 @@ __all__ = [
     "SizeRules",
     "Sound",
     "UpscalerArchitecture",
+    "UpscalerNetwork",
     "WeightLoader",
     "Worker",
     "hookimpl",
@@ -329,16 +330,42 @@ class ChainRenderer(Protocol):
         """
 
 
+@attrs.frozen(kw_only=True, eq=False)
+class UpscalerNetwork:
+    """A super-resolution network, loaded and ready, and what the tiling of pictures must know about it.
+
+    `module` takes float32 [B, 3, H, W] in 0..1 on the device and returns [B, 3, H·scale, W·scale] of any float dtype;
+    values may leave 0..1. It may compute in whatever dtype it likes.
+
+    `multiple`: H and W are multiples of it, and tiles begin at multiples; pictures are padded. `min_side`: no smaller
+    input comes. `overlap`: how many pixels of the input neighbouring tiles share. `feather`: across how many of these,
+    in the middle, one tile fades into the other; the rest is only context. Overlap less feather, halved, is best as
+    wide as the network looks around a pixel. `tile`: the side of a tile that suits it. `bytes_per_pixel`: memory at
+    work for each pixel of the input, at its highest. `size_bytes`: the weights in memory.
+    """
+
+    module: Callable[[Tensor], Tensor]
+    scale: int
+    size_bytes: int
+    multiple: int = 1
+    min_side: int = 1
+    overlap: int = 32
+    feather: int = 8
+    tile: int = 256
+    bytes_per_pixel: int = 16_384
+    close: Callable[[], None] = lambda: None
+
+
 class UpscalerArchitecture(Protocol):
-    """A super-resolution network."""
+    """A super-resolution architecture: recognises its networks in weight files and loads them."""
 
     name: str
 
-    def recognises(self, tensors: Mapping[str, Any]) -> bool:
-        """Say whether a state dict is of this architecture."""
+    def recognises(self, tensors: Mapping[str, TensorSource]) -> bool:
+        """Say whether a file's tensors, by name and shape, are a network of this architecture. Nothing is read."""
 
-    def build(self, tensors: Mapping[str, Any]) -> Any:
-        """Return the network as a torch module: float [B, 3, H, W] in 0..1 → [B, 3, H·scale, W·scale]."""
+    def load(self, tensors: Mapping[str, TensorSource], context: LoadContext) -> UpscalerNetwork:
+        """Return the network on the device of `context`. Raises CheckpointError for what is not as it must be."""
 
 
 @attrs.frozen(kw_only=True)
@@ -419,6 +446,9 @@ class Worker(Protocol):
 
     def expand(self, request: ExpandRequest, run: Run) -> tuple[str, ...]:
         """Return the prompts that a complete request asks for; nothing of what wrote them stays in memory."""
+
+    def upscale(self, spec: ModelSpec, request: UpscaleRequest, run: Run) -> UpscaleResponse:
+        """Return the larger picture that a complete request asks for; the network is loaded if need be."""
 
     def close(self) -> None:
         """Free everything."""

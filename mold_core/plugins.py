@@ -16,7 +16,7 @@ from mold_core.errors import DuplicateError
 
 if TYPE_CHECKING:
     from mold_core.catalog import ModelSpec
-    from mold_core.hookspecs import ChainRenderer, ModelFamily, PromptExpander, WeightLoader
+    from mold_core.hookspecs import ChainRenderer, ModelFamily, PromptExpander, UpscalerArchitecture, WeightLoader
 
 __all__ = ["PluginInfo", "PluginSource", "Plugins", "load_plugins"]
 
@@ -88,6 +88,11 @@ class Plugins:
     def loaders(self) -> tuple[WeightLoader, ...]:
         """Readers of weight file formats that mold itself does not have."""
         return tuple(self.items["mold_loaders"].values())
+
+    @property
+    def upscalers(self) -> dict[str, UpscalerArchitecture]:
+        """Super-resolution architectures by name, in the order plugins bring them."""
+        return self.items["mold_upscalers"]
 
     def with_models(self, models: Mapping[str, ModelSpec]) -> Plugins:
         """Return the same with catalog entries of the user's own, which come before those of the same name."""

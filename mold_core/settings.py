@@ -190,6 +190,16 @@ class Settings:
         key="t5_variant",
         default="auto",
     )
+    upscale_model: str | None = _setting(
+        "Upscaler used when none is named.", env="MOLD_UPSCALE_MODEL", key="upscale.model"
+    )
+    upscale_tile_size: int | None = _setting(
+        "Side of the tiles that pictures are enlarged in, in pixels; 0: none; default: what suits model and memory.",
+        env="MOLD_UPSCALE_TILE_SIZE",
+        key="upscale.tile_size",
+        minimum=0,
+        maximum=16_384,
+    )
     offline: bool = _setting(
         "Fetch nothing, whoever asks; HF_HUB_OFFLINE=1 does the same.", env="MOLD_OFFLINE", key="offline", default=False
     )

@@ -20,6 +20,7 @@ __all__ = ["main", "mold"]
 COMMANDS = {
     "run": "run",
     "expand": "expand",
+    "upscale": "upscale",
     "list": "list_models",
     "info": "info",
     "pull": "pull",

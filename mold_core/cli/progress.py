@@ -29,7 +29,7 @@ from mold_core.wire import (
     WeightLoad,
 )
 
-__all__ = ["ProgressLine"]
+__all__ = ["ProgressLine", "duration", "progress_bar"]
 
 _BAR_WIDTH = 24
 _REDRAW_S = 0.05
@@ -81,11 +81,11 @@ class ProgressLine:
             case StageStart(name=name):
                 return f"{name} …"
             case WeightLoad(bytes_loaded=done, bytes_total=total, component=component):
-                return f"{_bar(done, total)} loading {component}"
+                return f"{progress_bar(done, total)} loading {component}"
             case DenoiseStep(step=step, total=total, elapsed_ms=elapsed_ms):
                 self._step_seconds.append(elapsed_ms / 1000)
                 left = (total - step) * sum(self._step_seconds) / len(self._step_seconds)
-                return f"{_bar(step, total)} step {step}/{total}  {_duration(left)} left"
+                return f"{progress_bar(step, total)} step {step}/{total}  {duration(left)} left"
             case DownloadProgress():
                 return _download(event, self._bytes_per_s(event.batch_bytes_downloaded), _columns())
             case ChainStart(stage_count=stages):
@@ -107,8 +107,8 @@ class ProgressLine:
         done, total = event.stage_idx * event.total + event.step, self._stages * event.total
         left = (total - done) * (monotonic() - self._stage_began) / event.step
         return (
-            f"{_bar(done, total)} clip {event.stage_idx + 1}/{self._stages} step {event.step}/{event.total}"
-            f"  {_duration(left)} left"
+            f"{progress_bar(done, total)} clip {event.stage_idx + 1}/{self._stages} step {event.step}/{event.total}"
+            f"  {duration(left)} left"
         )
 
     def _draw(self, text: str, *, force: bool) -> None:
@@ -143,7 +143,7 @@ def _download(event: DownloadProgress, bytes_per_s: float, columns: int) -> str:
     """Return how far a download is: on a wide terminal with bar, speed and file, on a narrow one the figures."""
     done, total = event.batch_bytes_downloaded, event.batch_bytes_total
     wide = columns >= 60
-    bar = _bar(done, total, _BAR_WIDTH if columns >= 90 else _BAR_WIDTH // 2) + " " if wide else ""
+    bar = progress_bar(done, total, _BAR_WIDTH if columns >= 90 else _BAR_WIDTH // 2) + " " if wide else ""
     if not total:
         return f"{readable_size(done)}  {event.file_index}/{event.total_files} {event.filename}"
     so_far, unit = readable_size(done).rsplit(" ", 1)
@@ -153,7 +153,7 @@ def _download(event: DownloadProgress, bytes_per_s: float, columns: int) -> str:
     if bytes_per_s and wide:
         text += f"  {readable_size(int(bytes_per_s))}/s"
     if bytes_per_s:
-        text += f"  {_duration((total - done) / bytes_per_s)}" + (" left" if wide else "")
+        text += f"  {duration((total - done) / bytes_per_s)}" + (" left" if wide else "")
     return f"{text}  {event.file_index}/{event.total_files} {event.filename}" if wide else text
 
 
@@ -161,12 +161,14 @@ def _is_last(event: ProgressEvent) -> bool:
     return isinstance(event, DenoiseStep) and event.step == event.total
 
 
-def _bar(done: int, total: int, width: int = _BAR_WIDTH) -> str:
+def progress_bar(done: int, total: int, width: int = _BAR_WIDTH) -> str:
+    """Return a bar that is filled as far as the work is done."""
     filled = round(width * done / max(total, 1))
     return "━" * filled + "─" * (width - filled)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a duration in words, as precise as it is worth."""
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(int(seconds), 60)

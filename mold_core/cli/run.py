@@ -29,6 +29,7 @@ Examples:
   mold run "a white cat" --batch 4 -o cat.png       cat-0.png … cat-3.png
   mold run "a castle on an island" > castle.webp --format webp
   mold run "the house at night" --image house.png --strength 0.9
+  mold run "a white cat" --upscale auto             512 pixels from flux-nano's 128
   mold run "a blue house" --image house.png --mask wall.png --strength 1
   mold run "a castle" --lora sepia --lora ~/Downloads/ink.safetensors:0.6
   mold run --expand "a house" --batch 4 -o house.png
@@ -69,6 +70,9 @@ Examples:
 @click.option("--expand/--no-expand", default=None, help="Write the prompt out in full first (mold expand).")
 @click.option("--expand-backend", help="What expands: local, or the address of an OpenAI-compatible server.")
 @click.option("--expand-model", help="Language model: of the catalog for local, else its name at the server.")
+@click.option(
+    "--upscale", "upscale_model", metavar="MODEL", help="Enlarge the result; 'auto' takes the upscaler that suits it."
+)
 @click.option("--no-metadata", is_flag=True, help="Do not write the prompt and settings into the file.")
 @click.option("--device", help="cpu, cuda or mps; default: the best there is.")
 @video_flags

@@ -30,9 +30,6 @@ _NEEDS: dict[str, Capability] = {
     **dict.fromkeys(VIDEO_FIELDS, "text-to-video"),
 }
 
-# Fields for which no engine exists yet anywhere in mold.
-_NOT_YET = ("upscale_model",)
-
 # Seeds drawn for people are short enough to be read out; any up to 2^64-1 may be asked for.
 _RANDOM_SEED_BITS = 32
 
@@ -147,9 +144,6 @@ def _refuse_unsupported(request: GenerateRequest, spec: ModelSpec, family: Model
             field=name,
             hint="leave it out or name another model",
         )
-    for name in _NOT_YET:
-        if getattr(request, name):
-            raise ValidationError(f"{name} is not supported by this version of mold", field=name, hint="leave it out")
     if request.mask_image is not None and request.source_image is None:
         raise ValidationError("mask_image needs a source_image to repaint", field="mask_image")
     for parameter in family.parameters:

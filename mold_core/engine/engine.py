@@ -40,6 +40,8 @@ from mold_core.wire import (
     GenerateResponse,
     Info,
     ProgressEvent,
+    UpscaleRequest,
+    UpscaleResponse,
 )
 from mold_core.wire.convert import check
 
@@ -179,6 +181,16 @@ class Engine:
         result: ExpandResponse = self.run(request, on_event)
         return result
 
+    def upscale(
+        self, request: UpscaleRequest, on_event: Callable[[ProgressEvent], object] | None = None
+    ) -> UpscaleResponse:
+        """Return the larger picture that a request asks for; see `run`. A step is a tile, or a frame of a video.
+
+        A `mold_core.FileUpscaleRequest` reads and writes files, without ever holding the whole result in memory.
+        """
+        result: UpscaleResponse = self.run(request, on_event)
+        return result
+
     def stream(self, request: Any) -> Iterator[Any]:
         """Yield progress events and, last, the response. Closing the iterator cancels the job."""
         job = self.submit(request)
@@ -259,7 +271,7 @@ class Engine:
         To have it done beside other work, submit a PullRequest.
         """
         spec = self.resolve(name)
-        if on_event is not None and not spec.embedded and (spec.part_of or spec.family) not in self.plugins.families:
+        if on_event is not None and not spec.embedded and not self._models.brought(spec):
             on_event(Info(message=f"no loaded plugin brings the family {spec.family}, so nothing runs {spec.name} yet"))
         return pull(spec, self.store, on_event=on_event, skip_verify=skip_verify, offline=self.settings.offline)
 

@@ -9,6 +9,7 @@ from mold_core.errors import PluginError, ValidationError
 from mold_core.hookspecs import ModelFamily
 from mold_core.plugins import Plugins
 from mold_core.settings import Settings
+from mold_core.upscaling.loading import FAMILY as UPSCALERS
 
 __all__ = ["ModelEntry", "Models"]
 
@@ -33,14 +34,21 @@ class Models:
 
     def default(self) -> DefaultModel:
         """Return the model that requests without a name get, and why that one."""
-        return default_model(self.settings, self.plugins.models, self.store, self._runnable)
+        return default_model(self.settings, self.plugins.models, self.store, self._generates)
 
     def resolve(self, name: str | None) -> ModelSpec:
         """Return the model that a name means; None means the default. Raises UnknownModelError."""
         return self.default().spec if name is None else resolve(name, self.plugins.models)
 
     def family_of(self, spec: ModelSpec) -> ModelFamily:
-        """Return the family that runs a model. Raises PluginError when its plugin is not there."""
+        """Return the family that runs a model. Raises PluginError when its plugin is not there.
+
+        Raises ValidationError for a model that makes no pictures by itself.
+        """
+        if spec.family == UPSCALERS:
+            raise ValidationError(
+                f"{spec.name} enlarges pictures and makes none", field="model", value=spec.name, hint="use mold upscale"
+            )
         family = self.plugins.families.get(spec.family)
         if spec.part_of is not None:
             raise ValidationError(
@@ -70,7 +78,7 @@ class Models:
                 spec=spec,
                 downloaded=self.store.has(spec),
                 loaded=spec.name in loaded,
-                runnable=self._runnable(spec) or spec.family in self._language_families(),
+                runnable=self.runnable(spec),
             )
             for spec in self.plugins.models.values()
         ]
@@ -80,5 +88,14 @@ class Models:
         expanders = self.plugins.expanders.values()
         return frozenset().union(*(getattr(expander, "model_families", ()) for expander in expanders))
 
-    def _runnable(self, spec: ModelSpec) -> bool:
+    def brought(self, spec: ModelSpec) -> bool:
+        """Say whether a loaded plugin can run a model, or the models that it is a part of."""
+        return self.runnable(spec) or (spec.part_of or spec.family) in self.plugins.families
+
+    def runnable(self, spec: ModelSpec) -> bool:
+        """Say whether a loaded plugin can run a model."""
+        upscales = spec.family == UPSCALERS and bool(self.plugins.upscalers)
+        return self._generates(spec) or upscales or spec.family in self._language_families()
+
+    def _generates(self, spec: ModelSpec) -> bool:
         return spec.part_of is None and spec.family in self.plugins.families

@@ -26,7 +26,7 @@ from mold_core.errors import CancelledError, PluginError, WorkerError
 from mold_core.hookspecs import Frames, Run
 from mold_core.plugins import Plugins
 from mold_core.settings import Settings
-from mold_core.wire import ExpandRequest, GenerateRequest
+from mold_core.wire import ExpandRequest, GenerateRequest, UpscaleRequest, UpscaleResponse
 
 __all__ = ["ProcessExecutor", "ProcessWorker"]
 
@@ -119,6 +119,11 @@ class ProcessWorker:
         """Return the prompts that a complete request asks for."""
         prompts: tuple[str, ...] = self._call("expand", (request,), run)
         return prompts
+
+    def upscale(self, spec: ModelSpec, request: UpscaleRequest, run: Run) -> UpscaleResponse:
+        """Return the larger picture; files are read and written in the other process."""
+        response: UpscaleResponse = self._call("upscale", (spec, request), run)
+        return response
 
     def close(self) -> None:
         """Let the process end, and make it if it does not."""

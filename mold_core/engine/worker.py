@@ -6,20 +6,22 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from time import monotonic
+from typing import Any, cast
 
 import attrs
 
 from mold_core.catalog import ModelSpec, ModelStore
 from mold_core.chains.clips import ClipWork, encode_clip, render_clip
-from mold_core.engine.device import DeviceInfo, budget_bytes, device_info, torch_name
+from mold_core.engine.device import DeviceInfo, budget_bytes, device_info, free_bytes, torch_name
 from mold_core.engine.expanding import Expanding
 from mold_core.engine.memory import explained, load_context, plan_for
 from mold_core.engine.residency import Residency
 from mold_core.errors import InferenceError, MoldError
-from mold_core.hookspecs import Frames, Pipeline, Run
+from mold_core.hookspecs import Frames, Pipeline, Run, UpscalerNetwork
 from mold_core.plugins import Plugins
 from mold_core.settings import Settings
-from mold_core.wire import ExpandRequest, GenerateRequest, Info, StageDone, StageStart
+from mold_core.upscaling.loading import COMPONENT, FAMILY, load_network
+from mold_core.wire import ExpandRequest, GenerateRequest, Info, StageDone, StageStart, UpscaleRequest, UpscaleResponse
 
 __all__ = ["InlineExecutor", "LocalWorker", "blaming"]
 
@@ -44,7 +46,7 @@ class LocalWorker:
 
     def load(self, spec: ModelSpec, run: Run) -> None:
         """Bring a model into memory."""
-        self._pipeline(spec, run)
+        self._network(spec, run) if spec.family == FAMILY else self._pipeline(spec, run)
 
     def unload(self, name: str | None = None) -> tuple[str, ...]:
         """Drop one model, or all; return the names that were dropped."""
@@ -88,6 +90,13 @@ class LocalWorker:
             self._residency.make_room(expanding.size_bytes())
             return expanding.write(run)
 
+    def upscale(self, spec: ModelSpec, request: UpscaleRequest, run: Run) -> UpscaleResponse:
+        """Return the larger picture; the network is loaded if need be, once the picture has turned out to be one."""
+        from mold_core.upscaling.run import Where, upscale
+
+        with blaming(f"{spec.name} failed while upscaling"):
+            return upscale(request, lambda: self._network(spec, run), Where(self.device, free_bytes), spec.name, run)
+
     def close(self) -> None:
         """Free everything."""
         self._residency.clear()
@@ -116,6 +125,25 @@ class LocalWorker:
 
         expected_bytes = plan.peak_bytes(self.device) if plan else files.size_bytes()
         return self._residency.get(spec.name, expected_bytes, load)
+
+    def _network(self, spec: ModelSpec, run: Run) -> UpscalerNetwork:
+        """Return the network of an upscaler. The residency keeps it like a pipeline: it has a size and is closed."""
+        files = self._store.locate(spec)
+
+        def load() -> Any:
+            started = monotonic()
+            stage = f"Loading {spec.name}"
+            run.report(StageStart(name=stage))
+            context = load_context(
+                self._settings, self._plugins, self.device, run.report, held_bytes=self._residency.used_bytes
+            )
+            with blaming(f"{spec.name} could not be loaded"):
+                network = load_network(files.one(COMPONENT), self._plugins.upscalers.values(), context)
+            run.report(StageDone(name=stage, elapsed_ms=int((monotonic() - started) * 1000)))
+            return network
+
+        network: Any = self._residency.get(spec.name, files.size_bytes(), load)
+        return cast(UpscalerNetwork, network)
 
 
 @contextmanager

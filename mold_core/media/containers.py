@@ -20,6 +20,7 @@ __all__ = [
     "MAX_CHUNKS",
     "PNG_SIGNATURE",
     "image_format",
+    "is_cut_off",
     "jpeg_segment",
     "jpeg_segments",
     "png_chunk",
@@ -52,6 +53,20 @@ def image_format(data: bytes) -> ImageFormat | None:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
     return None
+
+
+def is_cut_off(data: bytes) -> bool:
+    """Return whether a PNG, JPEG or WebP file lacks its end. Only its structure is looked at."""
+    match image_format(data):
+        case "png":
+            chunks = list(png_chunks(BytesIO(data)))
+            end = len(PNG_SIGNATURE) + sum(8 + length + 4 for _, length in chunks)
+            return data[end + 4 : end + 8] != b"IEND"
+        case "jpeg":
+            return bytes((0xFF, _JPEG_END_OF_IMAGE)) not in data
+        case "webp":
+            return int.from_bytes(data[4:8], "little") + 8 > len(data)
+    return False
 
 
 def too_many_parts(data: bytes) -> bool:

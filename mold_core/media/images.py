@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mold_core.errors import ValidationError
-from mold_core.media.containers import image_format, too_many_parts, webp_canvas
+from mold_core.media.containers import image_format, is_cut_off, too_many_parts, webp_canvas
 from mold_core.media.formats import ImageFormat
 from mold_core.media.metadata import OutputMetadata, embed_metadata
 
@@ -18,7 +18,16 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFile import ImageFile
 
-__all__ = ["DEFAULT_MAX_PIXELS", "decode_image", "encode_image"]
+__all__ = [
+    "DEFAULT_MAX_PIXELS",
+    "check_image",
+    "check_sides",
+    "decode_image",
+    "encode_image",
+    "open_image",
+    "orientation",
+    "upright",
+]
 
 DEFAULT_MAX_PIXELS = 32_000_000
 
@@ -45,25 +54,19 @@ def encode_image(
     *,
     quality: int | None = None,
     lossless: bool = False,
+    icc: bytes | None = None,
+    exif: bytes | None = None,
 ) -> bytes:
     """Return `image` as a whole PNG, JPEG or WebP file with `metadata` in it.
 
     `quality` is 0 to 100 and defaults to 95 for JPEG (always 4:4:4, full colour resolution) and 90 for WebP; PNG has
     none. `lossless` is for WebP, and `quality` is then the effort, 50 by default. JPEG has no transparency: the picture
-    is laid on white. Nothing the image carries besides its pixels (comments, EXIF, colour profile) is written. The same
-    arguments give the same bytes.
+    is laid on white. `icc` and `exif` are a colour profile and EXIF to write; nothing that the image itself carries
+    besides its pixels is. The same arguments give the same bytes.
 
     Raises ValidationError if the picture is too large for the format.
     """
-    limit = _LARGEST_SIDE[format]
-    if max(image.size) > limit:
-        width, height = image.size
-        raise ValidationError(
-            f"output_format {format} holds at most {limit:,} pixels a side, not {width} x {height}",
-            field="output_format",
-            value=format,
-            hint="choose png",
-        )
+    check_sides(*image.size, format)
     # Importing a plugin registers it; left alone, Pillow would import all of its 40 to find WebP.
     from PIL import JpegImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401
 
@@ -73,9 +76,22 @@ def encode_image(
         "jpeg": {"quality": _JPEG_QUALITY if quality is None else quality, "subsampling": "4:4:4"},
         "webp": {"quality": webp_default if quality is None else quality, "lossless": lossless},
     }
+    beside = {name: value for name, value in (("icc_profile", icc), ("exif", exif)) if value is not None}
     buffer = BytesIO()
-    _pixels_only(image, _MODES[format]).save(buffer, format=format.upper(), **options[format])
+    _pixels_only(image, _MODES[format]).save(buffer, format=format.upper(), **options[format], **beside)
     return embed_metadata(buffer.getvalue(), metadata) if metadata else buffer.getvalue()
+
+
+def check_sides(width: int, height: int, format: ImageFormat) -> None:
+    """Raise ValidationError if a picture of this size does not fit into the format."""
+    limit = _LARGEST_SIDE[format]
+    if max(width, height) > limit:
+        raise ValidationError(
+            f"output_format {format} holds at most {limit:,} pixels a side, not {width} x {height}",
+            field="output_format",
+            value=format,
+            hint="choose png",
+        )
 
 
 def decode_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str = "image") -> Image:
@@ -87,25 +103,72 @@ def decode_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str
 
     Raises ValidationError for `name` if the bytes are of another format, damaged, or over `max_pixels`.
     """
-    format = image_format(data)
-    if format is None:
-        raise ValidationError(f"{name} must be a PNG, JPEG or WebP picture, not {_likeness(data)}", field=name)
-    damaged = f"{name} is a {_NAMES[format]} file that ends too early or is damaged"
+    file = open_image(data, max_pixels=max_pixels, name=name)
+    try:
+        image = _pixels_only(file, ("RGB", "RGBA"))
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise _damaged(_known_format(data, name), name) from error
+    return upright(image, file.info.get("exif"))
+
+
+def open_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str = "image") -> ImageFile:
+    """Return the picture in `data` unpacked, in the mode of the file and with all it says in `info`, not yet upright.
+
+    Everything is checked as `decode_image` does, and the same ValidationError raised.
+    """
+    file = _opened(data, max_pixels, name)
+    try:
+        file.load()
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise _damaged(_known_format(data, name), name) from error
+    return file
+
+
+def check_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str = "image") -> tuple[int, int]:
+    """Return width and height in pixels of the picture in `data`, as stored; pixels are not unpacked.
+
+    Raises ValidationError for what `decode_image` refuses, as far as it can be told without unpacking: another format,
+    a file that breaks off, too many pixels.
+    """
+    file = _opened(data, max_pixels, name)
+    if is_cut_off(data):
+        raise _damaged(_known_format(data, name), name)
+    return file.width, file.height
+
+
+def _opened(data: bytes, max_pixels: int, name: str) -> ImageFile:
+    """Return the file with its header read, once everything is as it must be."""
+    format = _known_format(data, name)
     if too_many_parts(data):
-        raise ValidationError(damaged, field=name, hint=_REPAIR)
+        raise _damaged(format, name)
     canvas = webp_canvas(data) if format == "webp" else None
     if canvas:  # libwebp takes memory for the whole canvas when it opens a file
         _check_size(canvas[0], canvas[1], max_pixels, name)
     try:
         file = _open(data, format)
-        _check_size(file.width, file.height, max_pixels, name)
-        file.load()
-        image = _pixels_only(file, ("RGB", "RGBA"))
-    except (ValidationError, MemoryError):
+    except MemoryError:
         raise
     except Exception as error:  # hostile bytes make Pillow raise almost anything
-        raise ValidationError(damaged, field=name, hint=_REPAIR) from error
-    return _upright(image, file.info.get("exif"))
+        raise _damaged(format, name) from error
+    _check_size(file.width, file.height, max_pixels, name)
+    return file
+
+
+def _known_format(data: bytes, name: str) -> ImageFormat:
+    format = image_format(data)
+    if format is None:
+        raise ValidationError(f"{name} must be a PNG, JPEG or WebP picture, not {_likeness(data)}", field=name)
+    return format
+
+
+def _damaged(format: ImageFormat, name: str) -> ValidationError:
+    return ValidationError(
+        f"{name} is a {_NAMES[format]} file that ends too early or is damaged", field=name, hint=_REPAIR
+    )
 
 
 def _open(data: bytes, format: ImageFormat) -> ImageFile:
@@ -161,7 +224,8 @@ def _on_white(image: Image) -> Image:
     return background.convert("RGB")
 
 
-def _upright(image: Image, exif: object) -> Image:
+def upright(image: Image, exif: object) -> Image:
+    """Return the picture turned as its EXIF says."""
     from PIL.Image import Transpose
 
     turns = {
@@ -173,11 +237,11 @@ def _upright(image: Image, exif: object) -> Image:
         7: Transpose.TRANSVERSE,
         8: Transpose.ROTATE_90,
     }
-    turn = turns.get(_orientation(exif)) if isinstance(exif, bytes) else None
+    turn = turns.get(orientation(exif)) if isinstance(exif, bytes) else None
     return image if turn is None else image.transpose(turn)
 
 
-def _orientation(exif: bytes) -> int:
+def orientation(exif: bytes) -> int:
     """Return the orientation that EXIF states, 1 (upright) if it states none. Source: TIFF 6.0 and EXIF 2.3 §4.6."""
     tiff = exif.removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])

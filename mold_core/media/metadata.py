@@ -32,7 +32,7 @@ from mold_core.media.containers import (
 from mold_core.wire.convert import from_text, to_json
 from mold_core.wire.fields import wire_field
 
-__all__ = ["OutputMetadata", "embed_metadata", "read_metadata"]
+__all__ = ["OutputMetadata", "embed_metadata", "png_metadata", "read_metadata"]
 
 _MAX_SEED = 2**64 - 1
 _MAX_COUNT = 2**31 - 1
@@ -88,6 +88,7 @@ class OutputMetadata:
     lora_scale: float | None = wire_field("Strength of the adapter.", default=None)
     frames: int | None = wire_field("Frames of a video.", default=None, minimum=0, maximum=_MAX_COUNT)
     fps: int | None = wire_field("Frames per second.", default=None, minimum=0, maximum=_MAX_COUNT)
+    upscaler: str | None = wire_field("Full name of the upscaler that enlarged it afterwards.", default=None)
     version: str = wire_field("Version of mold that made it.")
 
     def __attrs_post_init__(self) -> None:
@@ -151,19 +152,24 @@ def _texts(file: BinaryIO) -> Iterator[str]:
 
 # --- PNG ---------------------------------------------------------------------------------------------------------
 
-_PNG_INTERNATIONAL = ("prompt", "model", "negative_prompt", "original_prompt", "version")
+_PNG_INTERNATIONAL = ("prompt", "model", "negative_prompt", "original_prompt", "upscaler", "version")
 _PNG_PLAIN = ("seed", "steps", "guidance", "width", "height", "strength", "scheduler", "frames", "fps")
 
 
 def _embed_in_png(picture: bytes, metadata: OutputMetadata) -> bytes:
     after_header = len(PNG_SIGNATURE) + 8 + 13 + 4
+    return b"".join([picture[:after_header], png_metadata(metadata), picture[after_header:]])
+
+
+def png_metadata(metadata: OutputMetadata) -> bytes:
+    """Return the chunks that carry `metadata` in a PNG; they stand anywhere between its first and its last chunk."""
     values = {name: value for name, value in attrs.asdict(metadata).items() if value is not None}
     chunks = [
         *(_png_text(name, values[name]) for name in _PNG_INTERNATIONAL if name in values),
         _png_text("parameters", metadata.to_json()),
         *(_png_latin(name, str(values[name])) for name in _PNG_PLAIN if name in values),
     ]
-    return b"".join([picture[:after_header], *chunks, picture[after_header:]])
+    return b"".join(chunks)
 
 
 def _png_text(name: str, text: str) -> bytes:

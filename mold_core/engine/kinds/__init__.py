@@ -11,11 +11,14 @@ from mold_core.engine.kinds.expand import ExpandKind
 from mold_core.engine.kinds.generate import GenerateKind
 from mold_core.engine.kinds.kind import Bench, BesideKind, DeviceKind, Kind, Prepared, ResultFile
 from mold_core.engine.kinds.pull import PullKind
+from mold_core.engine.kinds.upscale import UpscaleKind
 from mold_core.errors import ValidationError
 
 __all__ = ["KINDS", "Bench", "BesideKind", "DeviceKind", "Kind", "Prepared", "ResultFile", "kind_of"]
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (GenerateKind(), ChainKind(), ExpandKind(), PullKind())}
+KINDS: dict[str, Kind] = {
+    kind.name: kind for kind in (GenerateKind(), UpscaleKind(), ChainKind(), ExpandKind(), PullKind())
+}
 
 
 def kind_of(request: object) -> Kind:

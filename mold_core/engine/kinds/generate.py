@@ -6,6 +6,7 @@ import logging
 from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
 from time import monotonic
+from typing import TYPE_CHECKING, cast
 
 import attrs
 
@@ -16,11 +17,16 @@ from mold_core.engine.jobs import Job, JobKind
 from mold_core.engine.kinds.expand import check_expansion, expand_prompts
 from mold_core.engine.kinds.kind import Bench, Prepared, ResultFile
 from mold_core.engine.kinds.shots import Shot, encode, metadata_of, response_of, shots_of
+from mold_core.engine.kinds.upscale import fetch_upscaler
 from mold_core.engine.models import Models
+from mold_core.engine.upscalers import upscaler_for
 from mold_core.engine.worker import blaming
-from mold_core.errors import CancelledError, WorkerError
+from mold_core.errors import CancelledError, ValidationError, WorkerError
 from mold_core.hookspecs import Frames, ModelFamily, Worker
-from mold_core.wire import GenerateRequest, GenerateResponse, ImageData, Info, VideoData
+from mold_core.wire import GenerateRequest, GenerateResponse, ImageData, Info, UpscaleRequest, VideoData
+
+if TYPE_CHECKING:
+    from mold_core.media.formats import ImageFormat
 
 __all__ = ["GenerateKind"]
 
@@ -52,6 +58,8 @@ class GenerateKind:
             )
         if completed.expand:
             check_expansion(completed, models)
+        if completed.upscale_model is not None:
+            completed = _with_upscaler(completed, spec, models)
         remark = spec.vocabulary.remark(completed.prompt) if spec.vocabulary and not completed.expand else None
         return Prepared(
             request=completed,
@@ -161,8 +169,46 @@ def _generate(jobs: Sequence[Job], spec: ModelSpec, worker: Worker, bench: Bench
         bench.measure("batch_pictures", len(wanted), model=spec.name)
         run.pictures = [(shot.job, shot.index) for shot in wanted]
         frames = worker.generate(spec, [shot.request for shot in wanted], run)
-        pairs = list(zip(wanted, frames, strict=True))
+        pairs = [
+            (shot, made if shot.request.upscale_model is None else _enlarged(shot, made, worker, bench))
+            for shot, made in zip(wanted, frames, strict=True)
+        ]
         bench.beside(partial(finishing.take, pairs), [shot.job for shot in wanted])
+
+
+def _with_upscaler(request: GenerateRequest, spec: ModelSpec, models: Models) -> GenerateRequest:
+    """Return the request with the full name of its upscaler. Raises ValidationError where none can be used."""
+    if request.frames is not None or request.output_format not in ("png", "jpeg", "webp"):
+        raise ValidationError(
+            "upscale_model is for pictures", field="upscale_model", hint="mold upscale enlarges a finished video"
+        )
+    return attrs.evolve(request, upscale_model=upscaler_for(models, request.upscale_model, spec.name).name)
+
+
+def _enlarged(shot: Shot, made: Frames, worker: Worker, bench: Bench) -> Frames | ImageData:
+    """Return the file of a picture enlarged by the upscaler that its request names; what goes wrong fails its job."""
+    try:
+        return _enlarged_file(shot, made, worker, bench)
+    except WorkerError:
+        raise
+    except Exception as error:
+        fail_jobs([shot.job], error)
+        return made
+
+
+def _enlarged_file(shot: Shot, made: Frames, worker: Worker, bench: Bench) -> ImageData:
+    upscaler = bench.models.resolve(shot.request.upscale_model)
+    fetch_upscaler(upscaler, [shot.job], bench)
+    plain = encode(attrs.evolve(shot, request=attrs.evolve(shot.request, output_format="png")), made)
+    assert isinstance(plain, ImageData)  # videos are refused when the request is prepared
+    wanted = UpscaleRequest(
+        image=plain.data,
+        model=upscaler.name,
+        output_format=cast("ImageFormat", shot.request.output_format),
+        tile_size=bench.models.settings.upscale_tile_size,
+    )
+    enlarged = worker.upscale(upscaler, wanted, BatchRun([shot.job], on_stage=partial(_stage, bench)))
+    return attrs.evolve(enlarged.image, index=shot.index)
 
 
 def _stage(bench: Bench, name: str, seconds: float) -> None:
@@ -178,7 +224,7 @@ class _Finishing:
     started: float = attrs.field(factory=monotonic)
     done: dict[str, list[ImageData | VideoData]] = attrs.field(factory=dict)
 
-    def take(self, pairs: Sequence[tuple[Shot, Frames]]) -> None:
+    def take(self, pairs: Sequence[tuple[Shot, Frames | ImageData]]) -> None:
         """Encode pictures, and deliver the jobs that have all of theirs."""
         for shot, made in pairs:
             try:
@@ -186,13 +232,13 @@ class _Finishing:
             except Exception as error:
                 fail_jobs([shot.job], error)
 
-    def _take_one(self, shot: Shot, made: Frames) -> None:
+    def _take_one(self, shot: Shot, made: Frames | ImageData) -> None:
         job = shot.job
         if job.finished:
             return
         started = monotonic()
         files = self.done.setdefault(job.id, [])
-        files.append(encode(shot, made))
+        files.append(made if isinstance(made, ImageData) else encode(shot, made))
         self.bench.measure("stage_s", monotonic() - started, stage="encode")
         if len(files) == job.request.batch_size:
             elapsed_ms = int((monotonic() - self.started) * 1000)

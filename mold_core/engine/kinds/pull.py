@@ -30,7 +30,7 @@ class PullKind:
         """Return the request with the full name of the model. Raises UnknownModelError."""
         spec = models.resolve(request.model)
         warnings: tuple[str, ...] = ()
-        if not spec.embedded and (spec.part_of or spec.family) not in models.plugins.families:
+        if not spec.embedded and not models.brought(spec):
             warnings = (f"no loaded plugin brings the family {spec.family}, so nothing runs {spec.name} yet",)
         return Prepared(request=attrs.evolve(request, model=spec.name), spec=spec, warnings=warnings)
 

@@ -253,13 +253,7 @@ def test_a_mask_needs_a_picture() -> None:
         completed(able("image-to-image", "inpaint"), mask_image=b"x")
 
 
-@pytest.mark.parametrize("fields", [{"upscale_model": "esrgan"}])
-def test_what_mold_cannot_do_yet_is_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match="is not supported by this version of mold"):
-        completed(**fields)
-
-
-def test_saying_no_to_what_mold_cannot_do_yet_is_fine() -> None:
+def test_saying_no_to_expansion_is_kept() -> None:
     assert completed(expand=False)[0].expand is False
 
 

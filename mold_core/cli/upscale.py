@@ -1,0 +1,154 @@
+"""mold upscale: pictures and videos made larger."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mold_core.cli.state import State
+from mold_core.errors import CancelledError, MoldError
+
+if TYPE_CHECKING:
+    from mold_core.cli.upscale_plan import Piece
+    from mold_core.engine import Engine
+    from mold_core.wire import ProgressEvent, UpscaleResponse
+
+__all__ = ["command"]
+
+EPILOG = """\b
+Examples:
+  mold upscale photo.png                            photo_upscaled.png, beside it
+  mold upscale photo.jpg -o large.jpg --tile-size 256
+  mold upscale holiday/ -o large/                   all pictures in it; again: only what is missing
+  mold upscale 'scans/*.png' -m real-esrgan-x2plus
+  mold upscale clip.mp4                             frame by frame, with its sound
+  mold run "a white cat" | mold upscale - > cat.png"""
+
+
+@click.command("upscale", epilog=EPILOG, short_help="Make pictures and videos larger.")
+@click.argument("sources", nargs=-1, metavar="[FILE|FOLDER|-]...")
+@click.option("-m", "--model", help="Upscaler to use (mold list); default: the one that suits the picture.")
+@click.option("-o", "--output", metavar="PATH", help="File to write, or folder for several; '-' is standard output.")
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["png", "jpeg", "jpg", "webp"]),
+    help="File format; default: by the suffix of --output, else png.",
+)
+@click.option(
+    "--tile-size", type=int, help="Side of the tiles in pixels; 0: none; default: what suits model and memory."
+)
+@click.option("--overwrite", is_flag=True, help="Of several pictures, make those again that are there already.")
+@click.option("--device", help="cpu, cuda or mps; default: the best there is.")
+@click.pass_obj
+def command(
+    state: State,
+    /,
+    sources: tuple[str, ...],
+    model: str | None,
+    output: str | None,
+    output_format: str | None,
+    tile_size: int | None,
+    overwrite: bool,
+    device: str | None,
+) -> None:
+    """Make pictures (PNG, JPEG, WebP) and videos (MP4) larger; '-' is a picture on standard input.
+
+    One picture goes to the file `<name>_upscaled.png` beside it, or to standard output when that is a pipe. Of several,
+    or of a folder, those that are done already are left out, so the same command goes on after an interruption.
+    """
+    from mold_core.cli.upscale_plan import plan
+
+    state.use_flags(device=device)
+    pieces = plan(sources, output, output_format)
+    options = {"model": model, "tile_size": tile_size}
+    several = len(pieces) > 1 or any(piece.resumable for piece in pieces)
+    if not several:
+        try:
+            _one(state.engine, pieces[0], options)
+        finally:
+            state.engine.close()
+        return
+    _many(state.engine, pieces, options, overwrite)
+
+
+def _one(engine: Engine, piece: Piece, options: dict[str, Any]) -> None:
+    line = _line(1)
+    try:
+        response, data = piece.run(engine, options, line)
+    finally:
+        line.clear()
+    if data is not None:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    else:
+        _say(piece, response)
+
+
+def _many(engine: Engine, pieces: list[Piece], options: dict[str, Any], overwrite: bool) -> None:
+    """Enlarge several pictures; one that fails is named, and the others go on."""
+    left = [piece for piece in pieces if overwrite or not piece.done()]
+    if len(left) < len(pieces):
+        click.echo(f"{len(pieces) - len(left)} of {len(pieces)} are there already", err=True)
+    line = _line(len(left))
+    failed = 0
+    try:
+        for line.number, piece in enumerate(left, start=1):
+            line.file = piece.name
+            try:
+                response, _ = piece.run(engine, options, line)
+            except CancelledError:
+                raise
+            except MoldError as error:
+                failed += 1
+                line.clear()
+                click.echo(f"{click.style('✗', fg='red')} {piece.name}: {error}", err=True)
+            else:
+                line.clear()
+                _say(piece, response)
+    finally:
+        line.clear()
+        engine.close()
+    if failed:
+        raise MoldError(f"{failed} of {len(left)} could not be enlarged")
+
+
+def _say(piece: Piece, response: UpscaleResponse) -> None:
+    image = response.image
+    click.echo(
+        f"{click.style('✓', fg='green')} {piece.target}  {response.original_width}x{response.original_height} →"
+        f" {image.width}x{image.height}, {response.model}, {response.upscale_time_ms / 1000:.1f} s",
+        err=not sys.stdout.isatty(),
+    )
+
+
+def _line(files: int) -> Any:
+    """Return a progress line that knows how many files there are."""
+    from mold_core.cli.progress import ProgressLine, duration, progress_bar
+    from mold_core.wire import DenoiseStep, Queued
+
+    class Line(ProgressLine):
+        """One bar over all files: `number` is the one under way, from 1."""
+
+        number = 1
+        file = ""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._spent_s = 0.0
+
+        def _describe(self, event: ProgressEvent) -> str | None:
+            if isinstance(event, Queued):
+                return None
+            if not isinstance(event, DenoiseStep):
+                text = super()._describe(event)
+                return f"{text}  {self.number}/{files} {self.file}" if text and files > 1 else text
+            self._spent_s += event.elapsed_ms / 1000
+            share = (self.number - 1 + event.step / event.total) / files
+            left = duration(self._spent_s * (1 - share) / share)
+            text = f"{progress_bar(round(share * 1000), 1000)} tile {event.step}/{event.total}  {left} left"
+            return f"{text}  {self.number}/{files} {self.file}" if files > 1 else text
+
+    return Line()

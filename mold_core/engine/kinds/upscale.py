@@ -1,0 +1,89 @@
+"""Upscaling: one picture at a time; the network is fetched when it is first asked for, and stays in memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import attrs
+
+from mold_core.catalog import ModelSpec, pull
+from mold_core.engine.batch import BatchRun
+from mold_core.engine.jobs import Job, JobKind
+from mold_core.engine.kinds.kind import Bench, Prepared
+from mold_core.engine.models import Models
+from mold_core.engine.upscalers import checked_tile_size, upscaler_for
+from mold_core.errors import OutputError, ValidationError
+from mold_core.hookspecs import Worker
+from mold_core.media.images import check_image
+from mold_core.media.metadata import read_metadata
+from mold_core.upscaling.requests import FileUpscaleRequest, is_video
+from mold_core.upscaling.run import read_source
+from mold_core.wire import ProgressEvent, UpscaleRequest, UpscaleResponse
+
+__all__ = ["UpscaleKind", "fetch_upscaler"]
+
+
+class UpscaleKind:
+    """Larger pictures."""
+
+    name: JobKind = "upscale"
+    request_class = UpscaleRequest
+    response_class = UpscaleResponse
+
+    def prepare(self, request: UpscaleRequest, models: Models) -> Prepared:
+        """Return the request with upscaler and tile size filled in. The picture is looked at, not unpacked."""
+        tile_size = checked_tile_size(request.tile_size, models.settings)
+        if isinstance(request, FileUpscaleRequest):
+            _check_target(request.target)
+        spec = upscaler_for(models, request.model, _origin(request))
+        return Prepared(
+            request=attrs.evolve(request, model=spec.name, tile_size=tile_size),
+            spec=spec,
+            load_bytes=spec.size_bytes,
+        )
+
+    def run(self, jobs: Sequence[Job], worker: Worker, bench: Bench) -> None:
+        """Enlarge the picture of each job."""
+        for job in jobs:
+            assert job.spec is not None  # prepare found it
+            fetch_upscaler(job.spec, [job], bench)
+            with bench.loading(job.spec):
+                made = worker.upscale(job.spec, job.request, BatchRun([job]))
+            bench.beside(partial(bench.deliver, job, made), [job])
+
+
+def fetch_upscaler(spec: ModelSpec, jobs: Sequence[Job], bench: Bench) -> None:
+    """Pull an upscaler that is not here; the jobs see how far it is, and cancelling them all stops it."""
+    if bench.models.store.has(spec):
+        return
+
+    def on_event(event: ProgressEvent) -> bool:
+        for job in jobs:
+            job.report(event)
+        return not all(job.finished for job in jobs)
+
+    pull(spec, bench.models.store, on_event=on_event, offline=bench.models.settings.offline)
+
+
+def _origin(request: UpscaleRequest) -> str | None:
+    """Return the model that made the picture, if it says so. Raises ValidationError for what is no picture."""
+    if isinstance(request, FileUpscaleRequest):
+        if not os.path.isfile(request.source):
+            raise ValidationError(f"{str(request.source)!r} is not a file", field="image")
+        if is_video(request.source):
+            return None
+    data = read_source(request)
+    check_image(data)
+    metadata = read_metadata(data)
+    return metadata.model if metadata else None
+
+
+def _check_target(target: Path) -> None:
+    """Raise OutputError now for what would only be found out when all the work is done."""
+    if target.is_dir():
+        raise OutputError(f"{str(target)!r} is a directory", field="output", hint="name a file in it")
+    if not os.path.isdir(target.parent):
+        raise OutputError(f"the directory {str(target.parent)!r} does not exist", field="output", hint="make it first")

@@ -1,0 +1,68 @@
+"""Which upscaler a request means, and which tile sizes it may ask for."""
+
+from __future__ import annotations
+
+from mold_core.catalog import ModelSpec, resolve
+from mold_core.engine.models import Models
+from mold_core.errors import PluginError, ValidationError
+from mold_core.settings import Settings
+from mold_core.upscaling.loading import FAMILY
+from mold_core.upscaling.memory import SMALLEST_TILE
+
+__all__ = ["AUTO", "checked_tile_size", "upscaler_for"]
+
+# A name that means: the upscaler that suits the picture.
+AUTO = "auto"
+
+_FOR_PHOTOS = "real-esrgan-x4plus:fp16"
+
+
+def upscaler_for(models: Models, name: str | None, origin: str | None) -> ModelSpec:
+    """Return the upscaler of a name; None and "auto" mean mold's own choice.
+
+    That is the one inside mold for pictures by a model inside mold (`origin` is the name of the model that made the
+    picture), else the setting upscale_model, else the first one downloaded, else real-esrgan-x4plus:fp16, which is
+    fetched. Raises UnknownModelError, ValidationError for a model that is no upscaler, PluginError where none is there.
+    """
+    if name is not None and name != AUTO:
+        return _upscaler(models, name)
+    upscalers = [spec for spec in models.plugins.models.values() if spec.family == FAMILY]
+    made_by = models.plugins.models.get(origin or "")
+    embedded = [spec for spec in upscalers if spec.embedded]
+    if made_by is not None and made_by.embedded and embedded:
+        return embedded[0]
+    if models.settings.upscale_model:
+        return _upscaler(models, models.settings.upscale_model)
+    here = [spec for spec in upscalers if not spec.embedded and models.store.has(spec)]
+    wanted = [spec for spec in upscalers if spec.name == _FOR_PHOTOS]
+    for spec in (*here, *wanted, *embedded, *upscalers):
+        return _checked(models, spec)
+    raise PluginError("no loaded plugin brings an upscaler", hint="pip install mold-esrgan")
+
+
+def checked_tile_size(tile_size: int | None, settings: Settings) -> int | None:
+    """Return the tile size of a request, or else of the settings. Raises ValidationError for one from 1 to 63."""
+    size = settings.upscale_tile_size if tile_size is None else tile_size
+    if size is not None and 0 < size < SMALLEST_TILE:
+        raise ValidationError(
+            f"tile_size must be 0 (no tiles) or at least {SMALLEST_TILE}, not {size}", field="tile_size", value=size
+        )
+    return size
+
+
+def _upscaler(models: Models, name: str) -> ModelSpec:
+    spec = resolve(name, models.plugins.models)
+    if spec.family != FAMILY:
+        near = ", ".join(model.name for model in models.plugins.models.values() if model.family == FAMILY)
+        raise ValidationError(
+            f"{spec.name} is no upscaler", field="model", value=name, hint=f"there are {near or 'none'}"
+        )
+    return _checked(models, spec)
+
+
+def _checked(models: Models, spec: ModelSpec) -> ModelSpec:
+    if not models.plugins.upscalers:
+        raise PluginError(
+            f"no loaded plugin can run {spec.name}", hint="pip install mold-esrgan; mold plugins shows what is loaded"
+        )
+    return spec

@@ -1,0 +1,37 @@
+"""From the file of an upscaler to a network that runs: the architecture that recognises it loads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from mold_core.errors import CheckpointError
+from mold_core.hookspecs import LoadContext, UpscalerArchitecture, UpscalerNetwork
+from mold_core.weights import open_weights
+
+__all__ = ["COMPONENT", "FAMILY", "load_network"]
+
+# The family of catalog entries that are upscalers, and the component that their only file is.
+FAMILY = "upscaler"
+COMPONENT = "upscaler"
+
+
+def load_network(path: Path, architectures: Iterable[UpscalerArchitecture], context: LoadContext) -> UpscalerNetwork:
+    """Return the network in a file, loaded by the first architecture that recognises its tensors.
+
+    Raises CheckpointError naming the path: for a file that no architecture knows, and for a damaged one.
+    """
+    tensors = open_weights(path, context.loaders)
+    known = list(architectures)
+    for architecture in known:
+        if architecture.recognises(tensors):
+            try:
+                return architecture.load(tensors, context)
+            except CheckpointError as error:
+                raise CheckpointError(f"{path}: {error.message}", hint=error.hint) from None
+    names = ", ".join(architecture.name for architecture in known) or "none"
+    raise CheckpointError(
+        f"{path}: no upscaler architecture recognises these tensors, the first of which is"
+        f" {next(iter(tensors), 'missing')!r}",
+        hint=f"loaded plugins bring: {names}",
+    )

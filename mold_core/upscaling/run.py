@@ -1,0 +1,118 @@
+"""One request for a larger picture, from its bytes to the finished file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import attrs
+
+from mold_core.errors import ValidationError
+from mold_core.files import write_whole
+from mold_core.hookspecs import Run, UpscalerNetwork
+from mold_core.upscaling.memory import tile_for, tiles_together
+from mold_core.upscaling.requests import FileUpscaleRequest, is_video
+from mold_core.wire import ImageData, StageDone, StageStart, UpscaleRequest, UpscaleResponse
+
+if TYPE_CHECKING:
+    from mold_core.media.formats import ImageFormat
+    from mold_core.upscaling.enlarge import Enlarger
+    from mold_core.upscaling.pictures import Picture
+
+__all__ = ["Where", "enlarger_for", "read_file", "read_source", "upscale"]
+
+
+@attrs.frozen
+class Where:
+    """The device that a network runs on, and what tells how much memory is free there, in bytes."""
+
+    device: str
+    free_bytes: Callable[[str], int]
+
+
+def upscale(
+    request: UpscaleRequest, network: Callable[[], UpscalerNetwork], where: Where, model: str, run: Run
+) -> UpscaleResponse:
+    """Return the larger picture that a request asks for; of a FileUpscaleRequest it is in the target file instead.
+
+    `network` gives the network when the picture has turned out to be one. Raises ValidationError for what is no
+    picture, OutputError for a target that cannot be written.
+    """
+    started = monotonic()
+    if isinstance(request, FileUpscaleRequest) and is_video(request.source):
+        from mold_core.upscaling.video import upscale_video
+
+        return upscale_video(request, network, where, model, run)
+    from mold_core.upscaling.pictures import read_picture
+
+    with _stage(run, "Decoding input image"):
+        picture = read_picture(read_source(request))
+    run.check()
+    enlarger = enlarger_for(network(), request.tile_size, where)
+    format: ImageFormat = request.output_format
+    data = b""
+    if isinstance(request, FileUpscaleRequest):
+        write_whole(request.target, lambda file: _write(file, format, picture, enlarger, model, run))
+    else:
+        buffer = BytesIO()
+        _write(buffer, format, picture, enlarger, model, run)
+        data = buffer.getvalue()
+    scale = enlarger.network.scale
+    return UpscaleResponse(
+        image=ImageData(data=data, format=format, width=picture.width * scale, height=picture.height * scale),
+        upscale_time_ms=int((monotonic() - started) * 1000),
+        model=model,
+        scale_factor=scale,
+        original_width=picture.width,
+        original_height=picture.height,
+    )
+
+
+def enlarger_for(network: UpscalerNetwork, tile_size: int | None, where: Where) -> Enlarger:
+    """Return what runs a network with tiles of a size, 0 for none, or of the size that suits it and the memory."""
+    from mold_core.upscaling.enlarge import Enlarger
+
+    free = where.free_bytes(where.device)
+    tile = tile_for(network, free) if tile_size is None else tile_size
+    together = tiles_together(network, tile, where.device, free) if tile else 1
+    return Enlarger(network, where.device, tile=tile, together=together)
+
+
+def read_source(request: UpscaleRequest) -> bytes:
+    """Return the bytes of the picture. Raises ValidationError for a file that cannot be read."""
+    if not isinstance(request, FileUpscaleRequest):
+        return request.image
+    return read_file(request.source)
+
+
+def read_file(path: Path) -> bytes:
+    """Return what is in a file that somebody named. Raises ValidationError if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ValidationError(
+            f"{str(path)!r} cannot be read: {(error.strerror or 'the disk reported an error').lower()}", field="image"
+        ) from error
+
+
+def _write(file: BinaryIO, format: ImageFormat, picture: Picture, enlarger: Enlarger, model: str, run: Run) -> None:
+    from mold_core.upscaling.results import open_result
+
+    result = open_result(file, format, picture, enlarger.network.scale, upscaler=model)
+    with _stage(run, "Upscaling"):
+        for strip in enlarger.strips(picture.read, picture.height, picture.width, run.step):
+            result.write(picture.samples_of(strip))
+    with _stage(run, "Encoding output"):
+        result.close()
+
+
+@contextmanager
+def _stage(run: Run, name: str) -> Iterator[Any]:
+    started = monotonic()
+    run.report(StageStart(name=name))
+    yield
+    run.report(StageDone(name=name, elapsed_ms=int((monotonic() - started) * 1000)))

@@ -1,0 +1,143 @@
+"""Videos enlarged frame by frame, their sound copied as it is."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from time import monotonic, perf_counter
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import torch
+
+from mold_core.errors import ValidationError
+from mold_core.files import write_whole
+from mold_core.hookspecs import Run, UpscalerNetwork
+from mold_core.media.video import (
+    MP4_OPTIONS,
+    PARAMETERS_TAG,
+    VideoInfo,
+    VideoWriter,
+    decode_frames,
+    probe_video,
+    read_video_metadata,
+    reader_of,
+)
+from mold_core.upscaling.enlarge import Enlarger
+from mold_core.upscaling.pixels import bytes_of, tensor_of
+from mold_core.upscaling.requests import FileUpscaleRequest
+from mold_core.upscaling.run import Where, enlarger_for
+from mold_core.wire import ImageData, StageDone, StageStart, UpscaleResponse
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["upscale_video"]
+
+# H.264 players stop at level 6.2: 8192 x 4352 pixels.
+_LARGEST_SIDE = 8192
+
+
+def upscale_video(
+    request: FileUpscaleRequest, network: Callable[[], UpscalerNetwork], where: Where, model: str, run: Run
+) -> UpscaleResponse:
+    """Write the larger video to the target, whole or not at all, and return what became of it.
+
+    The video is encoded anew with its average frame rate; sound is copied packet by packet. One frame is in memory at
+    a time. A step is a frame. Raises ValidationError for what is no MP4 and for results over 8192 pixels a side.
+    """
+    started = monotonic()
+    with _opened(request.source) as source:
+        info = probe_video(source)
+        run.check()
+        enlarger = enlarger_for(network(), request.tile_size, where)
+        scale = enlarger.network.scale
+        _check_size(info, scale)
+        run.report(StageStart(name="Upscaling"))
+        with tempfile.TemporaryDirectory(prefix=".mold-video-", dir=request.target.parent) as folder:
+            silent = Path(folder) / "silent.mp4"
+            with silent.open("w+b") as file:
+                frames = _enlarge(source, file, info, enlarger, run)
+            write_whole(request.target, lambda file: _with_sound(file, silent, source, model))
+        run.report(StageDone(name="Upscaling", elapsed_ms=int((monotonic() - started) * 1000)))
+    if not frames:
+        raise ValidationError("the video has no frames", field="image")
+    return UpscaleResponse(
+        image=ImageData(data=b"", format="mp4", width=info.width * scale, height=info.height * scale),
+        upscale_time_ms=int((monotonic() - started) * 1000),
+        model=model,
+        scale_factor=scale,
+        original_width=info.width,
+        original_height=info.height,
+    )
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise ValidationError(
+            f"{str(path)!r} cannot be read: {(error.strerror or '').lower()}", field="image"
+        ) from error
+
+
+def _check_size(info: VideoInfo, scale: int) -> None:
+    width, height = info.width * scale, info.height * scale
+    if max(width, height) > _LARGEST_SIDE:
+        raise ValidationError(
+            f"the result would have {width} x {height} pixels, and players take at most {_LARGEST_SIDE} a side",
+            field="image",
+            hint="use an upscaler with a smaller scale, such as real-esrgan-x2plus",
+        )
+
+
+def _enlarge(source: BinaryIO, file: BinaryIO, info: VideoInfo, enlarger: Enlarger, run: Run) -> int:
+    """Write the enlarged frames as a video without sound, and return how many there are."""
+    scale = enlarger.network.scale
+    size = info.width * scale, info.height * scale
+    rate = Fraction(info.fps or 25).limit_denominator(1001)
+    count = 0
+    source.seek(0)
+    with VideoWriter(file, "mp4", width=size[0], height=size[1], fps=rate) as video:
+        for frame in decode_frames(source):
+            began = perf_counter()
+            video.add(_enlarged(frame, enlarger))
+            count += 1
+            run.step(count, max(info.frames or 0, count), round((perf_counter() - began) * 1000))
+    return count
+
+
+def _enlarged(frame: Image, enlarger: Enlarger) -> Image:
+    from PIL import Image as images
+
+    samples = tensor_of(frame.convert("RGB").tobytes(), frame.height, frame.width, 3)
+    larger = enlarger.whole(samples.permute(2, 0, 1).to(torch.float32) / 255)
+    levels = larger.mul(255).round_().to(torch.uint8).permute(1, 2, 0)
+    return images.frombytes("RGB", (levels.shape[1], levels.shape[0]), bytes_of(levels))
+
+
+def _with_sound(file: BinaryIO, silent: Path, source: BinaryIO, model: str) -> None:
+    """Write the frames of `silent` and the sound of `source`, neither of them encoded again."""
+    import attrs
+    import av
+
+    source.seek(0)
+    metadata = read_video_metadata(source)
+    source.seek(0)
+    with (
+        silent.open("rb") as made,
+        av.open(made, "r", format="mp4") as pictures,
+        av.open(source, "r", format="mp4") as sounds,
+        av.open(file, "w", format="mp4", options=MP4_OPTIONS, io_open=reader_of(file)) as out,
+    ):
+        if metadata is not None:
+            out.metadata[PARAMETERS_TAG] = attrs.evolve(metadata, upscaler=model).to_json()
+        frames = pictures.streams.video[0]
+        copies: list[tuple[Any, Any, Any]] = [(pictures, frames, out.add_stream_from_template(frames))]
+        copies += [(sounds, track, out.add_stream_from_template(track)) for track in sounds.streams.audio[:1]]
+        for container, stream, target in copies:
+            for packet in container.demux(stream):
+                if packet.dts is not None:  # ffmpeg's way to say that there are no more
+                    packet.stream = target
+                    out.mux(packet)

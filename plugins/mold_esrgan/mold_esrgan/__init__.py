@@ -1,0 +1,1 @@
+"""Real-ESRGAN super-resolution for mold."""

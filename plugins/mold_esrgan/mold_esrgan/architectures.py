@@ -1,0 +1,90 @@
+"""The two architectures of Real-ESRGAN, as mold asks for them. torch is imported only when a network is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from mold_core import UpscalerNetwork
+from mold_esrgan.layouts import compact_config, compact_tensors, rrdb_config, rrdb_tensors
+
+if TYPE_CHECKING:
+    from mold_core import LoadContext
+    from mold_core.weights import TensorSource
+
+__all__ = ["COMPACT_FEATHER", "RRDB", "RRDB_FEATHER", "RRDB_OVERLAP", "Compact", "compact_overlap"]
+
+# An RRDBNet looks hundreds of pixels far in principle; trained ones hardly use more than a dozen.
+RRDB_OVERLAP, RRDB_FEATHER = 32, 8
+COMPACT_FEATHER = 2
+
+
+class RRDB:
+    """RRDBNet: RealESRGAN_x4plus, x2plus, the anime model with 6 blocks, and ESRGAN's own files."""
+
+    name = "RRDBNet"
+
+    def recognises(self, tensors: Mapping[str, TensorSource]) -> bool:
+        """Say whether the tensors are an RRDBNet, in any of its layouts."""
+        return rrdb_tensors(tensors) is not None
+
+    def load(self, tensors: Mapping[str, TensorSource], context: LoadContext) -> UpscalerNetwork:
+        """Return the network. Raises CheckpointError for tensors that are missing or of the wrong shape."""
+        from mold_esrgan.loading import filled
+        from mold_esrgan.networks import RRDBNet
+
+        named = rrdb_tensors(tensors) or {}
+        config = rrdb_config(named)
+        module, size_bytes, close = filled(RRDBNet, config, named, context)
+        return UpscalerNetwork(
+            module=module,
+            scale=config.scale,
+            size_bytes=size_bytes,
+            multiple=config.unshuffle,
+            min_side=config.unshuffle,
+            # What counts are the network's own pixels, of which a folded picture has fewer.
+            overlap=RRDB_OVERLAP * config.unshuffle,
+            feather=RRDB_FEATHER * config.unshuffle,
+            tile=256 * config.unshuffle,
+            bytes_per_pixel=_rrdb_bytes(config.features, config.stages, config.unshuffle),
+            close=close,
+        )
+
+
+class Compact:
+    """SRVGGNetCompact: realesr-animevideov3, realesr-general-x4v3 and esrgan-nano-x4."""
+
+    name = "SRVGGNetCompact"
+
+    def recognises(self, tensors: Mapping[str, TensorSource]) -> bool:
+        """Say whether the tensors are an SRVGGNetCompact."""
+        return compact_tensors(tensors) is not None
+
+    def load(self, tensors: Mapping[str, TensorSource], context: LoadContext) -> UpscalerNetwork:
+        """Return the network. Raises CheckpointError for tensors that are missing or of the wrong shape."""
+        from mold_esrgan.loading import filled
+        from mold_esrgan.networks import SRVGGNetCompact
+
+        named = compact_tensors(tensors) or {}
+        config = compact_config(named)
+        module, size_bytes, close = filled(SRVGGNetCompact, config, named, context)
+        return UpscalerNetwork(
+            module=module,
+            scale=config.scale,
+            size_bytes=size_bytes,
+            overlap=compact_overlap(config.convs),
+            feather=COMPACT_FEATHER,
+            tile=320,
+            bytes_per_pixel=8 * config.features + 3 * config.scale**2 * 14,
+            close=close,
+        )
+
+
+def compact_overlap(convs: int) -> int:
+    """Return what tiles of an SRVGGNetCompact share: each convolution looks one pixel further, so nothing is lost."""
+    return 2 * (convs + 2) + COMPACT_FEATHER
+
+
+def _rrdb_bytes(features: int, stages: int, unshuffle: int) -> int:
+    """Return the memory at work for each pixel of the input: before the last convolution, at the result's size."""
+    return 8 * features * 4**stages // unshuffle**2
