@@ -9,6 +9,7 @@ from typing import cast
 import attrs
 
 from mold_core.catalog import LocalFiles, ModelSpec, ModelStore
+from mold_core.catalog.space import in_words
 from mold_core.engine.device import budget_bytes, choose_device, free_bytes
 from mold_core.errors import InsufficientMemoryError, SettingsError
 from mold_core.hookspecs import LoadContext, ModelFamily
@@ -129,8 +130,8 @@ def explained(plan: MemoryPlan, device: str, name: str) -> str | None:
     how = "part by part" if plan.strategy == "sequential" else "part by part and block by block, which is slower"
     whole = needed_bytes(plan.parts, "eager").get(device, 0)
     return (
-        f"{name} is brought into memory {how}: as a whole it needs {whole / 1e9:.1f} GB, "
-        f"and {plan.room.get(device, 0) / 1e9:.1f} GB are to be had (mold info {name})"
+        f"{name} is brought into memory {how}: as a whole it needs {in_words(whole)}, "
+        f"and there is room for {in_words(plan.room.get(device, 0))} (mold info {name})"
     )
 
 
