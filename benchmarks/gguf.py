@@ -7,9 +7,7 @@ and with the same numbers in bf16.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from time import thread_time
 from typing import Any
@@ -33,7 +31,6 @@ BF16 = torch.bfloat16
 
 def main() -> None:
     """Print expansion per type, then FLUX's blocks."""
-    sys.path.remove(str(Path(__file__).parent))  # this script is called like a package that diffusers imports
     torch.set_num_threads(1)
     with torch.inference_mode():
         slowest = min(of_type(kind) for kind in TYPES)

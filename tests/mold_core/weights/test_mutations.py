@@ -75,7 +75,7 @@ def mutant(whole: bytes, header: int, chance: random.Random) -> bytes:
             case 6:
                 made[place : place + chance.randrange(1, 8)] = chance.choice(WORDS)
             case 7:
-                del made[chance.randrange(len(made)) :]
+                del made[chance.randrange(len(made) + 1) :]
     return bytes(made)
 
 
