@@ -21,6 +21,7 @@ from mold_flux.checkpoints import transformer_tensors
 from mold_flux.lora import AdapterShelf, read_adapter
 from mold_flux.lora_places import places_of
 from mold_flux.side_branch import adapted
+from mold_flux.speed import compile_blocks
 from mold_flux.text_encoders import ClipConfig, ClipTextEncoder
 from mold_flux.transformer import FluxConfig, FluxTransformer, rope
 
@@ -424,3 +425,14 @@ def test_what_is_kept_does_not_hang_on_the_file(tmp_path: Path) -> None:
     with path.open("r+b") as file:
         file.truncate(100)
     assert all(torch.equal(branch.down, before[name]) for name, branch in adapter.branches.items())
+
+
+def test_compiled_blocks_compute_with_each_stack_and_without(tmp_path: Path) -> None:
+    first = write(tmp_path / "first", OFFICIAL, kohya)
+    second = write(tmp_path / "second", {"double_blocks.0.img_attn.qkv": pair(3 * HIDDEN, HIDDEN, seed=9)}, bfl)
+    stacks = [(), (first,), (), (second,), (first, second), ()]
+    expected = [with_adapter(transformer(), *files, scales=(0.5,) * len(files)) for files in stacks]
+    network = transformer()
+    compile_blocks(network, backend="eager")
+    for files, wanted in zip(stacks, expected, strict=True):
+        assert_close(with_adapter(network, *files, scales=(0.5,) * len(files)), wanted)
