@@ -30,7 +30,7 @@ class Asker:
     """A client with a connection of its own, and how long each of its pictures took."""
 
     def __init__(self, port: int) -> None:
-        self._connection = http.client.HTTPConnection("localhost", port, timeout=300)
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
         self.times: list[float] = []
 
     def ask(self, seed: int) -> float:

@@ -12,6 +12,7 @@ import falcon.asgi
 from mold_core.catalog import refuse_lora_paths
 from mold_core.engine import Job
 from mold_core.errors import CancelledError, MoldError
+from mold_core.wire import ProgressEvent
 from mold_http.disconnect import while_connected
 from mold_http.errors import public_envelope
 from mold_http.service import Service
@@ -84,8 +85,12 @@ class JobSource(Source):
         events, self.finished = self._job.events_so_far(self._next)
         first, self._next = self._next, self._next + len(events)
         if not self._numbered:
-            return [progress_frame(event) for event in events]
-        return [b"id: %d\n%b" % (first + place, progress_frame(event)) for place, event in enumerate(events)]
+            return list(map(self.frame_of, events))
+        return [b"id: %d\n%b" % (first + place, self.frame_of(event)) for place, event in enumerate(events)]
+
+    def frame_of(self, event: ProgressEvent) -> bytes:
+        """Return the frame of an event."""
+        return progress_frame(event)
 
     async def last(self) -> bytes:
         """Return the frame ``complete`` or ``error``."""

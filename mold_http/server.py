@@ -20,6 +20,9 @@ __all__ = ["serve", "warnings_for"]
 
 log = logging.getLogger("mold.http")
 
+# A connection is kept so long for the next request; clients keep theirs for about a minute, too.
+_KEEP_ALIVE_S = 75
+
 # Before the grace time is over, clients that still wait are told so.
 _FAREWELL_S = 1.0
 
@@ -39,6 +42,7 @@ def serve(service: Service, listener: socket.socket, started: Callable[[], objec
         # h11 stops at 64 KiB. With an open event stream uvicorn would wait for ever when it is told to end.
         proxy_headers=False,
         server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(settings.shutdown_grace_s)),
         log_config=None,
         access_log=False,

@@ -17,7 +17,7 @@ import falcon.media
 from mold_core.engine import Job
 from mold_core.errors import MalformedError, MoldError, ValidationError
 from mold_core.media.images import decode_image
-from mold_core.wire import GenerateRequest, GenerateResponse, ImageData, LoraWeight
+from mold_core.wire import GenerateRequest, GenerateResponse, ImageData, LoraWeight, Preview, ProgressEvent
 from mold_core.wire.convert import from_json
 from mold_core.wire.fields import wire_field
 from mold_core.wire.generate import MAX_PROMPT_BYTES, MAX_SEED
@@ -141,7 +141,7 @@ async def _answer(
         )
     job = await submit(service, request, durable=False)
     if wish.stream:
-        send_events(req, resp, service.feeds, _Stream(service, job, event), patient=True)
+        send_events(req, resp, service.feeds, _Stream(service, job, event, wish.partial_images or 0), patient=True)
         return
     result: GenerateResponse = await result_of(req, job)
     base = f"{req.scheme}://{req.netloc}"
@@ -168,14 +168,29 @@ def _image(image: ImageData, base: str | None) -> ImageAnswer:
 class _Stream(JobSource):
     """The events of OpenAI's streams: previews on the way, and each picture when all are done."""
 
-    def __init__(self, service: Service, job: Job, event: str) -> None:
+    def __init__(self, service: Service, job: Job, event: str, partial_images: int) -> None:
         super().__init__(service, job, self._completed)
         self._event = event
+        self._places = _places(partial_images, job.request.steps)
 
-    async def read(self) -> list[bytes]:
-        """Return nothing for the progress that OpenAI's API has no event for."""
-        await super().read()
-        return []
+    def frame_of(self, event: ProgressEvent) -> bytes:
+        """Return a preview at the steps that were chosen, and nothing for what OpenAI's API has no event for."""
+        if not isinstance(event, Preview) or event.index or event.step not in self._places:
+            return b""
+        request = self._job.request
+        return frame(
+            f"{self._event}.partial_image",
+            {
+                "type": f"{self._event}.partial_image",
+                "b64_json": json_of(event.image),
+                "partial_image_index": self._places.index(event.step),
+                "created_at": int(time.time()),
+                "size": f"{request.width}x{request.height}",
+                "quality": "auto",
+                "background": "auto",
+                "output_format": "jpeg",
+            },
+        )
 
     def error_frame(self, error: MoldError, number: int | None) -> bytes:
         """Return an error as OpenAI's client reads it from a stream."""
@@ -198,6 +213,11 @@ class _Stream(JobSource):
             )
             for image in result.images
         )
+
+
+def _places(count: int, steps: int) -> list[int]:
+    """Return the steps whose previews are sent: `count` of them, spread over all but the last."""
+    return sorted({max(1, steps * place // (count + 1)) for place in range(1, count + 1)}) if steps > 1 else []
 
 
 # Nothing is billed here; the client's class of the event has the fields.
@@ -234,6 +254,7 @@ def _request_of(wish: ImageGeneration, **more: Any) -> GenerateRequest:
         guidance=wish.guidance,
         negative_prompt=wish.negative_prompt,
         loras=wish.loras,
+        preview=bool(wish.stream and wish.partial_images),
         **more,
     )
 

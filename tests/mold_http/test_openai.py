@@ -62,7 +62,9 @@ def test_it_streams(client: openai.OpenAI) -> None:
     found = list(stream)
     assert found[-1].type == "image_generation.completed"
     assert decode_image(base64.b64decode(found[-1].b64_json)).size == (64, 64)
+    assert len(found) == 3
     for place, partial in enumerate(found[:-1]):
+        assert Image.open(BytesIO(base64.b64decode(partial.b64_json))).format == "JPEG"
         assert partial.type == "image_generation.partial_image"
         assert partial.partial_image_index == place
 
