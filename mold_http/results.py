@@ -99,9 +99,8 @@ def _image_json(image: ImageData, form: ImageDataForm) -> dict[str, Any]:
         "height": image.height,
         "index": image.index,
     }
-    name = getattr(image, "name", None)
-    if name is not None:
-        about["url"] = f"/api/gallery/image/{name}"
+    if image.name is not None:
+        about["url"] = f"/api/gallery/image/{image.name}"
     if form == "bytes":
         return {"data": list(image.data), **about}
     return {"data": json_of(image.data), **about} if form == "base64" else about

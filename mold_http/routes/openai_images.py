@@ -162,7 +162,7 @@ async def _answer(
 def _image(image: ImageData, base: str | None) -> ImageAnswer:
     if base is None:
         return ImageAnswer(b64_json=json_of(image.data))
-    return ImageAnswer(url=f"{base}/api/gallery/image/{getattr(image, 'name', '')}")
+    return ImageAnswer(url=f"{base}/api/gallery/image/{image.name}")
 
 
 class _Stream(JobSource):

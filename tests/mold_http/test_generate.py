@@ -100,6 +100,8 @@ def test_the_stream_carries_pictures_as_it_is_asked_to(server: Server, form: str
         assert base64.b64decode(image["data"]).startswith(b"\x89PNG")
     else:
         assert "data" not in image
+    if form == "url":
+        assert server.ask("GET", image["url"]).body == server.ask("POST", "/api/generate", request).body
 
 
 def test_another_form_is_refused(server: Server) -> None:

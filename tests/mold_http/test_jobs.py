@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -146,6 +147,21 @@ def test_lists_may_be_narrowed_by_known_words_only(server: Server) -> None:
     assert server.ask("GET", "/api/jobs?kind=dance").status == 422
 
 
+def test_jobs_outlive_a_server_that_is_killed(tmp_path: Path) -> None:
+    with serving(tmp_path / "home", MOLD_EXECUTOR="process") as first:
+        ids = [generate(first, {**SMALL, "seed": seed})["id"] for seed in range(4)]
+        first.process.kill()
+        first.process.wait(20)
+    with serving(tmp_path / "home", MOLD_EXECUTOR="process") as second:
+        for seed, id_ in enumerate(ids):
+            assert finished(second, id_)["state"] == "done"
+            result = second.ask("GET", f"/api/jobs/{id_}/result")
+            assert (result.type, result.headers["x-mold-seed-used"]) == ("image/png", str(seed))
+        name, complete = events(_without_ids(second.ask("GET", f"/api/jobs/{ids[0]}/events").body))[-1]
+        assert (name, complete["seed_used"]) == ("complete", 0)
+        assert len(second.ask("GET", "/api/gallery").json()) == len(ids)
+
+
 class _Listener(BaseHTTPRequestHandler):
     received: list[tuple[str, Any]] = []  # noqa: RUF012
     failures = 1
@@ -167,12 +183,12 @@ class _Listener(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_webhook_is_told_of_the_end_and_tried_again(tmp_path: object) -> None:
+def test_a_webhook_is_told_of_the_end_and_tried_again(tmp_path: Path) -> None:
     listener = HTTPServer(("127.0.0.1", 0), _Listener)
     threading.Thread(target=listener.serve_forever, daemon=True).start()
     port = listener.server_address[1]
     try:
-        with serving(tmp_path / "home", MOLD_WEBHOOK_HOSTS=f"127.0.0.1:{port}") as server:  # type: ignore[operator]
+        with serving(tmp_path / "home", MOLD_WEBHOOK_HOSTS=f"127.0.0.1:{port}") as server:
             server.ask("POST", "/api/queue/pause")
             body = {"kind": "generate", "request": SMALL, "webhook_url": f"http://127.0.0.1:{port}/told?a=1"}
             id_ = server.ask("POST", "/api/jobs", body).json()["id"]
