@@ -15,6 +15,7 @@ __all__ = ["serve"]
 @click.option("--port", type=click.IntRange(1, 65_535), help="Port; default 7680.")
 @click.option("--api-key", metavar="KEYS", help="One key, several with commas, or @FILE. Better: MOLD_API_KEY.")
 @click.option("--queue-size", type=click.IntRange(1, 100_000), help="Jobs that may wait; default 200.")
+@click.option("--gpus", metavar="NUMBERS", help="GPUs to use, as in 0,1; default: all.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="How logs look; default text.")
 @click.pass_obj
 def serve(
@@ -23,6 +24,7 @@ def serve(
     port: int | None,
     api_key: str | None,
     queue_size: int | None,
+    gpus: str | None,
     log_format: str | None,
 ) -> None:
     """Serve the HTTP API, until Ctrl-C or SIGTERM.
@@ -30,7 +32,7 @@ def serve(
     It listens on this machine only unless --bind says otherwise. /api/docs describes the API; docs/operations.md says
     how to run it for others.
     """
-    state.use_flags(bind=bind, port=port, api_key=api_key, queue_size=queue_size, log_format=log_format)
+    state.use_flags(bind=bind, port=port, api_key=api_key, queue_size=queue_size, gpus=gpus, log_format=log_format)
     try:
         from mold_http.app import create_service
         from mold_http.observe import configure_logs

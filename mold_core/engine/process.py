@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from mold_core.catalog import ModelSpec
 from mold_core.chains.clips import ClipWork
 from mold_core.engine.device import DeviceInfo
+from mold_core.engine.shared_file import make_shared_file, read_shared
 from mold_core.engine.worker_process import Boot, WorkerState
 from mold_core.errors import CancelledError, PluginError, WorkerError
 from mold_core.hookspecs import Frames, Run
@@ -70,8 +71,9 @@ class ProcessWorker:
         self._state = WorkerState(loaded=frozenset(), device=DeviceInfo(name=device))
         self._gone = self._closing = False
         ours, theirs = socket.socketpair()
+        self._shared = make_shared_file()
         with theirs:
-            self._process = _spawn(theirs.fileno())
+            self._process = _spawn(theirs.fileno(), self._shared)
         self._connection = Connection(ours.detach())
         self._threads = [
             threading.Thread(target=target, name=f"mold-{name}-{device}", daemon=True)
@@ -139,6 +141,7 @@ class ProcessWorker:
             if thread is not threading.current_thread():
                 thread.join(_CLOSE_TIMEOUT_S)
         self._connection.close()
+        os.close(self._shared)
         assert self._process.stdout is not None
         self._process.stdout.close()
 
@@ -231,7 +234,7 @@ class ProcessWorker:
                     _name, logger, level, text = message
                     logging.getLogger(logger).log(level, "%s: %s", self.device, text)
                 elif name in ("done", "failed"):
-                    self._answers.put((*message, self._connection.recv_bytes()))
+                    self._answers.put((*message, self._connection.recv_bytes() or read_shared(self._shared)))
                 else:
                     self._answers.put(message)
                 del message
@@ -286,11 +289,11 @@ class _Calling:
         return value
 
 
-def _spawn(descriptor: int) -> subprocess.Popen[bytes]:
+def _spawn(descriptor: int, shared: int) -> subprocess.Popen[bytes]:
     paths = [os.path.abspath(path) for path in sys.path]
     return subprocess.Popen(
-        [sys.executable, "-P", "-c", _PROGRAM, str(descriptor)],
-        pass_fds=[descriptor],
+        [sys.executable, "-P", "-c", _PROGRAM, str(descriptor), str(shared)],
+        pass_fds=[descriptor, shared],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -5,7 +5,8 @@ at the next step, and the process ends the moment its parent is gone.
 
 To here come a Boot and then the tuples ("call", number, verb, pickled arguments), ("cancel", number) and ("close",).
 From here come ("ready",), ("log", logger, level, text), ("event", number, event), ("step", number, step, total, ms) and
-("done" or "failed", number, WorkerState) followed by the pickled result or error as bare bytes.
+("done" or "failed", number, WorkerState) followed by the pickled result or error as bare bytes; where it is large these
+are empty, and it is in the file that both share.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import attrs
 
 from mold_core.engine.batch import own_error
 from mold_core.engine.device import DeviceInfo
+from mold_core.engine.shared_file import LARGE_BYTES, write_shared
 from mold_core.engine.worker import LocalWorker
 from mold_core.errors import CancelledError, InferenceError, MoldError
 from mold_core.plugins import PluginSource, load_plugins
@@ -64,7 +66,7 @@ def main() -> None:
     connection = Connection(int(sys.argv[1]))
     boot: Boot = connection.recv()
     _end_with(boot.parent)
-    process = _Process(connection)
+    process = _Process(connection, int(sys.argv[2]))
     logging.basicConfig(level=boot.log_level, handlers=[_Handler(process)])
     plugins = load_plugins(boot.source.names, extra=boot.source.extra)
     worker = LocalWorker(boot.device, boot.settings, plugins)
@@ -96,8 +98,9 @@ def _warm(family: Any) -> None:
 class _Process:
     """The two ends of the work here: a thread that reads messages, and one that runs calls."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, shared: int) -> None:
         self._connection = connection
+        self._shared = shared
         self._sending = threading.Lock()
         self._calls: SimpleQueue[tuple[int, str, bytes] | None] = SimpleQueue()
         self.cancelled: set[int] = set()
@@ -107,8 +110,12 @@ class _Process:
         try:
             with self._sending:
                 self._connection.send(message)
-                if data is not None:
+                if data is not None and len(data) < LARGE_BYTES:
                     self._connection.send_bytes(data)
+                elif data is not None:
+                    # The parent has read what was there before it called again.
+                    write_shared(self._shared, data)
+                    self._connection.send_bytes(b"")
         except OSError:
             os._exit(0)
 

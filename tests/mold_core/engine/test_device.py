@@ -10,7 +10,7 @@ import pytest
 
 from mold_core import Settings, SettingsError
 from mold_core.engine import device as device_module
-from mold_core.engine.device import budget_bytes, choose_device
+from mold_core.engine.device import budget_bytes, choose_device, choose_devices, torch_name
 
 
 @pytest.fixture
@@ -20,7 +20,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     def set_up(*devices: str) -> None:
         torch: Any = ModuleType("torch")
         torch.cuda = SimpleNamespace(
-            is_available=lambda: "cuda" in devices, mem_get_info=lambda device: (1_000, 10_000_000_000)
+            is_available=lambda: "cuda" in devices,
+            device_count=lambda: devices.count("cuda"),
+            mem_get_info=lambda device: (1_000, 10_000_000_000),
         )
         torch.backends = SimpleNamespace(mps=SimpleNamespace(is_available=lambda: "mps" in devices))
         monkeypatch.setitem(sys.modules, "torch", torch if devices else None)
@@ -78,3 +80,34 @@ def test_the_budget_of_a_gpu_is_a_share_of_its_memory(machine: Any) -> None:
 
 def test_the_budget_of_the_cpu_is_a_share_of_the_machines_memory() -> None:
     assert 100_000_000 < budget_bytes(Settings(), "cpu") < 10**15
+
+
+@pytest.mark.parametrize(
+    ("gpus", "asked", "chosen"),
+    [
+        (1, None, ("cuda",)),
+        (2, None, ("cuda:0", "cuda:1")),
+        (3, ("2", "0"), ("cuda:2", "cuda:0")),
+        (1, ("0", "0"), ("cuda:0",)),
+    ],
+)
+def test_all_gpus_are_used_or_those_that_are_named(
+    machine: Any, gpus: int, asked: tuple[str, ...] | None, chosen: tuple[str, ...]
+) -> None:
+    machine("cpu", *["cuda"] * gpus)
+    assert choose_devices(Settings(gpus=asked)) == chosen
+
+
+def test_a_gpu_that_is_not_there_is_refused(machine: Any) -> None:
+    machine("cpu", "cuda", "cuda")
+    with pytest.raises(SettingsError, match="there is no GPU '2'; this machine has: 0, 1"):
+        choose_devices(Settings(gpus=("0", "2")))
+
+
+def test_several_workers_share_the_cpu_and_its_memory(machine: Any) -> None:
+    machine("cpu")
+    devices = choose_devices(Settings(cpu_workers=3))
+    assert devices == ("cpu:0", "cpu:1", "cpu:2")
+    assert {torch_name(device) for device in devices} == {"cpu"}
+    whole = budget_bytes(Settings(), "cpu")
+    assert budget_bytes(Settings(cpu_workers=3), "cpu") == whole // 3
