@@ -29,6 +29,7 @@ $(STAMP): pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 
 demo: $(STAMP)
 	$(BIN)/mold run "a red house under a yellow moon" -o demo.png
+	$(BIN)/mold upscale demo.png -o demo-512.png
 
 serve: $(STAMP)
 	$(BIN)/mold serve
@@ -53,4 +54,4 @@ bench: $(STAMP)
 	@for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean:
-	rm -rf $(VENV) demo.png
+	rm -rf $(VENV) demo.png demo-512.png

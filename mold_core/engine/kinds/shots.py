@@ -82,6 +82,7 @@ def metadata_of(request: GenerateRequest) -> OutputMetadata:
         lora_scale=lora.scale if lora else None,
         frames=request.frames,
         fps=request.fps,
+        upscaler=request.upscale_model,
         version=VERSION,
     )
 

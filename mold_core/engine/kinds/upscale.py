@@ -12,7 +12,7 @@ import attrs
 from mold_core.catalog import ModelSpec, pull
 from mold_core.engine.batch import BatchRun
 from mold_core.engine.jobs import Job, JobKind
-from mold_core.engine.kinds.kind import Bench, Prepared
+from mold_core.engine.kinds.kind import Bench, Prepared, ResultFile
 from mold_core.engine.models import Models
 from mold_core.engine.upscalers import checked_tile_size, upscaler_for
 from mold_core.errors import OutputError, ValidationError
@@ -44,6 +44,11 @@ class UpscaleKind:
             spec=spec,
             load_bytes=spec.size_bytes,
         )
+
+    def files_of(self, job: Job, result: UpscaleResponse) -> list[ResultFile]:
+        """Return the larger picture; of one that went to a file of the caller's, nothing."""
+        image = result.image
+        return [ResultFile(data=image.data, format=image.format)] if image.data else []
 
     def run(self, jobs: Sequence[Job], worker: Worker, bench: Bench) -> None:
         """Enlarge the picture of each job."""

@@ -198,7 +198,7 @@ def export(path: Path, folder: Path) -> None:
     temporary = file.with_suffix(".part")
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary, {"format": "pt"})
     temporary.replace(file)
-    print(f"{file.name}: {file.stat().st_size:,} bytes, {judge(model, 64)}")
+    print(f"{file.name}: {file.stat().st_size:,} bytes, {judge(model, 16)}")
 
 
 def main() -> None:
