@@ -430,7 +430,9 @@ class Engine:
     def _end(self, jobs: Sequence[Job]) -> None:
         """End jobs because the engine is closed; those that are on the disk go on with the next engine."""
         for job in jobs:
-            if not job.finished and self._keeper.postpone(job):
+            if not job.seal():
+                job.wait(_CLOSE_TIMEOUT_S)  # it has ended, or its result is just being saved
+            elif self._keeper.postpone(job):
                 job.fail(CancelledError("the engine was closed; the job goes on when it starts again"))
             else:
                 job.fail(CancelledError("the engine was closed"))

@@ -218,9 +218,9 @@ class Job:
             return True
 
     def seal(self) -> bool:
-        """Let nobody cancel the job from here on, for its result is being saved; False if it has ended."""
+        """Let nobody but the caller end the job from here on; False if it has ended or somebody else does that."""
         with self._changed:
-            if self.finished:
+            if self.finished or self._sealed:
                 return False
             self._sealed = True
             return True

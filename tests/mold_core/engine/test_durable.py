@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -126,6 +127,28 @@ def test_a_result_is_the_same_when_it_is_asked_for_later(home: Path) -> None:
         assert again.to_json() == {**job.to_json(), "finished_at": again.to_json()["finished_at"]}
         assert list(again.events()) == []
         assert [job.id for job in engine.jobs(state="done")] == [job.id]
+
+
+def test_a_result_that_is_being_saved_when_the_engine_closes_is_saved(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saving, go_on, write = threading.Event(), threading.Event(), JobStore.write_result
+
+    def slowly(*arguments: Any) -> None:
+        saving.set()
+        go_on.wait(WAIT_S)
+        write(*arguments)
+
+    monkeypatch.setattr(JobStore, "write_result", slowly)
+    with durable_engine(home) as engine:
+        job = engine.submit(request())
+        assert saving.wait(WAIT_S)
+        assert not job.cancel()
+        threading.Timer(0.1, go_on.set).start()
+        engine.close()
+        assert job.state == "done"
+    with durable_engine(home) as engine:
+        assert engine.job(job.id).result() == job.result()
 
 
 def test_failures_and_cancelled_jobs_stay_what_they_are(home: Path) -> None:

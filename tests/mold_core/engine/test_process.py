@@ -22,13 +22,16 @@ from mold_core import (
     GenerateRequest,
     InferenceError,
     PluginError,
+    Plugins,
     ProgressEvent,
     Settings,
     SettingsError,
+    hookimpl,
     load_plugins,
 )
 from mold_core.engine import Measure
 from mold_core.engine.process import ProcessExecutor, ProcessWorker
+from mold_core.engine.worker import InlineExecutor, LocalWorker
 from mold_core.errors import WorkerError
 from mold_core.testing import FakePlugin, Gate, RecordedRun, SketchFamily, engine_with, sketch_model
 
@@ -238,3 +241,23 @@ def test_two_workers_share_the_work() -> None:
         assert engine.load("sketch", "cpu:1") == "cpu:1"
         assert engine.unload(device="cpu:0") == (("cpu:0", "sketch:v1"),)
         assert engine.load("sketch") == "cpu:1"
+
+
+def test_a_plugin_may_say_where_models_run() -> None:
+    started: list[str] = []
+
+    class Elsewhere(InlineExecutor):
+        name = "elsewhere"
+
+        def start(self, device: str, settings: Settings, plugins: Plugins) -> LocalWorker:
+            started.append(device)
+            return super().start(device, settings, plugins)
+
+    class Cluster:
+        @hookimpl
+        def mold_executors(self) -> list[Elsewhere]:
+            return [Elsewhere()]
+
+    with engine_with(plugin(SketchFamily()), Cluster(), executor="elsewhere") as engine:
+        assert engine.generate(request()).images
+    assert started == ["cpu"]
