@@ -18,11 +18,32 @@ from grammar import is_valid
 from scenes import random_scene
 from wishes import CARRIERS, told
 
+_TEXT = (
+    "house houses cottage cabin castle castles palace fortress tree trees boat boats sailboat ship balloon "
+    "balloons car cars automobile flower flowers cat cats kitten kitty circle circles dot square squares triangle "
+    "triangles star stars heart hearts red orange yellow green blue purple violet pink white black brown small "
+    "tiny big huge two three pair trio field meadow grass hill hilltop sea ocean water beach desert sand snow "
+    "snowy winter island road street noon sunny day daytime sun sunset evening dusk night midnight dark mountains "
+    "clouds cloudy rainbow moon crescent half full sky left right above below beside "
+)
+WORDS = _TEXT.split()
+
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     with Engine(Settings(home=tmp_path_factory.mktemp("home"), device="cpu"), load_plugins()) as engine:
         yield engine
+
+
+def test_a_hundred_one_word_wishes_become_valid_prompts_with_the_word(engine: Engine) -> None:
+    wishes = (WORDS * 2)[:100]
+    prompts = [
+        engine.expand(ExpandRequest(prompt=wish, seed=number, model="flux-nano")).expanded[0]
+        for number, wish in enumerate(wishes)
+    ]
+    assert [prompt for prompt in prompts if not is_valid(prompt)] == []
+    assert [pair for pair in zip(wishes, prompts, strict=True) if pair[0] not in pair[1].split()] == []
+    assert len(set(prompts)) >= 60
 
 
 def test_the_same_seed_gives_the_same_prompts_and_others_others(engine: Engine) -> None:
@@ -40,6 +61,7 @@ def test_the_same_seed_gives_the_same_prompts_and_others_others(engine: Engine) 
 def test_a_wish_of_several_words_is_granted_whole(engine: Engine, wish: str) -> None:
     for prompt in engine.expand(ExpandRequest(prompt=wish, seed=1, variations=5)).expanded:
         assert "red cat" in prompt
+        assert is_valid(prompt)
 
 
 def test_words_it_does_not_know_still_give_a_prompt(engine: Engine) -> None:

@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 from mold_core import InferenceError, ModelNotFoundError, StageDone, StageStart, UnknownModelError, ValidationError
 from mold_expand.answers import prompt_of
+from mold_expand.choosing import faults
 from mold_expand.instructions import SINGLE, filled, style_of
 
 if TYPE_CHECKING:
     from mold_core import ExpandContext, Expansion, LocalFiles, ModelSpec, Run
     from mold_expand.chat import Chat
+    from mold_expand.qwen3 import Qwen3
     from mold_expand.writing import Sampling
 
 __all__ = ["LocalExpander"]
 
 FAMILY = "qwen3-expand"
+_NEXT_TRY = 0x9E3779B9  # turns the bits of a seed for another try, far from those of other variations
+_EMPTY = 1_000_000
 _LONGEST_WISH = 4096  # tokens; with the instructions it stays far below what Qwen3 was trained on
 
 
@@ -25,7 +29,9 @@ class LocalExpander:
     """Writes prompts with a language model on this machine.
 
     A model's ``options`` may say ``instructions = false`` (it was trained to write prompts and is told nothing but the
-    wish) and ``sampling``, a table of temperature, top_p, top_k and max_tokens that stands before the settings.
+    wish) and ``sampling``, a table of temperature, top_p, top_k and max_tokens that stands before the settings, and
+    ``tries``: how often a prompt may be written that lacks words of the wish, of those in the model's vocabulary, or
+    repeats itself.
     """
 
     name = "local"
@@ -48,7 +54,6 @@ class LocalExpander:
         from mold_expand.chat import Chat
         from mold_expand.checkpoints import load_qwen3
         from mold_expand.computing import precision_of, threads_for
-        from mold_expand.writing import write
 
         spec = self._spec(expansion, context)
         files = self._files(spec, context)
@@ -58,18 +63,8 @@ class LocalExpander:
         chat = Chat(files.one("text_tokenizer"))
         ids = _question(chat, spec, expansion, context)
         model = load_qwen3(files.one("transformer"), context.device, precision_of(context.device), context.loaders)
-        sampling, max_tokens = _sampling(spec, context)
         with threads_for(model, context):
-            answers = write(
-                model,
-                ids,
-                seeds=[(expansion.seed + number) % 2**64 for number in range(expansion.variations)],
-                max_tokens=max_tokens,
-                stop=chat.stop,
-                sampling=sampling,
-                check=run.check,
-            )
-        prompts = [prompt_of(chat.text(answer)) for answer in answers]
+            prompts = _written(model, chat, ids, spec, expansion, context, run)
         run.report(StageDone(name=stage, elapsed_ms=int((monotonic() - started) * 1000)))
         if not all(prompts):
             raise InferenceError(
@@ -109,6 +104,43 @@ class LocalExpander:
                 hint=f"mold pull {spec.name} fetches it ({spec.size_bytes / 1e9:.1f} GB); or set MOLD_EXPAND_BACKEND "
                 "to the address of an OpenAI-compatible server",
             ) from error
+
+
+def _written(
+    model: Qwen3,
+    chat: Chat,
+    ids: list[int],
+    spec: ModelSpec,
+    expansion: Expansion,
+    context: ExpandContext,
+    run: Run,
+) -> list[str | None]:
+    """Return the prompts. A model with ``tries`` in its options writes those anew that have faults, so many times."""
+    from mold_expand.writing import write
+
+    sampling, max_tokens = _sampling(spec, context)
+    tries = spec.options.get("tries", 1)
+    words = frozenset(spec.vocabulary.words) if spec.vocabulary else frozenset()
+    best: dict[int, tuple[int, str | None]] = {}
+    for attempt in range(tries):
+        wanted = [number for number in range(expansion.variations) if best.get(number, (1, None))[0]]
+        if not wanted:
+            break
+        answers = write(
+            model,
+            ids,
+            seeds=[(expansion.seed + number) % 2**64 ^ attempt * _NEXT_TRY for number in wanted],
+            max_tokens=max_tokens,
+            stop=chat.stop,
+            sampling=sampling,
+            check=run.check,
+        )
+        for number, answer in zip(wanted, answers, strict=True):
+            prompt = prompt_of(chat.text(answer))
+            count = faults(expansion.prompt, prompt, words) if prompt and tries > 1 else 0 if prompt else _EMPTY
+            if number not in best or count < best[number][0]:
+                best[number] = (count, prompt)
+    return [best[number][1] for number in range(expansion.variations)]
 
 
 def _question(chat: Chat, spec: ModelSpec, expansion: Expansion, context: ExpandContext) -> list[int]:

@@ -56,7 +56,8 @@ def write(
     device. `check` is called before each token and may raise.
     """
     device = model.model.norm.weight.device
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    # NOTE: the generator looks at the lower 32 bits only; the upper ones are folded into them.
+    generators = [torch.Generator().manual_seed((seed ^ seed >> 32) & 0xFFFFFFFF) for seed in seeds]
     written: list[list[int]] = [[] for _ in seeds]
     check()
     scores, prefix = model.read(torch.tensor(ids, device=device))
