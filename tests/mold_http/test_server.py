@@ -123,6 +123,14 @@ def test_chains_are_checked(server: Server, path: str, body: object, status: int
     assert words in answer.json()["error"]
 
 
+def test_a_prompt_is_written_out(server: Server) -> None:
+    answer = server.ask("POST", "/api/expand", {"prompt": "a tree", "variations": 2, "seed": 1})
+    assert answer.status == 200
+    assert answer.json()["original"] == "a tree"
+    assert len(answer.json()["expanded"]) == 2
+    assert server.ask("POST", "/api/expand", {"prompt": "a tree", "variations": 11}).status == 422
+
+
 def test_metrics_count_by_route_and_stage(server: Server) -> None:
     server.ask("POST", "/api/generate", {"prompt": "a tree", "steps": 1})
     server.ask("GET", "/api/jobs/some-id")
