@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="the exampl
 def run(server: Server, folder: Path, command: str) -> bytes:
     """Return what a command of the page prints, with the port and the models of this test."""
     for name, ours in (("localhost:7680", f"localhost:{server.port}"), ("flux-schnell:q8", "flux-nano"),
-                       ("flux-dev:q4", "flux-nano")):  # fmt: skip
+                       ("flux-dev:q4", "flux-nano"), ("real-esrgan-x4plus:fp16", "esrgan-nano-x4")):  # fmt: skip
         command = command.replace(name, ours)
     done = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -192,3 +192,55 @@ def test_a_chain_of_a_family_that_makes_none(server: Server, tmp_path: Path) -> 
     printed = json.loads(run(server, tmp_path, command))
     assert printed["code"] == "VALIDATION_ERROR"
     assert "chain renderer" in printed["error"]
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    Image.effect_noise((60, 40), 40).convert("RGB").save(tmp_path / "photo.png")
+    return tmp_path
+
+
+def test_upscale_an_image(server: Server, photo: Path) -> None:
+    run(
+        server,
+        photo,
+        r"""curl -X POST http://localhost:7680/api/upscale \
+  -H "Content-Type: application/json" \
+  -d "{\"model\":\"real-esrgan-x4plus:fp16\",\"image\":\"$(base64 -w0 < photo.png)\"}" \
+  -o photo_4x.png""",
+    )
+    assert decode_image((photo / "photo_4x.png").read_bytes()).size == (240, 160)
+
+
+def test_upscale_in_another_format_and_as_json(server: Server, photo: Path) -> None:
+    picture = base64.b64encode((photo / "photo.png").read_bytes()).decode()
+    request = {"model": "esrgan-nano-x4", "image": picture, "output_format": "jpeg", "tile_size": 512}
+    answer = server.ask("POST", "/api/upscale", request)
+    assert (answer.status, answer.type, answer.body[:2]) == (200, "image/jpeg", b"\xff\xd8")
+    told = server.ask("POST", "/api/upscale", request, Accept="application/json").json()
+    assert (told["scale_factor"], told["original_width"], told["image"]["width"]) == (4, 60, 240)
+    assert server.ask("POST", "/api/upscale", {**request, "image": "aGk="}).status == 422
+    assert server.ask("POST", "/api/upscale", {**request, "tile_size": 8}).status == 422
+    assert server.ask("POST", "/api/upscale", {**request, "model": "nope"}).status == 400
+
+
+def test_follow_an_upscaling(server: Server, photo: Path) -> None:
+    found = events(
+        run(
+            server,
+            photo,
+            r"""curl -N -X POST http://localhost:7680/api/upscale/stream \
+  -H "Content-Type: application/json" \
+  -H "Accept: text/event-stream" \
+  -d "{
+    \"model\": \"real-esrgan-x4plus:fp16\",
+    \"image\": \"$(base64 -w0 < photo.png)\"
+  }" """,
+        )
+    )
+    assert any(data["type"] == "denoise_step" for name, data in found if name == "progress")
+    name, complete = found[-1]
+    assert name == "complete"
+    assert decode_image(base64.b64decode(complete["image"])).size == (240, 160)
+    assert (complete["scale_factor"], complete["width"], complete["height"]) == (4, 240, 160)
+    assert (complete["original_width"], complete["original_height"], complete["format"]) == (60, 40, "png")
