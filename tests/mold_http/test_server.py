@@ -25,7 +25,7 @@ def test_health_is_an_empty_200(server: Server) -> None:
 def test_status_tells_what_runs_and_what_is_loaded(server: Server) -> None:
     server.ask("POST", "/api/generate", {"prompt": "a tree", "steps": 1})
     idle = server.ask("GET", "/api/status").json()
-    assert idle["models_loaded"] == ["flux-nano:bf16"]
+    assert "flux-nano:bf16" in idle["models_loaded"]
     assert (idle["busy"], idle["gpu_info"], idle["queue_depth"], idle["queue_capacity"]) == (False, None, 0, 200)
     assert idle["uptime_secs"] >= 0
     assert idle["version"]
@@ -40,6 +40,7 @@ def test_status_tells_what_runs_and_what_is_loaded(server: Server) -> None:
 
 
 def test_models_are_listed_loaded_and_unloaded(server: Server) -> None:
+    server.ask("DELETE", "/api/models/unload")
     assert server.ask("POST", "/api/models/load", {"model": "flux-nano"}).body == b""
     models = {model["name"]: model for model in server.ask("GET", "/api/models").json()}
     nano, dev = models["flux-nano:bf16"], models["flux-dev:q8"]
