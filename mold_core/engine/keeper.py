@@ -13,10 +13,10 @@ from typing import Any, cast
 from mold_core.engine.batch import own_error
 from mold_core.engine.job_store import JobRow, JobStore, error_of
 from mold_core.engine.jobs import Job, JobKind, JobState
-from mold_core.engine.kinds import KINDS
+from mold_core.engine.kinds import KINDS, ResultFile
 from mold_core.engine.registry import Registry, result_bytes
 from mold_core.errors import JobNotFoundError, ValidationError
-from mold_core.gallery import Gallery, file_name
+from mold_core.gallery import Gallery, Parent, file_name
 from mold_core.wire.convert import from_text, to_json
 
 __all__ = ["Keeper", "digest_of"]
@@ -171,7 +171,14 @@ class Keeper:
         names = []
         for file in files_of(job, result):
             name = file_name(job.model or job.kind, moment, file.index, file.format)
-            entry = self._gallery.add(file.data, file.metadata, format=file.format, index=file.index, name=name)
+            entry = self._gallery.add(
+                file.data,
+                file.metadata,
+                format=file.format,
+                index=file.index,
+                parents=_parents(self._gallery, file),
+                name=name,
+            )
             names.append(entry.filename)
         return tuple(names)
 
@@ -200,6 +207,11 @@ class Keeper:
         if data is None:
             raise JobNotFoundError(f"the result of job {row.id!r} is no longer kept", field="id", value=row.id)
         return from_text(KINDS[row.kind].response_class, data)
+
+
+def _parents(gallery: Gallery, file: ResultFile) -> list[Parent]:
+    small = gallery.holding(file.enlarged) if file.enlarged else None
+    return [] if small is None else [Parent(relation="upscaled-from", name=small.filename)]
 
 
 def digest_of(request: Any) -> str:

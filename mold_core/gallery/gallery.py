@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import attrs
 
-from mold_core.errors import OutputError, ValidationError
+from mold_core.errors import OutputError, ResultNotFoundError, ValidationError
 from mold_core.gallery import rows
 from mold_core.gallery.database import Database
 from mold_core.gallery.entry import Entry, Page, Parent
@@ -109,7 +109,7 @@ class Gallery:
         if name is None:
             name = file_name(told.model if told else "unknown", time.time_ns() // 1_000_000, index, format)
         elif self._is_here(name, data, told):
-            return self._added_again(name, told)
+            return self._added_again(name, told, parents)
         path = save(Path(self.folders[0]), name, _writer(data) if isinstance(data, Path) else data, self._is_taken)
         found = _found(path)
         about = (told, False) if told else described(found)
@@ -189,6 +189,12 @@ class Gallery:
         if entry is None:
             raise not_found(name)
         return entry
+
+    def holding(self, data: bytes) -> Entry | None:
+        """Return the newest entry whose file has exactly these bytes, or None; files of another size are not read."""
+        with self._database.read() as connection:
+            alike = [entry for folder in self.folders for entry in rows.of_size(connection, folder, len(data))]
+        return next((entry for entry in alike if _bytes_of(entry) == data), None)
 
     def open(self, name: str) -> tuple[Entry, BinaryIO]:
         """Return an entry and its file, opened for reading; symbolic links are not followed. Raises as `get` does."""
@@ -291,13 +297,16 @@ class Gallery:
             return True
         return path.read_bytes() == (data.read_bytes() if isinstance(data, Path) else data)
 
-    def _added_again(self, name: str, told: OutputMetadata | None) -> Entry:
-        """Return the entry of a file that was added before, and write its row if a crash came between."""
+    def _added_again(self, name: str, told: OutputMetadata | None, parents: Sequence[Parent]) -> Entry:
+        """Return the entry of a file that was added before, and write of its row what a crash prevented."""
         found = _found(Path(self.folders[0]) / name)
         about = (told, False) if told else described(found)
         if about is not None:
             with self._database.write() as connection:
                 rows.insert_if_new(connection, found, *about)
+                entry = rows.find(connection, self.folders[:1], name)
+                if entry is not None and not entry.parents:
+                    rows.set_parents(connection, entry.key, parents)
         return self.get(name)
 
     def _is_taken(self, name: str) -> bool:
@@ -322,6 +331,14 @@ def _writer(source: Path) -> Callable[[BinaryIO], None]:
 def _found(path: Path) -> Found:
     status = os.lstat(path)
     return Found(folder=str(path.parent), filename=path.name, modified_ns=status.st_mtime_ns, size_bytes=status.st_size)
+
+
+def _bytes_of(entry: Entry) -> bytes | None:
+    try:
+        with open_result(entry.path) as file:
+            return file.read()
+    except (OSError, ResultNotFoundError):
+        return None  # gone since its row was read
 
 
 def _key(cursor: str) -> int:

@@ -17,7 +17,7 @@ from mold_core.wire.generate import OutputFormat
 
 __all__ = [
     "Wanted", "delete", "find", "insert", "insert_if_new", "known", "leave", "leaving", "left", "made_from", "mark",
-    "newest", "replace_labels", "set_parents",
+    "newest", "of_size", "replace_labels", "set_parents",
 ]  # fmt: skip
 
 _KEYS_PER_MS = 1_000_000
@@ -184,6 +184,14 @@ def made_from(connection: sqlite3.Connection, folder: str, name: str) -> list[En
         "SELECT DISTINCT entries.* FROM parents JOIN entries ON entries.key = parents.key "
         "WHERE parents.name = ? AND entries.folder = ? ORDER BY entries.key DESC",
         (name, folder),
+    )
+    return _entries(connection, rows.fetchall())
+
+
+def of_size(connection: sqlite3.Connection, folder: str, size_bytes: int) -> list[Entry]:
+    """Return the entries of a folder whose files have so many bytes, newest first."""
+    rows = connection.execute(
+        "SELECT * FROM entries WHERE folder = ? AND size_bytes = ? ORDER BY key DESC", (folder, size_bytes)
     )
     return _entries(connection, rows.fetchall())
 

@@ -10,6 +10,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from PIL import Image
 
@@ -24,6 +25,7 @@ from mold_core import (
     UpscaleRequest,
     ValidationError,
 )
+from mold_core.gallery import Gallery, Parent
 from mold_core.media import encode_image, read_metadata
 from mold_core.media.containers import PNG_SIGNATURE, png_chunk
 
@@ -83,6 +85,25 @@ def test_generate_enlarges_each_picture_of_a_batch(engine: Engine) -> None:
         (1, 64, "esrgan-nano-x4:fp32"),
         (2, 64, "esrgan-nano-x4:fp32"),
     ]
+
+
+def test_in_the_gallery_an_enlarged_picture_names_the_one_it_came_from(tmp_path: Path) -> None:
+    gallery = Gallery(tmp_path / "output", tmp_path / "gallery.db")
+    wish = GenerateRequest(prompt="a cat", model="flux-nano", width=64, height=64, steps=1, seed=3)
+    with Engine(Settings(home=tmp_path, device="cpu", threads=1), gallery=gallery) as engine:
+        small = engine.generate(wish)
+        engine.upscale(UpscaleRequest(image=small.images[0].data))
+        engine.upscale(UpscaleRequest(image=picture(), model=NANO))
+        engine.generate(attrs.evolve(wish, upscale_model="auto"))
+        by_itself, stranger, enlarged, first = gallery.list().entries
+    assert first.filename == small.images[0].name
+    assert enlarged.parents == (Parent(relation="upscaled-from", name=first.filename),)
+    assert gallery.children(first.filename) == (enlarged,)
+    assert stranger.parents == by_itself.parents == ()
+    assert enlarged.metadata == by_itself.metadata == attrs.evolve(first.metadata, upscaler="esrgan-nano-x4:fp32")
+    with Image.open(by_itself.path) as made:
+        assert made.size == (256, 256)
+    gallery.close()
 
 
 def test_pictures_of_a_model_inside_mold_get_the_upscaler_inside_mold(engine: Engine) -> None:

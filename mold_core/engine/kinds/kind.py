@@ -38,13 +38,14 @@ class Prepared:
 @attrs.frozen(kw_only=True)
 class ResultFile:
     """One file of a result, for the gallery. `metadata` of None leaves it to the file to tell; `index` is its place
-    among several.
+    among several. `enlarged` is the file that it was enlarged from: the gallery names it if it is one of its own.
     """
 
     data: bytes
     format: OutputFormat
     index: int | None = None
     metadata: OutputMetadata | None = None
+    enlarged: bytes | None = None
 
 
 class Bench(Protocol):

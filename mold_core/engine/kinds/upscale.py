@@ -48,7 +48,9 @@ class UpscaleKind:
     def files_of(self, job: Job, result: UpscaleResponse) -> list[ResultFile]:
         """Return the larger picture; of one that went to a file of the caller's, nothing."""
         image = result.image
-        return [ResultFile(data=image.data, format=image.format)] if image.data else []
+        if not image.data:
+            return []
+        return [ResultFile(data=image.data, format=image.format, enlarged=job.request.image)]
 
     def run(self, jobs: Sequence[Job], worker: Worker, bench: Bench) -> None:
         """Enlarge the picture of each job."""

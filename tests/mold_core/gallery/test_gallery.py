@@ -80,6 +80,23 @@ def test_a_result_is_kept_with_all_that_was_said_of_it(gallery: Gallery, folder:
     assert made.timestamp == int(made.path.stat().st_mtime)
 
 
+def test_a_result_is_found_by_its_bytes(gallery: Gallery) -> None:
+    seven, eight, nine = (picture(attrs.evolve(RED_HOUSE, seed=seed)) for seed in (7, 8, 9))
+    assert len(seven) == len(eight) == len(nine)
+    first, second = gallery.add(seven), gallery.add(eight)
+    assert (gallery.holding(seven), gallery.holding(eight), gallery.holding(nine)) == (first, second, None)
+    second.path.unlink()
+    assert gallery.holding(eight) is None
+
+
+def test_who_adds_again_after_a_crash_still_says_what_it_came_from(gallery: Gallery, folder: Path) -> None:
+    folder.mkdir()
+    (folder / "large.png").write_bytes(picture())  # the file is there and the row is not
+    parent = Parent(relation="upscaled-from", name="small.png")
+    assert gallery.add(picture(), RED_HOUSE, name="large.png", parents=[parent]).parents == (parent,)
+    assert gallery.add(picture(), RED_HOUSE, name="large.png").parents == (parent,)
+
+
 def test_an_entry_shows_itself_as_the_api_does(gallery: Gallery) -> None:
     entry = gallery.add(picture(), RED_HOUSE)
     assert entry.to_json() == {
