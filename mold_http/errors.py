@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -107,12 +108,19 @@ class RateLimitedError(_Refusal):
     http_status = 429
 
 
+# How the engine says what a plugin raised: ``…: KeyError: 'x'``.
+_FOREIGN = re.compile(r": [A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt): .*", re.DOTALL)
+
+
 def public_envelope(error: MoldError) -> dict[str, str]:
     """Return what a caller is told of an error: the words of a foreign exception stay in the log."""
-    if isinstance(error, InferenceError) and error.__cause__ is not None and not isinstance(error.__cause__, MoldError):
-        words = error.message.partition(f": {type(error.__cause__).__name__}")[0]
-        return {"error": f"generation error: {words}; the log of the server says why", "code": error.code}
-    return error.to_json()
+    # NOTE: a worker process hands errors over without their causes, so the message itself must tell.
+    foreign = _FOREIGN.search(error.message) if isinstance(error, InferenceError) else None
+    if foreign is None:
+        return error.to_json()
+    words = error.message[: foreign.start()]
+    prefix = "" if words.startswith("generation error") else "generation error: "
+    return {"error": f"{prefix}{words}; the log of the server says why", "code": error.code}
 
 
 def headers_of(error: MoldError) -> dict[str, str]:

@@ -9,7 +9,7 @@ from http_server import Server
 from openapi_spec_validator import validate
 
 import mold_core.errors as errors
-from mold_http.errors import RateLimitedError
+from mold_http.errors import RateLimitedError, public_envelope
 from mold_http.openapi import document
 from mold_http.page import page
 from mold_http.routes.route import ERRORS
@@ -105,3 +105,15 @@ def test_the_page_of_the_docs_is_made_from_the_table() -> None:
     assert (ROOT / "docs" / "http-api.md").read_text("utf-8") == page(), (
         "python -m mold_http.page > docs/http-api.md brings it up to date"
     )
+
+
+def test_callers_are_not_told_the_words_of_foreign_exceptions() -> None:
+    raised = errors.InferenceError("flux-nano:bf16 failed while generating: KeyError: '/home/me/secret'")
+    assert public_envelope(raised) == {
+        "error": "generation error: flux-nano:bf16 failed while generating; the log of the server says why",
+        "code": "INFERENCE_ERROR",
+    }
+    unexpected = errors.InferenceError("generation error: builtins.ValueError: secret\nsecret")
+    assert public_envelope(unexpected)["error"] == "generation error; the log of the server says why"
+    plain = errors.InferenceError("the engine was closed")
+    assert public_envelope(plain)["error"] == "the engine was closed"
