@@ -12,6 +12,7 @@ from mold_core.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from mold_core.catalog import LocalFiles, ModelDefaults, ModelFile, ModelSpec, Vocabulary, read_catalog
+    from mold_core.client import Client
     from mold_core.engine import Engine, Job, ModelEntry
     from mold_core.errors import (
         CancelledError,
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
         PluginError,
         QueueFullError,
         ResultNotFoundError,
+        ServerError,
         SettingsError,
         UnknownModelError,
+        UnreachableError,
         ValidationError,
     )
     from mold_core.hookspecs import (
@@ -86,6 +89,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "mold_core.catalog": ("LocalFiles", "ModelDefaults", "ModelFile", "ModelSpec", "Vocabulary", "read_catalog"),
+    "mold_core.client": ("Client",),
     "mold_core.engine": ("Engine", "Job", "ModelEntry"),
     "mold_core.errors": (
         "CancelledError",
@@ -102,8 +106,10 @@ _HOMES = {
         "PluginError",
         "QueueFullError",
         "ResultNotFoundError",
+        "ServerError",
         "SettingsError",
         "UnknownModelError",
+        "UnreachableError",
         "ValidationError",
     ),
     "mold_core.hookspecs": (
@@ -169,6 +175,7 @@ __all__ = [
     "ChainResponse",
     "ChainStage",
     "CheckpointError",
+    "Client",
     "DenoiseStep",
     "DownloadDone",
     "DownloadError",
@@ -217,6 +224,7 @@ __all__ = [
     "Queued",
     "ResultNotFoundError",
     "Run",
+    "ServerError",
     "Settings",
     "SettingsError",
     "SizeRules",
@@ -225,6 +233,7 @@ __all__ = [
     "StageStart",
     "TimeRange",
     "UnknownModelError",
+    "UnreachableError",
     "UpscaleRequest",
     "UpscaleResponse",
     "UpscalerArchitecture",

@@ -18,6 +18,8 @@
     ├── ResultNotFoundError       RESULT_NOT_FOUND     404   exit 1   the gallery has nothing of that name
     ├── PluginError               PLUGIN_ERROR         500   exit 1   a plugin cannot be used
     │   └── DuplicateError        DUPLICATE            500   exit 1   two plugins claim one name
+    ├── ServerError               SERVER_ERROR         502   exit 1   a server refused what it was asked for
+    │   └── UnreachableError      UNREACHABLE          502   exit 1   there is no server, or it was lost
     └── CancelledError            CANCELLED            409   exit 130
 
 The message is one sentence for the person who caused it: what was asked, what is possible, what to do next.
@@ -41,10 +43,13 @@ __all__ = [
     "PluginError",
     "QueueFullError",
     "ResultNotFoundError",
+    "ServerError",
     "SettingsError",
     "UnknownModelError",
+    "UnreachableError",
     "ValidationError",
     "WorkerError",
+    "error_of",
 ]
 
 
@@ -219,3 +224,41 @@ class CancelledError(MoldError):
     code = "CANCELLED"
     http_status = 409
     exit_status = 130
+
+
+class ServerError(MoldError):
+    """What a server answered that is no error of an engine: no key, too often, not allowed, not understood.
+
+    `code` is the server's own word where it had one.
+    """
+
+    code = "SERVER_ERROR"
+    http_status = 502
+
+
+class UnreachableError(ServerError):
+    """A server that is not there or was lost. `refused`: nothing listens at its address."""
+
+    code = "UNREACHABLE"
+
+    def __init__(self, message: str, *, refused: bool = False, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.refused = refused
+
+
+def error_of(code: str, message: str) -> MoldError:
+    """Return the error that an envelope of the HTTP API means; one with a code of its own is a ServerError."""
+    cls = _classes_by_code(MoldError).get(code)
+    if cls is not None and cls is not UnreachableError:
+        return cls(message)
+    error = ServerError(message)
+    error.code = code
+    return error
+
+
+def _classes_by_code(root: type[MoldError]) -> dict[str, type[MoldError]]:
+    """Return the classes of this module, by code."""
+    found = {root.code: root} if root.__module__ == __name__ else {}
+    for cls in root.__subclasses__():
+        found |= _classes_by_code(cls)
+    return found

@@ -27,6 +27,7 @@ CompileMode = Literal["auto", "on", "off"]
 AttentionChoice = Literal["auto", "default", "cudnn", "flash", "efficient", "math"]
 StrategyChoice = Literal["auto", "eager", "sequential", "offload"]
 T5Variant = Literal["auto", "fp16", "q8", "q6", "q5", "q4", "q3"]
+ServerUse = Literal["auto", "never"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 
@@ -220,8 +221,21 @@ class Settings:
         key="server_bind",
         default="127.0.0.1",
     )
+    host: str | None = _setting(
+        "Server that commands use: a name, name:port or an address; default: none, or one on this machine (below).",
+        env="MOLD_HOST",
+        key="host",
+    )
+    use_server: ServerUse = _setting(
+        "Whether commands use a server that runs on this machine with the same MOLD_HOME: auto, where there is one; "
+        "never.",
+        env="MOLD_USE_SERVER",
+        key="use_server",
+        default="auto",
+    )
     api_key: str | None = _setting(
-        "Keys that clients of the server must have: one, several with commas, or @FILE with one a line.",
+        "Keys that clients of the server must have: one, several with commas, or @FILE with one a line. Commands send "
+        "the first.",
         env="MOLD_API_KEY",
         key="api_key",
         secret=True,
@@ -415,6 +429,17 @@ class Settings:
         if self.output_dir == "":
             return None
         return _path(self.output_dir) if self.output_dir else self.home / "output"
+
+    def first_api_key(self) -> str | None:
+        """Return the key that a client sends. Raises SettingsError where the file that has it cannot be read."""
+        text = self.api_key or ""
+        if not text.startswith("@"):
+            return next(filter(None, (key.strip() for key in text.split(","))), None)
+        try:
+            lines = _path(text[1:]).read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError):
+            raise SettingsError(f"MOLD_API_KEY names {text[1:]}, which cannot be read", field="api_key") from None
+        return next((line.strip() for line in lines if line.strip() and not line.strip().startswith("#")), None)
 
     @property
     def config_path(self) -> Path:

@@ -41,6 +41,7 @@ def serve(
         raise SettingsError(
             f"the server needs {error.name}, which is not installed", hint="pip install 'mold-core[http]'"
         ) from None
+    from mold_core.client.local import announced
     from mold_core.engine import Engine
     from mold_core.gallery import Gallery
 
@@ -55,6 +56,7 @@ def serve(
         shown = f"[{settings.bind}]" if ":" in settings.bind else settings.bind
         words = f"mold serves on http://{shown}:{settings.port} (Ctrl-C ends it)"
         try:
-            serve(service, listener, lambda: click.echo(words, err=True))
+            with announced(settings.home, settings.port, settings.bind):
+                serve(service, listener, lambda: click.echo(words, err=True))
         finally:
             engine.close()

@@ -82,13 +82,15 @@ def generate_json(result: GenerateResponse, form: ImageDataForm) -> dict[str, An
         about_video = {name: value for name, value in json_of(result.video).items() if name not in (*flat, "data")}
         flat |= {f"video_{name}": value for name, value in about_video.items()}
     images = [_image_json(image, form) for image in result.images]
-    about = {
+    about: dict[str, Any] = {
         "generation_time_ms": result.generation_time_ms,
         "model": result.model,
         "seed_used": result.seed_used,
         "warnings": list(result.warnings),
     }
     gpu = getattr(result, "gpu", None)
+    if result.expanded:
+        about["expanded"] = list(result.expanded)
     return {"images": images, **about, **flat, **({} if gpu is None else {"gpu": gpu})}
 
 

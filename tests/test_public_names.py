@@ -16,6 +16,7 @@ import mold_core
 PACKAGES = [
     "mold_core.catalog",
     "mold_core.chains",
+    "mold_core.client",
     "mold_core.engine",
     "mold_core.errors",
     "mold_core.files",

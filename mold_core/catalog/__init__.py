@@ -2,7 +2,7 @@
 
 from mold_core.catalog.default import DefaultModel, default_model, remember_model
 from mold_core.catalog.loras import LoraFolder, refuse_lora_paths
-from mold_core.catalog.model import ModelDefaults, ModelFile, ModelSpec, Vocabulary, read_catalog
+from mold_core.catalog.model import ModelDefaults, ModelEntry, ModelFile, ModelSpec, Vocabulary, read_catalog
 from mold_core.catalog.names import nearest_names, resolve
 from mold_core.catalog.own import own_models
 from mold_core.catalog.pull import pull
@@ -13,6 +13,7 @@ __all__ = [
     "LocalFiles",
     "LoraFolder",
     "ModelDefaults",
+    "ModelEntry",
     "ModelFile",
     "ModelSpec",
     "ModelStore",

@@ -14,7 +14,7 @@ from mold_core.errors import PluginError, ValidationError
 from mold_core.wire.convert import from_json
 from mold_core.wire.fields import wire_field
 
-__all__ = ["ModelDefaults", "ModelFile", "ModelSpec", "Vocabulary", "read_catalog"]
+__all__ = ["ModelDefaults", "ModelEntry", "ModelFile", "ModelSpec", "Vocabulary", "read_catalog"]
 
 
 @attrs.frozen(kw_only=True)
@@ -107,6 +107,16 @@ class ModelSpec:
     def size_bytes(self) -> int:
         """Size of all files together, as far as known."""
         return sum(file.size_bytes or 0 for file in self.files)
+
+
+@attrs.frozen(kw_only=True)
+class ModelEntry:
+    """A model as listings show it."""
+
+    spec: ModelSpec
+    downloaded: bool
+    loaded: bool
+    runnable: bool
 
 
 def read_catalog(path: Path, *, embedded: bool = False) -> list[ModelSpec]:

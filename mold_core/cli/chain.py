@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 import click
 
+from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
 from mold_core.cli.targets import Target
 
@@ -48,6 +49,7 @@ def validate(script: Path) -> None:
 @click.option("-o", "--output", metavar="PATH", help="File to write; '-' is standard output.")
 @click.option("--seed", type=int, help="Seed, where it shall be another than the script's.")
 @click.option("--dry-run", is_flag=True, help="Only say what it comes to.")
+@server_flags
 @click.pass_obj
 def run(state: State, script: Path, output: str | None, seed: int | None, dry_run: bool) -> None:
     """Make the video that a script describes."""
@@ -68,6 +70,7 @@ def run(state: State, script: Path, output: str | None, seed: int | None, dry_ru
 @click.pass_obj
 def resume(state: State, id: str, output: str | None) -> None:
     """Go on with the chain of this name (mold chain list) after its last whole clip."""
+    state.local = True  # the clips are here
     run_chain(state, _store(state).read(id), output)
 
 
@@ -109,6 +112,7 @@ def run_chain(state: State, request: ChainRequest, output: str | None) -> None:
     from mold_core.cli.progress import ProgressLine
 
     line = ProgressLine()
+    state.falls_back = False  # hours of work are not begun on another machine than the one that was named
     engine = state.engine
     try:
         response = engine.chain(request, line)

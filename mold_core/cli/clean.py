@@ -33,7 +33,7 @@ def command(state: State, dry_run: bool, yes: bool, older_than_h: float) -> None
     """
     from mold_core.catalog.clean import delete, find_leftovers
 
-    settings, engine = state.settings, state.engine
+    settings, engine = state.settings, state.local_engine
     found = find_leftovers(
         engine.plugins.models, engine.store, settings.home / "cache", older_than_s=older_than_h * 3600
     )

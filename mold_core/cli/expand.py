@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
 
 __all__ = ["command", "expand_flags"]
@@ -28,6 +29,7 @@ Examples:
 @click.option("--backend", help="What expands: local, or the address of an OpenAI-compatible server.")
 @click.option("--expand-model", help="Language model: of the catalog for local, else its name at the server.")
 @click.option("--device", help="cpu, cuda or mps; default: the best there is.")
+@server_flags
 @click.pass_obj
 def command(
     state: State,

@@ -61,7 +61,7 @@ def command(
 def _installation(state: State) -> dict[str, object]:
     settings = state.settings
     try:
-        default = state.engine.default_model()
+        default = state.local_engine.default_model()
         chosen = f"{default.spec.name} ({default.reason})"
     except MoldError as error:
         chosen = f"none: {error}"
@@ -79,7 +79,7 @@ def _installation(state: State) -> dict[str, object]:
 def _model_as_json(state: State, name: str) -> dict[str, object]:
     import attrs
 
-    store, spec = state.engine.store, state.engine.resolve(name)
+    store, spec = state.local_engine.store, state.local_engine.resolve(name)
     missing = store.missing(spec)
     files = [
         {**attrs.asdict(file), "path": store.path_of(spec, file), "here": file not in missing} for file in spec.files
@@ -92,7 +92,7 @@ def _model_as_json(state: State, name: str) -> dict[str, object]:
 
 
 def _model(state: State, name: str) -> None:
-    engine = state.engine
+    engine = state.local_engine
     spec = engine.resolve(name)
     family = engine.plugins.families.get(spec.family)
     missing = engine.store.missing(spec)
@@ -125,8 +125,8 @@ def _model(state: State, name: str) -> None:
 
 
 def _memory_report(state: State, spec: ModelSpec) -> MemoryReport | None:
-    family = state.engine.plugins.families.get(spec.family)
-    return state.engine.memory_report(spec.name) if hasattr(family, "parts") else None
+    family = state.local_engine.plugins.families.get(spec.family)
+    return state.local_engine.memory_report(spec.name) if hasattr(family, "parts") else None
 
 
 def _memory(memory: MemoryReport) -> None:

@@ -9,11 +9,12 @@ import click
 
 from mold_core.catalog.loras import LoraFolder
 from mold_core.cli.loras import list_loras
+from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
 from mold_core.errors import MoldError
 
 if TYPE_CHECKING:
-    from mold_core.engine import ModelEntry
+    from mold_core.catalog import ModelEntry
 
 __all__ = ["command", "readable_size"]
 
@@ -21,6 +22,7 @@ __all__ = ["command", "readable_size"]
 @click.command("list", short_help="List models: what is here, what could be.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--loras", is_flag=True, help="List adapters (LoRA) instead.")
+@server_flags
 @click.pass_obj
 def command(state: State, as_json: bool, loras: bool) -> None:
     """List models: what is here, and what can be fetched."""
@@ -41,7 +43,9 @@ def command(state: State, as_json: bool, loras: bool) -> None:
     if elsewhere:
         click.echo()
         _table("Known, not downloaded:", elsewhere, default)
-    click.echo(f"\n★ used when none is named · files go to {state.settings.models_path} · mold info NAME lists them")
+    address = getattr(state.engine, "address", None)
+    where = f"all on {address}" if state.settings.host and address else f"files go to {state.settings.models_path}"
+    click.echo(f"\n★ used when none is named · {where} · mold info NAME tells more")
 
 
 def _default_name(state: State) -> str | None:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from mold_core.cli.list_models import readable_size
+from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
+
+if TYPE_CHECKING:
+    from mold_core.catalog import LocalFiles
+    from mold_core.wire import PullResponse
 
 __all__ = ["command"]
 
@@ -22,6 +28,7 @@ Examples:
 @click.command("pull", epilog=EPILOG, short_help="Fetch the files of a model.")
 @click.argument("model")
 @click.option("--skip-verify", is_flag=True, help="Do not compare files with the catalog's sizes and checksums.")
+@server_flags
 @click.pass_obj
 def command(state: State, model: str, skip_verify: bool) -> None:
     """Fetch the files of MODEL from the Hugging Face hub into the models folder.
@@ -36,7 +43,7 @@ def command(state: State, model: str, skip_verify: bool) -> None:
     spec = engine.resolve(model)
     line = ProgressLine()
     try:
-        files = engine.pull(spec.name, line, skip_verify=skip_verify)
+        pulled = engine.pull(spec.name, line, skip_verify=skip_verify)
     except KeyboardInterrupt:
         line.clear()
         click.echo(f"note: what has come is kept; mold pull {spec.name} goes on with it", err=True)
@@ -45,6 +52,12 @@ def command(state: State, model: str, skip_verify: bool) -> None:
         line.clear()
     if not spec.embedded:
         click.echo(
-            f"{click.style('✓', fg='green')} {spec.name} is here, {readable_size(files.size_bytes())}",
+            f"{click.style('✓', fg='green')} {spec.name} is here, {readable_size(_size_bytes(pulled))}",
             err=not sys.stdout.isatty(),
         )
+
+
+def _size_bytes(pulled: LocalFiles | PullResponse) -> int:
+    """Return the size of what is here now; of a server's files the answer tells it."""
+    size = pulled.size_bytes
+    return size if isinstance(size, int) else size()

@@ -41,7 +41,7 @@ def command(state: State, models: tuple[str, ...], yes: bool) -> None:
 def _remove(state: State, name: str, yes: bool) -> MoldError | None:
     from mold_core.catalog.remove import plan_removal, remove
 
-    engine = state.engine
+    engine = state.local_engine
     try:
         spec = engine.resolve(name)
         planned = plan_removal(spec, engine.plugins.models, engine.store)

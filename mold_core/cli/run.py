@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,14 @@ from mold_core.cli.expand import expand_flags
 from mold_core.cli.loras import lora_weight
 from mold_core.cli.memory_flags import memory_flags, take_memory_flags
 from mold_core.cli.pictures import source_fields
+from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
 from mold_core.cli.targets import Target
 from mold_core.cli.videos import chain_of, makes_videos, take_video_flags, video_flags
 
 if TYPE_CHECKING:
     from mold_core.catalog import DefaultModel
-    from mold_core.engine import Engine
+    from mold_core.cli.state import AnyEngine
     from mold_core.wire import ChainRequest, GenerateRequest
 
 __all__ = ["command"]
@@ -77,6 +79,7 @@ Examples:
 @click.option("--device", help="cpu, cuda or mps; default: the best there is.")
 @video_flags
 @memory_flags
+@server_flags
 @click.pass_obj
 def command(
     state: State,
@@ -96,10 +99,12 @@ def command(
     Without -o it is saved in the current directory, or written to standard output when that is a pipe.
     """
     state.use_flags(device=device, **take_memory_flags(flags), **expand_flags(state, expand_backend, expand_model))
+    flags["loras"] = tuple(map(lora_weight, loras)) or None
+    if any(os.path.isabs(lora.path) for lora in flags["loras"] or ()):
+        state.stay_here("a --lora that is a file")
     engine = state.engine
     model, prompt_words = _split_model(engine, flags.pop("model"), words)
     pictures = source_fields(image, flags.pop("strength"), mask)
-    flags["loras"] = tuple(map(lora_weight, loras)) or None
     prompt = " ".join(prompt_words) if prompt_words else _prompt_from_stdin(taken=image == "-")
     chained = take_video_flags(flags)
     spec = engine.resolve(model) if model else engine.default_model().spec
@@ -108,19 +113,22 @@ def command(
     if not model:
         _announce_default(engine)
     request = _request(prompt, spec.name, target, **pictures, **flags)
-    _make(engine, chain_of(engine, request, spec, chained) or request, target)
+    chain = chain_of(engine, request, spec, chained)
+    if chain is not None and state.lost is not None:
+        raise state.lost  # hours of work are not begun on another machine than the one that was named
+    _make(engine, chain or request, target)
     if model:
         from mold_core.catalog import remember_model
 
         remember_model(state.settings.home, spec.name)
 
 
-def _split_model(engine: Engine, named: str | None, words: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
+def _split_model(engine: AnyEngine, named: str | None, words: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
     """Return the model and the words of the prompt; the first word is a model if it is the name of one."""
     if named or not words:
         return named, words
     first = words[0]
-    models = engine.plugins.models
+    models = engine.catalog()
     if first in models or any(spec.base == first for spec in models.values()):
         return first, words[1:]
     if ":" in first and not any(char.isspace() for char in first) and len(words) > 1 and not first.endswith(":"):
@@ -137,7 +145,7 @@ def _prompt_from_stdin(taken: bool) -> str:
     return text
 
 
-def _announce_default(engine: Engine) -> DefaultModel:
+def _announce_default(engine: AnyEngine) -> DefaultModel:
     chosen = engine.default_model()
     if chosen.reason == "embedded":
         click.echo(
@@ -163,7 +171,7 @@ def _request(
     )
 
 
-def _make(engine: Engine, request: GenerateRequest | ChainRequest, target: Target) -> None:
+def _make(engine: AnyEngine, request: GenerateRequest | ChainRequest, target: Target) -> None:
     """Make what is asked for and write it where it goes."""
     from mold_core.cli.progress import ProgressLine
     from mold_core.wire import ChainResponse

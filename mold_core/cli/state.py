@@ -3,28 +3,54 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import click
+
+from mold_core.errors import SettingsError, UnreachableError
 
 if TYPE_CHECKING:
+    from mold_core.client import Client
     from mold_core.engine import Engine
     from mold_core.plugins import Plugins
     from mold_core.settings import Settings
+
+    AnyEngine: TypeAlias = Engine | Client
 
 __all__ = ["State"]
 
 
 class State:
-    """The state of one invocation of `mold`."""
+    """The state of one invocation of `mold`.
+
+    `engine` is what does the work: a client of the server that MOLD_HOST or --host names, or of one that runs on this
+    machine with the same MOLD_HOME, and otherwise an engine in this process. With `falls_back` a named server that
+    refuses the connection is replaced by this process; `lost` then says which.
+    """
 
     def __init__(self) -> None:
         self.no_plugins = False
         self.commands_added = False
+        self.local = False
+        self.falls_back = True
+        self.lost: UnreachableError | None = None
         self._flags: dict[str, Any] = {}
+        self._bound: list[str] = []
 
     def use_flags(self, **flags: Any) -> None:
-        """Let flags of the command decide settings, by field name; None means not given. Call it before `engine`."""
+        """Let flags of the command decide settings, by field name; None means not given. Call it before `engine`.
+
+        All but the host are about this machine, and keep the work here.
+        """
         self._flags.update(flags)
+        self._bound += [
+            f"--{name.replace('_', '-')}" for name, value in flags.items() if value is not None and name != "host"
+        ]
         self.__dict__.pop("settings", None)  # they may have been read before, to look for plugins
+
+    def stay_here(self, what: str) -> None:
+        """Keep the work in this process because of `what`, which no server can do. Call it before `engine`."""
+        self._bound.append(what)
 
     @cached_property
     def settings(self) -> Settings:
@@ -41,8 +67,54 @@ class State:
         return load_plugins(() if self.no_plugins else self.settings.plugins)
 
     @cached_property
-    def engine(self) -> Engine:
-        """The engine; torch is not imported before it makes something."""
+    def engine(self) -> AnyEngine:
+        """What does the work. Raises SettingsError for flags that a named server cannot follow, UnreachableError."""
+        return self._client() or self.local_engine
+
+    @cached_property
+    def local_engine(self) -> Engine:
+        """The engine in this process; torch is not imported before it makes something."""
         from mold_core.engine import Engine
 
         return Engine(self.settings, self.plugins)
+
+    @cached_property
+    def server(self) -> Client:
+        """The server that commands about servers mean. Raises UnreachableError where there is none."""
+        from mold_core.client import Client
+        from mold_core.client.local import local_client
+
+        settings = self.settings
+        if settings.host:
+            return Client(settings.host, settings.first_api_key() or "")
+        client = local_client(settings)
+        if client is None:
+            raise UnreachableError(
+                "no server runs here", refused=True, hint="mold server start begins one; --host names another"
+            )
+        return client
+
+    def _client(self) -> Client | None:
+        """Return the server to use; None where the work is done here."""
+        settings = self.settings
+        if self.local or not (settings.host or (settings.use_server == "auto" and not self._bound)):
+            return None
+        if not settings.host:
+            from mold_core.client.local import local_client
+
+            return local_client(settings)
+        if self._bound:
+            raise SettingsError(
+                f"{self._bound[0]} is about this machine, and the server {settings.host} is asked to do the work",
+                hint="leave it out, or say --local",
+            )
+        try:
+            self.server.health()
+        except UnreachableError as error:
+            if not (error.refused and self.falls_back):
+                raise
+            self.lost = error
+            note = click.style("note:", fg="yellow")
+            click.echo(f"{note} {error.message}; this machine does the work", err=True)
+            return None
+        return self.server

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
 from mold_core.errors import CancelledError, MoldError
 
 if TYPE_CHECKING:
+    from mold_core.cli.state import AnyEngine
     from mold_core.cli.upscale_plan import Piece
-    from mold_core.engine import Engine
     from mold_core.wire import ProgressEvent, UpscaleResponse
 
 __all__ = ["command"]
@@ -42,6 +43,7 @@ Examples:
 )
 @click.option("--overwrite", is_flag=True, help="Of several pictures, make those again that are there already.")
 @click.option("--device", help="cpu, cuda or mps; default: the best there is.")
+@server_flags
 @click.pass_obj
 def command(
     state: State,
@@ -63,6 +65,8 @@ def command(
 
     state.use_flags(device=device)
     pieces = plan(sources, output, output_format)
+    if any(piece.format == "mp4" for piece in pieces):
+        state.stay_here("a video")
     options = {"model": model, "tile_size": tile_size}
     several = len(pieces) > 1 or any(piece.resumable for piece in pieces)
     if not several:
@@ -74,7 +78,7 @@ def command(
     _many(state.engine, pieces, options, overwrite)
 
 
-def _one(engine: Engine, piece: Piece, options: dict[str, Any]) -> None:
+def _one(engine: AnyEngine, piece: Piece, options: dict[str, Any]) -> None:
     line = _line(1)
     try:
         response, data = piece.run(engine, options, line)
@@ -87,7 +91,7 @@ def _one(engine: Engine, piece: Piece, options: dict[str, Any]) -> None:
         _say(piece, response)
 
 
-def _many(engine: Engine, pieces: list[Piece], options: dict[str, Any], overwrite: bool) -> None:
+def _many(engine: AnyEngine, pieces: list[Piece], options: dict[str, Any], overwrite: bool) -> None:
     """Enlarge several pictures; one that fails is named, and the others go on."""
     left = [piece for piece in pieces if overwrite or not piece.done()]
     if len(left) < len(pieces):

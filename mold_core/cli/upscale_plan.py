@@ -16,7 +16,7 @@ import click
 from mold_core.errors import OutputError, ValidationError
 
 if TYPE_CHECKING:
-    from mold_core.engine import Engine
+    from mold_core.cli.state import AnyEngine
     from mold_core.wire import ProgressEvent, UpscaleResponse
 
 __all__ = ["Piece", "plan"]
@@ -50,7 +50,7 @@ class Piece:
         return self.target.stat().st_mtime >= self.source.stat().st_mtime
 
     def run(
-        self, engine: Engine, options: dict[str, Any], on_event: Callable[[ProgressEvent], object]
+        self, engine: AnyEngine, options: dict[str, Any], on_event: Callable[[ProgressEvent], object]
     ) -> tuple[UpscaleResponse, bytes | None]:
         """Enlarge it; return what came of it, and the bytes if they are for standard output."""
         from mold_core.upscaling.requests import FileUpscaleRequest

@@ -26,7 +26,7 @@ def verify_model(state: State, name: str, *, as_json: bool) -> None:
     """Read every file of a model and say of each whether it is right. Raises CheckpointError if one is not."""
     from mold_core.catalog.verify import verify_files
 
-    engine = state.engine
+    engine = state.local_engine
     spec = engine.resolve(name)
     progress = _Progress(live=not as_json)
     verdicts = []

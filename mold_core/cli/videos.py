@@ -12,15 +12,12 @@ from mold_core.errors import ValidationError
 
 if TYPE_CHECKING:
     from mold_core.catalog import ModelSpec
-    from mold_core.engine import Engine
+    from mold_core.cli.state import AnyEngine
     from mold_core.wire import ChainRequest, GenerateRequest
 
 __all__ = ["chain_of", "makes_videos", "take_video_flags", "video_flags"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-# Frames of a clip that chains are made of, where neither the model nor the user says another number.
-_CLIP_FRAMES = 97
 
 _CHAIN_ONLY = ("clip_frames", "motion_tail_frames")
 
@@ -49,22 +46,24 @@ def take_video_flags(flags: dict[str, Any]) -> dict[str, Any]:
     return {name: flags.pop(name) for name in _CHAIN_ONLY}
 
 
-def makes_videos(engine: Engine, spec: ModelSpec) -> bool:
+def makes_videos(engine: AnyEngine, spec: ModelSpec) -> bool:
     """Say whether a model makes videos."""
-    family = engine.plugins.families.get(spec.family)
-    return family is not None and "text-to-video" in family.capabilities
+    return "text-to-video" in engine.capabilities(spec)
 
 
-def chain_of(engine: Engine, request: GenerateRequest, spec: ModelSpec, chained: dict[str, Any]) -> ChainRequest | None:
+def chain_of(
+    engine: AnyEngine, request: GenerateRequest, spec: ModelSpec, chained: dict[str, Any]
+) -> ChainRequest | None:
     """Return the request as a chain where its video is longer than a clip; None where it is one clip.
 
     Raises ValidationError for what a chain cannot do, or flags of chains for what is none.
     """
-    clip_frames = chained["clip_frames"] or spec.options.get("clip_frames", _CLIP_FRAMES)
+    most = engine.chain_frames(spec)
+    clip_frames = chained["clip_frames"] or most or 0
     frames = request.frames or spec.defaults.frames or 1
-    if frames <= clip_frames or spec.family not in engine.plugins.chain_renderers:
+    if most is None or frames <= clip_frames:
         for name, value in chained.items():
-            if value is not None and spec.family not in engine.plugins.chain_renderers:
+            if value is not None and most is None:
                 raise ValidationError(f"--{_flag(name)} is for chains, and {spec.name} makes none", field=name)
         return None
     for name in ("keyframes", "negative_prompt"):

@@ -49,6 +49,9 @@ __all__ = ["Engine", "EngineStatus"]
 
 _CLOSE_TIMEOUT_S = 10.0
 
+# Frames of a clip that chains are made of, where the model does not say another number.
+_CLIP_FRAMES = 97
+
 
 @attrs.frozen(kw_only=True)
 class EngineStatus:
@@ -291,6 +294,21 @@ class Engine:
     def family_of(self, spec: ModelSpec) -> ModelFamily:
         """Return the family that runs a model. Raises PluginError when its plugin is not there."""
         return self._models.family_of(spec)
+
+    def catalog(self) -> dict[str, ModelSpec]:
+        """Return the models of the catalog by full name."""
+        return dict(self.plugins.models)
+
+    def capabilities(self, spec: ModelSpec) -> frozenset[str]:
+        """Return what the family of a model can do; nothing where no loaded plugin brings it."""
+        return frozenset(getattr(self.plugins.families.get(spec.family), "capabilities", ()))
+
+    def chain_frames(self, spec: ModelSpec) -> int | None:
+        """Return the frames of a clip in chains of a model; None where its family makes none."""
+        if spec.family not in self.plugins.chain_renderers:
+            return None
+        frames: int = spec.options.get("clip_frames", _CLIP_FRAMES)
+        return frames
 
     # --- what it does now ----------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from mold_core.catalog import DefaultModel, ModelSpec, ModelStore, default_model, resolve
+from mold_core.catalog import DefaultModel, ModelEntry, ModelSpec, ModelStore, default_model, resolve
 from mold_core.errors import PluginError, ValidationError
 from mold_core.hookspecs import ModelFamily
 from mold_core.plugins import Plugins
@@ -12,16 +12,6 @@ from mold_core.settings import Settings
 from mold_core.upscaling.loading import FAMILY as UPSCALERS
 
 __all__ = ["ModelEntry", "Models"]
-
-
-@attrs.frozen(kw_only=True)
-class ModelEntry:
-    """A model as listings show it."""
-
-    spec: ModelSpec
-    downloaded: bool
-    loaded: bool
-    runnable: bool
 
 
 @attrs.frozen

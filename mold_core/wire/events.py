@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from functools import cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import attrs
 
-from mold_core.wire.chain import ChainEvent
+from mold_core.wire.chain import (
+    ChainDenoiseStep,
+    ChainEvent,
+    ChainStageDone,
+    ChainStageStart,
+    ChainStart,
+    Stitching,
+)
+from mold_core.wire.convert import from_json
 from mold_core.wire.fields import wire_field
 
 __all__ = [
@@ -26,6 +34,7 @@ __all__ = [
     "StageDone",
     "StageStart",
     "WeightLoad",
+    "event_from_json",
     "event_type",
 ]
 
@@ -142,6 +151,25 @@ ProgressEvent: TypeAlias = (
     | ChainEvent
 )
 
+_CLASSES: tuple[type, ...] = (
+    Queued,
+    StageStart,
+    StageDone,
+    Info,
+    CacheHit,
+    DenoiseStep,
+    Preview,
+    WeightLoad,
+    DownloadProgress,
+    DownloadDone,
+    PullComplete,
+    ChainStart,
+    ChainStageStart,
+    ChainDenoiseStep,
+    ChainStageDone,
+    Stitching,
+)
+
 
 def event_type(event: ProgressEvent | type) -> str:
     """Return the `type` an event carries on the wire: ``DenoiseStep`` → ``denoise_step``.
@@ -159,6 +187,29 @@ def event_to_json(event: ProgressEvent) -> dict[str, object]:
     """Return an event as the JSON object that SSE carries."""
     word, names = _shape(type(event))  # type: ignore[arg-type]  # classes can be hashed
     return {"type": word, **{name: _plain(getattr(event, name)) for name in names}}
+
+
+def event_from_json(data: Mapping[str, object]) -> ProgressEvent | None:
+    """Return the event that a JSON object of SSE describes; None for one of a type that is not known here.
+
+    Of two events with one type it is the one that can be made of the fields. Raises ValidationError for fields that no
+    event of the type has.
+    """
+    named = _classes_by_type().get(str(data.get("type")), ())
+    for cls in named:
+        required = (field.name for field in attrs.fields(cls) if field.default is attrs.NOTHING)
+        if all(name in data for name in required):
+            event: ProgressEvent = from_json(cls, data)
+            return event
+    return from_json(named[0], data) if named else None  # which says what is missing
+
+
+@cache
+def _classes_by_type() -> dict[str, tuple[Any, ...]]:
+    found: dict[str, tuple[Any, ...]] = {}
+    for cls in _CLASSES:
+        found[event_type(cls)] = (*found.get(event_type(cls), ()), cls)
+    return found
 
 
 def _plain(value: object) -> object:

@@ -9,7 +9,7 @@ import falcon.asgi
 
 from mold_core.catalog import ModelSpec
 from mold_core.engine import ModelEntry
-from mold_core.errors import ModelNotFoundError
+from mold_core.errors import ModelNotFoundError, MoldError
 from mold_core.wire import PullRequest
 from mold_core.wire.fields import wire_field
 from mold_http.answers import JSON, answer_json, wants_events
@@ -46,6 +46,14 @@ class ModelInfo:
     capabilities: tuple[str, ...] = wire_field("What its family can do.")
     disk_usage_bytes: int | None = wire_field("Size of its files here.", default=None)
     remaining_download_bytes: int | None = wire_field("What a pull would fetch.", default=None)
+    size_bytes: int | None = wire_field("Size of all its files, those it shares among them.", default=None)
+    licence: str | None = wire_field("Licence of its weights.", default=None)
+    embedded: bool | None = wire_field("True where its files come with a plugin.", default=None)
+    part_of: str | None = wire_field("Family whose models it is a part of, where it is none by itself.", default=None)
+    default_frames: int | None = wire_field("Frames of a video where a request names none.", default=None)
+    default_fps: int | None = wire_field("Frames per second where a request names none.", default=None)
+    chain_frames: int | None = wire_field("Frames of a clip of a chain, where it makes chains.", default=None)
+    default_because: str | None = wire_field("Why requests without a model get this one, where they do.", default=None)
 
 
 @attrs.frozen(kw_only=True)
@@ -112,10 +120,17 @@ def _device(service: Service, gpu: int | None) -> str | None:
 
 
 def _models(service: Service) -> list[ModelInfo]:
-    return [_model(service, entry) for entry in service.engine.models()]
+    try:
+        default = service.engine.default_model()
+    except MoldError:
+        default = None
+    return [
+        _model(service, entry, default.reason if default and default.spec.name == entry.spec.name else None)
+        for entry in service.engine.models()
+    ]
 
 
-def _model(service: Service, entry: ModelEntry) -> ModelInfo:
+def _model(service: Service, entry: ModelEntry, default_because: str | None) -> ModelInfo:
     spec, defaults, store = entry.spec, entry.spec.defaults, service.engine.store
     family = service.engine.plugins.families.get(spec.family)
     missing = store.missing(spec)
@@ -136,6 +151,14 @@ def _model(service: Service, entry: ModelEntry) -> ModelInfo:
         capabilities=tuple(sorted(getattr(family, "capabilities", ()))),
         disk_usage_bytes=None if missing else store.files_of(spec).size_bytes(),
         remaining_download_bytes=sum(file.size_bytes or 0 for file in missing),
+        size_bytes=spec.size_bytes,
+        licence=spec.licence,
+        embedded=spec.embedded or None,
+        part_of=spec.part_of,
+        default_frames=defaults.frames,
+        default_fps=defaults.fps,
+        chain_frames=service.engine.chain_frames(spec),
+        default_because=default_because,
     )
 
 

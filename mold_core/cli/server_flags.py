@@ -1,0 +1,43 @@
+"""The flags that say where the work is done: here, or on a server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from mold_core.cli.state import State
+
+__all__ = ["host_flag", "server_flags"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def host_flag(function: Function) -> Function:
+    """Add --host to a command that is about a server. Nothing is passed to the command: State knows."""
+    return click.option(
+        "--host",
+        metavar="HOST",
+        expose_value=False,
+        callback=_use_host,
+        help="Server to use: a name, name:port or an address; default: MOLD_HOST, else the one that runs here.",
+    )(function)
+
+
+def server_flags(function: Function) -> Function:
+    """Add --host and --local to a command that does work. Nothing is passed to the command: State knows."""
+    local = click.option(
+        "--local", is_flag=True, expose_value=False, callback=_stay_local, help="Use no server; work in this process."
+    )
+    return host_flag(local(function))
+
+
+def _use_host(ctx: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        ctx.ensure_object(State).use_flags(host=value)
+
+
+def _stay_local(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.ensure_object(State).local = True

@@ -1,0 +1,325 @@
+"""The client: speaks the engine's verbs to a server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, suppress
+from functools import cached_property
+from types import TracebackType
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import attrs
+
+from mold_core.catalog import DefaultModel, ModelEntry, ModelSpec
+from mold_core.client.connection import Connection, server_address
+from mold_core.client.files import upscale_file
+from mold_core.client.jobs import Last, RemoteJob, read_frames
+from mold_core.client.models import RemoteModels, listed
+from mold_core.errors import CancelledError, MoldError, UnreachableError, ValidationError
+from mold_core.media.metadata import OutputMetadata
+from mold_core.settings import Settings
+from mold_core.upscaling.requests import FileUpscaleRequest
+from mold_core.wire import (
+    ChainRequest,
+    ChainResponse,
+    ExpandRequest,
+    ExpandResponse,
+    GenerateRequest,
+    GenerateResponse,
+    ProgressEvent,
+    PullRequest,
+    PullResponse,
+    UpscaleRequest,
+    UpscaleResponse,
+)
+from mold_core.wire.convert import check, from_json, to_json
+from mold_core.wire.fields import wire_field
+
+__all__ = ["Client", "RemoteEntry", "ServerStatus"]
+
+# Class of request → its kind, and the route that streams it and cancels when the client leaves, where there is one.
+_KINDS: dict[type, tuple[str, str | None]] = {
+    GenerateRequest: ("generate", "/api/generate/stream?image_data=base64"),
+    ChainRequest: ("chain", "/api/generate/chain/stream"),
+    UpscaleRequest: ("upscale", "/api/upscale/stream"),
+    ExpandRequest: ("expand", None),
+    PullRequest: ("pull", None),
+}
+
+_HEALTH_TIMEOUT_S = 5.0
+
+
+@attrs.frozen(kw_only=True)
+class ServerStatus:
+    """What a server is and does now."""
+
+    version: str = wire_field("Version of mold.")
+    models_loaded: tuple[str, ...] = wire_field("Models in memory.")
+    busy: bool = wire_field("Whether a job is running.")
+    uptime_secs: int = wire_field("Seconds since the start.")
+    hostname: str | None = wire_field("Name of the machine.", default=None)
+    memory_status: str | None = wire_field("Free memory, in words.", default=None)
+    queue_depth: int = wire_field("Jobs that wait.", default=0)
+    queue_capacity: int = wire_field("Jobs that may wait.", default=0)
+    queue_paused: bool = wire_field("Whether the queue was paused.", default=False)
+
+
+@attrs.frozen(kw_only=True)
+class RemoteEntry:
+    """One result that a server keeps."""
+
+    filename: str = wire_field("Its name.")
+    metadata: OutputMetadata = wire_field("How it was made.")
+    timestamp: int = wire_field("Time of the file, in seconds since 1970.")
+    size_bytes: int = wire_field("Size of the file.", default=0)
+    favourite: bool = wire_field("Whether somebody marked it.", default=False)
+
+
+class Client:
+    """Does what requests ask for on the server at `host`; the verbs, events and errors are those of `Engine`.
+
+        with Client("gpu-box") as client:
+            response = client.generate(GenerateRequest(prompt="a red house under a yellow moon"))
+
+    `host` is a name, ``name:port`` or an address with http or https; default: the setting MOLD_HOST, else this machine.
+    `api_key` is sent with every request; default: the (first) key of MOLD_API_KEY. Nothing is connected before the
+    first verb, and torch is never needed. All methods may be called from any thread.
+
+    Every method raises UnreachableError where there is no server, and the server's own errors as the classes that the
+    engine there raised.
+    """
+
+    def __init__(self, host: str | None = None, api_key: str | None = None) -> None:
+        settings = Settings.load() if host is None or api_key is None else None
+        if host is None:
+            assert settings is not None
+            host = settings.host or f"127.0.0.1:{settings.port}"
+        key = api_key if settings is None or api_key is not None else settings.first_api_key()
+        self.connection = Connection(server_address(host), key or None)
+
+    @property
+    def address(self) -> str:
+        """Where the server is."""
+        return self.connection.address
+
+    # --- requests ------------------------------------------------------------------------------------------------
+
+    def submit(self, request: Any, *, idempotency_key: str | None = None) -> RemoteJob:
+        """Queue a request of any kind and return its job at once; it goes on when this program ends.
+
+        Raises what `Engine.submit` raises.
+        """
+        kind, _ = _kind_of(request)
+        check(request)
+        headers = {"Accept": "application/json"}
+        if idempotency_key is not None:
+            headers["Idempotency-Key"] = idempotency_key
+        body = {"kind": kind, "request": to_json(request)}
+        _, answered = self.connection.ask("POST", "/api/jobs", body, headers=headers)
+        path = answered["Location"] or ""
+        about = {"id": path.rpartition("/")[2], "kind": kind, "model": getattr(request, "model", None)}
+        return RemoteJob(self.connection, about)
+
+    def run(self, request: Any, on_event: Callable[[ProgressEvent], object] | None = None) -> Any:
+        """Return the result of a request of any kind; see `Engine.run`.
+
+        When `on_event` returns False or anything is raised here, Ctrl-C among it, the job is cancelled on the server.
+        """
+        if isinstance(request, FileUpscaleRequest):
+            return upscale_file(request, lambda inner: self.run(inner, on_event))
+        with closing(self._stream(request)) as items:
+            for item in items:
+                if isinstance(item, Last):
+                    return item.response
+                if on_event is not None and on_event(item) is False:
+                    raise CancelledError("the job was cancelled")
+        raise UnreachableError(f"the server at {self.address} was lost before the end")
+
+    def generate(
+        self, request: GenerateRequest, on_event: Callable[[ProgressEvent], object] | None = None
+    ) -> GenerateResponse:
+        """Return the pictures that a request asks for; see `run`."""
+        result: GenerateResponse = self.run(request, on_event)
+        return result
+
+    def chain(self, request: ChainRequest, on_event: Callable[[ProgressEvent], object] | None = None) -> ChainResponse:
+        """Return the long video that a request asks for; see `run`."""
+        result: ChainResponse = self.run(request, on_event)
+        return result
+
+    def expand(
+        self, request: ExpandRequest, on_event: Callable[[ProgressEvent], object] | None = None
+    ) -> ExpandResponse:
+        """Return the prompts that a request asks for; see `run`."""
+        result: ExpandResponse = self.run(request, on_event)
+        return result
+
+    def upscale(
+        self, request: UpscaleRequest, on_event: Callable[[ProgressEvent], object] | None = None
+    ) -> UpscaleResponse:
+        """Return the larger picture that a request asks for; see `run`. Files are read and written here."""
+        result: UpscaleResponse = self.run(request, on_event)
+        return result
+
+    def stream(self, request: Any) -> Iterator[Any]:
+        """Yield progress events and, last, the response. Closing the iterator cancels the job."""
+        with closing(self._stream(request)) as items:
+            for item in items:
+                yield item.response if isinstance(item, Last) else item
+
+    def _stream(self, request: Any) -> Generator[ProgressEvent | Last]:
+        """Yield the events of a request and its response as Last; the job is cancelled when this is closed early."""
+        kind, route = _kind_of(request)
+        check(request)
+        if route is None:
+            yield from self._followed(request)
+            return
+        # Leaving closes the connection, and that cancels: even where this program is killed.
+        with closing(self.connection.frames("POST", route, to_json(request))) as frames:
+            yield from read_frames(frames, kind)
+
+    def _followed(self, request: Any) -> Iterator[ProgressEvent | Last]:
+        """Yield as `_stream` does, for the kinds that have no route that streams."""
+        others = {job.id for job in self.jobs(kind="pull")} if isinstance(request, PullRequest) else set()
+        job = self.submit(request)
+        ended = False
+        try:
+            yield from job.events()
+            yield Last(job.result())
+            ended = True
+        except MoldError as error:
+            ended = not isinstance(error, UnreachableError)
+            raise
+        finally:
+            if not ended and job.id not in others:  # a pull that somebody else waits for goes on
+                with suppress(MoldError):
+                    job.cancel()
+
+    # --- jobs ----------------------------------------------------------------------------------------------------
+
+    def job(self, id: str) -> RemoteJob:
+        """Return a job by its id. Raises JobNotFoundError for one that never was or is no longer kept."""
+        return RemoteJob(self.connection, self.connection.json("GET", f"/api/jobs/{quote(id, safe='')}"))
+
+    def jobs(self, *, state: str | None = None, kind: str | None = None) -> list[RemoteJob]:
+        """Return the jobs that are kept, oldest first."""
+        wanted = {name: word for name, word in (("state", state), ("kind", kind)) if word is not None}
+        found = self.connection.json("GET", f"/api/jobs?{urlencode(wanted)}" if wanted else "/api/jobs")
+        return [RemoteJob(self.connection, about) for about in reversed(found)]
+
+    # --- models --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _models(self) -> RemoteModels:
+        return listed(self.connection.json("GET", "/api/models"))
+
+    def models(self) -> list[ModelEntry]:
+        """Return every model of the server's catalog with what is known of it there."""
+        self.__dict__.pop("_models", None)
+        return self._models.entries()
+
+    def loaded(self) -> frozenset[str]:
+        """Return the full names of the models in the server's memory."""
+        return frozenset(self.status().models_loaded)
+
+    def load(self, name: str | None) -> str:
+        """Bring a model into the server's memory and return its full name. Raises what `Engine.load` raises."""
+        spec = self.resolve(name)
+        self.connection.ask("POST", "/api/models/load", {"model": spec.name}, timeout_s=None)
+        return spec.name
+
+    def unload(self, name: str | None = None) -> tuple[str, ...]:
+        """Free the server's memory of a model or of all; return the names of what was dropped."""
+        body = None if name is None else {"model": name}
+        data, _ = self.connection.ask("DELETE", "/api/models/unload", body, timeout_s=None)
+        words = data.decode("utf-8", "replace").strip()
+        return tuple(words.removeprefix("unloaded ").split(", ")) if words.startswith("unloaded ") else ()
+
+    def default_model(self) -> DefaultModel:
+        """Return the model that requests without a name get, and why that one."""
+        return self._models.default()
+
+    def resolve(self, name: str | None) -> ModelSpec:
+        """Return the model that a name means at the server; None means the default. Raises UnknownModelError."""
+        return self._models.resolve(name)
+
+    def catalog(self) -> dict[str, ModelSpec]:
+        """Return the models of the server by full name."""
+        return self._models.specs()
+
+    def capabilities(self, spec: ModelSpec) -> frozenset[str]:
+        """Return what the family of a model can do."""
+        found = self._models.by_name.get(spec.name)
+        return frozenset(found.capabilities if found else ())
+
+    def chain_frames(self, spec: ModelSpec) -> int | None:
+        """Return the frames of a clip in chains of a model; None where it makes none."""
+        found = self._models.by_name.get(spec.name)
+        return found.chain_frames if found else None
+
+    def pull(
+        self, name: str, on_event: Callable[[ProgressEvent], object] | None = None, *, skip_verify: bool = False
+    ) -> PullResponse:
+        """Let the server fetch what is missing of a model, and return when it is there."""
+        spec = self.resolve(name)
+        self.run(PullRequest(model=spec.name, skip_verify=skip_verify), on_event)
+        sizes = {entry.spec.name: entry.spec.size_bytes for entry in self.models()}
+        return PullResponse(model=spec.name, size_bytes=sizes.get(spec.name, 0))
+
+    # --- gallery -------------------------------------------------------------------------------------------------
+
+    def results(
+        self, q: str | None = None, limit: int = 20, cursor: str | None = None
+    ) -> tuple[list[RemoteEntry], str | None]:
+        """Return results that the server keeps, newest first, and the cursor of the page after them."""
+        wanted = {"q": q, "limit": limit, "cursor": cursor}
+        query = urlencode({name: value for name, value in wanted.items() if value is not None})
+        data, headers = self.connection.ask("GET", f"/api/gallery?{query}", headers={"Accept": "application/json"})
+        found = self.connection.decoded(data)
+        return [from_json(RemoteEntry, entry) for entry in found], headers["X-Next-Cursor"]
+
+    def fetch(self, name: str) -> bytes:
+        """Return the file of a result. Raises ResultNotFoundError."""
+        data, _ = self.connection.ask("GET", _result_path(name))
+        return data
+
+    def delete(self, name: str) -> None:
+        """Delete a result of the server. Raises ResultNotFoundError, and ServerError where that is not allowed."""
+        self.connection.ask("DELETE", _result_path(name))
+
+    # --- the server ----------------------------------------------------------------------------------------------
+
+    def health(self, timeout_s: float = _HEALTH_TIMEOUT_S) -> None:
+        """Return when the server has said that it lives. Raises UnreachableError otherwise."""
+        self.connection.ask("GET", "/health", timeout_s=timeout_s)
+
+    def status(self) -> ServerStatus:
+        """Return what the server is and does now."""
+        return from_json(ServerStatus, self.connection.json("GET", "/api/status"))
+
+    def shutdown(self) -> None:
+        """Let the server end, after the work under way."""
+        self.connection.ask("POST", "/api/shutdown", timeout_s=_HEALTH_TIMEOUT_S)
+
+    def close(self) -> None:
+        """Let go of the server; there is nothing to do, since every request has a connection of its own."""
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _kind_of(request: Any) -> tuple[str, str | None]:
+    found = _KINDS.get(type(request))
+    if found is None:
+        raise ValidationError(f"a server takes no {type(request).__name__}")
+    return found
+
+
+def _result_path(name: str) -> str:
+    return f"/api/gallery/image/{quote(name, safe='')}"

@@ -1,0 +1,97 @@
+"""A job on a server: followed, waited for and cancelled from here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+from urllib.parse import quote
+
+from mold_core.client.connection import Connection, Frame
+from mold_core.client.results import response_of
+from mold_core.errors import UnreachableError, error_of
+from mold_core.wire import ProgressEvent, PullResponse
+from mold_core.wire.events import event_from_json
+
+__all__ = ["Last", "RemoteJob", "read_frames"]
+
+Result = Callable[[Mapping[str, Any]], Any]
+
+
+class RemoteJob:
+    """One request on its way through a server; what `mold_core.Job` is in this process.
+
+    `id`, `kind` and `model` never change. `state` and `to_json` ask the server. `events` may be read several times: the
+    server keeps them.
+    """
+
+    def __init__(self, connection: Connection, about: Mapping[str, Any]) -> None:
+        self._connection = connection
+        self._about = dict(about)
+        self.id = str(about["id"])
+        self.kind = str(about.get("kind", "generate"))
+        self.model = about.get("model")
+        self._result: Any = None
+
+    @property
+    def state(self) -> str:
+        """Where the job is in its life, as the server says now."""
+        return str(self.to_json()["state"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether the job is done, failed or cancelled."""
+        return self.state in ("done", "failed", "cancelled")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what there is to say of the job, as the server says now. Raises JobNotFoundError."""
+        self._about = self._connection.json("GET", self._path())
+        return self._about
+
+    def events(self) -> Iterator[ProgressEvent]:
+        """Yield every event from the first on, until the job is finished. Raises the job's error."""
+        frames = self._connection.frames("GET", f"{self._path()}/events?image_data=base64")
+        for item in read_frames(frames, self.kind):
+            if isinstance(item, Last):
+                self._result = item.response
+            else:
+                yield item
+
+    def result(self) -> Any:
+        """Return what the job made, waiting for it. Raises the job's error."""
+        if self._result is None:
+            for _ in self.events():
+                pass
+        if self._result is None and self.kind == "pull":
+            self._result = PullResponse(model=str(self.model), size_bytes=0)
+        if self._result is None:
+            raise UnreachableError(f"the server at {self._connection.address} ended; the job may go on with it")
+        return self._result
+
+    def cancel(self) -> bool:
+        """End the job now. Returns False if it had already ended."""
+        state = self._connection.json("DELETE", self._path())["state"]
+        return bool(state == "cancelled")
+
+    def _path(self) -> str:
+        return f"/api/jobs/{quote(self.id, safe='')}"
+
+
+class Last:
+    """The response at the end of a stream."""
+
+    def __init__(self, response: Any) -> None:
+        self.response = response
+
+
+def read_frames(frames: Iterator[Frame], kind: str) -> Iterator[ProgressEvent | Last]:
+    """Yield the events of a stream, and its response as the last thing. Raises the error that it ends with."""
+    for frame in frames:
+        if frame.event == "progress":
+            event = event_from_json(frame.data)
+            if event is not None:  # a newer server may tell of what is not known here
+                yield event
+        elif frame.event == "complete":
+            yield Last(response_of(kind, frame.data))
+            return
+        elif frame.event == "error":
+            raise error_of(str(frame.data.get("code", "INTERNAL_ERROR")), str(frame.data.get("message", "")))
