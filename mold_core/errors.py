@@ -49,7 +49,6 @@ __all__ = [
     "UnreachableError",
     "ValidationError",
     "WorkerError",
-    "error_of",
 ]
 
 
@@ -244,21 +243,3 @@ class UnreachableError(ServerError):
     def __init__(self, message: str, *, refused: bool = False, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.refused = refused
-
-
-def error_of(code: str, message: str) -> MoldError:
-    """Return the error that an envelope of the HTTP API means; one with a code of its own is a ServerError."""
-    cls = _classes_by_code(MoldError).get(code)
-    if cls is not None and cls is not UnreachableError:
-        return cls(message)
-    error = ServerError(message)
-    error.code = code
-    return error
-
-
-def _classes_by_code(root: type[MoldError]) -> dict[str, type[MoldError]]:
-    """Return the classes of this module, by code."""
-    found = {root.code: root} if root.__module__ == __name__ else {}
-    for cls in root.__subclasses__():
-        found |= _classes_by_code(cls)
-    return found

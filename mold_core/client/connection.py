@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from mold_core.errors import MoldError, ServerError, SettingsError, UnreachableError, error_of
+from mold_core.client.envelopes import error_of
+from mold_core.errors import MoldError, ServerError, SettingsError, UnreachableError
 
 __all__ = ["Connection", "Frame", "server_address"]
 

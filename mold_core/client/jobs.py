@@ -7,8 +7,9 @@ from typing import Any
 from urllib.parse import quote
 
 from mold_core.client.connection import Connection, Frame
+from mold_core.client.envelopes import error_of
 from mold_core.client.results import response_of
-from mold_core.errors import UnreachableError, error_of
+from mold_core.errors import UnreachableError
 from mold_core.wire import ProgressEvent, PullResponse
 from mold_core.wire.events import event_from_json
 

@@ -8,6 +8,7 @@ import pytest
 
 from mold_core import Client, DenoiseStep, Preview, SettingsError, StageStart, UnreachableError
 from mold_core.client import server_address
+from mold_core.client.envelopes import error_of
 from mold_core.client.results import response_of
 from mold_core.errors import (
     CancelledError,
@@ -15,7 +16,6 @@ from mold_core.errors import (
     ServerError,
     ValidationError,
     WorkerError,
-    error_of,
 )
 from mold_core.wire import ChainStageStart, GenerateResponse
 from mold_core.wire.events import event_from_json, event_to_json
