@@ -240,6 +240,4 @@ class UnreachableError(ServerError):
 
     code = "UNREACHABLE"
 
-    def __init__(self, message: str, *, refused: bool = False, hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
-        self.refused = refused
+    refused = False

@@ -89,9 +89,7 @@ class State:
             return Client(settings.host, settings.first_api_key() or "")
         client = local_client(settings)
         if client is None:
-            raise UnreachableError(
-                "no server runs here", refused=True, hint="mold server start begins one; --host names another"
-            )
+            raise UnreachableError("no server runs here", hint="mold server start begins one; --host names another")
         return client
 
     def _client(self) -> Client | None:

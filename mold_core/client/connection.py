@@ -122,9 +122,9 @@ class Connection:
                 raise self._refusal(answer)
             yield answer
         except ConnectionRefusedError:
-            raise UnreachableError(
-                f"there is no server at {self.address}", refused=True, hint="start one there: mold serve"
-            ) from None
+            refused = UnreachableError(f"there is no server at {self.address}", hint="start one there: mold serve")
+            refused.refused = True
+            raise refused from None
         except TimeoutError:
             raise UnreachableError(f"the server at {self.address} does not answer") from None
         except (OSError, http.client.HTTPException) as error:
