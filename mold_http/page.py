@@ -11,7 +11,7 @@ import attrs
 from mold_core.wire.fields import bounds_of, doc_of
 from mold_core.wire.schema import classes_within, type_schema
 from mold_http.routes.route import ERRORS, Route
-from mold_http.routes.table import ROUTES
+from mold_http.routes.table import LISTED
 
 __all__ = ["page"]
 
@@ -59,9 +59,9 @@ pages of one site in.
 def page() -> str:
     """Return the page as Markdown."""
     parts = [_START, "## Routes\n", *_table(), ""]
-    for tag in dict.fromkeys(route.tag for route in ROUTES):
+    for tag in dict.fromkeys(route.tag for route in LISTED):
         parts.append(f"## {tag.capitalize()}\n")
-        for route in ROUTES:
+        for route in LISTED:
             if route.tag == tag:
                 parts += _route(route)
     parts += ["## Objects\n", *_objects(), "## Codes of errors\n", *_codes()]
@@ -71,7 +71,7 @@ def page() -> str:
 def _table() -> Iterator[str]:
     yield "| method | path | what | key | rate |"
     yield "|---|---|---|---|---|"
-    for route in ROUTES:
+    for route in LISTED:
         key = "public" if route.public else "key"
         yield f"| {route.method} | `{_colons(route.path)}` | {route.summary} | {key} | {route.tier or 'none'} |"
 
@@ -116,7 +116,7 @@ def _objects() -> Iterator[str]:
 def _classes() -> list[type]:
     """Return every class of a body or an answer, in the order of the routes."""
     found: dict[type, None] = {}
-    for route in ROUTES:
+    for route in LISTED:
         carried: list[Any] = [route.request] if route.request else []
         carried += [value for answer in route.answers for value in answer.content.values()]
         for root in carried:

@@ -57,7 +57,7 @@ _PAGE = """\
 async def openapi(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Answer with the OpenAPI document."""
     resp.content_type = JSON
-    resp.data = document_text(service.routes)
+    resp.data = document_text(tuple(route for route in service.routes if route.listed))
 
 
 async def docs(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:

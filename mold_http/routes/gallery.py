@@ -16,7 +16,7 @@ from mold_core.media.metadata import OutputMetadata
 from mold_core.wire.fields import wire_field
 from mold_http.answers import JSON, answer_json
 from mold_http.errors import ForbiddenError
-from mold_http.guard.bodies import query_of
+from mold_http.guard.bodies import query_of, read_json
 from mold_http.routes.capabilities import may_delete
 from mold_http.routes.route import Answer, Query, Route
 from mold_http.service import Service
@@ -50,6 +50,14 @@ class GalleryEntry:
     favourite: bool | None = wire_field("True for what somebody marked.", default=None)
     tags: tuple[str, ...] | None = wire_field("Words that somebody gave it.", default=None)
     parents: tuple[GalleryParent, ...] | None = wire_field("What it came from.", default=None)
+
+
+@attrs.frozen(kw_only=True)
+class Marks:
+    """What somebody thinks of a result. What is left out stays as it is."""
+
+    favourite: bool | None = wire_field("Whether it is a favourite.", default=None)
+    tags: tuple[str, ...] | None = wire_field("All words it shall have; none take them away.", default=None)
 
 
 async def list_results(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
@@ -92,6 +100,14 @@ async def get_file(service: Service, req: falcon.asgi.Request, resp: falcon.asgi
     finally:
         if file is not None:
             file.close()
+
+
+async def mark(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, name: str) -> None:
+    """Make a result a favourite or not, give it tags, and answer with how it is then."""
+    marks = await read_json(req, Marks)
+    gallery = _gallery(service)
+    entry = await asyncio.to_thread(gallery.update, name, favourite=marks.favourite, tags=marks.tags)
+    answer_json(resp, entry.to_json())
 
 
 async def delete_file(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, name: str) -> None:
@@ -237,6 +253,19 @@ ROUTES = (
         answers=(Answer(status=204, doc="It is gone."),),
         errors=_ERRORS,
         tier="generation",
+    ),
+    Route(
+        method="PUT",
+        path="/api/gallery/marks/{name}",
+        name="mark_result",
+        summary="Make a result a favourite, give it tags",
+        handler=mark,
+        tag="gallery",
+        request=Marks,
+        rest="name",
+        path_docs=_NAME,
+        answers=(Answer(doc="How it is now.", content={JSON: GalleryEntry}),),
+        errors=_ERRORS,
     ),
     Route(
         method="GET",

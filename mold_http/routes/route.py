@@ -109,6 +109,7 @@ class Route:
     answers: tuple[Answer, ...]
     errors: tuple[str, ...] = ()
     public: bool = False
+    listed: bool = True  # in the OpenAPI document and the docs
     tier: Tier | None = "read"
     example: str = ""
 

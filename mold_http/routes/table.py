@@ -16,10 +16,11 @@ from mold_http.routes import (
     resources,
     status,
     upscale,
+    web,
 )
 from mold_http.routes.route import Route
 
-__all__ = ["PUBLIC_PATHS", "ROUTES"]
+__all__ = ["LISTED", "PUBLIC_PATHS", "ROUTES"]
 
 ROUTES: tuple[Route, ...] = (
     *generate.ROUTES,
@@ -35,7 +36,11 @@ ROUTES: tuple[Route, ...] = (
     *resources.ROUTES,
     *documents.ROUTES,
     *openai_images.ROUTES,
+    *web.ROUTES,
 )
+
+# What the documents tell of: all but the files of the page.
+LISTED = tuple(route for route in ROUTES if route.listed)
 
 # What needs no key; all else does, also what is not in the table.
 PUBLIC_PATHS = frozenset(route.path for route in ROUTES if route.public)

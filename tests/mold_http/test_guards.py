@@ -13,6 +13,7 @@ from mold_http.guard.hosts import is_loopback
 from mold_http.guard.keys import Keys, read_keys
 from mold_http.guard.rates import Bucket, Rate, network_of, parse_rate
 from mold_http.routes.table import PUBLIC_PATHS, ROUTES
+from mold_http.routes.web import FILES
 
 KEY = "first-key"
 SPECIFIED_AS_PUBLIC = {"/health", "/api/docs", "/api/openapi.json", "/metrics"}
@@ -21,8 +22,9 @@ SPECIFIED_AS_PUBLIC = {"/health", "/api/docs", "/api/openapi.json", "/metrics"}
 # --- keys ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_public_list_is_the_one_that_is_specified_and_the_script_of_the_page() -> None:
-    assert SPECIFIED_AS_PUBLIC | {"/api/docs/scalar.js"} == PUBLIC_PATHS
+def test_the_public_list_is_the_one_that_is_specified_and_the_files_of_pages() -> None:
+    pages = {"/", "/api/docs/scalar.js"} | {f"/web/{name}" for name in FILES}
+    assert SPECIFIED_AS_PUBLIC | pages == PUBLIC_PATHS
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")

@@ -1,0 +1,111 @@
+"""The page: what a browser shows at ``/``, and the files it is made of.
+
+Every file is a row of its own with a fixed content type, so that no path is ever made from a request. The files are
+public, since they hold nothing; the API that they call wants its key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from importlib.resources import files
+
+import falcon.asgi
+
+from mold_http.routes.route import Answer, Handler, Route
+from mold_http.service import Service
+
+__all__ = ["FILES", "ROUTES"]
+
+_POLICY = (
+    "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; object-src 'none'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
+)
+
+_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+
+FILES = (
+    "api.js",
+    "compare.js",
+    "create.js",
+    "detail.js",
+    "dom.js",
+    "expand.js",
+    "gallery.js",
+    "icon.svg",
+    "main.js",
+    "mask.js",
+    "models.js",
+    "server.js",
+    "settings.js",
+    "style.css",
+)
+
+
+async def page(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+    """Answer with the page, which is told whether it needs to ask for a key."""
+    body = _read("index.html")
+    if service.keys.required:
+        body = body.replace(b'data-key="none"', b'data-key="needed"')
+    resp.set_header("Content-Security-Policy", _POLICY)
+    resp.set_header("Referrer-Policy", "no-referrer")
+    _answer(req, resp, body, "text/html")
+
+
+def _serving(name: str) -> Handler:
+    content_type = _TYPES[name[name.rindex(".") :]]
+
+    async def send(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        _answer(req, resp, _read(name), content_type)
+
+    return send
+
+
+def _answer(req: falcon.asgi.Request, resp: falcon.asgi.Response, body: bytes, content_type: str) -> None:
+    """Send a file, or say that the browser has it already."""
+    tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    resp.content_type = f"{content_type}; charset=utf-8"
+    resp.set_header("X-Content-Type-Options", "nosniff")
+    resp.set_header("Cache-Control", "no-cache")  # asked for again each time, so that an upgrade is seen at once
+    resp.set_header("ETag", tag)
+    if req.get_header("If-None-Match") == tag:
+        resp.status = 304
+        return
+    resp.data = body
+
+
+@cache
+def _read(name: str) -> bytes:
+    return (files("mold_http") / "web" / name).read_bytes()
+
+
+def _file_route(name: str) -> Route:
+    return Route(
+        method="GET",
+        path=f"/web/{name}",
+        name=f"web_{name.replace('.', '_')}",
+        summary="A file of the page",
+        handler=_serving(name),
+        tag="page",
+        answers=(Answer(doc="The file.", content={_TYPES[name[name.rindex(".") :]]: "the file"}),),
+        public=True,
+        tier=None,
+        listed=False,
+    )
+
+
+ROUTES = (
+    Route(
+        method="GET",
+        path="/",
+        name="web_page",
+        summary="The page",
+        doc="To make pictures and videos in a browser. Its files are under `/web/`; it asks no other server.",
+        handler=page,
+        tag="page",
+        answers=(Answer(doc="The page.", content={"text/html": "the page"}),),
+        public=True,
+        tier=None,
+    ),
+    *(_file_route(name) for name in FILES),
+)

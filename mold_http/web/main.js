@@ -1,0 +1,67 @@
+// The frame: which page is shown, the key, and what all pages know of the server.
+
+import { get, keyNeeded, onKeyNeeded, setKey } from "./api.js";
+import { $, complain, h } from "./dom.js";
+import { startCreate } from "./create.js";
+
+export const server = { capabilities: null, models: [] };
+
+const pages = {
+  create: null,
+  gallery: () => import("./gallery.js"),
+  models: () => import("./models.js"),
+  server: () => import("./server.js"),
+};
+let leave = null;
+
+async function show() {
+  const asked = location.hash.slice(2);
+  const name = asked in pages ? asked : "create";
+  leave?.();
+  leave = null;
+  for (const section of document.querySelectorAll("main > section")) section.hidden = section.id !== name;
+  for (const link of document.querySelectorAll("nav a")) {
+    if (link.hash === `#/${name}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  document.title = name === "create" ? "mold" : `${name[0].toUpperCase()}${name.slice(1)} – mold`;
+  if (!pages[name]) return;
+  try {
+    leave = (await (await pages[name]()).show($(`#${name}`))) ?? null;
+  } catch (error) {
+    complain(error);
+  }
+}
+
+onKeyNeeded((wrong) => new Promise((resolve) => {
+  const input = h("input", { type: "password", autocomplete: "current-password", required: true, id: "key" });
+  const box = h("dialog", { ariaLabel: "API key" }, h("form.ask", {
+    onsubmit: (event) => { event.preventDefault(); setKey(input.value); box.close(); },
+  },
+  h("h1", {}, "This mold has a lock"),
+  h("div.field", {}, h("label", { htmlFor: "key" }, wrong ? "That key did not fit. Another one?" : "Its API key"), input),
+  h("p.soft", {}, "It is kept until this tab is closed."),
+  h("button.main", { type: "submit" }, "Open")));
+  box.addEventListener("cancel", (event) => event.preventDefault());
+  box.addEventListener("close", () => { box.remove(); resolve(); });
+  document.body.append(box);
+  box.showModal();
+}));
+
+// What pages load again when something changed: models come and go.
+export async function refreshModels() {
+  server.models = await get("/api/models");
+  document.dispatchEvent(new Event("models"));
+  return server.models;
+}
+
+async function start() {
+  if (keyNeeded()) await get("/api/status");
+  [server.capabilities, server.models] = await Promise.all([get("/api/capabilities"), get("/api/models")]);
+  if (!server.capabilities.gallery.enabled) $('nav a[href="#/gallery"]').hidden = true;
+  startCreate(server);
+  window.addEventListener("hashchange", show);
+  await show();
+}
+
+start().catch(complain);

@@ -1,0 +1,92 @@
+// Models: what there is, fetching, and what is in memory.
+
+import { cancel, follow, get, send, submit } from "./api.js";
+import { announce, bytes, complain, h, progressOf } from "./dom.js";
+import { refreshModels, server } from "./main.js";
+
+const pulls = new Map(); // model → {id, words, done}
+let body, memory, words = "";
+
+export async function show(section) {
+  if (!section.firstChild) {
+    const search = h("input", { type: "search", placeholder: "Search models", ariaLabel: "Search models", oninput: () => { words = search.value.trim().toLowerCase(); draw(); } });
+    body = h("div");
+    section.append(h("div.sheet", {}, h("div.head", {}, h("h1", {}, "Models"), search), body));
+  }
+  const [, resources, downloads] = await Promise.all([refreshModels(), get("/api/resources"), get("/api/downloads")]);
+  memory = Math.max(resources.system_ram.total, ...resources.gpus.map((gpu) => gpu.vram_total));
+  for (const one of [downloads.active, ...downloads.queued]) if (one && !pulls.has(one.model)) watch(one.model, one.id);
+  draw();
+}
+
+function draw() {
+  const found = server.models.filter((one) => `${one.name} ${one.family} ${one.description}`.toLowerCase().includes(words));
+  const groups = [["Here", found.filter((one) => one.downloaded)], ["To be fetched", found.filter((one) => !one.downloaded)]];
+  body.replaceChildren(...groups.filter(([, models]) => models.length).flatMap(([title, models]) => [h("h2", {}, title), h("ul.rows", {}, models.map(row))]));
+  if (!found.length) body.replaceChildren(h("p.nothing", {}, `No model has “${words}”.`));
+}
+
+function row(one) {
+  const pull = pulls.get(one.name);
+  const size = one.disk_usage_bytes ?? one.remaining_download_bytes;
+  const facts = [one.description, size ? bytes(size) : "", one.size_gb * 2 ** 30 > memory ? "more than this machine's memory" : "", one.runnable ? "" : "no plugin here runs it"];
+  const item = h("li", {},
+    h("div.title", {}, one.name, one.is_loaded && h("span.tag", {}, "in memory")),
+    h("div.soft", {}, pull ? pull.words : facts.filter(Boolean).join(" · ")),
+    h("div.actions", {}, buttons(one, pull)));
+  if (pull) {
+    const bar = h(`div.progress${pull.done === null ? ".unsure" : ""}`, { role: "progressbar", ariaLabel: `Fetching ${one.name}`, ariaValueNow: pull.done === null ? null : String(Math.round(pull.done * 100)) }, h("i"));
+    bar.style.setProperty("--done", pull.done ?? 0);
+    item.append(bar);
+  }
+  return item;
+}
+
+function buttons(one, pull) {
+  const button = (words, action) => h("button.quiet", { type: "button", ariaLabel: `${words} ${one.name}`, onclick: action }, words);
+  if (pull) return [button("Cancel", () => cancel(pull.id).catch(complain))];
+  if (!one.downloaded) return [button("Fetch", () => fetchModel(one.name))];
+  if (one.is_loaded) return [button("Unload", (event) => change(event, () => send("/api/models/unload", { method: "DELETE", body: { model: one.name } })))];
+  if (!one.runnable || !one.default_width) return []; // upscalers and language models come and go by themselves
+  return [button("Load", (event) => change(event, () => send("/api/models/load", { method: "POST", body: { model: one.name } })))];
+}
+
+async function change(event, action) {
+  event.target.disabled = true;
+  event.target.textContent = "…";
+  try {
+    await action();
+    announce("Done");
+  } catch (error) { complain(error); }
+  await refreshModels().catch(complain);
+  draw();
+}
+
+async function fetchModel(model) {
+  try {
+    const job = await submit("pull", { model });
+    await watch(model, job.id);
+  } catch (error) { complain(error); }
+}
+
+async function watch(model, id) {
+  const pull = { id, words: "Beginning", done: null };
+  pulls.set(model, pull);
+  let drawn = 0;
+  draw();
+  try {
+    await follow(id, (event) => {
+      const [said, done] = progressOf(event);
+      if (said) Object.assign(pull, { words: said, done });
+      if (Date.now() - drawn > 300) { drawn = Date.now(); draw(); }
+    });
+    announce(`${model} is here`);
+  } catch (error) {
+    if (error.code !== "CANCELLED") complain(error);
+  } finally {
+    pulls.delete(model);
+    await refreshModels().catch(complain);
+    draw();
+  }
+}
+

@@ -1,0 +1,353 @@
+"""The page in a browser, against the real server and the models that ship with mold."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from http_server import Server, serving
+from PIL import Image
+
+from mold_http.routes.web import FILES
+
+playwright = pytest.importorskip("playwright.sync_api")
+expect = playwright.expect
+
+# On a machine without much to do a step takes a tenth of a second; this is for others.
+PATIENCE_MS = 60_000
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+# Pictures that the gallery finds when the server starts.
+OLD = 60
+PROMPT = "a red house under a yellow moon"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    home = tmp_path_factory.mktemp("page") / "home"
+    (home / "output").mkdir(parents=True)
+    for number in range(10, 10 + OLD):
+        colour = (number * 4, 90, 90)
+        Image.new("RGB", (32, 20), colour).save(home / "output" / f"mold-old-bf16-17000000000{number}.png")
+    with serving(home, MOLD_EXECUTOR="process") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    found = next(filter(None, map(shutil.which, names)), None)
+    with playwright.sync_playwright() as driver:
+        own = driver.chromium.executable_path
+        executable = found or (own if Path(own).exists() else None)
+        if executable is None:
+            pytest.skip(f"no browser: none of {', '.join(names)} is installed, nor Playwright's own Chromium")
+        running = driver.chromium.launch(executable_path=executable, args=FLAGS)
+        yield running
+        running.close()
+
+
+class Visit:
+    """A window of the browser, and what went wrong in it."""
+
+    def __init__(self, browser: Any, server: Server, **options: Any) -> None:
+        self.url = f"http://127.0.0.1:{server.port}"
+        self.context = browser.new_context(**options)
+        self.context.set_default_timeout(PATIENCE_MS)
+        self.page = self.context.new_page()
+        self.complaints: list[str] = []
+        self.elsewhere: list[str] = []
+        self.page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", self._asked)
+
+    def _asked(self, request: Any) -> None:
+        if not request.url.startswith((self.url + "/", "data:", "blob:" + self.url)):
+            self.elsewhere.append(request.url)
+
+    def go(self, place: str = "create") -> Any:
+        """Return the page at one of its places."""
+        self.page.goto(f"{self.url}/#/{place}")
+        self.page.locator("#model").wait_for(state="attached")
+        return self.page
+
+
+@pytest.fixture
+def visit(browser: Any, server: Server) -> Iterator[Visit]:
+    """A window that must end without an error in its console and without a request to anybody else."""
+    expect.set_options(timeout=PATIENCE_MS)
+    one = Visit(browser, server)
+    yield one
+    one.context.close()
+    assert one.complaints == []
+    assert one.elsewhere == []
+
+
+def make(page: Any, prompt: str = PROMPT) -> Any:
+    """Make a picture and return the large one."""
+    page.locator("#prompt").fill(prompt)
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#stage[data-state=done] .words")).to_have_text(prompt)
+    return page.locator("#mat > img")
+
+
+def natural_size(image: Any) -> list[int]:
+    return image.evaluate(
+        "async (image) => { await image.decode(); return [image.naturalWidth, image.naturalHeight]; }"
+    )
+
+
+# --- making --------------------------------------------------------------------------------------------------------
+
+
+def test_a_prompt_becomes_a_picture_while_one_looks_on(visit: Visit, server: Server) -> None:
+    page = visit.go()
+    page.evaluate(
+        """() => { window.seen = [];
+        new MutationObserver(() => {
+            const image = document.querySelector('#mat > img');
+            window.seen.push([document.querySelector('#step')?.textContent, image?.src.slice(0, 15)].join(' '));
+        }).observe(document.querySelector('#stage'), { subtree: true, childList: true, characterData: true }); }"""
+    )
+    page.get_by_label("Seed").fill("7")
+    picture = make(page)
+    assert natural_size(picture) == [128, 128]
+    seen = page.evaluate("window.seen")
+    assert any("Step 4 of 4" in words for words in seen)
+    assert any("data:image/jpeg" in words for words in seen)  # a preview
+    expect(page.locator("#caption")).to_contain_text(PROMPT)
+    expect(page.locator("#live")).to_have_text("Done")
+    newest = server.ask("GET", "/api/gallery?limit=1").json()[0]["metadata"]
+    assert (newest["prompt"], newest["seed"]) == (PROMPT, 7)
+
+
+def test_the_form_is_made_from_what_the_family_declares(visit: Visit, server: Server) -> None:
+    page = visit.go()
+    page.get_by_role("button", name="128 by 96").click()
+    for label, value in (("Pictures", "2"), ("Steps", "3")):
+        page.get_by_label(label, exact=False).first.fill(value)
+    page.locator("#set-output_format").select_option("webp")
+    assert natural_size(make(page, "three green trees")) == [128, 96]
+    expect(page.locator("#others button")).to_have_count(2)
+    page.get_by_label("Picture 2 of 2").click()
+    expect(page.get_by_label("Picture 2 of 2")).to_have_attribute("aria-pressed", "true")
+    newest = server.ask("GET", "/api/gallery?limit=2").json()
+    assert [(one["metadata"]["steps"], one["format"]) for one in newest] == [(3, "webp")] * 2
+    assert page.locator("#set-negative_prompt").count() == 0  # FLUX has none
+
+
+def test_escape_cancels(visit: Visit, server: Server) -> None:
+    page = visit.go()
+    page.get_by_label("Pictures").fill("8")
+    page.get_by_label("Steps").fill("100")
+    page.locator("#prompt").fill(PROMPT)
+    page.get_by_role("button", name="Make", exact=True).click()
+    expect(page.locator("#step")).to_contain_text("of 100")
+    page.keyboard.press("Escape")
+    expect(page.locator("#mat")).to_contain_text("Cancelled.")
+    assert server.ask("GET", "/api/jobs").json()[0]["state"] == "cancelled"
+
+
+def test_a_job_is_found_again_after_a_reload(visit: Visit) -> None:
+    page = visit.go()
+    page.get_by_label("Steps").fill("60")
+    page.locator("#prompt").fill("a white cat")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#step")).to_contain_text("of 60")
+    page.reload()
+    page.locator("#stage[data-state=done]").wait_for()
+    expect(page.locator("#caption")).to_contain_text("a white cat")
+
+
+def test_a_picture_that_is_dropped_is_painted_anew_where_the_brush_was(visit: Visit, server: Server) -> None:
+    page = visit.go()
+    make(page, "a blue square on a white background")
+    page.get_by_role("button", name="Use as start").click()
+    canvas = page.locator(".source canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    page.get_by_label("Brush").fill("40")
+    page.mouse.move(box["x"] + box["width"] * 0.85, box["y"] + box["height"] * 0.1)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.85, box["y"] + box["height"] * 0.9, steps=4)
+    page.mouse.up()
+    page.get_by_label("Change").fill("1")
+    make(page, "a red circle on a black background")
+    after, before = (
+        Image.open(io.BytesIO(server.ask("GET", f"/api/gallery/image/{entry['filename']}").body)).convert("RGB")
+        for entry in server.ask("GET", "/api/gallery?limit=2").json()
+    )
+
+    def change(left: int, right: int) -> float:
+        pairs = [(before.getpixel((x, y)), after.getpixel((x, y))) for x in range(left, right) for y in range(20, 108)]
+        return sum(abs(a - b) for one, two in pairs for a, b in zip(one, two, strict=True)) / len(pairs) / 3
+
+    assert change(0, 50) < 12 < 40 < change(105, 125)
+
+
+def test_a_file_can_be_dropped_and_taken_away(visit: Visit) -> None:
+    page = visit.go()
+    data = io.BytesIO()
+    Image.new("RGB", (96, 64), "teal").save(data, "PNG")
+    page.evaluate(
+        """(bytes) => { const held = new DataTransfer();
+        held.items.add(new File([new Uint8Array(bytes)], "teal.png", { type: "image/png" }));
+        const section = document.querySelector("#create");
+        for (const type of ["dragenter", "dragover", "drop"])
+            section.dispatchEvent(new DragEvent(type, { dataTransfer: held, bubbles: true })); }""",
+        list(data.getvalue()),
+    )
+    expect(page.get_by_alt_text("Picture to start from")).to_be_visible()
+    expect(page.get_by_label("Change")).to_be_visible()
+    page.get_by_role("button", name="Take away").click()
+    expect(page.get_by_alt_text("Picture to start from")).to_have_count(0)
+    expect(page.get_by_label("Change")).to_be_hidden()
+
+
+def test_a_prompt_is_written_out_and_one_way_is_chosen(visit: Visit, server: Server) -> None:
+    page = visit.go()
+    page.locator("#prompt").fill("a house")
+    page.get_by_role("button", name="Write it out").click()
+    choice = page.locator(".choices button").first
+    text = choice.inner_text()
+    choice.click()
+    expect(page.locator("#prompt")).to_have_value(text)
+    make(page, text)
+    metadata = server.ask("GET", "/api/gallery?limit=1").json()[0]["metadata"]
+    assert (metadata["prompt"], metadata["original_prompt"]) == (text, "a house")
+
+
+# --- the gallery ---------------------------------------------------------------------------------------------------
+
+
+def test_the_gallery_finds_shows_marks_and_deletes(visit: Visit, server: Server) -> None:
+    page = visit.go()
+    make(page, "a purple castle in the snow")
+    page.get_by_role("link", name="Gallery").click()
+    page.get_by_label("Search").fill("purp castle")
+    tiles = page.locator(".hang button")
+    expect(tiles).to_have_count(1)
+    assert natural_size(tiles.locator("img")) == [128, 128]
+    tiles.click()
+    page.get_by_role("button", name="☆ Favourite").click()
+    expect(page.get_by_role("button", name="★ Favourite")).to_be_visible()
+    assert server.ask("GET", "/api/gallery?q=purple+castle&limit=1").json()[0]["favourite"] is True
+    page.get_by_role("button", name="Make again").click()
+    expect(page.locator("#prompt")).to_have_value("a purple castle in the snow")
+    assert page.get_by_label("Seed").input_value() != ""
+    page.get_by_role("link", name="Gallery").click()
+    tiles.first.click()
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("button", name="Really delete?").click()
+    expect(tiles).to_have_count(0)
+    assert server.ask("GET", "/api/gallery?q=purple+castle").json() == []
+
+
+def test_a_long_gallery_goes_on_as_one_scrolls(visit: Visit) -> None:
+    page = visit.go("gallery")
+    with page.expect_response(lambda answer: "q=old" in answer.url and "cursor" not in answer.url) as first:
+        page.get_by_label("Search").fill("old")
+    assert len(first.value.json()) == 40
+    page.locator(".hang > li").last.scroll_into_view_if_needed()
+    expect(page.locator(".hang button")).to_have_count(OLD)
+
+
+def test_a_picture_is_enlarged_and_compared(visit: Visit) -> None:
+    page = visit.go()
+    make(page)
+    page.get_by_role("button", name="Details").click()
+    page.get_by_role("button", name="Enlarge").click()
+    assert natural_size(page.get_by_alt_text("After")) == [512, 512]
+    slider = page.get_by_label("Where before ends and after begins")
+    slider.fill("20")
+    assert page.locator(".compare").evaluate("(box) => box.style.getPropertyValue('--at')") == "20%"
+    page.keyboard.press("Escape")
+    expect(page.locator("dialog")).to_have_count(0)
+
+
+# --- models and server ---------------------------------------------------------------------------------------------
+
+
+def test_a_model_is_loaded_and_unloaded(visit: Visit, server: Server) -> None:
+    page = visit.go("models")
+    for verb, then in (("Load", True), ("Unload", False)):
+        if (server.ask("GET", "/api/status").json()["models_loaded"] != []) is then:
+            server.ask(
+                "DELETE" if then else "POST", f"/api/models/{'unload' if then else 'load'}", {"model": "flux-nano"}
+            )
+            page.reload()
+        page.get_by_label("Search models").fill("flux-nano:bf16")
+        page.get_by_role("button", name=f"{verb} flux-nano:bf16", exact=True).click()
+        page.locator(".tag", has_text="in memory").wait_for(state="visible" if then else "hidden")
+        assert ("flux-nano:bf16" in server.ask("GET", "/api/status").json()["models_loaded"]) is then
+
+
+def test_the_server_shows_jobs_and_can_pause(visit: Visit, server: Server) -> None:
+    page = visit.go("server")
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_role("button", name="Go on")).to_be_visible()
+    job = server.ask("POST", "/api/jobs", {"kind": "generate", "request": {"prompt": "waits"}}).json()["id"]
+    page.get_by_label(f"Cancel generate {job}").click()
+    expect(page.locator("#server .rows li").first).to_contain_text("cancelled")
+    page.get_by_role("button", name="Go on").click()
+    expect(page.get_by_role("button", name="Pause")).to_be_visible()
+
+
+# --- the frame -----------------------------------------------------------------------------------------------------
+
+
+def test_a_server_with_keys_is_opened_by_one(browser: Any, tmp_path: Path) -> None:
+    with serving(tmp_path / "home", MOLD_API_KEY="schlüssel", MOLD_EXECUTOR="process") as locked:
+        window = Visit(browser, locked)
+        page = window.page
+        page.goto(window.url)
+        page.get_by_label("Its API key").fill("wrong")
+        page.get_by_role("button", name="Open").click()
+        page.get_by_label("That key did not fit").fill("schlüssel")
+        page.get_by_role("button", name="Open").click()
+        page.locator("#model").wait_for()
+        assert natural_size(make(page)) == [128, 128]
+        page.get_by_role("button", name="Details").click()
+        assert natural_size(page.locator(".detail .view img")) == [128, 128]
+        window.context.close()
+        assert [words for words in window.complaints if "401" not in words] == []
+        assert window.elsewhere == []
+
+
+@pytest.mark.parametrize("width", [360, 820, 1440])
+@pytest.mark.parametrize("place", ["create", "gallery", "models", "server"])
+def test_nothing_is_wider_than_the_window(visit: Visit, width: int, place: str) -> None:
+    visit.page.set_viewport_size({"width": width, "height": 800})
+    page = visit.go(place)
+    page.locator(f"#{place}").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_the_files_are_small_and_guarded(server: Server) -> None:
+    answers = [server.ask("GET", "/"), *(server.ask("GET", f"/web/{name}") for name in FILES)]
+    assert sum(len(answer.body) for answer in answers) < 150_000
+    for answer in answers:
+        assert answer.status == 200
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answers[0].headers["content-security-policy"].startswith("default-src 'self'; img-src 'self' blob: data:")
+    assert {answer.type for answer in answers} == {"text/html", "text/css", "text/javascript", "image/svg+xml"}
+    again = server.ask("GET", "/", If_None_Match=answers[0].headers["etag"])
+    assert (again.status, again.body) == (304, b"")
+    folder = Path(__file__).parents[2] / "mold_http" / "web"
+    assert {path.name for path in folder.iterdir()} == {*FILES, "index.html"}
+
+
+@pytest.mark.parametrize("path", ["/web/../page.py", "/web/index.html", "/web/%2e%2e/app.py", "/web/", "/web/x.js"])
+def test_no_other_file_is_served(server: Server, path: str) -> None:
+    assert server.ask("GET", path).status == 404
