@@ -5,7 +5,7 @@
     def test_my_family():
         check_family(MyFamily(), MY_SPEC)
 
-Nothing here needs pytest, torch or a network.
+Nothing here needs pytest or a network, and only `check_upscaler` needs torch.
 """
 
 from mold_core.testing.conformance import RecordedRun, check_family
@@ -13,6 +13,7 @@ from mold_core.testing.engines import FakePlugin, engine_with
 from mold_core.testing.expanders import EchoExpander, check_expander
 from mold_core.testing.flipbook import FlipbookFamily, FlipbookRenderer, ball_at, flipbook_model
 from mold_core.testing.sketch import Gate, SketchFamily, sketch_model
+from mold_core.testing.upscalers import check_upscaler
 
 __all__ = [
     "EchoExpander",
@@ -25,6 +26,7 @@ __all__ = [
     "ball_at",
     "check_expander",
     "check_family",
+    "check_upscaler",
     "engine_with",
     "flipbook_model",
     "sketch_model",

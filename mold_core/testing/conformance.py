@@ -17,7 +17,7 @@ from mold_core.errors import CancelledError
 from mold_core.hookspecs import Frames, LoadContext, ModelFamily, Pipeline, SizeRules
 from mold_core.wire import DenoiseStep, GenerateRequest, ProgressEvent
 
-__all__ = ["RecordedRun", "check_family"]
+__all__ = ["RecordedRun", "check_family", "check_import"]
 
 # What the import of a plugin's modules must not bring along.
 HEAVY_MODULES = ("torch", "transformers", "diffusers", "av")
@@ -88,7 +88,7 @@ def check_family(
         finally:
             first.close()
             second.close()
-    _check_import(module or type(family).__module__)
+    check_import(module or type(family).__module__)
 
 
 def _check_declaration(family: ModelFamily) -> None:
@@ -99,7 +99,8 @@ def _check_declaration(family: ModelFamily) -> None:
         assert parameter.name in known, f"parameter {parameter.name!r} is no field of GenerateRequest"
 
 
-def _check_import(module: str) -> None:
+def check_import(module: str) -> None:
+    """Raise AssertionError if importing a module brings along what is heavy."""
     code = f"""
 import sys
 sys.path[:] = {sys.path!r}
