@@ -219,16 +219,18 @@ class Feeder:
         self._end()
 
     def _run(self, jobs: Sequence[Job]) -> None:
+        begun = [job for job in jobs if job.state == "queued"]
         running = self._running = tuple(job for job in jobs if job.start())
         if not running:
             return
         kind = cast(DeviceKind, KINDS[running[0].kind])  # jobs of other kinds wait elsewhere
         began = monotonic()
         try:
-            self._note_start(running)
+            self._note_start([job for job in running if job in begun])
             self._state = "generating"
-            kind.run(running, self._worker_now(), self)
+            unfinished = kind.run(running, self._worker_now(), self)
             self._deaths = 0
+            self._queue.put_between(unfinished or ())
         except WorkerError as error:
             self.settle()
             self._bury(error)
@@ -242,7 +244,8 @@ class Feeder:
             self._ran_s = self._used - began
 
     def _note_start(self, jobs: Sequence[Job]) -> None:
-        self.measure("batch_jobs", len(jobs), kind=jobs[0].kind)
+        if jobs:
+            self.measure("batch_jobs", len(jobs), kind=jobs[0].kind)
         self._keeper.began(jobs)
         for job in jobs:
             self.measure("queue_wait_s", time() - job.created_at, kind=job.kind)

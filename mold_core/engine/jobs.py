@@ -203,6 +203,8 @@ class Job:
         with self._changed:
             if self.finished:
                 return False
+            if self._state == "running":  # one that runs in parts
+                return True
             self._state = "running"
             self.started_at = time.time()
             self.attempts += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from math import inf
 from time import monotonic
 from typing import Protocol
 
@@ -31,8 +32,11 @@ class Taker(Protocol):
 
 @attrs.frozen(eq=False)
 class _Waiting:
+    """A job and since when it waits. One that `gives_way` has run in part: others that wait go before it, once."""
+
     job: Job
     since: float
+    gives_way: bool = False
 
 
 class JobQueue:
@@ -93,6 +97,12 @@ class JobQueue:
         """Put jobs that were taken back at the head; they find room in any case."""
         with self._changed:
             self._reorder([_Waiting(job, monotonic()) for job in jobs] + self._waiting)
+            self._changed.notify_all()
+
+    def put_between(self, jobs: Sequence[Job]) -> None:
+        """Let jobs that have run in part wait for one batch of others, if there are any."""
+        with self._changed:
+            self._waiting += [_Waiting(job, monotonic(), gives_way=True) for job in jobs if not job.finished]
             self._changed.notify_all()
 
     def position(self, job: Job) -> int:
@@ -182,8 +192,11 @@ class JobQueue:
                 return None if self._closed else []
             batch = self._companions(first, self._share(first, limit))
             for job in batch:
-                job.report(Queued(position=0))
+                if job.state == "queued":
+                    job.report(Queued(position=0))
             self._remove(batch)
+            self._waiting.sort(key=lambda waiting: not waiting.gives_way)
+            self._waiting = [attrs.evolve(w, since=-inf, gives_way=False) if w.gives_way else w for w in self._waiting]
             return batch
 
     def _wait_for_job(self, taker: Taker, timeout_s: float | None) -> Job | None:
@@ -204,10 +217,12 @@ class JobQueue:
         return None
 
     def _by_preference(self, loaded: frozenset[str]) -> list[Job]:
-        jobs = [waiting.job for waiting in self._waiting]
-        if not self._waiting or monotonic() - self._waiting[0].since >= self.patience_s:
+        order = sorted(self._waiting, key=lambda waiting: waiting.gives_way)
+        jobs = [waiting.job for waiting in order]
+        if not order or monotonic() - order[0].since >= self.patience_s:
             return jobs
-        return sorted(jobs, key=lambda job: job.model is not None and job.model not in loaded)
+        late = {id(waiting.job) for waiting in order if waiting.gives_way}
+        return sorted(jobs, key=lambda job: (id(job) in late, job.model is not None and job.model not in loaded))
 
     def _gather(self, taker: Taker, limit: int, made_together: int, gather_s: float) -> None:
         """Wait a moment for as many jobs as there were before."""
@@ -253,5 +268,5 @@ class JobQueue:
         before = {id(waiting): index for index, waiting in enumerate(self._waiting)}
         self._waiting = order
         for index, waiting in enumerate(order):
-            if before.get(id(waiting)) != index:
+            if before.get(id(waiting)) != index and waiting.job.state == "queued":
                 waiting.job.report(Queued(position=index + 1))

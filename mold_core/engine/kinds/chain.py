@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from time import monotonic
+from time import time
+from weakref import WeakSet
 
 import attrs
 
 from mold_core.catalog import ModelSpec
 from mold_core.chains import Chain, ChainStore, join, lay_out, plan, stage_seed
-from mold_core.chains.clips import ClipWork
 from mold_core.engine.batch import BatchRun
 from mold_core.engine.complete import complete
 from mold_core.engine.jobs import Job, JobKind
@@ -52,6 +52,9 @@ class ChainKind:
     request_class = ChainRequest
     response_class = ChainResponse
 
+    def __init__(self) -> None:
+        self._begun: WeakSet[Job] = WeakSet()
+
     def prepare(self, request: ChainRequest, models: Models) -> Prepared:
         """Return the request with model, size, steps, guidance, fps and seed filled in, its stages checked."""
         spec = models.resolve(request.model)
@@ -65,24 +68,41 @@ class ChainKind:
         """Return the video."""
         return [ResultFile(data=result.video.data, format=result.video.format)]
 
-    def run(self, jobs: Sequence[Job], worker: Worker, bench: Bench) -> None:
-        """Make the clips that are not on disk, and join all of them beside the device."""
+    def run(self, jobs: Sequence[Job], worker: Worker, bench: Bench) -> Sequence[Job] | None:
+        """Make the next clip that is not on disk; after the last, join all of them beside the device.
+
+        What is on disk says how far a chain is, so nothing is remembered between two calls but that it has begun.
+        """
         (job,) = jobs  # without a batch_key a job runs alone
-        started = monotonic()
         spec = job.spec
         assert spec is not None  # prepare found it
         chain = _laid_out(job.request, spec, bench.models)
+        if job not in self._begun:
+            self._begin(job, chain, bench)
+        with bench.loading(spec):
+            worker.load(spec, _ClipRun(job, 0))
+        index = next((index for index, work in enumerate(chain.works) if not work.files.rendered), len(chain.works))
+        if index < len(chain.works):
+            _make_clip(job, spec, chain, index, worker)
+            return jobs
+        _guarded(chain, index - 1, lambda: worker.encode_clip(spec, chain.works[-1], _ClipRun(job, index - 1)))
+        job.report(Stitching(total_frames=chain.plan.total_frames))
+        bench.beside(partial(_deliver, job, chain, bench), jobs)
+        return None
+
+    def _begin(self, job: Job, chain: Chain, bench: Bench) -> None:
+        self._begun.add(job)
         store = chain_store(bench.models)
         store.remove_older(bench.models.settings.chain_retention_h * 3600)
         store.save(chain)
         job.report(ChainStart(stage_count=len(chain.works), estimated_total_frames=chain.plan.rendered_frames))
         if chain.first_missing > 0:
             job.report(Info(message=f"going on after {chain.first_missing} of {len(chain.works)} stages"))
-        with bench.loading(spec):
-            worker.load(spec, _ClipRun(job, 0))
-        _make_clips(job, spec, chain, worker)
-        job.report(Stitching(total_frames=chain.plan.total_frames))
-        bench.beside(partial(_deliver, job, chain, started, bench), jobs)
+        for index, work in enumerate(chain.works):
+            if not work.files.rendered:
+                break
+            job.report(ChainStageStart(stage_idx=index))
+            job.report(ChainStageDone(stage_idx=index, frames_emitted=chain.plan.emitted[index]))
 
 
 class _ClipRun(BatchRun):
@@ -101,22 +121,22 @@ class _ClipRun(BatchRun):
             self._jobs[0].report(event)
 
 
-def _make_clips(job: Job, spec: ModelSpec, chain: Chain, worker: Worker) -> None:
-    """Leave all clips on disk, each encoded while the next is rendered."""
-    rendered: ClipWork | None = None
-    for index, work in enumerate(chain.works):
-        job.report(ChainStageStart(stage_idx=index))
-        run = _ClipRun(job, index)
-        try:
-            worker.render_clip(spec, work, run, beside=rendered)
-            if index == len(chain.works) - 1:
-                worker.encode_clip(spec, work, run)
-        except (CancelledError, WorkerError):
-            raise
-        except MoldError as error:
-            raise _stage_error(chain, index, error) from error
-        rendered = work
-        job.report(ChainStageDone(stage_idx=index, frames_emitted=chain.plan.emitted[index]))
+def _make_clip(job: Job, spec: ModelSpec, chain: Chain, index: int, worker: Worker) -> None:
+    """Leave a clip's latents on disk, and meanwhile the frames of the one before."""
+    job.report(ChainStageStart(stage_idx=index))
+    before = chain.works[index - 1] if index else None
+    _guarded(chain, index, lambda: worker.render_clip(spec, chain.works[index], _ClipRun(job, index), beside=before))
+    job.report(ChainStageDone(stage_idx=index, frames_emitted=chain.plan.emitted[index]))
+
+
+def _guarded(chain: Chain, index: int, work: Callable[[], None]) -> None:
+    """Do a part of the work on a stage; a failure says which stage it was and what is kept."""
+    try:
+        work()
+    except (CancelledError, WorkerError):
+        raise
+    except MoldError as error:
+        raise _stage_error(chain, index, error) from error
 
 
 def _stage_error(chain: Chain, index: int, error: MoldError) -> ChainError:
@@ -128,7 +148,7 @@ def _stage_error(chain: Chain, index: int, error: MoldError) -> ChainError:
     )
 
 
-def _deliver(job: Job, chain: Chain, started: float, bench: Bench) -> None:
+def _deliver(job: Job, chain: Chain, bench: Bench) -> None:
     first = chain.works[0].request
     total = attrs.evolve(first, frames=chain.plan.total_frames, seed=chain.request.seed)
     metadata = metadata_of(total) if chain.request.embed_metadata else None
@@ -141,7 +161,7 @@ def _deliver(job: Job, chain: Chain, started: float, bench: Bench) -> None:
             stage_count=len(chain.works),
             model=first.model,
             seed_used=chain.request.seed,
-            generation_time_ms=int((monotonic() - started) * 1000),
+            generation_time_ms=int((time() - (job.started_at or time())) * 1000),
             warnings=job.warnings,
         ),
     )

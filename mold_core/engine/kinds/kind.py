@@ -104,10 +104,12 @@ class Kind(Protocol):
 class DeviceKind(Kind, Protocol):
     """A kind whose jobs need a worker."""
 
-    def run(self, jobs: Sequence[Job], worker: Worker, bench: Bench) -> None:
+    def run(self, jobs: Sequence[Job], worker: Worker, bench: Bench) -> Sequence[Job] | None:
         """Run jobs with equal batch_key and deliver or fail each of them, now or `beside`.
 
-        Called in the thread that owns the worker. What is raised fails the jobs that have not ended.
+        A kind whose jobs are long runs a part of one and returns it: others that wait get their turn, and then it is
+        called again with that job. Called in the thread that owns the worker. What is raised fails the jobs that have
+        not ended.
         """
 
 

@@ -117,6 +117,7 @@ def test_a_chain_killed_in_any_stage_ends_in_the_same_bytes(
         process.kill()
     resumed = film(*command)
     whole = film(*command, MOLD_HOME=str(home / "other"))
+    assert resumed.returncode == whole.returncode == 0, resumed.stderr
     assert resumed.stdout == whole.stdout
     assert sum(1 for _ in decode_frames(BytesIO(whole.stdout))) == FRAMES
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -17,6 +18,7 @@ from mold_core import (
     ChainResponse,
     ChainStage,
     Engine,
+    GenerateRequest,
     InferenceError,
     Info,
     UnknownModelError,
@@ -173,3 +175,57 @@ def test_clips_are_kept_for_as_long_as_the_setting_says(family: FlipbookFamily, 
         assert kept
         engine.chain(attrs.evolve(FILM, seed=9))
         assert not kept & set((tmp_path / "chains" / "clips").iterdir())
+
+
+def test_pictures_get_their_turn_between_two_clips(engine: Engine, family: FlipbookFamily) -> None:
+    family.gate = gate = Gate()
+    chain = engine.submit(FILM)
+    gate.wait_for_arrival()  # the first clip is under way
+    picture = engine.submit(GenerateRequest(prompt="a", model="sketch", seed=1))
+    other = engine.submit(GenerateRequest(prompt="b", model="sketch", seed=1, steps=3))
+    gate.let(2)
+    picture.result(20)
+    assert (chain.state, chain.position) == ("running", 0)
+    gate.let(2)
+    other.result(20)
+    assert len(family.clips) <= 3  # the next clip had its turn between the two pictures
+    gate.open()
+    assert chain.result(20).stage_count == 4
+    ran = [clip.frames for clip in family.clips]
+    assert ran == [17, 17, 17, 17]
+
+
+def test_a_chain_is_not_kept_waiting_by_pictures_that_keep_coming(engine: Engine) -> None:
+    engine.pause()
+    chain = engine.submit(FILM)
+    pictures = [
+        engine.submit(GenerateRequest(prompt="a", model="sketch", seed=1, steps=1 + index % 20)) for index in range(40)
+    ]
+    engine.resume()
+    chain.result(30)
+    assert chain.finished_at is not None
+    later = [job for job in pictures if (job.finished_at or chain.finished_at + 1) > chain.finished_at]
+    assert len(later) >= 20
+
+
+def test_waiting_between_clips_is_no_event(engine: Engine) -> None:
+    events: list[dict[str, object]] = []
+    engine.submit(GenerateRequest(prompt="a", model="sketch", seed=1))
+    engine.chain(FILM, lambda event: events.append(event_to_json(event)))
+    kinds = [event["type"] for event in events]
+    assert "queued" not in kinds[kinds.index("chain_start") :]
+
+
+def test_a_chain_that_waits_between_clips_can_be_cancelled(engine: Engine, family: FlipbookFamily) -> None:
+    family.gate = gate = Gate()
+    chain = engine.submit(FILM)
+    gate.wait_for_arrival()
+    engine.pause()
+    gate.open()
+    deadline = time.monotonic() + 20
+    while not list((engine.settings.home / "chains" / "clips").glob("*.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    chain.cancel()
+    engine.resume()
+    engine.generate(GenerateRequest(prompt="a", model="sketch", seed=1))
+    assert len(family.clips) == 1
