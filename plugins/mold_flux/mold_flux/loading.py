@@ -15,6 +15,7 @@ from mold_core import CheckpointError, MemoryPlan, WeightLoad
 from mold_core.weights import BlockStream, LoadedParts, fill, read_weights
 from mold_flux import checkpoints
 from mold_flux.autoencoder import Autoencoder, AutoencoderConfig
+from mold_flux.native import NativeSize
 from mold_flux.parts import COMPONENTS, model_parts
 from mold_flux.pipeline import FluxPipeline, fast_dtype
 from mold_flux.prompts import PromptEncoder
@@ -59,7 +60,8 @@ def load_pipeline(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> F
     Sizes are read off the weights. ``options.variant`` (dev, schnell) says what they do not tell; the tables
     ``transformer``, ``autoencoder``, ``clip`` and ``t5`` of the options, and ``text_tokens``, say it of models that
     are not FLUX.1's size. Quantised weights stay so in memory unless ``expand`` is true. ``donors`` lists transformer
-    files, below the models folder, that lend embedding layers to one without. Raises CheckpointError naming the file.
+    files, below the models folder, that lend embedding layers to one without. ``native_side`` is the side of the square
+    pictures that a model was trained on, where it draws no others well. Raises CheckpointError naming the file.
     """
     options = spec.options
     schedule, text_tokens = _VARIANTS[options["variant"]]
@@ -80,6 +82,7 @@ def load_pipeline(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> F
         device=plan.part("transformer").device,
         threads=context.threads,
         attention=context.attention,
+        native=NativeSize(side=int(options["native_side"])) if "native_side" in options else None,
     )
 
 

@@ -15,6 +15,7 @@ from mold_core import CacheHit, Frames, GenerateRequest, Info, LoraWeight, Run, 
 from mold_core.weights import LoadedParts
 from mold_flux.autoencoder import Autoencoder, AutoencoderConfig
 from mold_flux.lora import AdapterShelf
+from mold_flux.native import NativeSize
 from mold_flux.preview import Previews
 from mold_flux.prompts import PromptEncoder
 from mold_flux.sampling import denoise, initial_noise, noised, pack, unpack
@@ -52,6 +53,7 @@ class FluxPipeline:
         device: str,
         threads: int | None,
         attention: str = "auto",
+        native: NativeSize | None = None,
     ) -> None:
         self.parts = parts
         self.autoencoder_config = autoencoder_config
@@ -61,6 +63,7 @@ class FluxPipeline:
         self._threads = threads
         self._adapters = AdapterShelf()
         self._attention = attention
+        self._native = native
         self._sources = SourceEncoder()
         self._weights = parts.plan.part("transformer").size_bytes // fast_dtype(device).itemsize
 
@@ -76,6 +79,16 @@ class FluxPipeline:
 
     def generate(self, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
         """Return one picture per request; all have one `batch_key`."""
+        native = self._native
+        drawn = self._draw(requests if native is None else [native.drawn(request) for request in requests], run)
+        if native is not None:
+            drawn = [native.scaled(picture, request) for picture, request in zip(drawn, requests, strict=True)]
+        return [
+            Frames(images=(with_kept_pixels(picture, request),))
+            for picture, request in zip(drawn, requests, strict=True)
+        ]
+
+    def _draw(self, requests: Sequence[GenerateRequest], run: Run) -> list[Image.Image]:
         threads = self._threads or torch.get_num_threads()
         small = _useful_threads(math.prod(self._token_grid(requests[0])) * self._weights, threads) == 1
         parts = shares(len(requests), threads if small and self._device == "cpu" else 1)
@@ -87,11 +100,7 @@ class FluxPipeline:
                     lambda part, _check: _decoded(autoencoder, latents[part]),
                     parts if can_share(autoencoder) else [slice(None)],
                 )
-                drawn = [picture for pictures in decoded for picture in pictures]
-        return [
-            Frames(images=(with_kept_pixels(picture, request),))
-            for picture, request in zip(drawn, requests, strict=True)
-        ]
+                return [picture for pictures in decoded for picture in pictures]
 
     def close(self) -> None:
         """Free the weights."""
@@ -186,7 +195,7 @@ class FluxPipeline:
             torch.tensor([request.guidance for request in requests], device=self._device)
             if transformer.config.guidance_embed
             else None,
-            rope(transformer.config, txt.shape[1], *grid, self._device),
+            rope(transformer.config, txt.shape[1], *grid, self._device, self._native.grid if self._native else None),
         )
 
     def _encode(self, requests: Sequence[GenerateRequest], run: Run) -> tuple[Tensor, Tensor]:

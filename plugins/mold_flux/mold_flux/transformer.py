@@ -66,19 +66,33 @@ FLUX_SCHNELL = FluxConfig(guidance_embed=False)
 
 
 @functools.lru_cache(maxsize=8)
-def rope(config: FluxConfig, text_tokens: int, height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
+def rope(
+    config: FluxConfig,
+    text_tokens: int,
+    height: int,
+    width: int,
+    device: torch.device | str = "cpu",
+    grid: tuple[int, int] | None = None,
+) -> Tensor:
     """Return rotations [text_tokens + height*width, head_dim / 2], complex64, remembered by shape.
 
     A text token is at (0, 0, 0), an image token at (0, row, column); each axis turns its own share of a head's channel
-    pairs (RoFormer, arXiv 2104.09864). Angles are computed in fp64.
+    pairs (RoFormer, arXiv 2104.09864). With `grid` the image's tokens are spread over so many rows and columns
+    (arXiv 2306.15595). Angles are computed in fp64.
     """
     with torch.inference_mode(False):  # a tensor made in inference mode could not be used in training later
-        rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        places = [_spread(count, over) for count, over in zip((height, width), grid or (height, width), strict=True)]
+        rows, columns = torch.meshgrid(*places, indexing="ij")
         image = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).flatten(0, 1)
         positions = F.pad(image, (0, 0, text_tokens, 0)).double()
         shares = [config.theta ** -(torch.arange(0, dim, 2).double() / dim) for dim in config.axes_dim]
         angles = torch.cat([positions[:, [axis]] * share for axis, share in enumerate(shares)], dim=-1)
         return torch.polar(torch.ones_like(angles), angles).to(torch.complex64).to(device)
+
+
+def _spread(count: int, over: int) -> Tensor:
+    """Return the middles of `count` equal parts of `over` places: 0, 1, 2, … where there are as many as places."""
+    return (torch.arange(count).double() + 0.5) * (over / count) - 0.5
 
 
 def sinusoid(t: Tensor, channels: int = TIME_CHANNELS, period: float = 10_000) -> Tensor:
