@@ -98,7 +98,9 @@ class Attention(nn.Module):
         """Return the output for a text x [1, length, width], and its keys and values [kv_heads, length, head_dim]."""
         queries, keys, values = self._project(x, turns)
         out = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=True)
-        return self.o_proj(out.transpose(1, 2).flatten(2)), (keys[0], values[0])
+        # PERF: head by head in memory, or every later token's products would copy them first: ten times as long.
+        kept = keys[0].contiguous(), values[0].contiguous()
+        return self.o_proj(out.transpose(1, 2).flatten(2)), kept
 
     def go_on(self, x: Tensor, turns: Tensor, layer: int, texts: Continuations) -> Tensor:
         """Return the output for the next token of each text, x [texts, 1, width]."""
