@@ -48,6 +48,8 @@ class Continuations:
         """`room` is how many tokens each text may get."""
         self.prefix = prefix
         self.length = 0
+        self.room = room
+        self.turns: Tensor | None = None
         keys = prefix.layers[0][0]
         shape = (count, keys.shape[0], room, keys.shape[2])
         self._own = [(keys.new_empty(shape), keys.new_empty(shape)) for _ in prefix.layers]
@@ -186,7 +188,9 @@ class Qwen3(nn.Module):
     def go_on(self, ids: Tensor, texts: Continuations) -> Tensor:
         """Add one token to each text, ids int64 [texts]; return the scores [texts, vocabulary] of the next."""
         x = self.model.embed_tokens(ids[:, None])
-        turns = self._turns(texts.prefix.length + texts.length, 1, x)
+        if texts.turns is None:  # PERF: for all tokens at once; for each alone it takes as long as its attention
+            texts.turns = self._turns(texts.prefix.length, texts.room, x)
+        turns = texts.turns[:, texts.length : texts.length + 1]
         for number, layer in enumerate(self.model.layers):
             x = x + layer.self_attn.go_on(layer.input_layernorm(x), turns, number, texts)
             x = x + layer.mlp(layer.post_attention_layernorm(x))
