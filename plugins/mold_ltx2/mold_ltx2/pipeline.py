@@ -99,7 +99,7 @@ class Ltx2Pipeline:
         """
         with torch.inference_mode():
             prompt, negative = self._encode(request, run)
-            generator = torch.Generator().manual_seed(_given(request.seed) % 2**63)
+            generator = torch.Generator().manual_seed(_folded(_given(request.seed)))
             held = _pictures(request, after=self._frames_of(pinned))
             run_steps = _Steps(run, self._step_counts(request))
             if self._two_stages(request):
@@ -313,6 +313,11 @@ def _pictures(request: GenerateRequest, after: int) -> list[Held]:
         strength = _LATER_STRENGTH if after else request.strength
         held.append(Held(frame=after, picture=_opened(request.source_image), strength=strength))
     return held
+
+
+def _folded(seed: int) -> int:
+    """Return a seed of up to 64 bits in the 32 that torch's CPU generator looks at; smaller ones stay as they are."""
+    return (seed ^ (seed >> 32)) & 0xFFFF_FFFF
 
 
 def _opened(data: bytes) -> Image.Image:
