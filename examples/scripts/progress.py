@@ -1,0 +1,13 @@
+"""A picture, and how far it is after every step."""
+
+from mold_core import DenoiseStep, Engine, GenerateRequest, ProgressEvent
+
+
+def show(event: ProgressEvent) -> None:
+    if isinstance(event, DenoiseStep):
+        print(f"step {event.step} of {event.total}")
+
+
+with Engine() as engine:
+    request = GenerateRequest(prompt="three green trees", model="flux-nano", steps=8, seed=7)
+    engine.generate(request, show).images[0].save("trees.png")
