@@ -132,6 +132,17 @@ def test_a_prompt_is_written_out(server: Server) -> None:
     assert server.ask("POST", "/api/expand", {"prompt": "a tree", "variations": 11}).status == 422
 
 
+def test_a_result_tells_the_prompts_that_were_written(server: Server) -> None:
+    request = {"prompt": "a tree", "steps": 1, "seed": 3, "batch_size": 2}
+    plain = server.ask("POST", "/api/generate", request, Accept="application/json").json()
+    assert "expanded" not in plain
+    written = server.ask("POST", "/api/expand", {"prompt": "a tree", "variations": 2, "seed": 3}).json()["expanded"]
+    answer = server.ask("POST", "/api/generate", {**request, "expand": True}, Accept="application/json").json()
+    assert answer["expanded"] == written
+    told = events(server.ask("POST", "/api/generate/stream", {**request, "expand": True}).body)
+    assert dict(told)["complete"]["expanded"] == written
+
+
 def test_metrics_count_by_route_and_stage(server: Server) -> None:
     server.ask("POST", "/api/generate", {"prompt": "a tree", "steps": 1})
     server.ask("GET", "/api/jobs/some-id")
