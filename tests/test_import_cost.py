@@ -70,3 +70,18 @@ def test_importing_mold_core_imports_nothing_of_it_but_the_version() -> None:
 
 def test_there_are_plugins_to_look_at() -> None:
     assert PLUGIN_MODULES
+
+
+def test_the_help_page_asks_only_for_what_it_shows() -> None:
+    code = """
+import sys
+from mold_core.cli.main import main
+sys.argv = ["mold", "--help"]
+try:
+    main()
+except SystemExit:
+    pass
+"""
+    report = "print('loaded:', *(name for name in ('cattrs', 'mold_core.wire', 'PIL', 'ssl') if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", f"{code}\n{report}"], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "loaded:"

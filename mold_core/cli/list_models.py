@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mold_core.catalog.loras import LoraFolder
 from mold_core.cli.loras import list_loras
 from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
@@ -27,6 +26,8 @@ __all__ = ["command", "readable_size"]
 def command(state: State, as_json: bool, loras: bool) -> None:
     """List models: what is here, and what can be fetched."""
     if loras:
+        from mold_core.catalog.loras import LoraFolder
+
         list_loras(LoraFolder(state.settings.loras_path), as_json=as_json)
         return
     entries = state.engine.models()
