@@ -1,19 +1,18 @@
 """Pixels per second and peak memory of upscaling, beside a plain fp32 run of the same network over the whole picture.
 
-Both sides use the same random weights and one thread each; the processor time of the work is compared, in turn. Memory
-is measured in a process for each side: its peak less what it was before the network ran. `--quick` takes smaller
-pictures.
+Both sides load the same random weights and the same PNG, with one thread each; mold writes the larger PNG too, where
+the plain side stops at the pixels. The processor time of the work is compared, in turn. Memory is measured in a process
+for each side: its peak less what it was when everything was imported. `--quick` takes smaller pictures.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 import tempfile
 import time
-from io import BytesIO
+from collections.abc import Callable
 from pathlib import Path
 
 from common import compare, report
@@ -36,79 +35,101 @@ def written(folder: Path, blocks: int) -> Path:
     return path
 
 
-def sides(path: Path, side: int) -> tuple[object, object]:
-    """Return the two ways to enlarge a picture of side x side pixels: mold's, to a PNG, and the plain one."""
+def drawn(folder: Path, side: int) -> Path:
+    """Write a picture of side x side pixels, a colourful fractal."""
+    from PIL import Image
+
+    path = folder / f"picture-{side}.png"
+    extents = ((-2, -1.5, 1, 1.5), (-1, -0.6, 0.2, 0.6), (-0.8, 0, -0.4, 0.4))
+    bands = [Image.effect_mandelbrot((side, side), extent, 90) for extent in extents]
+    Image.merge("RGB", bands).save(path, compress_level=1)
+    return path
+
+
+def sides(weights: Path, picture: Path) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Return the two ways to enlarge a picture: mold's, from file to file, and the plain one."""
     import torch
+    from PIL import Image
     from safetensors.torch import load_file
 
-    from mold_core import LoadContext
-    from mold_core.upscaling.enlarge import Enlarger
+    from mold_core import FileUpscaleRequest, LoadContext
+    from mold_core.engine.device import free_bytes
+    from mold_core.testing import RecordedRun
+    from mold_core.upscaling import enlarge, pictures, results  # noqa: F401  imported before memory is measured
     from mold_core.upscaling.loading import load_network
-    from mold_core.upscaling.pictures import Picture
-    from mold_core.upscaling.results import open_result
+    from mold_core.upscaling.run import Where, upscale
     from mold_esrgan.architectures import RRDB, Compact
     from mold_esrgan.configs import CompactConfig, RRDBConfig
     from mold_esrgan.networks import RRDBNet, SRVGGNetCompact
 
     torch.set_num_threads(1)
-    samples = torch.randint(0, 256, (side, side, 3), dtype=torch.uint8)
     context = LoadContext(device="cpu", threads=1, cache_dir=Path("unused"), report=lambda event: None)
+    request = FileUpscaleRequest(source=picture, target=picture.with_name("larger.png"))
 
     def ours() -> None:
-        network = load_network(path, [RRDB(), Compact()], context)
-        picture, file = Picture(samples=samples), BytesIO()
-        result = open_result(file, "png", picture, network.scale, upscaler="benchmark")
-        enlarger = Enlarger(network, "cpu", tile=network.tile)
-        for strip in enlarger.strips(picture.read, side, side):
-            result.write(picture.samples_of(strip))
-        result.close()
+        upscale(
+            request,
+            lambda: load_network(weights, [RRDB(), Compact()], context),
+            Where("cpu", free_bytes),
+            "benchmark",
+            RecordedRun(),
+        )
 
     def plain() -> None:
-        state = load_file(path)
+        state = load_file(weights)
         blocks = len({name.split(".")[1] for name in state if ".rdb1." in name})
         network = RRDBNet(RRDBConfig(blocks=blocks)) if blocks else SRVGGNetCompact(CompactConfig())
         network.load_state_dict(state)
-        with torch.inference_mode():
+        with Image.open(picture) as image, torch.inference_mode():
+            samples = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(image.height, image.width, 3)
             made = network(samples.permute(2, 0, 1)[None].float() / 255)
             made.clamp_(0, 1).mul_(255).round_().to(torch.uint8)
 
     return ours, plain
 
 
-def peak_bytes(path: Path, side: int, which: str) -> int:
+def peak_bytes(weights: Path, picture: Path, which: str) -> int:
     """Return how much the memory of a process rises above what it was before, in bytes."""
-    command = [sys.executable, __file__, "--memory", which, "--side", str(side), "--network", str(path)]
+    command = [sys.executable, __file__, "--memory", which, "--network", str(weights), "--picture", str(picture)]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-def measure_memory(path: Path, side: int, which: str) -> None:
-    ours, plain = sides(path, side)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def measure_memory(weights: Path, picture: Path, which: str) -> None:
+    ours, plain = sides(weights, picture)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = resident_bytes("VmRSS")
     (ours if which == "ours" else plain)()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+    print(resident_bytes("VmHWM") - before)
+
+
+def resident_bytes(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--memory", choices=["ours", "plain"])
-    parser.add_argument("--side", type=int)
+    parser.add_argument("--picture", type=Path)
     parser.add_argument("--network", type=Path)
     arguments = parser.parse_args()
     if arguments.memory:
-        measure_memory(arguments.network, arguments.side, arguments.memory)
+        measure_memory(arguments.network, arguments.picture, arguments.memory)
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         ratios = []
-        for name, blocks, side in (("SRVGGNetCompact", 0, 512), ("RRDBNet, 6 blocks", 6, 96)):
-            ours, plain = sides(written(Path(folder), blocks), side // 2 if arguments.quick else side)
-            measured = compare(ours, plain, pairs=2, warmup=0 if arguments.quick else 1, clock=time.thread_time)
-            print(f"{name}: {measured.describe('mold', 'plain fp32')}")
+        for title, blocks, side in (("SRVGGNetCompact", 0, 768), ("RRDBNet, 6 blocks", 6, 448)):
+            picture = drawn(folder, side // 4 if arguments.quick else side)
+            ours, plain = sides(written(folder, blocks), picture)
+            measured = compare(ours, plain, pairs=3, warmup=0, clock=time.thread_time)
+            print(f"{title}: {measured.describe('mold', 'plain fp32')}")
             ratios.append(1 / measured.ratio)
         report("upscale speed", min(ratios), 2.0, "pixels per second ÷ plain fp32's", better="higher")
         side = SIDE_OF_MEMORY // 4 if arguments.quick else SIDE_OF_MEMORY
-        small = written(Path(folder), 0)
-        peaks = {which: peak_bytes(small, side, which) for which in ("ours", "plain")}
+        small, picture = written(folder, 0), drawn(folder, side)
+        peaks = {which: peak_bytes(small, picture, which) for which in ("ours", "plain")}
         print(f"peak memory at {side} x {side}: mold {peaks['ours'] / 1e6:.0f} MB, plain {peaks['plain'] / 1e6:.0f} MB")
         report("upscale memory", peaks["ours"] / peaks["plain"], 0.3, "of plain fp32's peak", better="lower")
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Where", "enlarger_for", "read_file", "read_source", "upscale"]
 
+# A strip is turned into samples some rows at a time: each step on the way takes as much memory as what it works on.
+_ROWS_AT_ONCE = 128
+
 
 @attrs.frozen
 class Where:
@@ -105,7 +108,8 @@ def _write(file: BinaryIO, format: ImageFormat, picture: Picture, enlarger: Enla
     result = open_result(file, format, picture, enlarger.network.scale, upscaler=model)
     with _stage(run, "Upscaling"):
         for strip in enlarger.strips(picture.read, picture.height, picture.width, run.step):
-            result.write(picture.samples_of(strip))
+            for first in range(0, strip.shape[1], _ROWS_AT_ONCE):
+                result.write(picture.samples_of(strip[:, first : first + _ROWS_AT_ONCE]))
     with _stage(run, "Encoding output"):
         result.close()
 
