@@ -116,7 +116,7 @@ def test_what_is_no_http_gets_the_envelope(server: Server, data: bytes) -> None:
 
 
 def test_unknown_paths_and_methods_have_the_envelope(server: Server) -> None:
-    for path in ("/nope", "/", "/api", "/api/models/", "/api/gallery/image"):
+    for path in ("/nope", "/api", "/api/models/", "/api/gallery/image"):
         answer = server.ask("GET", path)
         assert (answer.status, answer.json()["code"]) == (404, "NOT_FOUND"), path
     for method in ("DELETE", "PUT", "PATCH"):

@@ -154,6 +154,7 @@ def ready(engine: Engine) -> bool:
 def soak(home: Path, load: Load) -> None:
     """Use an engine hard and check what is left of it."""
     plugin = FakePlugin(families=[SketchFamily(step_s=0.002)], models=[sketch_model()])
+    others = Footprint.now().children  # servers that other tests have running
     with engine_with(
         plugin, home=home, durable=True, executor="process", cpu_workers=2, queue_size=CLIENTS * 100
     ) as engine:
@@ -170,12 +171,12 @@ def soak(home: Path, load: Load) -> None:
         after = Footprint.now()
         check_jobs(engine, clients, load)
         assert after.threads == before.threads
-        assert after.children == before.children == 2
+        assert after.children == before.children == others + 2
         assert after.files <= before.files
         print(f"{(after.memory_bytes - before.memory_bytes) / 1e6:+.1f} MB after {len(clients.jobs)} jobs")
         assert after.memory_bytes < before.memory_bytes + SPARE_BYTES
     left = Footprint.now()
-    assert left.children == 0
+    assert left.children == others
     assert not {name for name in left.threads if name.startswith("mold")}
 
 

@@ -44,6 +44,7 @@ FULL = {
     "temporal_upscale": "x2",
     "expand": True,
     "original_prompt": "a cat",
+    "preview": True,
     "upscale_model": "real-esrgan-x4plus:fp16",
 }
 
@@ -92,6 +93,7 @@ def test_fields_that_hold_nothing_are_left_out() -> None:
         "batch_size": 1,
         "strength": 0.75,
         "gif_preview": False,
+        "preview": False,
     }
 
 
