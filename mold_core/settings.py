@@ -20,7 +20,7 @@ from mold_core.errors import SettingsError
 from mold_core.home import mold_home
 from mold_core.wire.fields import Bounds, bound_problem, shorten
 
-__all__ = ["Setting", "Settings", "setting_table", "settings_page"]
+__all__ = ["Setting", "Settings", "parse_setting", "setting_table", "settings_page"]
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 CompileMode = Literal["auto", "on", "off"]
@@ -47,6 +47,7 @@ class Setting:
     bounds: Bounds
     doc: str
     empty_counts: bool
+    secret: bool
 
 
 def _setting(
@@ -413,6 +414,9 @@ class Settings:
     own_models: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
     """The tables `[models."name:tag"]` of config.toml as they stand there; see `mold_core.catalog.own_models`."""
 
+    sources: Mapping[str, str] = attrs.field(factory=dict, repr=False, eq=False)
+    """Where the values came from that are not the default: setting → variable, key of config.toml or flag."""
+
     @property
     def models_path(self) -> Path:
         """The folder of model files."""
@@ -458,11 +462,13 @@ class Settings:
         config = _read_config(home / "config.toml")
         _refuse_unknown_keys(config, home / "config.toml")
         values: dict[str, Any] = {"home": home, "own_models": _tables(config, "models", home / "config.toml")}
+        sources: dict[str, str] = {}
         for row in setting_table():
             found = _find(row, flags, environ, config)
             if row.name != "home" and found is not None:
-                values[row.name] = _convert(row, *found)
-        return cls(**values)
+                values[row.name] = parse_setting(row, *found)
+                sources[row.name] = found[1]
+        return cls(**values, sources=sources)
 
 
 def setting_table() -> tuple[Setting, ...]:
@@ -478,6 +484,7 @@ def setting_table() -> tuple[Setting, ...]:
             bounds=field.metadata["bounds"],
             doc=field.metadata["doc"],
             empty_counts=field.metadata["empty_counts"],
+            secret=not field.repr,
         )
         for field in attrs.fields(Settings)
         if "env" in field.metadata
@@ -536,7 +543,8 @@ def _find(
     return None if value is None else (value, f"{row.key} in config.toml")
 
 
-def _convert(row: Setting, value: Any, source: str) -> Any:
+def parse_setting(row: Setting, value: Any, source: str) -> Any:
+    """Return the value of a setting as text or TOML gives it. Raises SettingsError, which names `source`."""
     try:
         result = _parse(row.type, value)
     except ValueError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mold_core import hookspecs
+from mold_core.cli.page import cli_page
 
 ROOT = Path(__file__).parents[1]
 PLUGINS_PAGE = (ROOT / "docs" / "plugins.md").read_text("utf-8")
@@ -35,3 +36,9 @@ def test_the_tutorial_shows_the_example_as_it_is() -> None:
         for line in block.splitlines():
             elided = line.strip() == "..." or line.startswith("from mold_core import") or line.strip() == "return image"
             assert elided or line in source.splitlines(), line
+
+
+def test_the_page_of_the_command_line_is_made_from_its_help() -> None:
+    assert (ROOT / "docs" / "cli.md").read_text("utf-8") == cli_page(), (
+        "python -m mold_core.cli.page > docs/cli.md brings it up to date"
+    )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mold_core.cli.completions import model_names
 from mold_core.cli.list_models import readable_size
 from mold_core.cli.memory_flags import memory_flags, take_memory_flags
 from mold_core.cli.state import State
@@ -26,7 +27,7 @@ _HOW = {
 
 
 @click.command("info", short_help="Show a model, or this installation.")
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=model_names)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--verify", is_flag=True, help="Compare every file of MODEL with its size and checksum.")
 @click.option("--memory-gb", type=float, metavar="GB", help="Will it fit into so much memory? Default: this machine's.")

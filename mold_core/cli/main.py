@@ -29,6 +29,15 @@ COMMANDS = {
     "clean": "clean",
     "gallery": "gallery",
     "plugins": "plugins",
+    "default": "default",
+    "config": "config",
+    "server": "server",
+    "ps": "ps",
+    "unload": "unload",
+    "jobs": "jobs",
+    "stats": "stats",
+    "doctor": "doctor",
+    "completions": "completions",
     "version": "version",
 }
 
@@ -139,9 +148,11 @@ def main() -> None:
 
 def _run() -> int:
     try:
-        mold.main(prog_name="mold", standalone_mode=False)
+        status = mold.main(prog_name="mold", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
+        if isinstance(status, int):  # of a click.exceptions.Exit, which Click does not raise here
+            return status
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
     except click.ClickException as error:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mold_core.cli.completions import model_names
 from mold_core.cli.list_models import readable_size
 from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
@@ -26,7 +27,7 @@ Examples:
 
 
 @click.command("pull", epilog=EPILOG, short_help="Fetch the files of a model.")
-@click.argument("model")
+@click.argument("model", shell_complete=model_names)
 @click.option("--skip-verify", is_flag=True, help="Do not compare files with the catalog's sizes and checksums.")
 @server_flags
 @click.pass_obj

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mold_core.cli.completions import model_names
 from mold_core.cli.list_models import readable_size
 from mold_core.cli.state import State
 from mold_core.errors import MoldError
@@ -23,7 +24,7 @@ Examples:
 
 
 @click.command("rm", epilog=EPILOG, short_help="Take models off the disk.")
-@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...", shell_complete=model_names)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def command(state: State, models: tuple[str, ...], yes: bool) -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mold_core.cli.again import fields_of, fill_in
+from mold_core.cli.completions import model_names
 from mold_core.cli.expand import expand_flags
 from mold_core.cli.loras import lora_weight
 from mold_core.cli.memory_flags import memory_flags, take_memory_flags
@@ -34,13 +36,14 @@ Examples:
   mold run "a white cat" --upscale auto             512 pixels from flux-nano's 128
   mold run "a blue house" --image house.png --mask wall.png --strength 1
   mold run "a castle" --lora sepia --lora ~/Downloads/ink.safetensors:0.6
+  mold run --from house.png --seed 8                the same with another seed
   mold run --expand "a house" --batch 4 -o house.png
   echo "a blue boat on the sea at night" | mold run -o boat.png"""
 
 
 @click.command("run", epilog=EPILOG, short_help="Make a picture from words.")
 @click.argument("words", nargs=-1, metavar="[MODEL] [PROMPT]...")
-@click.option("-m", "--model", help="Model to use (mold list).")
+@click.option("-m", "--model", shell_complete=model_names, help="Model to use (mold list).")
 @click.option("-o", "--output", metavar="PATH", help="File to write; '-' is standard output.")
 @click.option("--width", type=int, help="Width in pixels.")
 @click.option("--height", type=int, help="Height in pixels.")
@@ -75,6 +78,10 @@ Examples:
 @click.option(
     "--upscale", "upscale_model", metavar="MODEL", help="Enlarge the result; 'auto' takes the upscaler that suits it."
 )
+@click.option(
+    "--from", "from_", metavar="PICTURE", help="Make a picture again from its own metadata; other flags change it."
+)
+@click.option("--preview", "shown", is_flag=True, envvar="MOLD_PREVIEW", help="Show the picture in the terminal, too.")
 @click.option("--no-metadata", is_flag=True, help="Do not write the prompt and settings into the file.")
 @click.option("--device", help="cpu, cuda or mps; default: the best there is.")
 @video_flags
@@ -90,6 +97,8 @@ def command(
     image: str | None,
     mask: str | None,
     loras: tuple[str, ...],
+    from_: str | None,
+    shown: bool,
     expand_backend: str | None,
     expand_model: str | None,
     **flags: Any,
@@ -99,11 +108,15 @@ def command(
     Without -o it is saved in the current directory, or written to standard output when that is a pipe.
     """
     state.use_flags(device=device, **take_memory_flags(flags), **expand_flags(state, expand_backend, expand_model))
+    made = {} if from_ is None else fields_of(from_)
     flags["loras"] = tuple(map(lora_weight, loras)) or None
     if any(os.path.isabs(lora.path) for lora in flags["loras"] or ()):
         state.stay_here("a --lora that is a file")
     engine = state.engine
     model, prompt_words = _split_model(engine, flags.pop("model"), words)
+    if from_ is not None:
+        model, words_before = fill_in(flags, made, model and engine.resolve(model).name, prompt_words, image)
+        prompt_words = prompt_words or words_before
     pictures = source_fields(image, flags.pop("strength"), mask)
     prompt = " ".join(prompt_words) if prompt_words else _prompt_from_stdin(taken=image == "-")
     chained = take_video_flags(flags)
@@ -116,7 +129,12 @@ def command(
     chain = chain_of(engine, request, spec, chained)
     if chain is not None and state.lost is not None:
         raise state.lost  # hours of work are not begun on another machine than the one that was named
-    _make(engine, chain or request, target)
+    files = _make(engine, chain or request, target)
+    if shown and target.path is not None:
+        from mold_core.cli.preview import show_picture
+
+        for file in files:
+            show_picture(file.data)
     if model:
         from mold_core.catalog import remember_model
 
@@ -171,8 +189,8 @@ def _request(
     )
 
 
-def _make(engine: AnyEngine, request: GenerateRequest | ChainRequest, target: Target) -> None:
-    """Make what is asked for and write it where it goes."""
+def _make(engine: AnyEngine, request: GenerateRequest | ChainRequest, target: Target) -> list[Any]:
+    """Make what is asked for, write it where it goes, and return the files."""
     from mold_core.cli.progress import ProgressLine
     from mold_core.wire import ChainResponse
 
@@ -187,3 +205,4 @@ def _make(engine: AnyEngine, request: GenerateRequest | ChainRequest, target: Ta
     else:
         files = list(response.images)
     target.write(files, model=response.model, seed=response.seed_used, time_ms=response.generation_time_ms)
+    return files

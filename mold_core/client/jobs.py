@@ -21,13 +21,13 @@ Result = Callable[[Mapping[str, Any]], Any]
 class RemoteJob:
     """One request on its way through a server; what `mold_core.Job` is in this process.
 
-    `id`, `kind` and `model` never change. `state` and `to_json` ask the server. `events` may be read several times: the
-    server keeps them.
+    `id`, `kind` and `model` never change; `about` is what the server said last. `state` and `to_json` ask it. `events`
+    may be read several times: the server keeps them.
     """
 
     def __init__(self, connection: Connection, about: Mapping[str, Any]) -> None:
         self._connection = connection
-        self._about = dict(about)
+        self.about = dict(about)
         self.id = str(about["id"])
         self.kind = str(about.get("kind", "generate"))
         self.model = about.get("model")
@@ -45,8 +45,8 @@ class RemoteJob:
 
     def to_json(self) -> dict[str, Any]:
         """Return what there is to say of the job, as the server says now. Raises JobNotFoundError."""
-        self._about = self._connection.json("GET", self._path())
-        return self._about
+        self.about = self._connection.json("GET", self._path())
+        return self.about
 
     def events(self) -> Iterator[ProgressEvent]:
         """Yield every event from the first on, until the job is finished. Raises the job's error."""

@@ -1,0 +1,161 @@
+"""mold config: settings shown, explained and written into config.toml."""
+
+from __future__ import annotations
+
+import json
+import os
+from difflib import get_close_matches
+from typing import Any
+
+import click
+
+from mold_core.cli.config_file import change_key
+from mold_core.cli.state import State
+from mold_core.errors import OutputError, SettingsError
+from mold_core.settings import Setting, Settings, parse_setting, setting_table
+
+__all__ = ["command"]
+
+EPILOG = """\b
+Examples:
+  mold config list
+  mold config set default_model flux-schnell:q8
+  mold config set expand.temperature 0.9
+  mold config where server_port
+  mold config reset default_model"""
+
+
+@click.group("config", epilog=EPILOG, short_help="Show and change settings.")
+def command() -> None:
+    """Show the settings in force and where each comes from, and change config.toml. docs/settings.md explains them."""
+
+
+@command.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--all", "everything", is_flag=True, help="Those with their default, too.")
+@click.pass_obj
+def list_(state: State, as_json: bool, everything: bool) -> None:
+    """List the settings that are not the default, and where each comes from."""
+    settings = state.settings
+    rows = [(row, *_value(settings, row)) for row in setting_table() if row.key]
+    if as_json:
+        content = {row.key: {"value": _plain(value), "from": source} for row, value, source in rows}
+        click.echo(json.dumps(content, indent=2, default=str))
+        return
+    shown = [(row, value, source) for row, value, source in rows if everything or source != "default"]
+    width = max((len(row.key or "") for row, _, _ in shown), default=0)
+    for row, value, source in shown:
+        click.echo(f"{row.key:<{width}}  {_words(value)}  {click.style(f'({source})', dim=True)}")
+    if not shown:
+        click.echo("All settings have their default; --all lists them.")
+
+
+@command.command("get")
+@click.argument("key")
+@click.option("--raw", is_flag=True, help="Only the value; nothing where it has none.")
+@click.pass_obj
+def get(state: State, key: str, raw: bool) -> None:
+    """Show the value of KEY in force."""
+    row = _row(key)
+    value, source = _value(state.settings, row)
+    click.echo(_words(value, none="") if raw else f"{row.key} = {_words(value)}  ({source})")
+
+
+@command.command("where")
+@click.argument("key")
+@click.pass_obj
+def where(state: State, key: str) -> None:
+    """Say where the value of KEY comes from: a variable, config.toml or the default."""
+    row = _row(key)
+    _, source = _value(state.settings, row)
+    click.echo(source)
+
+
+@command.command("set")
+@click.argument("key")
+@click.argument("value")
+@click.pass_obj
+def set_(state: State, key: str, value: str) -> None:
+    """Write KEY into config.toml; 'none' takes it out. Comments and order of the file stay."""
+    row = _row(key)
+    assert row.key is not None
+    path = state.settings.config_path
+    if value.lower() == "none":
+        change_key(path, row.key, None)
+    else:
+        parsed = parse_setting(row, value, row.key)
+        if isinstance(parsed, dict):
+            raise SettingsError(f"{row.key} holds tables", field=row.key, hint="mold config edit opens the file")
+        change_key(path, row.key, parsed)
+    if os.environ.get(row.env):
+        click.echo(f"{click.style('note:', fg='yellow')} {row.env} is set and stands before config.toml", err=True)
+    shown = "default" if value.lower() == "none" else "<set>" if row.secret else value
+    click.echo(f"{row.key} = {shown}")
+
+
+@command.command("reset")
+@click.argument("keys", nargs=-1, required=True, metavar="KEY...")
+@click.pass_obj
+def reset(state: State, keys: tuple[str, ...]) -> None:
+    """Take keys out of config.toml, so that they have their default."""
+    for row in [_row(key) for key in keys]:
+        assert row.key is not None
+        change_key(state.settings.config_path, row.key, None)
+        click.echo(f"{row.key} = default")
+
+
+@command.command("path")
+@click.pass_obj
+def path(state: State) -> None:
+    """Print the path of config.toml, whether or not it exists."""
+    from mold_core.home import mold_home
+
+    click.echo(mold_home() / "config.toml")
+
+
+@command.command("edit")
+@click.pass_obj
+def edit(state: State) -> None:
+    """Open config.toml in VISUAL or EDITOR, and say what is wrong with it afterwards."""
+    from mold_core.home import mold_home
+
+    file = mold_home() / "config.toml"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    except OSError as error:
+        raise OutputError(f"{file} cannot be written: {error.strerror}") from None
+    click.edit(filename=str(file))
+    Settings.load()
+    click.echo(f"{file} is in order")
+
+
+def _row(key: str) -> Setting:
+    """Return the setting of a key, or of the name of its variable. Raises SettingsError with the nearest."""
+    rows = {name: row for row in setting_table() if row.key for name in (row.key, row.env)}
+    if key not in rows:
+        near = get_close_matches(key, rows, n=1)
+        hint = f"did you mean {near[0]}?" if near else "mold config list --all shows all"
+        raise SettingsError(f"there is no setting {key!r}", field="key", value=key, hint=hint)
+    return rows[key]
+
+
+def _value(settings: Settings, row: Setting) -> tuple[Any, str]:
+    """Return the value of a setting, hidden if it is secret, and where it comes from."""
+    value = getattr(settings, row.name)
+    source = settings.sources.get(row.name, "default")
+    return ("<set>" if row.secret and value else value), source
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _words(value: Any, none: str = "none") -> str:
+    if value is None:
+        return none
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return json.dumps(value) if isinstance(value, dict) else str(value)

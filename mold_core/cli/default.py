@@ -1,0 +1,35 @@
+"""mold default: the model that is used when none is named."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from mold_core.cli.completions import model_names
+from mold_core.cli.config_file import change_key
+from mold_core.cli.state import State
+
+__all__ = ["command"]
+
+
+@click.command("default", short_help="Show or set the model used when none is named.")
+@click.argument("model", required=False, shell_complete=model_names)
+@click.pass_obj
+def command(state: State, model: str | None) -> None:
+    """Show the model that is used when none is named, and why that one; or write MODEL into config.toml."""
+    engine = state.local_engine
+    if model is None:
+        chosen = engine.default_model()
+        reason = state.settings.sources.get("default_model", "setting") if chosen.reason == "setting" else chosen.reason
+        click.echo(f"{chosen.spec.name}  ({reason})")
+        return
+    spec = engine.resolve(model)
+    engine.family_of(spec)  # what makes no pictures cannot be the default
+    change_key(state.settings.config_path, "default_model", spec.name)
+    if os.environ.get("MOLD_DEFAULT_MODEL"):
+        note = click.style("note:", fg="yellow")
+        click.echo(f"{note} MOLD_DEFAULT_MODEL is set and stands before config.toml", err=True)
+    if engine.store.missing(spec):
+        click.echo(f"{click.style('note:', fg='yellow')} it is not here yet: mold pull {spec.name}", err=True)
+    click.echo(spec.name)

@@ -1,0 +1,143 @@
+"""mold doctor: what is installed, what is broken, whether the default model fits, and what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+import attrs
+import click
+
+from mold_core.cli.list_models import readable_size
+from mold_core.cli.server_flags import host_flag
+from mold_core.cli.state import State
+from mold_core.errors import MoldError
+from mold_core.version import VERSION
+
+__all__ = ["Finding", "command"]
+
+# Package → what is missing without it, and how it comes.
+_PACKAGES = {
+    "torch": ("models run on this machine", "pip install 'mold-core[torch]'"),
+    "falcon": ("mold serve", "pip install 'mold-core[http]'"),
+    "av": ("videos", "pip install 'mold-core[video]'"),
+    "huggingface_hub": ("mold pull", "pip install 'mold-core[hub]'"),
+}
+
+_LITTLE_ROOM_BYTES = 5_000_000_000
+
+_MARKS = {"good": ("✓", "green"), "note": ("!", "yellow"), "bad": ("✗", "red")}
+
+
+@attrs.frozen
+class Finding:
+    """One thing that was looked at: how it is, and what to do where it is not well."""
+
+    about: str
+    state: Literal["good", "note", "bad"]
+    words: str
+    hint: str | None = None
+
+
+@click.command("doctor", short_help="Look for what is broken or missing.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@host_flag
+@click.pass_obj
+def command(state: State, as_json: bool) -> None:
+    """Look at the installation: settings, packages, plugins, device, default model, server. Exit status 1: not well."""
+    findings = list(_findings(state))
+    if as_json:
+        click.echo(json.dumps([attrs.asdict(finding) for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            mark, color = _MARKS[finding.state]
+            click.echo(f"{click.style(mark, fg=color)} {finding.about:<14} {finding.words}")
+            if finding.hint:
+                click.echo(f"  {'':<14} → {finding.hint}")
+    if any(finding.state == "bad" for finding in findings):
+        raise click.exceptions.Exit(1)
+
+
+def _findings(state: State) -> Iterator[Finding]:
+    yield Finding("mold", "good", f"{VERSION} on Python {platform.python_version()}, {platform.machine()}")
+    try:
+        settings = state.settings
+    except MoldError as error:
+        yield Finding("settings", "bad", error.message, error.hint or "mold config edit opens config.toml")
+        return
+    yield Finding("settings", "good", f"{settings.config_path}{'' if settings.config_path.exists() else ' (none)'}")
+    yield _folder("home", settings.home)
+    yield _folder("models", settings.models_path)
+    for package, (what, install) in _PACKAGES.items():
+        yield _package(package, what, install)
+    for info in state.plugins.infos:
+        if info.failure:
+            yield Finding("plugin", "bad", f"{info.name}: {info.failure}", f"mend or remove {info.module}")
+    names = [info.name for info in state.plugins.infos if not info.blocked and not info.failure]
+    yield Finding("plugins", "good" if names else "note", ", ".join(names) or "none")
+    yield from _model(state)
+    yield from _server(state)
+
+
+def _folder(about: str, path: Path) -> Finding:
+    """Return whether a folder, or the one it would be made in, takes files, and how much room it has."""
+    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    if not os.access(existing, os.W_OK):
+        return Finding(about, "bad", f"{path} cannot be written", "set MOLD_HOME, or MOLD_MODELS_DIR for models")
+    free = shutil.disk_usage(existing).free
+    little = free < _LITTLE_ROOM_BYTES
+    hint = "mold stats shows what takes room, mold clean frees some" if little else None
+    return Finding(about, "note" if little else "good", f"{path}, {readable_size(free)} free", hint)
+
+
+def _package(package: str, what: str, install: str) -> Finding:
+    try:
+        return Finding(package, "good", version(package))
+    except PackageNotFoundError:
+        return Finding(package, "note", f"not installed: no {what}", install)
+
+
+def _model(state: State) -> Iterator[Finding]:
+    """Yield what there is to say of the default model: which, whether it is here, whether it fits."""
+    engine = state.local_engine
+    try:
+        chosen = engine.default_model()
+        spec = chosen.spec
+        if engine.store.missing(spec):
+            yield Finding("default model", "bad", f"{spec.name} is not here", f"mold pull {spec.name}")
+            return
+        yield Finding("default model", "good", f"{spec.name} ({chosen.reason})")
+        if not hasattr(engine.family_of(spec), "parts"):
+            return
+        report = engine.memory_report(spec.name)
+    except (MoldError, ImportError) as error:
+        yield Finding("default model", "bad", str(error), "mold list shows what there is")
+        return
+    if report is None:
+        return
+    room = ", ".join(f"{readable_size(size)} on {device}" for device, size in report.room.items())
+    if report.problem:
+        yield Finding("memory", "bad", f"{report.problem} (room for {room})", f"mold info {spec.name} shows the parts")
+    else:
+        yield Finding("memory", "good", f"it fits ({report.chosen}); there is room for {room}")
+
+
+def _server(state: State) -> Iterator[Finding]:
+    """Yield what there is to say of the server that commands would use."""
+    try:
+        client = state.server
+        now = client.status()
+    except MoldError as error:
+        named = state.settings.host is not None
+        yield Finding("server", "bad" if named else "good", error.message, error.hint if named else None)
+        return
+    if now.version != VERSION:
+        yield Finding("server", "note", f"{client.address} runs mold {now.version}", "give both the same version")
+    else:
+        yield Finding("server", "good", f"{client.address}, mold {now.version}")

@@ -1,0 +1,114 @@
+"""mold jobs: the server's jobs, listed, looked at, followed and cancelled."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from mold_core.cli.server_flags import host_flag
+from mold_core.cli.state import State
+
+__all__ = ["command", "job_line"]
+
+EPILOG = """\b
+Examples:
+  mold jobs list --state running
+  mold jobs follow 3f0c9a6b12de4f77
+  mold jobs cancel 3f0c9a6b12de4f77"""
+
+_COLORS = {"done": "green", "failed": "red", "cancelled": "yellow", "running": "cyan"}
+
+
+@click.group("jobs", epilog=EPILOG, short_help="List, follow and cancel the server's jobs.")
+def command() -> None:
+    """List, follow and cancel the jobs of the server. IDs may be cut short where that is unambiguous."""
+
+
+@command.command("list")
+@click.option("--state", "wanted", type=click.Choice(["queued", "running", "done", "failed", "cancelled"]))
+@click.option("--kind", type=click.Choice(["generate", "upscale", "expand", "chain", "pull"]))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@host_flag
+@click.pass_obj
+def list_(state: State, wanted: str | None, kind: str | None, as_json: bool) -> None:
+    """List the jobs that are kept, oldest first."""
+    jobs = state.server.jobs(state=wanted, kind=kind)
+    if as_json:
+        click.echo(json.dumps([job.about for job in jobs], indent=2))
+        return
+    for job in jobs:
+        click.echo(job_line(job.about))
+    if not jobs:
+        click.echo("No jobs.")
+
+
+@command.command("show")
+@click.argument("id")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@host_flag
+@click.pass_obj
+def show(state: State, id: str, as_json: bool) -> None:
+    """Show how a job is."""
+    about = state.server.job(_whole(state, id)).about
+    if as_json:
+        click.echo(json.dumps(about, indent=2))
+        return
+    for label, value in about.items():
+        if label.endswith("_at"):
+            value = _when(value)
+        click.echo(f"{click.style(f'{label:<12}', dim=True)} {', '.join(value) if isinstance(value, list) else value}")
+
+
+@command.command("cancel")
+@click.argument("id")
+@host_flag
+@click.pass_obj
+def cancel(state: State, id: str) -> None:
+    """Cancel a job; one that has ended stays as it is."""
+    job = state.server.job(_whole(state, id))
+    job.cancel()
+    click.echo(job_line(job.to_json()))
+
+
+@command.command("follow")
+@click.argument("id")
+@host_flag
+@click.pass_obj
+def follow(state: State, id: str) -> None:
+    """Show the progress of a job until it ends; Ctrl-C leaves it alone. A job that failed gives its exit status."""
+    from mold_core.cli.progress import ProgressLine
+
+    job = state.server.job(_whole(state, id))
+    line = ProgressLine()
+    try:
+        for event in job.events():
+            line(event)
+    finally:
+        line.clear()
+    click.echo(job_line(job.to_json()))
+
+
+def job_line(about: Mapping[str, Any]) -> str:
+    """Return what there is to say of a job in one line."""
+    state = str(about["state"])
+    words = f"{about['id'][:16]}  {_when(about.get('created_at'))}  {click.style(f'{state:<9}', fg=_COLORS.get(state))}"
+    words += f"  {about['kind']:<8}  {about.get('model') or ''}"
+    if about.get("position"):
+        words += f"  number {about['position']} in the queue"
+    return words + (f"  {about['error']}" if about.get("error") else "")
+
+
+def _when(moment_ms: float | None) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime((moment_ms or 0) / 1000))
+
+
+def _whole(state: State, id: str) -> str:
+    """Return the id that begins so, where there is one and only one."""
+    if len(id) >= 32:
+        return id
+    found = [job.id for job in state.server.jobs() if job.id.startswith(id)]
+    return found[0] if len(found) == 1 else id

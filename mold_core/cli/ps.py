@@ -1,0 +1,42 @@
+"""mold ps: what the server does now."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from mold_core.cli.server import status_rows
+from mold_core.cli.server_flags import host_flag
+from mold_core.cli.state import State
+from mold_core.errors import UnreachableError
+
+__all__ = ["command"]
+
+
+@click.command("ps", short_help="Show what the server does now.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@host_flag
+@click.pass_obj
+def command(state: State, as_json: bool) -> None:
+    """Show the models in the server's memory and the jobs that run or wait; without a server, that there is none."""
+    from mold_core.cli.jobs import job_line
+    from mold_core.wire.convert import to_json
+
+    try:
+        client = state.server
+        now = client.status()
+    except UnreachableError as error:
+        click.echo("{}" if as_json else str(error))
+        return
+    jobs = [*client.jobs(state="running"), *client.jobs(state="queued")]
+    if as_json:
+        content = {"address": client.address, **to_json(now), "jobs": [job.about for job in jobs]}
+        click.echo(json.dumps(content, indent=2))
+        return
+    for label, value in {"address": client.address, **status_rows(now)}.items():
+        click.echo(f"{click.style(f'{label:<9}', dim=True)} {value}")
+    if jobs:
+        click.echo()
+    for job in jobs:
+        click.echo(job_line(job.about))

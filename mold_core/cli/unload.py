@@ -1,0 +1,21 @@
+"""mold unload: free the server's memory."""
+
+from __future__ import annotations
+
+import click
+
+from mold_core.cli.completions import model_names
+from mold_core.cli.server_flags import host_flag
+from mold_core.cli.state import State
+
+__all__ = ["command"]
+
+
+@click.command("unload", short_help="Drop models from the server's memory.")
+@click.argument("model", required=False, shell_complete=model_names)
+@host_flag
+@click.pass_obj
+def command(state: State, model: str | None) -> None:
+    """Drop MODEL, or every model, from the server's memory, after the work under way."""
+    dropped = state.server.unload(model)
+    click.echo(f"unloaded {', '.join(dropped)}" if dropped else "no model loaded")

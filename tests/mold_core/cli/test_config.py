@@ -1,0 +1,101 @@
+"""mold config and mold default: config.toml changed key by key, and nothing else in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+
+from mold_core.cli.config_file import change_key
+from mold_core.errors import SettingsError
+
+Mold = Callable[..., CompletedProcess[Any]]
+
+FILE = """\
+# mine
+queue_size = 9  # few
+
+[expand]
+# warm
+temperature = 0.5
+"""
+
+
+@pytest.fixture
+def file(home: Path) -> Path:
+    """A config.toml with comments."""
+    home.mkdir(parents=True, exist_ok=True)
+    path = home / "config.toml"
+    path.write_text(FILE)
+    return path
+
+
+def test_a_value_is_changed_where_it_stands(file: Path) -> None:
+    change_key(file, "queue_size", 12)
+    change_key(file, "expand.temperature", 0.9)
+    assert file.read_text() == FILE.replace("= 9", "= 12").replace("0.5", "0.9")
+
+
+def test_a_key_comes_at_the_end_of_its_table_and_a_table_at_the_end(file: Path) -> None:
+    change_key(file, "default_model", 'a "model"')
+    change_key(file, "expand.model", "ö")
+    change_key(file, "upscale.tile_size", 256)
+    assert file.read_text() == (
+        '# mine\nqueue_size = 9  # few\ndefault_model = "a \\"model\\""\n\n[expand]\n# warm\ntemperature = 0.5\n'
+        'model = "ö"\n\n[upscale]\ntile_size = 256\n'
+    )
+
+
+def test_a_key_is_taken_out_and_one_that_is_not_there_is_no_trouble(file: Path) -> None:
+    change_key(file, "queue_size", None)
+    change_key(file, "default_model", None)
+    assert file.read_text() == FILE.replace("queue_size = 9  # few\n", "")
+
+
+@pytest.mark.parametrize("text", ["gpus = [\n'0',\n]\n", "expand = {model = 'x'}\n", "'gpus' = ['0']\n"])
+def test_what_lines_cannot_change_is_left_alone(file: Path, text: str) -> None:
+    file.write_text(text)
+    with pytest.raises(SettingsError, match=r"without rewriting the file|is not valid TOML"):
+        change_key(file, "expand.model" if "expand" in text else "gpus", "y")
+    assert file.read_text() == text
+
+
+def test_settings_are_set_listed_explained_and_reset(sketch_inside: Mold, file: Path) -> None:
+    assert sketch_inside("config", "set", "expand.temperature", "0.75").stdout == "expand.temperature = 0.75\n"
+    assert sketch_inside("config", "get", "MOLD_EXPAND_TEMPERATURE", "--raw").stdout == "0.75\n"
+    listed = json.loads(sketch_inside("config", "list", "--json").stdout)
+    assert listed["expand.temperature"] == {"value": 0.75, "from": "expand.temperature in config.toml"}
+    assert listed["device"]["from"] == "MOLD_DEVICE"
+    assert sketch_inside("config", "where", "server_port").stdout == "default\n"
+    assert sketch_inside("config", "reset", "expand.temperature").returncode == 0
+    assert file.read_text() == FILE.replace("temperature = 0.5\n", "")
+
+
+def test_a_key_that_is_secret_is_not_shown(sketch_inside: Mold, file: Path) -> None:
+    assert sketch_inside("config", "set", "api_key", "s3cret").stdout == "api_key = <set>\n"
+    assert "s3cret" not in sketch_inside("config", "list").stdout + sketch_inside("config", "list", "--json").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("set", "queue_size", "0"), "queue_size must be from 1 to 100000, not 0"),
+        (("get", "queue_sise"), "there is no setting 'queue_sise'; did you mean queue_size?"),
+    ],
+)
+def test_what_cannot_be_is_said(sketch_inside: Mold, file: Path, arguments: tuple[str, ...], words: str) -> None:
+    done = sketch_inside("config", *arguments)
+    assert (done.returncode, done.stderr) == (2, f"error: {words}\n")
+    assert file.read_text() == FILE
+
+
+def test_the_default_model_is_set_and_said_with_its_reason(sketch_inside: Mold, home: Path) -> None:
+    assert sketch_inside("default").stdout == "sketch:v1  (only downloaded)\n"
+    done = sketch_inside("default", "far")
+    assert (done.stdout, "mold pull far:q8" in done.stderr) == ("far:q8\n", True)
+    assert sketch_inside("default").stdout == "far:q8  (default_model in config.toml)\n"
+    assert sketch_inside("default", "nosuch").returncode == 1
