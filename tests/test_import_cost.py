@@ -34,6 +34,9 @@ def imported_by(code: str) -> list[str]:
         ["run", "--help"],
         ["gallery", "list"],
         ["pull", "--help"],
+        ["config", "list"],
+        ["ps"],
+        ["stats"],
     ],
     ids=" ".join,
 )
