@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mold_core.cli.config_file import change_key
 from mold_core.cli.state import State
 from mold_core.errors import OutputError, SettingsError
-from mold_core.settings import Setting, Settings, parse_setting, setting_table
+
+if TYPE_CHECKING:
+    from mold_core.settings import Setting, Settings
 
 __all__ = ["command"]
 
@@ -36,6 +38,8 @@ def command() -> None:
 @click.pass_obj
 def list_(state: State, as_json: bool, everything: bool) -> None:
     """List the settings that are not the default, and where each comes from."""
+    from mold_core.settings import setting_table
+
     settings = state.settings
     rows = [(row, *_value(settings, row)) for row in setting_table() if row.key]
     if as_json:
@@ -77,6 +81,8 @@ def where(state: State, key: str) -> None:
 @click.pass_obj
 def set_(state: State, key: str, value: str) -> None:
     """Write KEY into config.toml; 'none' takes it out. Comments and order of the file stay."""
+    from mold_core.settings import parse_setting
+
     row = _row(key)
     assert row.key is not None
     path = state.settings.config_path
@@ -118,6 +124,7 @@ def path(state: State) -> None:
 def edit(state: State) -> None:
     """Open config.toml in VISUAL or EDITOR, and say what is wrong with it afterwards."""
     from mold_core.home import mold_home
+    from mold_core.settings import Settings
 
     file = mold_home() / "config.toml"
     try:
@@ -132,6 +139,8 @@ def edit(state: State) -> None:
 
 def _row(key: str) -> Setting:
     """Return the setting of a key, or of the name of its variable. Raises SettingsError with the nearest."""
+    from mold_core.settings import setting_table
+
     rows = {name: row for row in setting_table() if row.key for name in (row.key, row.env)}
     if key not in rows:
         near = get_close_matches(key, rows, n=1)

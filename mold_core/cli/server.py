@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mold_core.cli.progress import duration
 from mold_core.cli.server_flags import host_flag
 from mold_core.cli.state import State
 from mold_core.errors import MoldError, OutputError, ServerError
@@ -111,6 +110,8 @@ def stop(state: State) -> None:
 
 def status_rows(now: ServerStatus) -> dict[str, str]:
     """Return what a server says of itself, as labels and words."""
+    from mold_core.cli.progress import duration
+
     queue = f"{now.queue_depth} of {now.queue_capacity} waiting" + (", paused" if now.queue_paused else "")
     rows = {
         "version": now.version,
