@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from attrs import frozen
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from mold_core import CheckpointError, MemoryPlan, WeightLoad
-from mold_core.weights import BlockStream, LoadedParts, fill, read_weights
+from mold_core.weights import BlockStream, LoadedParts, fill, read_weights, unfilled
 from mold_flux import checkpoints
 from mold_flux.autoencoder import Autoencoder, AutoencoderConfig
 from mold_flux.native import NativeSize
@@ -147,7 +146,7 @@ class _Loader:
         kind, device, streamed = _KINDS[component], self._plan.part(component).device, self._plan.streams(component)
         dtype = fast_dtype(device)
         tensors, config = self._tensors(component)
-        with torch.device("meta"), _WithoutInitialising():
+        with unfilled():
             module = kind.network(config)
         path = self._path(component)
         expand = bool(self._options.get("expand"))
@@ -219,15 +218,3 @@ class _Loader:
         entry = next(file for file in self._spec.files if file.component == "transformer")
         path = self._files.one("transformer")
         return path.parents[min(len(Path(entry.path).parts), len(path.parents)) - 1]
-
-
-class _WithoutInitialising(TorchFunctionMode):
-    """Lets modules be built without drawing the random weights that a checkpoint replaces anyway.
-
-    PERF: on the meta device the first draw would also import torch's compiler, which takes two seconds.
-    """
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(function, "__module__", None) == "torch.nn.init":
-            return args[0] if args else kwargs["tensor"]
-        return function(*args, **(kwargs or {}))
