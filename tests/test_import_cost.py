@@ -90,3 +90,14 @@ except SystemExit:
     for _ in ("commands of plugins are looked for once", "and remembered"):
         done = subprocess.run([sys.executable, "-c", f"{code}\n{report}"], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "loaded:"
+
+
+@pytest.mark.parametrize("family", ["mold_flux.family.FluxFamily", "mold_ltx2.family.Ltx2Family"])
+def test_a_family_warms_up_for_its_first_model(family: str) -> None:
+    module, name = family.rsplit(".", 1)
+    made = f"from {module} import {name}\nfamily = {name}()"
+    assert "torch" not in imported_by(made)
+    loading = f"{module.removesuffix('.family')}.loading"
+    warm = imported_by(f"{made}\nfamily.warm()\nassert {loading!r} in sys.modules")
+    assert "torch" in warm
+    assert not {"diffusers", "transformers"}.intersection(warm)

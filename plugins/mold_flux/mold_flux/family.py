@@ -58,6 +58,10 @@ class FluxFamily:
 
         return model_parts(spec, files, context)
 
+    def warm(self) -> None:
+        """Import what loading a model needs."""
+        import mold_flux.loading  # noqa: F401
+
     def load(self, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> Pipeline:
         """Return the model ready to run. Raises CheckpointError when the files are not a FLUX.1 model."""
         from mold_flux.loading import load_pipeline

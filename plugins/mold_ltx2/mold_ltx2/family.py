@@ -74,6 +74,10 @@ class Ltx2Family:
             )
         _check_keyframes(request, frames)
 
+    def warm(self) -> None:
+        """Import what loading a model needs, but not diffusers, which takes seconds and not every worker needs."""
+        import mold_ltx2.loading  # noqa: F401
+
     def load(self, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> Pipeline:
         """Return the model ready to run. Raises CheckpointError when the files are not an LTX-2 model."""
         from mold_ltx2.loading import load_pipeline
