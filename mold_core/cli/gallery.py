@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mold_core.cli.list_models import readable_size
+from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
 from mold_core.errors import OutputError, SettingsError, ValidationError
 
 if TYPE_CHECKING:
-    from mold_core.gallery import Entry, Gallery, Page
+    from collections.abc import Sequence
+
+    from mold_core.client import Client, RemoteEntry
+    from mold_core.gallery import Entry, Gallery
 
 __all__ = ["command"]
 
@@ -30,7 +34,10 @@ Examples:
 
 @click.group("gallery", epilog=EPILOG, short_help="Find, show and remove what was made.")
 def command() -> None:
-    """Find, show and remove the results that the server keeps (MOLD_OUTPUT_DIR)."""
+    """Find, show and remove the results that the server keeps (MOLD_OUTPUT_DIR).
+
+    With MOLD_HOST or --host, list, search and rm are about the results of that server.
+    """
 
 
 _SELECTING = (
@@ -50,6 +57,7 @@ def _selecting(function: Any) -> Any:
 
 @command.command("list", short_help="List the newest.")
 @_selecting
+@server_flags
 @click.pass_obj
 def list_entries(state: State, /, **selection: Any) -> None:
     """List what is kept, newest first."""
@@ -59,6 +67,7 @@ def list_entries(state: State, /, **selection: Any) -> None:
 @command.command("search", short_help="Find by words.")
 @click.argument("words", nargs=-1, required=True)
 @_selecting
+@server_flags
 @click.pass_obj
 def search(state: State, /, words: tuple[str, ...], **selection: Any) -> None:
     """Find what has all WORDS, or their beginnings, in prompt, model or tags; "in quotes" as they stand."""
@@ -68,6 +77,7 @@ def search(state: State, /, words: tuple[str, ...], **selection: Any) -> None:
 @command.command("show", short_help="Show all that is known of one.")
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@server_flags
 @click.pass_obj
 def show(state: State, name: str, as_json: bool) -> None:
     """Show what NAME was made from, and where it is."""
@@ -82,6 +92,7 @@ def show(state: State, name: str, as_json: bool) -> None:
 
 @command.command("open", short_help="Open one in its program.")
 @click.argument("name")
+@server_flags
 @click.pass_obj
 def open_entry(state: State, name: str) -> None:
     """Open NAME with the program this system has for it."""
@@ -95,6 +106,7 @@ def open_entry(state: State, name: str) -> None:
 @click.option("--favourite/--no-favourite", default=None, help="Make it a favourite, or no longer.")
 @click.option("--tag", "tags", multiple=True, help="Add a tag; may be given several times.")
 @click.option("--untag", "untags", multiple=True, help="Take a tag away.")
+@server_flags
 @click.pass_obj
 def mark(state: State, name: str, favourite: bool | None, tags: tuple[str, ...], untags: tuple[str, ...]) -> None:
     """Say of NAME that it is a favourite, or give it tags."""
@@ -110,24 +122,34 @@ def mark(state: State, name: str, favourite: bool | None, tags: tuple[str, ...],
 @command.command("rm", short_help="Remove results and their files.")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@server_flags
 @click.pass_obj
 def remove(state: State, names: tuple[str, ...], yes: bool) -> None:
     """Remove the results of these names: the files, too."""
-    gallery = _gallery(state)
+    there = _server(state)
+    gallery = None if there else _gallery(state)
     for name in names:
-        gallery.get(name)  # all or nothing: a mistyped name is found before anything is removed
+        if gallery is not None:
+            gallery.get(name)  # all or nothing: a mistyped name is found before anything is removed
     if not yes:
         if sys.stdin is None or not sys.stdin.isatty():
             raise ValidationError("nobody is here to be asked", field="yes", hint="say --yes to remove without asking")
         click.confirm(f"Remove {len(names)} {'file' if len(names) == 1 else 'files'}?", abort=True)
     for name in names:
-        gallery.delete(name)
+        (there or _gallery(state)).delete(name)
         click.echo(f"removed {name}")
+
+
+def _server(state: State) -> Client | None:
+    """Return the server whose results are meant; None for those of this machine."""
+    return state.server if state.settings.host and not state.local else None
 
 
 def _gallery(state: State) -> Gallery:
     from mold_core.gallery import Gallery
 
+    if _server(state) is not None:
+        raise SettingsError("this is about results on this machine only", field="host", hint="say --local")
     gallery = Gallery.of(state.settings)
     if gallery is None:
         raise SettingsError("results are not kept: MOLD_OUTPUT_DIR is empty", hint="unset it, or name a folder")
@@ -138,28 +160,39 @@ def _gallery(state: State) -> Gallery:
 def _show_page(
     state: State, q: str | None, *, limit: int, cursor: str | None, tag: str | None, favourites: bool, as_json: bool
 ) -> None:
+    there = _server(state)
+    if there is not None:
+        if tag or favourites:
+            raise SettingsError("--tag and --favourites are about results on this machine", hint="say --local")
+        remote, more = there.results(q, limit, cursor)
+        if as_json:
+            click.echo(json.dumps({"entries": [entry.to_json() for entry in remote], "next": more}, indent=2))
+        else:
+            _print(remote, more, f"Nothing is kept at {there.address} yet.", bool(q))
+        return
     gallery = _gallery(state)
     page = gallery.list(q, limit, cursor, tag=tag, favourite=True if favourites else None)
     if as_json:
         click.echo(json.dumps({"entries": [entry.to_json() for entry in page.entries], "next": page.next}, indent=2))
     else:
-        _print(page, gallery, bool(q or tag or favourites))
+        nothing = f"Nothing is kept in {gallery.folders[0]} yet."
+        _print(page.entries, page.next, nothing, bool(q or tag or favourites))
 
 
-def _print(page: Page, gallery: Gallery, selected: bool) -> None:
-    if not page.entries:
-        click.echo("Nothing found." if selected else f"Nothing is kept in {gallery.folders[0]} yet.")
+def _print(entries: Sequence[Entry | RemoteEntry], more: str | None, nothing: str, selected: bool) -> None:
+    if not entries:
+        click.echo("Nothing found." if selected else nothing)
         return
     width = shutil.get_terminal_size().columns
-    name_width = max(len(entry.filename) for entry in page.entries)
-    for entry in page.entries:
+    name_width = max(len(entry.filename) for entry in entries)
+    for entry in entries:
         star = "★" if entry.favourite else " "
         line = f"{star} {entry.filename:<{name_width}}  {_when(entry):%Y-%m-%d %H:%M}  "
         prompt = " ".join(entry.metadata.prompt.split())
         room = max(10, width - len(line))
         click.echo(line + (prompt if len(prompt) <= room else f"{prompt[: room - 1]}…"))
-    if page.next:
-        click.echo(f"\nmore: --cursor {page.next}")
+    if more:
+        click.echo(f"\nmore: --cursor {more}")
 
 
 def _about(entry: Entry, gallery: Gallery) -> list[tuple[str, object]]:
@@ -193,5 +226,5 @@ def _about(entry: Entry, gallery: Gallery) -> list[tuple[str, object]]:
     return [(label, value) for label, value in rows if value not in (None, "")]
 
 
-def _when(entry: Entry) -> datetime:
+def _when(entry: Entry | RemoteEntry) -> datetime:
     return datetime.fromtimestamp(entry.timestamp)

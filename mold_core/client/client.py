@@ -74,6 +74,12 @@ class RemoteEntry:
     timestamp: int = wire_field("Time of the file, in seconds since 1970.")
     size_bytes: int = wire_field("Size of the file.", default=0)
     favourite: bool = wire_field("Whether somebody marked it.", default=False)
+    tags: tuple[str, ...] = wire_field("Words that somebody gave it.", default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry as JSON types."""
+        shown: dict[str, Any] = to_json(self)
+        return shown
 
 
 class Client:

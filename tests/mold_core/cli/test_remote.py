@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -137,6 +138,16 @@ def test_control_c_cancels_the_job_on_the_server(
         assert process.communicate(timeout=20) == (None, "error: interrupted\n")
         assert process.returncode == 130
     assert _wait_for(lambda: running[0].state == "cancelled")
+
+
+def test_results_of_a_server_are_found_and_removed(remote: Mold, client: Client) -> None:
+    client.generate(GenerateRequest(prompt="a windmill", seed=5))
+    listed = json.loads(remote("gallery", "search", "windmill", "--json").stdout)
+    name = listed["entries"][0]["filename"]
+    assert f"{name}  " in remote("gallery", "list").stdout
+    assert remote("gallery", "rm", name, "--yes").stdout == f"removed {name}\n"
+    assert remote("gallery", "search", "windmill").stdout == "Nothing found.\n"
+    assert remote("gallery", "show", name).returncode == 2
 
 
 # --- the library --------------------------------------------------------------------------------------------------
