@@ -31,6 +31,7 @@ FILES = (
     "detail.js",
     "dom.js",
     "expand.js",
+    "film.js",
     "gallery.js",
     "icon.svg",
     "main.js",
@@ -39,6 +40,7 @@ FILES = (
     "server.js",
     "settings.js",
     "style.css",
+    "toml.js",
 )
 
 

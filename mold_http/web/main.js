@@ -9,6 +9,7 @@ export const server = { capabilities: null, models: [] };
 const pages = {
   create: null,
   gallery: () => import("./gallery.js"),
+  film: () => import("./film.js"),
   models: () => import("./models.js"),
   server: () => import("./server.js"),
 };
@@ -59,6 +60,7 @@ async function start() {
   if (keyNeeded()) await get("/api/status");
   [server.capabilities, server.models] = await Promise.all([get("/api/capabilities"), get("/api/models")]);
   if (!server.capabilities.gallery.enabled) $('nav a[href="#/gallery"]').hidden = true;
+  if (!server.capabilities.chains) $('nav a[href="#/film"]').hidden = true;
   startCreate(server);
   window.addEventListener("hashchange", show);
   await show();

@@ -12,6 +12,7 @@ import pytest
 from http_server import Server, serving
 from PIL import Image
 
+from mold_core.chains import read_script
 from mold_http.routes.web import FILES
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -276,6 +277,140 @@ def test_a_picture_is_enlarged_and_compared(visit: Visit) -> None:
     expect(page.locator("dialog")).to_have_count(0)
 
 
+# --- films ---------------------------------------------------------------------------------------------------------
+
+
+FILMS = """
+import time
+
+from mold_core import hookimpl
+from mold_core.testing import FlipbookFamily, FlipbookRenderer, flipbook_model
+
+
+class Slow:
+    def pass_through(self):
+        time.sleep(0.15)
+
+
+@hookimpl
+def mold_families():
+    return [FlipbookFamily(gate=Slow())]
+
+
+@hookimpl
+def mold_models():
+    return [flipbook_model()]
+
+
+@hookimpl
+def mold_chain_renderers():
+    return [FlipbookRenderer()]
+"""
+
+SCRIPT = """schema = "mold.chain.v1"
+
+[chain]
+model = "flipbook:v1"  # a flying ball
+seed = 7
+
+[[stage]]
+prompt = "a red ball"
+frames = 17
+
+[[stage]]
+prompt = 'a "blue" ball'
+frames = 17
+transition = "cut"
+
+[[stage]]
+prompt = '''
+a green
+ball'''
+frames = 1_7
+transition = "fade"
+fade_frames = 4
+"""
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that makes films of a flying ball."""
+    folder = tmp_path_factory.mktemp("films")
+    about = folder / "mold_films-1.0.dist-info"
+    about.mkdir()
+    (folder / "films_plugin.py").write_text(FILMS)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: mold-films\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[mold]\nfilms = films_plugin\n")
+    with serving(folder / "home", MOLD_PLUGINS="http,films", PYTHONPATH=str(folder)) as running:
+        yield running
+
+
+@pytest.fixture
+def cinema(browser: Any, films: Server) -> Iterator[Visit]:
+    expect.set_options(timeout=PATIENCE_MS)
+    one = Visit(browser, films, accept_downloads=True)
+    yield one
+    one.context.close()
+    assert one.complaints == []
+    assert one.elsewhere == []
+
+
+def with_script(cinema: Visit) -> Any:
+    page = cinema.go("film")
+    page.locator(".card").first.wait_for()
+    script = {"name": "film.toml", "mimeType": "application/toml", "buffer": SCRIPT.encode()}
+    page.get_by_label("Script to open").set_input_files(script)
+    expect(page.locator(".card")).to_have_count(3)
+    return page
+
+
+def test_a_script_becomes_cards_that_can_be_moved_and_a_script_again(cinema: Visit, tmp_path: Path) -> None:
+    page = with_script(cinema)
+    expect(page.locator("#film [role=status]")).to_contain_text("3 clips, 47 frames")
+    page.get_by_label("Move clip 3 earlier").click()
+    page.get_by_role("button", name="Add a clip").click()
+    page.locator(".card textarea").last.fill("a black ball, “at night” \\o/")
+    page.locator(".card").last.get_by_label("Frames", exact=True).fill("25")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save the script").click()
+    download.value.save_as(tmp_path / "film.toml")
+    saved = read_script(tmp_path / "film.toml")
+    assert (saved.model, saved.seed, saved.motion_tail_frames) == ("flipbook:v1", 7, 4)
+    assert [(stage.prompt, stage.frames, stage.transition, stage.fade_frames) for stage in saved.stages] == [
+        ("a red ball", 17, "smooth", None),
+        ("a green\nball", 17, "fade", 4),
+        ('a "blue" ball', 17, "cut", None),
+        ("a black ball, “at night” \\o/", 25, "smooth", None),
+    ]
+
+
+def test_a_film_that_was_stopped_goes_on_and_plays(cinema: Visit, films: Server) -> None:
+    page = with_script(cinema)
+    page.locator("#film").get_by_role("button", name="Make").click()
+    expect(page.locator(".card .state").first).to_contain_text("frames are done")
+    page.locator("#film").get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Go on").click()
+    video = page.locator("#film video")
+    video.wait_for()
+    expect(page.locator(".card[data-state=done]")).to_have_count(3)
+    page.wait_for_timeout(100)
+    video.evaluate("(video) => video.readyState >= 2 || new Promise((done) => { video.oncanplay = done; })")
+    assert video.evaluate("(video) => [video.videoWidth, video.videoHeight, video.error]") == [64, 48, None]
+    assert [job["state"] for job in films.ask("GET", "/api/jobs").json()] == ["done", "cancelled"]
+    page.get_by_role("link", name="Gallery").click()
+    page.locator(".hang button").first.click()
+    played = page.locator(".detail .view video")
+    played.wait_for()
+    played.evaluate("(video) => video.readyState >= 2 || new Promise((done) => { video.oncanplay = done; })")
+
+
+def test_a_script_that_cannot_be_read_names_its_line(cinema: Visit) -> None:
+    page = cinema.go("film")
+    script = {"name": "film.toml", "mimeType": "application/toml", "buffer": b"schema = 'mold.chain.v1'\n[chain\n"}
+    page.get_by_label("Script to open").set_input_files(script)
+    expect(page.get_by_role("alert")).to_contain_text("line 2")
+
+
 # --- models and server ---------------------------------------------------------------------------------------------
 
 
@@ -326,12 +461,37 @@ def test_a_server_with_keys_is_opened_by_one(browser: Any, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("width", [360, 820, 1440])
-@pytest.mark.parametrize("place", ["create", "gallery", "models", "server"])
+@pytest.mark.parametrize("place", ["create", "gallery", "film", "models", "server"])
 def test_nothing_is_wider_than_the_window(visit: Visit, width: int, place: str) -> None:
     visit.page.set_viewport_size({"width": width, "height": 800})
     page = visit.go(place)
     page.locator(f"#{place}").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_axe_finds_nothing_that_shuts_anybody_out(visit: Visit) -> None:
+    package = pytest.importorskip("axe_playwright_python", reason="axe-playwright-python carries axe-core")
+    script = (Path(package.__file__).parent / "axe.min.js").read_text("utf-8")
+    visit.page.add_init_script(script)
+    page = visit.go()
+    make(page)
+    page.get_by_role("button", name="Use as start").click()
+    page.locator(".source canvas").wait_for()
+    for place, shown in (("create", "#mat"), ("gallery", ".hang img[src]"), ("film", ".card"), ("models", ".rows li")):
+        page.evaluate("(place) => { location.hash = `#/${place}`; }", place)
+        page.locator(f"#{place} {shown}").first.wait_for()
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+            assert violations(page) == [], (place, scheme)
+
+
+def violations(page: Any) -> list[str]:
+    return page.evaluate(
+        """async () => {
+        await Promise.all(document.getAnimations().map((one) => one.finished.catch(() => {})));
+        const { violations } = await axe.run(document, { resultTypes: ["violations"] });
+        return violations.map((one) => `${one.id}: ${one.nodes[0].html}`); }"""
+    )
 
 
 def test_the_files_are_small_and_guarded(server: Server) -> None:
