@@ -58,6 +58,7 @@ class Enlarger:
                 done += rows
                 if rows:
                     yield strip[:, :rows, : width * scale]
+                del strip  # or it would be in memory together with the next one
 
     def whole(self, pixels: Tensor) -> Tensor:
         """Return a picture float32 [C, H, W] in 0..1 enlarged, [C, H·scale, W·scale], clamped to 0..1."""
@@ -92,8 +93,8 @@ class Enlarger:
                 if strip is None:
                     strip = torch.zeros(made[0].shape[0], row.length * scale, width * scale)
                 for (index, column), pixels in zip(some, made, strict=True):
-                    place = strip[:, :, column.start * scale : column.stop * scale]
-                    place += pixels.mul_(across[index]).mul_(down[number])
+                    weighted = pixels.mul_(across[index]).mul_(down[number])
+                    strip[:, :, column.start * scale : column.stop * scale] += weighted
                 if on_tile is not None:
                     elapsed_ms = round((perf_counter() - started) * 1000 / len(some))
                     for _ in some:

@@ -110,6 +110,7 @@ def _write(file: BinaryIO, format: ImageFormat, picture: Picture, enlarger: Enla
         for strip in enlarger.strips(picture.read, picture.height, picture.width, run.step):
             for first in range(0, strip.shape[1], _ROWS_AT_ONCE):
                 result.write(picture.samples_of(strip[:, first : first + _ROWS_AT_ONCE]))
+            del strip  # or it would be in memory together with the next one
     with _stage(run, "Encoding output"):
         result.close()
 
