@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -138,6 +140,26 @@ def test_control_c_cancels_the_job_on_the_server(
         assert process.communicate(timeout=20) == (None, "error: interrupted\n")
         assert process.returncode == 130
     assert _wait_for(lambda: running[0].state == "cancelled")
+
+
+def test_a_picture_of_a_server_costs_no_heavy_import(server: Server, tmp_path: Path) -> None:
+    code = """
+import sys
+from mold_core.cli.main import main
+sys.argv = ["mold", "run", "a house", "-o", "a.png"]
+try:
+    main()
+except SystemExit as exit_:
+    assert not exit_.code, exit_.code
+print("imported:", *(name for name in ("torch", "numpy", "falcon", "av") if name in sys.modules))
+"""
+    where = {"MOLD_HOST": f"127.0.0.1:{server.port}", "MOLD_API_KEY": KEY, "MOLD_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, **where}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "imported:\n"
+    assert (tmp_path / "a.png").is_file()
 
 
 def test_results_of_a_server_are_found_and_removed(remote: Mold, client: Client) -> None:
