@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mold_core.chains.clips import ClipWork
     from mold_core.engine.jobs import Job
     from mold_core.plugins import Plugins
-    from mold_core.settings import AttentionChoice, CompileMode, Settings
+    from mold_core.settings import AttentionChoice, CompileMode, ExpandWeights, Settings
     from mold_core.weights import TensorSource
     from mold_core.wire import ExpandRequest, GenerateRequest, ProgressEvent, UpscaleRequest, UpscaleResponse
 
@@ -208,6 +208,7 @@ class LoadContext:
     `report` receives WeightLoad and Info events while the model is read. `cache_dir` is a folder for compiled kernels
     and converted files that outlive the process. `loaders` are the weight file formats that plugins add, for
     `mold_core.weights.read_weights(path, context.loaders)`; `compile` says whether code may be compiled for speed,
+    `expand_weights` whether quantised weights are made dense at once: "auto" means where the plan leaves room,
     `attention` and `cuda_graphs` what to use on CUDA.
 
     `wishes` is what was asked for about memory and devices, `room` what the model may take, in bytes by device (no
@@ -220,6 +221,7 @@ class LoadContext:
     report: Callable[[ProgressEvent], None]
     loaders: tuple[WeightLoader, ...] = ()
     compile: CompileMode = "auto"
+    expand_weights: ExpandWeights = "never"
     attention: AttentionChoice = "auto"
     cuda_graphs: bool = False
     wishes: MemoryWishes = MemoryWishes()

@@ -100,6 +100,12 @@ class MemoryPlan:
         working = max((part.working_bytes for part in self.parts if part.device == device), default=0)
         return max(0, self.room.get(device, 0) - working)
 
+    def spare_bytes(self, device: str) -> int:
+        """Return what is left of the room of a device when everything is in memory; 0 where not all may be at once."""
+        if self.strategy != "eager" or device not in self.room:
+            return 0
+        return max(0, self.room[device] - self.peak_bytes(device))
+
     def peak_bytes(self, device: str) -> int:
         """Return the most that the plan takes on a device, weights and working memory."""
         return needed_bytes(self.parts, self.strategy).get(device, 0)

@@ -28,6 +28,7 @@ AttentionChoice = Literal["auto", "default", "cudnn", "flash", "efficient", "mat
 StrategyChoice = Literal["auto", "eager", "sequential", "offload"]
 T5Variant = Literal["auto", "fp16", "q8", "q6", "q5", "q4", "q3"]
 ServerUse = Literal["auto", "never"]
+ExpandWeights = Literal["never", "auto", "always"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 
@@ -134,6 +135,13 @@ class Settings:
         env="MOLD_COMPILE",
         key="compile",
         default="auto",
+    )
+    expand_weights: ExpandWeights = _setting(
+        "Make quantised weights dense when a model is loaded: never, where memory is left (auto), or always. Saves "
+        "expanding them in every step, and takes two to four times their memory.",
+        env="MOLD_EXPAND_WEIGHTS",
+        key="expand_weights",
+        default="never",
     )
     attention: AttentionChoice = _setting(
         "Kernel of attention on CUDA; auto: cuDNN's from Hopper on, else torch's choice.",

@@ -107,6 +107,7 @@ def load_context(
         report=report,
         loaders=plugins.loaders,
         compile=settings.compile,
+        expand_weights=settings.expand_weights,
         attention=settings.attention,
         cuda_graphs=settings.cuda_graphs,
         wishes=wishes,

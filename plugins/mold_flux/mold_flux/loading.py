@@ -15,7 +15,7 @@ from mold_core.weights import BlockStream, LoadedParts, fill, read_weights, unfi
 from mold_flux import checkpoints
 from mold_flux.autoencoder import Autoencoder, AutoencoderConfig
 from mold_flux.native import NativeSize
-from mold_flux.parts import COMPONENTS, model_parts
+from mold_flux.parts import COMPONENTS, expands, model_parts
 from mold_flux.pipeline import FluxPipeline, fast_dtype
 from mold_flux.prompts import PromptEncoder
 from mold_flux.schedule import DEV, SCHNELL
@@ -149,20 +149,39 @@ class _Loader:
         with unfilled():
             module = kind.network(config)
         path = self._path(component)
-        expand = bool(self._options.get("expand"))
+        expand = expands(self._spec, self._context)
         compiling = {"compile": self._context.compile, "cache_dir": self._context.cache_dir}
         if streamed:
             fill(module, tensors, path, dtype=dtype, device="cpu", expand=expand, as_stored=True, **compiling)
             units, pin = kind.units_of(module), self._may_pin(component)
             stream = BlockStream(module, units, device=device, dtype=dtype, pin=pin)
         else:
-            fill(module, tensors, path, dtype=dtype, device=device, expand=expand, **compiling)
+            within = self._dense_within(component, device)
+            fill(
+                module,
+                tensors,
+                path,
+                dtype=dtype,
+                device=device,
+                expand=expand,
+                expand_within_bytes=within,
+                **compiling,
+            )
             stream = None
         module.to(memory_format=kind.memory_format)
         if isinstance(module, FluxTransformer):
             self._speed_up(module, device, streamed)
         report(self._progress(component, path))
         return module.eval().requires_grad_(False), stream
+
+    def _dense_within(self, component: str, device: str) -> int | None:
+        """Return what a part's weights may take when they are made dense; None where they shall stay as they are.
+
+        Half of what is left is for other models.
+        """
+        if self._context.expand_weights != "auto" or component != "transformer":
+            return None
+        return self._plan.held_bytes(component) + self._plan.spare_bytes(device) // 2
 
     def _speed_up(self, transformer: FluxTransformer, device: str, streamed: bool) -> None:
         context = self._context

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mold_core import LoadContext, LocalFiles, ModelSpec
     from mold_core.weights import TensorSource
 
-__all__ = ["COMPONENTS", "device_of", "model_parts"]
+__all__ = ["COMPONENTS", "device_of", "expands", "model_parts"]
 
 # Components with weights, in the order they are used in, and the names that a device can be asked for by.
 COMPONENTS = {
@@ -57,6 +57,11 @@ def model_parts(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> tup
     parts = {name: _part(name, files.one(name), spec, context) for name in COMPONENTS if name != "t5_encoder"}
     parts["t5_encoder"] = _t5_part(spec, files, context, tuple(parts.values()))
     return tuple(parts[name] for name in COMPONENTS)
+
+
+def expands(spec: ModelSpec, context: LoadContext) -> bool:
+    """Say whether quantised weights are made dense whatever memory it takes."""
+    return bool(spec.options.get("expand")) or context.expand_weights == "always"
 
 
 def device_of(component: str, context: LoadContext) -> str:
@@ -97,7 +102,7 @@ def _part(component: str, path: Path, spec: ModelSpec, context: LoadContext) -> 
     device = device_of(component, context)
     number_bytes = fast_dtype(device).itemsize
     sizes = (
-        _measured(component, path, number_bytes, bool(spec.options.get("expand")), context)
+        _measured(component, path, number_bytes, expands(spec, context), context)
         if path.is_file()
         else _announced(component, spec, number_bytes)
     )
