@@ -49,6 +49,6 @@ def test_a_result_20_000_pixels_wide_takes_a_strip_of_memory(tmp_path: Path, mon
     with Image.open(target) as made, Image.open(source) as before:
         assert made.size == (WIDTH, HEIGHT)
         made.draft("RGB", made.size)
-        small = made.reduce(40).getpixel((300, 100))
-        wanted = before.reduce(10).getpixel((300, 100))
+        small = made.reduce(40).getpixel((300, 60))
+        wanted = before.reduce(10).getpixel((300, 60))
         assert max(abs(a - b) for a, b in zip(small, wanted, strict=True)) < 4
