@@ -27,7 +27,7 @@ Examples:
   mold chain resume 3f0c9a6b12de4f77"""
 
 
-@click.group("chain", epilog=EPILOG, short_help="Make long videos out of clips.")
+@click.group("chain", epilog=EPILOG)
 def command() -> None:
     """Make a long video of clips that go on from one another, as a TOML script describes it.
 

@@ -13,7 +13,7 @@ from mold_core.cli.state import State
 __all__ = ["command"]
 
 
-@click.command("clean", short_help="Delete leftovers: unfinished downloads, orphans, caches.")
+@click.command("clean")
 @click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option(

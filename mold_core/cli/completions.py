@@ -21,7 +21,7 @@ Examples:
   mold completions fish > ~/.config/fish/completions/mold.fish"""
 
 
-@click.command("completions", epilog=EPILOG, short_help="Print completions for a shell.")
+@click.command("completions", epilog=EPILOG)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
     """Print the script that lets SHELL complete commands, flags and the names of models."""

@@ -27,7 +27,7 @@ Examples:
   mold config reset default_model"""
 
 
-@click.group("config", epilog=EPILOG, short_help="Show and change settings.")
+@click.group("config", epilog=EPILOG)
 def command() -> None:
     """Show the settings in force and where each comes from, and change config.toml. docs/settings.md explains them."""
 

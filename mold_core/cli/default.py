@@ -13,7 +13,7 @@ from mold_core.cli.state import State
 __all__ = ["command"]
 
 
-@click.command("default", short_help="Show or set the model used when none is named.")
+@click.command("default")
 @click.argument("model", required=False, shell_complete=model_names)
 @click.pass_obj
 def command(state: State, model: str | None) -> None:

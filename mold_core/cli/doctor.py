@@ -45,7 +45,7 @@ class Finding:
     hint: str | None = None
 
 
-@click.command("doctor", short_help="Look for what is broken or missing.")
+@click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @host_flag
 @click.pass_obj

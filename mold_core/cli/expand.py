@@ -20,7 +20,7 @@ Examples:
   mold expand "a boat" -n 3 --json | jq -r '.[]'"""
 
 
-@click.command("expand", epilog=EPILOG, short_help="Write a short wish out as a full prompt.")
+@click.command("expand", epilog=EPILOG)
 @click.argument("words", nargs=-1, metavar="[PROMPT]...")
 @click.option("-m", "--model", help="Model the prompts are for; default: the one that mold run would use.")
 @click.option("-n", "--variations", type=int, default=1, show_default=True, help="Prompts to write, 1 to 10.")

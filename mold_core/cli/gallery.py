@@ -32,7 +32,7 @@ Examples:
   mold gallery open mold-flux-nano-bf16-1763981234567.png"""
 
 
-@click.group("gallery", epilog=EPILOG, short_help="Find, show and remove what was made.")
+@click.group("gallery", epilog=EPILOG)
 def command() -> None:
     """Find, show and remove the results that the server keeps (MOLD_OUTPUT_DIR).
 

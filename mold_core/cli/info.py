@@ -26,7 +26,7 @@ _HOW = {
 }
 
 
-@click.command("info", short_help="Show a model, or this installation.")
+@click.command("info")
 @click.argument("model", required=False, shell_complete=model_names)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--verify", is_flag=True, help="Compare every file of MODEL with its size and checksum.")

@@ -23,7 +23,7 @@ Examples:
 _COLORS = {"done": "green", "failed": "red", "cancelled": "yellow", "running": "cyan"}
 
 
-@click.group("jobs", epilog=EPILOG, short_help="List, follow and cancel the server's jobs.")
+@click.group("jobs", epilog=EPILOG)
 def command() -> None:
     """List, follow and cancel the jobs of the server. IDs may be cut short where that is unambiguous."""
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["command", "readable_size"]
 
 
-@click.command("list", short_help="List models: what is here, what could be.")
+@click.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--loras", is_flag=True, help="List adapters (LoRA) instead.")
 @server_flags

@@ -16,29 +16,29 @@ from mold_core.errors import CancelledError, MoldError
 
 __all__ = ["main", "mold"]
 
-# Command → module below mold_core.cli, in the order of the help page. The module is imported when it is needed.
+# Command → module below mold_core.cli, imported when it is needed, and what the help page says of it, in its order.
 COMMANDS = {
-    "run": "run",
-    "expand": "expand",
-    "upscale": "upscale",
-    "list": "list_models",
-    "info": "info",
-    "pull": "pull",
-    "chain": "chain",
-    "rm": "remove",
-    "clean": "clean",
-    "gallery": "gallery",
-    "plugins": "plugins",
-    "default": "default",
-    "config": "config",
-    "server": "server",
-    "ps": "ps",
-    "unload": "unload",
-    "jobs": "jobs",
-    "stats": "stats",
-    "doctor": "doctor",
-    "completions": "completions",
-    "version": "version",
+    "run": ("run", "Make a picture or a video from words."),
+    "expand": ("expand", "Write a short wish out as a full prompt."),
+    "upscale": ("upscale", "Make pictures and videos larger."),
+    "list": ("list_models", "List models: what is here, what could be."),
+    "info": ("info", "Show a model, or this installation."),
+    "pull": ("pull", "Fetch the files of a model."),
+    "chain": ("chain", "Make long videos out of clips."),
+    "rm": ("remove", "Take models off the disk."),
+    "clean": ("clean", "Delete leftovers: unfinished downloads, orphans, caches."),
+    "gallery": ("gallery", "Find, show and remove what was made."),
+    "plugins": ("plugins", "List plugins, what they bring, what failed."),
+    "default": ("default", "Show or set the model used when none is named."),
+    "config": ("config", "Show and change settings."),
+    "server": ("server", "Run a server in the background."),
+    "ps": ("ps", "Show what the server does now."),
+    "unload": ("unload", "Drop models from the server's memory."),
+    "jobs": ("jobs", "List, follow and cancel the server's jobs."),
+    "stats": ("stats", "Show what takes room on the disk."),
+    "doctor": ("doctor", "Look for what is broken or missing."),
+    "completions": ("completions", "Print completions for a shell."),
+    "version": ("version", "Show the version."),
 }
 
 EPILOG = """\b
@@ -58,15 +58,13 @@ class _LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name in COMMANDS:
-            command: click.Command = import_module(f"mold_core.cli.{COMMANDS[name]}").command
+            command: click.Command = import_module(f"mold_core.cli.{COMMANDS[name][0]}").command
             return command
         self._load_plugins(ctx)
         return super().get_command(ctx, name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        width = formatter.width - max(map(len, COMMANDS)) - 6
-        own = {name: self.get_command(ctx, name) for name in COMMANDS}
-        rows = [(name, command.get_short_help_str(width)) for name, command in own.items() if command]
+        rows = [(name, help_) for name, (_module, help_) in COMMANDS.items()]
         rows += sorted((name, help_) for name, help_ in self._listed(ctx).items() if name not in COMMANDS)
         with formatter.section("Commands"):
             formatter.write_dl(rows)

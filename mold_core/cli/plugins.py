@@ -13,7 +13,7 @@ __all__ = ["command"]
 _SHOWN = 4
 
 
-@click.command("plugins", short_help="List plugins, what they bring, what failed.")
+@click.command("plugins")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def command(state: State, as_json: bool) -> None:

@@ -14,7 +14,7 @@ from mold_core.errors import UnreachableError
 __all__ = ["command"]
 
 
-@click.command("ps", short_help="Show what the server does now.")
+@click.command("ps")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @host_flag
 @click.pass_obj

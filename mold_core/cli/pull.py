@@ -26,7 +26,7 @@ Examples:
   MOLD_MODELS_DIR=/big/models mold pull flux-schnell:bf16"""
 
 
-@click.command("pull", epilog=EPILOG, short_help="Fetch the files of a model.")
+@click.command("pull", epilog=EPILOG)
 @click.argument("model", shell_complete=model_names)
 @click.option("--skip-verify", is_flag=True, help="Do not compare files with the catalog's sizes and checksums.")
 @server_flags

@@ -23,7 +23,7 @@ Examples:
   mold rm flux-dev:q4 flux-krea:q8 --yes"""
 
 
-@click.command("rm", epilog=EPILOG, short_help="Take models off the disk.")
+@click.command("rm", epilog=EPILOG)
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...", shell_complete=model_names)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj

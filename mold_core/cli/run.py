@@ -41,7 +41,7 @@ Examples:
   echo "a blue boat on the sea at night" | mold run -o boat.png"""
 
 
-@click.command("run", epilog=EPILOG, short_help="Make a picture from words.")
+@click.command("run", epilog=EPILOG)
 @click.argument("words", nargs=-1, metavar="[MODEL] [PROMPT]...")
 @click.option("-m", "--model", shell_complete=model_names, help="Model to use (mold list).")
 @click.option("-o", "--output", metavar="PATH", help="File to write; '-' is standard output.")

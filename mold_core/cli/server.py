@@ -34,7 +34,7 @@ _STOP_TIMEOUT_S = 10.0
 _LOOK_S = 0.1
 
 
-@click.group("server", epilog=EPILOG, short_help="Run a server in the background.")
+@click.group("server", epilog=EPILOG)
 def command() -> None:
     """Run mold serve in the background. Commands with the same MOLD_HOME use it, so that models stay in memory."""
 

@@ -17,7 +17,7 @@ __all__ = ["command"]
 _OTHERS = ("cache", "logs", "jobs", "chains", "loras")
 
 
-@click.command("stats", short_help="Show what takes room on the disk.")
+@click.command("stats")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def command(state: State, as_json: bool) -> None:

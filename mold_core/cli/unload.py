@@ -11,7 +11,7 @@ from mold_core.cli.state import State
 __all__ = ["command"]
 
 
-@click.command("unload", short_help="Drop models from the server's memory.")
+@click.command("unload")
 @click.argument("model", required=False, shell_complete=model_names)
 @host_flag
 @click.pass_obj

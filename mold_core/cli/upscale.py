@@ -28,7 +28,7 @@ Examples:
   mold run "a white cat" | mold upscale - > cat.png"""
 
 
-@click.command("upscale", epilog=EPILOG, short_help="Make pictures and videos larger.")
+@click.command("upscale", epilog=EPILOG)
 @click.argument("sources", nargs=-1, metavar="[FILE|FOLDER|-]...")
 @click.option("-m", "--model", help="Upscaler to use (mold list); default: the one that suits the picture.")
 @click.option("-o", "--output", metavar="PATH", help="File to write, or folder for several; '-' is standard output.")

@@ -9,7 +9,7 @@ from mold_core.version import VERSION
 __all__ = ["command"]
 
 
-@click.command("version", short_help="Show the version.")
+@click.command("version")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(as_json: bool) -> None:
     """Show the version of mold."""
