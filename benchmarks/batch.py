@@ -32,6 +32,7 @@ def main() -> None:
     times = compare(lambda: diffusers_batch(pipeline, every), lambda: diffusers_batch(pipeline, 1), pairs=3, warmup=1)
     threads = every if times.ratio < 1 else 1
     print(times.describe(f"diffusers on {every} threads", "on one"))
+    torch.set_num_threads(every)  # new threads take over the last count set, and so would the engine's
     with Engine(Settings(device="cpu")) as engine:
         alone = compare(lambda: together(engine), lambda: one_by_one(engine), pairs=PAIRS)
         print(alone.describe("batch of 8", "one by one"))
