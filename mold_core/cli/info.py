@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mold_core.cli.completions import model_names
-from mold_core.cli.list_models import readable_size
+from mold_core.cli.list_models import picture_size, readable_size, step_count
 from mold_core.cli.memory_flags import memory_flags, take_memory_flags
 from mold_core.cli.state import State
 from mold_core.errors import MoldError
 from mold_core.version import VERSION
 
 if TYPE_CHECKING:
-    from mold_core.catalog import ModelDefaults, ModelSpec
+    from mold_core.catalog import ModelDefaults, ModelFile, ModelSpec, ModelStore
     from mold_core.engine.memory import MemoryReport
 
 __all__ = ["command"]
@@ -95,26 +95,25 @@ def _model_as_json(state: State, name: str) -> dict[str, object]:
 def _model(state: State, name: str) -> None:
     engine = state.local_engine
     spec = engine.resolve(name)
-    family = engine.plugins.families.get(spec.family)
     missing = engine.store.missing(spec)
-    _rows(
-        {
-            "name": spec.name,
-            "about": spec.description,
-            "family": f"{spec.family}{'' if family else ' (no loaded plugin brings it)'}",
-            "can do": ", ".join(sorted(family.capabilities)) if family else "?",
-            "licence": spec.licence or "not stated",
-            "picture": _picture(spec.defaults),
-            "files": f"{len(spec.files)}, {readable_size(spec.size_bytes)}"
-            + (" (inside the plugin)" if spec.embedded else ""),
-            "here": "yes" if not missing else f"no, {len(missing)} missing",
-        }
-    )
+    rows: dict[str, object] = {
+        "name": spec.name,
+        "about": spec.description,
+        "family": _family(spec, state),
+        "can do": ", ".join(engine.abilities(spec.name)),
+        "licence": spec.licence or "not stated",
+        "picture": _picture(spec.defaults),
+        "files": f"{len(spec.files)}, {readable_size(sum(_size(engine.store, spec, file) for file in spec.files))}"
+        + (" (inside the plugin)" if spec.embedded else ""),
+        "here": "yes" if not missing else f"no, {len(missing)} missing",
+    }
+    _rows({name: value for name, value in rows.items() if value})
     click.echo()
     for file in spec.files:
         mark = click.style("✗", fg="red") if file in missing else click.style("✓", fg="green")
-        size = readable_size(file.size_bytes) if file.size_bytes else ""
-        click.echo(f"{mark} {file.component:<15} {size:>9}  {engine.store.path_of(spec, file)}")
+        size = _size(engine.store, spec, file)
+        shown = readable_size(size) if size else ""
+        click.echo(f"{mark} {file.component:<15} {shown:>9}  {engine.store.path_of(spec, file)}")
         if file in missing and file.repo:
             gate = " (accept its licence there first)" if file.gated else ""
             click.echo(f"    from {file.repo}, file {file.filename}{gate}")
@@ -151,10 +150,25 @@ def _memory(memory: MemoryReport) -> None:
         click.echo(click.style(f"It does not fit: {memory.problem}", fg="red"))
 
 
+def _family(spec: ModelSpec, state: State) -> str:
+    if spec.part_of is not None:
+        return f"{spec.family}, a part of {spec.part_of} models"
+    runs = bool(state.local_engine.abilities(spec.name))
+    return spec.family if runs else f"{spec.family} (no loaded plugin brings it)"
+
+
+def _size(store: ModelStore, spec: ModelSpec, file: ModelFile) -> int:
+    """Return the size of a file, as the catalog or else the disk tells it; 0 if neither does."""
+    path = store.path_of(spec, file)
+    return file.size_bytes or (path.stat().st_size if path.is_file() else 0)
+
+
 def _picture(defaults: ModelDefaults) -> str:
-    steps = f"{defaults.steps} steps" if defaults.steps != 1 else "1 step"
-    guidance = "" if defaults.guidance is None else f", guidance {defaults.guidance:g}"
-    return f"{defaults.width or '?'}x{defaults.height or '?'}, {steps}{guidance}"
+    """Return the size, steps and guidance a request gets by default, as far as there are any."""
+    parts = [picture_size(defaults), step_count(defaults)]
+    if defaults.guidance is not None:
+        parts.append(f"guidance {defaults.guidance:g}")
+    return ", ".join(part for part in parts if part)
 
 
 def _rows(rows: dict[str, object]) -> None:

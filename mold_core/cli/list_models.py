@@ -13,9 +13,9 @@ from mold_core.cli.state import State
 from mold_core.errors import MoldError
 
 if TYPE_CHECKING:
-    from mold_core.catalog import ModelEntry
+    from mold_core.catalog import ModelDefaults, ModelEntry
 
-__all__ = ["command", "readable_size"]
+__all__ = ["command", "picture_size", "readable_size", "step_count"]
 
 
 @click.command("list")
@@ -63,11 +63,10 @@ def _table(title: str, entries: list[ModelEntry], default: str | None) -> None:
         return
     width = max(len(entry.spec.name) for entry in entries)
     for entry in entries:
-        spec, defaults = entry.spec, entry.spec.defaults
+        spec = entry.spec
         star = "★" if spec.name == default else " "
         size = "embedded" if spec.embedded else readable_size(spec.size_bytes) if spec.files else "–"
-        picture = "" if spec.part_of else f"{defaults.width or '?'}x{defaults.height or '?'}"
-        steps = "" if spec.part_of else f"{defaults.steps or '?'} steps"
+        picture, steps = picture_size(spec.defaults), step_count(spec.defaults)
         problem = (
             ""
             if entry.runnable or spec.part_of
@@ -92,6 +91,16 @@ def _as_json(entry: ModelEntry, default: str | None) -> dict[str, object]:
         "steps": spec.defaults.steps,
         "guidance": spec.defaults.guidance,
     }
+
+
+def picture_size(defaults: ModelDefaults) -> str:
+    """Return the default size as 128x128; nothing for a model that makes no pictures of a size of its own."""
+    return f"{defaults.width}x{defaults.height}" if defaults.width and defaults.height else ""
+
+
+def step_count(defaults: ModelDefaults) -> str:
+    """Return the default steps in words; nothing for a model without."""
+    return f"{defaults.steps} step{'' if defaults.steps == 1 else 's'}" if defaults.steps else ""
 
 
 def readable_size(size_bytes: int) -> str:

@@ -30,10 +30,10 @@ EPILOG = """\b
 Examples:
   mold run "a red house under a yellow moon"
   mold run flux-nano three green trees --seed 7
-  mold run "a white cat" --batch 4 -o cat.png       cat-0.png … cat-3.png
+  mold run "a black cat" --batch 4 -o cat.png       cat-0.png … cat-3.png
   mold run "a castle on an island" > castle.webp --format webp
   mold run "the house at night" --image house.png --strength 0.9 --steps 8
-  mold run "a white cat" --upscale auto             512 pixels from flux-nano's 128
+  mold run "a black cat" --upscale auto             512 pixels from flux-nano's 128
   mold run "a blue house" --image house.png --mask wall.png --strength 1
   mold run "a castle" --lora sepia --lora ~/Downloads/ink.safetensors:0.6
   mold run --from house.png --seed 8                the same with another seed

@@ -25,7 +25,7 @@ Examples:
   mold upscale holiday/ -o large/                   all pictures in it; again: only what is missing
   mold upscale 'scans/*.png' -m real-esrgan-x2plus
   mold upscale clip.mp4                             frame by frame, with its sound
-  mold run "a white cat" | mold upscale - > cat.png"""
+  mold run "a black cat" | mold upscale - > cat.png"""
 
 
 @click.command("upscale", epilog=EPILOG)

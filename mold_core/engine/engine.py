@@ -278,6 +278,13 @@ class Engine:
             on_event(Info(message=f"no loaded plugin brings the family {spec.family}, so nothing runs {spec.name} yet"))
         return pull(spec, self.store, on_event=on_event, skip_verify=skip_verify, offline=self.settings.offline)
 
+    def abilities(self, name: str) -> tuple[str, ...]:
+        """Return what a model can be asked for: capabilities of its family, "upscale" or "expand".
+
+        Empty for a part of other models, and where no plugin runs it. Raises UnknownModelError.
+        """
+        return self._models.abilities(self.resolve(name))
+
     def memory_report(self, name: str) -> MemoryReport | None:
         """Return whether a model fits into the memory of this machine; None where its family does not tell.
 

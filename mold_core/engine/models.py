@@ -87,5 +87,13 @@ class Models:
         upscales = spec.family == UPSCALERS and bool(self.plugins.upscalers)
         return self._generates(spec) or upscales or spec.family in self._language_families()
 
+    def abilities(self, spec: ModelSpec) -> tuple[str, ...]:
+        """Return what a model can be asked for: its family's capabilities, "upscale" or "expand"; or nothing."""
+        if self._generates(spec):
+            return tuple(sorted(self.plugins.families[spec.family].capabilities))
+        if not self.runnable(spec):
+            return ()
+        return ("upscale",) if spec.family == UPSCALERS else ("expand",)
+
     def _generates(self, spec: ModelSpec) -> bool:
         return spec.part_of is None and spec.family in self.plugins.families

@@ -79,6 +79,15 @@ def test_the_network_names_no_files(path: str, field: str) -> None:
         refuse_lora_paths(request)
 
 
-def test_the_network_names_adapters_of_the_folder() -> None:
-    refuse_lora_paths(GenerateRequest(prompt="a", loras=(LoraWeight(path="sub/ink"), LoraWeight(path="../x"))))
+def test_the_network_names_adapters_of_the_folder(folder: LoraFolder) -> None:
+    request = GenerateRequest(prompt="a", loras=(LoraWeight(path="sub/ink"), LoraWeight(path="sepia")))
+    refuse_lora_paths(request)
+    assert [Path(lora.path).name for lora in folder.located(request) or ()] == ["ink.safetensors", "sepia.safetensors"]
     refuse_lora_paths(GenerateRequest(prompt="a"))
+
+
+def test_a_name_that_leads_upwards_is_no_path_but_found_nowhere(folder: LoraFolder) -> None:
+    request = GenerateRequest(prompt="a", loras=(LoraWeight(path="../secret"),))
+    refuse_lora_paths(request)
+    with pytest.raises(ValidationError, match=r"loras\[0\]\.path names no LoRA"):
+        folder.located(request)
