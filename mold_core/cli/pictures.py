@@ -32,7 +32,10 @@ def source_fields(image: str | None, strength: float | None, mask: str | None) -
 
 
 def read_picture(path: str, flag: str) -> bytes:
-    """Return the bytes of a picture file, or of standard input for "-". Raises ValidationError naming the flag."""
+    """Return the bytes of a picture file, or of standard input for "-".
+
+    Raises ValidationError, naming the flag and the file, for what cannot be read and what is no whole picture.
+    """
     try:
         if path == "-":
             data = sys.stdin.buffer.read(_MAX_BYTES + 1) if sys.stdin is not None else b""
@@ -46,4 +49,7 @@ def read_picture(path: str, flag: str) -> bytes:
         raise ValidationError(f"{flag} {path!r} is empty", field=flag[2:])
     if len(data) > _MAX_BYTES:
         raise ValidationError(f"{flag} {path!r} is larger than {_MAX_BYTES // 2**20} MiB", field=flag[2:])
+    from mold_core.media.images import check_image
+
+    check_image(data, name=f"{flag} {path!r}")  # the engine does too, but knows no flags and files
     return data
