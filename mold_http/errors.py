@@ -24,7 +24,15 @@ from typing import Any
 import falcon
 import falcon.asgi
 
-from mold_core.errors import CancelledError, InferenceError, MalformedError, MoldError
+from mold_core.errors import (
+    CancelledError,
+    DownloadError,
+    InferenceError,
+    InsufficientMemoryError,
+    MalformedError,
+    MoldError,
+    QueueFullError,
+)
 from mold_http.disconnect import Gone
 
 __all__ = [
@@ -38,6 +46,7 @@ __all__ = [
     "UnauthorizedError",
     "add_error_handlers",
     "headers_of",
+    "log_failure",
     "public_envelope",
 ]
 
@@ -130,6 +139,12 @@ def headers_of(error: MoldError) -> dict[str, str]:
     return error.headers if isinstance(error, _Refusal) else {}
 
 
+def log_failure(what: str, error: MoldError, **extra: object) -> None:
+    """Write to the log that something failed; with the traceback, unless the message says all there is to know."""
+    known = isinstance(error, DownloadError | InsufficientMemoryError | QueueFullError)
+    log.error("%s failed: %s", what, error, exc_info=None if known else error.__cause__ or error, extra=extra)
+
+
 def add_error_handlers(app: falcon.asgi.App[Any, Any]) -> None:
     """Let the app answer every error with the envelope."""
     app.add_error_handler(Exception, _answer_unexpected)
@@ -142,7 +157,7 @@ async def _answer_mold_error(
     req: falcon.asgi.Request, resp: falcon.asgi.Response, error: MoldError, params: dict[str, Any]
 ) -> None:
     if error.http_status >= 500 and not isinstance(error, CancelledError):
-        log.error("%s %s failed", req.method, req.path, exc_info=error.__cause__ or error)
+        log_failure(f"{req.method} {req.path}", error)
     shape = getattr(req.context, "error_shape", None)
     status, body = shape(error) if shape else (error.http_status, public_envelope(error))
     resp.status = status

@@ -14,7 +14,7 @@ from mold_core.engine import Job
 from mold_core.errors import CancelledError, MoldError
 from mold_core.wire import ProgressEvent
 from mold_http.disconnect import while_connected
-from mold_http.errors import public_envelope
+from mold_http.errors import log_failure, public_envelope
 from mold_http.service import Service
 from mold_http.sse import Feed, Source, frame, progress_frame
 
@@ -104,7 +104,7 @@ class JobSource(Source):
             body = await asyncio.to_thread(self._result_frame, result)
         except MoldError as error:
             if error.http_status >= 500:
-                log.error("job failed", exc_info=error, extra={"job": self._job.id})
+                log_failure("job", error, job=self._job.id)
             return self.error_frame(error, number)
         return body if number is None else f"id: {number}\n".encode() + body
 
