@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,11 @@ def spec_of(files: dict[str, Path], **options: Any) -> ModelSpec:
     )
 
 
-def load(files: dict[str, Path], **options: Any) -> Any:
-    """Return the pipeline that the family loads from the files."""
+def load(files: Mapping[str, Path | tuple[Path, ...]], **options: Any) -> Any:
+    """Return the pipeline that the family loads from the files, one or several of a component."""
     from mold_ltx2.family import Ltx2Family
 
     context = LoadContext(device="cpu", threads=1, cache_dir=Path("/nowhere"), report=lambda event: None)
-    local = LocalFiles({name: (path,) for name, path in files.items()})
-    return Ltx2Family().load(spec_of(files, **options), local, context)
+    paths = {name: path if isinstance(path, tuple) else (path,) for name, path in files.items()}
+    spec = spec_of({name: several[0] for name, several in paths.items()}, **options)
+    return Ltx2Family().load(spec, LocalFiles(paths), context)

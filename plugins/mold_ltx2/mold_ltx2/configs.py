@@ -16,7 +16,6 @@ OFFICIAL: Mapping[str, Mapping[str, Any]] = {
     "vae": {"decoder_causal": False, "spatial_compression_ratio": 32, "temporal_compression_ratio": 8},
     "audio_vae": {},
     "vocoder": {},
-    "upsampler": {"rational_spatial_scale": 2.0, "use_rational_resampler": False},
 }
 
 

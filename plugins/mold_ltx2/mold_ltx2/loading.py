@@ -17,6 +17,7 @@ from mold_ltx2.decoding import Autoencoders
 from mold_ltx2.gemma import gemma_config, gemma_names, gemma_network
 from mold_ltx2.pipeline import Ltx2Pipeline
 from mold_ltx2.prompts import GemmaTokenizer, PromptEncoder
+from mold_ltx2.upsampling import UpsamplerKind, Upsamplers, recognise_upsampler
 
 if TYPE_CHECKING:
     from mold_core import LoadContext, LocalFiles, ModelSpec
@@ -25,13 +26,16 @@ __all__ = ["load_pipeline"]
 
 _TEXT_TOKENS = 1024
 
+# Components with files of upsamplers; what a file does is told by its tensors.
+_UPSAMPLERS = ("spatial_upscaler", "temporal_upscaler")
+
 
 def load_pipeline(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> Ltx2Pipeline:
     """Return the model of a catalog entry, loaded onto the device of `context`.
 
     The file `transformer` holds every network but the text encoder; a network that it lacks comes from a file of its
     own component (``vae``, ``audio_vae``, ``vocoder``, ``connectors``). The tables of those names in the options, and
-    ``text_encoder`` and ``upsampler``, say sizes that are not LTX-2 19B's. ``distilled`` says that the model needs no
+    ``text_encoder``, say sizes that are not LTX-2 19B's. ``distilled`` says that the model needs no
     guidance, ``sigmas`` the noise levels it was trained for where those are its own, ``text_tokens`` the length that
     prompts are filled up to, ``version`` (2.0, 2.3) what else differs. Raises CheckpointError naming the file.
     """
@@ -50,7 +54,7 @@ def load_pipeline(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> L
         transformer=loader.network("transformer"),
         autoencoders=autoencoders,
         prompts=prompts,
-        upsampler=loader.upsampler(),
+        upsamplers=Upsamplers(loader.upsamplers(), autoencoders),
         version=version_of(options),
         distilled=bool(options.get("distilled")),
         sigmas=options.get("sigmas"),
@@ -93,24 +97,18 @@ class _Loader:
         network = gemma_network(gemma_config(**self._options.get("text_encoder", {})))
         return self._filled(network, tensors, paths[0], "text_encoder")
 
-    def upsampler(self) -> Any | None:
-        """Return the network that makes latents twice as large; None for a model without."""
-        if "spatial_upscaler" not in self._files.by_component:
-            return None
-        path = self._files.one("spatial_upscaler")
-        tensors = read_weights(path, self._context.loaders)
-        first = tensors.get("initial_conv.weight")
-        if first is None:
-            raise CheckpointError(f"{path}: this file holds no upsampler of latents")
-        config = {
-            **OFFICIAL["upsampler"],
-            "mid_channels": first.shape[0],
-            "in_channels": first.shape[1],
-            "dims": len(first.shape) - 2,
-            "num_blocks_per_stage": len({name.split(".")[1] for name in tensors if name.startswith("res_blocks.")}),
-            "use_rational_resampler": "upsampler.conv.weight" in tensors,
-        }
-        return self._filled(_empty("upsampler", config), tensors, path, "spatial_upscaler")
+    def upsamplers(self) -> dict[UpsamplerKind, Any]:
+        """Return the networks that make latents larger, by what they do."""
+        networks: dict[UpsamplerKind, Any] = {}
+        for component in _UPSAMPLERS:
+            for path in self._files.by_component.get(component, ()):
+                tensors = read_weights(path, self._context.loaders)
+                try:
+                    found = recognise_upsampler(tensors)
+                except CheckpointError as error:
+                    raise CheckpointError(f"{path}: {error.message}", hint=error.hint) from None
+                networks[found.kind] = self._filled(_empty("upsampler", found.config), tensors, path, component)
+        return networks
 
     def _filled(self, network: nn.Module, tensors: Mapping[str, Any], path: Path, component: str) -> nn.Module:
         context = self._context

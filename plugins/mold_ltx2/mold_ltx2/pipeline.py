@@ -19,6 +19,7 @@ from mold_ltx2.decoding import Autoencoders
 from mold_ltx2.latents import Geometry, frame_tokens, pack, pack_audio, unpack, unpack_audio
 from mold_ltx2.prompts import PromptEncoder
 from mold_ltx2.sampling import DISTILLED, REFINING, Guidance, Prompt, Stream, denoise, noised, schedule
+from mold_ltx2.upsampling import Upsamplers
 
 __all__ = ["Held", "Ltx2Pipeline", "Pinned"]
 
@@ -55,7 +56,7 @@ class Ltx2Pipeline:
         transformer: Any,
         autoencoders: Autoencoders,
         prompts: PromptEncoder,
-        upsampler: Any | None,
+        upsamplers: Upsamplers,
         version: Version,
         distilled: bool,
         sigmas: Sequence[float] | None,
@@ -64,7 +65,7 @@ class Ltx2Pipeline:
         self.transformer = transformer
         self.autoencoders = autoencoders
         self.prompts = prompts
-        self.upsampler = upsampler
+        self.upsamplers = upsamplers
         self._version = version
         self._distilled = distilled
         self._sigmas = tuple(sigmas) if sigmas else None
@@ -122,7 +123,7 @@ class Ltx2Pipeline:
     # --- passes --------------------------------------------------------------------------------------------------
 
     def _two_stages(self, request: GenerateRequest) -> bool:
-        return self.upsampler is not None and request.pipeline != "one-stage"
+        return self._distilled and "spatial-x2" in self.upsamplers and request.pipeline != "one-stage"
 
     def _refined(
         self,
@@ -137,10 +138,7 @@ class Ltx2Pipeline:
         small = self._geometry(request, 2)
         smaller = None if pinned is None else evolve(pinned, video=_halved(pinned.video, small))
         video, audio = self._pass(request, small, prompt, None, held, smaller, generator, DISTILLED, on_step)
-        codec = self.autoencoders
-        upsampler: Any = self.upsampler
-        larger = upsampler(codec.plain(video).to(next(upsampler.parameters()).dtype)).float()
-        start = (codec.normalised(larger), audio)
+        start = (self.upsamplers.apply("spatial-x2", video), audio)
         on_step.offset = len(DISTILLED)
         geometry = self._geometry(request, 1)
         return self._pass(request, geometry, prompt, None, held, pinned, generator, REFINING, on_step, start=start)
@@ -285,9 +283,8 @@ class Ltx2Pipeline:
             codec.vocoder,
             self.prompts.gemma,
             self.prompts.connectors,
-            self.upsampler,
         )
-        return tuple(module for module in modules if module is not None)
+        return (*modules, *self.upsamplers.networks.values())
 
 
 class _Steps:
