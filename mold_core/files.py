@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import secrets
 import stat
 import time
 from collections.abc import Callable
@@ -103,7 +102,7 @@ def _replace(path: Path, writer: Writer) -> None:
 
 def _write_aside(path: Path, writer: Writer, put: Callable[[Path, Path], None], mode: int | None = None) -> None:
     _remove_abandoned(path.parent)
-    part = path.parent / f".mold-{secrets.token_hex(8)}.part"
+    part = path.parent / f".mold-{os.urandom(8).hex()}.part"
     try:
         with open(part, "x+b") as file:
             if mode is not None:

@@ -1,11 +1,13 @@
-"""Names → files: what models there are, what they are called, and which of their files are here."""
+"""Names → files: what models there are, what they are called, and which of their files are here.
+
+What fetches them is `mold_core.catalog.pull`; it is not among these names, because most programs never fetch.
+"""
 
 from mold_core.catalog.default import DefaultModel, default_model, remember_model
 from mold_core.catalog.loras import LoraFolder, refuse_lora_paths
 from mold_core.catalog.model import ModelDefaults, ModelEntry, ModelFile, ModelSpec, Vocabulary, read_catalog
 from mold_core.catalog.names import nearest_names, resolve
 from mold_core.catalog.own import own_models
-from mold_core.catalog.pull import pull
 from mold_core.catalog.store import LocalFiles, ModelStore
 
 __all__ = [
@@ -21,7 +23,6 @@ __all__ = [
     "default_model",
     "nearest_names",
     "own_models",
-    "pull",
     "read_catalog",
     "refuse_lora_paths",
     "remember_model",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
@@ -47,7 +46,9 @@ class LoraFolder:
                 if _is_file(file):
                     return attrs.evolve(lora, path=str(file.absolute()))
         known = [name for name, _ in self.names()]
-        near = difflib.get_close_matches(lora.path, known, n=3)
+        from difflib import get_close_matches
+
+        near = get_close_matches(lora.path, known, n=3)
         raise ValidationError(
             f"{field} names no LoRA in {self.path}: {shorten(lora.path)}"
             + (f"; nearest: {', '.join(near)}" if near else ""),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 
@@ -47,12 +46,14 @@ def unknown_model(name: str, catalog: Iterable[str]) -> UnknownModelError:
 
 def nearest_names(name: str, catalog: Iterable[str], limit: int = 3) -> list[str]:
     """Return up to `limit` full names like `name`, the nearest first."""
+    from difflib import SequenceMatcher  # slow to import, and names are mostly right
+
     wanted = name.strip().lower()[:80]
     base = wanted.partition(":")[0]
 
     def likeness(candidate: str) -> float:
-        against_base = difflib.SequenceMatcher(None, base, candidate.partition(":")[0]).ratio()
-        return against_base + difflib.SequenceMatcher(None, wanted, candidate).ratio() / 10
+        against_base = SequenceMatcher(None, base, candidate.partition(":")[0]).ratio()
+        return against_base + SequenceMatcher(None, wanted, candidate).ratio() / 10
 
     ranked = sorted(catalog, key=lambda candidate: (-likeness(candidate), candidate))
     return [candidate for candidate in ranked if likeness(candidate) > 0.65][:limit]

@@ -11,7 +11,8 @@ from typing import Any
 
 import attrs
 
-from mold_core.catalog import DefaultModel, LocalFiles, ModelSpec, ModelStore, own_models, pull
+from mold_core.catalog import DefaultModel, LocalFiles, ModelSpec, ModelStore, own_models
+from mold_core.catalog.pull import pull
 from mold_core.engine.device import choose_devices
 from mold_core.engine.executors import executor_named
 from mold_core.engine.feeder import DeviceStatus, Feeder, load_errand

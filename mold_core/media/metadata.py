@@ -6,7 +6,6 @@ A PNG carries it as text chunks, a JPEG as comments and XMP, a WebP as XMP. Each
 
 from __future__ import annotations
 
-import html
 import json
 import re
 import zlib
@@ -280,10 +279,14 @@ def _xmp(metadata: OutputMetadata) -> bytes:
 
 
 def _xml(text: str) -> str:
-    return html.escape(_NOT_IN_XML.sub("\ufffd", text)).replace("\r", "&#13;")
+    from html import escape  # slow to import, and rarely needed
+
+    return escape(_NOT_IN_XML.sub("\ufffd", text)).replace("\r", "&#13;")
 
 
 def _texts_of_xmp(xmp: bytes) -> Iterator[str]:
     found = _XMP_PARAMETERS.search(xmp.decode("utf-8", "replace"))
     if found:
-        yield html.unescape(found[1] if found[1] is not None else found[2])
+        from html import unescape
+
+        yield unescape(found[1] if found[1] is not None else found[2])

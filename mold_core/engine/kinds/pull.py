@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from mold_core.catalog import pull
+from mold_core.catalog.pull import pull
 from mold_core.engine.jobs import Job, JobKind
 from mold_core.engine.kinds.kind import Prepared
 from mold_core.engine.models import Models

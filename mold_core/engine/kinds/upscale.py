@@ -9,7 +9,8 @@ from pathlib import Path
 
 import attrs
 
-from mold_core.catalog import ModelSpec, pull
+from mold_core.catalog import ModelSpec
+from mold_core.catalog.pull import pull
 from mold_core.engine.batch import BatchRun
 from mold_core.engine.jobs import Job, JobKind
 from mold_core.engine.kinds.kind import Bench, Prepared, ResultFile

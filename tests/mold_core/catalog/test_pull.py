@@ -28,7 +28,8 @@ from mold_core import (
     PluginError,
     UnknownModelError,
 )
-from mold_core.catalog import ModelStore, fetch, pull, report, verify
+from mold_core.catalog import ModelStore, fetch, report, verify
+from mold_core.catalog.pull import pull
 from mold_core.testing import FakePlugin, engine_with
 from mold_core.wire import CacheHit, DownloadDone, DownloadProgress, Info, PullComplete
 
