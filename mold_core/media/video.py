@@ -27,6 +27,7 @@ __all__ = [
     "VideoWriter",
     "decode_frames",
     "probe_video",
+    "pyav",
     "read_video_metadata",
     "reader_of",
 ]
@@ -288,7 +289,7 @@ def read_video_metadata(file: BinaryIO) -> OutputMetadata | None:
 
 
 def _open_for_writing(file: BinaryIO, format: VideoFormat) -> Any:
-    av = _av()
+    av = pyav()
     if format != "mp4":
         loop = {"gif": {"loop": "0"}, "apng": {"plays": "0"}, "webp": {"loop": "0"}}[format]
         return av.open(file, "w", format=format, options=loop)
@@ -340,7 +341,7 @@ class _reading:
         self._file = file
 
     def __enter__(self) -> Any:
-        av = _av()
+        av = pyav()
         try:
             # NOTE: given a name, ffmpeg would also follow URLs and playlists in it; given no format, it would guess.
             self._container = av.open(self._file, "r", format="mp4")
@@ -359,7 +360,8 @@ def _damaged() -> ValidationError:
     return ValidationError("the video is not an MP4 file, or is damaged")
 
 
-def _av() -> Any:
+def pyav() -> Any:
+    """Return the module `av`. Raises OutputError where it is not installed."""
     try:
         import av
     except ImportError:
