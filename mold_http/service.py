@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from mold_core.build import Build, this_build
 from mold_core.engine import Engine
 from mold_core.gallery import Gallery
 from mold_core.settings import Settings
@@ -44,6 +45,7 @@ class Service:
     feeds: Feeds = attrs.Factory(Feeds)
     stop: Callable[[], None] = _nothing_to_stop
     started: float = attrs.Factory(monotonic)
+    build: Build = attrs.Factory(this_build)
 
     @property
     def uptime_s(self) -> float:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
+import attrs
 import click
 
+from mold_core.build import this_build
 from mold_core.version import VERSION
 
 __all__ = ["command"]
@@ -12,5 +16,9 @@ __all__ = ["command"]
 @click.command("version")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(as_json: bool) -> None:
-    """Show the version of mold."""
-    click.echo(f'{{"version": "{VERSION}"}}' if as_json else f"mold {VERSION}")
+    """Show the version of mold; with --json also the revision and the day it is from, where they are known."""
+    if not as_json:
+        click.echo(f"mold {VERSION}")
+        return
+    known = {name: value for name, value in attrs.asdict(this_build()).items() if value is not None}
+    click.echo(json.dumps({"version": VERSION, **known}))
