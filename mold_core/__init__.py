@@ -59,11 +59,14 @@ if TYPE_CHECKING:
     from mold_core.settings import Settings
     from mold_core.upscaling.requests import FileUpscaleRequest
     from mold_core.wire import (
+        AdvancedPlacement,
         CacheHit,
         ChainRequest,
         ChainResponse,
         ChainStage,
         DenoiseStep,
+        DevicePlacement,
+        DeviceRef,
         DownloadDone,
         DownloadProgress,
         ExpandRequest,
@@ -136,11 +139,14 @@ _HOMES = {
     "mold_core.settings": ("Settings",),
     "mold_core.upscaling.requests": ("FileUpscaleRequest",),
     "mold_core.wire": (
+        "AdvancedPlacement",
         "CacheHit",
         "ChainRequest",
         "ChainResponse",
         "ChainStage",
         "DenoiseStep",
+        "DevicePlacement",
+        "DeviceRef",
         "DownloadDone",
         "DownloadProgress",
         "ExpandRequest",
@@ -167,6 +173,7 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AdvancedPlacement",
     "CacheHit",
     "CancelledError",
     "ChainError",
@@ -177,6 +184,8 @@ __all__ = [
     "CheckpointError",
     "Client",
     "DenoiseStep",
+    "DevicePlacement",
+    "DeviceRef",
     "DownloadDone",
     "DownloadError",
     "DownloadProgress",

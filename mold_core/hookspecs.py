@@ -272,6 +272,9 @@ class ModelFamily(Protocol):
 #                                                       what the parts of a model take in memory, in the order of use;
 #                                                       the engine makes `context.plan` of it before `load`. Files that
 #                                                       are not here yet are measured by the catalog
+#   places: tuple[str, ...]                             the parts that `context.wishes.devices` may name, such as
+#                                                       "text_encoders", "transformer", "vae"; without this a model is
+#                                                       on one device as a whole
 #   warm() -> None                                      imports what loading needs; a worker process calls it when it
 #                                                       starts, so that the first request waits for less
 #   check(spec: ModelSpec, request: GenerateRequest)    raises ValidationError, naming the field, for a complete request

@@ -29,8 +29,8 @@ curl -X POST localhost:7680/api/generate \\
 ```
 
 **Keys.** Where `MOLD_API_KEY` is set, every request needs one in `X-Api-Key`, but for the public routes below. Under
-`/v1` a key may also come as `Authorization: Bearer KEY`. Without keys, only this machine may stop the server, and
-delete results.
+`/v1` a key may also come as `Authorization: Bearer KEY`. Without keys, only this machine may stop the server,
+delete results and place models.
 
 **Rates.** `MOLD_RATE_LIMIT=10/min` lets each address make 10 requests a minute that are work (*generation* below) and
 100 that read; `MOLD_RATE_LIMIT_BURST` so many at once. Beyond that the answer is 429 with `Retry-After`.

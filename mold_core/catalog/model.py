@@ -70,7 +70,8 @@ class Vocabulary:
 class ModelSpec:
     """A catalog entry. `name` is ``base:tag``; `options` is passed to the family untouched.
 
-    `root` is set for models inside a wheel: their files are always there and count as embedded.
+    `root` is set for models inside a wheel: their files are always there and count as embedded. `devices` are those
+    that were asked for, by names of parts or groups of them (`mold_core.engine.placing`).
     """
 
     name: str = wire_field("Full name, base:tag.")
@@ -87,6 +88,7 @@ class ModelSpec:
     )
     options: dict[str, Any] = wire_field("What only the family understands.", default=attrs.Factory(dict))
     root: Path | None = attrs.field(default=None)
+    devices: Mapping[str, str] = attrs.field(factory=dict)
 
     @property
     def base(self) -> str:

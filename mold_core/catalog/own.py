@@ -17,18 +17,20 @@ from mold_core.wire.convert import from_json
 
 __all__ = ["own_models"]
 
-_KEYS = ("like", "family", "description", "licence", "files", "defaults", "options")
+_KEYS = ("like", "family", "description", "licence", "files", "defaults", "options", "placement")
 
 
 def own_models(settings: Settings, catalog: Mapping[str, ModelSpec]) -> dict[str, ModelSpec]:
     """Return the models that config.toml describes, by full name.
 
     A model is `like` another one, or like the one of its own name: what it does not say is taken from there. `files`
-    are paths by component, absolute, below ``~`` or relative to the models folder. Raises SettingsError that names the
-    model.
+    are paths by component, absolute, below ``~`` or relative to the models folder. A table with nothing but a placement
+    describes no model: it says where one of the catalog goes. Raises SettingsError that names the model.
     """
     return {
-        name.lower(): _own_model(name.lower(), table, settings, catalog) for name, table in settings.own_models.items()
+        name.lower(): _own_model(name.lower(), table, settings, catalog)
+        for name, table in settings.own_models.items()
+        if not (isinstance(table, Mapping) and table.keys() == {"placement"})
     }
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mold_core.cli.config_file import change_key
 from mold_core.cli.state import State
+from mold_core.config_file import change_key
 from mold_core.errors import OutputError, SettingsError
 
 if TYPE_CHECKING:

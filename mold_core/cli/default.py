@@ -7,8 +7,8 @@ import os
 import click
 
 from mold_core.cli.completions import model_names
-from mold_core.cli.config_file import change_key
 from mold_core.cli.state import State
+from mold_core.config_file import change_key
 
 __all__ = ["command"]
 

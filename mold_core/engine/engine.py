@@ -25,6 +25,7 @@ from mold_core.engine.memory import MemoryReport, memory_report
 from mold_core.engine.models import ModelEntry, Models
 from mold_core.engine.notices import Notices
 from mold_core.engine.observe import Observers
+from mold_core.engine.placing import Placements
 from mold_core.engine.queue import JobQueue
 from mold_core.engine.recover import recovered
 from mold_core.errors import CancelledError, InferenceError, ValidationError
@@ -35,6 +36,7 @@ from mold_core.settings import Settings
 from mold_core.wire import (
     ChainRequest,
     ChainResponse,
+    DevicePlacement,
     ExpandRequest,
     ExpandResponse,
     GenerateRequest,
@@ -98,7 +100,7 @@ class Engine:
         self.queue = JobQueue(self.settings.queue_size)
         self.observers = Observers()
         self._executor = executor_named(self.settings.executor or executor, self.plugins)
-        self._models = Models(self.settings, self.plugins, self.store)
+        self._models = Models(self.settings, self.plugins, self.store, Placements(self.settings))
         jobs = JobStore(self.settings.home / "jobs", self.settings.job_retention_h * 3600) if durable else None
         self._keeper = Keeper(jobs, gallery)
         self._lane = Lane(self._models, self.observers, self._keeper)
@@ -243,15 +245,46 @@ class Engine:
     def load(self, name: str | None, device: str | None = None) -> str:
         """Bring a model into memory, after the jobs under way, and return the device that has it.
 
-        Without `device` it is one that has the model, or else the one with the fewest. Raises UnknownModelError,
-        ModelNotFoundError, ValidationError for a device that is not here, and what loading raises.
+        Without `device` it is the one that the model is placed on, one that has it, or the one with the fewest. Raises
+        UnknownModelError, ModelNotFoundError, ValidationError for a device that is not here or not the model's, and
+        what loading raises.
         """
-        spec = self.resolve(name)
+        found = self._models.placed(self.resolve(name))
+        spec = found.spec
         self.store.locate(spec)
         self.start()
-        feeder = min(self._named(device), key=lambda feeder: (spec.name not in feeder.loaded(), len(feeder.loaded())))
+        if device is not None and found.device not in (None, device):
+            raise ValidationError(
+                f"{spec.name} is placed on {found.device}", field="device", value=device, hint="change its placement"
+            )
+        feeder = min(
+            self._named(device or found.device),
+            key=lambda feeder: (spec.name not in feeder.loaded(), len(feeder.loaded())),
+        )
         feeder.run_errand(load_errand(spec, feeder)).result()
         return feeder.device
+
+    def placement(self, name: str) -> DevicePlacement | None:
+        """Return where the parts of a model are to be, if anybody has said so. Raises UnknownModelError."""
+        return self._models.placements.get(self.resolve(name).name)
+
+    def place(self, name: str, placement: DevicePlacement | None) -> str:
+        """Say in config.toml where the parts of a model are to be, or None: as mold likes; return its full name.
+
+        It holds for requests from now on that have no placement of their own; the model is loaded anew for them.
+        Raises UnknownModelError, ValidationError for what cannot be honoured here, and SettingsError or OutputError
+        where config.toml cannot be changed.
+        """
+        if placement is None and self._models.placements.get(name.lower()) is not None:
+            self._models.placements.put(name.lower(), None)  # also of a model whose plugin is gone
+            return name.lower()
+        spec = self.resolve(name)
+        if placement is not None:
+            check(placement)
+            self._models.placed(spec, placement)
+        if placement is not None or self._models.placements.get(spec.name) is not None:
+            self._models.placements.put(spec.name, placement)
+        return spec.name
 
     def unload(self, name: str | None = None, device: str | None = None) -> tuple[tuple[str, str], ...]:
         """Free the memory of a model or of all, after the jobs under way; return (device, model) of what was dropped.
@@ -393,6 +426,7 @@ class Engine:
             size=prepared.size,
             batch_key=prepared.batch_key,
             load_bytes=prepared.load_bytes,
+            device=prepared.device,
             warnings=prepared.warnings,
             on_finish=self._finished,
             id=id,

@@ -149,6 +149,10 @@ class Feeder:
         worker = self._worker
         return worker.loaded() if worker is not None else frozenset()
 
+    def takes(self, job: Job) -> bool:
+        """Say whether the job may run here: its model may be placed on another device."""
+        return job.device in (None, self.device)
+
     def cost(self, job: Job) -> tuple[int, ...]:
         """Return the bytes that have to be loaded for a job, how many models are here, and which device this is."""
         loaded = self.loaded()

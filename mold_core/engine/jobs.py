@@ -36,8 +36,9 @@ class Job:
 
     `id`, `kind`, `request` (complete), `spec` and `model` (where it has one) and `warnings` never change; `created_at`,
     `started_at` and `finished_at` are in seconds since 1970. `size` is the room it takes in a batch; jobs with equal
-    `batch_key` may be computed together. `load_bytes` is what its model takes to load. `files` are the
-    names of its results in the gallery, when it is done and there is one. `attempts` counts how often it was begun.
+    `batch_key` may be computed together. `load_bytes` is what its model takes to load. `device` is the only one that
+    may run it, None where any may. `files` are the names of its results in the gallery, when it is done and there is
+    one. `attempts` counts how often it was begun.
 
     Every reader gets all events from the first on, so a late or returning reader misses nothing; of very long jobs the
     last 10,000 are kept. `on_finish` is called once, after the end, in the thread that ended the job.
@@ -52,6 +53,7 @@ class Job:
         size: int = 1,
         batch_key: Hashable = None,
         load_bytes: int = 0,
+        device: str | None = None,
         warnings: tuple[str, ...] = (),
         on_finish: Callable[[Job], object] | None = None,
         id: str | None = None,
@@ -65,6 +67,7 @@ class Job:
         self.size = size
         self.batch_key = batch_key
         self.load_bytes = load_bytes
+        self.device = device
         self.warnings = warnings
         self.files: tuple[str, ...] = ()
         self.attempts = 0

@@ -50,6 +50,10 @@ class Lane:
         """Return nothing: jobs here need no model in memory."""
         return frozenset()
 
+    def takes(self, job: Job) -> bool:
+        """Return that every job may run here."""
+        return True
+
     def cost(self, job: Job) -> tuple[int, ...]:
         """Return that all jobs cost the same."""
         return (0,)

@@ -22,6 +22,7 @@ __all__ = ["MemoryReport", "explained", "load_context", "memory_report", "plan_f
 
 # Settings that place a part of a model on a device, by the name that families know it under.
 _PLACES = ("text_encoders", "t5", "clip_l", "transformer", "vae")
+_TEXT_ENCODERS = ("t5", "clip_l")
 _DEVICE = re.compile(r"(?:cpu|mps|(?:cuda|gpu)(?::\d{1,2})?)")
 
 
@@ -68,17 +69,23 @@ def memory_report(
     )
 
 
-def wishes_of(settings: Settings) -> MemoryWishes:
-    """Return what the settings ask for about memory. Raises SettingsError naming the setting."""
+def wishes_of(settings: Settings, placed: Mapping[str, str] | None = None) -> MemoryWishes:
+    """Return what the settings ask for about memory; devices that a model is `placed` on go before those they name.
+
+    Raises SettingsError naming the setting.
+    """
     if settings.eager and settings.offload:
         raise SettingsError("MOLD_EAGER and MOLD_OFFLOAD contradict each other", field="eager", hint="unset one")
     strategy: str = settings.memory_strategy
     if strategy == "auto" and (settings.eager or settings.offload):
         strategy = "eager" if settings.eager else "offload"
     devices = {name: _device(name, getattr(settings, f"device_{name}")) for name in _PLACES}
+    said = {name: device for name, device in devices.items() if device != "auto"}
+    if placed and "text_encoders" in placed:
+        said = {name: device for name, device in said.items() if name not in _TEXT_ENCODERS}
     return MemoryWishes(
         strategy=None if strategy == "auto" else cast("Strategy", strategy),
-        devices={name: device for name, device in devices.items() if device != "auto"},
+        devices={**said, **(placed or {})},
         variants={} if settings.t5_variant == "auto" else {"t5": settings.t5_variant},
     )
 
@@ -90,12 +97,14 @@ def load_context(
     report: Callable[[ProgressEvent], None] = lambda event: None,
     *,
     held_bytes: int = 0,
+    placed: Mapping[str, str] | None = None,
 ) -> LoadContext:
     """Return the context in which a model is loaded on a device now.
 
-    `held_bytes` is what models hold there that would be dropped to make room.
+    `held_bytes` is what models hold there that would be dropped to make room; `placed` are the devices that were asked
+    for, by parts.
     """
-    wishes = wishes_of(settings)
+    wishes = wishes_of(settings, placed)
     budget = budget_bytes(settings, device)
     if settings.memory_budget_gb is None:
         budget = min(budget, free_bytes(device) + held_bytes)

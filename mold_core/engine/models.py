@@ -5,22 +5,26 @@ from __future__ import annotations
 import attrs
 
 from mold_core.catalog import DefaultModel, ModelEntry, ModelSpec, ModelStore, default_model, resolve
+from mold_core.engine.device import choose_devices
+from mold_core.engine.placing import Placed, Placements, placed
 from mold_core.errors import PluginError, ValidationError
 from mold_core.hookspecs import ModelFamily
 from mold_core.plugins import Plugins
 from mold_core.settings import Settings
 from mold_core.upscaling.loading import FAMILY as UPSCALERS
+from mold_core.wire import DevicePlacement
 
 __all__ = ["ModelEntry", "Models"]
 
 
 @attrs.frozen
 class Models:
-    """The models of the catalog, the families that run them and the folder their files are in."""
+    """The models of the catalog, the families that run them, where their files are and on which devices they go."""
 
     settings: Settings
     plugins: Plugins
     store: ModelStore
+    placements: Placements
 
     def default(self) -> DefaultModel:
         """Return the model that requests without a name get, and why that one."""
@@ -60,6 +64,16 @@ class Models:
                 hint="mold plugins shows what is loaded and what failed",
             )
         return family
+
+    def placed(self, spec: ModelSpec, placement: DevicePlacement | None = None) -> Placed:
+        """Return a model with the devices of a request's placement, or else of its own.
+
+        Raises ValidationError for what cannot be honoured here.
+        """
+        wanted = placement or self.placements.get(spec.name)
+        if wanted is None:
+            return Placed(spec=spec)
+        return placed(spec, self.family_of(spec), wanted, lambda: choose_devices(self.settings))
 
     def entries(self, loaded: frozenset[str]) -> list[ModelEntry]:
         """Return every model with what is known of it here."""

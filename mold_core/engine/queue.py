@@ -23,6 +23,9 @@ class Taker(Protocol):
     def loaded(self) -> frozenset[str]:
         """Return the full names of the models in memory."""
 
+    def takes(self, job: Job) -> bool:
+        """Say whether the device may take the job at all."""
+
     def cost(self, job: Job) -> tuple[int, ...]:
         """Say how much work it would be to take the job; the idle device with the least gets it. 0 comes first."""
 
@@ -211,8 +214,10 @@ class JobQueue:
 
     def _choose(self, taker: Taker) -> Job | None:
         for job in self._by_preference(taker.loaded()):
+            if not taker.takes(job):
+                continue
             mine = taker.cost(job)
-            if not any(other.cost(job) < mine for other in self._idle if other is not taker):
+            if not any(other.takes(job) and other.cost(job) < mine for other in self._idle if other is not taker):
                 return job
         return None
 
@@ -239,7 +244,7 @@ class JobQueue:
 
     def _share(self, first: Job, limit: int) -> int:
         """Return how many pictures one device shall take, when others that have the model are idle too."""
-        ready = 1 + sum(1 for other in self._idle if other.cost(first)[0] == 0)
+        ready = 1 + sum(1 for other in self._idle if other.takes(first) and other.cost(first)[0] == 0)
         if ready == 1:
             return limit
         alike = sum(w.job.size for w in self._waiting if w.job.batch_key == first.batch_key)
@@ -251,7 +256,8 @@ class JobQueue:
             return batch
         for waiting in self._waiting:
             job = waiting.job
-            if job is not first and job.batch_key == first.batch_key and job.size <= room:
+            alike = job.batch_key == first.batch_key and job.device == first.device
+            if job is not first and alike and job.size <= room:
                 batch.append(job)
                 room -= job.size
         return batch

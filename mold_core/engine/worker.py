@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from time import monotonic
@@ -15,6 +15,7 @@ from mold_core.chains.clips import ClipWork, encode_clip, render_clip
 from mold_core.engine.device import DeviceInfo, budget_bytes, device_info, free_bytes, torch_name
 from mold_core.engine.expanding import Expanding
 from mold_core.engine.memory import explained, load_context, plan_for
+from mold_core.engine.placing import WHOLE
 from mold_core.engine.residency import Residency
 from mold_core.errors import InferenceError, MoldError
 from mold_core.hookspecs import Frames, Pipeline, Run, UpscalerNetwork
@@ -35,10 +36,13 @@ class LocalWorker:
         self._plugins = plugins
         self._store = ModelStore(settings.models_path)
         self._residency = Residency(budget_bytes(settings, self.device))
+        # Models that were placed on the processor as a whole have its memory, not the device's.
+        self._beside = self._residency if self.device == "cpu" else Residency(budget_bytes(settings, "cpu"))
+        self._placed: dict[str, Mapping[str, str]] = {}
 
     def loaded(self) -> frozenset[str]:
         """Return the full names of the models in memory."""
-        return frozenset(self._residency.names)
+        return frozenset((*self._residency.names, *self._beside.names))
 
     def device_info(self) -> DeviceInfo:
         """Return the name and the memory of the device, as they are now."""
@@ -50,8 +54,8 @@ class LocalWorker:
 
     def unload(self, name: str | None = None) -> tuple[str, ...]:
         """Drop one model, or all; return the names that were dropped."""
-        names = self._residency.names if name is None else (name,)
-        return tuple(name for name in names if self._residency.drop(name))
+        names = dict.fromkeys((*self._residency.names, *self._beside.names)) if name is None else (name,)
+        return tuple(name for name in names if self._drop(name))
 
     def generate(self, spec: ModelSpec, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
         """Return one Frames per request. What a plugin raises becomes an InferenceError with the cause chained."""
@@ -100,17 +104,28 @@ class LocalWorker:
     def close(self) -> None:
         """Free everything."""
         self._residency.clear()
+        self._beside.clear()
+
+    def _drop(self, name: str) -> bool:
+        self._placed.pop(name, None)
+        return self._residency.drop(name) or self._beside.drop(name)
 
     def _pipeline(self, spec: ModelSpec, run: Run) -> Pipeline:
         files, family = self._store.locate(spec), self._plugins.families[spec.family]
-        if spec.name in self._residency.names:
-            return self._residency.get(spec.name)
+        if self._placed.get(spec.name, spec.devices) != spec.devices:
+            self._drop(spec.name)  # it was placed elsewhere
+        device = spec.devices.get(WHOLE, self.device)
+        residency = self._residency if device == self.device else self._beside
+        if spec.name in residency.names:
+            return residency.get(spec.name)
+        self._placed[spec.name] = spec.devices
+        held_bytes = residency.used_bytes
         context = load_context(
-            self._settings, self._plugins, self.device, run.report, held_bytes=self._residency.used_bytes
+            self._settings, self._plugins, device, run.report, held_bytes=held_bytes, placed=spec.devices
         )
         with blaming(f"{spec.name} could not be loaded"):
             plan = plan_for(family, spec, files, context)
-        remark = plan and explained(plan, self.device, spec.name)
+        remark = plan and explained(plan, device, spec.name)
         if remark:
             run.report(Info(message=remark))
 
@@ -123,8 +138,8 @@ class LocalWorker:
             run.report(StageDone(name=stage, elapsed_ms=int((monotonic() - started) * 1000)))
             return pipeline
 
-        expected_bytes = plan.peak_bytes(self.device) if plan else files.size_bytes()
-        return self._residency.get(spec.name, expected_bytes, load)
+        expected_bytes = plan.peak_bytes(device) if plan else files.size_bytes()
+        return residency.get(spec.name, expected_bytes, load)
 
     def _network(self, spec: ModelSpec, run: Run) -> UpscalerNetwork:
         """Return the network of an upscaler. The residency keeps it like a pipeline: it has a size and is closed."""

@@ -29,6 +29,7 @@ from mold_core.wire.events import (
 )
 from mold_core.wire.expand import ExpandRequest, ExpandResponse
 from mold_core.wire.generate import OUTPUT_FORMATS, GenerateRequest, GenerateResponse, ImageData, LoraWeight
+from mold_core.wire.placement import AdvancedPlacement, DevicePlacement, DeviceRef
 from mold_core.wire.pull import PullRequest, PullResponse
 from mold_core.wire.upscale import UpscaleRequest, UpscaleResponse
 from mold_core.wire.video import Keyframe, TimeRange, VideoData
@@ -36,6 +37,7 @@ from mold_core.wire.video import Keyframe, TimeRange, VideoData
 __all__ = [
     "MAX_STAGES",
     "OUTPUT_FORMATS",
+    "AdvancedPlacement",
     "CacheHit",
     "ChainDenoiseStep",
     "ChainEvent",
@@ -46,6 +48,8 @@ __all__ = [
     "ChainStageStart",
     "ChainStart",
     "DenoiseStep",
+    "DevicePlacement",
+    "DeviceRef",
     "DownloadDone",
     "DownloadProgress",
     "ExpandRequest",

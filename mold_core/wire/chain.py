@@ -8,6 +8,7 @@ import attrs
 
 from mold_core.wire.fields import wire_field
 from mold_core.wire.generate import MAX_PROMPT_BYTES, MAX_SEED, LoraWeight
+from mold_core.wire.placement import DevicePlacement
 from mold_core.wire.video import VideoData
 
 __all__ = [
@@ -81,6 +82,9 @@ class ChainRequest:
     enable_audio: bool | None = wire_field("Whether there is sound; default: where the format has any.", default=None)
     loras: tuple[LoraWeight, ...] | None = wire_field("Adapters.", default=None, min_length=1)
     embed_metadata: bool | None = wire_field("Write the request into the file.", default=None)
+    placement: DevicePlacement | None = wire_field(
+        "Devices of the model's parts; default: what was set for the model, or mold's choice.", default=None
+    )
 
 
 @attrs.frozen(kw_only=True)

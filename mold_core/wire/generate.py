@@ -9,6 +9,7 @@ import attrs
 
 from mold_core.files import write_whole
 from mold_core.wire.fields import wire_field
+from mold_core.wire.placement import DevicePlacement
 from mold_core.wire.video import Keyframe, TimeRange, VideoData, VideoPipeline
 
 __all__ = ["OUTPUT_FORMATS", "GenerateRequest", "GenerateResponse", "ImageData", "LoraWeight"]
@@ -86,6 +87,9 @@ class GenerateRequest:
     preview: bool = wire_field("Send small previews of the picture while it is made.", default=False)
     upscale_model: str | None = wire_field(
         "Upscaler to run on the result.", default=None, not_blank=True, max_length=200
+    )
+    placement: DevicePlacement | None = wire_field(
+        "Devices of the model's parts; default: what was set for the model, or mold's choice.", default=None
     )
 
 

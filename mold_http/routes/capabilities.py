@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 import falcon.asgi
 
+from mold_core.engine.placing import gpu_number
 from mold_core.wire.fields import wire_field
 from mold_http.answers import JSON, answer_json
 from mold_http.guard.hosts import is_loopback
@@ -43,6 +44,7 @@ class FamilyInfo:
     size_multiple: int = wire_field("Widths and heights are multiples of it.")
     max_pixels: int = wire_field("Pixels of a picture at most.")
     recommended_sizes: tuple[str, ...] = wire_field("Sizes that come out best, as WIDTHxHEIGHT.")
+    places: tuple[str, ...] = wire_field("Parts that can be placed on devices; none: a model is placed as a whole.")
 
 
 @attrs.frozen(kw_only=True)
@@ -52,6 +54,7 @@ class Capabilities:
     gallery: GalleryCapabilities = wire_field("The gallery.")
     families: tuple[FamilyInfo, ...] = wire_field("The model families that are installed.")
     chains: bool = wire_field("Whether any family can render chains.")
+    devices: tuple[str, ...] = wire_field("What parts of models can be placed on: cpu, gpu:0, …")
 
 
 def may_delete(service: Service, req: falcon.asgi.Request) -> bool:
@@ -78,12 +81,19 @@ async def capabilities(service: Service, req: falcon.asgi.Request, resp: falcon.
                     size_multiple=family.sizes.multiple,
                     max_pixels=family.sizes.max_pixels,
                     recommended_sizes=tuple(f"{width}x{height}" for width, height in family.sizes.recommended),
+                    places=tuple(getattr(family, "places", ())),
                 )
                 for family in plugins.families.values()
             ),
             chains=bool(plugins.chain_renderers),
+            devices=_devices(service),
         ),
     )
+
+
+def _devices(service: Service) -> tuple[str, ...]:
+    numbers = (gpu_number(device.device) for device in service.engine.devices())
+    return ("cpu", *(f"gpu:{number}" for number in numbers if number is not None))
 
 
 ROUTES = (

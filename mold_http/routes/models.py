@@ -10,7 +10,7 @@ import falcon.asgi
 from mold_core.catalog import ModelSpec
 from mold_core.engine import ModelEntry
 from mold_core.errors import ModelNotFoundError, MoldError
-from mold_core.wire import PullRequest
+from mold_core.wire import DevicePlacement, PullRequest
 from mold_core.wire.fields import wire_field
 from mold_http.answers import JSON, answer_json, wants_events
 from mold_http.guard.bodies import read_json
@@ -53,6 +53,7 @@ class ModelInfo:
     default_frames: int | None = wire_field("Frames of a video where a request names none.", default=None)
     default_fps: int | None = wire_field("Frames per second where a request names none.", default=None)
     chain_frames: int | None = wire_field("Frames of a clip of a chain, where it makes chains.", default=None)
+    placement: DevicePlacement | None = wire_field("Where its parts are to be, where that was set.", default=None)
     default_because: str | None = wire_field("Why requests without a model get this one, where they do.", default=None)
 
 
@@ -158,6 +159,7 @@ def _model(service: Service, entry: ModelEntry, default_because: str | None) -> 
         default_frames=defaults.frames,
         default_fps=defaults.fps,
         chain_frames=service.engine.chain_frames(spec),
+        placement=service.engine.placement(spec.name),
         default_because=default_because,
     )
 

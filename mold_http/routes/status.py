@@ -59,8 +59,10 @@ class ServerStatus:
     """What the server is and does."""
 
     version: str = wire_field("Version of mold.")
-    git_sha: str | None = wire_field("Revision it was built from, where known.", default=None)
-    build_date: str | None = wire_field("Day it was built, where known.", default=None)
+    git_sha: str | None = wire_field("Revision it is from, where known.", default=None)
+    build_date: str | None = wire_field(
+        "Day it was built, or of the revision in a checkout, where known.", default=None
+    )
     models_loaded: tuple[str, ...] = wire_field("Models in memory.")
     busy: bool = wire_field("Whether a job is running.")
     current_generation: CurrentGeneration | None = wire_field("The job under way.", default=None)
@@ -88,6 +90,8 @@ async def status(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.R
         resp,
         ServerStatus(
             version=VERSION,
+            git_sha=service.build.git_sha,
+            build_date=service.build.build_date,
             models_loaded=tuple(sorted(loaded)),
             busy=bool(now.running),
             current_generation=_current(now.running),

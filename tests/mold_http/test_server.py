@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from http_server import EXECUTABLE, Server, events, read_all, read_until, serving
 
+from mold_core.build import this_build
+
 LONG = {"prompt": "a long tree", "steps": 100, "width": 256, "height": 256, "batch_size": 50}
 
 
@@ -29,6 +31,7 @@ def test_status_tells_what_runs_and_what_is_loaded(server: Server) -> None:
     assert (idle["busy"], idle["gpu_info"], idle["queue_depth"], idle["queue_capacity"]) == (False, None, 0, 200)
     assert idle["uptime_secs"] >= 0
     assert idle["version"]
+    assert (idle.get("git_sha"), idle.get("build_date")) == (this_build().git_sha, this_build().build_date)
     with server.begin("POST", "/api/generate/stream", LONG) as connection:
         read_until(connection, b"denoise_step")
         busy = server.ask("GET", "/api/status").json()

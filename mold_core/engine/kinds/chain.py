@@ -62,7 +62,14 @@ class ChainKind:
         plan(request)
         files = models.store.locate(spec)
         completed, warnings = _completed(request, spec, models)
-        return Prepared(request=completed, spec=spec, load_bytes=files.size_bytes(), warnings=warnings)
+        found = models.placed(spec, request.placement)
+        return Prepared(
+            request=completed,
+            spec=found.spec,
+            load_bytes=files.size_bytes(),
+            device=found.device,
+            warnings=warnings,
+        )
 
     def files_of(self, job: Job, result: ChainResponse) -> list[ResultFile]:
         """Return the video."""

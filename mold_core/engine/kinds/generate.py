@@ -60,13 +60,15 @@ class GenerateKind:
             check_expansion(completed, models)
         if completed.upscale_model is not None:
             completed = _with_upscaler(completed, spec, models)
+        found = models.placed(spec, completed.placement)
         remark = spec.vocabulary.remark(completed.prompt) if spec.vocabulary and not completed.expand else None
         return Prepared(
             request=completed,
-            spec=spec,
+            spec=found.spec,
             load_bytes=files.size_bytes(),
-            batch_key=_batch_key(spec, family, completed),
+            batch_key=_batch_key(found.spec, family, completed),
             size=completed.batch_size,
+            device=found.device,
             warnings=(*warnings, remark) if remark else warnings,
         )
 
@@ -152,7 +154,7 @@ def _batch_key(spec: ModelSpec, family: ModelFamily, request: GenerateRequest) -
     except Exception:
         log.exception("batch_key of family %s failed; its requests run alone", family.name)
         return None
-    return None if key is None else ("generate", spec.name, key)
+    return None if key is None else ("generate", spec.name, tuple(sorted(spec.devices.items())), key)
 
 
 def _generate(jobs: Sequence[Job], spec: ModelSpec, worker: Worker, bench: Bench, prompts: Prompts) -> None:

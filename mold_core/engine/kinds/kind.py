@@ -23,8 +23,8 @@ class Prepared:
     """A request that can run. `request` is complete: running it again gives the same result.
 
     `spec` is the model it needs, where it needs one, and `load_bytes` the size of that model's files. Jobs with equal
-    `batch_key` may run together, up to `size` in all of the setting max_batch; None means alone. `warnings` say what
-    was adjusted.
+    `batch_key` may run together, up to `size` in all of the setting max_batch; None means alone. `device` is the only
+    one whose worker may run it. `warnings` say what was adjusted.
     """
 
     request: Any
@@ -32,6 +32,7 @@ class Prepared:
     load_bytes: int = 0
     batch_key: Hashable = None
     size: int = 1
+    device: str | None = None
     warnings: tuple[str, ...] = ()
 
 

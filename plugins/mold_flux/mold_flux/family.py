@@ -26,6 +26,7 @@ class FluxFamily:
         min_side=64,
         recommended=((1024, 1024), (1024, 768), (768, 1024), (1024, 576), (576, 1024), (768, 768)),
     )
+    places = ("text_encoders", "t5", "clip_l", "transformer", "vae")
     parameters = (
         Parameter(name="prompt", doc="What the picture shows."),
         Parameter(name="width", doc="Width in pixels, a multiple of 16."),

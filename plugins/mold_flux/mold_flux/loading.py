@@ -79,6 +79,7 @@ def load_pipeline(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> F
         prompts=prompts,
         schedule=schedule,
         device=plan.part("transformer").device,
+        home=context.device,
         threads=context.threads,
         attention=context.attention,
         native=NativeSize(side=int(options["native_side"])) if "native_side" in options else None,

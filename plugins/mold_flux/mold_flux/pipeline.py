@@ -40,7 +40,8 @@ _DECODED_PX = 131_072
 class FluxPipeline:
     """Pictures from words, or from words and a picture, with FLUX.1.
 
-    Holds weights, and remembers prompts, source pictures and adapters by their content; nothing else of a request.
+    `device` is where it denoises, `home` the one whose memory budget it counts against. Holds weights, and remembers
+    prompts, source pictures and adapters by their content; nothing else of a request.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class FluxPipeline:
         prompts: PromptEncoder,
         schedule: Schedule,
         device: str,
+        home: str,
         threads: int | None,
         attention: str = "auto",
         native: NativeSize | None = None,
@@ -60,6 +62,7 @@ class FluxPipeline:
         self.prompts = prompts
         self.schedule = schedule
         self._device = device
+        self._home = home
         self._threads = threads
         self._adapters = AdapterShelf()
         self._attention = attention
@@ -69,13 +72,13 @@ class FluxPipeline:
 
     @property
     def size_bytes(self) -> int:
-        """Memory of the weights that are on the device now, and of the adapters that are kept, in bytes."""
-        return self.parts.size_bytes(self._device) + self._adapters.size_bytes
+        """Memory that weights, and the adapters that are kept, take of the device whose budget counts, in bytes."""
+        return self.parts.size_bytes(self._home) + self._adapters.size_bytes
 
     @property
     def peak_bytes(self) -> int:
-        """The most that weights and computing take on the device while a picture is made, in bytes."""
-        return self.parts.plan.peak_bytes(self._device)
+        """The most that weights and computing take of that device while a picture is made, in bytes."""
+        return self.parts.plan.peak_bytes(self._home)
 
     def generate(self, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
         """Return one picture per request; all have one `batch_key`."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mold_core.cli.config_file import change_key
+from mold_core.config_file import change_key
 from mold_core.errors import SettingsError
 
 Mold = Callable[..., CompletedProcess[Any]]

@@ -14,13 +14,17 @@ from mold_core.engine.queue import JobQueue
 class Device:
     """A device that asks for jobs, with a model in memory and perhaps something else to do."""
 
-    def __init__(self, loaded: str = "", *, weight: int = 0) -> None:
+    def __init__(self, loaded: str = "", *, weight: int = 0, name: str = "cpu") -> None:
         self._loaded = frozenset({loaded})
         self._weight = weight
+        self._name = name
         self.busy = False
 
     def loaded(self) -> frozenset[str]:
         return self._loaded
+
+    def takes(self, job: Job) -> bool:
+        return job.device in (None, self._name)
 
     def cost(self, job: Job) -> tuple[int, ...]:
         return (0 if job.model in self._loaded else job.load_bytes, self._weight)
@@ -245,3 +249,26 @@ def test_a_closed_queue_lets_devices_go_and_returns_what_was_not_begun() -> None
     assert answer() is None
     one = job()
     assert filled(one).close() == [one]
+
+
+def placed(device: str) -> Job:
+    return Job(GenerateRequest(prompt="p", model="a:1"), batch_key="a:1", device=device)
+
+
+def test_a_job_waits_for_the_device_that_its_model_is_placed_on() -> None:
+    here, there = placed("cuda:0"), placed("cuda:1")
+    queue = filled(there, here)
+    assert queue.take(Device("a:1", name="cuda:0"), 4) == [here]
+    assert queue.take(Device("a:1", name="cuda:0"), 4, timeout_s=0) == []
+    assert queue.take(Device(name="cuda:1"), 4) == [there]
+
+
+def test_a_device_that_may_not_take_a_job_is_not_waited_for() -> None:
+    queue = JobQueue(capacity=10)
+    cheap = Device("a:1", name="cuda:0")
+    answer = in_thread(queue, cheap)
+    assert queue.wait_for_idle(1)
+    queue.put(there := placed("cuda:1"))
+    assert queue.take(Device(weight=9, name="cuda:1"), 1) == [there]
+    queue.close()
+    assert answer() is None

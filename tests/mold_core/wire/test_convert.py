@@ -46,6 +46,10 @@ FULL = {
     "original_prompt": "a cat",
     "preview": True,
     "upscale_model": "real-esrgan-x4plus:fp16",
+    "placement": {
+        "text_encoders": {"kind": "cpu"},
+        "advanced": {"transformer": {"kind": "gpu", "ordinal": 1}, "vae": {"kind": "auto"}, "t5": {"kind": "cpu"}},
+    },
 }
 
 

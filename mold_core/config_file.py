@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mold_core.errors import OutputError, SettingsError
 from mold_core.files import write_whole
 
-__all__ = ["change_key"]
+__all__ = ["change_key", "change_table"]
 
 
 def change_key(path: Path, key: str, value: object) -> None:
@@ -19,23 +20,92 @@ def change_key(path: Path, key: str, value: object) -> None:
 
     Raises SettingsError for a file whose text cannot be changed without rewriting it, and OutputError.
     """
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except FileNotFoundError:
-        text = ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} cannot be read: {error}") from None
+    text = _text_of(path)
     changed = _changed(text, key, value)
     # The text was changed by lines, which knows little of TOML: what it means now decides whether that went well.
     if _parsed(changed, path) != _with_key(_parsed(text, path), key.split("."), value):
-        raise SettingsError(
-            f"{key} cannot be changed in {path} without rewriting the file", field=key, hint="mold config edit opens it"
-        )
+        raise _cannot_change(path, key)
+    _write(path, changed)
+
+
+def change_table(path: Path, keys: tuple[str, ...], table: Mapping[str, Any] | None) -> None:
+    """Write a table into the file in place of the one of that path, or take it out for None.
+
+    Raises SettingsError and OutputError as `change_key` does.
+    """
+    text = _text_of(path)
+    lines = _without_table(text.splitlines(keepends=True), keys)
+    if table is not None:
+        before = "\n" if lines else ""
+        heading = ".".join(map(_toml_key, keys))
+        lines += [f"{before}[{heading}]\n", *(f"{_toml_key(name)} = {_toml(value)}\n" for name, value in table.items())]
+    changed = "".join(lines)
+    wanted = _with_key(_parsed(text, path), list(keys), None if table is None else dict(table))
+    if _filled(_parsed(changed, path)) != _filled(wanted):
+        raise _cannot_change(path, ".".join(keys))
+    _write(path, changed)
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}") from None
+
+
+def _write(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{path.parent} cannot be made: {error.strerror}") from None
-    write_whole(path, changed.encode())
+    write_whole(path, text.encode())
+
+
+def _cannot_change(path: Path, key: str) -> SettingsError:
+    return SettingsError(
+        f"{key} cannot be changed in {path} without rewriting the file", field=key, hint="mold config edit opens it"
+    )
+
+
+def _without_table(lines: list[str], keys: tuple[str, ...]) -> list[str]:
+    """Return the lines without a table, its own tables, and a line that says it within the table around it."""
+    if lines and not lines[-1].endswith("\n"):
+        lines[-1] += "\n"
+    kept: list[str] = []
+    here: tuple[str, ...] = ()
+    inline = re.compile(rf"""\s*["']?{re.escape(keys[-1])}["']?\s*=""")
+    for line in lines:
+        if line.lstrip().startswith("["):
+            here = _heading_path(line)
+        gone = here[: len(keys)] == keys or (here == keys[:-1] and inline.match(line))
+        if not gone:
+            kept.append(line)
+    while kept and not kept[-1].strip():
+        kept.pop()
+    return kept
+
+
+def _heading_path(line: str) -> tuple[str, ...]:
+    """Return the keys of a heading such as ``[models."a:b"]``; nothing for one that is none."""
+    try:
+        inner: Any = tomllib.loads(line)
+    except tomllib.TOMLDecodeError:
+        return ()
+    found: list[str] = []
+    while isinstance(inner, dict) and inner:
+        ((name, inner),) = inner.items()
+        found.append(name)
+    return tuple(found)
+
+
+def _filled(value: Any) -> Any:
+    """Return a document without its empty tables."""
+    if not isinstance(value, dict):
+        return value
+    filled = {key: _filled(item) for key, item in value.items()}
+    return {key: item for key, item in filled.items() if item != {}}
 
 
 def _changed(text: str, key: str, value: object) -> str:
@@ -79,7 +149,13 @@ def _heading(line: str) -> str | None:
     return match[1] if match else None
 
 
+def _toml_key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
+
+
 def _toml(value: object) -> str:
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{_toml_key(name)} = {_toml(item)}' for name, item in value.items())} }}"
     if isinstance(value, tuple | list):
         return f"[{', '.join(map(_toml, value))}]"
     if isinstance(value, bool):
