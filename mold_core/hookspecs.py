@@ -277,6 +277,9 @@ class ModelFamily(Protocol):
 #                                                       on one device as a whole
 #   warm() -> None                                      imports what loading needs; a worker process calls it when it
 #                                                       starts, so that the first request waits for less
+#   fitted(spec: ModelSpec, request: GenerateRequest) -> GenerateRequest
+#                                                       fills in what follows from files in the request, as the frames
+#                                                       and their rate from a video, before the model's defaults
 #   check(spec: ModelSpec, request: GenerateRequest)    raises ValidationError, naming the field, for a complete request
 #                                                       that the model cannot honour
 #   sizes_of(spec: ModelSpec) -> SizeRules              size rules of one model, where they differ from the family's

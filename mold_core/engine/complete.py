@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Callable
+from io import BytesIO
 from typing import TypeVar
 
 import attrs
@@ -15,6 +16,7 @@ from mold_core.errors import ValidationError
 from mold_core.home import mold_home
 from mold_core.hookspecs import Capability, ModelFamily, SizeRules
 from mold_core.media.images import decode_image
+from mold_core.media.video import probe_video
 from mold_core.wire import GenerateRequest
 from mold_core.wire.fields import Bounds, bound_problem
 
@@ -50,6 +52,8 @@ def complete(
     Adapters are named by their files afterwards, all of them in `loras`; names are looked up in the folder that is
     given, else in that of MOLD_HOME. Raises ValidationError for what the family cannot honour.
     """
+    if hasattr(family, "fitted"):
+        request = family.fitted(spec, request)
     _refuse_unsupported(request, spec, family)
     warnings: list[str] = []
     width, height = _size(request, spec, family, warnings.append)
@@ -111,13 +115,18 @@ def _size(
 
 
 def _source_size(request: GenerateRequest) -> tuple[int, int] | None:
-    """Return the size of the picture a request starts from. Raises ValidationError for pictures that are none.
+    """Return the size of the picture or video a request starts from. Raises ValidationError for pictures that are none.
 
     Both pictures are decoded whole, so that a damaged one is refused now and not when its turn has come.
     """
     if request.mask_image is not None:
         decode_image(request.mask_image, name="mask_image")
-    return None if request.source_image is None else decode_image(request.source_image, name="source_image").size
+    if request.source_image is not None:
+        return decode_image(request.source_image, name="source_image").size
+    if request.source_video is not None:
+        info = probe_video(BytesIO(request.source_video), name="source_video")
+        return info.width, info.height
+    return None
 
 
 def _in_shape_of(

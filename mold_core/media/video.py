@@ -241,9 +241,12 @@ class _Palette:
                 return
 
 
-def probe_video(file: BinaryIO) -> VideoInfo:
-    """Return what an MP4, from anyone, says of itself. Raises ValidationError if it is none or is damaged."""
-    with _reading(file) as container:
+def probe_video(file: BinaryIO, *, name: str | None = None) -> VideoInfo:
+    """Return what an MP4, from anyone, says of itself.
+
+    Raises ValidationError, with `name` as the field, if it is none or is damaged.
+    """
+    with _reading(file, name) as container:
         video = container.streams.video[0]
         audio = container.streams.audio[0] if container.streams.audio else None
         return VideoInfo(
@@ -257,25 +260,27 @@ def probe_video(file: BinaryIO) -> VideoInfo:
         )
 
 
-def decode_frames(file: BinaryIO, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Iterator[Image]:
+def decode_frames(file: BinaryIO, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str | None = None) -> Iterator[Image]:
     """Yield the frames of an MP4, from anyone, as RGB images, one in memory at a time.
 
-    Raises ValidationError if it is no MP4, is damaged, or its frames have more than `max_pixels`.
+    Raises ValidationError, with `name` as the field, if it is no MP4, is damaged, or its frames have more than
+    `max_pixels`.
     """
     from av.error import FFmpegError
 
-    with _reading(file) as container:
+    with _reading(file, name) as container:
         size = container.streams.video[0].codec_context
         if size.width * size.height > max_pixels:
             raise ValidationError(
-                f"the video has frames of {size.width} x {size.height} pixels, over the limit of {max_pixels / 1e6:g}"
-                " megapixels"
+                f"{name or 'the video'} has frames of {size.width} x {size.height} pixels, over the limit of"
+                f" {max_pixels / 1e6:g} megapixels",
+                field=name,
             )
         try:
             for frame in container.decode(video=0):
                 yield frame.to_image()
         except FFmpegError as error:
-            raise _damaged() from error
+            raise _damaged(name) from error
 
 
 def read_video_metadata(file: BinaryIO) -> OutputMetadata | None:
@@ -337,8 +342,9 @@ _CODECS: Mapping[str, tuple[str, str, Mapping[str, str]]] = MappingProxyType(
 class _reading:
     """An MP4 of anyone's opened for reading: only as what it is said to be, never by name, and with a video in it."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, name: str | None = None) -> None:
         self._file = file
+        self._name = name
 
     def __enter__(self) -> Any:
         av = pyav()
@@ -346,18 +352,18 @@ class _reading:
             # NOTE: given a name, ffmpeg would also follow URLs and playlists in it; given no format, it would guess.
             self._container = av.open(self._file, "r", format="mp4")
         except (av.error.FFmpegError, ValueError) as error:
-            raise _damaged() from error
+            raise _damaged(self._name) from error
         if not self._container.streams.video:
             self._container.close()
-            raise ValidationError("the file is an MP4 without a video in it")
+            raise ValidationError(f"{self._name or 'the file'} is an MP4 without a video in it", field=self._name)
         return self._container
 
     def __exit__(self, *_: object) -> None:
         self._container.close()
 
 
-def _damaged() -> ValidationError:
-    return ValidationError("the video is not an MP4 file, or is damaged")
+def _damaged(name: str | None) -> ValidationError:
+    return ValidationError(f"{name or 'the video'} is not an MP4 file, or is damaged", field=name)
 
 
 def pyav() -> Any:

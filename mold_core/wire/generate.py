@@ -74,12 +74,16 @@ class GenerateRequest:
         "Sound that a video is made for.", default=None, min_length=1, max_length=MAX_FILE_BYTES
     )
     source_video: bytes | None = wire_field(
-        "MP4 that a video is made from.", default=None, min_length=1, max_length=MAX_FILE_BYTES
+        "MP4 that a video begins with, or of which retake_range is made anew.", default=None, min_length=1, max_length=MAX_FILE_BYTES
     )
     retake_range: TimeRange | None = wire_field("Stretch of source_video to make anew.", default=None)
     pipeline: VideoPipeline | None = wire_field("How a video is made; default: by what is given.", default=None)
-    spatial_upscale: Literal["x1-5", "x2"] | None = wire_field("Make a video larger in the end.", default=None)
-    temporal_upscale: Literal["x2"] | None = wire_field("Make a video smoother in the end.", default=None)
+    spatial_upscale: Literal["x1-5", "x2"] | None = wire_field(
+        "How much smaller a video is made first, and then enlarged to its width and height.", default=None
+    )
+    temporal_upscale: Literal["x2"] | None = wire_field(
+        "Make every second frame of a video, and then those between.", default=None
+    )
     expand: bool | None = wire_field("Let a language model write the prompt out first.", default=None)
     original_prompt: str | None = wire_field(
         "The prompt before it was expanded; kept in the metadata.", default=None, max_length=MAX_PROMPT_BYTES

@@ -6,12 +6,16 @@ import { field, h } from "./dom.js";
 const TITLES = {
   steps: "Steps", guidance: "Guidance", strength: "Change", negative_prompt: "Without", frames: "Frames",
   fps: "Frames per second", enable_audio: "Sound", scheduler: "Sampler", loras: "Adapter",
+  pipeline: "Way", spatial_upscale: "Larger from a smaller one", temporal_upscale: "Smoother",
 };
 // These have places of their own, or are no settings.
 const ELSEWHERE = new Set(["prompt", "width", "height", "seed", "source_image", "mask_image", "preview", "model", "batch_size"]);
 // Files and lists that the form has no control for.
 const UNSHOWN = new Set(["keyframes", "audio_file", "source_video", "retake_range", "lora"]);
-const SAMPLERS = ["ddim", "euler-ancestral", "uni-pc"];
+const CHOICES = {
+  scheduler: ["ddim", "euler-ancestral", "uni-pc"], spatial_upscale: ["x1-5", "x2"], temporal_upscale: ["x2"],
+  pipeline: ["one-stage", "two-stage", "distilled", "keyframe", "a2-vid", "retake", "ic-lora", "two-stage-hq"],
+};
 const FORMATS = { picture: ["png", "jpeg", "webp"], video: ["mp4", "gif", "apng", "webp"] };
 
 export const makesVideo = (family) => family.capabilities.some((word) => word.endsWith("to-video"));
@@ -71,7 +75,7 @@ function control(parameter, model, set) {
   const title = TITLES[name] ?? name.replaceAll("_", " ");
   if (name === "loras") return adapters(parameter, set);
   if (name === "enable_audio") return check(name, title, doc, set);
-  if (name === "scheduler") return select(name, title, [["", "as the model likes"], ...SAMPLERS.map((word) => [word, word])], set);
+  if (CHOICES[name]) return select(name, title, [["", "as the model likes"], ...CHOICES[name].map((word) => [word, word])], set);
   if (name === "negative_prompt") return plain(name, title, doc, { rows: 2 }, set);
   if (name === "strength") return slider(name, title, doc, { minimum: 0, maximum: 1, step: 0.05, value: 0.75 }, set);
   const known = { steps: model.default_steps, guidance: model.default_guidance }[name];

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 import torch
+from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
 from ltx2_files import TEXT_TOKENS, TinyLtx2, tokenizer
+from ltx2_media import frames, mp4, png
 from torch import Tensor
 
-from mold_core import GenerateRequest
+from mold_core import GenerateRequest, Keyframe
+from mold_core.media.video import decode_frames
 from mold_core.testing import RecordedRun
 
 REQUEST = GenerateRequest(
@@ -93,6 +97,38 @@ def test_a_distilled_clip_is_diffusers_own(tiny: TinyLtx2, one_stage: Any) -> No
     mean, std = tiny.audio_vae.latents_mean, tiny.audio_vae.latents_std
     packed = audio.transpose(1, 2).flatten(2) * std + mean
     close(packed, their_audio.transpose(1, 2).flatten(2))
+
+
+def test_a_clip_from_a_picture_is_diffusers_own(tiny: TinyLtx2, one_stage: Any) -> None:
+    picture = frames(1)[0]
+    given = attrs.evolve(REQUEST, source_image=png(picture), strength=0.8)
+    close_to_theirs(tiny, one_stage, given, [LTX2VideoCondition(frames=picture, index=0, strength=0.8)])
+
+
+def test_a_clip_through_keyframes_is_diffusers_own(tiny: TinyLtx2, one_stage: Any) -> None:
+    first, later = frames(2)
+    given = attrs.evolve(REQUEST, keyframes=(Keyframe(frame=1, image=png(first)), Keyframe(frame=9, image=png(later))))
+    conditions = [LTX2VideoCondition(frames=first, index=1), LTX2VideoCondition(frames=later, index=2)]
+    close_to_theirs(tiny, one_stage, given, conditions)
+
+
+def test_a_clip_that_goes_on_from_a_video_is_diffusers_own(tiny: TinyLtx2, one_stage: Any) -> None:
+    video = mp4(frames(10))  # nine frames of them are whole latents
+    shown = list(decode_frames(BytesIO(video)))
+    given = attrs.evolve(REQUEST, source_video=video)
+    close_to_theirs(tiny, one_stage, given, [LTX2VideoCondition(frames=shown, index=0)])
+
+
+def close_to_theirs(tiny: TinyLtx2, one_stage: Any, given: GenerateRequest, conditions: list[Any]) -> None:
+    from mold_ltx2.sampling import DISTILLED
+
+    plain, _ = one_stage.render(REQUEST, RecordedRun())
+    video, _audio = one_stage.render(given, RecordedRun())
+    their_video, _ = theirs(tiny, list(DISTILLED), conditions=conditions)
+    ours = one_stage.autoencoders.plain(video)
+    close(ours, their_video)
+    moved = float((ours - one_stage.autoencoders.plain(plain)).abs().max())
+    assert float((ours - their_video).abs().max()) < moved / 20
 
 
 def test_a_step_costs_one_forward(one_stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,18 +12,24 @@ from PIL import Image
 from torch import Tensor
 
 from mold_core import Sound
+from mold_core.media.sound import resampled
+from mold_ltx2.spectrum import log_mel
 
 __all__ = ["Autoencoders"]
 
 
 class Autoencoders:
-    """The autoencoders of video and sound, and the vocoder. Outside, latents are as the transformer has them."""
+    """The autoencoders of video and sound, and the vocoder. Outside, latents are as the transformer has them.
 
-    def __init__(self, vae: Any, audio_vae: Any, vocoder: Any, device: str) -> None:
+    `picture_crf` is the quality, as x264 counts it, that pictures are brought down to before they are encoded; 0: none.
+    """
+
+    def __init__(self, vae: Any, audio_vae: Any, vocoder: Any, device: str, *, picture_crf: int = 0) -> None:
         self.vae = vae
         self.audio_vae = audio_vae
         self.vocoder = vocoder
         self._device = device
+        self._picture_crf = picture_crf
 
     def normalised(self, latents: Tensor) -> Tensor:
         """Return the autoencoder's latents [B, C, F, H, W] as the transformer has them."""
@@ -45,11 +51,7 @@ class Autoencoders:
 
     def sound(self, latents: Tensor, seconds: float, skip_seconds: float = 0.0) -> Sound:
         """Return the sound of latents [1, C, L, M] from `skip_seconds` on, exactly as long as the frames are."""
-        config = self.audio_vae.config
-        mean, std = (
-            value.to(latents).unflatten(0, (config.latent_channels, -1))[None, :, None]
-            for value in (self.audio_vae.latents_mean, self.audio_vae.latents_std)
-        )
+        mean, std = self._sound_statistics(latents)
         with torch.inference_mode():
             spectrum = self.audio_vae.decode((latents * std + mean).to(self.audio_vae.dtype), return_dict=False)[0]
             waves = self.vocoder(spectrum.to(next(self.vocoder.parameters()).dtype))[0].float().cpu()
@@ -57,6 +59,41 @@ class Autoencoders:
         first, last = round(skip_seconds * rate), round(seconds * rate)
         waves = F.pad(waves, (0, max(0, last - waves.shape[1])))[:, first:last]
         return Sound(samples=np.ascontiguousarray(waves.clamp(-1, 1).numpy()), sample_rate=rate)
+
+    @property
+    def spectra_per_second(self) -> float:
+        """Spectra that a second of sound has; a latent after the first stands for several."""
+        return float(self.audio_vae.config.sample_rate / self.audio_vae.config.mel_hop_length)
+
+    def sound_latents(self, seconds: float) -> int:
+        """Return how many latents stand for so much sound."""
+        return round(seconds * self.spectra_per_second / self.audio_vae.temporal_compression_ratio)
+
+    def encode_sound(self, sound: Sound, count: int) -> Tensor:
+        """Return sound, silence after its end, as latents [1, C, count, M]."""
+        config, stride = self.audio_vae.config, self.audio_vae.temporal_compression_ratio
+        waves = torch.from_numpy(resampled(sound, config.sample_rate)).expand(config.in_channels, -1)
+        length = count * stride * config.mel_hop_length
+        waves = F.pad(waves, (0, max(0, length - waves.shape[1])))[None, :, :length]
+        spectra = log_mel(
+            waves.to(self._device), sample_rate=config.sample_rate, hop=config.mel_hop_length, bands=config.mel_bins
+        )[:, :, : stride * (count - 1) + 1]
+        with torch.inference_mode():
+            latents = self.audio_vae.encode(spectra.to(self.audio_vae.dtype)).latent_dist.mode().float()
+        mean, std = self._sound_statistics(latents)
+        return (latents - mean) / std
+
+    def as_compressed(self, picture: Image.Image) -> Image.Image:
+        """Return a picture as a frame of a video that is encoded at the quality of those the model was trained on."""
+        if not self._picture_crf:
+            return picture
+        from diffusers.pipelines.ltx2.utils import apply_image_conditioning_crf
+
+        return Image.fromarray(apply_image_conditioning_crf(np.asarray(picture), self._picture_crf))
+
+    def encode_video(self, frames: Sequence[Image.Image], width: int, height: int) -> Tensor:
+        """Return frames, 8n+1 of them, cropped to fill the size, as latents [1, C, n+1, H, W]."""
+        return self.encode_frames([_filling(frame, width, height) for frame in frames])
 
     def encode_picture(self, picture: Image.Image, width: int, height: int) -> Tensor:
         """Return a picture, cropped to fill the size, as one latent frame [1, C, 1, H, W]."""
@@ -69,6 +106,12 @@ class Autoencoders:
         with torch.inference_mode():
             latents = self.vae.encode(video.to(self.vae.dtype)).latent_dist.mode()
         return self.normalised(latents.float())
+
+    def _sound_statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        return tuple(  # type: ignore[return-value]
+            value.to(latents).unflatten(0, (self.audio_vae.config.latent_channels, -1))[None, :, None]
+            for value in (self.audio_vae.latents_mean, self.audio_vae.latents_std)
+        )
 
     def _statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         return tuple(  # type: ignore[return-value]

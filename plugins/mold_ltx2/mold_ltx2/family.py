@@ -11,9 +11,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Ltx2Family"]
 
-# Fields of videos that other engines for LTX-2 know and this one does not, or not yet.
-_UNKNOWN = ("audio_file", "source_video", "retake_range", "spatial_upscale", "temporal_upscale", "loras", "lora")
-_PIPELINES = ("one-stage", "distilled", "two-stage", "keyframe")
+# Fields that other engines for LTX-2 know and this one does not, or not yet.
+_UNKNOWN = ("loras", "lora")
 
 
 class Ltx2Family:
@@ -38,6 +37,12 @@ class Ltx2Family:
         Parameter(name="source_image", doc="Picture that the video begins with."),
         Parameter(name="strength", doc="How surely it begins with that picture."),
         Parameter(name="keyframes", doc="Pictures that the video shows at given frames."),
+        Parameter(name="source_video", doc="MP4 that the video begins with, or of which a part is made anew."),
+        Parameter(name="retake_range", doc="Part of source_video to make anew; all else of it stays."),
+        Parameter(name="audio_file", doc="Sound that the video is made for, and has."),
+        Parameter(name="pipeline", doc="How the video is made; left out, by what is given and what the model is."),
+        Parameter(name="spatial_upscale", doc="How much smaller the first pass is, whose latents are then enlarged."),
+        Parameter(name="temporal_upscale", doc="x2: every second frame is made, and those between by an upsampler."),
         Parameter(name="enable_audio", doc="Whether there is sound."),
         Parameter(name="steps", doc="Denoising steps of models that are not distilled.", minimum=1, maximum=100),
         Parameter(name="guidance", doc="Guidance of models that are not distilled.", minimum=0, maximum=20),
@@ -51,28 +56,20 @@ class Ltx2Family:
         recommended = tuple((width, height) for width, height in own["recommended"])
         return SizeRules(**{**own, "recommended": recommended})
 
+    def fitted(self, spec: ModelSpec, request: GenerateRequest) -> GenerateRequest:
+        """Return the request with what follows from its source video."""
+        from mold_ltx2.asking import fitted
+
+        return fitted(request)
+
     def check(self, spec: ModelSpec, request: GenerateRequest) -> None:
         """Raise ValidationError for what LTX-2 cannot honour."""
-        frames = request.frames or 1
-        if frames % 8 != 1:
-            below = (frames - 1) // 8 * 8 + 1
-            raise ValidationError(
-                f"frames must be of the form 8n+1, not {frames}",
-                field="frames",
-                value=frames,
-                hint=f"the nearest are {below} and {below + 8}",
-            )
+        from mold_ltx2.asking import check
+
         for name in _UNKNOWN:
             if getattr(request, name) is not None:
                 raise ValidationError(f"{name} is not supported for LTX-2 yet", field=name, hint="leave it out")
-        if request.pipeline is not None and request.pipeline not in _PIPELINES:
-            raise ValidationError(
-                f"pipeline {request.pipeline!r} is not supported yet",
-                field="pipeline",
-                value=request.pipeline,
-                hint=f"use one of {', '.join(_PIPELINES)}",
-            )
-        _check_keyframes(request, frames)
+        check(spec, request)
 
     def warm(self) -> None:
         """Import what loading a model needs, but not diffusers, which takes seconds and not every worker needs."""
@@ -83,16 +80,3 @@ class Ltx2Family:
         from mold_ltx2.loading import load_pipeline
 
         return load_pipeline(spec, files, context)
-
-
-def _check_keyframes(request: GenerateRequest, frames: int) -> None:
-    seen: set[int] = set()
-    for index, keyframe in enumerate(request.keyframes or ()):
-        field = f"keyframes[{index}].frame"
-        if keyframe.frame >= frames:
-            raise ValidationError(
-                f"{field} is {keyframe.frame}, and the video has {frames} frames", field=field, value=keyframe.frame
-            )
-        if keyframe.frame in seen:
-            raise ValidationError(f"{field} {keyframe.frame} is given twice", field=field, value=keyframe.frame)
-        seen.add(keyframe.frame)

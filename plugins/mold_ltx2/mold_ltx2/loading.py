@@ -26,6 +26,9 @@ __all__ = ["load_pipeline"]
 
 _TEXT_TOKENS = 1024
 
+# Quality of the videos that LTX-2 was trained on, as x264 counts it; pictures that are too good hardly move.
+_PICTURE_CRF = 33
+
 # Components with files of upsamplers; what a file does is told by its tensors.
 _UPSAMPLERS = ("spatial_upscaler", "temporal_upscaler")
 
@@ -37,12 +40,17 @@ def load_pipeline(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> L
     own component (``vae``, ``audio_vae``, ``vocoder``, ``connectors``). The tables of those names in the options, and
     ``text_encoder``, say sizes that are not LTX-2 19B's. ``distilled`` says that the model needs no
     guidance, ``sigmas`` the noise levels it was trained for where those are its own, ``text_tokens`` the length that
-    prompts are filled up to, ``version`` (2.0, 2.3) what else differs. Raises CheckpointError naming the file.
+    prompts are filled up to, ``picture_crf`` the quality of the videos it was trained on, ``version`` (2.0, 2.3)
+    what else differs. Raises CheckpointError naming the file.
     """
     options = spec.options
     loader = _Loader(files, options, context)
     autoencoders = Autoencoders(
-        loader.network("vae"), loader.network("audio_vae"), loader.network("vocoder"), context.device
+        loader.network("vae"),
+        loader.network("audio_vae"),
+        loader.network("vocoder"),
+        context.device,
+        picture_crf=int(options.get("picture_crf", _PICTURE_CRF)),
     )
     prompts = PromptEncoder(
         loader.gemma(),

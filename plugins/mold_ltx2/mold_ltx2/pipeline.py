@@ -4,47 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from io import BytesIO
+from fractions import Fraction
+from math import ceil
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
-from attrs import evolve, frozen
-from PIL import Image
+from attrs import evolve
 from torch import Tensor, nn
 
-from mold_core import CacheHit, Frames, GenerateRequest, Run, StageDone, StageStart
+from mold_core import CacheHit, Frames, GenerateRequest, Run, Sound, StageDone, StageStart
+from mold_ltx2.asking import lacking_upsampler
 from mold_ltx2.configs import Version
 from mold_ltx2.decoding import Autoencoders
+from mold_ltx2.given import Given, Pinned
 from mold_ltx2.latents import Geometry, frame_tokens, pack, pack_audio, unpack, unpack_audio
 from mold_ltx2.prompts import PromptEncoder
-from mold_ltx2.sampling import DISTILLED, REFINING, Guidance, Prompt, Stream, denoise, noised, schedule
+from mold_ltx2.recipe import Pass, Recipe, recipe_of
+from mold_ltx2.sampling import Prompt, Stream, denoise, noised, schedule
 from mold_ltx2.upsampling import Upsamplers
 
-__all__ = ["Held", "Ltx2Pipeline", "Pinned"]
-
-# How far a later picture is held to, and the guidance of models that are not distilled: as published.
-_LATER_STRENGTH = 0.4
-_GUIDED = {"audio_prompt": 7.0, "skipping": 1.0, "modality": 3.0, "rescale": 0.7}
+__all__ = ["Ltx2Pipeline"]
 
 _DEFAULT_NEGATIVE = "worst quality, inconsistent motion, blurry, jittery, distorted"
-
-
-@frozen(kw_only=True, eq=False)
-class Held:
-    """A picture that the clip shows at a frame, and how surely: 1 exactly, 0 not at all."""
-
-    frame: int
-    picture: Image.Image
-    strength: float
-
-
-@frozen(kw_only=True, eq=False)
-class Pinned:
-    """Latents that a clip begins with, exactly: of video [1, C, n, H, W] and of sound [1, C, L, M]."""
-
-    video: Tensor
-    audio: Tensor
 
 
 class Ltx2Pipeline:
@@ -84,11 +67,12 @@ class Ltx2Pipeline:
         """Return one video per request."""
         made = []
         for request in requests:
-            video, audio = self.render(request, run)
+            recipe = self._recipe(request)
+            given = Given(request, self.autoencoders, None, doubled=recipe.doubled)
+            video, audio = self._made(request, recipe, given, run)
             with _stage(run, "Decoding"):
                 images = tuple(self.autoencoders.frames(video))
-                seconds = len(images) / _given(request.fps)
-                sound = self.autoencoders.sound(audio, seconds) if request.enable_audio else None
+                sound = self._sound(request, given, audio) if request.enable_audio else None
             made.append(Frames(images=images, fps=float(_given(request.fps)), sound=sound))
         return made
 
@@ -98,20 +82,8 @@ class Ltx2Pipeline:
         With `pinned` the clip goes on from another one: its first latents are those, and a source image is one that it
         comes to after them.
         """
-        with torch.inference_mode():
-            prompt, negative = self._encode(request, run)
-            generator = torch.Generator().manual_seed(_folded(_given(request.seed)))
-            held = _pictures(request, after=self._frames_of(pinned))
-            run_steps = _Steps(run, self._step_counts(request))
-            if self._two_stages(request):
-                video, audio = self._refined(request, prompt, held, pinned, generator, run_steps)
-            else:
-                geometry = self._geometry(request, 1)
-                levels = self._levels(request, geometry)
-                video, audio = self._pass(
-                    request, geometry, prompt, negative, held, pinned, generator, levels, run_steps
-                )
-            return video, audio
+        recipe = self._recipe(request)
+        return self._made(request, recipe, Given(request, self.autoencoders, pinned, doubled=recipe.doubled), run)
 
     def close(self) -> None:
         """Free the weights."""
@@ -122,87 +94,77 @@ class Ltx2Pipeline:
 
     # --- passes --------------------------------------------------------------------------------------------------
 
-    def _two_stages(self, request: GenerateRequest) -> bool:
-        return self._distilled and "spatial-x2" in self.upsamplers and request.pipeline != "one-stage"
-
-    def _refined(
-        self,
-        request: GenerateRequest,
-        prompt: Prompt,
-        held: Sequence[Held],
-        pinned: Pinned | None,
-        generator: torch.Generator,
-        on_step: _Steps,
-    ) -> tuple[Tensor, Tensor]:
-        """Make a clip at half the size, make its latents twice as large, and denoise those a little once more."""
-        small = self._geometry(request, 2)
-        smaller = None if pinned is None else evolve(pinned, video=_halved(pinned.video, small))
-        video, audio = self._pass(request, small, prompt, None, held, smaller, generator, DISTILLED, on_step)
-        start = (self.upsamplers.apply("spatial-x2", video), audio)
-        on_step.offset = len(DISTILLED)
-        geometry = self._geometry(request, 1)
-        return self._pass(request, geometry, prompt, None, held, pinned, generator, REFINING, on_step, start=start)
+    def _made(self, request: GenerateRequest, recipe: Recipe, given: Given, run: Run) -> tuple[Tensor, Tensor]:
+        """Denoise a clip as often as its recipe says, and make it larger and smoother in between."""
+        with torch.inference_mode():
+            prompts = self._encode(request, recipe, run)
+            generator = torch.Generator().manual_seed(_folded(_given(request.seed)))
+            on_step = _Steps(run, recipe.steps)
+            whole = self._geometry(request, recipe, Fraction(1))
+            geometry = self._geometry(request, recipe, recipe.scale)
+            first, *more = recipe.passes
+            video, audio = self._pass(first, geometry, prompts, given, generator, on_step)
+            if recipe.enlarge:
+                video = self.upsamplers.apply(recipe.enlarge, video)[..., : whole.height, : whole.width]
+            for one in more:
+                on_step.offset = first.steps
+                video, audio = self._pass(one, whole, prompts, given, generator, on_step, start=(video, audio))
+            return (self.upsamplers.apply("temporal-x2", video) if recipe.doubled else video), audio
 
     def _pass(
         self,
-        request: GenerateRequest,
+        one: Pass,
         geometry: Geometry,
-        prompt: Prompt,
-        negative: Prompt | None,
-        held: Sequence[Held],
-        pinned: Pinned | None,
+        prompts: tuple[Prompt, Prompt | None],
+        given: Given,
         generator: torch.Generator,
-        sigmas: Sequence[float],
         on_step: _Steps,
         start: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        video = self._video_stream(request, geometry, held, pinned, start[0] if start else None)
-        audio = self._audio_stream(geometry, pinned, start[1] if start else None)
+        sigmas = one.sigmas or schedule(one.steps, geometry.tokens)
+        streams = (
+            self._video_stream(geometry, given, start[0] if start else None),
+            self._audio_stream(geometry, given, start[1] if start else None),
+        )
         video, audio = (
             noised(stream, torch.randn(stream.tokens.shape, generator=generator).to(self._device), sigmas[0])
-            for stream in (video, audio)
+            for stream in streams
         )
         tokens, sounds = denoise(
             self.transformer,
             geometry,
             video,
             audio,
-            prompt,
+            prompts[0],
             sigmas,
             on_step,
             cross_timestep=self._version.cross_timestep,
-            guidance=self._guidance(request),
-            negative=negative,
+            guidance=one.guidance,
+            negative=prompts[1],
             stg_blocks=self._version.stg_blocks,
         )
         channels = self.autoencoders.audio_vae.config.latent_channels
         return unpack(tokens, geometry), unpack_audio(sounds, channels)
 
-    def _video_stream(
-        self,
-        request: GenerateRequest,
-        geometry: Geometry,
-        held: Sequence[Held],
-        pinned: Pinned | None,
-        start: Tensor | None,
-    ) -> Stream:
+    def _video_stream(self, geometry: Geometry, given: Given, start: Tensor | None) -> Stream:
         channels = self.transformer.config.in_channels
         shape = (1, channels, geometry.frames, geometry.height, geometry.width)
         latents = torch.zeros(shape, device=self._device) if start is None else start.clone()
         clean, mask = torch.zeros_like(latents), torch.zeros((1, 1, *shape[2:]), device=self._device)
+        fixed = given.video(geometry)
+        if fixed is not None:
+            stays = torch.nonzero(fixed.stays).flatten()
+            latents[:, :, stays] = clean[:, :, stays] = fixed.latents[:, :, stays].to(self._device)
+            mask[:, :, stays] = 1
         appended: list[tuple[Tensor, float, Tensor]] = []
-        if pinned is not None:
-            count = pinned.video.shape[2]
-            latents[:, :, :count] = clean[:, :, :count] = pinned.video.to(self._device)
-            mask[:, :, :count] = 1
-        for item in held:
+        for item in given.pictures:
             space = geometry.strides[1]
             encoded = self.autoencoders.encode_picture(item.picture, geometry.width * space, geometry.height * space)
-            if item.frame == 0:
+            if item.appended:
+                appended.append((pack(encoded), item.strength, frame_tokens(geometry, item.frame, self._device)))
+            else:
                 latents[:, :, :1] = clean[:, :, :1] = encoded
                 mask[:, :, :1] = item.strength
-            else:
-                appended.append((pack(encoded), item.strength, frame_tokens(geometry, item.frame, self._device)))
         places = self.transformer.rope.prepare_video_coords(
             1, geometry.frames, geometry.height, geometry.width, self._device, fps=geometry.fps
         )
@@ -214,52 +176,55 @@ class Ltx2Pipeline:
             places=torch.cat([places, *(place for _, _, place in appended)], 2),
         )
 
-    def _audio_stream(self, geometry: Geometry, pinned: Pinned | None, start: Tensor | None) -> Stream:
+    def _audio_stream(self, geometry: Geometry, given: Given, start: Tensor | None) -> Stream:
         config = self.autoencoders.audio_vae.config
         width = self.transformer.config.audio_in_channels
         shape = (1, config.latent_channels, geometry.audio, width // config.latent_channels)
         latents = torch.zeros(shape, device=self._device) if start is None else start.clone()
         clean, mask = torch.zeros_like(latents), torch.zeros((1, geometry.audio, 1), device=self._device)
-        if pinned is not None:
-            count = pinned.audio.shape[2]
-            latents[:, :, :count] = clean[:, :, :count] = pinned.audio.to(self._device)
-            mask[:, :count] = 1
+        fixed = given.audio(geometry)
+        if fixed is not None:
+            stays = torch.nonzero(fixed.stays).flatten()
+            latents[:, :, stays] = clean[:, :, stays] = fixed.latents[:, :, stays].to(self._device)
+            mask[:, stays] = 1
         places = self.transformer.audio_rope.prepare_audio_coords(1, geometry.audio, self._device)
         return Stream(tokens=pack_audio(latents), mask=mask, clean=pack_audio(clean), places=places)
 
+    def _sound(self, request: GenerateRequest, given: Given, audio: Tensor) -> Sound:
+        """Return the sound that a video is made for, silence after its end, else the one that was made."""
+        seconds = _given(request.frames) / _given(request.fps)
+        if given.sound is None:
+            return self.autoencoders.sound(audio, seconds)
+        missing = round(seconds * given.sound.sample_rate) - given.sound.samples.shape[1]
+        return evolve(given.sound, samples=np.pad(given.sound.samples, ((0, 0), (0, max(0, missing)))))
+
     # --- what a request asks for ---------------------------------------------------------------------------------
 
-    def _geometry(self, request: GenerateRequest, divisor: int) -> Geometry:
+    def _recipe(self, request: GenerateRequest) -> Recipe:
+        recipe = recipe_of(
+            request,
+            distilled=self._distilled,
+            sigmas=self._sigmas,
+            upsamplers=self.upsamplers.networks,
+            has_distilled_lora=False,
+        )
+        for kind in recipe.upsamplers:
+            if kind not in self.upsamplers:
+                raise lacking_upsampler(request.model or "the model", kind)
+        return recipe
+
+    def _geometry(self, request: GenerateRequest, recipe: Recipe, scale: Fraction) -> Geometry:
         codec = self.autoencoders
         space = codec.vae.spatial_compression_ratio
-        width, height = (-(-_given(side) // space // divisor) * space for side in (request.width, request.height))
-        return Geometry.of(
-            codec.vae,
-            codec.audio_vae,
-            frames=_given(request.frames),
-            width=width,
-            height=height,
-            fps=float(_given(request.fps)),
-        )
+        width, height = (ceil(_given(side) // space / scale) * space for side in (request.width, request.height))
+        frames, fps = _given(request.frames), float(_given(request.fps))
+        if recipe.doubled:
+            frames, fps = (frames - 1) // 2 + 1, fps / 2
+        return Geometry.of(codec.vae, codec.audio_vae, frames=frames, width=width, height=height, fps=fps)
 
-    def _levels(self, request: GenerateRequest, geometry: Geometry) -> tuple[float, ...]:
-        if self._sigmas is not None:
-            return self._sigmas
-        return DISTILLED if self._distilled else schedule(_given(request.steps), geometry.tokens)
-
-    def _step_counts(self, request: GenerateRequest) -> int:
-        if self._two_stages(request):
-            return len(DISTILLED) + len(REFINING)
-        return len(self._levels(request, self._geometry(request, 1)))
-
-    def _guidance(self, request: GenerateRequest) -> Guidance:
-        if self._distilled:
-            return Guidance()
-        return Guidance(prompt=_given(request.guidance), **_GUIDED)
-
-    def _encode(self, request: GenerateRequest, run: Run) -> tuple[Prompt, Prompt | None]:
+    def _encode(self, request: GenerateRequest, recipe: Recipe, run: Run) -> tuple[Prompt, Prompt | None]:
         wanted = [request.prompt]
-        if self._guidance(request).needs_negative:
+        if any(one.guidance.needs_negative for one in recipe.passes):
             wanted.append(request.negative_prompt or _DEFAULT_NEGATIVE)
         if all(map(self.prompts.knows, wanted)):
             run.report(CacheHit(resource="prompt conditioning"))
@@ -268,11 +233,6 @@ class Ltx2Pipeline:
             with _stage(run, "Encoding prompt"):
                 encoded = [self.prompts.encode(text) for text in wanted]
         return encoded[0], encoded[1] if len(encoded) > 1 else None
-
-    def _frames_of(self, pinned: Pinned | None) -> int:
-        if pinned is None:
-            return 0
-        return (pinned.video.shape[2] - 1) * self.autoencoders.vae.temporal_compression_ratio + 1
 
     def _modules(self) -> tuple[nn.Module, ...]:
         codec = self.autoencoders
@@ -302,29 +262,9 @@ class _Steps:
         self._last = now
 
 
-def _pictures(request: GenerateRequest, after: int) -> list[Held]:
-    """Return the pictures a clip shall show: its source image, at the beginning or `after` what it goes on from."""
-    keyframes = request.keyframes or ()
-    held = [Held(frame=item.frame, picture=_opened(item.image), strength=1.0) for item in keyframes]
-    if request.source_image is not None:
-        strength = _LATER_STRENGTH if after else request.strength
-        held.append(Held(frame=after, picture=_opened(request.source_image), strength=strength))
-    return held
-
-
 def _folded(seed: int) -> int:
     """Return a seed of up to 64 bits in the 32 that torch's CPU generator looks at; smaller ones stay as they are."""
     return (seed ^ (seed >> 32)) & 0xFFFF_FFFF
-
-
-def _opened(data: bytes) -> Image.Image:
-    return Image.open(BytesIO(data)).convert("RGB")  # the engine has looked at it
-
-
-def _halved(latents: Tensor, small: Geometry) -> Tensor:
-    """Return pinned latents at the size of the first pass."""
-    size = (latents.shape[2], small.height, small.width)
-    return torch.nn.functional.interpolate(latents, size=size, mode="area")
 
 
 @contextmanager

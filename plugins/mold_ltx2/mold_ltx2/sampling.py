@@ -63,6 +63,10 @@ class Guidance:
         """Whether a negative prompt plays a part."""
         return self.prompt > 1 or self.audio_prompt > 1
 
+    def without_sound(self) -> Guidance:
+        """Return the same where sound is not moved by the prompt."""
+        return evolve(self, audio_prompt=1.0)
+
 
 def schedule(steps: int, tokens: int) -> tuple[float, ...]:
     """Return the noise levels of a model that is not distilled, the last one 0 left out.
@@ -128,6 +132,7 @@ class _Model:
         """Return what the model takes the clip to be without its noise: x - sigma·v, in fp32."""
         dtype = prompt.video.dtype
         time = (sigma * _TRAINING_STEPS).expand(tokens.shape[0])
+        heard = torch.zeros_like(time) if bool((self.audio.mask == 1).all()) else time
         velocities = self.transformer(
             hidden_states=tokens.to(dtype),
             audio_hidden_states=sounds.to(dtype),
@@ -136,7 +141,7 @@ class _Model:
             timestep=time[:, None] * (1 - self.video.mask[..., 0]),
             audio_timestep=time[:, None] * (1 - self.audio.mask[..., 0]),
             sigma=time,
-            audio_sigma=time,
+            audio_sigma=heard,
             encoder_attention_mask=prompt.mask,
             audio_encoder_attention_mask=prompt.mask,
             num_frames=self.geometry.frames,

@@ -1,0 +1,243 @@
+"""What a request for a video must keep to, and what follows from the files in it. torch is not imported."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+import attrs
+
+from mold_core import ValidationError
+from mold_core.media.sound import decode_sound
+from mold_core.media.video import decode_frames, probe_video
+
+if TYPE_CHECKING:
+    from mold_core import GenerateRequest, ModelSpec
+    from mold_core.media.video import VideoInfo
+    from mold_ltx2.upsampling import UpsamplerKind
+
+__all__ = ["check", "fitted", "lacking_upsampler"]
+
+_STRIDE = 8
+
+# Which field asks for an upsampler, by which word, and the files that bring it.
+_ASKED_FOR: dict[UpsamplerKind, tuple[str, str, str]] = {
+    "spatial-x2": ("spatial_upscale", "x2", "mold pull ltx-2-19b-distilled brings one"),
+    "spatial-x1-5": ("spatial_upscale", "x1-5", "LTX-2.3 has one: mold pull ltx-2.3-22b-distilled, and name that"),
+    "temporal-x2": ("temporal_upscale", "x2", "mold pull ltx-2-19b-distilled brings one"),
+}
+
+
+def fitted(request: GenerateRequest) -> GenerateRequest:
+    """Return the request with the rate of its source video and, for a retake, also its frames and size."""
+    if request.source_video is None:
+        return request
+    info = _probed(request.source_video)
+    request = attrs.evolve(request, fps=request.fps or round(info.fps))
+    if request.retake_range is None:
+        return request
+    return attrs.evolve(
+        request,
+        frames=request.frames or _whole(_count(info, request.source_video)),
+        width=request.width or info.width,
+        height=request.height or info.height,
+    )
+
+
+def check(spec: ModelSpec, request: GenerateRequest) -> None:
+    """Raise ValidationError for what LTX-2 cannot honour of a complete request."""
+    frames = request.frames or 1
+    _check_frames(frames, 2 * _STRIDE if request.temporal_upscale else _STRIDE)
+    _check_keyframes(request, frames)
+    _check_retake(request)
+    if request.source_video is not None:
+        _check_source(request, request.source_video, frames)
+    if request.audio_file is not None:
+        _check_sound(request, request.audio_file, frames)
+    _check_pipeline(spec, request)
+    _check_upsamplers(spec, request)
+
+
+def lacking_upsampler(model: str, kind: UpsamplerKind) -> ValidationError:
+    """Return the error for a request that takes an upsampler which the model has no file of."""
+    field, value, hint = _ASKED_FOR[kind]
+    return ValidationError(
+        f"{field} {value} takes an upsampler of latents, and {model} has none of that kind",
+        field=field,
+        value=value,
+        hint=hint,
+    )
+
+
+def _check_frames(frames: int, step: int) -> None:
+    if frames % step != 1:
+        below = (frames - 1) // step * step + 1
+        with_what = "" if step == _STRIDE else " with temporal_upscale x2"
+        raise ValidationError(
+            f"frames must be of the form {step}n+1{with_what}, not {frames}",
+            field="frames",
+            value=frames,
+            hint=f"the nearest are {below} and {below + step}",
+        )
+
+
+def _check_keyframes(request: GenerateRequest, frames: int) -> None:
+    seen: set[int] = set()
+    for index, keyframe in enumerate(request.keyframes or ()):
+        field = f"keyframes[{index}].frame"
+        if keyframe.frame >= frames:
+            raise ValidationError(
+                f"{field} is {keyframe.frame}, and the video has {frames} frames", field=field, value=keyframe.frame
+            )
+        if keyframe.frame in seen:
+            raise ValidationError(f"{field} {keyframe.frame} is given twice", field=field, value=keyframe.frame)
+        seen.add(keyframe.frame)
+
+
+def _check_retake(request: GenerateRequest) -> None:
+    again = request.retake_range
+    if again is None:
+        return
+    if request.source_video is None:
+        raise ValidationError(
+            "retake_range needs a source_video, of which that part is made anew",
+            field="retake_range",
+            hint="give the video, or leave retake_range out",
+        )
+    if again.end_seconds <= again.start_seconds:
+        raise ValidationError(
+            f"retake_range.end_seconds is {again.end_seconds:g}, which is not after its start at"
+            f" {again.start_seconds:g}",
+            field="retake_range.end_seconds",
+            value=again.end_seconds,
+        )
+    for name in ("spatial_upscale", "temporal_upscale"):
+        if getattr(request, name) is not None:
+            raise ValidationError(
+                f"{name} is not for retakes: the rest of the video stays as it is",
+                field=name,
+                hint="leave it out; mold upscale enlarges a finished video",
+            )
+
+
+def _check_source(request: GenerateRequest, video: bytes, frames: int) -> None:
+    if request.source_image is not None:
+        raise ValidationError(
+            "source_image and source_video both say how the clip begins", field="source_image", hint="give one of them"
+        )
+    info = _probed(video)
+    if request.fps != round(info.fps):
+        raise ValidationError(
+            f"fps is {request.fps}, and the source_video has {info.fps:g}",
+            field="fps",
+            value=request.fps,
+            hint="leave fps out",
+        )
+    count, again = _count(info, video), request.retake_range
+    if again is None:
+        _check_prefix(count, frames)
+    elif frames > count:
+        raise ValidationError(
+            f"frames is {frames}, and the source_video has {count}",
+            field="frames",
+            value=frames,
+            hint="a retake keeps the length of the video: leave frames out",
+        )
+    elif again.end_seconds > count / info.fps + 1e-6:
+        raise ValidationError(
+            f"retake_range ends at {again.end_seconds:g} s, and the source_video has {count / info.fps:.2f} s",
+            field="retake_range.end_seconds",
+            value=again.end_seconds,
+        )
+    elif again.start_seconds >= frames / info.fps:
+        raise ValidationError(
+            f"retake_range begins at {again.start_seconds:g} s, and of the source_video {frames} frames are used,"
+            f" {frames / info.fps:.2f} s",
+            field="retake_range.start_seconds",
+            value=again.start_seconds,
+        )
+
+
+def _check_prefix(count: int, frames: int) -> None:
+    if _whole(count) >= frames:
+        raise ValidationError(
+            f"the source_video has {count} frames, and the video shall have {frames}: nothing is left to make",
+            field="frames",
+            value=frames,
+            hint="ask for more frames, or name a part to make anew with retake_range",
+        )
+
+
+def _check_sound(request: GenerateRequest, data: bytes, frames: int) -> None:
+    if decode_sound(data, max_seconds=frames / (request.fps or 1), name="audio_file") is None:
+        raise ValidationError(
+            "audio_file has no sound in it", field="audio_file", hint="use WAV, MP3, FLAC, Ogg, M4A or the like"
+        )
+
+
+def _check_pipeline(spec: ModelSpec, request: GenerateRequest) -> None:
+    way, distilled = request.pipeline, bool(spec.options.get("distilled"))
+    if request.retake_range is not None and way not in (None, "retake"):
+        raise _refused(request, "makes a whole clip, and retake_range asks for a part", "use retake, or leave it out")
+    match way:
+        case "two-stage-hq":
+            raise _refused(request, "takes a second-order sampler, which mold does not have", "use two-stage")
+        case "ic-lora":
+            raise _refused(request, "takes in-context adapters, which mold cannot run yet", "leave it out")
+        case "distilled" if not distilled:
+            raise _refused(
+                request,
+                f"is for distilled models, and {spec.name} is guided",
+                "leave it out, or name a distilled model",
+            )
+        case "two-stage" if distilled:
+            raise _refused(
+                request,
+                f"is for guided models, and {spec.name} is distilled",
+                "use distilled, which has two passes too",
+            )
+        case "two-stage":
+            here = {file.component for file in spec.files}
+            for component in ("spatial_upscaler", "distilled_lora"):
+                if component not in here:
+                    raise _refused(
+                        request,
+                        f"takes a file {component}, and {spec.name} has none",
+                        "mold pull ltx-2-19b-dev brings it",
+                    )
+        case "a2-vid" if request.audio_file is None:
+            raise _refused(request, "makes a video for a sound", "give one as audio_file")
+        case "retake" if request.retake_range is None:
+            raise _refused(request, "makes a part of a video anew", "give source_video and retake_range")
+        case "keyframe" if len(request.keyframes or ()) < 2:
+            raise _refused(request, "goes from one picture to the next", "give two keyframes or more")
+
+
+def _refused(request: GenerateRequest, why: str, hint: str) -> ValidationError:
+    return ValidationError(f"pipeline {request.pipeline!r} {why}", field="pipeline", value=request.pipeline, hint=hint)
+
+
+def _check_upsamplers(spec: ModelSpec, request: GenerateRequest) -> None:
+    """Refuse what takes a file that the model does not name; what is in a file is seen when it is loaded."""
+    here = {file.component for file in spec.files}
+    if request.spatial_upscale is not None and "spatial_upscaler" not in here:
+        raise lacking_upsampler(spec.name, "spatial-x1-5" if request.spatial_upscale == "x1-5" else "spatial-x2")
+    if request.temporal_upscale is not None and "temporal_upscaler" not in here:
+        raise lacking_upsampler(spec.name, "temporal-x2")
+
+
+def _probed(video: bytes) -> VideoInfo:
+    info = probe_video(BytesIO(video), name="source_video")
+    next(decode_frames(BytesIO(video), name="source_video"), None)
+    if not info.fps:
+        raise ValidationError("source_video does not say how many frames a second has", field="source_video")
+    return info
+
+
+def _count(info: VideoInfo, video: bytes) -> int:
+    return info.frames or sum(1 for _ in decode_frames(BytesIO(video), name="source_video"))
+
+
+def _whole(frames: int) -> int:
+    """Return as many of the frames as latents stand for."""
+    return max(frames - 1, 0) // _STRIDE * _STRIDE + 1
