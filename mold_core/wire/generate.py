@@ -74,7 +74,10 @@ class GenerateRequest:
         "Sound that a video is made for.", default=None, min_length=1, max_length=MAX_FILE_BYTES
     )
     source_video: bytes | None = wire_field(
-        "MP4 that a video begins with, or of which retake_range is made anew.", default=None, min_length=1, max_length=MAX_FILE_BYTES
+        "MP4 that a video begins with, or of which retake_range is made anew.",
+        default=None,
+        min_length=1,
+        max_length=MAX_FILE_BYTES,
     )
     retake_range: TimeRange | None = wire_field("Stretch of source_video to make anew.", default=None)
     pipeline: VideoPipeline | None = wire_field("How a video is made; default: by what is given.", default=None)
