@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mold_core.weights.files import BUILT_IN, open_weights, read_weights
+from mold_core.weights.measuring import PartSizes, held_bytes, measure
 from mold_core.weights.source import TensorSource, WeightFile
 from mold_core.weights.types import StoredType, type_named
 
@@ -54,6 +55,7 @@ __all__ = [
     "PackedLinear",
     "PackedTensor",
     "PartLoader",
+    "PartSizes",
     "Scratch",
     "StoredType",
     "TensorSource",
@@ -61,7 +63,9 @@ __all__ = [
     "concatenate",
     "dequantise",
     "fill",
+    "held_bytes",
     "kernel_for",
+    "measure",
     "open_weights",
     "read_weights",
     "to_int8",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from threading import Condition, get_ident
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,20 +25,24 @@ PartLoader = Callable[[Report], "tuple[nn.Module, BlockStream | None]"]
 
 
 class LoadedParts:
-    """Holds the parts of a model as its `MemoryPlan` says. For one thread at a time.
+    """Holds the parts of a model as its `MemoryPlan` says.
 
         with parts.use("transformer", run.report) as transformer:
             ...
 
     A part that is not in memory is loaded, after others have been dropped to make room: least recently used first, as
     few as the plan allows. Whoever keeps a reference to a part after the `with` keeps its memory.
+
+    Several threads may use parts: one that wants a part for which there is no room waits until the others need theirs
+    no longer. So a thread that uses a part must not wait for one that wants another.
     """
 
     def __init__(self, plan: MemoryPlan, loaders: Mapping[str, PartLoader]) -> None:
         self.plan = plan
         self._loaders = dict(loaders)
         self._loaded: OrderedDict[str, tuple[nn.Module, BlockStream | None]] = OrderedDict()
-        self._in_use: list[str] = []
+        self._in_use: list[tuple[str, int]] = []  # with the thread
+        self._changed = Condition()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -47,35 +52,43 @@ class LoadedParts:
     def size_bytes(self, device: str | None = None) -> int:
         """Return the memory of the weights that are held now, on one device or on all."""
         return sum(
-            self._measured(name) for name in self._loaded if device is None or self.plan.part(name).device == device
+            self._measured(*held)
+            for name, held in tuple(self._loaded.items())
+            if device is None or self.plan.part(name).device == device
         )
 
     def load_all(self, report: Report) -> None:
         """Load every part that is not in memory."""
-        for name in self._loaders:
-            self._load(name, report)
+        with self._changed:
+            for name in self._loaders:
+                self._load(name, report)
 
     @contextmanager
     def use(self, name: str, report: Report) -> Iterator[nn.Module]:
         """Give a part; `report` is told of loading it. Raises what its loader raises."""
-        module = self._load(name, report)
-        self._in_use.append(name)
+        used = name, get_ident()
+        with self._changed:
+            module = self._load(name, report)
+            self._in_use.append(used)
         try:
             yield module
         finally:
-            del module
-            self._in_use.remove(name)
-            self._make_room(self.plan.part(name).device, 0)
+            with self._changed:
+                del module
+                self._in_use.remove(used)
+                self._make_room(self.plan.part(name).device, 0)
+                self._changed.notify_all()
 
     def drop(self, name: str) -> None:
         """Free a part; nothing happens if it is not in memory."""
-        held = self._loaded.pop(name, None)
-        if held is None:
-            return
-        module, stream = held
-        if stream is not None:
-            stream.close()
-        module.to("meta")
+        with self._changed:
+            held = self._loaded.pop(name, None)
+            if held is None:
+                return
+            module, stream = held
+            if stream is not None:
+                stream.close()
+            module.to("meta")
         if self.plan.part(name).device.startswith("cuda"):
             torch.cuda.empty_cache()
 
@@ -85,24 +98,35 @@ class LoadedParts:
             self.drop(name)
 
     def _load(self, name: str, report: Report) -> nn.Module:
-        if name in self._loaded:
-            self._loaded.move_to_end(name)
-        else:
-            self._make_room(self.plan.part(name).device, self.plan.held_bytes(name))
+        device, wanted_bytes = self.plan.part(name).device, self.plan.held_bytes(name)
+        while name not in self._loaded:
+            if not self._make_room(device, wanted_bytes) and self._others_use(device):
+                self._changed.wait()
+                continue
             with torch.inference_mode(False), torch.no_grad():  # the weights may serve outside of it too
                 self._loaded[name] = self._loaders[name](report)
+        self._loaded.move_to_end(name)
         return self._loaded[name][0]
 
-    def _make_room(self, device: str, wanted_bytes: int) -> None:
-        """Drop parts that are not in use until what stays, with `wanted_bytes`, is no more than the plan keeps."""
+    def _others_use(self, device: str) -> bool:
+        """Say whether another thread uses a part on a device."""
+        return any(self.plan.part(name).device == device for name, thread in self._in_use if thread != get_ident())
+
+    def _make_room(self, device: str, wanted_bytes: int) -> bool:
+        """Drop parts that are not in use until what stays, with `wanted_bytes`, is no more than the plan keeps.
+
+        Say whether that was possible.
+        """
+        in_use = {name for name, _ in self._in_use}
         for name in self.names:
             if self.size_bytes(device) + wanted_bytes <= self.plan.keep_bytes(device):
-                return
-            if name not in self._in_use and self.plan.part(name).device == device:
+                return True
+            if name not in in_use and self.plan.part(name).device == device:
                 self.drop(name)
+        return self.size_bytes(device) + wanted_bytes <= self.plan.keep_bytes(device)
 
-    def _measured(self, name: str) -> int:
-        module, stream = self._loaded[name]
+    @staticmethod
+    def _measured(module: nn.Module, stream: BlockStream | None) -> int:
         if stream is not None:
             return stream.size_bytes
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors_of(module))

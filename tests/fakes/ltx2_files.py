@@ -32,8 +32,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "audio_cross_attention_dim": 16,
         "num_layers": 2,
         "caption_channels": 24,
+        "rope_type": "split",
     },
     "connectors": {
+        "rope_type": "split",
         "caption_channels": 24,
         "text_proj_in_factor": 3,
         "video_connector_num_attention_heads": 2,

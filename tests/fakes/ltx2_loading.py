@@ -8,7 +8,7 @@ from typing import Any
 
 from ltx2_files import CONFIGS, TEXT_TOKENS
 
-from mold_core import LoadContext, LocalFiles, ModelSpec
+from mold_core import LoadContext, LocalFiles, MemoryPlan, ModelSpec
 from mold_core.catalog import ModelDefaults, ModelFile
 
 __all__ = ["load", "spec_of"]
@@ -33,11 +33,11 @@ def spec_of(files: dict[str, Path], **options: Any) -> ModelSpec:
     )
 
 
-def load(files: Mapping[str, Path | tuple[Path, ...]], **options: Any) -> Any:
+def load(files: Mapping[str, Path | tuple[Path, ...]], *, plan: MemoryPlan | None = None, **options: Any) -> Any:
     """Return the pipeline that the family loads from the files, one or several of a component."""
     from mold_ltx2.family import Ltx2Family
 
-    context = LoadContext(device="cpu", threads=1, cache_dir=Path("/nowhere"), report=lambda event: None)
+    context = LoadContext(device="cpu", threads=1, cache_dir=Path("/nowhere"), report=lambda event: None, plan=plan)
     paths = {name: path if isinstance(path, tuple) else (path,) for name, path in files.items()}
     spec = spec_of({name: several[0] for name, several in paths.items()}, **options)
     return Ltx2Family().load(spec, LocalFiles(paths), context)

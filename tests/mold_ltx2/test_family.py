@@ -136,7 +136,7 @@ def test_scaled_fp8_weights_mean_what_they_meant(files: dict[str, Path], one_sta
 
 def test_a_file_of_another_model_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
     save_file({"a": torch.ones(2)}, tmp_path / "other.safetensors")
-    with pytest.raises(CheckpointError, match=r"other\.safetensors: this file holds no vae of LTX-2"):
+    with pytest.raises(CheckpointError, match=r"other\.safetensors: this file holds no connectors of LTX-2"):
         load({**files, "transformer": tmp_path / "other.safetensors"})
 
 

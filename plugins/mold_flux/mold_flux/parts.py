@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import re
 import sys
-from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrs import frozen
-
 from mold_core import ModelNotFoundError, ModelPart
-from mold_core.weights import open_weights
+from mold_core.weights import PartSizes, measure, open_weights
 
 if TYPE_CHECKING:
     from mold_core import LoadContext, LocalFiles, ModelSpec
-    from mold_core.weights import TensorSource
 
 __all__ = ["COMPONENTS", "device_of", "expands", "model_parts"]
 
@@ -101,7 +96,7 @@ def _part(component: str, path: Path, spec: ModelSpec, context: LoadContext) -> 
 
     device = device_of(component, context)
     number_bytes = fast_dtype(device).itemsize
-    sizes = (
+    sizes, width = (
         _measured(component, path, number_bytes, expands(spec, context), context)
         if path.is_file()
         else _announced(component, spec, number_bytes)
@@ -111,52 +106,21 @@ def _part(component: str, path: Path, spec: ModelSpec, context: LoadContext) -> 
         size_bytes=sizes.total_bytes,
         device=device,
         streamed_bytes=sizes.streamed_bytes(device),
-        working_bytes=_working_bytes(component, spec, sizes.width) * number_bytes,
+        working_bytes=_working_bytes(component, spec, width) * number_bytes,
         files=(path,),
     )
 
 
-@frozen(kw_only=True)
-class _Sizes:
-    """What a file takes in memory: all of it, the largest streamed unit (0: nothing streams), and its main width."""
-
-    total_bytes: int
-    staying_bytes: int
-    largest_bytes: int
-    width: int
-
-    def streamed_bytes(self, device: str) -> int | None:
-        slots = 2 if device.startswith("cuda") else 1
-        return self.staying_bytes + slots * self.largest_bytes if self.largest_bytes else None
-
-
-def _measured(component: str, path: Path, number_bytes: int, expand: bool, context: LoadContext) -> _Sizes:
+def _measured(
+    component: str, path: Path, number_bytes: int, expand: bool, context: LoadContext
+) -> tuple[PartSizes, int]:
+    """Return what a file takes in memory, and its main width."""
     sources = open_weights(path, context.loaders)
-    units: dict[str, int] = defaultdict(int)
-    pattern = {"transformer": _TRANSFORMER_UNIT, "t5_encoder": _T5_UNIT}.get(component)
-    total = 0
-    for name, source in sources.items():
-        size_bytes = _held_bytes(source, number_bytes, expand)
-        total += size_bytes
-        unit = pattern.search(name) if pattern else None
-        if unit:
-            units[unit[0]] += -(-size_bytes // 256) * 256  # tensors of a unit are aligned
-    return _Sizes(
-        total_bytes=total,
-        staying_bytes=max(0, total - sum(units.values())),
-        largest_bytes=max(units.values(), default=0),
-        width=_width(component, sources),
-    )
+    unit = {"transformer": _TRANSFORMER_UNIT, "t5_encoder": _T5_UNIT}.get(component)
+    return measure(sources, number_bytes, expand=expand, unit=unit), _width(component, sources)
 
 
-def _held_bytes(source: TensorSource, number_bytes: int, expand: bool) -> int:
-    if source.type.quantised and len(source.shape) == 2 and not expand:
-        return source.size_bytes
-    floating = source.type.quantised or "float" in (source.type.torch_dtype or "")
-    return math.prod(source.shape) * number_bytes if floating else source.size_bytes
-
-
-def _announced(component: str, spec: ModelSpec, number_bytes: int) -> _Sizes:
+def _announced(component: str, spec: ModelSpec, number_bytes: int) -> tuple[PartSizes, int]:
     """Return FLUX.1's sizes for a file that is not here, after the catalog."""
     file = next(file for file in spec.files if file.component == component)
     stored_bytes = 1 if component == "transformer" and spec.tag not in ("bf16", "fp16") else 2
@@ -165,12 +129,8 @@ def _announced(component: str, spec: ModelSpec, number_bytes: int) -> _Sizes:
         "transformer": (_STAYING_SHARE, _LARGEST_SHARE),
         "t5_encoder": (_T5_STAYING_SHARE, _T5_LARGEST_SHARE),
     }.get(component, (1.0, 0.0))
-    return _Sizes(
-        total_bytes=total,
-        staying_bytes=int(total * staying),
-        largest_bytes=int(total * largest),
-        width=_WIDTHS[component],
-    )
+    sizes = PartSizes(total_bytes=total, staying_bytes=int(total * staying), largest_bytes=int(total * largest))
+    return sizes, _WIDTHS[component]
 
 
 # FLUX.1's channels, and the tensors that tell those of other sizes.

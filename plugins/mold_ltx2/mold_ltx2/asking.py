@@ -14,7 +14,7 @@ from mold_core.media.video import decode_frames, probe_video
 if TYPE_CHECKING:
     from mold_core import GenerateRequest, ModelSpec
     from mold_core.media.video import VideoInfo
-    from mold_ltx2.upsampling import UpsamplerKind
+    from mold_ltx2.upsampling_files import UpsamplerKind
 
 __all__ = ["check", "fitted", "lacking_upsampler"]
 

@@ -20,7 +20,19 @@ _DOWN_BLOCK = re.compile(r"encoder\.down_blocks\.(\d+)")
 _BLOCK = re.compile(r"(down|up)_blocks\.(\d+)(\.resnets)?")
 
 _TRANSFORMER_PREFIXES = ("model.diffusion_model.", "diffusion_model.")
-_CONNECTOR_PREFIXES = ("video_embeddings_connector.", "audio_embeddings_connector.")
+# Official names, and those of a file with diffusers' own.
+_CONNECTOR_PREFIXES = (
+    "video_embeddings_connector.",
+    "audio_embeddings_connector.",
+    "text_embedding_projection.",
+    "connectors.",
+    "video_connector.",
+    "audio_connector.",
+    "text_proj_in.",
+    "video_text_proj_in.",
+    "audio_text_proj_in.",
+)
+_OTHERS = ("audio_vae", "vae", "vocoder")
 
 _IN_TRANSFORMER = (
     ("patchify_proj", "proj_in"),
@@ -36,6 +48,7 @@ _IN_TRANSFORMER = (
     ("k_norm", "norm_k"),
 )
 _IN_CONNECTORS = (
+    ("connectors.", ""),
     ("text_embedding_projection.aggregate_embed", "text_proj_in"),
     ("text_embedding_projection.video_aggregate_embed", "video_text_proj_in"),
     ("text_embedding_projection.audio_aggregate_embed", "audio_text_proj_in"),
@@ -48,39 +61,36 @@ _IN_CONNECTORS = (
 _IN_VOCODER = (
     ("conv_pre", "conv_in"),
     ("conv_post", "conv_out"),
+    ("act_post", "act_out"),
     ("resblocks", "resnets"),
-    ("ups.", "upsamplers."),
+    ("downsample.lowpass", "downsample"),
 )
+_UPSAMPLER = re.compile(r"(^|\.)ups\.")
 _STATISTICS = (
     ("per_channel_statistics.mean-of-means", "latents_mean"),
     ("per_channel_statistics.std-of-means", "latents_std"),
 )
 
 
-def component_of(name: str) -> str | None:
-    """Return which network a tensor of a combined file belongs to; None for one that none needs."""
-    bare = _without(name, _TRANSFORMER_PREFIXES)
-    if bare.startswith(_CONNECTOR_PREFIXES) or name.startswith("text_embedding_projection."):
-        return "connectors"
-    for component in ("audio_vae", "vae", "vocoder"):
+def component_of(name: str) -> str:
+    """Return which network a tensor of a combined file belongs to; what is of no other is the transformer's."""
+    for component in _OTHERS:
         if name.startswith(f"{component}."):
             return component
-    return "transformer" if bare != name or name.startswith(("transformer_blocks.", "patchify_proj.")) else None
+    return "connectors" if _without(name, _TRANSFORMER_PREFIXES).startswith(_CONNECTOR_PREFIXES) else "transformer"
 
 
-def official_names(component: str, tensors: Mapping[str, T]) -> dict[str, T]:
-    """Return the tensors of one network out of a combined file, or of a file of its own, under diffusers' names.
+def official_names(component: str, tensors: Mapping[str, T], *, own: bool = False) -> dict[str, T]:
+    """Return the tensors of one network out of a combined file under diffusers' names; they may have these already.
 
-    Raises CheckpointError when the file has none of them.
+    `own` says that the file is the network's own, so that its names need no prefix. Raises CheckpointError when the
+    file has none of them.
     """
-    renamed = _video_vae_namer(tensors) if component == "vae" else _NAMERS[component]
-    alone = not any(component_of(name) not in (None, "transformer") for name in tensors)
-    found = {
-        new: tensor
-        for name, tensor in tensors.items()
-        if (component_of(name) == component or (alone and component == "transformer"))
-        and (new := renamed(name)) is not None
-    }
+    mine = {name: tensor for name, tensor in tensors.items() if component_of(name) == component}
+    if own and not mine:
+        mine = dict(tensors)
+    renamed = _video_vae_namer(mine) if component == "vae" else _NAMERS[component]
+    found = {new: tensor for name, tensor in mine.items() if (new := renamed(name)) is not None}
     if not found:
         raise CheckpointError(f"this file holds no {component.replace('_', ' ')} of LTX-2")
     return found
@@ -100,6 +110,7 @@ def _video_vae_namer(names: Iterable[str]) -> Callable[[str], str | None]:
     Blocks and the samplers between them count through in the file; the middle is the encoder's last and the decoder's
     first.
     """
+    own_layout = any("mid_block" in name for name in names)  # diffusers'
     middle = max((int(found[1]) for name in names if (found := _DOWN_BLOCK.search(name))), default=0)
 
     def block(found: re.Match[str]) -> str:
@@ -113,7 +124,8 @@ def _video_vae_namer(names: Iterable[str]) -> Callable[[str], str | None]:
         name = name.removeprefix("vae.")
         if name.startswith("per_channel_statistics.") and not name.endswith(("mean-of-means", "std-of-means")):
             return None
-        return _BLOCK.sub(block, _replaced(name, (*_STATISTICS, ("res_blocks", "resnets"))))
+        name = _replaced(name, (*_STATISTICS, ("res_blocks", "resnets")))
+        return name if own_layout else _BLOCK.sub(block, name)
 
     return renamed
 
@@ -123,7 +135,11 @@ def _audio_vae_name(name: str) -> str | None:
 
 
 def _vocoder_name(name: str) -> str | None:
-    return _replaced(name.removeprefix("vocoder."), _IN_VOCODER)
+    """LTX-2.3's vocoder has another one inside, which makes the first part of the sound."""
+    bare = name.removeprefix("vocoder.")
+    if bare.startswith("resampler."):  # diffusers computes it
+        return None
+    return _UPSAMPLER.sub(r"\1upsamplers.", _replaced(bare, _IN_VOCODER))
 
 
 _NAMERS: Mapping[str, Callable[[str], str | None]] = {

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,21 +14,46 @@ from torch import Tensor
 
 from mold_core import Sound
 from mold_core.media.sound import resampled
+from mold_core.weights import LoadedParts
 from mold_ltx2.spectrum import log_mel
+from mold_ltx2.tiles import decoded
+
+if TYPE_CHECKING:
+    from mold_core import ProgressEvent
 
 __all__ = ["Autoencoders"]
+
+Report = Callable[["ProgressEvent"], object]
+
+
+def _silently(event: ProgressEvent) -> None:
+    """Tell nobody."""
 
 
 class Autoencoders:
     """The autoencoders of video and sound, and the vocoder. Outside, latents are as the transformer has them.
 
+    `vae`, `audio_vae` and `vocoder` have no weights: they tell sizes. The networks at work are parts of these names.
+    `statistics` are mean and standard deviation of the latents of video [C] and of sound [C·M].
     `picture_crf` is the quality, as x264 counts it, that pictures are brought down to before they are encoded; 0: none.
     """
 
-    def __init__(self, vae: Any, audio_vae: Any, vocoder: Any, device: str, *, picture_crf: int = 0) -> None:
+    def __init__(
+        self,
+        parts: LoadedParts,
+        *,
+        vae: Any,
+        audio_vae: Any,
+        vocoder: Any,
+        statistics: Mapping[str, tuple[Tensor, Tensor]],
+        device: str,
+        picture_crf: int = 0,
+    ) -> None:
         self.vae = vae
         self.audio_vae = audio_vae
         self.vocoder = vocoder
+        self._parts = parts
+        self._of_latents = statistics
         self._device = device
         self._picture_crf = picture_crf
 
@@ -41,20 +67,20 @@ class Autoencoders:
         mean, std = self._statistics(latents)
         return latents * std / self.vae.config.scaling_factor + mean
 
-    def frames(self, latents: Tensor, skip: int = 0) -> Iterator[Image.Image]:
-        """Yield the frames of latents [1, C, F, H, W] after the first `skip`."""
-        with torch.inference_mode():
-            pixels = self.vae.decode(self.plain(latents).to(self.vae.dtype), return_dict=False)[0][0]
-        for frame in pixels[:, skip:].unbind(1):
-            levels = frame.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-            yield Image.fromarray(levels.permute(1, 2, 0).contiguous().cpu().numpy())
+    def frames(self, latents: Tensor, skip: int = 0, report: Report = _silently) -> Iterator[Image.Image]:
+        """Yield the frames of latents [1, C, F, H, W] after the first `skip`. `report` is told of what is loaded."""
+        with self._parts.use("vae", report) as vae:  # weights without gradients need no inference mode here
+            for pixels in decoded(vae, _like(self.plain(latents), vae)):
+                yield from _images(pixels[:, skip:])
+                skip = max(0, skip - pixels.shape[1])
 
-    def sound(self, latents: Tensor, seconds: float, skip_seconds: float = 0.0) -> Sound:
+    def sound(self, latents: Tensor, seconds: float, skip_seconds: float = 0.0, report: Report = _silently) -> Sound:
         """Return the sound of latents [1, C, L, M] from `skip_seconds` on, exactly as long as the frames are."""
         mean, std = self._sound_statistics(latents)
-        with torch.inference_mode():
-            spectrum = self.audio_vae.decode((latents * std + mean).to(self.audio_vae.dtype), return_dict=False)[0]
-            waves = self.vocoder(spectrum.to(next(self.vocoder.parameters()).dtype))[0].float().cpu()
+        with self._used("audio_vae", report) as audio_vae:
+            spectrum = audio_vae.decode(_like(latents * std + mean, audio_vae), return_dict=False)[0]
+        with self._used("vocoder", report) as vocoder:
+            waves = vocoder(_like(spectrum, vocoder))[0].float().cpu()
         rate = self.vocoder.config.output_sampling_rate
         first, last = round(skip_seconds * rate), round(seconds * rate)
         waves = F.pad(waves, (0, max(0, last - waves.shape[1])))[:, first:last]
@@ -75,11 +101,11 @@ class Autoencoders:
         waves = torch.from_numpy(resampled(sound, config.sample_rate)).expand(config.in_channels, -1)
         length = count * stride * config.mel_hop_length
         waves = F.pad(waves, (0, max(0, length - waves.shape[1])))[None, :, :length]
-        spectra = log_mel(
-            waves.to(self._device), sample_rate=config.sample_rate, hop=config.mel_hop_length, bands=config.mel_bins
-        )[:, :, : stride * (count - 1) + 1]
-        with torch.inference_mode():
-            latents = self.audio_vae.encode(spectra.to(self.audio_vae.dtype)).latent_dist.mode().float()
+        spectra = log_mel(waves, sample_rate=config.sample_rate, hop=config.mel_hop_length, bands=config.mel_bins)[
+            :, :, : stride * (count - 1) + 1
+        ]
+        with self._used("audio_vae") as audio_vae:
+            latents = audio_vae.encode(_like(spectra, audio_vae)).latent_dist.mode().to(self._device).float()
         mean, std = self._sound_statistics(latents)
         return (latents - mean) / std
 
@@ -102,21 +128,39 @@ class Autoencoders:
     def encode_frames(self, frames: list[Image.Image]) -> Tensor:
         """Return frames, 8n+1 of them, as latents [1, C, n+1, H, W]."""
         pixels = torch.from_numpy(np.stack([np.asarray(frame.convert("RGB")) for frame in frames]))
-        video = pixels.permute(3, 0, 1, 2)[None].to(self._device).float().div(127.5).sub(1)
-        with torch.inference_mode():
-            latents = self.vae.encode(video.to(self.vae.dtype)).latent_dist.mode()
+        video = pixels.permute(3, 0, 1, 2)[None].float().div(127.5).sub(1)
+        with self._used("vae") as vae:
+            latents = vae.encode(_like(video, vae)).latent_dist.mode().to(self._device)
         return self.normalised(latents.float())
 
     def _sound_statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        return tuple(  # type: ignore[return-value]
+        mean, std = (
             value.to(latents).unflatten(0, (self.audio_vae.config.latent_channels, -1))[None, :, None]
-            for value in (self.audio_vae.latents_mean, self.audio_vae.latents_std)
+            for value in self._of_latents["audio_vae"]
         )
+        return mean, std
+
+    @contextmanager
+    def _used(self, name: str, report: Report = _silently) -> Iterator[Any]:
+        with self._parts.use(name, report) as network, torch.inference_mode():
+            yield network
 
     def _statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        return tuple(  # type: ignore[return-value]
-            value.to(latents)[None, :, None, None, None] for value in (self.vae.latents_mean, self.vae.latents_std)
-        )
+        mean, std = (value.to(latents)[None, :, None, None, None] for value in self._of_latents["vae"])
+        return mean, std
+
+
+def _like(tensor: Tensor, network: Any) -> Tensor:
+    """Return a tensor on the device and in the dtype that a network computes with."""
+    weight = next(network.parameters())
+    return tensor.to(weight.device, weight.dtype)
+
+
+def _images(pixels: Tensor) -> Iterator[Image.Image]:
+    """Yield pictures of pixels [3, F, H, W] in -1 to 1."""
+    for frame in pixels.unbind(1):
+        levels = frame.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+        yield Image.fromarray(levels.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
 def _filling(picture: Image.Image, width: int, height: int) -> Image.Image:

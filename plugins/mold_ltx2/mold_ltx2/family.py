@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mold_core import Parameter, SizeRules, ValidationError
 
 if TYPE_CHECKING:
-    from mold_core import GenerateRequest, LoadContext, LocalFiles, ModelSpec, Pipeline
+    from mold_core import GenerateRequest, LoadContext, LocalFiles, ModelPart, ModelSpec, Pipeline
 
 __all__ = ["Ltx2Family"]
 
@@ -70,6 +70,12 @@ class Ltx2Family:
             if getattr(request, name) is not None:
                 raise ValidationError(f"{name} is not supported for LTX-2 yet", field=name, hint="leave it out")
         check(spec, request)
+
+    def parts(self, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> tuple[ModelPart, ...]:
+        """Return what text encoder, connectors, transformer, autoencoders and upsamplers take in memory."""
+        from mold_ltx2.parts import model_parts
+
+        return model_parts(spec, files, context)
 
     def warm(self) -> None:
         """Import what loading a model needs, but not diffusers, which takes seconds and not every worker needs."""

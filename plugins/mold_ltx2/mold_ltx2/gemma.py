@@ -6,9 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from mold_core import CheckpointError
+import torch
+from torch import Tensor
 
-__all__ = ["gemma_config", "gemma_names", "gemma_network"]
+from mold_core.weights import PackedTensor, unfilled
+
+__all__ = ["gemma_config", "gemma_names", "gemma_network", "gemma_tensors"]
 
 T = TypeVar("T")
 
@@ -62,10 +65,9 @@ def gemma_config(**sizes: Any) -> Any:
 
 def gemma_network(config: Any) -> Any:
     """Return the network without weights, on the meta device, but for what is computed from its sizes."""
-    import torch
     from transformers import Gemma3TextModel
 
-    with torch.device("meta"):
+    with unfilled():
         network: Any = Gemma3TextModel(config)
     network.rotary_emb = type(network.rotary_emb)(config)
     scale = torch.tensor(config.hidden_size**0.5)
@@ -76,17 +78,28 @@ def gemma_network(config: Any) -> Any:
 def gemma_names(tensors: Mapping[str, T]) -> dict[str, T]:
     """Return the tensors of the language model under transformers' names; vision towers and heads are left out.
 
+    `tensors` are those of one file, which may hold none of them.
+    """
+    renamed = _from_gguf if _is_gguf(tensors) else _from_shards
+    return {new: tensor for name, tensor in tensors.items() if (new := renamed(name)) is not None}
+
+
+def gemma_tensors(tensors: Mapping[str, Tensor | PackedTensor]) -> dict[str, Tensor | PackedTensor]:
+    """Return the same with the numbers that transformers has.
+
     A GGUF file holds the weights of norms as they are multiplied with, transformers those less one.
     """
-    gguf = "token_embd.weight" in tensors
-    found: dict[str, T] = {}
-    for name, tensor in tensors.items():
-        new = _from_gguf(name) if gguf else _from_shards(name)
-        if new is not None:
-            found[new] = tensor - 1 if gguf and "norm" in new else tensor  # type: ignore[operator]
-    if not found:
-        raise CheckpointError("this file holds no Gemma 3 text encoder")
+    found = gemma_names(tensors)
+    if _is_gguf(tensors):
+        for name, tensor in found.items():
+            if "norm" in name:
+                dense = tensor if isinstance(tensor, Tensor) else tensor.expand()
+                found[name] = dense.float() - 1
     return found
+
+
+def _is_gguf(tensors: Mapping[str, object]) -> bool:
+    return any(name.startswith(("blk.", "token_embd.")) for name in tensors)
 
 
 def _from_shards(name: str) -> str | None:

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
-from mold_core import CheckpointError, WeightLoad
-from mold_core.weights import fill, read_weights
-from mold_ltx2.checkpoints import official_names
-from mold_ltx2.configs import OFFICIAL, version_of
+from mold_core import MemoryPlan, WeightLoad
+from mold_core.weights import BlockStream, LoadedParts, fill, read_weights, unfilled
+from mold_ltx2.components import COMPONENTS, Components
 from mold_ltx2.decoding import Autoencoders
-from mold_ltx2.gemma import gemma_config, gemma_names, gemma_network
+from mold_ltx2.dtypes import dtype_of
+from mold_ltx2.gemma import gemma_config, gemma_network
+from mold_ltx2.parts import model_parts
 from mold_ltx2.pipeline import Ltx2Pipeline
 from mold_ltx2.prompts import GemmaTokenizer, PromptEncoder
-from mold_ltx2.upsampling import UpsamplerKind, Upsamplers, recognise_upsampler
+from mold_ltx2.upsampling import Upsamplers
 
 if TYPE_CHECKING:
-    from mold_core import LoadContext, LocalFiles, ModelSpec
+    from mold_core import LoadContext, LocalFiles, ModelSpec, ProgressEvent
+    from mold_core.weights import PartLoader
 
 __all__ = ["load_pipeline"]
 
@@ -29,135 +30,157 @@ _TEXT_TOKENS = 1024
 # Quality of the videos that LTX-2 was trained on, as x264 counts it; pictures that are too good hardly move.
 _PICTURE_CRF = 33
 
-# Components with files of upsamplers; what a file does is told by its tensors.
-_UPSAMPLERS = ("spatial_upscaler", "temporal_upscaler")
-
 
 def load_pipeline(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> Ltx2Pipeline:
-    """Return the model of a catalog entry, loaded onto the device of `context`.
+    """Return the model of a catalog entry, held in memory as the plan of `context` says; without one, all of it.
 
     The file `transformer` holds every network but the text encoder; a network that it lacks comes from a file of its
-    own component (``vae``, ``audio_vae``, ``vocoder``, ``connectors``). The tables of those names in the options, and
-    ``text_encoder``, say sizes that are not LTX-2 19B's. ``distilled`` says that the model needs no
-    guidance, ``sigmas`` the noise levels it was trained for where those are its own, ``text_tokens`` the length that
-    prompts are filled up to, ``picture_crf`` the quality of the videos it was trained on, ``version`` (2.0, 2.3)
-    what else differs. Raises CheckpointError naming the file.
+    own component (``vae``, ``audio_vae``, ``vocoder``, ``connectors``). Whether it is LTX-2 or LTX-2.3 is told by the
+    transformer's tensors. The tables of those names in the options, and ``text_encoder``, say sizes that are not the
+    published ones. ``distilled`` says that the model needs no guidance, ``sigmas`` the noise levels it was trained for
+    where those are its own, ``text_tokens`` the length that prompts are filled up to, ``picture_crf`` the quality of
+    the videos it was trained on, ``dtype`` what is computed in. Raises CheckpointError naming the file.
     """
     options = spec.options
-    loader = _Loader(files, options, context)
+    plan = context.plan or MemoryPlan(strategy="eager", parts=model_parts(spec, files, context), room={})
+    loader = _Loader(spec, files, context, plan)
+    parts = LoadedParts(plan, {part.name: loader.part(part.name) for part in plan.parts})
+    device = plan.part("transformer").device
     autoencoders = Autoencoders(
-        loader.network("vae"),
-        loader.network("audio_vae"),
-        loader.network("vocoder"),
-        context.device,
+        parts,
+        **{name: loader.outline(name) for name in ("vae", "audio_vae", "vocoder")},
+        statistics={name: loader.statistics(name) for name in ("vae", "audio_vae")},
+        device=device,
         picture_crf=int(options.get("picture_crf", _PICTURE_CRF)),
     )
-    prompts = PromptEncoder(
-        loader.gemma(),
-        GemmaTokenizer(files.one("tokenizer"), int(options.get("text_tokens", _TEXT_TOKENS))),
-        loader.network("connectors"),
-        context.device,
-    )
+    tokenizer = GemmaTokenizer(files.one("tokenizer"), int(options.get("text_tokens", _TEXT_TOKENS)))
+    if plan.strategy == "eager":
+        parts.load_all(context.report)
     return Ltx2Pipeline(
-        transformer=loader.network("transformer"),
+        parts=parts,
+        transformer=loader.outline("transformer", num_layers=0),
         autoencoders=autoencoders,
-        prompts=prompts,
-        upsamplers=Upsamplers(loader.upsamplers(), autoencoders),
-        version=version_of(options),
+        prompts=PromptEncoder(parts, tokenizer),
+        upsamplers=Upsamplers(loader.components.upsamplers, parts, autoencoders),
+        version=loader.components.version,
         distilled=bool(options.get("distilled")),
         sigmas=options.get("sigmas"),
-        device=context.device,
+        device=device,
     )
 
 
 class _Loader:
-    """Builds networks and fills them from their files, one after the other."""
+    """Builds networks and fills them from their files, one after the other, whenever they are wanted."""
 
-    def __init__(self, files: LocalFiles, options: Mapping[str, Any], context: LoadContext) -> None:
-        self._files = files
-        self._options = options
+    def __init__(self, spec: ModelSpec, files: LocalFiles, context: LoadContext, plan: MemoryPlan) -> None:
+        self.components = Components(files, spec.options, context.loaders)
+        self._spec = spec
         self._context = context
-        self._dtype = getattr(torch, options["dtype"]) if "dtype" in options else _fast_dtype(context.device)
-        self._whole = read_weights(files.one("transformer"), context.loaders)
+        self._plan = plan
         self._loaded_bytes = 0
-        self._total_bytes = files.size_bytes()
+        self._total_bytes = sum(part.size_bytes for part in plan.parts)
 
-    def network(self, component: str) -> Any:
-        """Return one of diffusers' networks with its weights."""
-        path = self._files.one("transformer")
-        tensors: Mapping[str, Any] = self._whole
-        if component != "transformer" and component in self._files.by_component:
-            path = self._files.one(component)
-            tensors = read_weights(path, self._context.loaders)
-        try:
-            named = official_names(component, tensors)
-        except CheckpointError as error:
-            raise CheckpointError(f"{path}: {error.message}", hint=error.hint) from None
-        config = {**OFFICIAL[component], **self._options.get(component, {})}
-        return self._filled(_empty(component, config), named, path, component)
+    def part(self, name: str) -> PartLoader:
+        """Return what loads a part."""
+        return lambda report: self.load(name, report)
 
-    def gemma(self) -> nn.Module:
-        """Return the text encoder."""
-        paths = self._files.by_component["text_encoder"]
-        tensors: dict[str, Any] = {}
-        for path in paths:
-            tensors.update(gemma_names(read_weights(path, self._context.loaders)))
-        network = gemma_network(gemma_config(**self._options.get("text_encoder", {})))
-        return self._filled(network, tensors, paths[0], "text_encoder")
+    def outline(self, name: str, **sizes: Any) -> Any:
+        """Return a network that has no weights but tells its sizes, of which `sizes` are other than the file's."""
+        return _empty(self._class(name), {**self.components.config(name), **sizes})
 
-    def upsamplers(self) -> dict[UpsamplerKind, Any]:
-        """Return the networks that make latents larger, by what they do."""
-        networks: dict[UpsamplerKind, Any] = {}
-        for component in _UPSAMPLERS:
-            for path in self._files.by_component.get(component, ()):
-                tensors = read_weights(path, self._context.loaders)
-                try:
-                    found = recognise_upsampler(tensors)
-                except CheckpointError as error:
-                    raise CheckpointError(f"{path}: {error.message}", hint=error.hint) from None
-                networks[found.kind] = self._filled(_empty("upsampler", found.config), tensors, path, component)
-        return networks
+    def statistics(self, name: str) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of an autoencoder's latents, in fp32."""
+        tensors = self.components.tensors(name)
+        return tensors["latents_mean"].float(), tensors["latents_std"].float()
 
-    def _filled(self, network: nn.Module, tensors: Mapping[str, Any], path: Path, component: str) -> nn.Module:
+    def load(self, name: str, report: Callable[[ProgressEvent], object]) -> tuple[nn.Module, BlockStream | None]:
+        """Return a part with its weights, in the dtype and on the device to run on, and what streams its blocks.
+
+        Where the plan streams it, its blocks stay in the mapped file.
+        """
+        device, streamed = self._plan.part(name).device, self._plan.streams(name)
+        dtype = dtype_of(name, self._spec, device)
+        network, tensors, path = self._found(name)
         context = self._context
         fill(
             network,
             tensors,
             path,
-            dtype=self._dtype,
-            device=context.device,
+            dtype=dtype,
+            device="cpu" if streamed else device,
+            as_stored=streamed,
+            expand=context.expand_weights == "always",
             compile=context.compile,
             cache_dir=context.cache_dir,
         )
-        self._loaded_bytes = min(self._loaded_bytes + _size_bytes(network), self._total_bytes)
-        context.report(WeightLoad(bytes_loaded=self._loaded_bytes, bytes_total=self._total_bytes, component=component))
-        return network.to(context.device).eval().requires_grad_(False)
+        network.eval().requires_grad_(False)
+        stream = None
+        if streamed:
+            stream = BlockStream(network, _units(name, network), device=device, dtype=dtype, pin=self._may_pin(name))
+        else:
+            network.to(device)
+        report(self._progress(name))
+        return network, stream
+
+    def _found(self, name: str) -> tuple[Any, Mapping[str, Any], Path]:
+        """Return the network of a part without weights, its tensors, and the file these are from."""
+        if name == "text_encoder":
+            tensors = self.components.text_tensors()
+            sizes = {"vocab_size": tensors["embed_tokens.weight"].shape[0], **self._spec.options.get(name, {})}
+            return gemma_network(gemma_config(**sizes)), tensors, self.components.text_paths()[0]
+        if name in COMPONENTS:
+            network = _empty(self._class(name), self.components.config(name))
+            return _computed(network), self.components.tensors(name), self.components.path(name)
+        file = self.components.upsamplers[name]  # type: ignore[index]
+        network = _empty(_networks()["upsampler"], file.recognised.config)
+        return network, read_weights(file.path, self._context.loaders), file.path
+
+    def _class(self, name: str) -> Any:
+        extended = name == "vocoder" and any(key.startswith("bwe_generator.") for key in self.components.headers(name))
+        return _networks()["extended_vocoder" if extended else name]
+
+    def _may_pin(self, name: str) -> bool:
+        """Say whether the weights of a part may be copied into memory that the system cannot take back."""
+        room = self._context.room.get("cpu")
+        return room is not None and 2 * self._plan.part(name).size_bytes < room
+
+    def _progress(self, name: str) -> WeightLoad:
+        size_bytes = self._plan.part(name).size_bytes
+        if self._plan.strategy != "eager":
+            return WeightLoad(bytes_loaded=size_bytes, bytes_total=size_bytes, component=name)
+        self._loaded_bytes = min(self._loaded_bytes + size_bytes, self._total_bytes)
+        return WeightLoad(bytes_loaded=self._loaded_bytes, bytes_total=self._total_bytes, component=name)
 
 
-def _empty(component: str, config: Mapping[str, Any]) -> nn.Module:
+def _units(name: str, network: Any) -> list[nn.Module]:
+    return list(network.layers if name == "text_encoder" else network.transformer_blocks)
+
+
+def _empty(network: Any, config: Mapping[str, Any]) -> Any:
     """Return a network without weights, on the meta device."""
+    with unfilled():
+        return network(**config)
+
+
+def _computed(network: Any) -> Any:
+    """Give a network what it computes from its sizes and no file holds: the filter of LTX-2.3's vocoder."""
+    if hasattr(network, "resampler"):
+        ratio = network.config.output_sampling_rate // network.config.input_sampling_rate
+        network.resampler = type(network.resampler)(ratio=ratio, window_type="hann", persistent=False)
+    return network
+
+
+def _networks() -> dict[str, Any]:
     from diffusers import AutoencoderKLLTX2Audio, AutoencoderKLLTX2Video, LTX2VideoTransformer3DModel
     from diffusers.pipelines.ltx2 import LTX2LatentUpsamplerModel, LTX2TextConnectors, LTX2Vocoder
+    from diffusers.pipelines.ltx2.vocoder import LTX2VocoderWithBWE
 
-    networks: dict[str, Any] = {
+    return {
         "transformer": LTX2VideoTransformer3DModel,
         "connectors": LTX2TextConnectors,
         "vae": AutoencoderKLLTX2Video,
         "audio_vae": AutoencoderKLLTX2Audio,
         "vocoder": LTX2Vocoder,
+        "extended_vocoder": LTX2VocoderWithBWE,
         "upsampler": LTX2LatentUpsamplerModel,
     }
-    with torch.device("meta"):
-        network: nn.Module = networks[component](**config)
-    return network
-
-
-def _size_bytes(network: nn.Module) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
-
-
-def _fast_dtype(device: str) -> torch.dtype:
-    """Return the dtype to compute in: bf16 where the hardware multiplies it, fp32 elsewhere."""
-    if device != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
-        return torch.bfloat16
-    return torch.float32

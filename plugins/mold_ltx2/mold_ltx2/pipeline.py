@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from attrs import evolve
-from torch import Tensor, nn
+from torch import Tensor
 
 from mold_core import CacheHit, Frames, GenerateRequest, Run, Sound, StageDone, StageStart
+from mold_core.weights import LoadedParts
 from mold_ltx2.asking import lacking_upsampler
 from mold_ltx2.configs import Version
 from mold_ltx2.decoding import Autoencoders
@@ -31,11 +32,15 @@ _DEFAULT_NEGATIVE = "worst quality, inconsistent motion, blurry, jittery, distor
 
 
 class Ltx2Pipeline:
-    """Video and sound with LTX-2. Holds weights and remembered prompts, nothing of a request."""
+    """Video and sound with LTX-2. Holds weights and remembered prompts, nothing of a request.
+
+    `transformer` has no weights: it tells sizes and places. The network at work is the part of that name.
+    """
 
     def __init__(
         self,
         *,
+        parts: LoadedParts,
         transformer: Any,
         autoencoders: Autoencoders,
         prompts: PromptEncoder,
@@ -45,6 +50,7 @@ class Ltx2Pipeline:
         sigmas: Sequence[float] | None,
         device: str,
     ) -> None:
+        self.parts = parts
         self.transformer = transformer
         self.autoencoders = autoencoders
         self.prompts = prompts
@@ -56,12 +62,13 @@ class Ltx2Pipeline:
 
     @property
     def size_bytes(self) -> int:
-        """Memory of all weights, in bytes."""
-        return sum(
-            tensor.numel() * tensor.element_size()
-            for module in self._modules()
-            for tensor in module.state_dict().values()
-        )
+        """Memory of the weights that are on the device now, in bytes."""
+        return self.parts.size_bytes(self._device)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that weights and computing take on the device while a clip is made, in bytes."""
+        return self.parts.plan.peak_bytes(self._device)
 
     def generate(self, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
         """Return one video per request."""
@@ -71,8 +78,8 @@ class Ltx2Pipeline:
             given = Given(request, self.autoencoders, None, doubled=recipe.doubled)
             video, audio = self._made(request, recipe, given, run)
             with _stage(run, "Decoding"):
-                images = tuple(self.autoencoders.frames(video))
-                sound = self._sound(request, given, audio) if request.enable_audio else None
+                images = tuple(self.autoencoders.frames(video, report=run.report))
+                sound = self._sound(request, given, audio, run) if request.enable_audio else None
             made.append(Frames(images=images, fps=float(_given(request.fps)), sound=sound))
         return made
 
@@ -87,10 +94,7 @@ class Ltx2Pipeline:
 
     def close(self) -> None:
         """Free the weights."""
-        for module in self._modules():
-            module.to("meta")
-        if self._device.startswith("cuda"):
-            torch.cuda.empty_cache()
+        self.parts.close()
 
     # --- passes --------------------------------------------------------------------------------------------------
 
@@ -130,19 +134,20 @@ class Ltx2Pipeline:
             noised(stream, torch.randn(stream.tokens.shape, generator=generator).to(self._device), sigmas[0])
             for stream in streams
         )
-        tokens, sounds = denoise(
-            self.transformer,
-            geometry,
-            video,
-            audio,
-            prompts[0],
-            sigmas,
-            on_step,
-            cross_timestep=self._version.cross_timestep,
-            guidance=one.guidance,
-            negative=prompts[1],
-            stg_blocks=self._version.stg_blocks,
-        )
+        with self.parts.use("transformer", on_step.report) as transformer:
+            tokens, sounds = denoise(
+                transformer,
+                geometry,
+                video,
+                audio,
+                prompts[0],
+                sigmas,
+                on_step,
+                cross_timestep=self._version.cross_timestep,
+                guidance=one.guidance,
+                negative=prompts[1],
+                stg_blocks=self._version.stg_blocks,
+            )
         channels = self.autoencoders.audio_vae.config.latent_channels
         return unpack(tokens, geometry), unpack_audio(sounds, channels)
 
@@ -190,11 +195,11 @@ class Ltx2Pipeline:
         places = self.transformer.audio_rope.prepare_audio_coords(1, geometry.audio, self._device)
         return Stream(tokens=pack_audio(latents), mask=mask, clean=pack_audio(clean), places=places)
 
-    def _sound(self, request: GenerateRequest, given: Given, audio: Tensor) -> Sound:
+    def _sound(self, request: GenerateRequest, given: Given, audio: Tensor, run: Run) -> Sound:
         """Return the sound that a video is made for, silence after its end, else the one that was made."""
         seconds = _given(request.frames) / _given(request.fps)
         if given.sound is None:
-            return self.autoencoders.sound(audio, seconds)
+            return self.autoencoders.sound(audio, seconds, report=run.report)
         missing = round(seconds * given.sound.sample_rate) - given.sound.samples.shape[1]
         return evolve(given.sound, samples=np.pad(given.sound.samples, ((0, 0), (0, max(0, missing)))))
 
@@ -205,7 +210,7 @@ class Ltx2Pipeline:
             request,
             distilled=self._distilled,
             sigmas=self._sigmas,
-            upsamplers=self.upsamplers.networks,
+            upsamplers=self.upsamplers.kinds,
             has_distilled_lora=False,
         )
         for kind in recipe.upsamplers:
@@ -228,23 +233,12 @@ class Ltx2Pipeline:
             wanted.append(request.negative_prompt or _DEFAULT_NEGATIVE)
         if all(map(self.prompts.knows, wanted)):
             run.report(CacheHit(resource="prompt conditioning"))
-            encoded = [self.prompts.encode(text) for text in wanted]
+            encoded = self.prompts.encode(wanted, run.report)
         else:
             with _stage(run, "Encoding prompt"):
-                encoded = [self.prompts.encode(text) for text in wanted]
-        return encoded[0], encoded[1] if len(encoded) > 1 else None
-
-    def _modules(self) -> tuple[nn.Module, ...]:
-        codec = self.autoencoders
-        modules = (
-            self.transformer,
-            codec.vae,
-            codec.audio_vae,
-            codec.vocoder,
-            self.prompts.gemma,
-            self.prompts.connectors,
-        )
-        return (*modules, *self.upsamplers.networks.values())
+                encoded = self.prompts.encode(wanted, run.report)
+        here = [prompt.to(self._device) for prompt in encoded]
+        return here[0], here[1] if len(here) > 1 else None
 
 
 class _Steps:
@@ -255,6 +249,7 @@ class _Steps:
         self._total = total
         self._last = perf_counter()
         self.offset = 0
+        self.report = run.report
 
     def __call__(self, step: int, _total: int) -> None:
         now = perf_counter()

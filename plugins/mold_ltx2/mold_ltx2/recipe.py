@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from mold_core import GenerateRequest
-    from mold_ltx2.upsampling import UpsamplerKind
+    from mold_ltx2.upsampling_files import UpsamplerKind
 
 __all__ = ["Pass", "Recipe", "recipe_of"]
 

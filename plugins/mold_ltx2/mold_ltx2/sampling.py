@@ -35,6 +35,10 @@ class Prompt:
     audio: Tensor
     mask: Tensor
 
+    def to(self, device: str) -> Prompt:
+        """Return the same on a device."""
+        return Prompt(video=self.video.to(device), audio=self.audio.to(device), mask=self.mask.to(device))
+
 
 @frozen(kw_only=True, eq=False)
 class Stream:

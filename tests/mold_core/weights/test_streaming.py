@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -138,3 +140,25 @@ def test_closing_frees_everything() -> None:
     shelf.parts.load_all(print)
     shelf.parts.close()
     assert (shelf.parts.names, shelf.parts.size_bytes()) == ((), 0)
+
+
+def test_a_thread_waits_for_room_that_another_one_takes() -> None:
+    plan = plan_memory(
+        [ModelPart(name=name, size_bytes=1024, device="cpu") for name in "ab"], {"cpu": 1500}, "sequential"
+    )
+    parts = LoadedParts(plan, {name: lambda report: (nn.Linear(16, 16, bias=False), None) for name in "ab"})
+    held: list[tuple[str, ...]] = []
+    used = threading.Event()
+
+    def use_b() -> None:
+        with parts.use("b", lambda event: None):
+            held.append(parts.names)
+        used.set()
+
+    with parts.use("a", lambda event: None):
+        other = threading.Thread(target=use_b)
+        other.start()
+        assert not used.wait(0.2)
+        held.append(parts.names)
+    other.join()
+    assert held == [("a",), ("b",)]

@@ -1,0 +1,68 @@
+"""What tensors take in memory, from the headers of their files: in all, and when they are streamed block by block."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import attrs
+
+if TYPE_CHECKING:
+    from mold_core.weights.source import TensorSource
+
+__all__ = ["PartSizes", "held_bytes", "measure"]
+
+# Tensors of a unit that is streamed begin at multiples of this.
+_ALIGN = 256
+
+
+@attrs.frozen(kw_only=True)
+class PartSizes:
+    """What a part takes: in all, what of it does not stream, and its largest unit (0: nothing streams)."""
+
+    total_bytes: int
+    staying_bytes: int
+    largest_bytes: int
+
+    def streamed_bytes(self, device: str) -> int | None:
+        """Return what the part takes on a device when it is streamed there; None where it cannot be."""
+        slots = 2 if device.startswith("cuda") else 1
+        return self.staying_bytes + slots * self.largest_bytes if self.largest_bytes else None
+
+
+def measure(
+    sources: Mapping[str, TensorSource],
+    number_bytes: int,
+    *,
+    expand: bool = False,
+    unit: re.Pattern[str] | None = None,
+) -> PartSizes:
+    """Return what tensors take in memory where numbers are computed with in `number_bytes` each.
+
+    Quantised matrices stay as they are unless `expand`. `unit` finds, in the name of a tensor that is streamed, what
+    all tensors of its block have in common.
+    """
+    units: dict[str, int] = defaultdict(int)
+    total = 0
+    for name, source in sources.items():
+        size_bytes = held_bytes(source, number_bytes, expand)
+        total += size_bytes
+        found = unit.search(name) if unit else None
+        if found:
+            units[found[0]] += -(-size_bytes // _ALIGN) * _ALIGN
+    return PartSizes(
+        total_bytes=total,
+        staying_bytes=max(0, total - sum(units.values())),
+        largest_bytes=max(units.values(), default=0),
+    )
+
+
+def held_bytes(source: TensorSource, number_bytes: int, expand: bool = False) -> int:
+    """Return the memory that a tensor takes in a network."""
+    if source.type.quantised and len(source.shape) == 2 and not expand:
+        return source.size_bytes
+    floating = source.type.quantised or "float" in (source.type.torch_dtype or "")
+    return math.prod(source.shape) * number_bytes if floating else source.size_bytes

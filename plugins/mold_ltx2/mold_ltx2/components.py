@@ -1,0 +1,129 @@
+"""Which file each network of a model comes from, and what it is there: its tensors, its sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from mold_core import CheckpointError
+from mold_core.weights import open_weights, read_weights
+from mold_ltx2.checkpoints import component_of, official_names
+from mold_ltx2.configs import OFFICIAL, Version, recognise_version, version_of
+from mold_ltx2.gemma import gemma_names, gemma_tensors
+from mold_ltx2.upsampling_files import Recognised, UpsamplerKind, recognise_upsampler
+
+if TYPE_CHECKING:
+    from mold_core import LocalFiles, WeightLoader
+
+__all__ = ["COMPONENTS", "Components", "UpsamplerFile"]
+
+# Networks that may lie in one file, in the order they are used in.
+COMPONENTS = ("connectors", "transformer", "vae", "audio_vae", "vocoder")
+
+# Components with files of upsamplers; what a file does is told by its tensors.
+_UPSAMPLERS = ("spatial_upscaler", "temporal_upscaler")
+
+
+@frozen
+class UpsamplerFile:
+    """A file with an upsampler, and what it is."""
+
+    path: Path
+    recognised: Recognised
+
+
+class Components:
+    """The networks in a model's files, found by the headers.
+
+    A network comes from the file of its own component, else from the transformer's, else from any other of the model
+    that has it: the published single files hold all five, and a vocoder often lies with the audio autoencoder.
+    """
+
+    def __init__(self, files: LocalFiles, options: Mapping[str, Any], loaders: Iterable[WeightLoader] = ()) -> None:
+        self._files = files
+        self._options = options
+        self._loaders = tuple(loaders)
+
+    @cached_property
+    def version(self) -> Version:
+        """What kind of LTX-2 this is, by the transformer's tensors."""
+        path = self.path("transformer")
+        try:
+            return version_of(recognise_version(official_names("transformer", open_weights(path, self._loaders))))
+        except CheckpointError as error:
+            raise _of_file(path, error) from None
+
+    def path(self, component: str) -> Path:
+        """Return the file that a network comes from."""
+        transformer = self._files.one("transformer")
+        if component in self._files.by_component:
+            return self._files.one(component)
+        candidates = [transformer, *(self._files.one(name) for name in COMPONENTS if name in self._files.by_component)]
+        for path in candidates:
+            if path.is_file() and any(component_of(name) == component for name in open_weights(path, self._loaders)):
+                return path
+        return transformer
+
+    def config(self, component: str) -> dict[str, Any]:
+        """Return the sizes of a network: LTX-2's, but for those that the options say otherwise."""
+        return {**OFFICIAL[self.version.name][component], **self._options.get(component, {})}
+
+    def headers(self, component: str) -> dict[str, Any]:
+        """Return what the headers say of a network's tensors, under diffusers' names."""
+        path = self.path(component)
+        return self._named(component, path, open_weights(path, self._loaders))
+
+    def tensors(self, component: str) -> dict[str, Any]:
+        """Return the tensors of a network under diffusers' names. Raises CheckpointError naming the file."""
+        path = self.path(component)
+        return self._named(component, path, read_weights(path, self._loaders))
+
+    def text_paths(self) -> tuple[Path, ...]:
+        """Return the files of the text encoder."""
+        return self._files.by_component["text_encoder"]
+
+    def text_headers(self) -> dict[str, Any]:
+        """Return what the headers say of the text encoder's tensors."""
+        return self._text(lambda path: gemma_names(open_weights(path, self._loaders)))
+
+    def text_tensors(self) -> dict[str, Any]:
+        """Return the tensors of the text encoder under transformers' names. Raises CheckpointError naming a file."""
+        return self._text(lambda path: gemma_tensors(read_weights(path, self._loaders)))
+
+    @cached_property
+    def upsamplers(self) -> dict[UpsamplerKind, UpsamplerFile]:
+        """The upsamplers that are here, by what they do."""
+        found: dict[UpsamplerKind, UpsamplerFile] = {}
+        for component in _UPSAMPLERS:
+            for path in self._files.by_component.get(component, ()):
+                if path.is_file():
+                    try:
+                        recognised = recognise_upsampler(open_weights(path, self._loaders))
+                    except CheckpointError as error:
+                        raise _of_file(path, error) from None
+                    found[recognised.kind] = UpsamplerFile(path, recognised)
+        return found
+
+    def _named(self, component: str, path: Path, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        own = component == "transformer" or component in self._files.by_component
+        try:
+            return official_names(component, tensors, own=own)
+        except CheckpointError as error:
+            raise _of_file(path, error) from None
+
+    def _text(self, read: Callable[[Path], Mapping[str, Any]]) -> dict[str, Any]:
+        tensors: dict[str, Any] = {}
+        for path in self.text_paths():
+            tensors.update(read(path))
+        if not tensors:
+            raise CheckpointError(f"{self.text_paths()[0]}: this file holds no Gemma 3 text encoder")
+        return tensors
+
+
+def _of_file(path: Path, error: CheckpointError) -> CheckpointError:
+    message = error.message if error.message.startswith(str(path)) else f"{path}: {error.message}"
+    return CheckpointError(message, hint=error.hint)
