@@ -53,7 +53,7 @@ def create_service(engine: Engine, settings: Settings, gallery: Gallery | None =
         keys=Keys(read_keys(settings.api_key)),
         metrics=Metrics(engine),
         resources=Resources(engine),
-        webhooks=Webhooks(settings.webhook_hosts or ()),
+        webhooks=Webhooks(engine, settings.webhook_hosts or ()),
     )
 
 
@@ -186,8 +186,9 @@ class _Lifespan:
         self._reconciling: asyncio.Task[None] | None = None
 
     async def process_startup(self, scope: dict[str, Any], event: dict[str, Any]) -> None:
-        """Start the workers, follow the pulls that an earlier server left, keep the gallery in step with its folder."""
+        """Start the workers and the webhooks, follow pulls that an earlier server left, look after the gallery."""
         await asyncio.to_thread(self._service.engine.start)
+        self._service.webhooks.start()
         if self._service.gallery is not None:
             warm = self._service.settings.thumbnail_warmup
             self._reconciling = asyncio.create_task(_reconcile(self._service.gallery, warm))
@@ -199,5 +200,5 @@ class _Lifespan:
         if self._reconciling is not None:
             self._reconciling.cancel()
         self._service.feeds.close(patient_too=True)
-        self._service.webhooks.close()
+        await asyncio.to_thread(self._service.webhooks.close)
         self._service.metrics.close()

@@ -6,39 +6,48 @@ import http.client
 import logging
 import threading
 from collections.abc import Iterable
-from queue import Full, Queue
+from time import monotonic
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-import attrs
-
-from mold_core.engine import Job
-from mold_core.errors import ValidationError
+from mold_core.engine import Engine
+from mold_core.engine.webhook_book import Webhook
+from mold_core.errors import JobNotFoundError, ValidationError
 from mold_http.answers import dumps
 
-__all__ = ["Webhooks"]
+__all__ = ["Webhooks", "pause_after"]
 
 log = logging.getLogger("mold.http")
 
 _TIMEOUT_S = 10.0
-_PAUSES_S = (1.0, 5.0)
-_MAX_WAITING = 1000
+_FAREWELL_S = 2.0
+_AT_ONCE = 4
+
+# One second after the first failure, twice as long after each further one, an hour at most: nine hours in all.
+MAX_ATTEMPTS = 20
+_LONGEST_PAUSE_S = 3600.0
 
 
-@attrs.frozen
-class _Call:
-    job: Job
-    url: SplitResult
+def pause_after(attempts: int) -> float:
+    """Return the seconds to wait after so many attempts that failed."""
+    return float(min(2 ** (attempts - 1), _LONGEST_PAUSE_S))
 
 
 class Webhooks:
-    """Posts ended jobs, one at a time in a thread of its own, to hosts that are allowed, three times at most."""
+    """Posts jobs that have ended, a few at a time, to hosts that are allowed, until somebody answers with 2xx.
 
-    def __init__(self, allowed_hosts: Iterable[str]) -> None:
+    What is to be told is in the engine's book, on the disk if the engine is durable; a server that is started again
+    goes on with it.
+    """
+
+    def __init__(self, engine: Engine, allowed_hosts: Iterable[str]) -> None:
+        self._engine = engine
+        self._book = engine.webhooks
         self._allowed = frozenset(host.lower() for host in allowed_hosts)
-        self._calls: Queue[_Call | None] = Queue(_MAX_WAITING)
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._closing = threading.Event()
+        self._posting = 0
+        self._closing = False
 
     def check(self, url: str) -> SplitResult:
         """Return the parts of a URL that may be called. Raises ValidationError for any other."""
@@ -56,72 +65,79 @@ class Webhooks:
             )
         return parts
 
-    def follow(self, job: Job, url: str) -> None:
-        """Post the job when it has ended."""
-        call = _Call(job, self.check(url))
-        told = threading.Event()
-
-        def look() -> None:
-            if job.finished and not told.is_set():
-                told.set()
-                self._put(call)
-
-        job.watch(look)
-        look()
+    def start(self) -> None:
+        """Begin to tell what is due, and what becomes due from now on."""
+        self._book.changed = self._wake
+        self._thread = threading.Thread(target=self._work, name="mold-webhooks", daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
-        """Drop what waits, and let the call under way end."""
-        self._closing.set()
-        with self._lock:
-            thread, self._thread = self._thread, None
-        if thread is not None:
-            thread.join(2 * _TIMEOUT_S)
+        """Begin no more calls and give those under way a moment; what was not heard is told after the next start."""
+        self._book.changed = lambda: None
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._posting == 0, _FAREWELL_S)
+        if self._thread is not None:
+            self._thread.join()
 
-    def _put(self, call: _Call) -> None:
-        try:
-            self._calls.put_nowait(call)
-        except Full:
-            log.error("a webhook is dropped: %d wait already", _MAX_WAITING, extra={"job": call.job.id})
-            return
-        with self._lock:
-            if self._thread is None and not self._closing.is_set():
-                self._thread = threading.Thread(target=self._work, name="mold-webhooks", daemon=True)
-                self._thread.start()
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     def _work(self) -> None:
-        from queue import Empty
+        with self._changed:
+            while not self._closing:
+                due, next_s = self._book.take_due(_AT_ONCE - self._posting)
+                for hook in due:
+                    self._posting += 1
+                    threading.Thread(target=self._deliver, args=(hook,), name="mold-webhook", daemon=True).start()
+                self._changed.wait(None if self._posting == _AT_ONCE else next_s)
 
-        while not self._closing.is_set():
-            try:
-                call = self._calls.get(timeout=0.2)
-            except Empty:
-                continue
-            if call is not None:
-                self._deliver(call)
-
-    def _deliver(self, call: _Call) -> None:
-        for pause_s in (*_PAUSES_S, None):
-            try:
-                status = _post(call)
-            except (OSError, http.client.HTTPException) as error:
-                outcome = str(error)
+    def _deliver(self, hook: Webhook) -> None:
+        try:
+            problem = self._post(hook)
+            if problem is None:
+                self._book.delivered(hook)
+            elif hook.attempts + 1 >= MAX_ATTEMPTS:
+                self._give_up(hook, problem)
             else:
-                if 200 <= status < 300:
-                    return
-                outcome = f"status {status}"
-            if pause_s is None or self._closing.wait(pause_s):
-                log.error("a webhook was not delivered: %s", outcome, extra={"job": call.job.id})
-                return
+                self._book.failed(hook, pause_after(hook.attempts + 1))
+                log.warning("a webhook was not heard: %s", problem, extra={"job": hook.job_id})
+        except (ValidationError, JobNotFoundError) as error:
+            self._give_up(hook, str(error))
+        except Exception:
+            log.exception("a webhook failed", extra={"job": hook.job_id})
+            self._book.failed(hook, pause_after(hook.attempts + 1))
+        finally:
+            with self._changed:
+                self._posting -= 1
+                self._changed.notify_all()
+
+    def _give_up(self, hook: Webhook, problem: str) -> None:
+        self._book.given_up(hook)
+        log.error("a webhook was not delivered: %s", problem, extra={"job": hook.job_id})
+
+    def _post(self, hook: Webhook) -> str | None:
+        """Post a job; return what went wrong, None if it was heard. A redirect is one that was not.
+
+        Raises ValidationError for a host that is no longer allowed, and JobNotFoundError for a job that is not kept.
+        """
+        url, job = self.check(hook.url), self._engine.job(hook.job_id)
+        began = monotonic()
+        try:
+            status = _status_of(url, job.to_json(), {"X-Mold-Attempt": str(hook.attempts + 1)})
+        except (OSError, http.client.HTTPException) as error:
+            return f"{type(error).__name__} after {monotonic() - began:.1f} s: {error}"
+        return None if 200 <= status < 300 else f"status {status}"
 
 
-def _post(call: _Call) -> int:
-    """Post a job and return the status of the answer; a redirect is one that was not delivered."""
-    url = call.url
+def _status_of(url: SplitResult, body: dict[str, Any], headers: dict[str, str]) -> int:
     kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
     connection = kind(url.hostname or "", url.port, timeout=_TIMEOUT_S)
     try:
         path = (url.path or "/") + (f"?{url.query}" if url.query else "")
-        connection.request("POST", path, dumps(call.job.to_json()), {"Content-Type": "application/json"})
+        connection.request("POST", path, dumps(body), {"Content-Type": "application/json", **headers})
         return connection.getresponse().status
     finally:
         connection.close()

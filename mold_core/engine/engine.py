@@ -28,6 +28,7 @@ from mold_core.engine.observe import Observers
 from mold_core.engine.placing import Placements
 from mold_core.engine.queue import JobQueue
 from mold_core.engine.recover import recovered
+from mold_core.engine.webhook_book import WebhookBook
 from mold_core.errors import CancelledError, InferenceError, ValidationError
 from mold_core.gallery import Gallery
 from mold_core.hookspecs import ModelFamily, Worker
@@ -103,6 +104,7 @@ class Engine:
         self._models = Models(self.settings, self.plugins, self.store, Placements(self.settings))
         jobs = JobStore(self.settings.home / "jobs", self.settings.job_retention_h * 3600) if durable else None
         self._keeper = Keeper(jobs, gallery)
+        self.webhooks = WebhookBook(jobs)
         self._lane = Lane(self._models, self.observers, self._keeper)
         self._feeders: tuple[Feeder, ...] = ()
         self._lock = threading.RLock()
@@ -118,12 +120,14 @@ class Engine:
         *,
         idempotency_key: str | None = None,
         durable: bool = True,
+        webhook_url: str | None = None,
     ) -> Job:
         """Queue a request of any kind (`mold_core.engine.kinds`) and return its job at once.
 
         A second request with the same `idempotency_key` gets the job of the first. A pull of a model that is being
         pulled gets the job of that pull. In a durable engine the job is on the disk before this returns, unless
-        `durable` says that nobody would want it after a crash.
+        `durable` says that nobody would want it after a crash. A `webhook_url` goes into the book `webhooks`, from
+        which a server tells it of the job's end.
 
         Raises ValidationError, UnknownModelError, ModelNotFoundError or QueueFullError for what can be told now.
         """
@@ -132,7 +136,7 @@ class Engine:
         digest = digest_of(request) if idempotency_key is not None else ""
         before = self._same(idempotency_key, digest)
         if before is not None:
-            return before
+            return self._telling(before, webhook_url)
         job = self._new_job(kind.name, kind.prepare(request, self._models))
         queue = self._queue_of(job)
         with self._lock:
@@ -140,13 +144,15 @@ class Engine:
                 raise InferenceError("the engine was closed")
             before = self._same(idempotency_key, digest) or self._same_pull(job)
             if before is not None:
-                return before
+                return self._telling(before, webhook_url)
             queue.reserve()
             accepted = self._keeper.accept(job, durable=durable, key=idempotency_key, digest=digest)
         try:
             accepted.result()
+            self._telling(job, webhook_url)
         except BaseException:
             queue.release()
+            self.webhooks.forget(job.id)
             self._keeper.refuse(job)
             raise
         self._enqueue(job)
@@ -443,6 +449,14 @@ class Engine:
             self._keeper.store.flush()
         return job
 
+    def _telling(self, job: Job, webhook_url: str | None) -> Job:
+        """Return the job, the address that is to be told of its end written down."""
+        if webhook_url is not None:
+            self.webhooks.add(job.id, webhook_url)
+            if job.finished:
+                self.webhooks.ended(job.id)
+        return job
+
     def _same_pull(self, job: Job) -> Job | None:
         pulls = (other for other in self._keeper.registry.live() if other.kind == job.kind == "pull")
         return next((other for other in pulls if other.model == job.model and not other.finished), None)
@@ -493,6 +507,7 @@ class Engine:
             if not job.seal():
                 job.wait(_CLOSE_TIMEOUT_S)  # it has ended, or its result is just being saved
             elif self._keeper.postpone(job):
+                self.webhooks.forget(job.id)
                 job.fail(CancelledError("the engine was closed; the job goes on when it starts again"))
             else:
                 job.fail(CancelledError("the engine was closed"))
@@ -502,6 +517,9 @@ class Engine:
         for job in recovered(self._keeper, self._models, self._new_job):
             self._queue_of(job).reserve(force=True)
             self._enqueue(job)
+        for id_ in self.webhooks.waiting():
+            if self._keeper.ended_before(id_):
+                self.webhooks.ended(id_)
 
     def _finished(self, job: Job) -> None:
         self._queue_of(job).discard(job)
@@ -511,4 +529,5 @@ class Engine:
         self.observers.measure("job_finished", 1, **labels, state=job.state, code=code)
         if job.state == "done" and job.started_at is not None and job.finished_at is not None:
             self.observers.measure("job_s", job.finished_at - job.started_at, **labels)
+        self.webhooks.ended(job.id)
         self._notices.put(job)

@@ -43,6 +43,13 @@ CREATE TABLE IF NOT EXISTS jobs (
     digest TEXT
 );
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, created_at);
+CREATE TABLE IF NOT EXISTS webhooks (
+    job TEXT NOT NULL,
+    url TEXT NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    due_at REAL,
+    PRIMARY KEY (job, url)
+);
 """
 
 
@@ -116,6 +123,19 @@ class JobStore:
         """Know a job no more that was not accepted after all."""
         return self._put("DELETE FROM jobs WHERE id = ?", (id,), durable=True)
 
+    def add_webhook(self, id: str, url: str) -> Future[None]:
+        """Write down that an address is to be told of the end of a job."""
+        return self._put("INSERT OR IGNORE INTO webhooks (job, url) VALUES (?, ?)", (id, url), durable=True)
+
+    def change_webhook(self, id: str, url: str, attempts: int, due_at: float) -> Future[None]:
+        """Write down how often an address was tried, and when it is to be tried again, in Unix seconds."""
+        sql = "UPDATE webhooks SET attempts = ?, due_at = ? WHERE job = ? AND url = ?"
+        return self._put(sql, (attempts, due_at, id, url), durable=False)
+
+    def remove_webhook(self, id: str, url: str) -> Future[None]:
+        """Write down that an address need not be told any more."""
+        return self._put("DELETE FROM webhooks WHERE job = ? AND url = ?", (id, url), durable=False)
+
     def write_result(self, id: str, result: str) -> None:
         """Leave a result, as JSON text, whole on the disk. Raises OutputError."""
         write_whole(self._result_path(id), result.encode())
@@ -141,6 +161,11 @@ class JobStore:
     def all(self) -> list[JobRow]:
         """Return every job that is kept, oldest first."""
         return self._rows("ORDER BY created_at, id")
+
+    def webhooks(self) -> list[tuple[str, str, int, float | None]]:
+        """Return job, address, attempts and time of the next one for all that are to be told of a job."""
+        with self._reading:
+            return self._reader.execute("SELECT job, url, attempts, due_at FROM webhooks").fetchall()
 
     def result(self, id: str) -> bytes | None:
         """Return a result as JSON text, or None if it is not kept."""
@@ -189,10 +214,14 @@ class JobStore:
             del batch, statements
 
     def _expire(self) -> None:
-        """Forget jobs that ended longer ago than they are kept, and results that belong to none."""
+        """Forget jobs that ended longer ago than they are kept, and results that belong to none.
+
+        A job that somebody is still to be told of is kept.
+        """
         try:
             before = time.time() - self._retention_s
-            self._writer.execute("DELETE FROM jobs WHERE finished_at < ?", (before,))
+            told = "id NOT IN (SELECT job FROM webhooks)"
+            self._writer.execute(f"DELETE FROM jobs WHERE finished_at < ? AND {told}", (before,))
             kept = {id_ for (id_,) in self._writer.execute("SELECT id FROM jobs WHERE state IN ('done', 'running')")}
             for path in self._folder.glob("*.json"):
                 if path.stem not in kept:

@@ -110,6 +110,13 @@ class Keeper:
             raise JobNotFoundError(f"there is no job {id!r}, or it is no longer kept", field="id", value=id)
         return job
 
+    def ended_before(self, id: str) -> bool:
+        """Say whether a job has ended, or is not kept."""
+        try:
+            return self.find(id).finished
+        except JobNotFoundError:
+            return True
+
     def find_key(self, key: str, digest: str) -> Job | None:
         """Return the job that was submitted with a key. Raises ValidationError if that was for another request."""
         found = self.registry.find_key(key)

@@ -51,7 +51,8 @@ class JobRequest:
     kind: JobKind = wire_field("What is asked for.")
     request: dict[str, Any] = wire_field("The request: what the route of this kind reads.")
     webhook_url: str | None = wire_field(
-        "Where the job is posted as JSON when it has ended; its host must be allowed by MOLD_WEBHOOK_HOSTS.",
+        "Where the job is posted as JSON when it has ended, until that is answered with 2xx; perhaps twice. The host "
+        "must be allowed by MOLD_WEBHOOK_HOSTS.",
         default=None,
         not_blank=True,
         max_length=2000,
@@ -107,9 +108,7 @@ async def create(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.R
     request = await asyncio.to_thread(_inner, wanted)
     if wanted.webhook_url is not None:
         service.webhooks.check(wanted.webhook_url)
-    job = await submit(service, request, idempotency_key=_idempotency_key(req))
-    if wanted.webhook_url is not None:
-        service.webhooks.follow(job, wanted.webhook_url)
+    job = await submit(service, request, idempotency_key=_idempotency_key(req), webhook_url=wanted.webhook_url)
     resp.set_header("Location", f"/api/jobs/{job.id}")
     answer_json(resp, JobAccepted(id=job.id, state=job.state, position=job.position), 202)
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -160,45 +157,3 @@ def test_jobs_outlive_a_server_that_is_killed(tmp_path: Path) -> None:
         name, complete = events(_without_ids(second.ask("GET", f"/api/jobs/{ids[0]}/events").body))[-1]
         assert (name, complete["seed_used"]) == ("complete", 0)
         assert len(second.ask("GET", "/api/gallery").json()) == len(ids)
-
-
-class _Listener(BaseHTTPRequestHandler):
-    received: list[tuple[str, Any]] = []  # noqa: RUF012
-    failures = 1
-    heard = threading.Event()
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        if type(self).failures:
-            type(self).failures -= 1
-            self.send_response(503)
-            self.end_headers()
-            return
-        self.received.append((self.path, body))
-        self.send_response(204)
-        self.end_headers()
-        self.heard.set()
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
-def test_a_webhook_is_told_of_the_end_and_tried_again(tmp_path: Path) -> None:
-    listener = HTTPServer(("127.0.0.1", 0), _Listener)
-    threading.Thread(target=listener.serve_forever, daemon=True).start()
-    port = listener.server_address[1]
-    try:
-        with serving(tmp_path / "home", MOLD_WEBHOOK_HOSTS=f"127.0.0.1:{port}") as server:
-            server.ask("POST", "/api/queue/pause")
-            body = {"kind": "generate", "request": SMALL, "webhook_url": f"http://127.0.0.1:{port}/told?a=1"}
-            id_ = server.ask("POST", "/api/jobs", body).json()["id"]
-            for elsewhere in ("http://127.0.0.1:1/", "http://user@127.0.0.1/", f"ftp://127.0.0.1:{port}/", "x"):
-                assert server.ask("POST", "/api/jobs", {**body, "webhook_url": elsewhere}).status == 422
-            server.ask("DELETE", f"/api/jobs/{id_}")
-            assert _Listener.heard.wait(20)
-    finally:
-        listener.shutdown()
-        listener.server_close()
-    ((path, told),) = _Listener.received
-    assert path == "/told?a=1"
-    assert (told["id"], told["state"]) == (id_, "cancelled")
