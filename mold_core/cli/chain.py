@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mold_core.chains import ChainPlan, ChainStore
     from mold_core.wire import ChainRequest
 
-__all__ = ["command", "describe", "run_chain"]
+__all__ = ["command", "describe", "run_chain", "run_script"]
 
 EPILOG = """\b
 Examples:
@@ -53,15 +53,7 @@ def validate(script: Path) -> None:
 @click.pass_obj
 def run(state: State, script: Path, output: str | None, seed: int | None, dry_run: bool) -> None:
     """Make the video that a script describes."""
-    from mold_core.chains import plan, read_script
-
-    request = read_script(script)
-    if seed is not None:
-        request = attrs.evolve(request, seed=seed)
-    if dry_run:
-        click.echo(describe(plan(request)))
-        return
-    run_chain(state, request, output)
+    run_script(state, script, output, seed=seed, dry_run=dry_run)
 
 
 @command.command("resume")
@@ -103,6 +95,19 @@ def list_(state: State, as_json: bool) -> None:
         click.echo(f"{chain.id}  {when}  {chain.request.model}  {first[:60]}")
     if not chains:
         click.echo("no chain was begun, or they are too old to be kept", err=True)
+
+
+def run_script(state: State, script: Path, output: str | None, *, seed: int | None, dry_run: bool) -> None:
+    """Make the video that a script describes, or only say what it comes to."""
+    from mold_core.chains import plan, read_script
+
+    request = read_script(script)
+    if seed is not None:
+        request = attrs.evolve(request, seed=seed)
+    if dry_run:
+        click.echo(describe(plan(request)))
+    else:
+        run_chain(state, request, output)
 
 
 def run_chain(state: State, request: ChainRequest, output: str | None) -> None:

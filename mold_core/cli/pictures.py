@@ -1,4 +1,4 @@
-"""Picture files that commands are given → the bytes a request carries."""
+"""Files that commands are given, pictures above all → the bytes a request carries."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from mold_core.errors import ValidationError
 
-__all__ = ["read_picture", "source_fields"]
+__all__ = ["read_file", "read_picture", "source_fields"]
 
 # What the server takes as a whole request; no picture of 32 megapixels needs more.
 _MAX_BYTES = 64 * 1024 * 1024
@@ -36,6 +36,18 @@ def read_picture(path: str, flag: str) -> bytes:
 
     Raises ValidationError, naming the flag and the file, for what cannot be read and what is no whole picture.
     """
+    data = read_file(path, flag)
+    from mold_core.media.images import check_image
+
+    check_image(data, name=f"{flag} {path!r}")  # the engine does too, but knows no flags and files
+    return data
+
+
+def read_file(path: str, flag: str) -> bytes:
+    """Return the bytes of a file, or of standard input for "-".
+
+    Raises ValidationError, naming the flag and the file, for what cannot be read, is empty or too large.
+    """
     try:
         if path == "-":
             data = sys.stdin.buffer.read(_MAX_BYTES + 1) if sys.stdin is not None else b""
@@ -49,7 +61,4 @@ def read_picture(path: str, flag: str) -> bytes:
         raise ValidationError(f"{flag} {path!r} is empty", field=flag[2:])
     if len(data) > _MAX_BYTES:
         raise ValidationError(f"{flag} {path!r} is larger than {_MAX_BYTES // 2**20} MiB", field=flag[2:])
-    from mold_core.media.images import check_image
-
-    check_image(data, name=f"{flag} {path!r}")  # the engine does too, but knows no flags and files
     return data

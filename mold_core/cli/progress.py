@@ -37,7 +37,7 @@ _RATE_OVER_S = 10.0
 
 
 class ProgressLine:
-    """Reads a job's events and draws one line that changes in place.
+    """Reads a job's events and draws one line that changes in place; for a chain two, of the whole and of the clip.
 
     On anything but a terminal it says Infos and finished downloads only.
     """
@@ -45,7 +45,7 @@ class ProgressLine:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
         self._live = self._stream.isatty()
-        self._drawn = False
+        self._drawn = 0
         self._last_draw = 0.0
         self._step_seconds: list[float] = []
         self._stages = 1
@@ -68,11 +68,11 @@ class ProgressLine:
                 self._draw(text, force=not isinstance(event, DenoiseStep | WeightLoad) or _is_last(event))
 
     def clear(self) -> None:
-        """Take the line off the screen."""
+        """Take the lines off the screen."""
         if self._drawn:
-            self._stream.write("\r\x1b[2K")
+            self._stream.write("\r\x1b[2K" + "\x1b[A\x1b[2K" * (self._drawn - 1))
             self._stream.flush()
-            self._drawn = False
+            self._drawn = 0
 
     def _describe(self, event: ProgressEvent) -> str | None:
         match event:
@@ -93,7 +93,7 @@ class ProgressLine:
                 return None
             case ChainStageStart(stage_idx=index):
                 self._stage_began = monotonic()
-                return f"clip {index + 1}/{self._stages} …"
+                return f"{self._whole(index, 0, 1)}\n{progress_bar(0, 1)} …"
             case ChainDenoiseStep():
                 return self._clip(event)
             case Stitching(total_frames=frames):
@@ -103,21 +103,26 @@ class ProgressLine:
         return None
 
     def _clip(self, event: ChainDenoiseStep) -> str:
-        """Return how far a chain is, counted in steps of all its clips, and how far the clip is."""
-        done, total = event.stage_idx * event.total + event.step, self._stages * event.total
-        left = (total - done) * (monotonic() - self._stage_began) / event.step
+        """Return how far a chain is, counted in steps of all its clips, and below that how far the clip is."""
+        left = (self._stages - event.stage_idx) * event.total - event.step
+        seconds = (monotonic() - self._stage_began) / event.step
         return (
-            f"{progress_bar(done, total)} clip {event.stage_idx + 1}/{self._stages} step {event.step}/{event.total}"
-            f"  {duration(left)} left"
+            f"{self._whole(event.stage_idx, event.step, event.total)}  {duration(left * seconds)} left\n"
+            f"{progress_bar(event.step, event.total)} step {event.step}/{event.total}"
         )
+
+    def _whole(self, index: int, step: int, total: int) -> str:
+        return f"{progress_bar(index * total + step, self._stages * total)} clip {index + 1}/{self._stages}"
 
     def _draw(self, text: str, *, force: bool) -> None:
         if not force and monotonic() - self._last_draw < _REDRAW_S:
             return
         self._last_draw = monotonic()
-        self._stream.write("\r\x1b[2K" + text[: _columns()])
+        lines = text.split("\n")
+        self.clear()
+        self._stream.write("\r\x1b[2K" + "\n".join(line[: _columns()] for line in lines))
         self._stream.flush()
-        self._drawn = True
+        self._drawn = len(lines)
 
     def _bytes_per_s(self, so_far: int) -> float:
         """Return the speed over the last seconds, 0 while there is nothing to tell it from."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mold_core.cli.again import fields_of, fill_in
+from mold_core.cli.chain import run_script
 from mold_core.cli.completions import model_names
 from mold_core.cli.expand import expand_flags
 from mold_core.cli.loras import lora_weight
@@ -18,6 +20,7 @@ from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
 from mold_core.cli.targets import Target
 from mold_core.cli.videos import chain_of, makes_videos, take_video_flags, video_flags
+from mold_core.errors import ValidationError
 
 if TYPE_CHECKING:
     from mold_core.catalog import DefaultModel
@@ -37,6 +40,8 @@ Examples:
   mold run "a blue house" --image house.png --mask wall.png --strength 1
   mold run "a castle" --lora sepia --lora ~/Downloads/ink.safetensors:0.6
   mold run --from house.png --seed 8                the same with another seed
+  mold run ltx-2-19b-distilled "a boat at sea" --frames 400      a film of five clips
+  mold run --script film.toml --dry-run             what a film would come to
   mold run --expand "a house" --batch 4 -o house.png
   echo "a blue boat on the sea at night" | mold run -o boat.png"""
 
@@ -83,6 +88,10 @@ Examples:
 )
 @click.option("--preview", "shown", is_flag=True, envvar="MOLD_PREVIEW", help="Show the picture in the terminal, too.")
 @click.option("--no-metadata", is_flag=True, help="Do not write the prompt and settings into the file.")
+@click.option(
+    "--script", type=click.Path(path_type=Path), metavar="FILE", help="Make the film that a TOML script describes."
+)
+@click.option("--dry-run", is_flag=True, help="With --script: only say what it comes to.")
 @click.option("--device", help="cpu, cuda or mps; default: the best there is.")
 @video_flags
 @memory_flags
@@ -101,6 +110,8 @@ def command(
     shown: bool,
     expand_backend: str | None,
     expand_model: str | None,
+    script: Path | None,
+    dry_run: bool,
     **flags: Any,
 ) -> None:
     """Make a picture, or with a model of video a video, from PROMPT, or from standard input when no words are given.
@@ -112,6 +123,12 @@ def command(
     flags["loras"] = tuple(map(lora_weight, loras)) or None
     if any(os.path.isabs(lora.path) for lora in flags["loras"] or ()):
         state.stay_here("a --lora that is a file")
+    if script is not None:
+        _refuse_beside_script()
+        run_script(state, script, output, seed=flags["seed"], dry_run=dry_run)
+        return
+    if dry_run:
+        raise ValidationError("--dry-run says what a script comes to", field="dry_run", hint="name one with --script")
     engine = state.engine
     model, prompt_words = _split_model(engine, flags.pop("model"), words)
     if from_ is not None:
@@ -139,6 +156,21 @@ def command(
         from mold_core.catalog import remember_model
 
         remember_model(state.settings.home, spec.name)
+
+
+def _refuse_beside_script() -> None:
+    """Raise ValidationError for flags that a script says itself."""
+    context = click.get_current_context()
+    allowed = {"script", "dry_run", "output", "seed", "device", "host", "local"}
+    for parameter in context.command.params:
+        given = context.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
+        if given and parameter.name not in allowed:
+            what = parameter.opts[0] if isinstance(parameter, click.Option) else "a prompt"
+            raise ValidationError(
+                f"{what} is not for --script, which says all but the seed",
+                field=parameter.name,
+                hint="change the script, or leave one of both out",
+            )
 
 
 def _split_model(engine: AnyEngine, named: str | None, words: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:

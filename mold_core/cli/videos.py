@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mold_core.cli.pictures import read_picture
+from mold_core.cli.pictures import read_file, read_picture
 from mold_core.errors import ValidationError
 
 if TYPE_CHECKING:
@@ -19,7 +20,32 @@ __all__ = ["chain_of", "makes_videos", "take_video_flags", "video_flags"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+# What begins the path of an adapter that is a way for the camera to move, and not a file.
+CAMERA_CONTROL = "camera-control:"
+
 _CHAIN_ONLY = ("clip_frames", "motion_tail_frames")
+
+# What one clip can have, and a chain of them cannot.
+_CLIP_ONLY = (
+    "keyframes",
+    "negative_prompt",
+    "audio_file",
+    "source_video",
+    "retake_range",
+    "pipeline",
+    "spatial_upscale",
+    "temporal_upscale",
+)
+
+# Fields whose flags are not called like them.
+_FLAGS = {
+    "motion_tail_frames": "motion-tail",
+    "keyframes": "keyframe",
+    "source_video": "video",
+    "retake_range": "retake",
+}
+
+_PIPELINES = ("one-stage", "two-stage", "two-stage-hq", "distilled", "ic-lora", "keyframe", "a2vid", "retake")
 
 
 def video_flags(function: Function) -> Function:
@@ -31,7 +57,34 @@ def video_flags(function: Function) -> Function:
         click.option(
             "--keyframe", "keyframes", metavar="FRAME:PATH", multiple=True, help="Picture to show at a frame."
         ),
-        click.option("--pipeline", help="How a video is made, for models that know several ways."),
+        click.option("--audio-file", metavar="PATH", help="Sound that a video is made for, and has."),
+        click.option(
+            "--video",
+            "source_video",
+            metavar="PATH",
+            help="MP4 that a video begins with, or of which --retake makes a part anew.",
+        ),
+        click.option(
+            "--retake", "retake_range", metavar="START:END", help="Part of --video to make anew, in seconds: 1.5:3."
+        ),
+        click.option(
+            "--pipeline", type=click.Choice(_PIPELINES), help="How a video is made, for models that know several ways."
+        ),
+        click.option(
+            "--spatial-upscale",
+            type=click.Choice(["x1.5", "x2"]),
+            help="How much smaller a video is made first, and then enlarged to its size.",
+        ),
+        click.option(
+            "--temporal-upscale",
+            type=click.Choice(["x2"]),
+            help="Make every second frame of a video, and then those between.",
+        ),
+        click.option(
+            "--camera-control",
+            metavar="NAME|PATH",
+            help="How the camera moves, for models with adapters for it: dolly-in, jib-up, static and the like.",
+        ),
         click.option("--clip-frames", type=int, help="Frames of each clip of a chain."),
         click.option("--motion-tail", "motion_tail_frames", type=int, help="Frames that clips share; default 4."),
     ]
@@ -41,8 +94,20 @@ def video_flags(function: Function) -> Function:
 
 
 def take_video_flags(flags: dict[str, Any]) -> dict[str, Any]:
-    """Take the flags that only chains have out of a command's, and turn keyframes into what a request carries."""
+    """Take the flags that only chains have out of a command's, and turn the others into what a request carries."""
     flags["keyframes"] = tuple(map(_keyframe, flags["keyframes"])) or None
+    for name, flag in (("audio_file", "--audio-file"), ("source_video", "--video")):
+        if flags[name] is not None:
+            flags[name] = read_file(flags[name], flag)
+    if flags["retake_range"] is not None:
+        flags["retake_range"] = _time_range(flags["retake_range"])
+    if flags["pipeline"] == "a2vid":
+        flags["pipeline"] = "a2-vid"
+    if flags["spatial_upscale"] is not None:
+        flags["spatial_upscale"] = flags["spatial_upscale"].replace(".", "-")
+    camera = flags.pop("camera_control")
+    if camera is not None:
+        flags["loras"] = (*(flags["loras"] or ()), _camera(camera))
     return {name: flags.pop(name) for name in _CHAIN_ONLY}
 
 
@@ -66,8 +131,8 @@ def chain_of(
             if value is not None and most is None:
                 raise ValidationError(f"--{_flag(name)} is for chains, and {spec.name} makes none", field=name)
         return None
-    for name in ("keyframes", "negative_prompt"):
-        if getattr(request, name):
+    for name in _CLIP_ONLY:
+        if getattr(request, name) is not None:
             raise ValidationError(
                 f"--{_flag(name)} is not for chains of {frames} frames in clips of {clip_frames}",
                 field=name,
@@ -100,5 +165,25 @@ def _keyframe(text: str) -> Any:
     return Keyframe(frame=int(frame), image=read_picture(path, "--keyframe"))
 
 
+def _time_range(text: str) -> Any:
+    from mold_core.wire import TimeRange
+
+    start, _, end = text.partition(":")
+    try:
+        return TimeRange(start_seconds=float(start), end_seconds=float(end))
+    except ValueError:
+        raise ValidationError(
+            f"--retake {text!r} must be two times in seconds", field="retake_range", hint="as in 1.5:3"
+        ) from None
+
+
+def _camera(text: str) -> Any:
+    from mold_core.wire import LoraWeight
+
+    if os.path.isfile(text):
+        return LoraWeight(path=os.path.abspath(text))
+    return LoraWeight(path=f"{CAMERA_CONTROL}{text}")
+
+
 def _flag(name: str) -> str:
-    return {"motion_tail_frames": "motion-tail", "keyframes": "keyframe"}.get(name, name.replace("_", "-"))
+    return _FLAGS.get(name, name.replace("_", "-"))

@@ -78,6 +78,27 @@ def test_a_script_becomes_a_video(films: Run, script: Path, tmp_path: Path) -> N
     assert f"{FRAMES} frames at 24, seed 7" in ran.stderr + ran.stdout
 
 
+def test_mold_run_takes_a_script_too(films: Run, script: Path, tmp_path: Path) -> None:
+    assert films("run", "--script", str(script), "--dry-run").stdout == f"3 stages, {FRAMES} frames estimated\n"
+    target = tmp_path / "film.mp4"
+    ran = films("run", "--script", str(script), "--seed", "9", "-o", str(target))
+    assert ran.returncode == 0, ran.stderr
+    with target.open("rb") as file:
+        assert probe_video(file).frames == FRAMES
+    assert f"{FRAMES} frames at 24, seed 9" in ran.stderr + ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("extra", "what"), [(("--steps", "4"), "--steps"), (("a red ball",), "a prompt"), (("-m", "flipbook"), "-m")]
+)
+def test_what_a_script_says_has_no_flag(films: Run, script: Path, extra: tuple[str, ...], what: str) -> None:
+    ran = films("run", "--script", str(script), *extra)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr == (
+        f"error: {what} is not for --script, which says all but the seed; change the script, or leave one of both out\n"
+    )
+
+
 def test_the_suffix_decides_the_format(films: Run, script: Path, tmp_path: Path) -> None:
     target = tmp_path / "film.gif"
     assert films("chain", "run", str(script), "-o", str(target)).returncode == 0
@@ -149,6 +170,14 @@ def test_mold_run_chains_clips_for_a_longer_video(films: Run, tmp_path: Path) ->
         (("--format", "jpeg", "-o", "a"), "--format jpeg is not for videos; use one of mp4, gif, apng, webp"),
         (("--keyframe", "a.png"), "must be a frame's number and a picture; as in 48:boat.png"),
         (("--frames", "40", "--clip-frames", "17", "-n", "rain"), "--negative-prompt is not for chains"),
+        (("--frames", "40", "--clip-frames", "17", "--temporal-upscale", "x2"), "--temporal-upscale is not for chains"),
+        (("--frames", "40", "--clip-frames", "17", "--pipeline", "a2vid"), "--pipeline is not for chains"),
+        (("--frames", "40", "--clip-frames", "17", "--audio-file", __file__), "--audio-file is not for chains"),
+        (("--frames", "40", "--clip-frames", "17", "--video", __file__), "--video is not for chains of 40 frames in"),
+        (("--retake", "1-2"), "error: --retake '1-2' must be two times in seconds; as in 1.5:3"),
+        (("--audio-file", "none.wav"), "error: --audio-file 'none.wav' cannot be read: No such file or directory"),
+        (("--video", __file__), "error: source_video is not an MP4 file, or is damaged"),
+        (("--dry-run",), "error: --dry-run says what a script comes to; name one with --script"),
     ],
 )
 def test_what_a_video_cannot_have_is_one_line(films: Run, flags: tuple[str, ...], words: str) -> None:
