@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-import attrs
-
+from mold_core.catalog.details import KeptFile, Removal, RemovedFile
 from mold_core.catalog.marker import holding
 from mold_core.catalog.model import ModelFile, ModelSpec
 from mold_core.catalog.pull import CACHE_NAME, check_paths
@@ -15,25 +14,7 @@ from mold_core.catalog.store import ModelStore
 from mold_core.errors import ModelNotFoundError, OutputError, ValidationError
 from mold_core.files import output_error
 
-__all__ = ["KeptFile", "Removal", "needed_by", "plan_removal", "remove"]
-
-
-@attrs.frozen(kw_only=True)
-class KeptFile:
-    """A file of a removed model that stays, and why, in words."""
-
-    path: Path
-    why: str
-
-
-@attrs.frozen(kw_only=True)
-class Removal:
-    """What removing a model deletes, how many bytes that frees, and what stays."""
-
-    model: str
-    files: tuple[Path, ...]
-    size_bytes: int
-    kept: tuple[KeptFile, ...]
+__all__ = ["needed_by", "plan_removal", "remove"]
 
 
 def plan_removal(spec: ModelSpec, catalog: Mapping[str, ModelSpec], store: ModelStore) -> Removal:
@@ -52,13 +33,14 @@ def plan_removal(spec: ModelSpec, catalog: Mapping[str, ModelSpec], store: Model
             continue
         why = _why_it_stays(spec, file, path, catalog, store)
         if why:
-            kept.append(KeptFile(path=path, why=why))
+            kept.append(KeptFile(path=str(path), why=why))
         else:
             files.append(path)
     files += _beginnings(spec, store)
     if not files and not kept:
         raise ModelNotFoundError(f"nothing of {spec.name} is downloaded", field="model", value=spec.name)
-    return Removal(model=spec.name, files=tuple(files), size_bytes=sum(map(_freed_bytes, files)), kept=tuple(kept))
+    going = tuple(RemovedFile(path=str(path), size_bytes=path.lstat().st_size) for path in files)
+    return Removal(model=spec.name, files=going, size_bytes=sum(map(_freed_bytes, files)), kept=tuple(kept))
 
 
 def remove(spec: ModelSpec, catalog: Mapping[str, ModelSpec], store: ModelStore) -> Removal:
@@ -74,12 +56,13 @@ def remove(spec: ModelSpec, catalog: Mapping[str, ModelSpec], store: ModelStore)
                 f"{spec.name} is being pulled right now", field="model", value=spec.name, hint="end the pull first"
             )
         planned = plan_removal(spec, catalog, store)
-        for path in planned.files:
+        paths = [Path(file.path) for file in planned.files]
+        for path in paths:
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
                 raise _not_deleted(path, error) from error
-    for folder in {store.marker_of(spec).parent, *(path.parent for path in planned.files)}:
+    for folder in {store.marker_of(spec).parent, *(path.parent for path in paths)}:
         if folder != store.models_dir:
             with suppress(OSError):
                 folder.rmdir()  # only if nothing is left in it

@@ -14,7 +14,7 @@ from mold_core.cli.state import State
 from mold_core.cli.targets import Target
 
 if TYPE_CHECKING:
-    from mold_core.chains import ChainPlan, ChainStore
+    from mold_core.chains import ChainPlan
     from mold_core.wire import ChainRequest
 
 __all__ = ["command", "describe", "run_chain", "run_script"]
@@ -59,40 +59,31 @@ def run(state: State, script: Path, output: str | None, seed: int | None, dry_ru
 @command.command("resume")
 @click.argument("id")
 @click.option("-o", "--output", metavar="PATH", help="File to write; '-' is standard output.")
+@server_flags
 @click.pass_obj
 def resume(state: State, id: str, output: str | None) -> None:
-    """Go on with the chain of this name (mold chain list) after its last whole clip."""
-    state.local = True  # the clips are here
-    run_chain(state, _store(state).read(id), output)
+    """Go on with the chain of this name (mold chain list) after its last whole clip, where its clips are."""
+    request = state.shelf.chain(id)
+    if not state.settings.host:
+        state.local = True
+    run_chain(state, request, output)
 
 
 @command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@server_flags
 @click.pass_obj
 def list_(state: State, as_json: bool) -> None:
     """List the chains that were begun, the latest first."""
     import json
 
-    from mold_core.chains import plan
-
-    chains = _store(state).list()
+    chains = state.shelf.chains()
     if as_json:
-        rows = [
-            {
-                "id": chain.id,
-                "model": chain.request.model,
-                "prompt": plan(chain.request).stages[0].prompt,
-                "stages": len(plan(chain.request).stages),
-                "saved_at": int(chain.saved_at),
-            }
-            for chain in chains
-        ]
-        click.echo(json.dumps(rows, indent=2))
+        click.echo(json.dumps([attrs.asdict(chain) for chain in chains], indent=2))
         return
     for chain in chains:
-        first = plan(chain.request).stages[0].prompt
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(chain.saved_at))
-        click.echo(f"{chain.id}  {when}  {chain.request.model}  {first[:60]}")
+        click.echo(f"{chain.id}  {when}  {chain.model}  {chain.prompt[:60]}")
     if not chains:
         click.echo("no chain was begun, or they are too old to be kept", err=True)
 
@@ -131,9 +122,3 @@ def describe(plan: ChainPlan) -> str:
     """Return what a chain comes to, in words."""
     count = len(plan.stages)
     return f"{count} {'stage' if count == 1 else 'stages'}, {plan.total_frames} frames estimated"
-
-
-def _store(state: State) -> ChainStore:
-    from mold_core.chains import ChainStore
-
-    return ChainStore(state.settings.home / "chains")

@@ -29,7 +29,8 @@ __all__ = ["command"]
 def command(state: State, dry_run: bool, yes: bool, older_than_h: float) -> None:
     """Delete unfinished downloads, markers of pulls that died, shared files that no downloaded model uses, and caches.
 
-    What a running pull works on is left alone, and so is every file that no catalog entry describes.
+    What a running pull works on is left alone, and so is every file that no catalog entry describes. It is about the
+    disk of this machine, also where MOLD_HOST names a server.
     """
     from mold_core.catalog.clean import delete, find_leftovers
 

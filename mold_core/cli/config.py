@@ -29,7 +29,10 @@ Examples:
 
 @click.group("config", epilog=EPILOG)
 def command() -> None:
-    """Show the settings in force and where each comes from, and change config.toml. docs/settings.md explains them."""
+    """Show the settings in force on this machine and where each comes from, and change its config.toml.
+
+    docs/settings.md explains them.
+    """
 
 
 @command.command("list")

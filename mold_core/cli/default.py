@@ -17,7 +17,10 @@ __all__ = ["command"]
 @click.argument("model", required=False, shell_complete=model_names)
 @click.pass_obj
 def command(state: State, model: str | None) -> None:
-    """Show the model that is used when none is named, and why that one; or write MODEL into config.toml."""
+    """Show the model that is used when none is named, and why that one; or write MODEL into config.toml.
+
+    It is about this machine; a server has a default of its own (mold list --host).
+    """
     engine = state.local_engine
     if model is None:
         chosen = engine.default_model()

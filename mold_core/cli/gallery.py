@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,13 +14,15 @@ import click
 from mold_core.cli.list_models import readable_size
 from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
-from mold_core.errors import OutputError, SettingsError, ValidationError
+from mold_core.errors import OutputError, ValidationError
+from mold_core.files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mold_core.client import Client, RemoteEntry
-    from mold_core.gallery import Entry, Gallery
+    from mold_core.cli.state import AnyGallery
+    from mold_core.client.gallery import RemoteEntry
+    from mold_core.gallery import Entry
 
 __all__ = ["command"]
 
@@ -34,9 +37,9 @@ Examples:
 
 @click.group("gallery", epilog=EPILOG)
 def command() -> None:
-    """Find, show and remove the results that the server keeps (MOLD_OUTPUT_DIR).
+    """Find, show and remove the results that are kept (MOLD_OUTPUT_DIR).
 
-    With MOLD_HOST or --host, list, search and rm are about the results of that server.
+    With MOLD_HOST or --host they are those of that server.
     """
 
 
@@ -81,10 +84,10 @@ def search(state: State, /, words: tuple[str, ...], **selection: Any) -> None:
 @click.pass_obj
 def show(state: State, name: str, as_json: bool) -> None:
     """Show what NAME was made from, and where it is."""
-    gallery = _gallery(state)
+    gallery = state.gallery
     entry = gallery.get(name)
     if as_json:
-        click.echo(json.dumps({**entry.to_json(), "path": str(entry.path)}, indent=2))
+        click.echo(json.dumps({**entry.to_json(), "path": _place(gallery, entry)}, indent=2))
         return
     for label, value in _about(entry, gallery):
         click.echo(f"{click.style(f'{label:<15}', bold=True)} {value}")
@@ -95,8 +98,8 @@ def show(state: State, name: str, as_json: bool) -> None:
 @server_flags
 @click.pass_obj
 def open_entry(state: State, name: str) -> None:
-    """Open NAME with the program this system has for it."""
-    path = str(_gallery(state).get(name).path)
+    """Open NAME with the program this system has for it; of a server's result, a copy."""
+    path = _file(state, name)
     if click.launch(path, wait=True):
         raise OutputError(f"no program here opens {path!r}", value=path, hint="open it by hand")
 
@@ -110,7 +113,7 @@ def open_entry(state: State, name: str) -> None:
 @click.pass_obj
 def mark(state: State, name: str, favourite: bool | None, tags: tuple[str, ...], untags: tuple[str, ...]) -> None:
     """Say of NAME that it is a favourite, or give it tags."""
-    gallery = _gallery(state)
+    gallery = state.gallery
     away = {tag.casefold() for tag in untags}
     kept = [tag for tag in (*gallery.get(name).tags, *tags) if tag.casefold() not in away]
     entry = gallery.update(name, favourite=favourite, tags=kept)
@@ -126,62 +129,51 @@ def mark(state: State, name: str, favourite: bool | None, tags: tuple[str, ...],
 @click.pass_obj
 def remove(state: State, names: tuple[str, ...], yes: bool) -> None:
     """Remove the results of these names: the files, too."""
-    there = _server(state)
-    gallery = None if there else _gallery(state)
+    gallery = state.gallery
     for name in names:
-        if gallery is not None:
-            gallery.get(name)  # all or nothing: a mistyped name is found before anything is removed
+        gallery.get(name)  # all or nothing: a mistyped name is found before anything is removed
     if not yes:
         if sys.stdin is None or not sys.stdin.isatty():
             raise ValidationError("nobody is here to be asked", field="yes", hint="say --yes to remove without asking")
         click.confirm(f"Remove {len(names)} {'file' if len(names) == 1 else 'files'}?", abort=True)
     for name in names:
-        (there or _gallery(state)).delete(name)
+        gallery.delete(name)
         click.echo(f"removed {name}")
-
-
-def _server(state: State) -> Client | None:
-    """Return the server whose results are meant; None for those of this machine."""
-    return state.server if state.settings.host and not state.local else None
-
-
-def _gallery(state: State) -> Gallery:
-    from mold_core.gallery import Gallery
-
-    if _server(state) is not None:
-        raise SettingsError("this is about results on this machine only", field="host", hint="say --local")
-    gallery = Gallery.of(state.settings)
-    if gallery is None:
-        raise SettingsError("results are not kept: MOLD_OUTPUT_DIR is empty", hint="unset it, or name a folder")
-    gallery.reconcile()
-    return gallery
 
 
 def _show_page(
     state: State, q: str | None, *, limit: int, cursor: str | None, tag: str | None, favourites: bool, as_json: bool
 ) -> None:
-    there = _server(state)
-    if there is not None:
-        if tag or favourites:
-            raise SettingsError("--tag and --favourites are about results on this machine", hint="say --local")
-        remote, more = there.results(q, limit, cursor)
-        if as_json:
-            click.echo(json.dumps({"entries": [entry.to_json() for entry in remote], "next": more}, indent=2))
-        else:
-            _print(remote, more, f"Nothing is kept at {there.address} yet.", bool(q))
-        return
-    gallery = _gallery(state)
+    gallery = state.gallery
     page = gallery.list(q, limit, cursor, tag=tag, favourite=True if favourites else None)
     if as_json:
         click.echo(json.dumps({"entries": [entry.to_json() for entry in page.entries], "next": page.next}, indent=2))
-    else:
-        nothing = f"Nothing is kept in {gallery.folders[0]} yet."
-        _print(page.entries, page.next, nothing, bool(q or tag or favourites))
+        return
+    where = state.server.address if state.settings.host and not state.local else state.settings.output_path
+    nothing = "Nothing found." if q or tag or favourites else f"Nothing is kept in {where} yet."
+    _print(page.entries, page.next, nothing)
 
 
-def _print(entries: Sequence[Entry | RemoteEntry], more: str | None, nothing: str, selected: bool) -> None:
+def _place(gallery: AnyGallery, entry: Entry | RemoteEntry) -> str:
+    """Return where the file of a result is: its path here, its address at a server."""
+    path = getattr(entry, "path", None)
+    return gallery.url(entry.filename) if path is None else str(path)  # type: ignore[union-attr]
+
+
+def _file(state: State, name: str) -> str:
+    """Return the path of a result's file; one of a server is fetched first."""
+    gallery = state.gallery
+    path: Path | None = getattr(gallery.get(name), "path", None)
+    if path is None:
+        path = state.settings.home / "cache" / "opened" / Path(name).name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, gallery.read(name))  # type: ignore[union-attr]
+    return str(path)
+
+
+def _print(entries: Sequence[Entry | RemoteEntry], more: str | None, nothing: str) -> None:
     if not entries:
-        click.echo("Nothing found." if selected else nothing)
+        click.echo(nothing)
         return
     width = shutil.get_terminal_size().columns
     name_width = max(len(entry.filename) for entry in entries)
@@ -195,7 +187,7 @@ def _print(entries: Sequence[Entry | RemoteEntry], more: str | None, nothing: st
         click.echo(f"\nmore: --cursor {more}")
 
 
-def _about(entry: Entry, gallery: Gallery) -> list[tuple[str, object]]:
+def _about(entry: Entry | RemoteEntry, gallery: AnyGallery) -> list[tuple[str, object]]:
     metadata = entry.metadata
     rows: list[tuple[str, object]] = [
         ("prompt", metadata.prompt),
@@ -215,7 +207,7 @@ def _about(entry: Entry, gallery: Gallery) -> list[tuple[str, object]]:
     if entry.metadata_synthetic:
         rows = [("model", metadata.model), ("size", f"{metadata.width}x{metadata.height}")]
     rows += [
-        ("file", entry.path),
+        ("file", _place(gallery, entry)),
         ("bytes", readable_size(entry.size_bytes)),
         ("time", f"{_when(entry):%Y-%m-%d %H:%M:%S}"),
         ("favourite", "yes" if entry.favourite else None),

@@ -26,9 +26,7 @@ __all__ = ["command", "picture_size", "readable_size", "step_count"]
 def command(state: State, as_json: bool, loras: bool) -> None:
     """List models: what is here, and what can be fetched."""
     if loras:
-        from mold_core.catalog.loras import LoraFolder
-
-        list_loras(LoraFolder(state.settings.loras_path), as_json=as_json)
+        list_loras(state, as_json=as_json)
         return
     entries = state.engine.models()
     default = _default_name(state)
@@ -65,7 +63,7 @@ def _table(title: str, entries: list[ModelEntry], default: str | None) -> None:
     for entry in entries:
         spec = entry.spec
         star = "★" if spec.name == default else " "
-        size = "embedded" if spec.embedded else readable_size(spec.size_bytes) if spec.files else "–"
+        size = "embedded" if spec.embedded else readable_size(spec.size_bytes) if spec.size_bytes else "–"
         picture, steps = picture_size(spec.defaults), step_count(spec.defaults)
         problem = (
             ""

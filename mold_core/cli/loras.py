@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from mold_core.catalog import LoraFolder
+    from mold_core.cli.state import State
     from mold_core.wire import LoraWeight
 
 __all__ = ["list_loras", "lora_weight"]
@@ -29,17 +29,17 @@ def lora_weight(text: str) -> LoraWeight:
     return LoraWeight(path=os.path.abspath(path) if os.path.isfile(path) else named, scale=strength)
 
 
-def list_loras(folder: LoraFolder, *, as_json: bool) -> None:
-    """Print the adapters of the folder with their sizes."""
+def list_loras(state: State, *, as_json: bool) -> None:
+    """Print the adapters that have names, here or at the server that is named, with their sizes."""
     from mold_core.cli.list_models import readable_size
+    from mold_core.wire.convert import to_json
 
-    found = [(name, file, file.stat().st_size) for name, file in folder.names()]
+    found = state.shelf.loras()
     if as_json:
-        rows = [{"name": name, "path": str(file), "size_bytes": size} for name, file, size in found]
-        click.echo(json.dumps(rows, indent=2))
+        click.echo(json.dumps([to_json(lora) for lora in found], indent=2))
         return
-    width = max((len(name) for name, _, _ in found), default=0)
-    for name, _, size in found:
-        click.echo(f"{name:<{width}}  {readable_size(size):>8}")
+    width = max((len(lora.name) for lora in found), default=0)
+    for lora in found:
+        click.echo(f"{lora.name:<{width}}  {readable_size(lora.size_bytes):>8}")
     if not found:
-        click.echo(f"No LoRA: put .safetensors files into {folder.path}.")
+        click.echo("No LoRA: put .safetensors files into the folder loras of MOLD_HOME.")

@@ -17,7 +17,7 @@ _SHOWN = 4
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def command(state: State, as_json: bool) -> None:
-    """List plugins, what they bring and what is wrong with them."""
+    """List the plugins on this machine, what they bring and what is wrong with them."""
     infos = state.plugins.infos
     if as_json:
         import attrs

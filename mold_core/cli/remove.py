@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from mold_core.cli.completions import model_names
 from mold_core.cli.list_models import readable_size
+from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
 from mold_core.errors import MoldError
 
 if TYPE_CHECKING:
-    from mold_core.catalog.remove import Removal
+    from mold_core.catalog.details import Removal
 
 __all__ = ["command"]
 
@@ -26,6 +28,7 @@ Examples:
 @click.command("rm", epilog=EPILOG)
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...", shell_complete=model_names)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@server_flags
 @click.pass_obj
 def command(state: State, models: tuple[str, ...], yes: bool) -> None:
     """Delete the files of MODEL, but for those that another downloaded model needs.
@@ -40,23 +43,20 @@ def command(state: State, models: tuple[str, ...], yes: bool) -> None:
 
 
 def _remove(state: State, name: str, yes: bool) -> MoldError | None:
-    from mold_core.catalog.remove import plan_removal, remove
-
-    engine = state.local_engine
     try:
-        spec = engine.resolve(name)
-        planned = plan_removal(spec, engine.plugins.models, engine.store)
+        planned = state.shelf.plan_removal(name)
         if not planned.files:
-            click.echo(f"nothing of {spec.name} is deleted: {planned.kept[0].path.name}: {planned.kept[0].why}")
+            kept = planned.kept[0]
+            click.echo(f"nothing of {planned.model} is deleted: {Path(kept.path).name}: {kept.why}")
             return None
         _show(planned)
         if not yes and not _confirmed(planned):
             click.echo("nothing was deleted", err=True)
             return None
-        done = remove(spec, engine.plugins.models, engine.store)
+        done = state.shelf.remove(planned.model)
     except MoldError as error:
         return error
-    click.echo(f"{click.style('✓', fg='green')} {spec.name} is gone, {readable_size(done.size_bytes)} freed")
+    click.echo(f"{click.style('✓', fg='green')} {done.model} is gone, {readable_size(done.size_bytes)} freed")
     return None
 
 
@@ -67,7 +67,7 @@ def _confirmed(planned: Removal) -> bool:
 
 
 def _show(planned: Removal) -> None:
-    for path in planned.files:
-        click.echo(f"  {readable_size(path.lstat().st_size):>9}  {path}", err=True)
+    for file in planned.files:
+        click.echo(f"  {readable_size(file.size_bytes):>9}  {file.path}", err=True)
     for kept in planned.kept:
         click.echo(f"  {'stays':>9}  {kept.path}: {kept.why}", err=True)

@@ -11,11 +11,17 @@ from mold_core.errors import SettingsError, UnreachableError
 
 if TYPE_CHECKING:
     from mold_core.client import Client
+    from mold_core.client.gallery import RemoteGallery
+    from mold_core.client.shelf import RemoteShelf
     from mold_core.engine import Engine
+    from mold_core.engine.shelf import Shelf
+    from mold_core.gallery import Gallery
     from mold_core.plugins import Plugins
     from mold_core.settings import Settings
 
     AnyEngine: TypeAlias = Engine | Client
+    AnyGallery: TypeAlias = Gallery | RemoteGallery
+    AnyShelf: TypeAlias = Shelf | RemoteShelf
 
 __all__ = ["State"]
 
@@ -79,6 +85,24 @@ class State:
         return Engine(self.settings, self.plugins)
 
     @cached_property
+    def shelf(self) -> AnyShelf:
+        """What lies on the disk of this machine, or of the server that is named: never of another than was meant."""
+        return self.server.shelf if self._named() else self.local_engine.shelf
+
+    @cached_property
+    def gallery(self) -> AnyGallery:
+        """The results that are kept here, or by the server that is named. Raises SettingsError where none are."""
+        if self._named():
+            return self.server.gallery
+        from mold_core.gallery import Gallery
+
+        gallery = Gallery.of(self.settings)
+        if gallery is None:
+            raise SettingsError("results are not kept: MOLD_OUTPUT_DIR is empty", hint="unset it, or name a folder")
+        gallery.reconcile()
+        return gallery
+
+    @cached_property
     def server(self) -> Client:
         """The server that commands about servers mean. Raises UnreachableError where there is none."""
         from mold_core.client import Client
@@ -101,11 +125,7 @@ class State:
             from mold_core.client.local import local_client
 
             return local_client(settings)
-        if self._bound:
-            raise SettingsError(
-                f"{self._bound[0]} is about this machine, and the server {settings.host} is asked to do the work",
-                hint="leave it out, or say --local",
-            )
+        self._refuse_bound()
         try:
             self.server.health()
         except UnreachableError as error:
@@ -116,3 +136,17 @@ class State:
             click.echo(f"{note} {error.message}; this machine does the work", err=True)
             return None
         return self.server
+
+    def _named(self) -> bool:
+        """Say whether a server is named and meant. Raises SettingsError for flags that it cannot follow."""
+        named = self.settings.host is not None and not self.local
+        if named:
+            self._refuse_bound()
+        return named
+
+    def _refuse_bound(self) -> None:
+        if self._bound:
+            raise SettingsError(
+                f"{self._bound[0]} is about this machine, and the server {self.settings.host} is asked to do the work",
+                hint="leave it out, or say --local",
+            )

@@ -12,7 +12,7 @@ import click
 
 from mold_core.cli.list_models import readable_size
 from mold_core.cli.state import State
-from mold_core.errors import CheckpointError
+from mold_core.errors import CheckpointError, SettingsError
 
 if TYPE_CHECKING:
     from mold_core.catalog.verify import FileVerdict
@@ -26,6 +26,8 @@ def verify_model(state: State, name: str, *, as_json: bool) -> None:
     """Read every file of a model and say of each whether it is right. Raises CheckpointError if one is not."""
     from mold_core.catalog.verify import verify_files
 
+    if state.settings.host and not state.local:
+        raise SettingsError("--verify reads files of this machine only", field="host", hint="say --local")
     engine = state.local_engine
     spec = engine.resolve(name)
     progress = _Progress(live=not as_json)

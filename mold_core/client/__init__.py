@@ -1,7 +1,7 @@
 """A server's engine, used as if it were here: the same verbs, events and errors, over HTTP and without torch."""
 
-from mold_core.client.client import Client, RemoteEntry, ServerStatus
+from mold_core.client.client import Client, ServerStatus
 from mold_core.client.connection import server_address
 from mold_core.client.jobs import RemoteJob
 
-__all__ = ["Client", "RemoteEntry", "RemoteJob", "ServerStatus", "server_address"]
+__all__ = ["Client", "RemoteJob", "ServerStatus", "server_address"]

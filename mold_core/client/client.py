@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
 from functools import cached_property
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 import attrs
@@ -17,7 +17,6 @@ from mold_core.client.files import upscale_file
 from mold_core.client.jobs import Last, RemoteJob, read_frames
 from mold_core.client.models import RemoteModels, listed
 from mold_core.errors import CancelledError, MoldError, UnreachableError, ValidationError
-from mold_core.media.metadata import OutputMetadata
 from mold_core.settings import Settings
 from mold_core.upscaling.requests import FileUpscaleRequest
 from mold_core.wire import (
@@ -36,7 +35,11 @@ from mold_core.wire import (
 from mold_core.wire.convert import check, from_json, to_json
 from mold_core.wire.fields import wire_field
 
-__all__ = ["Client", "RemoteEntry", "ServerStatus"]
+if TYPE_CHECKING:
+    from mold_core.client.gallery import RemoteGallery
+    from mold_core.client.shelf import RemoteShelf
+
+__all__ = ["Client", "ServerStatus"]
 
 # Class of request → its kind, and the route that streams it and cancels when the client leaves, where there is one.
 _KINDS: dict[type, tuple[str, str | None]] = {
@@ -63,23 +66,6 @@ class ServerStatus:
     queue_depth: int = wire_field("Jobs that wait.", default=0)
     queue_capacity: int = wire_field("Jobs that may wait.", default=0)
     queue_paused: bool = wire_field("Whether the queue was paused.", default=False)
-
-
-@attrs.frozen(kw_only=True)
-class RemoteEntry:
-    """One result that a server keeps."""
-
-    filename: str = wire_field("Its name.")
-    metadata: OutputMetadata = wire_field("How it was made.")
-    timestamp: int = wire_field("Time of the file, in seconds since 1970.")
-    size_bytes: int = wire_field("Size of the file.", default=0)
-    favourite: bool = wire_field("Whether somebody marked it.", default=False)
-    tags: tuple[str, ...] = wire_field("Words that somebody gave it.", default=())
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the entry as JSON types."""
-        shown: dict[str, Any] = to_json(self)
-        return shown
 
 
 class Client:
@@ -273,26 +259,21 @@ class Client:
         sizes = {entry.spec.name: entry.spec.size_bytes for entry in self.models()}
         return PullResponse(model=spec.name, size_bytes=sizes.get(spec.name, 0))
 
-    # --- gallery -------------------------------------------------------------------------------------------------
+    # --- what it keeps -------------------------------------------------------------------------------------------
 
-    def results(
-        self, q: str | None = None, limit: int = 20, cursor: str | None = None
-    ) -> tuple[list[RemoteEntry], str | None]:
-        """Return results that the server keeps, newest first, and the cursor of the page after them."""
-        wanted = {"q": q, "limit": limit, "cursor": cursor}
-        query = urlencode({name: value for name, value in wanted.items() if value is not None})
-        data, headers = self.connection.ask("GET", f"/api/gallery?{query}", headers={"Accept": "application/json"})
-        found = self.connection.decoded(data)
-        return [from_json(RemoteEntry, entry) for entry in found], headers["X-Next-Cursor"]
+    @property
+    def gallery(self) -> RemoteGallery:
+        """The results that the server keeps."""
+        from mold_core.client.gallery import RemoteGallery
 
-    def fetch(self, name: str) -> bytes:
-        """Return the file of a result. Raises ResultNotFoundError."""
-        data, _ = self.connection.ask("GET", _result_path(name))
-        return data
+        return RemoteGallery(self.connection)
 
-    def delete(self, name: str) -> None:
-        """Delete a result of the server. Raises ResultNotFoundError, and ServerError where that is not allowed."""
-        self.connection.ask("DELETE", _result_path(name))
+    @property
+    def shelf(self) -> RemoteShelf:
+        """What lies on the server's disk: models in detail and their removal, adapters, room taken, chains begun."""
+        from mold_core.client.shelf import RemoteShelf
+
+        return RemoteShelf(self.connection)
 
     # --- the server ----------------------------------------------------------------------------------------------
 
@@ -325,7 +306,3 @@ def _kind_of(request: Any) -> tuple[str, str | None]:
     if found is None:
         raise ValidationError(f"a server takes no {type(request).__name__}")
     return found
-
-
-def _result_path(name: str) -> str:
-    return f"/api/gallery/image/{quote(name, safe='')}"

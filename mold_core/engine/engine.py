@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from time import monotonic
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -48,6 +48,9 @@ from mold_core.wire import (
     UpscaleResponse,
 )
 from mold_core.wire.convert import check
+
+if TYPE_CHECKING:
+    from mold_core.engine.shelf import Shelf
 
 __all__ = ["Engine", "EngineStatus"]
 
@@ -356,6 +359,13 @@ class Engine:
             return None
         frames: int = spec.options.get("clip_frames", _CLIP_FRAMES)
         return frames
+
+    @property
+    def shelf(self) -> Shelf:
+        """What lies on this machine's disk: models in detail and their removal, adapters, room taken, chains begun."""
+        from mold_core.engine.shelf import Shelf
+
+        return Shelf(self._models)
 
     # --- what it does now ----------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import BinaryIO
 
 import attrs
@@ -13,7 +13,7 @@ import falcon.asgi
 from mold_core.errors import ModelNotFoundError, ValidationError
 from mold_core.gallery import Gallery, Relation
 from mold_core.media.metadata import OutputMetadata
-from mold_core.wire.fields import wire_field
+from mold_core.wire.fields import shorten, wire_field
 from mold_http.answers import JSON, answer_json
 from mold_http.errors import ForbiddenError
 from mold_http.guard.bodies import query_of, read_json
@@ -53,6 +53,13 @@ class GalleryEntry:
 
 
 @attrs.frozen(kw_only=True)
+class GalleryDetails(GalleryEntry):
+    """A result that was kept, and what was made of it."""
+
+    children: tuple[GalleryEntry, ...] = wire_field("Results that came from it, newest first.", default=())
+
+
+@attrs.frozen(kw_only=True)
 class Marks:
     """What somebody thinks of a result. What is left out stays as it is."""
 
@@ -68,10 +75,19 @@ async def list_results(service: Service, req: falcon.asgi.Request, resp: falcon.
         return
     query = query_of(req)
     limit = _limit(query.get("limit"))
-    page = await asyncio.to_thread(gallery.list, query.get("q"), limit, query.get("cursor"))
+    q, cursor, tag, favourite = query.get("q"), query.get("cursor"), query.get("tag"), _flag(query, "favourite")
+    page = await asyncio.to_thread(gallery.list, q, limit, cursor, tag=tag, favourite=favourite)
     if page.next is not None:
         resp.set_header("X-Next-Cursor", page.next)
     answer_json(resp, await asyncio.to_thread(lambda: [entry.to_json() for entry in page.entries]))
+
+
+async def about(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, name: str) -> None:
+    """Answer with what is known of a result, and with what was made of it."""
+    gallery = _gallery(service)
+    entry = await asyncio.to_thread(gallery.get, name)
+    children = await asyncio.to_thread(gallery.children, entry.filename)
+    answer_json(resp, {**entry.to_json(), "children": [child.to_json() for child in children]})
 
 
 async def get_file(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, name: str) -> None:
@@ -183,6 +199,13 @@ def _limit(text: str | None) -> int | None:
     return int(text)
 
 
+def _flag(query: Mapping[str, str], name: str) -> bool | None:
+    text = query.get(name)
+    if text not in (None, "true", "false"):
+        raise ValidationError(f"{name} must be true or false, not {shorten(text)}", field=name, value=text)
+    return None if text is None else text == "true"
+
+
 _NAME = {"name": "Name of the file."}
 _ERRORS = ("RESULT_NOT_FOUND", "MODEL_NOT_FOUND", "VALIDATION_ERROR")
 
@@ -199,6 +222,8 @@ ROUTES = (
         tag="gallery",
         parameters=(
             Query(name="q", doc="Words that prompt, model or name have, by their beginnings."),
+            Query(name="tag", doc="Only those with this tag."),
+            Query(name="favourite", doc="Only favourites, or only the others.", type=bool),
             Query(name="limit", doc="How many at most.", type=int, minimum=1, maximum=_MAX_PAGE),
             Query(name="cursor", doc="Where to go on: X-Next-Cursor of the page before."),
         ),
@@ -239,6 +264,19 @@ ROUTES = (
         ),
         errors=_ERRORS,
         example="curl localhost:7680/api/gallery/image/mold-flux-nano-bf16-1764000000000.png -o picture.png",
+    ),
+    Route(
+        method="GET",
+        path="/api/gallery/about/{name}",
+        name="about_result",
+        summary="All that is known of a result",
+        doc="With what it came from, and what was made of it.",
+        handler=about,
+        tag="gallery",
+        rest="name",
+        path_docs=_NAME,
+        answers=(Answer(doc="The result.", content={JSON: GalleryDetails}),),
+        errors=_ERRORS,
     ),
     Route(
         method="DELETE",

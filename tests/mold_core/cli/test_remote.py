@@ -169,7 +169,7 @@ def test_results_of_a_server_are_found_and_removed(remote: Mold, client: Client)
     assert f"{name}  " in remote("gallery", "list").stdout
     assert remote("gallery", "rm", name, "--yes").stdout == f"removed {name}\n"
     assert remote("gallery", "search", "windmill").stdout == "Nothing found.\n"
-    assert remote("gallery", "show", name).returncode == 2
+    assert remote("gallery", "show", name).returncode == 1
 
 
 # --- the library --------------------------------------------------------------------------------------------------
@@ -234,12 +234,14 @@ def test_a_model_is_loaded_seen_and_dropped(client: Client) -> None:
 
 def test_results_are_listed_fetched_and_deleted(client: Client) -> None:
     made = client.generate(GenerateRequest(prompt="a lighthouse", seed=11))
-    entries, more = client.results("lighthouse", limit=1)
-    assert [entry.metadata.seed for entry in entries] == [11]
-    assert more is None
-    assert client.fetch(entries[0].filename) == made.images[0].data
-    client.delete(entries[0].filename)
-    assert client.results("lighthouse") == ([], None)
+    page = client.gallery.list("lighthouse", limit=1)
+    (entry,) = page.entries
+    assert (entry.metadata.seed, page.next) == (11, None)
+    assert client.gallery.read(entry.filename) == made.images[0].data
+    assert client.gallery.update(entry.filename, favourite=True, tags=["sea"]).tags == ("sea",)
+    assert client.gallery.list(tag="sea", favourite=True).entries == (client.gallery.get(entry.filename),)
+    client.gallery.delete(entry.filename)
+    assert client.gallery.list("lighthouse").entries == ()
 
 
 def _wait_for(wanted: Callable[[], Any]) -> Any:
