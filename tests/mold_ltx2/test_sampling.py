@@ -62,20 +62,20 @@ def theirs(tiny: TinyLtx2, sigmas: list[float], **options: Any) -> tuple[Tensor,
         "audio_guidance_rescale": 0.0,
         "spatio_temporal_guidance_blocks": None,
     }
-    made: tuple[Tensor, Tensor] = reference(tiny)(
-        prompt=REQUEST.prompt,
-        width=64,
-        height=32,
-        num_frames=17,
-        frame_rate=25.0,
-        sigmas=sigmas,
-        generator=torch.Generator().manual_seed(3),
-        use_cross_timestep=False,
-        output_type="latent",
-        return_dict=False,
-        max_sequence_length=TEXT_TOKENS,
-        **{**off, **options},
-    )
+    fields: dict[str, Any] = {
+        "prompt": REQUEST.prompt,
+        "width": 64,
+        "height": 32,
+        "num_frames": 17,
+        "frame_rate": 25.0,
+        "sigmas": sigmas,
+        "generator": torch.Generator().manual_seed(3),
+        "use_cross_timestep": False,
+        "output_type": "latent",
+        "return_dict": False,
+        "max_sequence_length": TEXT_TOKENS,
+    }
+    made: tuple[Tensor, Tensor] = reference(tiny)(**{**fields, **off, **options})
     return made
 
 
@@ -163,3 +163,23 @@ def test_a_guided_clip_is_diffusers_own(tiny: TinyLtx2, files: dict[str, Path]) 
         spatio_temporal_guidance_blocks=[1],
     )
     close(guided.autoencoders.plain(video), their_video)
+
+
+def test_a_clip_in_two_passes_is_diffusers_own(tiny: TinyLtx2, files: dict[str, Path]) -> None:
+    from diffusers.pipelines.ltx2 import LTX2LatentUpsamplePipeline
+    from ltx2_loading import load
+
+    from mold_ltx2.sampling import DISTILLED, REFINING
+
+    generator = torch.Generator().manual_seed(3)
+    small, sound = theirs(tiny, list(DISTILLED), generator=generator)
+    upsampling = LTX2LatentUpsamplePipeline(vae=tiny.vae, latent_upsampler=tiny.upsampler)
+    upsampling.set_progress_bar_config(disable=True)
+    (larger,) = upsampling(latents=small, width=64, height=32, num_frames=17, output_type="latent", return_dict=False)
+    refined = {"latents": larger, "audio_latents": sound, "noise_scale": REFINING[0]}
+    their_video, _ = theirs(tiny, list(REFINING), width=128, height=64, generator=generator, **refined)
+    run = RecordedRun()
+    pipeline = load(files)
+    video, _audio = pipeline.render(attrs.evolve(REQUEST, width=128, height=64), run)
+    close(pipeline.autoencoders.plain(video), their_video)
+    assert run.steps == [(number, 11) for number in range(1, 12)]
