@@ -69,6 +69,7 @@ class Given:
         self._codec = codec
         self._pinned = pinned
         self._doubled = doubled
+        self._encoded_sound: dict[int, Tensor] = {}
 
     def video(self, geometry: Geometry) -> Fixed | None:
         """Return the latents of frames that stay, at the size of a pass."""
@@ -88,13 +89,18 @@ class Given:
             return Fixed(latents=self._pinned.audio, stays=torch.ones(self._pinned.audio.shape[2], dtype=torch.bool))
         if self.sound is not None:
             count = geometry.audio
-            return Fixed(latents=self._codec.encode_sound(self.sound, count), stays=torch.ones(count, dtype=torch.bool))
+            return Fixed(latents=self._latents_of(self.sound, count), stays=torch.ones(count, dtype=torch.bool))
         heard = self._source_sound
         if heard is None:
             return None
         count = min(self._codec.sound_latents(self._seconds_of_source), geometry.audio)
         times = _latent_times(count, self._codec.audio_vae.temporal_compression_ratio, self._codec.spectra_per_second)
-        return Fixed(latents=self._codec.encode_sound(heard, count), stays=self._outside(times))
+        return Fixed(latents=self._latents_of(heard, count), stays=self._outside(times))
+
+    def _latents_of(self, sound: Sound, count: int) -> Tensor:
+        if count not in self._encoded_sound:  # it is the same in every pass
+            self._encoded_sound[count] = self._codec.encode_sound(sound, count)
+        return self._encoded_sound[count]
 
     @cached_property
     def sound(self) -> Sound | None:
