@@ -38,6 +38,9 @@ log = logging.getLogger("mold.worker")
 
 _PR_SET_PDEATHSIG = 1
 
+# The server has little to do, and clients wait for it: while models compute on the processor it goes first.
+_NICENESS = 5
+
 
 @attrs.frozen(kw_only=True)
 class Boot:
@@ -66,6 +69,8 @@ def main() -> None:
     connection = Connection(int(sys.argv[1]))
     boot: Boot = connection.recv()
     _end_with(boot.parent)
+    if boot.device.startswith("cpu"):
+        os.nice(_NICENESS)  # before there are threads: each has its own, and takes over that of the one it comes from
     process = _Process(connection, int(sys.argv[2]))
     logging.basicConfig(level=boot.log_level, handlers=[_Handler(process)])
     plugins = load_plugins(boot.source.names, extra=boot.source.extra)
