@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 from importlib import import_module
@@ -139,9 +140,15 @@ def _command(ctx: click.Context, name: str) -> Any:
 
 def main() -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `mold list | head` ends quietly
-    sys.exit(_run())
+    # NOTE: SIGPIPE stays ignored, as Python has it: with its default a server ends when it answers a client that has
+    # just left, or calls a worker that has just died.
+    try:
+        status = _run()
+    except SystemExit:  # Click's, for an output that nobody reads
+        status = 1
+    if status and _nobody_reads():
+        _end_by_sigpipe()
+    sys.exit(status)
 
 
 def _run() -> int:
@@ -161,10 +168,27 @@ def _run() -> int:
     except MoldError as error:
         return _fail(str(error), error.exit_status)
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return 1
         # Commands turn what they expect into errors of mold; what is left is a standard output that takes no more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return _fail(f"{error.filename or 'standard output'}: {error.strerror or error}", 1)
     return 0
+
+
+def _nobody_reads() -> bool:
+    """Say whether standard output is a pipe whose reader has left, as in ``mold list | head``."""
+    if not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _end_by_sigpipe() -> None:
+    """End quietly, the way other programs do in a pipe."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGPIPE)
 
 
 def _color() -> bool | None:

@@ -266,3 +266,15 @@ def test_the_help_needs_no_server_library() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
     assert EXECUTABLE.exists()
+
+
+def test_a_client_that_has_just_left_does_not_end_the_server(server: Server) -> None:
+    status = Path(f"/proc/{server.process.pid}/status")
+    if status.exists():  # what no client can be made to meet at will: an answer into a connection that is broken
+        ignored = next(int(line.split()[1], 16) for line in status.read_text().splitlines() if "SigIgn" in line)
+        assert ignored & 1 << (signal.SIGPIPE - 1)
+    for _ in range(20):
+        connection = server.begin("GET", "/api/resources/stream")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        connection.close()
+    assert server.ask("GET", "/health").status == 200
