@@ -1,21 +1,29 @@
-"""Pictures in the terminal: kitty's and iTerm2's protocols where they are known, half blocks everywhere else."""
+"""Pictures in the terminal: by kitty's protocol, iTerm2's, sixels, or half blocks, which every terminal can show.
+
+The environment tells which; where it is silent the terminal itself does, asked for its attributes.
+"""
 
 from __future__ import annotations
 
 import base64
 import os
+import select
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from io import BytesIO
-from typing import TYPE_CHECKING, TextIO, TypeAlias
+from time import monotonic
+from typing import TYPE_CHECKING, Literal, TextIO, TypeAlias, cast, get_args
 
 import click
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["half_blocks", "show_picture"]
+__all__ = ["Protocol", "half_blocks", "protocol_wished", "show_picture"]
+
+Protocol: TypeAlias = Literal["kitty", "iterm2", "sixel", "blocks"]
 
 Pixel: TypeAlias = tuple[int, int, int]
 
@@ -24,7 +32,39 @@ _MAX_COLUMNS = 80
 _MARGIN_ROWS = 4
 
 
-def show_picture(data: bytes, stream: TextIO | None = None, environ: Mapping[str, str] | None = None) -> None:
+_MAX_SIXEL_PX = 640
+_ANSWER_S = 0.3
+
+# Terminals that name themselves → what they understand; TERM_PROGRAM or the beginning of TERM.
+_KNOWN: Mapping[str, Protocol] = {
+    "ghostty": "kitty",
+    "WezTerm": "kitty",
+    "iTerm.app": "iterm2",
+    "Apple_Terminal": "blocks",
+    "xterm-kitty": "kitty",
+    "foot": "sixel",
+    "mlterm": "sixel",
+    "linux": "blocks",
+    "dumb": "blocks",
+}
+
+
+def protocol_wished(flag: bool, named: str | None, environ: Mapping[str, str]) -> Protocol | Literal["auto"] | None:
+    """Return how pictures shall be shown, by --preview, --preview-as and MOLD_PREVIEW; None: not at all."""
+    setting = environ.get("MOLD_PREVIEW", "").strip().lower()
+    if named is not None:
+        return cast("Protocol", named)
+    if setting in get_args(Protocol):
+        return cast("Protocol", setting)
+    return "auto" if flag or setting not in ("", "0", "false", "no", "off") else None
+
+
+def show_picture(
+    data: bytes,
+    stream: TextIO | None = None,
+    environ: Mapping[str, str] | None = None,
+    protocol: Protocol | Literal["auto"] = "auto",
+) -> None:
     """Draw a picture file on the terminal; nothing where there is none, or where people want no colour."""
     environ = os.environ if environ is None else environ
     stream = stream or (sys.stdout if sys.stdout.isatty() else sys.stderr)
@@ -37,14 +77,58 @@ def show_picture(data: bytes, stream: TextIO | None = None, environ: Mapping[str
     except (UnidentifiedImageError, OSError):
         click.echo("note: this file cannot be shown in a terminal", err=True)
         return
-    if "KITTY_WINDOW_ID" in environ or environ.get("TERM_PROGRAM") in ("ghostty", "WezTerm"):
-        stream.writelines(_kitty(_png(picture)))
-    elif environ.get("TERM_PROGRAM") == "iTerm.app":
-        stream.write(f"\x1b]1337;File=inline=1:{base64.b64encode(_png(picture)).decode()}\a\n")
-    else:
-        size = shutil.get_terminal_size()
-        stream.write(half_blocks(picture, min(size.columns - 1, _MAX_COLUMNS), size.lines - _MARGIN_ROWS, environ))
+    match _told(environ) or _asked(stream) if protocol == "auto" else protocol:
+        case "kitty":
+            stream.writelines(_kitty(_png(picture)))
+        case "iterm2":
+            stream.write(f"\x1b]1337;File=inline=1:{base64.b64encode(_png(picture)).decode()}\a\n")
+        case "sixel":
+            from mold_core.cli.sixel import sixels
+
+            picture.thumbnail((_MAX_SIXEL_PX, _MAX_SIXEL_PX))
+            stream.write(sixels(picture) + "\n")
+        case _:
+            size = shutil.get_terminal_size()
+            stream.write(half_blocks(picture, min(size.columns - 1, _MAX_COLUMNS), size.lines - _MARGIN_ROWS, environ))
     stream.flush()
+
+
+def _told(environ: Mapping[str, str]) -> Protocol | None:
+    """Return what the environment says of the terminal; None where it says nothing, as within tmux."""
+    if "TMUX" in environ or "STY" in environ:
+        return None  # the variables are those of the terminal around it, which does not draw
+    if "KITTY_WINDOW_ID" in environ:
+        return "kitty"
+    program, term = environ.get("TERM_PROGRAM", ""), environ.get("TERM", "")
+    return _KNOWN.get(program) or next((kind for name, kind in _KNOWN.items() if term.startswith(name)), None)
+
+
+def _asked(stream: TextIO) -> Protocol:
+    """Ask the terminal for its primary attributes (DA1), of which 4 are sixels; one that is silent gets blocks."""
+    try:
+        import termios
+        import tty
+
+        terminal = stream.fileno()
+        before = termios.tcgetattr(terminal)
+    except (ImportError, OSError, ValueError):  # Windows, or no real terminal
+        return "blocks"
+    answer = b""
+    try:
+        tty.setcbreak(terminal, termios.TCSANOW)
+        os.write(terminal, b"\x1b[c")
+        deadline = monotonic() + _ANSWER_S
+        while not answer.endswith(b"c") and (left := deadline - monotonic()) > 0:
+            if not select.select([terminal], [], [], left)[0]:
+                break
+            answer += os.read(terminal, 64)
+    except (OSError, termios.error):
+        pass
+    finally:
+        with suppress(termios.error):
+            termios.tcsetattr(terminal, termios.TCSANOW, before)
+    attributes = answer.partition(b"[?")[2].removesuffix(b"c").split(b";")
+    return "sixel" if b"4" in attributes else "blocks"
 
 
 def half_blocks(picture: Image.Image, columns: int, rows: int, environ: Mapping[str, str]) -> str:

@@ -86,7 +86,14 @@ Examples:
 @click.option(
     "--from", "from_", metavar="PICTURE", help="Make a picture again from its own metadata; other flags change it."
 )
-@click.option("--preview", "shown", is_flag=True, envvar="MOLD_PREVIEW", help="Show the picture in the terminal, too.")
+@click.option(
+    "--preview", "shown", is_flag=True, help="Show the picture in the terminal, too; MOLD_PREVIEW=1 always does."
+)
+@click.option(
+    "--preview-as",
+    type=click.Choice(["kitty", "iterm2", "sixel", "blocks"]),
+    help="How; default: what the terminal understands.",
+)
 @click.option("--no-metadata", is_flag=True, help="Do not write the prompt and settings into the file.")
 @click.option(
     "--script", type=click.Path(path_type=Path), metavar="FILE", help="Make the film that a TOML script describes."
@@ -108,6 +115,7 @@ def command(
     loras: tuple[str, ...],
     from_: str | None,
     shown: bool,
+    preview_as: str | None,
     expand_backend: str | None,
     expand_model: str | None,
     script: Path | None,
@@ -147,11 +155,8 @@ def command(
     if chain is not None and state.lost is not None:
         raise state.lost  # hours of work are not begun on another machine than the one that was named
     files = _make(engine, chain or request, target)
-    if shown and target.path is not None:
-        from mold_core.cli.preview import show_picture
-
-        for file in files:
-            show_picture(file.data)
+    if target.path is not None:
+        _show(files, shown, preview_as)
     if model:
         from mold_core.catalog import remember_model
 
@@ -171,6 +176,17 @@ def _refuse_beside_script() -> None:
                 field=parameter.name,
                 hint="change the script, or leave one of both out",
             )
+
+
+def _show(files: list[Any], flag: bool, named: str | None) -> None:
+    """Show pictures in the terminal where that is wished for."""
+    from mold_core.cli.preview import protocol_wished, show_picture
+
+    protocol = protocol_wished(flag, named, os.environ)
+    if protocol is None:
+        return
+    for file in files:
+        show_picture(file.data, protocol=protocol)
 
 
 def _split_model(engine: AnyEngine, named: str | None, words: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
