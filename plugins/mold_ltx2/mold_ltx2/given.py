@@ -76,12 +76,15 @@ class Given:
         if self._pinned is not None:
             latents = _at(self._pinned.video, geometry)
             return Fixed(latents=latents, stays=torch.ones(latents.shape[2], dtype=torch.bool))
-        if self._request.source_video is None:
+        if self._request.source_video is None or self._in_context:
             return None
-        space = geometry.strides[1]
-        latents = self._codec.encode_video(self._frames, geometry.width * space, geometry.height * space)
+        latents = self._encoded_frames(geometry.width, geometry.height, geometry)
         times = _latent_times(latents.shape[2], geometry.strides[0], geometry.fps)
         return Fixed(latents=latents, stays=self._outside(times))
+
+    def shown(self, geometry: Geometry, smaller: int) -> Tensor:
+        """Return the latents of the source video that in-context adapters are shown, so many times smaller."""
+        return self._encoded_frames(max(geometry.width // smaller, 1), max(geometry.height // smaller, 1), geometry)
 
     def audio(self, geometry: Geometry) -> Fixed | None:
         """Return the latents of sound that stays."""
@@ -90,7 +93,7 @@ class Given:
         if self.sound is not None:
             count = geometry.audio
             return Fixed(latents=self._latents_of(self.sound, count), stays=torch.ones(count, dtype=torch.bool))
-        heard = self._source_sound
+        heard = None if self._in_context else self._source_sound
         if heard is None:
             return None
         count = min(self._codec.sound_latents(self._seconds_of_source), geometry.audio)
@@ -130,6 +133,14 @@ class Given:
             strength=strength,
             appended=guiding or frame != 0,
         )
+
+    def _encoded_frames(self, width: int, height: int, geometry: Geometry) -> Tensor:
+        space = geometry.strides[1]
+        return self._codec.encode_video(self._frames, width * space, height * space)
+
+    @property
+    def _in_context(self) -> bool:
+        return self._request.pipeline == "ic-lora"
 
     @property
     def _seconds(self) -> float:

@@ -20,6 +20,7 @@ from mold_ltx2.asking import lacking_upsampler
 from mold_ltx2.configs import Version
 from mold_ltx2.decoding import Autoencoders
 from mold_ltx2.given import Given, Pinned
+from mold_ltx2.in_context import shown_smaller
 from mold_ltx2.latents import Geometry, frame_tokens, pack, pack_audio, unpack, unpack_audio
 from mold_ltx2.prompts import PromptEncoder
 from mold_ltx2.recipe import Pass, Recipe, recipe_of
@@ -127,7 +128,7 @@ class Ltx2Pipeline:
     ) -> tuple[Tensor, Tensor]:
         sigmas = one.sigmas or schedule(one.steps, geometry.tokens)
         streams = (
-            self._video_stream(geometry, given, start[0] if start else None),
+            self._video_stream(one, geometry, given, start[0] if start else None),
             self._audio_stream(geometry, given, start[1] if start else None),
         )
         video, audio = (
@@ -151,7 +152,7 @@ class Ltx2Pipeline:
         channels = self.autoencoders.audio_vae.config.latent_channels
         return unpack(tokens, geometry), unpack_audio(sounds, channels)
 
-    def _video_stream(self, geometry: Geometry, given: Given, start: Tensor | None) -> Stream:
+    def _video_stream(self, one: Pass, geometry: Geometry, given: Given, start: Tensor | None) -> Stream:
         channels = self.transformer.config.in_channels
         shape = (1, channels, geometry.frames, geometry.height, geometry.width)
         latents = torch.zeros(shape, device=self._device) if start is None else start.clone()
@@ -170,9 +171,11 @@ class Ltx2Pipeline:
             else:
                 latents[:, :, :1] = clean[:, :, :1] = encoded
                 mask[:, :, :1] = item.strength
-        places = self.transformer.rope.prepare_video_coords(
-            1, geometry.frames, geometry.height, geometry.width, self._device, fps=geometry.fps
-        )
+        if one.shown:
+            smaller = shown_smaller(one.loras)
+            encoded = given.shown(geometry, smaller)
+            appended.append((pack(encoded), 1.0, self._video_places(encoded.shape[2:], geometry.fps, smaller)))
+        places = self._video_places(latents.shape[2:], geometry.fps)
         masks = (torch.full_like(tokens[..., :1], strength) for tokens, strength, _ in appended)
         return Stream(
             tokens=torch.cat([pack(latents), *(tokens for tokens, _, _ in appended)], 1),
@@ -180,6 +183,12 @@ class Ltx2Pipeline:
             clean=torch.cat([pack(clean), *(tokens for tokens, _, _ in appended)], 1),
             places=torch.cat([places, *(place for _, _, place in appended)], 2),
         )
+
+    def _video_places(self, shape: Sequence[int], fps: float, smaller: int = 1) -> Tensor:
+        """Return where the tokens of latents [F, H, W] lie in time and space, each `smaller` times as wide as usual."""
+        places: Tensor = self.transformer.rope.prepare_video_coords(1, *shape, self._device, fps=fps)
+        places[:, 1:] *= smaller
+        return places
 
     def _audio_stream(self, geometry: Geometry, given: Given, start: Tensor | None) -> Stream:
         config = self.autoencoders.audio_vae.config
@@ -211,7 +220,7 @@ class Ltx2Pipeline:
             distilled=self._distilled,
             sigmas=self._sigmas,
             upsamplers=self.upsamplers.kinds,
-            has_distilled_lora=False,
+            distilled_lora=None,
         )
         for kind in recipe.upsamplers:
             if kind not in self.upsamplers:

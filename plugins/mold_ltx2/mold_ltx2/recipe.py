@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from attrs import frozen
 
+from mold_core import LoraWeight
 from mold_ltx2.sampling import DISTILLED, REFINING, Guidance
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+    from pathlib import Path
 
     from mold_core import GenerateRequest
     from mold_ltx2.upsampling_files import UpsamplerKind
@@ -32,14 +34,15 @@ _SINGLE = ("one-stage", "retake")
 class Pass:
     """One time that a clip is denoised.
 
-    `sigmas` are its noise levels; None: `steps` of them, by the length of the clip. `distilled_lora`: whether the
-    adapter that makes a guided model a distilled one is beside it.
+    `sigmas` are its noise levels; None: `steps` of them, by the length of the clip. `loras` are the adapters beside
+    the transformer. `shown`: whether the model sees the source video all the time, as in-context adapters want it.
     """
 
     guidance: Guidance
     sigmas: tuple[float, ...] | None
     steps: int
-    distilled_lora: bool = False
+    loras: tuple[LoraWeight, ...]
+    shown: bool = False
 
 
 @frozen(kw_only=True)
@@ -77,26 +80,35 @@ def recipe_of(
     distilled: bool,
     sigmas: tuple[float, ...] | None,
     upsamplers: Collection[UpsamplerKind],
-    has_distilled_lora: bool,
+    distilled_lora: Path | None,
 ) -> Recipe:
     """Return how a complete request is made with a model that has these upsamplers.
 
     A distilled model is not guided and has noise levels of its own: `sigmas`, or LTX-2's. The second pass of a guided
-    one is that of a distilled one, by its adapter.
+    one is that of a distilled one, by the adapter `distilled_lora`. In-context adapters are for the first pass only.
     """
     asked: SpatialKind | None = "spatial-x1-5" if request.spatial_upscale == "x1-5" else None
     if request.spatial_upscale == "x2":
         asked = "spatial-x2"
     wanted = asked or "spatial-x2"
     single = request.pipeline in _SINGLE or request.retake_range is not None
-    refined = not single and wanted in upsamplers and (distilled or has_distilled_lora)
+    refined = not single and wanted in upsamplers and (distilled or distilled_lora is not None)
     levels = (sigmas or DISTILLED) if distilled else sigmas
+    in_context, loras = request.pipeline == "ic-lora", request.loras or ()
     first = Pass(
         guidance=Guidance() if distilled else _guided(request),
         sigmas=levels,
         steps=len(levels) if levels else request.steps or 1,
+        loras=loras,
+        shown=in_context,
     )
-    second = Pass(guidance=Guidance(), sigmas=REFINING, steps=len(REFINING), distilled_lora=not distilled)
+    distilling = () if distilled_lora is None else (LoraWeight(path=str(distilled_lora)),)
+    second = Pass(
+        guidance=Guidance(),
+        sigmas=REFINING,
+        steps=len(REFINING),
+        loras=() if in_context else (*loras, *distilling),
+    )
     return Recipe(
         passes=(first, second) if refined else (first,),
         enlarge=wanted if refined else asked,
