@@ -85,11 +85,11 @@ class JobSource(Source):
         events, self.finished = self._job.events_so_far(self._next)
         first, self._next = self._next, self._next + len(events)
         if not self._numbered:
-            return list(map(self.frame_of, events))
+            return [made for made in map(self.frame_of, events) if made]
         return [b"id: %d\n%b" % (first + place, self.frame_of(event)) for place, event in enumerate(events)]
 
     def frame_of(self, event: ProgressEvent) -> bytes:
-        """Return the frame of an event."""
+        """Return the frame of an event; nothing for one that is not told."""
         return progress_frame(event)
 
     async def last(self) -> bytes:

@@ -63,11 +63,18 @@ async def list_downloads(service: Service, req: falcon.asgi.Request, resp: falco
 
 async def cancel(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, id: str) -> None:
     """Cancel a download; what has come is kept for the next one."""
-    job = await asyncio.to_thread(service.engine.job, id)
+    try:
+        job = await asyncio.to_thread(service.engine.job, id)
+    except JobNotFoundError:
+        raise _unknown(id) from None
     if job.kind != "pull" or job.finished:
-        raise JobNotFoundError(f"unknown download id {id[:64]!r}", field="id")
+        raise _unknown(id)
     job.cancel()
     resp.status = 204
+
+
+def _unknown(id: str) -> JobNotFoundError:
+    return JobNotFoundError(f"unknown download id {id[:64]!r}", field="id")
 
 
 async def stream(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
