@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mold_core.version import VERSION as __version__
 
 if TYPE_CHECKING:
+    from mold_core.aio import AsyncEngine
     from mold_core.catalog import LocalFiles, ModelDefaults, ModelFile, ModelSpec, Vocabulary, read_catalog
     from mold_core.client import Client
     from mold_core.engine import Engine, Job, ModelEntry
@@ -91,6 +92,7 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
+    "mold_core.aio": ("AsyncEngine",),
     "mold_core.catalog": ("LocalFiles", "ModelDefaults", "ModelFile", "ModelSpec", "Vocabulary", "read_catalog"),
     "mold_core.client": ("Client",),
     "mold_core.engine": ("Engine", "Job", "ModelEntry"),
@@ -174,6 +176,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AdvancedPlacement",
+    "AsyncEngine",
     "CacheHit",
     "CancelledError",
     "ChainError",

@@ -9,6 +9,7 @@ import attrs
 from mold_core.wire.fields import wire_field
 from mold_core.wire.generate import MAX_PROMPT_BYTES, MAX_SEED, LoraWeight
 from mold_core.wire.placement import DevicePlacement
+from mold_core.wire.shown import html_of
 from mold_core.wire.video import VideoData
 
 __all__ = [
@@ -98,6 +99,9 @@ class ChainResponse:
     generation_time_ms: int = wire_field("From the start of the work to the last byte, in milliseconds.")
     gpu: int | None = wire_field("Number of the GPU that made it.", default=None)
     warnings: tuple[str, ...] = wire_field("What was adjusted or ignored, in words.", default=())
+
+    def _repr_html_(self) -> str:
+        return html_of([self.video])
 
 
 # --- events ------------------------------------------------------------------------------------------------------

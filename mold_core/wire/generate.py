@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 import attrs
 
-from mold_core.files import write_whole
 from mold_core.wire.fields import wire_field
 from mold_core.wire.placement import DevicePlacement
+from mold_core.wire.shown import PictureFile, html_of
 from mold_core.wire.video import Keyframe, TimeRange, VideoData, VideoPipeline
 
 __all__ = ["OUTPUT_FORMATS", "GenerateRequest", "GenerateResponse", "ImageData", "LoraWeight"]
@@ -101,8 +100,8 @@ class GenerateRequest:
 
 
 @attrs.frozen(kw_only=True)
-class ImageData:
-    """One finished picture: the whole file in `data`."""
+class ImageData(PictureFile):
+    """One finished picture: the whole file in `data`. `to_pil` and `to_numpy` open it, and notebooks show it."""
 
     data: bytes = wire_field("The encoded file.")
     format: OutputFormat = wire_field("Its format.")
@@ -111,11 +110,8 @@ class ImageData:
     index: int = wire_field("Place in the batch, from 0.", default=0)
     name: str | None = wire_field("Name in the gallery, where it was saved there.", default=None)
 
-    def save(self, path: str | Path) -> Path:
-        """Write the file, whole or not at all, and return its path. Raises OutputError."""
-        target = Path(path)
-        write_whole(target, self.data)
-        return target
+    def __repr__(self) -> str:
+        return f"<{self.format} picture, {self.width}x{self.height}, {len(self.data):,} bytes>"
 
 
 @attrs.frozen(kw_only=True)
@@ -129,3 +125,6 @@ class GenerateResponse:
     video: VideoData | None = wire_field("The video, where one was asked for.", default=None)
     expanded: tuple[str, ...] = wire_field("The prompts that were written, one for each picture.", default=())
     warnings: tuple[str, ...] = wire_field("What was adjusted or ignored, in words.", default=())
+
+    def _repr_html_(self) -> str:
+        return html_of(self.images if self.video is None else (self.video,))

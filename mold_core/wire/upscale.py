@@ -8,6 +8,7 @@ import attrs
 
 from mold_core.wire.fields import wire_field
 from mold_core.wire.generate import ImageData
+from mold_core.wire.shown import html_of
 
 __all__ = ["UpscaleRequest", "UpscaleResponse"]
 
@@ -37,3 +38,6 @@ class UpscaleResponse:
     scale_factor: int = wire_field("How many times wider and higher it is.")
     original_width: int = wire_field("Width before, in pixels.")
     original_height: int = wire_field("Height before, in pixels.")
+
+    def _repr_html_(self) -> str:
+        return html_of([self.image])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 import attrs
 
-from mold_core.files import write_whole
 from mold_core.wire.fields import wire_field
+from mold_core.wire.shown import VideoFile
 
 __all__ = ["Keyframe", "TimeRange", "VideoData", "VideoPipeline"]
 
@@ -34,8 +33,8 @@ class TimeRange:
 
 
 @attrs.frozen(kw_only=True)
-class VideoData:
-    """One finished video: the whole file in `data`."""
+class VideoData(VideoFile):
+    """One finished video: the whole file in `data`. Notebooks play it."""
 
     data: bytes = wire_field("The encoded file.")
     format: Literal["mp4", "gif", "apng", "webp"] = wire_field("Its format.")
@@ -50,8 +49,5 @@ class VideoData:
     audio_sample_rate: int | None = wire_field("Samples of sound per second.", default=None)
     audio_channels: int | None = wire_field("Channels of sound.", default=None)
 
-    def save(self, path: str | Path) -> Path:
-        """Write the file, whole or not at all, and return its path. Raises OutputError."""
-        target = Path(path)
-        write_whole(target, self.data)
-        return target
+    def __repr__(self) -> str:
+        return f"<{self.format} video, {self.width}x{self.height}, {self.frames} frames, {len(self.data):,} bytes>"

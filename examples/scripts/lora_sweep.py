@@ -1,0 +1,17 @@
+"""One picture with an adapter at six strengths, as one row: none at all on the left, twice of it on the right."""
+
+from PIL import Image
+
+from mold_core import Engine, GenerateRequest, LoraWeight
+
+STRENGTHS = (0, 0.4, 0.8, 1.2, 1.6, 2)
+
+with Engine() as engine:
+    adapter = engine.shelf.loras()[0].name  # the first of the folder loras in MOLD_HOME
+    row = Image.new("RGB", (128 * len(STRENGTHS), 128))
+    for number, strength in enumerate(STRENGTHS):
+        request = GenerateRequest(
+            prompt="a red house", model="flux-nano", seed=5, loras=(LoraWeight(path=adapter, scale=strength),)
+        )
+        row.paste(engine.generate(request).images[0].to_pil(), (128 * number, 0))
+row.save("lora.png")

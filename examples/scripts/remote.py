@@ -1,0 +1,17 @@
+"""Pictures by a server, four at once: MOLD_HOST says where it is, MOLD_API_KEY has its key. Needs no torch here."""
+
+import asyncio
+
+from mold_core import AsyncEngine, Client, GenerateRequest
+
+PROMPTS = ("a red house", "a blue boat", "a black cat", "three green trees")
+
+
+async def main() -> None:
+    async with AsyncEngine(Client()) as engine:
+        requests = (GenerateRequest(prompt=prompt, model="flux-nano", seed=7) for prompt in PROMPTS)
+        for prompt, response in zip(PROMPTS, await asyncio.gather(*map(engine.generate, requests)), strict=True):
+            print(response.images[0].save(f"{prompt}.png"))
+
+
+asyncio.run(main())

@@ -1,0 +1,172 @@
+"""The engine's verbs for asyncio: events as an async iterator, and cancelling a task cancels its job."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from mold_core.catalog import ModelEntry
+from mold_core.errors import CancelledError, MoldError
+from mold_core.wire import (
+    ChainRequest,
+    ChainResponse,
+    ExpandRequest,
+    ExpandResponse,
+    GenerateRequest,
+    GenerateResponse,
+    ProgressEvent,
+    UpscaleRequest,
+    UpscaleResponse,
+)
+
+if TYPE_CHECKING:
+    from mold_core.client import Client, RemoteJob
+    from mold_core.engine import Engine, Job
+
+    AnyJob: TypeAlias = Job | RemoteJob
+
+__all__ = ["AsyncEngine"]
+
+OnEvent: TypeAlias = Callable[[ProgressEvent], object]
+
+_Kind = Literal["event", "result", "error"]
+_Told: TypeAlias = tuple[_Kind, Any]
+
+
+class AsyncEngine:
+    """Does what requests ask for without keeping the event loop waiting.
+
+        async with AsyncEngine() as engine:
+            first, second = await asyncio.gather(engine.generate(red), engine.generate(blue))
+
+    `engine` is an `Engine`, or a `Client` for a server; default: a new `Engine`. What it offers besides is called on it
+    directly, in a thread where it takes time. Results, events and errors are those of the engine. A task that is
+    cancelled cancels its job, and so does leaving a `stream` early (within ``contextlib.aclosing``).
+    """
+
+    def __init__(self, engine: Engine | Client | None = None) -> None:
+        if engine is None:
+            from mold_core.engine import Engine
+
+            engine = Engine()
+        self.engine = engine
+
+    async def stream(self, request: Any) -> AsyncGenerator[Any]:
+        """Yield progress events and, last, the response."""
+        async with aclosing(self._items(request)) as items:
+            async for _, item in items:
+                yield item
+
+    async def run(self, request: Any, on_event: OnEvent | None = None) -> Any:
+        """Return the result of a request of any kind; `on_event` is called in the loop with every event.
+
+        When `on_event` returns False the job is cancelled, and CancelledError of mold_core raised.
+        """
+        async with aclosing(self._items(request)) as items:
+            async for is_result, item in items:
+                if is_result:
+                    return item
+                if on_event is not None and on_event(item) is False:
+                    raise CancelledError("the job was cancelled")
+        raise AssertionError("a job ends with a result or an error")
+
+    async def generate(self, request: GenerateRequest, on_event: OnEvent | None = None) -> GenerateResponse:
+        """Return the pictures that a request asks for; see `run`."""
+        result: GenerateResponse = await self.run(request, on_event)
+        return result
+
+    async def chain(self, request: ChainRequest, on_event: OnEvent | None = None) -> ChainResponse:
+        """Return the long video that a request asks for; see `run`."""
+        result: ChainResponse = await self.run(request, on_event)
+        return result
+
+    async def expand(self, request: ExpandRequest, on_event: OnEvent | None = None) -> ExpandResponse:
+        """Return the prompts that a request asks for; see `run`."""
+        result: ExpandResponse = await self.run(request, on_event)
+        return result
+
+    async def upscale(self, request: UpscaleRequest, on_event: OnEvent | None = None) -> UpscaleResponse:
+        """Return the larger picture that a request asks for; see `run`."""
+        result: UpscaleResponse = await self.run(request, on_event)
+        return result
+
+    async def models(self) -> list[ModelEntry]:
+        """Return every model of the catalog with what is known of it."""
+        return await asyncio.to_thread(self.engine.models)
+
+    async def load(self, name: str | None) -> str:
+        """Bring a model into memory; see `Engine.load`."""
+        return await asyncio.to_thread(self.engine.load, name)
+
+    async def unload(self, name: str | None = None) -> tuple[Any, ...]:
+        """Free the memory of a model or of all; see `Engine.unload`."""
+        return await asyncio.to_thread(self.engine.unload, name)
+
+    async def pull(self, name: str) -> Any:
+        """Fetch what is missing of a model; see `Engine.pull`."""
+        return await asyncio.to_thread(self.engine.pull, name)
+
+    async def close(self) -> None:
+        """Take no more requests, cancel those under way and free all models."""
+        await asyncio.to_thread(self.engine.close)
+
+    async def __aenter__(self) -> AsyncEngine:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.shield(self.close())
+
+    async def _items(self, request: Any) -> AsyncGenerator[tuple[bool, Any]]:
+        """Yield events and the response, each with whether it is that. Closing this early cancels the job."""
+        told: asyncio.Queue[_Told] = asyncio.Queue()
+        job = await self._submitted(request)
+        _follow(job, told, asyncio.get_running_loop())
+        kind: _Kind = "event"
+        try:
+            while kind == "event":
+                kind, item = await told.get()
+                if kind == "error":
+                    raise item
+                yield kind == "result", item
+        finally:
+            if kind == "event":
+                await asyncio.shield(asyncio.to_thread(_cancel, job))
+
+    async def _submitted(self, request: Any) -> AnyJob:
+        """Return the job of a request; one whose asker is cancelled meanwhile is cancelled, too."""
+        submitting: asyncio.Future[AnyJob] = asyncio.ensure_future(asyncio.to_thread(self.engine.submit, request))
+        try:
+            return await asyncio.shield(submitting)
+        except asyncio.CancelledError:
+            with suppress(MoldError):
+                await asyncio.to_thread(_cancel, await submitting)
+            raise
+
+
+def _follow(job: AnyJob, told: asyncio.Queue[_Told], loop: asyncio.AbstractEventLoop) -> None:
+    """Put the events of a job and its result into a queue of the loop, from a thread of its own."""
+
+    def put(kind: _Kind, item: Any) -> None:
+        with suppress(RuntimeError):  # the loop was closed, and nobody waits any more
+            loop.call_soon_threadsafe(told.put_nowait, (kind, item))
+
+    def follow() -> None:
+        try:
+            for event in job.events():
+                put("event", event)
+            put("result", job.result())
+        except BaseException as error:
+            put("error", error)
+
+    threading.Thread(target=follow, name="mold-follow", daemon=True).start()
+
+
+def _cancel(job: AnyJob) -> None:
+    with suppress(MoldError):  # it has ended, or the server is gone
+        job.cancel()
