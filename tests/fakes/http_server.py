@@ -49,9 +49,11 @@ class Server:
     home: Path
     process: subprocess.Popen[bytes]
 
-    def ask(self, method: str, path: str, body: object = None, **headers: str | None) -> Answer:
+    def ask(
+        self, method: str, path: str, body: object = None, *, patience_s: float = 60, **headers: str | None
+    ) -> Answer:
         """Return the answer to a request; what is no bytes is sent as JSON. A header of None is left out."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=patience_s)
         data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
         sent = {"Content-Type": "application/json"} if body is not None else {}
         sent |= {name.replace("_", "-"): value for name, value in headers.items()}  # type: ignore[misc]
