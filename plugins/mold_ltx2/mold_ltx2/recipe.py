@@ -21,6 +21,7 @@ __all__ = ["Pass", "Recipe", "recipe_of"]
 
 SpatialKind: TypeAlias = Literal["spatial-x2", "spatial-x1-5"]
 
+_KINDS: dict[str, SpatialKind] = {"x2": "spatial-x2", "x1-5": "spatial-x1-5"}
 _SCALES: dict[SpatialKind, Fraction] = {"spatial-x2": Fraction(2), "spatial-x1-5": Fraction(3, 2)}
 
 # The guidance of models that are not distilled, as published.
@@ -87,9 +88,7 @@ def recipe_of(
     A distilled model is not guided and has noise levels of its own: `sigmas`, or LTX-2's. The second pass of a guided
     one is that of a distilled one, by the adapter `distilled_lora`. In-context adapters are for the first pass only.
     """
-    asked: SpatialKind | None = "spatial-x1-5" if request.spatial_upscale == "x1-5" else None
-    if request.spatial_upscale == "x2":
-        asked = "spatial-x2"
+    asked = _KINDS[request.spatial_upscale] if request.spatial_upscale else None
     wanted = asked or "spatial-x2"
     single = request.pipeline in _SINGLE or request.retake_range is not None
     refined = not single and wanted in upsamplers and (distilled or distilled_lora is not None)
@@ -102,7 +101,7 @@ def recipe_of(
         loras=loras,
         shown=in_context,
     )
-    distilling = () if distilled_lora is None else (LoraWeight(path=str(distilled_lora)),)
+    distilling = () if distilled or distilled_lora is None else (LoraWeight(path=str(distilled_lora)),)
     second = Pass(
         guidance=Guidance(),
         sigmas=REFINING,
