@@ -65,7 +65,7 @@ ROUTES = (
         request=DevicePlacement,
         path_docs=_NAME,
         answers=(Answer(doc="It is written down.", content={JSON: PlacementChanged}),),
-        errors=("UNKNOWN_MODEL", "OUTPUT_ERROR", "PLUGIN_ERROR", "SETTINGS_ERROR"),
+        errors=("UNKNOWN_MODEL", "NOT_FOUND", "OUTPUT_ERROR", "PLUGIN_ERROR", "SETTINGS_ERROR"),
         example=(
             "curl -X PUT localhost:7680/api/config/model/flux-nano:bf16/placement \\\n"
             "  -H 'Content-Type: application/json' \\\n"
@@ -81,6 +81,6 @@ ROUTES = (
         tag="models",
         path_docs=_NAME,
         answers=(Answer(doc="It is taken back.", content={JSON: PlacementChanged}),),
-        errors=("UNKNOWN_MODEL", "OUTPUT_ERROR", "SETTINGS_ERROR"),
+        errors=("UNKNOWN_MODEL", "NOT_FOUND", "OUTPUT_ERROR", "SETTINGS_ERROR"),
     ),
 )
