@@ -11,6 +11,7 @@ from types import FrameType
 
 import uvicorn
 
+from mold_core.engine.turns import SHORT_S, ask_for_turns
 from mold_core.errors import SettingsError
 from mold_http.app import app_of
 from mold_http.guard.deadline import with_patience
@@ -35,6 +36,8 @@ def serve(service: Service, listener: socket.socket, started: Callable[[], objec
     Nothing is raised for the signal: a server that was asked to end has done so.
     """
     settings = service.settings
+    if settings.executor != "inline":
+        ask_for_turns(SHORT_S)  # there is little to do here, and clients wait for it, while models compute elsewhere
     config = uvicorn.Config(
         app_of(service),
         http=with_patience(settings.request_timeout_s),

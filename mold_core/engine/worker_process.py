@@ -26,6 +26,7 @@ import attrs
 from mold_core.engine.batch import own_error
 from mold_core.engine.device import DeviceInfo
 from mold_core.engine.shared_file import LARGE_BYTES, write_shared
+from mold_core.engine.turns import ask_for_turns
 from mold_core.engine.worker import LocalWorker
 from mold_core.errors import CancelledError, InferenceError, MoldError
 from mold_core.plugins import PluginSource, load_plugins
@@ -37,9 +38,6 @@ __all__ = ["Boot", "WorkerState", "main"]
 log = logging.getLogger("mold.worker")
 
 _PR_SET_PDEATHSIG = 1
-
-# The server has little to do, and clients wait for it: while models compute on the processor it goes first.
-_NICENESS = 5
 
 
 @attrs.frozen(kw_only=True)
@@ -69,8 +67,7 @@ def main() -> None:
     connection = Connection(int(sys.argv[1]))
     boot: Boot = connection.recv()
     _end_with(boot.parent)
-    if boot.device.startswith("cpu"):
-        os.nice(_NICENESS)  # before there are threads: each has its own, and takes over that of the one it comes from
+    ask_for_turns(None)  # before there are threads: each takes over what the one before it asked for
     process = _Process(connection, int(sys.argv[2]))
     logging.basicConfig(level=boot.log_level, handlers=[_Handler(process)])
     plugins = load_plugins(boot.source.names, extra=boot.source.extra)

@@ -15,6 +15,7 @@ import pytest
 from http_server import EXECUTABLE, Server, events, read_all, read_until, serving
 
 from mold_core.build import this_build
+from mold_core.engine.turns import SHORT_S, turns_of
 
 LONG = {"prompt": "a long tree", "steps": 100, "width": 256, "height": 256, "batch_size": 50}
 
@@ -278,3 +279,13 @@ def test_a_client_that_has_just_left_does_not_end_the_server(server: Server) -> 
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         connection.close()
     assert server.ask("GET", "/health").status == 200
+
+
+def test_the_server_asks_for_short_turns_and_its_workers_for_usual_ones(tmp_path: Path) -> None:
+    with serving(tmp_path / "home", MOLD_EXECUTOR="process") as server:
+        assert server.ask("POST", "/api/generate", {"prompt": "a tree", "steps": 1}).status == 200
+        tasks = Path(f"/proc/{server.process.pid}/task").glob("*/children")
+        (worker,) = (int(pid) for children in tasks for pid in children.read_text().split())
+        usual = turns_of()
+        if usual is not None:  # on Linux 6.12 and later
+            assert (turns_of(server.process.pid), turns_of(worker)) == (SHORT_S, usual)
