@@ -11,7 +11,7 @@ import sys
 __all__ = ["SHORT_S", "ask_for_turns", "turns_of"]
 
 # Threads that ask for short turns are let in sooner, at the price of being put off sooner; their share is the same.
-SHORT_S = 0.0005
+SHORT_S = 0.0001
 
 # System calls by machine, to set and to get; glibc has functions for them since 2.41 only.
 _CALLS = {"x86_64": (314, 315), "aarch64": (274, 275)}

@@ -48,9 +48,7 @@ class WebhookBook:
         Raises OutputError.
         """
         with self._lock:
-            if (job_id, url) in self._hooks:
-                return
-            self._hooks[job_id, url] = Webhook(job_id=job_id, url=url)
+            self._hooks.setdefault((job_id, url), Webhook(job_id=job_id, url=url))
         if self._store is not None:
             self._store.add_webhook(job_id, url).result()
 
