@@ -5,7 +5,13 @@ import { announce, bytes, complain, h, progressOf } from "./dom.js";
 import { refreshModels, server } from "./main.js";
 
 const pulls = new Map(); // model → {id, words, done}
-let body, memory, words = "";
+const FITS = { eager: "fits into memory", sequential: "fits, one part at a time", offload: "fits, streamed block by block" };
+const fits = new Map(); // model → {words, why}, as the server's plan says
+// Plans are made for the rows that somebody sees, since a catalog is long and each plan reads the headers of files.
+const seen = new IntersectionObserver((rows) => {
+  for (const { target, isIntersecting } of rows) if (isIntersecting) { seen.unobserve(target); ask(target); }
+}, { rootMargin: "200px" });
+let body, words = "";
 
 export async function show(section) {
   if (!section.firstChild) {
@@ -13,8 +19,8 @@ export async function show(section) {
     body = h("div");
     section.append(h("div.sheet", {}, h("div.head", {}, h("h1", {}, "Models"), search), body));
   }
-  const [, resources, downloads] = await Promise.all([refreshModels(), get("/api/resources"), get("/api/downloads")]);
-  memory = Math.max(resources.system_ram.total, ...resources.gpus.map((gpu) => gpu.vram_total));
+  const [, downloads] = await Promise.all([refreshModels(), get("/api/downloads")]);
+  fits.clear(); // the room there is has changed
   for (const one of [downloads.active, ...downloads.queued]) if (one && !pulls.has(one.model)) watch(one.model, one.id);
   draw();
 }
@@ -29,10 +35,10 @@ function draw() {
 function row(one) {
   const pull = pulls.get(one.name);
   const size = one.disk_usage_bytes ?? one.remaining_download_bytes;
-  const facts = [one.description, size ? bytes(size) : "", one.size_gb * 2 ** 30 > memory ? "more than this machine's memory" : "", one.runnable ? "" : "no plugin here runs it"];
+  const facts = [one.description, size ? bytes(size) : "", one.runnable ? "" : "no plugin here runs it"];
   const item = h("li", {},
     h("div.title", {}, one.name, one.is_loaded && h("span.tag", {}, "in memory")),
-    h("div.soft", {}, pull ? pull.words : facts.filter(Boolean).join(" · ")),
+    h("div.soft", {}, pull ? pull.words : facts.filter(Boolean).join(" · "), !pull && one.runnable && one.default_width && fit(one.name)),
     h("div.actions", {}, buttons(one, pull)));
   if (pull) {
     const bar = h(`div.progress${pull.done === null ? ".unsure" : ""}`, { role: "progressbar", ariaLabel: `Fetching ${one.name}`, ariaValueNow: pull.done === null ? null : String(Math.round(pull.done * 100)) }, h("i"));
@@ -40,6 +46,30 @@ function row(one) {
     item.append(bar);
   }
   return item;
+}
+
+function fit(name) {
+  const place = h("span.fit", {});
+  place.dataset.model = name;
+  if (fits.has(name)) tell(place);
+  else seen.observe(place);
+  return place;
+}
+
+function tell(place) {
+  const { words, why } = fits.get(place.dataset.model);
+  place.textContent = words && ` · ${words}`;
+  place.title = why ?? "";
+  place.classList.toggle("bad", Boolean(why));
+}
+
+async function ask(place) {
+  const name = place.dataset.model;
+  try {
+    const { memory } = await get(`/api/models/details?model=${encodeURIComponent(name)}`);
+    fits.set(name, { words: memory ? FITS[memory.chosen] ?? "does not fit into memory" : "", why: memory?.problem });
+    tell(place);
+  } catch (error) { complain(error); }
 }
 
 function buttons(one, pull) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -426,6 +427,16 @@ def test_a_model_is_loaded_and_unloaded(visit: Visit, server: Server) -> None:
         page.get_by_role("button", name=f"{verb} flux-nano:bf16", exact=True).click()
         page.locator(".tag", has_text="in memory").wait_for(state="visible" if then else "hidden")
         assert ("flux-nano:bf16" in server.ask("GET", "/api/status").json()["models_loaded"]) is then
+
+
+def test_models_say_whether_they_fit(visit: Visit) -> None:
+    page = visit.go("models")
+    page.get_by_label("Search models").fill("flux-")
+    row = page.locator(".rows li", has_text="flux-nano:bf16")
+    expect(row).to_contain_text("fits into memory", timeout=PATIENCE_MS)
+    far = page.locator(".fit[data-model='flux-dev:bf16']")
+    far.scroll_into_view_if_needed()
+    expect(far).to_have_text(re.compile("fit"), timeout=PATIENCE_MS)
 
 
 def test_the_server_shows_jobs_and_can_pause(visit: Visit, server: Server) -> None:
