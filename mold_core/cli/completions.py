@@ -12,7 +12,7 @@ from mold_core.errors import MoldError
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-__all__ = ["command", "model_names"]
+__all__ = ["command", "first_word", "model_names"]
 
 EPILOG = """\b
 Examples:
@@ -21,10 +21,47 @@ Examples:
   mold completions fish > ~/.config/fish/completions/mold.fish"""
 
 
+# Click's script for bash, but for names with a colon: bash cuts words there (COMP_WORDBREAKS), so the pieces are put
+# together before mold is asked, and what stands before the last colon is taken off the answers again.
+_BASH = r"""
+_mold_completion() {
+    local IFS=$'\n' line=$COMP_LINE words=() response type value piece i prefix
+    for ((i = 0; i <= COMP_CWORD; i++)); do
+        piece=${COMP_WORDS[i]}
+        if ((i > 0)) && [[ -n $piece && $line == "$piece"* && ($piece == : || ${words[-1]} == *:) ]]; then
+            words[-1]+=$piece
+        else
+            words+=("$piece")
+        fi
+        line=${line#*"$piece"}
+    done
+    response=$(env COMP_WORDS="${words[*]}" COMP_CWORD=$((${#words[@]} - 1)) _MOLD_COMPLETE=bash_complete "$1")
+    COMPREPLY=()
+    for piece in $response; do
+        IFS=',' read -r type value <<< "$piece"
+        case $type in
+            dir) compopt -o dirnames ;;
+            file) compopt -o default ;;
+            plain) COMPREPLY+=("$value") ;;
+        esac
+    done
+    if [[ ${words[-1]} == *:* && $COMP_WORDBREAKS == *:* ]]; then
+        prefix=${words[-1]%:*}:
+        COMPREPLY=("${COMPREPLY[@]#"$prefix"}")
+    fi
+}
+
+complete -o nosort -F _mold_completion mold
+"""
+
+
 @click.command("completions", epilog=EPILOG)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
     """Print the script that lets SHELL complete commands, flags and the names of models."""
+    if shell == "bash":
+        click.echo(_BASH.strip())
+        return
     from click.shell_completion import get_completion_class
 
     from mold_core.cli.main import mold
@@ -45,3 +82,8 @@ def model_names(ctx: click.Context, _parameter: click.Parameter, begun: str) -> 
         return []
     names = dict.fromkeys(name for spec in models.values() for name in (spec.base, spec.name))
     return [CompletionItem(name) for name in names if name.startswith(begun)]
+
+
+def first_word(ctx: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Return the models for the first of the words of `mold run`, which may name one; none for those of a prompt."""
+    return [] if ctx.params.get("words") or ctx.params.get("model") else model_names(ctx, parameter, begun)

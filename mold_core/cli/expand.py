@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from mold_core.cli.completions import model_names
 from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
 
@@ -22,7 +23,12 @@ Examples:
 
 @click.command("expand", epilog=EPILOG)
 @click.argument("words", nargs=-1, metavar="[PROMPT]...")
-@click.option("-m", "--model", help="Model the prompts are for; default: the one that mold run would use.")
+@click.option(
+    "-m",
+    "--model",
+    shell_complete=model_names,
+    help="Model the prompts are for; default: the one that mold run would use.",
+)
 @click.option("-n", "--variations", type=int, default=1, show_default=True, help="Prompts to write, 1 to 10.")
 @click.option("--seed", type=int, help="Same seed, same prompts.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")

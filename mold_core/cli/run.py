@@ -11,7 +11,7 @@ import click
 
 from mold_core.cli.again import fields_of, fill_in
 from mold_core.cli.chain import run_script
-from mold_core.cli.completions import model_names
+from mold_core.cli.completions import first_word, model_names
 from mold_core.cli.expand import expand_flags
 from mold_core.cli.loras import lora_weight
 from mold_core.cli.memory_flags import memory_flags, take_memory_flags
@@ -47,7 +47,7 @@ Examples:
 
 
 @click.command("run", epilog=EPILOG)
-@click.argument("words", nargs=-1, metavar="[MODEL] [PROMPT]...")
+@click.argument("words", nargs=-1, metavar="[MODEL] [PROMPT]...", shell_complete=first_word)
 @click.option("-m", "--model", shell_complete=model_names, help="Model to use (mold list).")
 @click.option("-o", "--output", metavar="PATH", help="File to write; '-' is standard output.")
 @click.option("--width", type=int, help="Width in pixels.")

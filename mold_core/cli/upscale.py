@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mold_core.cli.completions import model_names
 from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
 from mold_core.errors import CancelledError, MoldError
@@ -30,7 +31,12 @@ Examples:
 
 @click.command("upscale", epilog=EPILOG)
 @click.argument("sources", nargs=-1, metavar="[FILE|FOLDER|-]...")
-@click.option("-m", "--model", help="Upscaler to use (mold list); default: the one that suits the picture.")
+@click.option(
+    "-m",
+    "--model",
+    shell_complete=model_names,
+    help="Upscaler to use (mold list); default: the one that suits the picture.",
+)
 @click.option("-o", "--output", metavar="PATH", help="File to write, or folder for several; '-' is standard output.")
 @click.option(
     "--format",

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -111,3 +115,29 @@ def test_a_script_for_each_shell_is_printed(sketch_inside: Mold, shell: str) -> 
     done = sketch_inside("completions", shell)
     assert done.returncode == 0
     assert f"_MOLD_COMPLETE={shell}_complete" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "words", "completed"),
+    [
+        ("mold info sk", "mold info sk", ["sketch", "sketch:v1"]),
+        ("mold info sketch:", "mold info sketch :", ["v1"]),
+        ("mold run 'a: house' -m far:q", "mold run \"'a: house'\" -m far : q", ["q8"]),
+        ("mold run a sk", "mold run a sk", [""]),
+    ],
+)
+def test_bash_completes_names_that_it_cuts_at_the_colon(
+    sketch: Mold, site: Path, home: Path, line: str, words: str, completed: list[str]
+) -> None:
+    """`words` are what readline makes of `line`; only an interactive shell would do that by itself."""
+    script = f"""
+{sketch("completions", "bash").stdout}
+COMP_LINE={shlex.quote(line)}
+COMP_WORDS=({words})
+COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+_mold_completion {shlex.quote(str(Path(sys.executable).parent / "mold"))}
+printf '%s\n' "${{COMPREPLY[@]}}"
+"""
+    surroundings = {**os.environ, "MOLD_HOME": str(home), "MOLD_PLUGINS": "sketch", "PYTHONPATH": str(site)}
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=surroundings, check=True)
+    assert done.stdout.splitlines() == completed
