@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+import textwrap
 from typing import TYPE_CHECKING
 
 import click
@@ -16,6 +19,9 @@ if TYPE_CHECKING:
     from mold_core.catalog import ModelDefaults, ModelEntry
 
 __all__ = ["command", "picture_size", "readable_size", "step_count"]
+
+# A narrower terminal would tear the table; each model has lines of its own there.
+_TABLE_COLUMNS = 90
 
 
 @click.command("list")
@@ -60,6 +66,8 @@ def _table(title: str, entries: list[ModelEntry], default: str | None) -> None:
         click.echo("  none")
         return
     width = max(len(entry.spec.name) for entry in entries)
+    columns = shutil.get_terminal_size().columns
+    narrow = columns < _TABLE_COLUMNS and sys.stdout.isatty()
     for entry in entries:
         spec = entry.spec
         star = "★" if spec.name == default else " "
@@ -70,7 +78,12 @@ def _table(title: str, entries: list[ModelEntry], default: str | None) -> None:
             if entry.runnable or spec.part_of
             else click.style(f"  (no plugin brings family {spec.family})", fg="yellow")
         )
-        click.echo(f"{star} {spec.name:<{width}}  {size:>8}  {picture:>9}  {steps:>9}  {spec.description}{problem}")
+        if narrow:
+            about = " · ".join(filter(None, [size, picture, steps, spec.description]))
+            click.echo(f"{star} {spec.name}{problem}")
+            click.echo(textwrap.fill(about, columns - 1, initial_indent="  ", subsequent_indent="  "))
+        else:
+            click.echo(f"{star} {spec.name:<{width}}  {size:>8}  {picture:>9}  {steps:>9}  {spec.description}{problem}")
 
 
 def _as_json(entry: ModelEntry, default: str | None) -> dict[str, object]:

@@ -80,6 +80,14 @@ def test_the_progress_line_fits_a_narrow_terminal(sketch_process: Start) -> None
         assert max(len(piece) for piece in drawn if "✓" not in piece) < 40
 
 
+def test_the_list_of_models_fits_a_narrow_terminal(sketch_process: Start) -> None:
+    models, _, _ = Terminal(sketch_process, columns=40).show("list").partition("★ used when")
+    lines = CONTROL.sub("", models).splitlines()
+    assert max(map(len, lines)) <= 40
+    assert "★ sketch:v1" in lines
+    assert "32x32 · 2 steps · Rectangles for tests" in " ".join(models.split())
+
+
 def test_progress_is_shown_while_the_picture_goes_into_a_pipe(sketch_process: Start, tmp_path: Path) -> None:
     with (tmp_path / "piped").open("wb") as piped:
         text = Terminal(sketch_process).show(*RUN, streams=("stdin", "stderr"), stdout=piped)
