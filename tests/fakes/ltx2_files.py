@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 
-__all__ = ["CONFIGS", "WORDS", "TinyLtx2", "tiny_ltx2", "write_files"]
+__all__ = ["CONFIGS", "CONFIGS_23", "WORDS", "TinyLtx2", "tiny_ltx2", "write_files"]
 
 TEXT_TOKENS = 32
 WORDS = ["<pad>", "<eos>", "<bos>", "<unk>", "a", "red", "blue", "ball", "boat", "on", "the", "sea", "flies", "blurry"]
@@ -91,6 +91,70 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
+# The same as LTX-2.3 is built: gates, a modulated prompt, connectors of the transformer's widths, a decoder of four
+# levels, a vocoder that widens the band.
+CONFIGS_23: dict[str, dict[str, Any]] = {
+    **CONFIGS,
+    "transformer": {
+        **CONFIGS["transformer"],
+        "gated_attn": True,
+        "cross_attn_mod": True,
+        "audio_gated_attn": True,
+        "audio_cross_attn_mod": True,
+        "use_prompt_embeddings": False,
+        "perturbed_attn": True,
+    },
+    "connectors": {
+        **CONFIGS["connectors"],
+        "video_connector_attention_head_dim": 16,
+        "video_gated_attn": True,
+        "audio_connector_attention_head_dim": 8,
+        "audio_gated_attn": True,
+        "per_modality_projections": True,
+        "video_hidden_dim": 32,
+        "audio_hidden_dim": 16,
+        "proj_bias": True,
+    },
+    "vae": {
+        **CONFIGS["vae"],
+        "block_out_channels": [16, 16, 16, 16],
+        "down_block_types": ["LTX2VideoDownBlock3D"] * 4,
+        "layers_per_block": [1] * 5,
+        "spatio_temporal_scaling": [True] * 4,
+        "downsample_type": ["spatial", "temporal", "spatiotemporal", "spatiotemporal"],
+        "decoder_block_out_channels": [16, 32, 32, 64],
+        "decoder_layers_per_block": [1] * 5,
+        "decoder_spatio_temporal_scaling": [True] * 4,
+        "decoder_inject_noise": [False] * 5,
+        "upsample_type": ["spatiotemporal", "spatiotemporal", "temporal", "spatial"],
+        "upsample_residual": [False] * 4,
+        "upsample_factor": [2, 2, 1, 2],
+        "patch_size": 1,
+        "decoder_spatial_padding_mode": "zeros",
+    },
+    "vocoder": {
+        "in_channels": 32,
+        "hidden_channels": 32,
+        "upsample_kernel_sizes": [11, 4],
+        "upsample_factors": [10, 4],
+        "resnet_kernel_sizes": [3],
+        "resnet_dilations": [[1, 3, 5]],
+        "bwe_in_channels": 16,
+        "bwe_hidden_channels": 16,
+        "bwe_upsample_kernel_sizes": [12],
+        "bwe_upsample_factors": [6],
+        "bwe_resnet_kernel_sizes": [3],
+        "bwe_resnet_dilations": [[1, 3, 5]],
+        "filter_length": 32,
+        "hop_length": 3,
+        "window_length": 32,
+        "num_mel_channels": 8,
+        "input_sampling_rate": 4000,
+        "output_sampling_rate": 8000,
+    },
+}
+
+
 @frozen(kw_only=True)
 class TinyLtx2:
     """The modules, as diffusers and transformers build them."""
@@ -104,20 +168,22 @@ class TinyLtx2:
     upsampler: Any
 
 
-def tiny_ltx2(seed: int = 0) -> TinyLtx2:
+def tiny_ltx2(seed: int = 0, configs: dict[str, dict[str, Any]] = CONFIGS) -> TinyLtx2:
     """Return the tiny model in fp32, the same for the same seed."""
     from diffusers import AutoencoderKLLTX2Audio, AutoencoderKLLTX2Video, LTX2VideoTransformer3DModel
     from diffusers.pipelines.ltx2 import LTX2LatentUpsamplerModel, LTX2TextConnectors, LTX2Vocoder
+    from diffusers.pipelines.ltx2.vocoder import LTX2VocoderWithBWE
     from transformers import Gemma3TextConfig, Gemma3TextModel
 
     torch.manual_seed(seed)
+    vocoder = LTX2VocoderWithBWE if "bwe_in_channels" in configs["vocoder"] else LTX2Vocoder
     made = TinyLtx2(
-        transformer=LTX2VideoTransformer3DModel(**CONFIGS["transformer"]),
-        connectors=LTX2TextConnectors(**CONFIGS["connectors"]),
-        vae=AutoencoderKLLTX2Video(**CONFIGS["vae"]),
-        audio_vae=AutoencoderKLLTX2Audio(**CONFIGS["audio_vae"]),
-        vocoder=LTX2Vocoder(**CONFIGS["vocoder"]),
-        gemma=Gemma3TextModel(Gemma3TextConfig(**CONFIGS["text_encoder"])),
+        transformer=LTX2VideoTransformer3DModel(**configs["transformer"]),
+        connectors=LTX2TextConnectors(**configs["connectors"]),
+        vae=AutoencoderKLLTX2Video(**configs["vae"]),
+        audio_vae=AutoencoderKLLTX2Audio(**configs["audio_vae"]),
+        vocoder=vocoder(**configs["vocoder"]),
+        gemma=Gemma3TextModel(Gemma3TextConfig(**configs["text_encoder"])),
         upsampler=LTX2LatentUpsamplerModel(
             in_channels=16, mid_channels=32, num_blocks_per_stage=1, use_rational_resampler=False
         ),
@@ -128,6 +194,9 @@ def tiny_ltx2(seed: int = 0) -> TinyLtx2:
     made.audio_vae.latents_std.uniform_(0.5, 1.5)
     for module in (made.transformer, made.connectors, made.gemma):
         _randomise(module)
+    if hasattr(made.vocoder, "mel_stft"):  # zero until it is loaded
+        for buffer in made.vocoder.mel_stft.buffers():
+            buffer.uniform_(0, 0.5)
     for module in (made.vae, made.audio_vae, made.vocoder, made.upsampler):
         module.eval()
     return made
@@ -140,9 +209,10 @@ def write_files(tiny: TinyLtx2, folder: Path, *, split: bool = False) -> dict[st
         **_renamed(tiny.transformer, "model.diffusion_model.", _TRANSFORMER),
         **_connectors(tiny.connectors),
         **_renamed(tiny.audio_vae, "audio_vae.", _STATISTICS),
-        **_renamed(tiny.vocoder, "vocoder.", _VOCODER),
+        **_renamed(tiny.vocoder, "vocoder.", _VOCODER_23 if hasattr(tiny.vocoder, "bwe_generator") else _VOCODER),
     }
-    video = {f"vae.{_video_name(name)}": tensor for name, tensor in tiny.vae.state_dict().items()}
+    levels = len(tiny.vae.config.block_out_channels)
+    video = {f"vae.{_video_name(name, levels)}": tensor for name, tensor in tiny.vae.state_dict().items()}
     files = {"transformer": folder / "ltx-2-tiny.safetensors"}
     if split:
         files["vae"] = folder / "vae.safetensors"
@@ -174,6 +244,7 @@ _TRANSFORMER = (
     (r"^audio_proj_in", "audio_patchify_proj"),
     (r"^proj_in", "patchify_proj"),
     (r"^audio_time_embed", "audio_adaln_single"),
+    (r"prompt_adaln", "prompt_adaln_single"),
     (r"^time_embed", "adaln_single"),
     (r"^av_cross_attn_video_scale_shift", "av_ca_video_scale_shift_adaln_single"),
     (r"^av_cross_attn_video_a2v_gate", "av_ca_a2v_gate_adaln_single"),
@@ -188,11 +259,20 @@ _STATISTICS = (
     (r"^latents_mean", "per_channel_statistics.mean-of-means"),
     (r"^latents_std", "per_channel_statistics.std-of-means"),
 )
+_VOCODER_23 = (
+    (r"(^|\.)upsamplers\.", r"\1ups."),
+    (r"resnets", "resblocks"),
+    (r"conv_in", "conv_pre"),
+    (r"conv_out", "conv_post"),
+    (r"act_out", "act_post"),
+    (r"downsample\.filter", "downsample.lowpass.filter"),
+)
 _VOCODER = ((r"^upsamplers", "ups"), (r"^resnets", "resblocks"), (r"^conv_in", "conv_pre"), (r"^conv_out", "conv_post"))
 _CONNECTORS = (
     (r"^video_connector", "model.diffusion_model.video_embeddings_connector"),
     (r"^audio_connector", "model.diffusion_model.audio_embeddings_connector"),
     (r"^text_proj_in", "text_embedding_projection.aggregate_embed"),
+    (r"^(video|audio)_text_proj_in", r"text_embedding_projection.\1_aggregate_embed"),
     (r"transformer_blocks", "transformer_1d_blocks"),
     (r"norm_q", "q_norm"),
     (r"norm_k", "k_norm"),
@@ -212,13 +292,13 @@ def _renamed(module: nn.Module, prefix: str, pairs: tuple[tuple[str, str], ...])
     return named
 
 
-def _video_name(name: str) -> str:
+def _video_name(name: str, levels: int) -> str:
     """Blocks and samplers count through in the official file: block, sampler, block, …, with the middle at one end."""
     for old, new in _STATISTICS:
         name = re.sub(old, new, name)
     name = name.replace("resnets", "res_blocks")
     if name.startswith("encoder.mid_block"):
-        return name.replace("mid_block", "down_blocks.6")
+        return name.replace("mid_block", f"down_blocks.{2 * levels}")
     if name.startswith("decoder.mid_block"):
         return name.replace("mid_block", "up_blocks.0")
     name = re.sub(r"down_blocks\.(\d)\.downsamplers\.0", lambda found: f"down_blocks.{2 * int(found[1]) + 1}", name)
