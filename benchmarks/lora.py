@@ -25,10 +25,9 @@ from torch import Tensor, nn
 
 from mold_core import LoraWeight
 from mold_core.testing import RecordedRun
-from mold_core.weights import unfilled
+from mold_core.weights import AdapterShelf, unfilled
 from mold_flux.diffusers_layout import layer_names
-from mold_flux.lora import AdapterShelf
-from mold_flux.lora_places import places_of
+from mold_flux.lora_places import FluxNames
 from mold_flux.transformer import Conditioning, FluxConfig, FluxTransformer, rope
 
 FULL = FluxConfig()
@@ -83,7 +82,7 @@ def timed(module: nn.Module) -> Iterator[list[float]]:
 
 def write_adapter(path: Path, transformer: FluxTransformer, config: FluxConfig, seed: int) -> LoraWeight:
     """Write an adapter for every linear layer of the blocks, named as diffusers names them."""
-    places, generator, tensors = places_of(transformer), torch.Generator().manual_seed(seed), {}
+    places, generator, tensors = FluxNames().places_of(transformer), torch.Generator().manual_seed(seed), {}
     for name in layer_names(config.depth_double, config.depth_single):
         if "blocks" in name:
             place = places[name.replace(".", "_")]
@@ -102,7 +101,7 @@ def change_times(folder: Path) -> tuple[float, float, int]:
     path = Path(adapter.path)
 
     def change() -> None:
-        with AdapterShelf().beside(
+        with AdapterShelf(FluxNames()).beside(
             "transformer", transformer, [adapter], RecordedRun(), dtype=torch.bfloat16, device="cpu"
         ):
             pass
@@ -137,7 +136,7 @@ def main() -> None:
         )
         network = Network(PAIR)
         stack = [write_adapter(folder / f"{seed}.safetensors", network.transformer, PAIR, seed) for seed in (1, 2)]
-        shelf = AdapterShelf()
+        shelf = AdapterShelf(FluxNames())
 
         def step(*loras: LoraWeight) -> tuple[tuple[float, float], Tensor]:
             run, dtype = RecordedRun(), torch.bfloat16

@@ -20,11 +20,22 @@ if TYPE_CHECKING:
     from mold_core.weights.filling import fill, weight_bytes
     from mold_core.weights.int8 import Int8Embedding, Int8Linear, to_int8
     from mold_core.weights.layers import PackedEmbedding, PackedLinear
+    from mold_core.weights.lora import Adapter, AdapterShelf, read_adapter
+    from mold_core.weights.lora_names import AdapterNames, Place, flat, linear_layers
     from mold_core.weights.packed import PackedTensor, Scratch, concatenate
     from mold_core.weights.parts import LoadedParts, PartLoader
+    from mold_core.weights.side_branch import adapted
     from mold_core.weights.streaming import BlockStream
 
 _WITH_TORCH = {
+    "Adapter": "lora",
+    "AdapterNames": "lora_names",
+    "AdapterShelf": "lora",
+    "Place": "lora_names",
+    "adapted": "side_branch",
+    "flat": "lora_names",
+    "linear_layers": "lora_names",
+    "read_adapter": "lora",
     "BlockStream": "streaming",
     "Kernel": "compiled",
     "LoadedParts": "parts",
@@ -46,6 +57,9 @@ _WITH_TORCH = {
 
 __all__ = [
     "BUILT_IN",
+    "Adapter",
+    "AdapterNames",
+    "AdapterShelf",
     "BlockStream",
     "Int8Embedding",
     "Int8Linear",
@@ -56,17 +70,22 @@ __all__ = [
     "PackedTensor",
     "PartLoader",
     "PartSizes",
+    "Place",
     "Scratch",
     "StoredType",
     "TensorSource",
     "WeightFile",
+    "adapted",
     "concatenate",
     "dequantise",
     "fill",
+    "flat",
     "held_bytes",
     "kernel_for",
+    "linear_layers",
     "measure",
     "open_weights",
+    "read_adapter",
     "read_weights",
     "to_int8",
     "type_named",

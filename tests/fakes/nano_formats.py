@@ -14,7 +14,7 @@ from torch import Tensor
 from mold_core import ModelSpec
 from mold_flux.checkpoints import transformer_config
 from mold_flux.diffusers_layout import layer_names
-from mold_flux.lora_places import places_of
+from mold_flux.lora_places import FluxNames
 from mold_flux.transformer import FluxTransformer
 
 __all__ = ["FORMATS", "nano_in"]
@@ -61,7 +61,7 @@ def in_diffusers_layout(state: Mapping[str, Tensor], axes_dim: list[int]) -> dic
     """Return a transformer's tensors under diffusers' names, joined layers taken apart."""
     config = transformer_config({name: tensor.shape for name, tensor in state.items()}, axes_dim=axes_dim)
     with torch.device("meta"):
-        places = places_of(FluxTransformer(config))
+        places = FluxNames().places_of(FluxTransformer(config))
     written: dict[str, Tensor] = {}
     for name in layer_names(config.depth_double, config.depth_single):
         place = places.get(name.replace(".", "_"))

@@ -201,6 +201,7 @@ def _completed(request: ChainRequest, spec: ModelSpec, models: Models) -> tuple[
         steps=clip.steps,
         guidance=clip.guidance,
         fps=request.fps or spec.defaults.fps or _DEFAULT_FPS,
+        loras=clip.loras,
         seed=clip.seed,
         embed_metadata=clip.embed_metadata,
     )

@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mold_core import CacheHit, Frames, GenerateRequest, Info, LoraWeight, Run, StageDone, StageStart
-from mold_core.weights import LoadedParts
+from mold_core.weights import AdapterShelf, LoadedParts
 from mold_flux.autoencoder import Autoencoder, AutoencoderConfig
-from mold_flux.lora import AdapterShelf
+from mold_flux.lora_places import FluxNames
 from mold_flux.native import NativeSize
 from mold_flux.preview import Previews
 from mold_flux.prompts import PromptEncoder
@@ -64,7 +64,7 @@ class FluxPipeline:
         self._device = device
         self._home = home
         self._threads = threads
-        self._adapters = AdapterShelf()
+        self._adapters = AdapterShelf(FluxNames())
         self._attention = attention
         self._native = native
         self._sources = SourceEncoder()

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from mold_core import CheckpointError
 
-__all__ = ["component_of", "official_names"]
+__all__ = ["component_of", "diffusers_name", "official_names"]
 
 T = TypeVar("T")
 
@@ -96,7 +96,8 @@ def official_names(component: str, tensors: Mapping[str, T], *, own: bool = Fals
     return found
 
 
-def _transformer_name(name: str) -> str | None:
+def diffusers_name(name: str) -> str:
+    """Return diffusers' name of a layer of the transformer, dots or underscores in it."""
     return _replaced(_without(name, _TRANSFORMER_PREFIXES), _IN_TRANSFORMER)
 
 
@@ -143,7 +144,7 @@ def _vocoder_name(name: str) -> str | None:
 
 
 _NAMERS: Mapping[str, Callable[[str], str | None]] = {
-    "transformer": _transformer_name,
+    "transformer": diffusers_name,
     "connectors": _connector_name,
     "audio_vae": _audio_vae_name,
     "vocoder": _vocoder_name,

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mold_core import Parameter, SizeRules, ValidationError
+from mold_core import Parameter, SizeRules
 
 if TYPE_CHECKING:
     from mold_core import GenerateRequest, LoadContext, LocalFiles, ModelPart, ModelSpec, Pipeline
 
 __all__ = ["Ltx2Family"]
-
-# Fields that other engines for LTX-2 know and this one does not, or not yet.
-_UNKNOWN = ("loras", "lora")
 
 
 class Ltx2Family:
@@ -20,7 +17,7 @@ class Ltx2Family:
 
     name = "ltx2"
     title = "LTX-2"
-    capabilities = frozenset({"text-to-video", "image-to-video", "negative-prompt"})
+    capabilities = frozenset({"text-to-video", "image-to-video", "negative-prompt", "lora"})
     sizes = SizeRules(
         multiple=32,
         max_pixels=1_800_000,
@@ -43,6 +40,7 @@ class Ltx2Family:
         Parameter(name="pipeline", doc="How the video is made; left out, by what is given and what the model is."),
         Parameter(name="spatial_upscale", doc="How much smaller the first pass is, whose latents are then enlarged."),
         Parameter(name="temporal_upscale", doc="x2: every second frame is made, and those between by an upsampler."),
+        Parameter(name="loras", doc="Low-rank adapters (LoRA), by name or path, each with its scale."),
         Parameter(name="enable_audio", doc="Whether there is sound."),
         Parameter(name="steps", doc="Denoising steps of models that are not distilled.", minimum=1, maximum=100),
         Parameter(name="guidance", doc="Guidance of models that are not distilled.", minimum=0, maximum=20),
@@ -66,9 +64,6 @@ class Ltx2Family:
         """Raise ValidationError for what LTX-2 cannot honour."""
         from mold_ltx2.asking import check
 
-        for name in _UNKNOWN:
-            if getattr(request, name) is not None:
-                raise ValidationError(f"{name} is not supported for LTX-2 yet", field=name, hint="leave it out")
         check(spec, request)
 
     def parts(self, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> tuple[ModelPart, ...]:

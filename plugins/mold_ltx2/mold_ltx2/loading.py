@@ -66,6 +66,8 @@ def load_pipeline(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> L
         distilled=bool(options.get("distilled")),
         sigmas=options.get("sigmas"),
         device=device,
+        dtype=dtype_of("transformer", spec, device),
+        distilled_lora=files.one("distilled_lora") if "distilled_lora" in files.by_component else None,
     )
 
 

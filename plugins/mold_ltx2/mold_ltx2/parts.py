@@ -63,13 +63,15 @@ def model_parts(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> tup
     sizes = _measured(spec, components, context) if here else _announced(spec, context)
     working = _working_numbers(spec, components if here else None)
     paths = _paths(components, files) if here else {}
+    adapter = sum(file.size_bytes or 0 for file in spec.files if file.component == "distilled_lora")
     return tuple(
         ModelPart(
             name=name,
             size_bytes=size.total_bytes,
             device=device_of(name, context),
             streamed_bytes=size.streamed_bytes(device_of(name, context)),
-            working_bytes=working.get(name, 0) * number_bytes(name, spec, context),
+            working_bytes=working.get(name, 0) * number_bytes(name, spec, context)
+            + (adapter if name == "transformer" else 0),  # it is beside the transformer in a second pass
             files=paths.get(name, ()),
         )
         for name, size in sizes.items()

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from math import ceil
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -15,13 +16,14 @@ from attrs import evolve
 from torch import Tensor
 
 from mold_core import CacheHit, Frames, GenerateRequest, Run, Sound, StageDone, StageStart
-from mold_core.weights import LoadedParts
+from mold_core.weights import AdapterShelf, LoadedParts
 from mold_ltx2.asking import lacking_upsampler
 from mold_ltx2.configs import Version
 from mold_ltx2.decoding import Autoencoders
 from mold_ltx2.given import Given, Pinned
 from mold_ltx2.in_context import shown_smaller
 from mold_ltx2.latents import Geometry, frame_tokens, pack, pack_audio, unpack, unpack_audio
+from mold_ltx2.lora_names import Ltx2Names
 from mold_ltx2.prompts import PromptEncoder
 from mold_ltx2.recipe import Pass, Recipe, recipe_of
 from mold_ltx2.sampling import Prompt, Stream, denoise, noised, schedule
@@ -50,6 +52,8 @@ class Ltx2Pipeline:
         distilled: bool,
         sigmas: Sequence[float] | None,
         device: str,
+        dtype: torch.dtype,
+        distilled_lora: Path | None = None,
     ) -> None:
         self.parts = parts
         self.transformer = transformer
@@ -60,11 +64,14 @@ class Ltx2Pipeline:
         self._distilled = distilled
         self._sigmas = tuple(sigmas) if sigmas else None
         self._device = device
+        self._dtype = dtype
+        self._distilled_lora = distilled_lora
+        self._adapters = AdapterShelf(Ltx2Names())
 
     @property
     def size_bytes(self) -> int:
-        """Memory of the weights that are on the device now, in bytes."""
-        return self.parts.size_bytes(self._device)
+        """Memory of the weights that are on the device now, and of the adapters that are kept, in bytes."""
+        return self.parts.size_bytes(self._device) + self._adapters.size_bytes
 
     @property
     def peak_bytes(self) -> int:
@@ -95,6 +102,7 @@ class Ltx2Pipeline:
 
     def close(self) -> None:
         """Free the weights."""
+        self._adapters.clear()
         self.parts.close()
 
     # --- passes --------------------------------------------------------------------------------------------------
@@ -113,7 +121,7 @@ class Ltx2Pipeline:
                 video = self.upsamplers.apply(recipe.enlarge, video)[..., : whole.height, : whole.width]
             for one in more:
                 on_step.offset = first.steps
-                video, audio = self._pass(one, whole, prompts, given, generator, on_step, start=(video, audio))
+                video, audio = self._pass(one, whole, prompts, given, generator, on_step, (video, audio))
             return (self.upsamplers.apply("temporal-x2", video) if recipe.doubled else video), audio
 
     def _pass(
@@ -135,7 +143,7 @@ class Ltx2Pipeline:
             noised(stream, torch.randn(stream.tokens.shape, generator=generator).to(self._device), sigmas[0])
             for stream in streams
         )
-        with self.parts.use("transformer", on_step.report) as transformer:
+        with self._transformer(one, on_step.run) as transformer:
             tokens, sounds = denoise(
                 transformer,
                 geometry,
@@ -151,6 +159,15 @@ class Ltx2Pipeline:
             )
         channels = self.autoencoders.audio_vae.config.latent_channels
         return unpack(tokens, geometry), unpack_audio(sounds, channels)
+
+    @contextmanager
+    def _transformer(self, one: Pass, run: Run) -> Iterator[Any]:
+        """Give the transformer, with the adapters beside its layers that a pass takes."""
+        with (
+            self.parts.use("transformer", run.report) as transformer,
+            self._adapters.beside("transformer", transformer, one.loras, run, dtype=self._dtype, device=self._device),
+        ):
+            yield transformer
 
     def _video_stream(self, one: Pass, geometry: Geometry, given: Given, start: Tensor | None) -> Stream:
         channels = self.transformer.config.in_channels
@@ -220,7 +237,7 @@ class Ltx2Pipeline:
             distilled=self._distilled,
             sigmas=self._sigmas,
             upsamplers=self.upsamplers.kinds,
-            distilled_lora=None,
+            distilled_lora=self._distilled_lora,
         )
         for kind in recipe.upsamplers:
             if kind not in self.upsamplers:
@@ -254,15 +271,14 @@ class _Steps:
     """Tells the run about every step of all passes, with its duration."""
 
     def __init__(self, run: Run, total: int) -> None:
-        self._run = run
+        self.run = run
         self._total = total
         self._last = perf_counter()
         self.offset = 0
-        self.report = run.report
 
     def __call__(self, step: int, _total: int) -> None:
         now = perf_counter()
-        self._run.step(self.offset + step, self._total, elapsed_ms=round((now - self._last) * 1000))
+        self.run.step(self.offset + step, self._total, elapsed_ms=round((now - self._last) * 1000))
         self._last = now
 
 

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, defaultdict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from mold_core import CheckpointError, Info, LoraWeight, Run
-from mold_core.weights import PackedTensor, open_weights, read_weights
-from mold_flux.diffusers_layout import some
-from mold_flux.lora_places import Place, component_of, places_of, read_key
-from mold_flux.side_branch import Branch, Up, adapted
+from mold_core.errors import CheckpointError
+from mold_core.weights.files import open_weights, read_weights
+from mold_core.weights.lora_names import AdapterNames, Place, flat, read_key
+from mold_core.weights.packed import PackedTensor
+from mold_core.weights.side_branch import Branch, Up, adapted
+from mold_core.wire import Info, LoraWeight
+
+if TYPE_CHECKING:
+    from mold_core.hookspecs import Run
 
 __all__ = ["Adapter", "AdapterShelf", "read_adapter"]
 
 # What other methods than plain low-rank pairs store; without it the pairs would mean something else.
 _OTHER_METHODS = {"dora_scale": "DoRA", "hada_w1_a": "LoHa", "lokr_w1": "LoKr", "oft_diag": "OFT"}
 
-# Adapters of FLUX.1 take 20 to 350 MB.
+# Adapters of FLUX.1 take 20 to 350 MB; larger ones are read for each request.
 SHELF_BYTES = 512 * 1024 * 1024
 _REMEMBERED_NAMES = 100
 
@@ -51,16 +57,22 @@ class _Pair:
 
 
 def read_adapter(
-    path: Path, component: str, places: Mapping[str, Place], *, dtype: torch.dtype, device: str | torch.device
+    path: Path,
+    component: str,
+    network: nn.Module,
+    names: AdapterNames,
+    *,
+    dtype: torch.dtype,
+    device: str | torch.device,
 ) -> Adapter:
     """Return what a file adds to a component of the model, in the dtype and on the device to compute with.
 
-    Pairs may be called lora_A and lora_B, lora_down and lora_up, or as diffusers once did; layers as `lora_places`
-    knows them. With an ``alpha`` of its own a pair counts alpha / rank times. Raises CheckpointError naming file and
+    Pairs may be called lora_A and lora_B, lora_down and lora_up, or as diffusers once did; layers as `names` knows
+    them. With an ``alpha`` of its own a pair counts alpha / rank times. Raises CheckpointError naming file and
     key: for no pairs, half a pair, shapes that do not fit, and methods other than plain low-rank pairs.
     """
     try:
-        return _read(read_weights(path), component, places, dtype, device)
+        return _read(read_weights(path), component, network, names, dtype, device)
     except CheckpointError as error:
         message = error.message if error.message.startswith(str(path)) else f"{path}: {error.message}"
         raise CheckpointError(message, hint=error.hint) from None
@@ -69,7 +81,8 @@ def read_adapter(
 class AdapterShelf:
     """Adapters of one model, read when they are first asked for. Those used last are kept, up to so many bytes."""
 
-    def __init__(self, limit_bytes: int = SHELF_BYTES) -> None:
+    def __init__(self, names: AdapterNames, limit_bytes: int = SHELF_BYTES) -> None:
+        self._names = names
         self._limit_bytes = limit_bytes
         self._kept: OrderedDict[tuple[object, ...], Adapter] = OrderedDict()
         self._for_text: OrderedDict[tuple[str, int, int], bool] = OrderedDict()
@@ -111,7 +124,7 @@ class AdapterShelf:
     def _is_for_text(self, state: tuple[str, int, int]) -> bool:
         if state not in self._for_text:
             names = open_weights(Path(state[0]))
-            self._for_text[state] = any(component_of(name) != "transformer" for name in names)
+            self._for_text[state] = any(self._names.component_of(flat(name)) != "transformer" for name in names)
             if len(self._for_text) > _REMEMBERED_NAMES:
                 self._for_text.popitem(last=False)
         return self._for_text[state]
@@ -125,7 +138,7 @@ class AdapterShelf:
     ) -> Adapter:
         key = (component, dtype, str(device), *_state(path))
         if key not in self._kept:
-            self._kept[key] = read_adapter(path, component, places_of(network), dtype=dtype, device=device)
+            self._kept[key] = read_adapter(path, component, network, self._names, dtype=dtype, device=device)
         self._kept.move_to_end(key)
         adapter = self._kept[key]
         while self.size_bytes > self._limit_bytes:
@@ -152,18 +165,20 @@ def _tell(path: Path, ignored: Sequence[str], run: Run) -> None:
 def _read(
     tensors: Mapping[str, Tensor | PackedTensor],
     component: str,
-    places: Mapping[str, Place],
+    network: nn.Module,
+    names: AdapterNames,
     dtype: torch.dtype,
     device: str | torch.device,
 ) -> Adapter:
     _refuse_other_methods(tensors)
-    keys = {name: read_key(name) for name in tensors}
+    keys = {name: read_key(name, names) for name in tensors}
     if not any(keys.values()):
-        raise CheckpointError(f"there are no low-rank pairs in it; it holds {some(tensors)}")
+        raise CheckpointError(f"there are no low-rank pairs in it; it holds {_some(tensors)}")
+    places = names.places_of(network)
     halves: dict[Place, dict[str, str]] = defaultdict(dict)
     ignored = []
     for name, key in keys.items():
-        if component_of(name) != component:
+        if names.component_of(flat(name)) != component:
             continue
         place = None if key is None else places.get(key.layer)
         if key is None or place is None:
@@ -171,10 +186,10 @@ def _read(
         else:
             halves[place][key.part] = name
     if ignored and not halves:
-        raise CheckpointError(f"it is for another model: there is no place for {some(ignored)}")
+        raise CheckpointError(f"it is for another model: there is no place for {_some(ignored)}")
     pairs: dict[str, list[_Pair]] = defaultdict(list)
-    for place, names in halves.items():
-        pairs[place.layer].append(_pair(place, names, tensors))
+    for place, parts in halves.items():
+        pairs[place.layer].append(_pair(place, parts, tensors))
     branches = {layer: _branch(found, dtype, device) for layer, found in pairs.items()}
     return Adapter(branches=branches, ignored=tuple(ignored))
 
@@ -234,3 +249,7 @@ def _refuse_other_methods(tensors: Mapping[str, object]) -> None:
         method = _OTHER_METHODS.get(name.rpartition(".")[2])
         if method:
             raise CheckpointError(f"{name} says that this is a {method}; mold applies plain LoRA only")
+
+
+def _some(names: Iterable[str]) -> str:
+    return ", ".join(islice(names, 3)) or "its tensors, of which there are none"

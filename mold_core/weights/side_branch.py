@@ -46,7 +46,7 @@ class _Adapted(nn.Module):
         self.branches = tuple(branches)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.base(x)
+        out: Tensor = self.base(x)
         rows = out.view(-1, out.shape[-1])
         for branch, scale in self.branches:
             ranks = F.linear(x, branch.down).view(len(rows), -1)
@@ -65,9 +65,9 @@ def adapted(network: nn.Module, stack: Sequence[tuple[Mapping[str, Branch], floa
             branches.setdefault(layer, []).append((branch, scale))
     layers = {name: network.get_submodule(name) for name in branches}
     try:
-        for name, layer in layers.items():
-            network.set_submodule(name, _Adapted(layer, branches[name]))
+        for path, layer in layers.items():
+            network.set_submodule(path, _Adapted(layer, branches[path]))
         yield
     finally:
-        for name, layer in layers.items():
-            network.set_submodule(name, layer)
+        for path, layer in layers.items():
+            network.set_submodule(path, layer)
