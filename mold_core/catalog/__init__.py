@@ -4,13 +4,14 @@ What fetches them is `mold_core.catalog.pull`; it is not among these names, beca
 """
 
 from mold_core.catalog.default import DefaultModel, default_model, remember_model
-from mold_core.catalog.loras import LoraFolder, refuse_lora_paths
+from mold_core.catalog.loras import BroughtLora, LoraFolder, refuse_lora_paths
 from mold_core.catalog.model import ModelDefaults, ModelEntry, ModelFile, ModelSpec, Vocabulary, read_catalog
 from mold_core.catalog.names import nearest_names, resolve
 from mold_core.catalog.own import own_models
 from mold_core.catalog.store import LocalFiles, ModelStore
 
 __all__ = [
+    "BroughtLora",
     "DefaultModel",
     "LocalFiles",
     "LoraFolder",

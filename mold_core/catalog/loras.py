@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PureWindowsPath
 
 import attrs
@@ -12,16 +12,30 @@ from mold_core.errors import ValidationError
 from mold_core.wire import GenerateRequest, LoraWeight
 from mold_core.wire.fields import shorten
 
-__all__ = ["LoraFolder", "refuse_lora_paths"]
+__all__ = ["BroughtLora", "LoraFolder", "refuse_lora_paths"]
 
 SUFFIX = ".safetensors"
 
 
+@attrs.frozen(kw_only=True)
+class BroughtLora:
+    """An adapter of the catalog: its file, here or not, and how the names of the models begin that it is for."""
+
+    file: Path
+    models: str = ""
+
+
 @attrs.frozen
 class LoraFolder:
-    """The folder `loras` in MOLD_HOME. Adapters in it have names: their path without `.safetensors`."""
+    """The folder `loras` in MOLD_HOME. Adapters in it have names: their path without `.safetensors`.
+
+    `brought` are those that the catalog has for a model's family, by the names they are pulled by; `model` is that
+    model.
+    """
 
     path: Path
+    brought: Mapping[str, BroughtLora] = attrs.Factory(dict)
+    model: str = ""
 
     def names(self) -> Iterator[tuple[str, Path]]:
         """Yield every adapter in the folder, by name, with its file."""
@@ -36,6 +50,8 @@ class LoraFolder:
         folder only. Raises ValidationError for `field`, with the nearest names.
         """
         wanted = Path(lora.path)
+        if lora.path in self.brought:
+            return self._pulled(lora, field)
         if _is_path(lora.path):
             file = Path(os.path.expanduser(lora.path))  # unlike Path.expanduser() it takes "~nobody" as it is
             if _is_file(file):
@@ -45,7 +61,7 @@ class LoraFolder:
             for file in (self.path / lora.path, self.path / f"{lora.path}{SUFFIX}"):
                 if _is_file(file):
                     return attrs.evolve(lora, path=str(file.absolute()))
-        known = [name for name, _ in self.names()]
+        known = [*self.brought, *(name for name, _ in self.names())]
         from difflib import get_close_matches
 
         near = get_close_matches(lora.path, known, n=3)
@@ -56,6 +72,25 @@ class LoraFolder:
             value=lora.path,
             hint="mold list --loras shows all",
         )
+
+    def _pulled(self, lora: LoraWeight, field: str) -> LoraWeight:
+        """Return an adapter of the catalog. Raises ValidationError where it is not here or for other models."""
+        brought = self.brought[lora.path]
+        if not self.model.startswith(brought.models):
+            raise ValidationError(
+                f"{field}: {lora.path} is for {brought.models} models, and {self.model} is none",
+                field=field,
+                value=lora.path,
+                hint=f"name a {brought.models} model (mold list)",
+            )
+        if not _is_file(brought.file):
+            raise ValidationError(
+                f"{field}: {lora.path} is not downloaded",
+                field=field,
+                value=lora.path,
+                hint=f"mold pull {lora.path} fetches it",
+            )
+        return attrs.evolve(lora, path=str(brought.file.absolute()))
 
     def located(self, request: GenerateRequest) -> tuple[LoraWeight, ...] | None:
         """Return all adapters of a request, `lora` before `loras`, with the paths of their files; None for none."""

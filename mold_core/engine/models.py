@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import attrs
 
-from mold_core.catalog import DefaultModel, ModelEntry, ModelSpec, ModelStore, default_model, resolve
+from mold_core.catalog import (
+    BroughtLora,
+    DefaultModel,
+    LoraFolder,
+    ModelEntry,
+    ModelSpec,
+    ModelStore,
+    default_model,
+    resolve,
+)
 from mold_core.engine.device import choose_devices
 from mold_core.engine.placing import Placed, Placements, placed
 from mold_core.errors import PluginError, ValidationError
@@ -64,6 +73,17 @@ class Models:
                 hint="mold plugins shows what is loaded and what failed",
             )
         return family
+
+    def loras_for(self, spec: ModelSpec) -> LoraFolder:
+        """Return where the adapters of requests to a model lie: in the folder for them, and those of the catalog."""
+        brought = {
+            part.name: BroughtLora(file=self.store.path_of(part, file), models=str(part.options.get("models", "")))
+            for part in self.plugins.models.values()
+            if part.part_of == spec.family
+            for file in part.files
+            if file.component == "lora"
+        }
+        return LoraFolder(self.settings.loras_path, brought, spec.name)
 
     def placed(self, spec: ModelSpec, placement: DevicePlacement | None = None) -> Placed:
         """Return a model with the devices of a request's placement, or else of its own.

@@ -65,9 +65,9 @@ def adapted(network: nn.Module, stack: Sequence[tuple[Mapping[str, Branch], floa
             branches.setdefault(layer, []).append((branch, scale))
     layers = {name: network.get_submodule(name) for name in branches}
     try:
-        for path, layer in layers.items():
-            network.set_submodule(path, _Adapted(layer, branches[path]))
+        for path, plain in layers.items():
+            network.set_submodule(path, _Adapted(plain, branches[path]))
         yield
     finally:
-        for path, layer in layers.items():
-            network.set_submodule(path, layer)
+        for path, plain in layers.items():
+            network.set_submodule(path, plain)

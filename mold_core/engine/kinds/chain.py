@@ -191,7 +191,11 @@ def _completed(request: ChainRequest, spec: ModelSpec, models: Models) -> tuple[
     family = models.family_of(spec)
     with blaming(f"{spec.name} could not take the request"):
         clip, warnings = complete(
-            _clip(request, plan(request).stages[0]), spec, family, embed_metadata=models.settings.embed_metadata
+            _clip(request, plan(request).stages[0]),
+            spec,
+            family,
+            embed_metadata=models.settings.embed_metadata,
+            loras=models.loras_for(spec),
         )
     completed = attrs.evolve(
         request,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 import attrs
 
-from mold_core.catalog import LoraFolder, ModelSpec
+from mold_core.catalog import ModelSpec
 from mold_core.engine.batch import BatchRun, fail_jobs
 from mold_core.engine.complete import complete
 from mold_core.engine.jobs import Job, JobKind
@@ -54,7 +54,7 @@ class GenerateKind:
                 family,
                 embed_metadata=models.settings.embed_metadata,
                 expand=models.settings.expand,
-                loras=LoraFolder(models.settings.loras_path),
+                loras=models.loras_for(spec),
             )
         if completed.expand:
             check_expansion(completed, models)

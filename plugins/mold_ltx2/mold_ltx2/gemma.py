@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mold_core.weights import PackedTensor, unfilled
 
-__all__ = ["gemma_config", "gemma_names", "gemma_network", "gemma_tensors"]
+__all__ = ["gemma_config", "gemma_names", "gemma_network", "gemma_tensors", "scale_embeddings"]
 
 T = TypeVar("T")
 
@@ -64,15 +64,23 @@ def gemma_config(**sizes: Any) -> Any:
 
 
 def gemma_network(config: Any) -> Any:
-    """Return the network without weights, on the meta device, but for what is computed from its sizes."""
+    """Return the network without weights, on the meta device, but for what is computed from its sizes.
+
+    Its embedding is a plain one, which can stay quantised; `scale_embeddings` follows once it has its weights.
+    """
     from transformers import Gemma3TextModel
 
     with unfilled():
         network: Any = Gemma3TextModel(config)
+        network.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
     network.rotary_emb = type(network.rotary_emb)(config)
-    scale = torch.tensor(config.hidden_size**0.5)
-    network.embed_tokens.register_buffer("embed_scale", scale, persistent=False)
     return network
+
+
+def scale_embeddings(network: Any) -> None:
+    """Multiply what is embedded as Gemma does: by the square root of its width, in the dtype of the vectors."""
+    scale = torch.tensor(network.config.hidden_size**0.5)
+    network.embed_tokens.register_forward_hook(lambda module, ids, vectors: vectors * scale.to(vectors))
 
 
 def gemma_names(tensors: Mapping[str, T]) -> dict[str, T]:

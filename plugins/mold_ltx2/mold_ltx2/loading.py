@@ -13,7 +13,7 @@ from mold_core.weights import BlockStream, LoadedParts, fill, read_weights, unfi
 from mold_ltx2.components import COMPONENTS, Components
 from mold_ltx2.decoding import Autoencoders
 from mold_ltx2.dtypes import dtype_of
-from mold_ltx2.gemma import gemma_config, gemma_network
+from mold_ltx2.gemma import gemma_config, gemma_network, scale_embeddings
 from mold_ltx2.parts import model_parts
 from mold_ltx2.pipeline import Ltx2Pipeline
 from mold_ltx2.prompts import GemmaTokenizer, PromptEncoder
@@ -116,6 +116,8 @@ class _Loader:
             cache_dir=context.cache_dir,
         )
         network.eval().requires_grad_(False)
+        if name == "text_encoder":
+            scale_embeddings(network)
         stream = None
         if streamed:
             stream = BlockStream(network, _units(name, network), device=device, dtype=dtype, pin=self._may_pin(name))

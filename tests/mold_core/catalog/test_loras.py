@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import attrs
 import pytest
 
 from mold_core import GenerateRequest, LoraWeight, ValidationError
-from mold_core.catalog import LoraFolder, refuse_lora_paths
+from mold_core.catalog import BroughtLora, LoraFolder, refuse_lora_paths
 
 
 @pytest.fixture
@@ -91,3 +92,25 @@ def test_a_name_that_leads_upwards_is_no_path_but_found_nowhere(folder: LoraFold
     refuse_lora_paths(request)
     with pytest.raises(ValidationError, match=r"loras\[0\]\.path names no LoRA"):
         folder.located(request)
+
+
+def test_adapters_of_the_catalog_go_by_the_names_they_are_pulled_by(tmp_path: Path) -> None:
+    here = tmp_path / "static.safetensors"
+    here.write_bytes(b"x")
+    folder = LoraFolder(
+        tmp_path / "loras",
+        {
+            "camera:static": BroughtLora(file=here, models="big-1"),
+            "camera:in": BroughtLora(file=tmp_path / "in.safetensors", models="big-1"),
+        },
+        "big-1-fast:fp8",
+    )
+    assert folder.locate(LoraWeight(path="camera:static"), "lora.path").path == str(here)
+    with pytest.raises(ValidationError, match="camera:in is not downloaded") as caught:
+        folder.locate(LoraWeight(path="camera:in"), "lora.path")
+    assert caught.value.hint == "mold pull camera:in fetches it"
+    with pytest.raises(ValidationError, match="nearest: camera:static"):
+        folder.locate(LoraWeight(path="camera:statik"), "lora.path")
+    other = attrs.evolve(folder, model="big-2:fp8")
+    with pytest.raises(ValidationError, match=r"camera:static is for big-1 models, and big-2:fp8 is none"):
+        other.locate(LoraWeight(path="camera:static"), "loras[0].path")
