@@ -338,6 +338,12 @@ class ChainRenderer(Protocol):
         """
 
 
+# A chain renderer may also have:
+#   prepare(pipeline, requests: Sequence[GenerateRequest], run: Run)
+#                                                       called before a clip is rendered, with its request and those of
+#                                                       the clips to come: what all of them need can be made at once
+
+
 @attrs.frozen(kw_only=True, eq=False)
 class UpscalerNetwork:
     """A super-resolution network, loaded and ready, and what the tiling of pictures must know about it.

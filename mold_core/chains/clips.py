@@ -54,6 +54,7 @@ class ClipWork:
     `request` is complete. `before` is the clip that comes before, `overlap` the frames shared with it (0: none).
     `frames`: how many frames after the overlap are used. The first `fade_in` of them are blended with the last of
     `before`; the last `fade_out` are left to the next clip. `lossless` is for formats that are encoded once more.
+    `later` are the requests of the clips to come, without their pictures.
     """
 
     request: GenerateRequest
@@ -64,6 +65,7 @@ class ClipWork:
     fade_in: int = 0
     fade_out: int = 0
     lossless: bool = False
+    later: tuple[GenerateRequest, ...] = ()
 
 
 def render_clip(renderer: ChainRenderer, pipeline: Any, work: ClipWork, run: Run) -> None:
@@ -72,6 +74,8 @@ def render_clip(renderer: ChainRenderer, pipeline: Any, work: ClipWork, run: Run
         return
     from safetensors.torch import save
 
+    if hasattr(renderer, "prepare"):
+        renderer.prepare(pipeline, (work.request, *work.later), run)
     latents = renderer.render(pipeline, work.request, _latents_before(work), work.overlap, run)
     write_whole(work.files.latents, save({name: tensor.contiguous() for name, tensor in latents.items()}))
 

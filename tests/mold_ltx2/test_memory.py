@@ -7,13 +7,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from ltx2_loading import load, spec_of
 
 from mold_core import CacheHit, GenerateRequest, LoadContext, LocalFiles, MemoryPlan, WeightLoad, plan_memory
+from mold_core.chains import ClipFiles, ClipWork, render_clip
 from mold_core.placement import needed_bytes
 from mold_core.testing import RecordedRun
+from mold_ltx2.chain import Ltx2ChainRenderer
 from mold_ltx2.family import Ltx2Family
 
 REQUEST = GenerateRequest(
@@ -116,6 +119,22 @@ def test_a_known_prompt_needs_no_gemma(files: dict[str, Path]) -> None:
     made(pipeline, run)
     assert CacheHit(resource="prompt conditioning") in run.events
     assert "text_encoder" not in [event.component for event in run.events if isinstance(event, WeightLoad)]
+
+
+def test_the_prompts_of_a_chain_bring_gemma_once(files: dict[str, Path], tmp_path: Path) -> None:
+    pipeline, run = load(files, plan=plan(files, "sequential")), RecordedRun()
+    requests = [attrs.evolve(REQUEST, prompt=prompt) for prompt in ("a red ball", "a blue boat", "the sea")]
+    before: ClipFiles | None = None
+    for index, request in enumerate(requests):
+        names = ("latents", "part", "sound", "faded")
+        clip = ClipFiles(**{name: tmp_path / f"{index}.{name}" for name in names})
+        later = tuple(requests[index + 1 :])
+        work = ClipWork(request=request, files=clip, before=before, overlap=9 if before else 0, frames=8, later=later)
+        render_clip(Ltx2ChainRenderer(), pipeline, work, run)
+        before = clip
+    loaded = [event.component for event in run.events if isinstance(event, WeightLoad)]
+    assert loaded.count("text_encoder") == loaded.count("connectors") == 1
+    assert loaded.count("transformer") > 3
 
 
 def test_files_that_are_not_here_are_measured_by_the_catalog() -> None:

@@ -132,7 +132,9 @@ def _make_clip(job: Job, spec: ModelSpec, chain: Chain, index: int, worker: Work
     """Leave a clip's latents on disk, and meanwhile the frames of the one before."""
     job.report(ChainStageStart(stage_idx=index))
     before = chain.works[index - 1] if index else None
-    _guarded(chain, index, lambda: worker.render_clip(spec, chain.works[index], _ClipRun(job, index), beside=before))
+    later = tuple(attrs.evolve(work.request, source_image=None) for work in chain.works[index + 1 :])
+    work = attrs.evolve(chain.works[index], later=later)
+    _guarded(chain, index, lambda: worker.render_clip(spec, work, _ClipRun(job, index), beside=before))
     job.report(ChainStageDone(stage_idx=index, frames_emitted=chain.plan.emitted[index]))
 
 

@@ -7,7 +7,7 @@ they are. They are held through every step, and so is the sound of the same time
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -37,6 +37,10 @@ class Ltx2ChainRenderer:
                 value=spec.name,
                 hint="name ltx-2-19b-distilled",
             )
+
+    def prepare(self, pipeline: Any, requests: Sequence[GenerateRequest], run: Run) -> None:
+        """Encode the prompts of all clips at once, so that the text encoder is brought into memory once."""
+        pipeline.learn([request.prompt for request in requests], run)
 
     def render(
         self, pipeline: Any, request: GenerateRequest, before: Mapping[str, Tensor] | None, overlap: int, run: Run

@@ -100,6 +100,12 @@ class Ltx2Pipeline:
         recipe = self._recipe(request)
         return self._made(request, recipe, Given(request, self.autoencoders, pinned, doubled=recipe.doubled), run)
 
+    def learn(self, prompts: Sequence[str], run: Run) -> None:
+        """Encode prompts that are needed later, where the text encoder does not stay in memory."""
+        if self.parts.plan.strategy != "eager" and not all(map(self.prompts.knows, prompts)):
+            with torch.inference_mode(), _stage(run, "Encoding prompts"):
+                self.prompts.encode(prompts, run.report)
+
     def close(self) -> None:
         """Free the weights."""
         self._adapters.clear()
