@@ -14,7 +14,7 @@ const ELSEWHERE = new Set(["prompt", "width", "height", "seed", "source_image", 
 const UNSHOWN = new Set(["keyframes", "audio_file", "source_video", "retake_range", "lora"]);
 const CHOICES = {
   scheduler: ["ddim", "euler-ancestral", "uni-pc"], spatial_upscale: ["x1-5", "x2"], temporal_upscale: ["x2"],
-  pipeline: ["one-stage", "two-stage", "distilled", "keyframe", "a2-vid", "retake", "ic-lora", "two-stage-hq"],
+  pipeline: ["one-stage", "two-stage", "distilled", "keyframe", "a2-vid", "retake", "ic-lora"],
 };
 const FORMATS = { picture: ["png", "jpeg", "webp"], video: ["mp4", "gif", "apng", "webp"] };
 

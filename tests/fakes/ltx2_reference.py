@@ -17,7 +17,7 @@ REQUEST = GenerateRequest(
 )
 
 
-def reference(tiny: TinyLtx2) -> Any:
+def reference(tiny: TinyLtx2, kind: Any = None) -> Any:
     from diffusers import FlowMatchEulerDiscreteScheduler
     from diffusers.pipelines.ltx2 import LTX2ConditionPipeline
     from transformers import PreTrainedTokenizerFast
@@ -31,7 +31,7 @@ def reference(tiny: TinyLtx2) -> Any:
         padding_side="left",
         model_max_length=TEXT_TOKENS,
     )
-    pipeline = LTX2ConditionPipeline(
+    pipeline = (kind or LTX2ConditionPipeline)(
         scheduler=scheduler,
         vae=tiny.vae,
         audio_vae=tiny.audio_vae,
@@ -45,7 +45,7 @@ def reference(tiny: TinyLtx2) -> Any:
     return pipeline
 
 
-def theirs(tiny: TinyLtx2, sigmas: list[float], **options: Any) -> tuple[Tensor, Tensor]:
+def theirs(tiny: TinyLtx2, sigmas: list[float], kind: Any = None, **options: Any) -> tuple[Tensor, Tensor]:
     off: dict[str, Any] = {
         "guidance_scale": 1.0,
         "stg_scale": 0.0,
@@ -70,7 +70,7 @@ def theirs(tiny: TinyLtx2, sigmas: list[float], **options: Any) -> tuple[Tensor,
         "return_dict": False,
         "max_sequence_length": TEXT_TOKENS,
     }
-    made: tuple[Tensor, Tensor] = reference(tiny)(**{**fields, **off, **options})
+    made: tuple[Tensor, Tensor] = reference(tiny, kind)(**{**fields, **off, **options})
     return made
 
 

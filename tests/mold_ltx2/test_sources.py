@@ -248,6 +248,21 @@ WHOLE = TimeRange(start_seconds=0, end_seconds=0.5)
             "pipeline 'two-stage-hq' takes a second-order sampler, which mold does not have; use two-stage",
         ),
         (
+            {"pipeline": "ic-lora"},
+            "pipeline",
+            "pipeline 'ic-lora' shows the model a video beside its own; give one as source_video",
+        ),
+        (
+            {"pipeline": "ic-lora", "source_video": VIDEO},
+            "pipeline",
+            "pipeline 'ic-lora' takes an adapter that was trained in context; name it in loras",
+        ),
+        (
+            {"pipeline": "ic-lora", "model": "ltx-2-tiny-dev"},
+            "pipeline",
+            "pipeline 'ic-lora' is for distilled models, and ltx-2-tiny-dev:fp32 is guided; name a distilled model",
+        ),
+        (
             {"pipeline": "two-stage"},
             "pipeline",
             "pipeline 'two-stage' is for guided models, and ltx-2-tiny:fp32 is distilled; use distilled, which has two "

@@ -29,16 +29,21 @@ _ASKED_FOR: dict[UpsamplerKind, tuple[str, str, str]] = {
 
 
 def fitted(request: GenerateRequest) -> GenerateRequest:
-    """Return the request with the rate of its source video and, for a retake, also its frames and size."""
+    """Return the request with the rate of its source video and, where it is as long as that, its frames.
+
+    A retake has its size, too.
+    """
     if request.source_video is None:
         return request
     info = _probed(request.source_video)
     request = attrs.evolve(request, fps=request.fps or round(info.fps))
+    if request.retake_range is None and request.pipeline != "ic-lora":
+        return request
+    request = attrs.evolve(request, frames=request.frames or _whole(_count(info, request.source_video)))
     if request.retake_range is None:
         return request
     return attrs.evolve(
         request,
-        frames=request.frames or _whole(_count(info, request.source_video)),
         width=request.width or info.width,
         height=request.height or info.height,
     )
@@ -121,7 +126,8 @@ def _check_retake(request: GenerateRequest) -> None:
 
 
 def _check_source(request: GenerateRequest, video: bytes, frames: int) -> None:
-    if request.source_image is not None:
+    in_context = request.pipeline == "ic-lora"
+    if request.source_image is not None and not in_context:
         raise ValidationError(
             "source_image and source_video both say how the clip begins", field="source_image", hint="give one of them"
         )
@@ -133,6 +139,8 @@ def _check_source(request: GenerateRequest, video: bytes, frames: int) -> None:
             value=request.fps,
             hint="leave fps out",
         )
+    if in_context:
+        return
     count, again = _count(info, video), request.retake_range
     if again is None:
         _check_prefix(count, frames)
@@ -182,8 +190,12 @@ def _check_pipeline(spec: ModelSpec, request: GenerateRequest) -> None:
     match way:
         case "two-stage-hq":
             raise _refused(request, "takes a second-order sampler, which mold does not have", "use two-stage")
-        case "ic-lora":
-            raise _refused(request, "takes in-context adapters, which mold cannot run yet", "leave it out")
+        case "ic-lora" if not distilled:
+            raise _refused(request, f"is for distilled models, and {spec.name} is guided", "name a distilled model")
+        case "ic-lora" if request.source_video is None:
+            raise _refused(request, "shows the model a video beside its own", "give one as source_video")
+        case "ic-lora" if not request.loras:
+            raise _refused(request, "takes an adapter that was trained in context", "name it in loras")
         case "distilled" if not distilled:
             raise _refused(
                 request,
