@@ -112,6 +112,16 @@ def test_a_retake_goes_over_a_clip_once(files: dict[str, Path]) -> None:
     assert run.steps == [(number, 8) for number in range(1, 9)] and video.shape == (1, 16, 3, 4, 8)
 
 
+def test_pictures_of_the_keyframe_pipeline_take_no_frames_place(one_stage: Any) -> None:
+    shown = tuple(Keyframe(frame=frame, image=png(picture)) for frame, picture in zip((0, 16), frames(2), strict=True))
+    held, _ = render(one_stage, keyframes=shown)
+    guided, _ = render(one_stage, keyframes=shown, pipeline="keyframe")
+    codec = one_stage.autoencoders
+    first = codec.encode_picture(codec.as_compressed(frames(1)[0]), 64, 32)
+    assert torch.equal(held[:, :, :1], first) and not torch.allclose(guided[:, :, :1], first, atol=0.1)
+    assert not torch.allclose(guided, render(one_stage)[0], atol=1e-4)
+
+
 # --- through the engine -------------------------------------------------------------------------------------------
 
 

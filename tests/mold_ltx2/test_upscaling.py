@@ -123,3 +123,34 @@ def test_a_file_is_as_long_and_as_large_as_was_asked(files: dict[str, Path], lar
     assert (info.frames, info.fps, info.width, info.height) == (33, 24.0, 96, 48)
     heard = decode_sound(made.data, max_seconds=9)
     assert heard is not None and abs(heard.samples.shape[1] / heard.sample_rate - 33 / 24) < 1 / 24 + 0.14
+
+
+@pytest.mark.parametrize(
+    ("fields", "distilled", "forwards"),
+    [
+        ({}, True, 8 + 3),
+        ({"pipeline": "one-stage"}, True, 8),
+        ({}, False, 4 * 4 + 3),  # plain, without the prompt, with skipped attention, without the other modality
+        ({"pipeline": "two-stage"}, False, 4 * 4 + 3),
+        ({"pipeline": "one-stage"}, False, 4 * 4),
+    ],
+)
+def test_so_many_times_the_transformer_runs(
+    files: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fields: dict[str, Any],
+    distilled: bool,
+    forwards: int,
+) -> None:
+    from mold_ltx2.sampling import _Model
+
+    name = "diffusion_model.transformer_blocks.0.attn1.to_q"
+    pair = {f"{name}.lora_A.weight": torch.zeros(2, 32), f"{name}.lora_B.weight": torch.zeros(32, 2)}
+    save_file(pair, tmp_path / "distilled.safetensors")
+    pipeline = load({**files, "distilled_lora": tmp_path / "distilled.safetensors"}, distilled=distilled)
+    calls: list[Any] = []
+    clear = _Model.clear
+    monkeypatch.setattr(_Model, "clear", lambda *given, **options: calls.append(options) or clear(*given, **options))
+    pipeline.render(attrs.evolve(REQUEST, **fields), RecordedRun())
+    assert len(calls) == forwards
