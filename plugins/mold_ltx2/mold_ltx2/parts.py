@@ -29,6 +29,7 @@ _UNITS = {
 # LTX-2's and LTX-2.3's own sizes, for files whose headers are not here yet: billions of numbers, of which the
 # transformer's blocks are in fp8 in files of that kind; and shares of what does not stream, and of the largest unit.
 _NUMBERS: Mapping[str, float] = {"connectors": 1.43e9, "vae": 1.22e9, "audio_vae": 0.053e9, "vocoder": 0.056e9}
+_NUMBERS_23: Mapping[str, float] = {"connectors": 3.17e9, "vae": 0.73e9, "audio_vae": 0.053e9, "vocoder": 0.129e9}
 _SHARES = {"text_encoder": (0.085, 0.0191), "transformer": (0.02, 0.0205)}
 
 # Numbers per token and channel of video that are in memory at once in a step: the residual stream, what is made of it
@@ -102,11 +103,12 @@ def _announced(spec: ModelSpec, context: LoadContext) -> dict[str, PartSizes]:
     files: dict[str, int] = {}
     for file in spec.files:
         files[file.component] = files.get(file.component, 0) + (file.size_bytes or 0)
-    others = {name: int(numbers * number_bytes(name, spec, context)) for name, numbers in _NUMBERS.items()}
+    counts = _NUMBERS_23 if spec.name.startswith("ltx-2.3") else _NUMBERS  # there is nothing else to tell it by yet
+    others = {name: int(numbers * number_bytes(name, spec, context)) for name, numbers in counts.items()}
     # Only what is bf16 in a file can grow, and of the transformer that is little, or all of it.
     stored = 2 if spec.tag in ("bf16", "fp16") else 1
     wider = {name: number_bytes(name, spec, context) / 2 for name in _SHARES}
-    transformer = files.get("transformer", 0) - sum(int(numbers * 2) for numbers in _NUMBERS.values())
+    transformer = files.get("transformer", 0) - sum(int(numbers * 2) for numbers in counts.values())
     totals = {
         "text_encoder": int(files.get("text_encoder", 0) * wider["text_encoder"]),
         "connectors": others["connectors"],
