@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mold_core.weights.lora import Adapter, AdapterShelf, read_adapter
     from mold_core.weights.lora_names import AdapterNames, Place, flat, linear_layers
     from mold_core.weights.packed import PackedTensor, Scratch, concatenate
+    from mold_core.weights.panels import compiled_product
     from mold_core.weights.parts import LoadedParts, PartLoader
     from mold_core.weights.side_branch import adapted
     from mold_core.weights.streaming import BlockStream
@@ -46,6 +47,7 @@ _WITH_TORCH = {
     "PackedTensor": "packed",
     "PartLoader": "parts",
     "Scratch": "packed",
+    "compiled_product": "panels",
     "concatenate": "packed",
     "dequantise": "expand",
     "fill": "filling",
@@ -76,6 +78,7 @@ __all__ = [
     "TensorSource",
     "WeightFile",
     "adapted",
+    "compiled_product",
     "concatenate",
     "dequantise",
     "fill",

@@ -34,7 +34,7 @@ from mold_core.weights.types import StoredType
 if TYPE_CHECKING:
     from mold_core.settings import CompileMode
 
-__all__ = ["WORTH_COMPILING", "Kernel", "kernel_for"]
+__all__ = ["WORTH_COMPILING", "Kernel", "compiler", "digest_of", "kernel_for"]
 
 # Numbers to expand, all in all, that make up for compiling. Measured on one core: eager code takes 1.2 to 3 ns for a
 # number, compiled 0.2 to 0.4; compiling takes 10 to 35 s of processor time, once per machine and type.
@@ -145,9 +145,7 @@ def _library_kernel(type_: StoredType, dtype: torch.dtype, folder: Path, make: b
 
 
 def _compile_library(type_: StoredType, dtype: torch.dtype, folder: Path, path: Path) -> None:
-    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-    if shutil.which(compiler) is None:
-        raise MoldError(f"there is no C++ compiler {compiler} on this machine")
+    compiler()
     log.info("compiling the expansion of %s; this is done once", type_.name)
     _cache_below(folder)
     source = kernels.KERNELS[type_.name]
@@ -224,13 +222,24 @@ def _cache_below(folder: Path) -> None:
     os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
 
 
+def compiler() -> str:
+    """Return the C++ compiler's command; raise MoldError where there is none."""
+    command = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(command) is None:
+        raise MoldError(f"there is no C++ compiler {command} on this machine")
+    return command
+
+
 @functools.lru_cache(maxsize=1)
 def _digest() -> str:
-    """Return what a compiled library depends on, in short: its source, torch, and the processor."""
+    return digest_of(inspect.getsource(kernels), torch.__version__, repr(_OPTIONS))
+
+
+def digest_of(*parts: str) -> str:
+    """Return what compiled code depends on, in short: the parts (its source, options) and this processor."""
     try:
         about = Path("/proc/cpuinfo").read_text("utf-8", "replace")
         processor = "".join(sorted({line for line in about.splitlines() if line.startswith(("model name", "flags"))}))
     except OSError:
         processor = f"{platform.machine()} {platform.processor()}"
-    parts = (inspect.getsource(kernels), torch.__version__, platform.platform(), processor, repr(_OPTIONS))
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    return hashlib.sha256("\0".join((*parts, platform.platform(), processor)).encode()).hexdigest()[:16]

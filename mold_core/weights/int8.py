@@ -1,12 +1,14 @@
 """Linear layers of 8-bit rows, for networks that are run a few rows at a time: language models that write.
 
 With one row a matrix product only waits for the weights to arrive from memory, and expanding blocks takes longer than
-that. Rows of int8 with one scale each need no expansion: torch multiplies by them as they are
-(`torch._weight_int8pack_mm`). Blocks that have scales of their own are rounded to their row's, to within 1/254 of the
-row's largest number: a second, small rounding, after the file's own.
+that. Rows of int8 with one scale each need no expansion: they are multiplied as they are, by a function compiled for
+this machine (see `panels`) or, without a compiler, by torch at half its speed. Blocks that have scales of their own are
+rounded to their row's, to within 1/254 of the row's largest number: a second, small rounding, after the file's own.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +17,9 @@ from torch.nn import functional as F
 from mold_core.weights.expand import expand_into
 from mold_core.weights.layers import PackedEmbedding, PackedLinear
 from mold_core.weights.packed import PackedTensor, Scratch
+from mold_core.weights.panels import PANEL, Multiply, from_panels, in_panels
 
-__all__ = ["Int8Embedding", "Int8Linear", "Int8Rows", "to_int8"]
+__all__ = ["Int8Embedding", "Int8Linear", "Int8Panels", "Int8Rows", "to_int8"]
 
 # Rows of input up to which multiplying by int8 is faster than expanding the weights and multiplying then: measured on
 # a processor with bf16 instructions, where one row takes a third of the time of a dense product and ten rows as much.
@@ -25,78 +28,122 @@ _NUMBERS = 2**18
 
 
 class Int8Rows(nn.Module):
-    """A matrix [rows, columns] of int8 numbers with a bf16 scale for each row, without a bias or a use."""
+    """A matrix [rows, columns] of int8 numbers with a bf16 scale for each row, which torch multiplies by."""
 
     def __init__(self, numbers: Tensor, scales: Tensor) -> None:
         super().__init__()
         self.numbers = nn.Parameter(numbers, requires_grad=False)
         self.scales = nn.Parameter(scales, requires_grad=False)
+        self.shape = (numbers.shape[0], numbers.shape[1])
 
     @classmethod
     def of(cls, weight: PackedTensor) -> Int8Rows:
         """Return quantised weights [rows, columns] with their scales brought to one a row, computed piece by piece."""
-        rows, columns = weight.shape
-        numbers = torch.empty((rows, columns), dtype=torch.int8)
-        scales = torch.empty(rows, dtype=torch.bfloat16)
-        step = max(1, _NUMBERS // columns)
-        memory = torch.empty((min(step, rows), columns))
-        for first in range(0, rows, step):
-            part = slice(first, min(first + step, rows))
-            piece = memory[: part.stop - first]
-            scale = weight.scale if weight.scale is None or weight.scale.ndim == 0 else weight.scale[part]
-            expand_into(piece, weight.data[part], weight.type, scale)
-            # Rounded before it is divided by, so that what it multiplies later is what was rounded for it.
-            row_scales = (piece.abs().amax(1) / 127).bfloat16()
-            scales[part] = row_scales
-            piece.div_(row_scales.float().clamp_(min=torch.finfo(torch.float32).tiny)[:, None])
-            numbers[part] = piece.round_().clamp_(-127, 127)
+        numbers = torch.empty(weight.shape, dtype=torch.int8)
+        scales = torch.empty(weight.shape[0], dtype=torch.bfloat16)
+        for part, piece, row_scales in _rounded(weight, 1):
+            numbers[part], scales[part] = piece, row_scales
         return cls(numbers, scales)
 
-    def expand(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return the numbers [rows, columns]."""
-        return (self.numbers.float() * self.scales.float()[:, None]).to(dtype)
+    def take(self, ids: Tensor) -> Tensor:
+        """Return rows, float32 [..., columns], for their numbers, int64 [...]."""
+        return self.numbers[ids].float() * self.scales[ids].float()[..., None]
+
+    def expand(self) -> Tensor:
+        """Return all rows, float32."""
+        return self.take(torch.arange(self.shape[0]))
+
+    def multiply_few(self, x: Tensor) -> Tensor:
+        """Return x [up to 8, columns] times the rows: bf16 [..., rows]."""
+        return torch._weight_int8pack_mm(x.bfloat16(), self.numbers, self.scales)
+
+    def multiply_many(self, x: Tensor, scratch: Scratch) -> Tensor:
+        """Return the same for any number of rows of x, of which the int8 numbers are expanded to bf16 in pieces."""
+        x, parts, first = x.bfloat16(), [], 0
+        while first < self.shape[0]:
+            memory = scratch.rows(self.shape[0] - first, self.shape[1], x)
+            part = slice(first, first + len(memory))
+            memory.copy_(self.numbers[part])  # exact: bf16 holds whole numbers up to 256
+            parts.append(F.linear(x, memory).mul_(self.scales[part]))
+            first = part.stop
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+
+class Int8Panels(nn.Module):
+    """The same as panels of 64 rows, which a compiled function multiplies by, in float32."""
+
+    def __init__(self, panels: Tensor, scales: Tensor, multiply: Multiply) -> None:
+        """`panels` int8 [count, columns, 16, 4], `scales` float32 [64 count]."""
+        super().__init__()
+        self.panels = nn.Parameter(panels, requires_grad=False)
+        self.scales = nn.Parameter(scales, requires_grad=False)
+        self.multiply = multiply
+        self.shape = (PANEL * panels.shape[0], panels.shape[1])
+
+    @classmethod
+    def of(cls, weight: PackedTensor, multiply: Multiply) -> Int8Panels:
+        """Return the numbers of `Int8Rows.of` for weights whose rows are a multiple of 64."""
+        rows, columns = weight.shape
+        panels = torch.empty((rows // PANEL, columns, PANEL // 4, 4), dtype=torch.int8)
+        scales = torch.empty(rows)
+        for part, piece, row_scales in _rounded(weight, PANEL):
+            panels[part.start // PANEL : part.stop // PANEL], scales[part] = in_panels(piece), row_scales
+        return cls(panels, scales, multiply)
+
+    def take(self, ids: Tensor) -> Tensor:
+        """Return rows, float32 [..., columns], for their numbers, int64 [...]."""
+        panel, row = ids // PANEL, ids % PANEL
+        numbers = self.panels[panel, :, row % (PANEL // 4), row // (PANEL // 4)]
+        return numbers.float() * self.scales[ids][..., None]
+
+    def expand(self) -> Tensor:
+        """Return all rows, float32."""
+        return from_panels(self.panels).float() * self.scales[:, None]
+
+    def multiply_few(self, x: Tensor) -> Tensor:
+        """Return x [few, columns] times the rows: float32 [..., rows]."""
+        return self.multiply(x.float().contiguous(), self.panels, self.scales)
+
+    def multiply_many(self, x: Tensor, scratch: Scratch) -> Tensor:
+        """Return the same in bf16 for any number of rows of x; the int8 numbers are expanded to bf16 in pieces."""
+        x, parts = x.bfloat16(), []
+        columns = self.shape[1]
+        for some in self.panels.split(max(1, scratch.numbers // (PANEL * columns))):
+            memory = scratch.rows(1, some.numel(), x).view(columns, len(some), PANEL)
+            memory.copy_(some.view(len(some), columns, PANEL).transpose(0, 1))
+            product = x @ memory.view(columns, -1)
+            parts.append(product.view(len(x), len(some), PANEL // 4, 4).transpose(2, 3).flatten(1))
+        return torch.cat(parts, dim=-1).mul_(self.scales)
 
 
 class Int8Linear(nn.Module):
-    """A linear layer of int8 rows: x [..., in] → [..., out], in the dtype of x, computed in bf16.
+    """A linear layer of int8 rows: x [..., in] → [..., out], in the dtype of x.
 
     Up to eight rows are multiplied by the int8 numbers themselves; for more they are expanded into `scratch` in pieces.
     """
 
-    def __init__(self, rows: Int8Rows, bias: Tensor | None = None, scratch: Scratch | None = None) -> None:
+    def __init__(self, rows: Int8Rows | Int8Panels, bias: Tensor | None = None, scratch: Scratch | None = None) -> None:
         super().__init__()
         self.rows = rows
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self.scratch = scratch or Scratch()
-        self.out_features, self.in_features = rows.numbers.shape
+        self.out_features, self.in_features = rows.shape
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x [..., in] times the weights, plus the bias."""
-        flat = x.reshape(-1, self.in_features).bfloat16()
-        if len(flat) <= _FEW and flat.is_cpu:
-            out = torch._weight_int8pack_mm(flat, self.rows.numbers, self.rows.scales)
-        else:
-            out = self._expanded(flat)
+        flat = x.reshape(-1, self.in_features)
+        few = len(flat) <= _FEW and flat.is_cpu
+        out = self.rows.multiply_few(flat) if few else self.rows.multiply_many(flat, self.scratch)
         out = out.to(x.dtype)
         if self.bias is not None:
             out = out + self.bias.to(x.dtype)
         return out.view(*x.shape[:-1], self.out_features)
 
-    def _expanded(self, x: Tensor) -> Tensor:
-        parts, first = [], 0
-        while first < self.out_features:
-            memory = self.scratch.rows(self.out_features - first, self.in_features, x)
-            part = slice(first, first + len(memory))
-            memory.copy_(self.rows.numbers[part])  # exact: bf16 holds whole numbers up to 256
-            parts.append(F.linear(x, memory).mul_(self.rows.scales[part]))
-            first = part.stop
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
-
 
 class Int8Embedding(nn.Module):
     """An embedding of int8 rows [vocabulary, width]; the rows may be those of an output layer too."""
 
-    def __init__(self, rows: Int8Rows, dtype: torch.dtype) -> None:
+    def __init__(self, rows: Int8Rows | Int8Panels, dtype: torch.dtype) -> None:
         """`dtype` is what the vectors come out in."""
         super().__init__()
         self.rows = rows
@@ -104,15 +151,39 @@ class Int8Embedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return vectors [..., width] for ids [...], int64."""
-        vectors = self.rows.numbers[ids].float() * self.rows.scales[ids].float()[..., None]
-        return vectors.to(self.dtype)
+        return self.rows.take(ids).to(self.dtype)
 
 
-def to_int8(module: nn.Module, dtype: torch.dtype) -> None:
-    """Replace the packed linear layers and embeddings of a module on the CPU by ones of int8 rows, one by one."""
+def to_int8(module: nn.Module, dtype: torch.dtype, multiply: Multiply | None = None) -> None:
+    """Replace the packed linear layers and embeddings of a module on the CPU by ones of int8 rows, one by one.
+
+    `multiply` is a compiled product from `compiled_product`, for those that have a multiple of 64 rows.
+    """
     scratch = Scratch()
+
+    def rows_of(weight: PackedTensor) -> Int8Rows | Int8Panels:
+        if multiply is None or weight.shape[0] % PANEL:
+            return Int8Rows.of(weight)
+        return Int8Panels.of(weight, multiply)
+
     for path, layer in list(module.named_modules()):
         if isinstance(layer, PackedLinear):
-            module.set_submodule(path, Int8Linear(Int8Rows.of(layer.weight), layer.bias, scratch))
+            module.set_submodule(path, Int8Linear(rows_of(layer.weight), layer.bias, scratch))
         elif isinstance(layer, PackedEmbedding):
-            module.set_submodule(path, Int8Embedding(Int8Rows.of(layer.weight), dtype))
+            module.set_submodule(path, Int8Embedding(rows_of(layer.weight), dtype))
+
+
+def _rounded(weight: PackedTensor, multiple: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Yield rows that follow each other, a multiple of so many, as int8 numbers and bf16 scales."""
+    rows, columns = weight.shape
+    step = max(1, _NUMBERS // columns // multiple) * multiple
+    memory = torch.empty((min(step, rows), columns))
+    for first in range(0, rows, step):
+        part = slice(first, min(first + step, rows))
+        piece = memory[: part.stop - first]
+        scale = weight.scale if weight.scale is None or weight.scale.ndim == 0 else weight.scale[part]
+        expand_into(piece, weight.data[part], weight.type, scale)
+        # Rounded before it is divided by, so that what it multiplies later is what was rounded for it.
+        scales = (piece.abs().amax(1) / 127).bfloat16()
+        piece.div_(scales.float().clamp_(min=torch.finfo(torch.float32).tiny)[:, None])
+        yield part, piece.round_().clamp_(-127, 127).to(torch.int8), scales

@@ -21,6 +21,7 @@ from mold_core.weights import (
     PackedEmbedding,
     PackedLinear,
     WeightFile,
+    compiled_product,
     fill,
     open_weights,
     to_int8,
@@ -30,6 +31,7 @@ from mold_expand.qwen3 import Qwen3, Qwen3Config
 
 if TYPE_CHECKING:
     from mold_core.hookspecs import WeightLoader
+    from mold_core.settings import CompileMode
 
 __all__ = ["load_qwen3"]
 
@@ -66,13 +68,16 @@ def load_qwen3(
     *,
     small: int = SMALL,
     int8: bool = True,
+    compile: CompileMode = "auto",
+    cache_dir: Path | None = None,
 ) -> Qwen3:
     """Return the model of a GGUF file, ready to run on a device.
 
     A model of fewer than `small` numbers is dense, in float32. A larger one stays quantised and computes in `dtype`:
     on a CPU as rows of int8, for which its blocks are rounded once more (see `mold_core.weights.int8`), elsewhere and
-    without `int8` as the blocks of the file. Raises CheckpointError naming the file for one that is damaged or of
-    another model.
+    without `int8` as the blocks of the file. `compile` and `cache_dir` say whether the product with int8 is compiled
+    and where it is kept, as in `compiled_product`. Raises CheckpointError naming the file for one that is damaged or
+    of another model.
     """
     file = open_weights(path, loaders)
     if not isinstance(file, WeightFile) or file.format != "gguf":
@@ -88,7 +93,7 @@ def load_qwen3(
         network = Qwen3(config)
     fill(network, tensors, path, dtype=dtype, device=device, expand=dense)
     if int8 and not dense and device == "cpu":
-        to_int8(network, dtype)
+        to_int8(network, dtype, compiled_product(compile, cache_dir))
     if config.tied:
         network.lm_head = _output_of(network.model.embed_tokens)
     return network.eval().requires_grad_(False)

@@ -62,7 +62,14 @@ class LocalExpander:
         run.report(StageStart(name=stage))
         chat = Chat(files.one("text_tokenizer"))
         ids = _question(chat, spec, expansion, context)
-        model = load_qwen3(files.one("transformer"), context.device, precision_of(context.device), context.loaders)
+        model = load_qwen3(
+            files.one("transformer"),
+            context.device,
+            precision_of(context.device),
+            context.loaders,
+            compile=context.settings.compile,
+            cache_dir=context.settings.home / "cache",
+        )
         with threads_for(model, context):
             prompts = _written(model, chat, ids, spec, expansion, context, run)
         run.report(StageDone(name=stage, elapsed_ms=int((monotonic() - started) * 1000)))
