@@ -108,7 +108,7 @@ class Int8Panels(nn.Module):
         """Return the same in bf16 for any number of rows of x; the int8 numbers are expanded to bf16 in pieces."""
         x, parts = x.bfloat16(), []
         columns = self.shape[1]
-        for some in self.panels.split(max(1, scratch.numbers // (PANEL * columns))):
+        for some in torch.split(self.panels, max(1, scratch.numbers // (PANEL * columns))):
             memory = scratch.rows(1, some.numel(), x).view(columns, len(some), PANEL)
             memory.copy_(some.view(len(some), columns, PANEL).transpose(0, 1))
             product = x @ memory.view(columns, -1)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gguf
 import torch
+from gguf_files import random_blocks
 from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -56,32 +58,64 @@ def dense_qwen3(*, tied: bool = True, seed: int = 0, **sizes: Any) -> Qwen3ForCa
     return model
 
 
-def write_qwen3(path: Path, model: Qwen3ForCausalLM, kind: str = "Q8_0", *, architecture: str = "qwen3") -> None:
-    """Write a model, its matrices quantised, and let the model compute with what the quantised numbers mean."""
+def write_qwen3(
+    path: Path, model: Qwen3ForCausalLM, kind: str | Callable[[str], str] = "Q8_0", *, architecture: str = "qwen3"
+) -> None:
+    """Write a model, its matrices quantised, and let the model compute with what the quantised numbers mean.
+
+    `kind` may be a function of the tensor's name. Types that the gguf package cannot write (Q4_K …) get random blocks.
+    """
     config = model.config
     writer = gguf.GGUFWriter(path, architecture)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    type_ = gguf.GGMLQuantizationType[kind]
-    for name, parameter in model.named_parameters():
+    _describe(writer, config)
+    for number, (name, parameter) in enumerate(model.named_parameters()):
         numbers = parameter.detach().float().numpy()
         if parameter.ndim < 2:
             writer.add_tensor(_stored(name), numbers)
             continue
-        blocks = gguf.quants.quantize(numbers, type_)
+        chosen = kind if isinstance(kind, str) else kind(_stored(name))
+        type_ = gguf.GGMLQuantizationType[chosen]
+        if chosen.endswith("_K"):
+            blocks = random_blocks(chosen, *numbers.shape, seed=number)
+        else:
+            blocks = gguf.quants.quantize(numbers, type_)
         writer.add_tensor(_stored(name), blocks, raw_dtype=type_)
         parameter.data = torch.from_numpy(gguf.quants.dequantize(blocks, type_))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _describe(writer: gguf.GGUFWriter, config: Qwen3Config) -> None:
+    """Write every key that llama.cpp's converter writes for Qwen3-0.6B and 1.7B, in its order."""
+    writer.add_type("model")
+    writer.add_name("Qwen3 0.6B")
+    writer.add_basename("Qwen3")
+    writer.add_size_label("0.6B")
+    writer.add_license("apache-2.0")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(40960)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list([f"t{number}" for number in range(config.vocab_size)])
+    writer.add_token_types([1] * config.vocab_size)
+    writer.add_token_merges(["t 1", "t 2"])
+    writer.add_eos_token_id(config.vocab_size - 1)
+    writer.add_pad_token_id(config.vocab_size - 2)
+    writer.add_bos_token_id(config.vocab_size - 2)
+    writer.add_add_bos_token(False)
+    writer.add_chat_template("{{ messages }}")
+    writer.add_quantization_version(2)
+    writer.add_file_type(15)
 
 
 def _stored(name: str) -> str:

@@ -9,6 +9,7 @@ import torch
 from qwen3_files import dense_qwen3, greedy, write_qwen3
 
 from mold_core import CheckpointError
+from mold_core.settings import CompileMode
 from mold_core.weights import Int8Embedding, Int8Linear, PackedEmbedding, PackedLinear
 from mold_expand.checkpoints import load_qwen3
 from mold_expand.qwen3 import Continuations
@@ -38,6 +39,22 @@ def test_other_quantised_types_go_on_alike(tmp_path: Path) -> None:
     assert written == [greedy(theirs, TEXT, 20)]
 
 
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "own output layer"])
+def test_a_file_of_mixed_types_goes_on_as_transformers_does(tmp_path: Path, tied: bool) -> None:
+    """As Q4_K_M has it: values, down projections, embedding and output layer in Q6_K, the rest in Q4_K."""
+
+    def kind(name: str) -> str:
+        return "Q6_K" if any(part in name for part in ("attn_v", "ffn_down", "token_embd", "output.w")) else "Q4_K"
+
+    theirs = dense_qwen3(tied=tied, hidden_size=256, intermediate_size=512, head_dim=128)
+    write_qwen3(tmp_path / "model.gguf", theirs, kind)
+    ours = load_qwen3(tmp_path / "model.gguf", "cpu", torch.float32, small=0, int8=False)
+    assert ours.model.layers[0].self_attn.v_proj.stored_type.name == "Q6_K"
+    assert ours.model.layers[0].self_attn.q_proj.stored_type.name == "Q4_K"
+    written = write(ours, TEXT, seeds=[0], max_tokens=20, stop=frozenset(), sampling=LIKELIEST)
+    assert written == [greedy(theirs, TEXT, 20)]
+
+
 def test_rows_of_int8_score_as_the_file_does_but_for_their_rounding(tmp_path: Path) -> None:
     theirs = dense_qwen3(hidden_size=128, intermediate_size=256)
     write_qwen3(tmp_path / "model.gguf", theirs)
@@ -51,6 +68,27 @@ def test_rows_of_int8_score_as_the_file_does_but_for_their_rounding(tmp_path: Pa
         wanted = theirs(torch.tensor([[*TEXT, 7]])).logits[0]
     for mine, right in ((scores[0], wanted[len(TEXT) - 1]), (further[0], wanted[len(TEXT)])):
         assert torch.nn.functional.cosine_similarity(mine, right, dim=0) > 0.998
+
+
+@pytest.mark.parametrize("compile", ["auto", "off"])
+def test_rows_of_int8_go_on_as_a_dense_model_of_their_numbers(tmp_path: Path, compile: CompileMode) -> None:
+    theirs = dense_qwen3(hidden_size=128, intermediate_size=256)
+    write_qwen3(tmp_path / "model.gguf", theirs)
+    ours = load_qwen3(
+        tmp_path / "model.gguf", "cpu", torch.float32, small=0, compile=compile, cache_dir=tmp_path / "cache"
+    )
+    rounded = {
+        f"{name}.weight": layer.rows.expand()
+        for name, layer in ours.named_modules()
+        if isinstance(layer, Int8Embedding | Int8Linear)
+    }
+    assert len(rounded) == 2 + 7 * len(ours.model.layers)
+    theirs.load_state_dict(rounded, strict=False)
+    written = write(ours, TEXT[:8], seeds=[0, 1, 2], max_tokens=40, stop=frozenset(), sampling=LIKELIEST)
+    if compile == "auto":
+        assert written == [greedy(theirs, TEXT[:8], 40)] * 3
+    else:  # torch's product computes in bf16
+        assert written[0][:3] == greedy(theirs, TEXT[:8], 3)
 
 
 def test_continuations_of_one_prefix_are_those_that_would_be_written_alone(tmp_path: Path) -> None:
