@@ -5,11 +5,15 @@ from __future__ import annotations
 import inspect
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from mold_core import hookspecs
 from mold_core.cli.page import cli_page
+from mold_core.testing import check_upscaler
 
 ROOT = Path(__file__).parents[1]
 PLUGINS_PAGE = (ROOT / "docs" / "plugins.md").read_text("utf-8")
@@ -36,6 +40,17 @@ def test_the_tutorial_shows_the_example_as_it_is() -> None:
         for line in block.splitlines():
             elided = line.strip() == "..." or line.startswith("from mold_core import") or line.strip() == "return image"
             assert elided or line in source.splitlines(), line
+
+
+def test_the_upscaler_of_the_page_works_as_it_is_printed(tmp_path: Path) -> None:
+    section = PLUGINS_PAGE.partition("## An upscaler")[2].partition("\n## ")[0]
+    (block,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    page: dict[str, Any] = {"__name__": "mold_core.version"}  # a module that is cheap to import, as the check asks
+    exec(block, page)
+    (doubler,) = page["mold_upscalers"]()
+    torch.manual_seed(0)
+    save_file({"doubler.weight": torch.randn(12, 3, 3, 3) / 30}, tmp_path / "doubler.safetensors")
+    check_upscaler(doubler, tmp_path / "doubler.safetensors")
 
 
 def test_the_page_of_the_command_line_is_made_from_its_help() -> None:
