@@ -6,10 +6,15 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["mold_home"]
+__all__ = ["expanded", "mold_home"]
 
 
 def mold_home(environ: Mapping[str, str] | None = None) -> Path:
     """Return ``$MOLD_HOME``, or ``~/.mold``."""
     value = (os.environ if environ is None else environ).get("MOLD_HOME")
-    return Path(os.path.expanduser(value or "~/.mold"))
+    return expanded(value or "~/.mold")
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path whose "~" is the user's home. Unlike Path.expanduser() it takes "~nobody" as it is."""
+    return Path(os.path.expanduser(path))

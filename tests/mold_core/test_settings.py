@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from mold_core import Settings, SettingsError
-from mold_core.settings import Setting, setting_table, settings_page
+from mold_core.settings import Setting, setting_table
+from mold_core.settings.page import settings_page
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,0 +1,68 @@
+"""Where the value of a setting is found: among flags, environment variables and the file config.toml."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_origin
+
+from mold_core.errors import SettingsError
+from mold_core.settings.row import Setting
+
+__all__ = ["find", "read_config", "refuse_unknown_keys", "tables"]
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return what config.toml holds, nothing where there is no such file. Raises SettingsError naming the file."""
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}", hint="correct it or move it away") from None
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def refuse_unknown_keys(config: Mapping[str, Any], rows: Sequence[Setting], path: Path) -> None:
+    """Raise SettingsError for a key of config.toml that no row has; it names the nearest that there is."""
+    known = [row.key for row in rows if row.key]
+    tables = tuple(f"{row.key}." for row in rows if get_origin(row.type) is dict)
+    for key in _keys({key: value for key, value in config.items() if key != "models"}):
+        if key not in known and not key.startswith(tables):
+            from difflib import get_close_matches
+
+            near = get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+            raise SettingsError(f"{path} has an unknown key {key!r}", field=key, hint=hint)
+
+
+def tables(config: Mapping[str, Any], key: str, path: Path) -> Mapping[str, Any]:
+    """Return the tables under a key of config.toml. Raises SettingsError where there is something else."""
+    found = config.get(key, {})
+    if not isinstance(found, Mapping):
+        raise SettingsError(f"{path}: {key} must be a table of tables", field=key)
+    return found
+
+
+def _keys(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _keys(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def find(
+    row: Setting, flags: Mapping[str, Any], environ: Mapping[str, str], config: Mapping[str, Any]
+) -> tuple[Any, str] | None:
+    """Return the value of a setting and the name of its source; None where none has it."""
+    if row.name in flags:
+        return flags[row.name], f"--{row.name.replace('_', '-')}"
+    if environ.get(row.env) or (row.empty_counts and row.env in environ):
+        return environ[row.env], row.env
+    value: Any = config
+    for part in (row.key or "").split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return None if value is None else (value, f"{row.key} in config.toml")
