@@ -80,7 +80,7 @@ def _origin(request: UpscaleRequest) -> str | None:
     """Return the model that made the picture, if it says so. Raises ValidationError for what is no picture."""
     if isinstance(request, FileUpscaleRequest):
         if not os.path.isfile(request.source):
-            raise ValidationError(f"{str(request.source)!r} is not a file", field="image")
+            raise ValidationError(f"there is no file {str(request.source)!r}", field="image")
         if is_video(request.source):
             return None
     data = read_source(request)

@@ -74,7 +74,7 @@ REFUSED = {
     "text": (["text.png"], 2, "must be a PNG, JPEG or WebP picture"),
     "cut off": (["cut.png"], 2, "ends too early or is damaged"),
     "empty": (["empty.png"], 2, "not an empty file"),
-    "not there": (["nothing.png"], 2, "'nothing.png' is not a file"),
+    "not there": (["nothing.png"], 2, "there is no file 'nothing.png'"),
     "tile": (["good.png", "--tile-size", "1"], 2, "tile_size must be 0 (no tiles) or at least 64, not 1"),
     "negative tile": (["good.png", "--tile-size", "-5"], 2, "-5"),
     "no upscaler": (["good.png", "-m", "flux-nano"], 2, "flux-nano:bf16 is no upscaler"),
