@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from mold_core import MemoryPlan, WeightLoad
@@ -134,7 +135,8 @@ class _Loader:
             return gemma_network(gemma_config(**sizes)), tensors, self.components.text_paths()[0]
         if name in COMPONENTS:
             network = _empty(self._class(name), self.components.config(name))
-            return _computed(network), self.components.tensors(name), self.components.path(name)
+            tensors = self.components.tensors(name)
+            return _fitted(_computed(network), tensors), tensors, self.components.path(name)
         file = self.components.upsamplers[name]  # type: ignore[index]
         network = _empty(_networks()["upsampler"], file.recognised.config)
         return network, read_weights(file.path, self._context.loaders), file.path
@@ -171,6 +173,17 @@ def _computed(network: Any) -> Any:
     if hasattr(network, "resampler"):
         ratio = network.config.output_sampling_rate // network.config.input_sampling_rate
         network.resampler = type(network.resampler)(ratio=ratio, window_type="hann", persistent=False)
+    return network
+
+
+def _fitted(network: Any, tensors: Mapping[str, Any]) -> Any:
+    """Give an autoencoder room for the statistics of its latents.
+
+    diffusers makes room for as many audio features as the network is wide, which are as many only in LTX-2 itself.
+    """
+    for name in ("latents_mean", "latents_std"):
+        if name in tensors and hasattr(network, name):
+            network.register_buffer(name, torch.empty(tensors[name].shape, device="meta"))
     return network
 
 
