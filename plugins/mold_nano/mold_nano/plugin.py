@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ __all__ = ["mold_models"]
 _HERE = Path(__file__).parent
 CATALOG = _HERE / "models" / "catalog.toml"
 VOCABULARY = _HERE / "vocabulary.toml"
+FILM_TOKENIZER = _HERE / "models" / "ltx2-nano" / "tokenizer.json"
 
 
 @hookimpl
@@ -25,10 +27,11 @@ def mold_models() -> list[ModelSpec]:
 
     from mold_core import read_catalog
 
-    return [attrs.evolve(spec, vocabulary=_vocabulary()) for spec in read_catalog(CATALOG, embedded=True)]
+    specs = read_catalog(CATALOG, embedded=True)
+    return [attrs.evolve(spec, vocabulary=_films() if spec.family == "ltx2" else _pictures()) for spec in specs]
 
 
-def _vocabulary() -> Vocabulary:
+def _pictures() -> Vocabulary:
     from mold_core import Vocabulary
 
     table = tomllib.loads(VOCABULARY.read_text("utf-8"))
@@ -37,6 +40,18 @@ def _vocabulary() -> Vocabulary:
         f"{_either(table['colours'][:3])}, with a place and a time of day; and flat shapes: {_either(table['shapes'])}"
     )
     return Vocabulary(words=tuple(table["words"]), summary=summary)
+
+
+def _films() -> Vocabulary:
+    from mold_core import Vocabulary
+
+    tokens = json.loads(FILM_TOKENIZER.read_text("utf-8"))["model"]["vocab"]
+    summary = (
+        "a ball bouncing, a boat sailing or a car driving, left to right or right to left, a ball bouncing up and "
+        "down, or a balloon rising, sinking or floating; in colours such as red, orange or yellow, with a place and a "
+        "time of day"
+    )
+    return Vocabulary(words=tuple(word for word in tokens if not word.startswith("<")), summary=summary)
 
 
 def _either(words: list[str]) -> str:

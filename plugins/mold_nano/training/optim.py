@@ -47,7 +47,8 @@ class Group:
         self.names = [name for name, _ in parameters]
         self.parameters = [parameter for _, parameter in parameters]
         self.sizes = [parameter.numel() for parameter in self.parameters]
-        self.master = torch.cat([parameter.detach().float().flatten() for parameter in self.parameters])
+        flat = [parameter.detach().float().flatten() for parameter in self.parameters]
+        self.master = torch.cat(flat) if flat else torch.zeros(0)
         self.ema = self.master.clone()
         self.state = [torch.zeros_like(self.master), torch.zeros_like(self.master)]
 
@@ -62,7 +63,7 @@ class Group:
             else parameter.grad.flatten()
             for parameter in self.parameters
         ]
-        return torch.cat(parts)
+        return torch.cat(parts) if parts else torch.zeros(0)
 
     def views(self, flat: Tensor) -> list[Tensor]:
         return [part.view(p.shape) for part, p in zip(flat.split(self.sizes), self.parameters, strict=True)]
@@ -124,7 +125,8 @@ class Optimiser:
             return norm
         gradient *= min(1.0, 1.0 / (norm + 1e-6))
         split = self.matrices.master.numel()
-        self.step_matrices(gradient[:split], self.muon_lr * factor)
+        if split:
+            self.step_matrices(gradient[:split], self.muon_lr * factor)
         self.step_vectors(gradient[split:], self.adam_lr * factor)
         decay = min(self.ema_decay, (1 + self.step_count) / (10 + self.step_count))
         for group in (self.matrices, self.vectors):
