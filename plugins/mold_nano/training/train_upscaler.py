@@ -31,7 +31,7 @@ SCALE = 4
 CONFIG = CompactConfig(features=32, convs=8, scale=SCALE)
 FILTERS = (Image.Resampling.BICUBIC, Image.Resampling.BOX, Image.Resampling.BILINEAR)
 SIZES = ((128, 128), (128, 128), (128, 128), (160, 112), (112, 160), (192, 128), (96, 96))
-PATCH, BATCH, POOL = 28, 12, 48
+PATCH, BATCH, POOL = 28, 12, 64
 SOFT_SHARE, JPEG_SHARE = 0.12, 0.08
 
 Pair = tuple[Tensor, Tensor]
@@ -76,7 +76,7 @@ def draw_pair(rng: Random, soften: Softener) -> Pair:
 
 
 class Pool:
-    """Pictures that patches are cut from; a few are drawn anew for every batch."""
+    """Pictures that patches are cut from; one is drawn anew for every batch."""
 
     def __init__(self, rng: Random, soften: Softener) -> None:
         self.rng, self.soften = rng, soften
@@ -84,8 +84,7 @@ class Pool:
 
     def batch(self) -> Pair:
         """Returns patches (B, 3, S, S) and their enlargements in 0..1; half of them are mirrored."""
-        for _ in range(2):
-            self.pairs[self.rng.randrange(POOL)] = draw_pair(self.rng, self.soften)
+        self.pairs[self.rng.randrange(POOL)] = draw_pair(self.rng, self.soften)
         cut = [self.patch(self.rng.choice(self.pairs)) for _ in range(BATCH)]
         small, large = (torch.stack(part).float() / 255 for part in zip(*cut, strict=True))
         return small, large
