@@ -58,7 +58,7 @@ def test_the_stream_tells_every_denoising_step_of_every_clip(films: Server) -> N
     assert measured(base64.b64decode(told[-1][1]["video"]))[0] == FRAMES
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2])
+@pytest.mark.parametrize("stage", [pytest.param(0, marks=pytest.mark.soak), 1, pytest.param(2, marks=pytest.mark.soak)])
 def test_a_chain_that_is_killed_in_any_clip_ends_in_the_same_bytes(tmp_path: Path, films: Server, stage: int) -> None:
     request = {
         "model": MODEL, "prompt": "a green car driving right to left", "total_frames": 57,
