@@ -75,7 +75,7 @@ def test_what_cannot_be_used_is_one_line(mold: Mold, pictures: Path, arguments: 
 
 
 def test_adapters_are_listed(mold: Mold, home: Path) -> None:
-    assert mold("list", "--loras").stdout == f"No LoRA: put .safetensors files into {home / 'loras'}.\n"
+    assert mold("list", "--loras").stdout == "No LoRA: put .safetensors files into the folder loras of MOLD_HOME.\n"
     (home / "loras" / "sub").mkdir(parents=True)
     (home / "loras" / "sub" / "ink.safetensors").write_bytes(b"1" * 1234)
     assert mold("list", "--loras").stdout == "sub/ink    1.2 kB\n"
