@@ -60,7 +60,7 @@ async def chain_limits(service: Service, req: falcon.asgi.Request, resp: falcon.
         ChainLimits(
             model=spec.name,
             frames_per_clip_cap=_FRAMES_PER_CLIP,
-            frames_per_clip_recommended=_FRAMES_PER_CLIP,
+            frames_per_clip_recommended=service.engine.chain_frames(spec) or _FRAMES_PER_CLIP,
             max_stages=MAX_STAGES,
             max_total_frames=MAX_STAGES * _FRAMES_PER_CLIP,
             fade_frames_max=_MAX_FADE_FRAMES,

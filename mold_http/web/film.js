@@ -67,7 +67,7 @@ function drawFields() {
   fields.replaceChildren(
     field("Model", modelSelect),
     number("width", "Width", { placeholder: one?.default_width ?? "" }), number("height", "Height", { placeholder: one?.default_height ?? "" }),
-    number("fps", "Frames per second", { min: 1 }), number("seed", "Seed", { placeholder: "random" }),
+    number("fps", "Frames per second", { min: 1, placeholder: one?.default_fps ?? "" }), number("seed", "Seed", { placeholder: "random" }),
     number("motion_tail_frames", "Frames carried over"));
 }
 
@@ -83,8 +83,9 @@ function keep() {
   const shared = film.chain.motion_tail_frames ? 8 * Math.ceil((film.chain.motion_tail_frames - 1) / 8) + 1 : 0;
   const frames = film.stages.reduce((total, stage, index) => total + (stage.frames || 0)
     - (index === 0 ? 0 : (stage.transition ?? "smooth") === "smooth" ? shared : stage.transition === "fade" ? stage.fade_frames ?? 8 : 0), 0);
-  const seconds = frames / (film.chain.fps || 24);
-  const here = server.models.find((one) => one.name === film.chain.model)?.downloaded;
+  const one = server.models.find((model) => model.name === film.chain.model);
+  const seconds = frames / (film.chain.fps || one?.default_fps || 24);
+  const here = one?.downloaded;
   sum.textContent = [`${film.stages.length} ${film.stages.length === 1 ? "clip" : "clips"}, ${frames} frames, about ${seconds.toFixed(1)} s`,
     film.chain.model ? (here ? "" : "the model has to be fetched first") : "no model here makes films"].filter(Boolean).join(" · ");
   makeButton.disabled = !here || running !== null;

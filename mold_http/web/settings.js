@@ -56,8 +56,8 @@ function select(name, title, words, set) {
 }
 
 function check(name, title, about, set) {
-  const input = h("input", { type: "checkbox", id: `set-${name}`, title: about, onchange: () => set(input.checked) });
-  return { element: h("label.check", { htmlFor: input.id }, input, title), show: (chosen) => { input.checked = chosen; } };
+  const input = h("input", { type: "checkbox", id: `set-${name}`, title: about, checked: true, onchange: () => set(input.checked) });
+  return { element: h("label.check", { htmlFor: input.id }, input, title), show: (chosen) => { input.checked = chosen ?? true; } };
 }
 
 function adapters(parameter, set) {
@@ -83,7 +83,8 @@ function control(parameter, model, set) {
     return slider(name, title, doc, { minimum, maximum, step: name === "steps" ? 1 : 0.1, value: known }, set);
   }
   if (minimum !== undefined || maximum !== undefined) {
-    return plain(name, title, doc, { type: "number", min: minimum, max: maximum, placeholder: "as the model likes" }, set);
+    const usual = { frames: model.default_frames, fps: model.default_fps }[name] ?? "as the model likes";
+    return plain(name, title, doc, { type: "number", min: minimum, max: maximum, placeholder: usual }, set);
   }
   return plain(name, title, doc, { type: "text", placeholder: "as the model likes" }, set);
 }

@@ -278,6 +278,21 @@ def test_a_picture_is_enlarged_and_compared(visit: Visit) -> None:
     expect(page.locator("dialog")).to_have_count(0)
 
 
+def test_a_video_is_made_and_a_film_goes_by_its_model(visit: Visit) -> None:
+    page = visit.go()
+    page.locator("#model").select_option("ltx2-nano:bf16")
+    expect(page.get_by_label("Sound")).to_be_checked()
+    expect(page.locator("#set-fps")).to_have_attribute("placeholder", "16")
+    page.locator("#prompt").fill("a red balloon rising")
+    page.keyboard.press("Control+Enter")
+    video = page.locator("#mat > video")
+    expect(video).to_be_visible()
+    page.wait_for_function("() => document.querySelector('#mat > video')?.readyState >= 2")
+    assert video.evaluate("(video) => [video.videoWidth, video.videoHeight, video.error]") == [64, 64, None]
+    visit.go("film")
+    expect(page.locator("#film [role=status]")).to_contain_text("1 clip, 49 frames, about 3.1 s")
+
+
 # --- films ---------------------------------------------------------------------------------------------------------
 
 

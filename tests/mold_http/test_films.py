@@ -48,6 +48,11 @@ def test_both_forms_give_the_frames_that_were_asked_for(films: Server) -> None:
         assert abs(seconds - frames / FPS) <= 1 / FPS + 1024 / 24_000
 
 
+def test_limits_are_those_of_the_model(films: Server) -> None:
+    limits = films.ask("GET", f"/api/capabilities/chain-limits?model={MODEL}").json()
+    assert (limits["frames_per_clip_recommended"], limits["frames_per_clip_cap"]) == (49, 97)
+
+
 def test_the_stream_tells_every_denoising_step_of_every_clip(films: Server) -> None:
     request = {"model": MODEL, "prompt": PROMPT, "total_frames": FRAMES, "clip_frames": CLIP, "seed": 4}
     told = events(films.ask("POST", "/api/generate/chain/stream", request).body)
