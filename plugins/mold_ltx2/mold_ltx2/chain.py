@@ -68,7 +68,7 @@ def _tail(pipeline: Any, before: Mapping[str, Tensor], overlap: int, fps: float)
     """Return what the next clip begins with."""
     import torch
 
-    from mold_ltx2.given import Pinned
+    from mold_ltx2.conditioning import Pinned
 
     codec = pipeline.autoencoders
     video, stride = before["video"].clone(), codec.vae.temporal_compression_ratio

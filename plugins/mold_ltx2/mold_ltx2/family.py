@@ -56,13 +56,13 @@ class Ltx2Family:
 
     def fitted(self, spec: ModelSpec, request: GenerateRequest) -> GenerateRequest:
         """Return the request with what follows from its source video."""
-        from mold_ltx2.asking import fitted
+        from mold_ltx2.checks import fitted
 
         return fitted(request)
 
     def check(self, spec: ModelSpec, request: GenerateRequest) -> None:
         """Raise ValidationError for what LTX-2 cannot honour."""
-        from mold_ltx2.asking import check
+        from mold_ltx2.checks import check
 
         check(spec, request)
 

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from mold_core import CacheHit, Frames, GenerateRequest, Run, Sound, StageDone, StageStart
 from mold_core.weights import AdapterShelf, LoadedParts
-from mold_ltx2.asking import lacking_upsampler
+from mold_ltx2.checks import lacking_upsampler
+from mold_ltx2.conditioning import Conditioning, Pinned
 from mold_ltx2.configs import Version
 from mold_ltx2.decoding import Autoencoders
-from mold_ltx2.given import Given, Pinned
 from mold_ltx2.in_context import shown_smaller
 from mold_ltx2.latents import Geometry, frame_tokens, pack, pack_audio, unpack, unpack_audio
 from mold_ltx2.lora_names import Ltx2Names
@@ -83,7 +83,7 @@ class Ltx2Pipeline:
         made = []
         for request in requests:
             recipe = self._recipe(request)
-            given = Given(request, self.autoencoders, None, doubled=recipe.doubled)
+            given = Conditioning(request, self.autoencoders, None, doubled=recipe.doubled)
             video, audio = self._made(request, recipe, given, run)
             with _stage(run, "Decoding"):
                 images = tuple(self.autoencoders.frames(video, report=run.report))
@@ -98,7 +98,9 @@ class Ltx2Pipeline:
         comes to after them.
         """
         recipe = self._recipe(request)
-        return self._made(request, recipe, Given(request, self.autoencoders, pinned, doubled=recipe.doubled), run)
+        return self._made(
+            request, recipe, Conditioning(request, self.autoencoders, pinned, doubled=recipe.doubled), run
+        )
 
     def learn(self, prompts: Sequence[str], run: Run) -> None:
         """Encode prompts that are needed later, where the text encoder does not stay in memory."""
@@ -113,7 +115,7 @@ class Ltx2Pipeline:
 
     # --- passes --------------------------------------------------------------------------------------------------
 
-    def _made(self, request: GenerateRequest, recipe: Recipe, given: Given, run: Run) -> tuple[Tensor, Tensor]:
+    def _made(self, request: GenerateRequest, recipe: Recipe, given: Conditioning, run: Run) -> tuple[Tensor, Tensor]:
         """Denoise a clip as often as its recipe says, and make it larger and smoother in between."""
         with torch.inference_mode():
             prompts = self._encode(request, recipe, run)
@@ -135,7 +137,7 @@ class Ltx2Pipeline:
         one: Pass,
         geometry: Geometry,
         prompts: tuple[Prompt, Prompt | None],
-        given: Given,
+        given: Conditioning,
         generator: torch.Generator,
         on_step: _Steps,
         start: tuple[Tensor, Tensor] | None = None,
@@ -175,7 +177,7 @@ class Ltx2Pipeline:
         ):
             yield transformer
 
-    def _video_stream(self, one: Pass, geometry: Geometry, given: Given, start: Tensor | None) -> Stream:
+    def _video_stream(self, one: Pass, geometry: Geometry, given: Conditioning, start: Tensor | None) -> Stream:
         channels = self.transformer.config.in_channels
         shape = (1, channels, geometry.frames, geometry.height, geometry.width)
         latents = torch.zeros(shape, device=self._device) if start is None else start.clone()
@@ -213,7 +215,7 @@ class Ltx2Pipeline:
         places[:, 1:] *= smaller
         return places
 
-    def _audio_stream(self, geometry: Geometry, given: Given, start: Tensor | None) -> Stream:
+    def _audio_stream(self, geometry: Geometry, given: Conditioning, start: Tensor | None) -> Stream:
         config = self.autoencoders.audio_vae.config
         width = self.transformer.config.audio_in_channels
         shape = (1, config.latent_channels, geometry.audio, width // config.latent_channels)
@@ -227,7 +229,7 @@ class Ltx2Pipeline:
         places = self.transformer.audio_rope.prepare_audio_coords(1, geometry.audio, self._device)
         return Stream(tokens=pack_audio(latents), mask=mask, clean=pack_audio(clean), places=places)
 
-    def _sound(self, request: GenerateRequest, given: Given, audio: Tensor, run: Run) -> Sound:
+    def _sound(self, request: GenerateRequest, given: Conditioning, audio: Tensor, run: Run) -> Sound:
         """Return the sound that a video is made for, silence after its end, else the one that was made."""
         seconds = _given(request.frames) / _given(request.fps)
         if given.sound is None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mold_core import GenerateRequest, Sound
     from mold_ltx2.decoding import Autoencoders
 
-__all__ = ["Fixed", "Given", "Held", "Pinned", "prefix_frames"]
+__all__ = ["Conditioning", "Fixed", "Held", "Pinned", "prefix_frames"]
 
 # How far a picture after what a clip goes on from is held to, as published.
 _LATER_STRENGTH = 0.4
@@ -61,7 +61,7 @@ def prefix_frames(frames: int, stride: int) -> int:
     return (frames - 1) // stride * stride + 1
 
 
-class Given:
+class Conditioning:
     """What a request and the clip before give to a clip. Files are read and encoded when they are first needed."""
 
     def __init__(self, request: GenerateRequest, codec: Autoencoders, pinned: Pinned | None, *, doubled: bool) -> None:
