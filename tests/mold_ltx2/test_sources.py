@@ -298,14 +298,14 @@ WHOLE = TimeRange(start_seconds=0, end_seconds=0.5)
         (
             {"temporal_upscale": "x2"},
             "temporal_upscale",
-            "temporal_upscale x2 takes an upsampler of latents, and ltx-2-tiny:fp32 has none of that kind; mold pull "
-            "ltx-2-19b-distilled brings one",
+            "temporal_upscale x2 takes an upsampler of latents, and ltx-2-tiny:fp32 has none of that kind; leave it "
+            "out, or name ltx-2-19b-distilled, which brings one",
         ),
         (
             {"spatial_upscale": "x2", "model": "ltx-2-tiny-bare"},
             "spatial_upscale",
-            "spatial_upscale x2 takes an upsampler of latents, and ltx-2-tiny-bare:fp32 has none of that kind; mold "
-            "pull ltx-2-19b-distilled brings one",
+            "spatial_upscale x2 takes an upsampler of latents, and ltx-2-tiny-bare:fp32 has none of that kind; leave "
+            "it out, or name ltx-2-19b-distilled, which brings one",
         ),
     ],
 )

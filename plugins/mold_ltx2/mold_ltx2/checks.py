@@ -22,9 +22,9 @@ _STRIDE = 8
 
 # Which field asks for an upsampler, by which word, and the files that bring it.
 _ASKED_FOR: dict[UpsamplerKind, tuple[str, str, str]] = {
-    "spatial-x2": ("spatial_upscale", "x2", "mold pull ltx-2-19b-distilled brings one"),
-    "spatial-x1-5": ("spatial_upscale", "x1-5", "LTX-2.3 has one: mold pull ltx-2.3-22b-distilled, and name that"),
-    "temporal-x2": ("temporal_upscale", "x2", "mold pull ltx-2-19b-distilled brings one"),
+    "spatial-x2": ("spatial_upscale", "x2", "leave it out, or name ltx-2-19b-distilled, which brings one"),
+    "spatial-x1-5": ("spatial_upscale", "x1-5", "leave it out, or name ltx-2.3-22b-distilled, which brings one"),
+    "temporal-x2": ("temporal_upscale", "x2", "leave it out, or name ltx-2-19b-distilled, which brings one"),
 }
 
 
