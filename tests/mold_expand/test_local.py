@@ -72,7 +72,7 @@ def test_a_picture_is_made_from_what_it_wrote(with_engine: Callable[..., Any]) -
 
 def test_nothing_of_the_model_stays_in_memory(with_engine: Callable[..., Any]) -> None:
     with with_engine() as engine:
-        engine.expand(ExpandRequest(prompt="a cat"))
+        engine.expand(ExpandRequest(prompt="a cat", seed=5))
         assert engine.loaded() == frozenset()
         gc.collect()
         assert [thing for thing in gc.get_objects() if type(thing) is Qwen3] == []
@@ -80,7 +80,10 @@ def test_nothing_of_the_model_stays_in_memory(with_engine: Callable[..., Any]) -
 
 def test_a_model_that_is_not_here_is_told_with_the_way_to_get_it() -> None:
     with engine_with(plugin) as engine:
-        for request in (ExpandRequest(prompt="a cat"), ExpandRequest(prompt="a cat", model_family="sdxl")):
+        for request in (
+            ExpandRequest(prompt="a cat", seed=5),
+            ExpandRequest(prompt="a cat", model_family="sdxl", seed=5),
+        ):
             with pytest.raises(ValidationError) as caught:
                 engine.submit(request)
             assert caught.value.http_status == 422
@@ -120,7 +123,7 @@ def test_what_is_told_is_the_template_with_the_style_of_the_family(
 
     monkeypatch.setattr(Chat, "ask", noting)
     with with_engine(expand_system_prompt="{WORD_LIMIT} words. {MODEL_NOTES}", expand_thinking=True) as engine:
-        engine.expand(ExpandRequest(prompt="a cat", model_family="sd15"))
+        engine.expand(ExpandRequest(prompt="a cat", model_family="sd15", seed=5))
     ((user, system, thinking),) = told
     assert (user, thinking) == ("a cat", True)
     assert system.startswith("50 words. Stable Diffusion 1.5")
@@ -159,5 +162,5 @@ def test_the_threads_of_the_process_are_as_before(with_engine: Callable[..., Any
     before = torch.get_num_threads()
     engine: Engine
     with with_engine(threads=1) as engine:
-        engine.expand(ExpandRequest(prompt="a cat"))
+        engine.expand(ExpandRequest(prompt="a cat", seed=5))
     assert torch.get_num_threads() == before

@@ -260,10 +260,10 @@ def test_a_cancelled_pull_goes_on_where_it_stopped(house: ModelSpec, store: Mode
     assert 80_000 <= len(came) < len(WEIGHTS)
     assert not store.has(house)
     assert not store.marker_of(house).exists()
-    sent = weights.bytes_sent
     pull(house, store)
     assert weights.ranges == ["", f"bytes={len(came)}-"]
-    assert weights.bytes_sent - sent == len(WEIGHTS) - len(came)
+    # By answer: the server may still be sending the first one when the second is asked for.
+    assert weights.sent[1] == len(WEIGHTS) - len(came)
     assert files_below(store.models_dir)["house-q8/house.safetensors"] == WEIGHTS
 
 
