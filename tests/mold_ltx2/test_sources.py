@@ -319,6 +319,6 @@ def test_an_upsampler_of_another_kind_is_seen_when_the_model_is_loaded(engine: E
     with pytest.raises(ValidationError) as caught:
         engine.generate(attrs.evolve(CLIP, spatial_upscale="x1-5"))
     assert str(caught.value) == (
-        "spatial_upscale x1-5 takes an upsampler of latents, and ltx-2-tiny:fp32 has none of that kind; LTX-2.3 has "
-        "one: mold pull ltx-2.3-22b-distilled, and name that"
+        "spatial_upscale x1-5 takes an upsampler of latents, and ltx-2-tiny:fp32 has none of that kind; leave it "
+        "out, or name ltx-2.3-22b-distilled, which brings one"
     )
