@@ -99,7 +99,7 @@ def clip_seconds(model: str, stages: int, rounds: int) -> list[float]:
             for stage in range(stages):
                 clip = attrs.evolve(request, seed=100 * seed + stage)
                 latents = renderer.render(pipeline, clip, before, overlap, RecordedRun())
-                list(renderer.decode(pipeline, latents, before, overlap).images)
+                list(renderer.decode(pipeline, latents, before, overlap, None).images)
                 before, overlap = latents, overlap_frames(TAIL)
             times.append(perf_counter() - started)
         return times[1:]

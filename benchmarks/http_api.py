@@ -2,7 +2,8 @@
 
     python benchmarks/http_api.py
 
-1. p50 of GET /api/status ÷ p50 of a hello of Falcon on the same uvicorn, asked in turn over kept connections.
+1. p50 of GET /api/status ÷ p50 of a hello of Falcon on the same uvicorn, asked in turn over kept connections,
+   both servers on one core and the client on another.
 2. Processor time that the server takes to send an event to a stream, with 50 streams open.
 3. p95 of GET /api/status while a picture is computed on the CPU and 50 streams of its events are open.
 """
@@ -27,6 +28,7 @@ import psutil
 from common import report
 
 STREAMS = 50
+CORES = sorted(os.sched_getaffinity(0))
 
 HELLO = """
 import sys, falcon.asgi, uvicorn
@@ -145,14 +147,27 @@ def load(port: int) -> None:
         assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
 
 
+@contextmanager
+def on_core(place: int) -> Iterator[None]:
+    """Keep this process on one core: which cores client and server happen to share would be measured otherwise."""
+    here = psutil.Process()
+    here.cpu_affinity([CORES[place]])
+    try:
+        yield
+    finally:
+        here.cpu_affinity(CORES)
+
+
 def measure_status(rounds: int = 60, requests: int = 40) -> None:
     """Measure an answer against a bare hello."""
     ours, theirs = free_port(), free_port()
     with tempfile.TemporaryDirectory() as home:
         command, environment = mold(home, ours)
         hello = [sys.executable, "-c", HELLO, str(theirs)]
-        with running(command, ours, env=environment), running(hello, theirs):
+        with running(command, ours, env=environment) as mine, running(hello, theirs) as bare_hello, on_core(-1):
             load(ours)
+            for server in (mine, bare_hello):
+                psutil.Process(server.pid).cpu_affinity(CORES[:1])
             clients = Client(ours, "/api/status"), Client(theirs, "/api/status")
             rows = [
                 [statistics.median(client.ask() for _ in range(requests)) for client in clients]

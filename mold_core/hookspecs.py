@@ -309,6 +309,8 @@ class ChainRenderer(Protocol):
     Between its two verbs a clip is a set of latents: torch tensors on the CPU by name, which mold saves, so that a
     chain that was stopped goes on from them. `before` is the clip that comes before, None where this one begins anew;
     `overlap` is the number of frames, of the form 8n+1, that this clip has in common with the end of that one.
+    `after` is the clip that goes on from this one, None where none does: what is decoded with the latents on both sides
+    of a seam in view does not show it.
     """
 
     family: str
@@ -330,11 +332,16 @@ class ChainRenderer(Protocol):
         """
 
     def decode(
-        self, pipeline: Any, clip: Mapping[str, Tensor], before: Mapping[str, Tensor] | None, overlap: int
+        self,
+        pipeline: Any,
+        clip: Mapping[str, Tensor],
+        before: Mapping[str, Tensor] | None,
+        overlap: int,
+        after: Mapping[str, Tensor] | None,
     ) -> Film:
         """Return the frames of a clip after its first `overlap`, and their sound.
 
-        It runs in another thread than `render`, which may be busy with the next clip.
+        It runs in another thread than `render`, which may be busy with a later clip.
         """
 
 
@@ -452,8 +459,8 @@ class Worker(Protocol):
     def generate(self, spec: ModelSpec, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
         """Return one Frames per request; the model is loaded if need be."""
 
-    def render_clip(self, spec: ModelSpec, work: ClipWork, run: Run, beside: ClipWork | None = None) -> None:
-        """Leave the latents of a clip of a chain on disk, and meanwhile the frames of `beside`, which is rendered."""
+    def render_clip(self, spec: ModelSpec, work: ClipWork, run: Run, beside: Sequence[ClipWork] = ()) -> None:
+        """Leave the latents of a clip of a chain on disk, and meanwhile the frames of `beside`, which are rendered."""
 
     def encode_clip(self, spec: ModelSpec, work: ClipWork, run: Run) -> None:
         """Leave the frames and the sound of a rendered clip on disk."""

@@ -15,6 +15,8 @@ __all__ = ["JSON", "answer_json", "dumps", "json_of", "wants_events", "wants_jso
 
 JSON = "application/json"
 
+_PLAIN = frozenset((str, int, float, bool, type(None)))
+
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False, ensure_ascii=False).encode
 
 
@@ -23,12 +25,16 @@ def json_of(value: Any) -> Any:
 
     A field without a default is always there, null if it must be; the schema of the class says the same.
     """
-    if isinstance(value, str | int | float | bool | None):
+    if type(value) in _PLAIN:
         return value
     if attrs.has(type(value)):
         fields = _fields(type(value))  # type: ignore[arg-type]  # classes can be hashed
         pairs = ((name, required, getattr(value, name)) for name, required in fields)
-        return {name: json_of(held) for name, required, held in pairs if required or held is not None}
+        return {
+            name: held if type(held) in _PLAIN else json_of(held)
+            for name, required, held in pairs
+            if required or held is not None
+        }
     if isinstance(value, bytes):
         return base64.b64encode(value).decode("ascii")
     if isinstance(value, Mapping):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+from falcon.constants import HTTP_METHODS
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 
@@ -18,8 +19,9 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # Seconds; pictures take from one to a few hundred.
 _LONG_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000)
 
-# What requests outside the table of routes are counted under: their paths are anybody's.
+# What requests outside the table of routes, or with methods outside HTTP, are counted under: they are anybody's.
 _NO_ROUTE = "none"
+_NO_METHOD = "other"
 
 
 class Metrics:
@@ -40,6 +42,8 @@ class Metrics:
         self._request_s = Histogram(
             "mold_http_request_duration_seconds", "Time to an answer.", ["method", "path"], registry=registry
         )
+        # PERF: what is found by its labels costs more than what is counted.
+        self._answers: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._begun = counter("mold_queue", "Jobs that a worker or the pull lane began.")
         self._generation_s = durations("mold_generation_duration_seconds", "Time of jobs that were done.", "model")
         self._errors = counter("mold_generation_errors", "Jobs that failed.", "model")
@@ -61,9 +65,13 @@ class Metrics:
 
     def answered(self, method: str, template: str | None, status: int, elapsed_s: float) -> None:
         """Count an answer by its method, the template of its route and its status."""
-        path = template or _NO_ROUTE
-        self._requests.labels(method, path, str(status)).inc()
-        self._request_s.labels(method, path).observe(elapsed_s)
+        key = method if method in HTTP_METHODS else _NO_METHOD, template or _NO_ROUTE, status
+        found = self._answers.get(key)
+        if found is None:
+            requests = self._requests.labels(key[0], key[1], str(status))
+            found = self._answers[key] = requests, self._request_s.labels(key[0], key[1])
+        found[0].inc()
+        found[1].observe(elapsed_s)
 
     def observe(self, measure: Measure) -> None:
         """Count what the engine measured; see `mold_core.engine.observe`."""

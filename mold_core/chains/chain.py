@@ -35,37 +35,49 @@ class Chain:
 
     @property
     def first_missing(self) -> int:
-        """The number of the first clip that is not on disk whole; the number of clips when all are."""
-        return next((index for index, work in enumerate(self.works) if not work.files.encoded), len(self.works))
+        """The number of the first clip that is not rendered; the number of clips when all are."""
+        return next((index for index, work in enumerate(self.works) if not work.files.rendered), len(self.works))
+
+    @property
+    def ready(self) -> tuple[ClipWork, ...]:
+        """The clips whose frames can be decoded and are not yet."""
+        return tuple(work for work in self.works if work.ready)
 
 
 def lay_out(request: ChainRequest, plan: ChainPlan, clips: Sequence[GenerateRequest], folder: Path) -> Chain:
     """Return the chain of a complete request; `clips` are the complete requests of its stages, seeds included.
 
-    Files of clips are named by all that their content depends on, the clips before them included: a chain that is asked
-    for again, or with its later stages changed, finds the clips that it has in common with the first.
+    Files of clips are named by all that their content depends on, the clips before them included, and those of frames
+    by the clip that goes on from them, too: a chain that is asked for again, or with its later stages changed, finds
+    the clips that it has in common with the first.
     """
-    works: list[ClipWork] = []
-    key = ""
+    lossless = request.output_format != "mp4"
+    overlaps = [*(_overlap(plan, index) for index in range(len(clips))), 0]  # a last one, for what follows nothing
+    fades = [*(_fade_into(plan.stages, index) for index in range(len(clips))), 0]
+    keys: list[str] = []
+    for index, clip in enumerate(clips):
+        keys.append(_digest("clip", clip, overlaps[index], keys[-1] if overlaps[index] else ""))
+    files: list[ClipFiles] = []
     limits = _limits(plan)
-    for index, (stage, clip) in enumerate(zip(plan.stages, clips, strict=True)):
-        goes_on = index > 0 and stage.transition == "smooth"
-        overlap = plan.overlap if goes_on else 0
-        key = _digest("clip", clip, overlap, key if overlap else "")
-        fade_out = _fade_into(plan.stages, index + 1)
-        before = works[-1].files if works else None
-        work = ClipWork(
+    for index, key in enumerate(keys):
+        going_on = keys[index + 1] if overlaps[index + 1] else ""
+        faded = files[-1].faded.name if fades[index] else ""
+        part = _digest("part", key, going_on, limits[index], fades[index], fades[index + 1], lossless, faded)
+        files.append(_files(folder, key, part))
+    works = (
+        ClipWork(
             request=clip,
-            files=ClipFiles(latents=Path(), part=Path(), sound=Path(), faded=Path()),
-            before=before,
-            overlap=overlap,
+            files=files[index],
+            before=files[index - 1] if index else None,
+            overlap=overlaps[index],
+            after=files[index + 1] if overlaps[index + 1] else None,
             frames=limits[index],
-            fade_in=_fade_into(plan.stages, index),
-            fade_out=fade_out,
-            lossless=request.output_format != "mp4",
+            fade_in=fades[index],
+            fade_out=fades[index + 1],
+            lossless=lossless,
         )
-        part = _digest("part", key, work.frames, work.fade_in, fade_out, work.lossless, _faded_key(work))
-        works.append(attrs.evolve(work, files=_files(folder, key, part)))
+        for index, clip in enumerate(clips)
+    )
     return Chain(id=chain_id(request), request=request, plan=plan, works=tuple(works))
 
 
@@ -90,12 +102,12 @@ def _files(folder: Path, key: str, part: str) -> ClipFiles:
     )
 
 
+def _overlap(plan: ChainPlan, index: int) -> int:
+    return plan.overlap if index and plan.stages[index].transition == "smooth" else 0
+
+
 def _fade_into(stages: Sequence[ChainStage], index: int) -> int:
-    return (stages[index].fade_frames or 0) if index < len(stages) else 0
-
-
-def _faded_key(work: ClipWork) -> str:
-    return work.before.faded.name if work.fade_in and work.before else ""
+    return stages[index].fade_frames or 0
 
 
 def _limits(plan: ChainPlan) -> list[int]:

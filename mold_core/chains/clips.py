@@ -51,7 +51,8 @@ class ClipFiles:
 class ClipWork:
     """All that a worker needs to know to make a clip.
 
-    `request` is complete. `before` is the clip that comes before, `overlap` the frames shared with it (0: none).
+    `request` is complete. `before` is the clip that comes before, `overlap` the frames shared with it (0: none);
+    `after` is the clip that goes on from this one, if one does: its latents are needed to decode this one.
     `frames`: how many frames after the overlap are used. The first `fade_in` of them are blended with the last of
     `before`; the last `fade_out` are left to the next clip. `lossless` is for formats that are encoded once more.
     `later` are the requests of the clips to come, without their pictures.
@@ -62,10 +63,17 @@ class ClipWork:
     before: ClipFiles | None
     overlap: int
     frames: int
+    after: ClipFiles | None = None
     fade_in: int = 0
     fade_out: int = 0
     lossless: bool = False
     later: tuple[GenerateRequest, ...] = ()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the latents are here that the frames are decoded from, and the frames are not."""
+        after = self.after is None or self.after.rendered
+        return self.files.rendered and after and not self.files.encoded
 
 
 def render_clip(renderer: ChainRenderer, pipeline: Any, work: ClipWork, run: Run) -> None:
@@ -84,7 +92,8 @@ def encode_clip(renderer: ChainRenderer, pipeline: Any, work: ClipWork) -> None:
     """Leave the frames and the sound of a rendered clip on disk; nothing is done if they are there."""
     if work.files.encoded:
         return
-    film = renderer.decode(pipeline, _read_latents(work.files.latents), _latents_before(work), work.overlap)
+    after = _read_latents(work.after.latents) if work.after is not None else None
+    film = renderer.decode(pipeline, _read_latents(work.files.latents), _latents_before(work), work.overlap, after)
     sound, sound_left = _cut_sound(film.sound, work)
     held: list[Image] = []
     # Readers take the part as the sign that all is here, so it comes last.

@@ -109,8 +109,8 @@ class ProcessWorker:
         made: list[Frames] = self._call("generate", (spec, tuple(requests)), run)
         return made
 
-    def render_clip(self, spec: ModelSpec, work: ClipWork, run: Run, beside: ClipWork | None = None) -> None:
-        """Leave the latents of a clip on disk, and meanwhile the frames of `beside`, a clip that is rendered."""
+    def render_clip(self, spec: ModelSpec, work: ClipWork, run: Run, beside: Sequence[ClipWork] = ()) -> None:
+        """Leave the latents of a clip on disk, and meanwhile the frames of `beside`, clips that are rendered."""
         self._call("render_clip", (spec, work), run, beside=beside)
 
     def encode_clip(self, spec: ModelSpec, work: ClipWork, run: Run) -> None:

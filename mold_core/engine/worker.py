@@ -69,16 +69,16 @@ class LocalWorker:
             )
         return made
 
-    def render_clip(self, spec: ModelSpec, work: ClipWork, run: Run, beside: ClipWork | None = None) -> None:
-        """Leave the latents of a clip on disk, and meanwhile the frames of `beside`, a clip that is rendered."""
+    def render_clip(self, spec: ModelSpec, work: ClipWork, run: Run, beside: Sequence[ClipWork] = ()) -> None:
+        """Leave the latents of a clip on disk, and meanwhile the frames of `beside`, clips that are rendered."""
         pipeline, renderer = self._pipeline(spec, run), self._plugins.chain_renderers[spec.family]
         with ThreadPoolExecutor(1, "mold-encode") as thread:
-            encoding = thread.submit(encode_clip, renderer, pipeline, beside) if beside is not None else None
+            encoding = [thread.submit(encode_clip, renderer, pipeline, other) for other in beside]
             with blaming(f"{spec.name} failed while rendering"):
                 render_clip(renderer, pipeline, work, run)
             with blaming(f"{spec.name} failed while decoding"):
-                if encoding is not None:
-                    encoding.result()
+                for encoded in encoding:
+                    encoded.result()
 
     def encode_clip(self, spec: ModelSpec, work: ClipWork, run: Run) -> None:
         """Leave the frames and the sound of a rendered clip on disk."""

@@ -124,6 +124,7 @@ class FlipbookRenderer:
         clip: Mapping[str, Tensor],
         before: Mapping[str, Tensor] | None,
         overlap: int,
+        after: Mapping[str, Tensor] | None,
     ) -> Film:
         """Return the ball's flight after the overlap."""
         start, velocity, look = (clip[name].tolist() for name in ("start", "velocity", "look"))

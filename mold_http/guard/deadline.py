@@ -26,7 +26,7 @@ _LINGER_S = 2.0
 
 
 class _Corked:
-    """A transport that sends what is written in one turn of the loop together: head and body of an answer at once."""
+    """A transport that sends head and body of an answer at once, and else what is written in one turn of the loop."""
 
     # PERF: a second system call, and a client that is woken twice, cost more than a third of a small answer.
 
@@ -39,22 +39,23 @@ class _Corked:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Send later in this turn."""
+        """Send at the end of the answer, or later in this turn."""
         if not self._pieces:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
         self._pieces.append(data)
 
     def close(self) -> None:
         """Close when all is sent."""
-        self._flush()
+        self.flush()
         self._transport.close()
 
     def write_eof(self) -> None:
         """Say that no more comes when all is sent."""
-        self._flush()
+        self.flush()
         self._transport.write_eof()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Send what was written."""
         pieces, self._pieces = self._pieces, []
         if pieces and not self._transport.is_closing():
             self._transport.write(b"".join(pieces))
@@ -93,6 +94,7 @@ class DeadlineProtocol(H11Protocol):
 
     def on_response_complete(self) -> None:
         """End a connection whose request was answered before it was all here; else wait for the next request."""
+        self.transport.flush()  # type: ignore[attr-defined]  # the client need not wait for what is to do here yet
         if self.conn.their_state is h11.SEND_BODY and not self.transport.is_closing():
             self._linger()
             return

@@ -150,11 +150,13 @@ def test_a_result_tells_the_prompts_that_were_written(server: Server) -> None:
 def test_metrics_count_by_route_and_stage(server: Server) -> None:
     server.ask("POST", "/api/generate", {"prompt": "a tree", "steps": 1})
     server.ask("GET", "/api/jobs/some-id")
+    server.ask("ANYBODYS", "/api/status")
     answer = server.ask("GET", "/metrics")
     text = answer.body.decode()
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     for line in (
         'mold_http_requests_total{method="GET",path="/api/jobs/{id}",status="404"}',
+        'mold_http_requests_total{method="other",path="/api/status",status="400"}',
         'mold_generation_duration_seconds_count{model="flux-nano:bf16"}',
         'mold_queue_wait_seconds_count{kind="generate"}',
         'mold_model_loads_total{name="flux-nano:bf16"}',
@@ -166,6 +168,7 @@ def test_metrics_count_by_route_and_stage(server: Server) -> None:
     ):
         assert line in text
     assert "some-id" not in text
+    assert "ANYBODYS" not in text
 
 
 def test_the_page_of_the_api_asks_no_other_server(server: Server) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import attrs
+import numpy as np
 import pytest
 import torch
 from ltx2_files import TinyLtx2, write_files
@@ -89,9 +90,27 @@ def test_the_tail_of_a_clip_is_held_exactly(one_stage: Any) -> None:
     assert torch.equal(after["video"][:, :, 1], before["video"][:, :, -1])
     heard = round(9 / 25 * 25)
     assert torch.equal(after["audio"][:, :, :heard], before["audio"][:, :, -heard:])
-    film = renderer.decode(one_stage, after, before, 9)
+    film = renderer.decode(one_stage, after, before, 9, None)
     assert len(list(film.images)) == 17 - 9
     assert film.sound is not None and film.sound.samples.shape == (2, round(17 / 25 * 8000) - round(9 / 25 * 8000))
+
+
+def test_clips_are_decoded_as_if_they_were_one_video(one_stage: Any) -> None:
+    renderer = Ltx2ChainRenderer()
+    first = renderer.render(one_stage, attrs.evolve(RENDER, frames=33), None, 0, RecordedRun())
+    second = renderer.render(one_stage, attrs.evolve(RENDER, frames=49, seed=9), first, 9, RecordedRun())
+    joined = torch.cat([first["video"], second["video"][:, :, 2:]], dim=2)
+    whole = pixels(one_stage.autoencoders.frames(joined))
+    begin, alone = (pixels(renderer.decode(one_stage, first, None, 0, after).images) for after in (second, None))
+    end = pixels(renderer.decode(one_stage, second, first, 9, None).images)
+    assert (len(begin), len(end), len(whole)) == (33, 40, 73)
+    away = np.abs(np.concatenate([begin, end]) - whole).mean(axis=(1, 2, 3))  # levels of 255, by frame
+    away_alone = np.abs(alone - whole[:33]).mean(axis=(1, 2, 3))
+    assert away.max() < 0.2 * away_alone.max()  # the autoencoder's weights are random: it looks far around
+
+
+def pixels(images: Iterable[Image.Image]) -> np.ndarray:
+    return np.stack([np.asarray(image, np.int16) for image in images])
 
 
 def test_a_source_image_is_where_the_clip_begins(one_stage: Any) -> None:

@@ -88,11 +88,12 @@ class ChainKind:
             self._begin(job, chain, bench)
         with bench.loading(spec):
             worker.load(spec, _ClipRun(job, 0))
-        index = next((index for index, work in enumerate(chain.works) if not work.files.rendered), len(chain.works))
-        if index < len(chain.works):
-            _make_clip(job, spec, chain, index, worker)
+        if chain.first_missing < len(chain.works):
+            _make_clip(job, spec, chain, chain.first_missing, worker)
             return jobs
-        _guarded(chain, index - 1, lambda: worker.encode_clip(spec, chain.works[-1], _ClipRun(job, index - 1)))
+        for work in chain.ready:
+            index = chain.works.index(work)
+            _guarded(chain, index, partial(worker.encode_clip, spec, work, _ClipRun(job, index)))
         job.report(Stitching(total_frames=chain.plan.total_frames))
         bench.beside(partial(_deliver, job, chain, bench), jobs)
         return None
@@ -129,12 +130,11 @@ class _ClipRun(BatchRun):
 
 
 def _make_clip(job: Job, spec: ModelSpec, chain: Chain, index: int, worker: Worker) -> None:
-    """Leave a clip's latents on disk, and meanwhile the frames of the one before."""
+    """Leave a clip's latents on disk, and meanwhile the frames of those before that can be decoded."""
     job.report(ChainStageStart(stage_idx=index))
-    before = chain.works[index - 1] if index else None
     later = tuple(attrs.evolve(work.request, source_image=None) for work in chain.works[index + 1 :])
     work = attrs.evolve(chain.works[index], later=later)
-    _guarded(chain, index, lambda: worker.render_clip(spec, work, _ClipRun(job, index), beside=before))
+    _guarded(chain, index, lambda: worker.render_clip(spec, work, _ClipRun(job, index), beside=chain.ready))
     job.report(ChainStageDone(stage_idx=index, frames_emitted=chain.plan.emitted[index]))
 
 

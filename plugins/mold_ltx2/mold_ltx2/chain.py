@@ -2,12 +2,14 @@
 
 A latent after the first stands for eight frames, the first for one. Where two clips share 8n+1 frames, the later one's
 first latent is the first of those frames, encoded by itself, and its next n latents are the earlier clip's last n as
-they are. They are held through every step, and so is the sound of the same time.
+they are. They are held through every step, and so is the sound of the same time. The frames of a clip are decoded with
+the latents before and after its seams in view.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,8 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Ltx2ChainRenderer"]
 
-# Latents before the one that is looked for, which the decoder is shown as well.
-_CONTEXT = 2
+# Latents on either side that the decoders are shown as well. Pictures of `ltx2-nano` differ by a tenth of a level (of
+# 255) from those of the whole video decoded at once.
+_CONTEXT, _SOUND_CONTEXT = 3, 8
 
 
 class Ltx2ChainRenderer:
@@ -48,20 +51,49 @@ class Ltx2ChainRenderer:
         """Return the latents `video` [1, C, F, H, W] and `audio` [1, C, L, M] of a clip."""
         pinned = _tail(pipeline, before, overlap, float(request.fps or 1)) if before is not None and overlap else None
         video, audio = pipeline.render(request, run, pinned)
-        return {"video": video.cpu(), "audio": audio.cpu(), "fps": _number(float(request.fps or 1))}
+        return {
+            "video": video.cpu(),
+            "audio": audio.cpu(),
+            "fps": _number(float(request.fps or 1)),
+            "held_video": _number(pinned.video.shape[2] if pinned else 0),
+            "held_audio": _number(pinned.audio.shape[2] if pinned else 0),
+        }
 
     def decode(
-        self, pipeline: Any, clip: Mapping[str, Tensor], before: Mapping[str, Tensor] | None, overlap: int
+        self,
+        pipeline: Any,
+        clip: Mapping[str, Tensor],
+        before: Mapping[str, Tensor] | None,
+        overlap: int,
+        after: Mapping[str, Tensor] | None,
     ) -> Film:
         """Return the frames and the sound after the overlap."""
+        import torch
+
         from mold_core import Film
 
         codec, fps = pipeline.autoencoders, float(clip["fps"])
-        frames = (clip["video"].shape[2] - 1) * codec.vae.temporal_compression_ratio + 1
+        stride = codec.vae.temporal_compression_ratio
+        video = [_own(clip, "video")]
+        count, skip, audio = video[0].shape[2] * stride, 0, [clip["audio"]]
+        if before is not None:
+            video.insert(0, before["video"][:, :, -_CONTEXT:])
+            skip = (video[0].shape[2] - 1) * stride + 1  # the first latent stands for one frame
+        else:
+            count -= stride - 1
+        if after is not None:
+            video.append(_own(after, "video")[:, :, :_CONTEXT])
+            audio.append(_own(after, "audio")[:, :, :_SOUND_CONTEXT])
+        frames = (clip["video"].shape[2] - 1) * stride + 1
         return Film(
-            images=codec.frames(clip["video"].clone(), skip=overlap),
-            sound=codec.sound(clip["audio"].clone(), frames / fps, overlap / fps),
+            images=islice(codec.frames(torch.cat(video, dim=2), skip=skip), count),
+            sound=codec.sound(torch.cat(audio, dim=2), frames / fps, overlap / fps),
         )
+
+
+def _own(clip: Mapping[str, Tensor], name: str) -> Tensor:
+    """Return the latents of a clip after those that it has from the clip before."""
+    return clip[name][:, :, int(clip[f"held_{name}"]) :]
 
 
 def _tail(pipeline: Any, before: Mapping[str, Tensor], overlap: int, fps: float) -> Any:

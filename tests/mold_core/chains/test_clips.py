@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import attrs
 import av
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file
 
 from mold_core import CancelledError, ChainRequest, ChainStage, GenerateRequest, InferenceError, VideoData
 from mold_core.catalog import LocalFiles
@@ -50,6 +52,7 @@ def make(request: ChainRequest, folder: Path) -> VideoData:
     chain = laid_out(request, folder)
     for work in chain.works[chain.first_missing :]:
         render_clip(RENDERER, pipeline(), work, RecordedRun())
+    for work in chain.ready:
         encode_clip(RENDERER, pipeline(), work)
     return join(chain, None)
 
@@ -122,17 +125,47 @@ def test_stages_follow_as_their_transitions_say(tmp_path: Path) -> None:
 def test_a_chain_that_was_stopped_anywhere_ends_in_the_same_bytes(tmp_path: Path, stop: int) -> None:
     whole = make(SMOOTH, tmp_path / "whole")
     chain = laid_out(SMOOTH, tmp_path / "stopped")
-    for number in range(stop):
-        work = chain.works[number // 2]
-        if number % 2 == 0:
-            render_clip(RENDERER, pipeline(), work, RecordedRun())
+    for _ in range(stop):
+        if chain.ready:
+            encode_clip(RENDERER, pipeline(), chain.ready[0])
         else:
-            encode_clip(RENDERER, pipeline(), work)
+            render_clip(RENDERER, pipeline(), chain.works[chain.first_missing], RecordedRun())
+    rendered = chain.first_missing
     FAMILY.clips.clear()
     again = make(SMOOTH, tmp_path / "stopped")
     assert again.data == whole.data
     assert again.gif_preview == whole.gif_preview
-    assert len(FAMILY.clips) == 4 - (stop + 1) // 2
+    assert len(FAMILY.clips) == 4 - rendered
+
+
+def test_a_clip_is_decoded_with_what_comes_before_and_after_it_in_view(tmp_path: Path) -> None:
+    seen: list[tuple[float | None, float | None]] = []
+
+    class Watched(FlipbookRenderer):
+        def decode(self, pipeline: object, clip: Any, before: Any, overlap: int, after: Any) -> Film:  # type: ignore[override]
+            seen.append(tuple(None if other is None else float(other["start"][0]) for other in (before, after)))  # type: ignore[arg-type]
+            return super().decode(pipeline, clip, before, overlap, after)  # type: ignore[arg-type]
+
+    stages = [ChainStage(prompt=f"a {colour} ball", frames=17) for colour in ("red", "green", "blue", "yellow")]
+    stages[2] = attrs.evolve(stages[2], transition="cut")
+    chain = laid_out(ChainRequest(stages=tuple(stages), seed=1), tmp_path)
+    starts = []
+    for work in chain.works:
+        render_clip(RENDERER, pipeline(), work, RecordedRun())
+        starts.append(float(load_file(work.files.latents)["start"][0]))
+    for work in chain.ready:
+        encode_clip(Watched(), pipeline(), work)
+    assert seen == [(None, starts[1]), (starts[0], None), (None, starts[3]), (starts[2], None)]
+
+
+def test_a_changed_last_stage_changes_the_end_of_the_one_before(tmp_path: Path) -> None:
+    stages = [ChainStage(prompt=f"a {colour} ball", frames=17) for colour in ("red", "green", "blue")]
+    old = laid_out(ChainRequest(stages=tuple(stages), seed=1), tmp_path).works
+    stages[2] = attrs.evolve(stages[2], prompt="a yellow ball")
+    new = laid_out(ChainRequest(stages=tuple(stages), seed=1), tmp_path).works
+    pairs = [(one.files, other.files) for one, other in zip(old, new, strict=True)]
+    assert [one.latents == other.latents for one, other in pairs] == [True, True, False]
+    assert [one.part == other.part for one, other in pairs] == [True, False, False]
 
 
 def test_a_cancelled_clip_leaves_nothing(tmp_path: Path) -> None:
@@ -184,8 +217,9 @@ def test_a_renderer_that_makes_too_few_frames_is_found_out(tmp_path: Path) -> No
             film = super().decode(*arguments)  # type: ignore[arg-type]
             return Film(images=list(film.images)[:-2], sound=film.sound)
 
-    work = laid_out(SMOOTH, tmp_path).works[0]
-    render_clip(RENDERER, pipeline(), work, RecordedRun())
+    work, following, *_ = laid_out(SMOOTH, tmp_path).works
+    for clip in (work, following):
+        render_clip(RENDERER, pipeline(), clip, RecordedRun())
     with pytest.raises(InferenceError, match="came out with 23 frames after its overlap, not 25"):
         encode_clip(Short(), pipeline(), work)
     assert not work.files.encoded
