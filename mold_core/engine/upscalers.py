@@ -9,7 +9,7 @@ from mold_core.settings import Settings
 from mold_core.upscaling.loading import FAMILY
 from mold_core.upscaling.memory import SMALLEST_TILE
 
-__all__ = ["AUTO", "checked_tile_size", "upscaler_for"]
+__all__ = ["AUTO", "checked_tile_size", "embedded_upscaler", "upscaler_for"]
 
 # A name that means: the upscaler that suits the picture.
 AUTO = "auto"
@@ -28,16 +28,22 @@ def upscaler_for(models: Models, name: str | None, origin: str | None) -> ModelS
         return _upscaler(models, name)
     upscalers = [spec for spec in models.plugins.models.values() if spec.family == FAMILY]
     made_by = models.plugins.models.get(origin or "")
-    embedded = [spec for spec in upscalers if spec.embedded]
-    if made_by is not None and made_by.embedded and embedded:
-        return embedded[0]
+    inside = embedded_upscaler(models)
+    if made_by is not None and made_by.embedded and inside is not None:
+        return inside
     if models.settings.upscale_model:
         return _upscaler(models, models.settings.upscale_model)
     here = [spec for spec in upscalers if not spec.embedded and models.store.has(spec)]
     wanted = [spec for spec in upscalers if spec.name == _FOR_PHOTOS]
-    for spec in (*here, *wanted, *embedded, *upscalers):
+    for spec in (*here, *wanted, *filter(None, [inside]), *upscalers):
         return _checked(models, spec)
     raise PluginError("no loaded plugin brings an upscaler", hint="pip install mold-esrgan")
+
+
+def embedded_upscaler(models: Models) -> ModelSpec | None:
+    """Return the upscaler that ships inside a plugin, None where there is none."""
+    specs = models.plugins.models.values()
+    return next((spec for spec in specs if spec.family == FAMILY and spec.embedded), None)
 
 
 def checked_tile_size(tile_size: int | None, settings: Settings) -> int | None:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from mold_core import (
     DenoiseStep,
+    DownloadError,
     Engine,
     FileUpscaleRequest,
     GenerateRequest,
@@ -117,6 +118,12 @@ def test_other_pictures_get_the_one_for_photos_and_it_is_fetched_first(tmp_path:
         assert engine.submit(UpscaleRequest(image=picture())).model == "real-esrgan-x4plus:fp16"
     with Engine(Settings(home=tmp_path, device="cpu", upscale_model=NANO)) as engine:
         assert engine.upscale(UpscaleRequest(image=picture())).model == "esrgan-nano-x4:fp32"
+
+
+def test_where_nothing_can_be_fetched_the_one_inside_mold_is_named(tmp_path: Path) -> None:
+    inside = "esrgan-nano-x4:fp32 is inside mold and needs no fetching"
+    with Engine(Settings(home=tmp_path, offline=True)) as engine, pytest.raises(DownloadError, match=inside):
+        engine.upscale(UpscaleRequest(image=picture()))
 
 
 def test_a_file_becomes_a_file(engine: Engine, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from mold_core.engine.batch import BatchRun
 from mold_core.engine.jobs import Job, JobKind
 from mold_core.engine.kinds.kind import Bench, Prepared, ResultFile
 from mold_core.engine.models import Models
-from mold_core.engine.upscalers import checked_tile_size, upscaler_for
-from mold_core.errors import OutputError, ValidationError
+from mold_core.engine.upscalers import checked_tile_size, embedded_upscaler, upscaler_for
+from mold_core.errors import DownloadError, OutputError, ValidationError
 from mold_core.hookspecs import Worker
 from mold_core.media.images import check_image
 from mold_core.media.metadata import read_metadata
@@ -73,7 +73,13 @@ def fetch_upscaler(spec: ModelSpec, jobs: Sequence[Job], bench: Bench) -> None:
             job.report(event)
         return not all(job.finished for job in jobs)
 
-    pull(spec, bench.models.store, on_event=on_event, offline=bench.models.settings.offline)
+    try:
+        pull(spec, bench.models.store, on_event=on_event, offline=bench.models.settings.offline)
+    except DownloadError as error:
+        inside = embedded_upscaler(bench.models)
+        if inside is not None:
+            error.hint = "; ".join(filter(None, [error.hint, f"{inside.name} is inside mold and needs no fetching"]))
+        raise
 
 
 def _origin(request: UpscaleRequest) -> str | None:
