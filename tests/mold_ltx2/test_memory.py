@@ -167,6 +167,21 @@ def test_a_tiled_clip_shows_every_frame_where_the_whole_one_does(
     assert float(off.mean()) < 0.2 * float(moved.mean())
 
 
+def test_a_video_encoded_in_tiles_has_the_latents_of_the_whole(one_stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mold_ltx2 import tiles
+
+    pixels = torch.randn(1, 3, 113, 232, 48, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    with one_stage.parts.use("vae", lambda event: None) as vae, torch.inference_mode():
+        whole = tiles.encoded(vae, pixels)
+        monkeypatch.setattr(tiles, "TILE_PX_FRAMES", 1000)
+        tiled = tiles.encoded(vae, pixels)
+    assert tiled.shape == whole.shape == (1, 16, 15, 29, 6)
+    off = (tiled - whole).abs()
+    assert float(off[:, :, :9, :4].max()) < 1e-3  # far from where the first tile ends
+    moved = (whole[:, :, 1:] - whole[:, :, :-1]).abs()
+    assert float(off.mean()) < 0.3 * float(moved.mean())
+
+
 @pytest.mark.parametrize("length", [1, 16, 17, 29, 30, 43, 60])
 def test_tiles_cover_everything_and_none_is_thin(length: int) -> None:
     from mold_ltx2.tiles import _spans

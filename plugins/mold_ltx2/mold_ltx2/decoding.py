@@ -16,7 +16,7 @@ from mold_core import Sound
 from mold_core.media.sound import resampled
 from mold_core.weights import LoadedParts
 from mold_ltx2.spectrum import log_mel
-from mold_ltx2.tiles import decoded
+from mold_ltx2.tiles import decoded, encoded
 
 if TYPE_CHECKING:
     from mold_core import ProgressEvent
@@ -130,7 +130,7 @@ class Autoencoders:
         pixels = torch.from_numpy(np.stack([np.asarray(frame.convert("RGB")) for frame in frames]))
         video = pixels.permute(3, 0, 1, 2)[None].float().div(127.5).sub(1)
         with self._used("vae") as vae:
-            latents = vae.encode(_like(video, vae)).latent_dist.mode().to(self._device)
+            latents = encoded(vae, _like(video, vae)).to(self._device)
         return self.normalised(latents.float())
 
     def _sound_statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:

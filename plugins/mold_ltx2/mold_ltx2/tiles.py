@@ -1,18 +1,18 @@
-"""Clips decoded tile by tile, where the whole would take too much memory at once. Tiles overlap and fade."""
+"""Clips decoded and encoded in tiles, where the whole would take too much memory at once. Tiles overlap and fade."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["TILE_PX_FRAMES", "decoded"]
+__all__ = ["TILE_PX_FRAMES", "decoded", "encoded"]
 
 # A tile in latents, along each side and in time, and what neighbours share; at LTX-2's strides 512 x 512 pixels x 65
-# frames, which take 6 GB in bf16. A clip of no more pixels x frames than that is decoded as a whole.
+# frames, which take 6 GB in bf16 to decode. A clip of no more pixels x frames than that is one tile.
 _SIDE, _SHARED = 16, 3
 _TIME, _SHARED_TIME = 9, 3
 TILE_PX_FRAMES = 512 * 512 * 65
@@ -40,15 +40,52 @@ def decoded(vae: Any, latents: Tensor) -> Iterator[Tensor]:
         yield pixels[:, :kept]
 
 
+def encoded(vae: Any, pixels: Tensor) -> Tensor:
+    """Return the latents [1, C, n+1, H, W], as the encoder has them, of pixels [1, 3, 8n+1, h, w] in -1 to 1."""
+    import torch
+
+    _, _, frames, height, width = pixels.shape
+    if frames * height * width <= TILE_PX_FRAMES:
+        return _means(vae, pixels)
+    space, time = vae.spatial_compression_ratio, vae.temporal_compression_ratio
+    parts: list[Tensor] = []
+    done = 0
+    for first, last in _spans((frames - 1) // time + 1, _TIME, _SHARED_TIME):
+        # The encoder looks back only: what a stretch begins with lacks what came before, and is there already.
+        stretch = pixels[:, :, first * time : (last - 1) * time + 1]
+
+        def tile(top: int, bottom: int, left: int, right: int, stretch: Tensor = stretch) -> Tensor:
+            return _means(vae, stretch[..., top * space : bottom * space, left * space : right * space])[0]
+
+        parts.append(_mosaic(tile, height // space, width // space, 1)[:, done - first :])
+        done = last
+    return torch.cat(parts, dim=1)[None]
+
+
+def _means(vae: Any, pixels: Tensor) -> Tensor:
+    means: Tensor = vae.encode(pixels).latent_dist.mode()
+    return means
+
+
 def _stretch(vae: Any, latents: Tensor, space: int) -> Tensor:
     """Return the pixels [C, f, H, W] of some latent frames, decoded in tiles of the picture."""
+
+    def tile(top: int, bottom: int, left: int, right: int) -> Tensor:
+        pixels: Tensor = vae.decode(latents[:, :, :, top:bottom, left:right], return_dict=False)[0][0]
+        return pixels
+
+    return _mosaic(tile, latents.shape[3], latents.shape[4], space)
+
+
+def _mosaic(tile_of: Callable[[int, int, int, int], Tensor], rows: int, columns: int, space: int) -> Tensor:
+    """Return [C, f, rows·space, columns·space] put together from tiles of latents from top to bottom, left to right."""
     total: Tensor | None = None
     weights: Tensor | None = None
-    for top, bottom in _spans(latents.shape[3], _SIDE, _SHARED):
-        for left, right in _spans(latents.shape[4], _SIDE, _SHARED):
-            tile = vae.decode(latents[:, :, :, top:bottom, left:right], return_dict=False)[0][0].float()
+    for top, bottom in _spans(rows, _SIDE, _SHARED):
+        for left, right in _spans(columns, _SIDE, _SHARED):
+            tile = tile_of(top, bottom, left, right).float()
             if total is None or weights is None:
-                shape = (*tile.shape[:2], latents.shape[3] * space, latents.shape[4] * space)
+                shape = (*tile.shape[:2], rows * space, columns * space)
                 total, weights = tile.new_zeros(shape), tile.new_zeros(shape[2:])
             fading = _ramp(tile.shape[2], space, tile)[:, None] * _ramp(tile.shape[3], space, tile)
             area = (slice(top * space, bottom * space), slice(left * space, right * space))
