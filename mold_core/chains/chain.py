@@ -23,6 +23,9 @@ __all__ = ["Chain", "chain_id", "lay_out", "stage_seed"]
 # 2^64 divided by the golden ratio: seeds of neighbouring stages lie far apart (Knuth, TAOCP 3, §6.4).
 _SPREAD = 0x9E3779B97F4A7C15
 
+# Goes up when what a renderer keeps of a clip changes.
+_LATENTS_VERSION = 2
+
 
 @attrs.frozen(kw_only=True)
 class Chain:
@@ -118,6 +121,6 @@ def _limits(plan: ChainPlan) -> list[int]:
 
 
 def _digest(*parts: Any) -> str:
-    """Return a hash of wire objects, numbers and text, and of the version, whose pixels may differ from another's."""
+    """Return a hash of wire objects, numbers and text, and of the versions: others may make other latents of them."""
     plain = [to_json(part) if attrs.has(type(part)) else part for part in parts]
-    return hashlib.sha256(json.dumps([VERSION, *plain], sort_keys=True).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps([VERSION, _LATENTS_VERSION, *plain], sort_keys=True).encode()).hexdigest()[:32]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -28,21 +29,22 @@ def join(chain: Chain, metadata: OutputMetadata | None) -> VideoData:
     assert request.fps is not None and request.width is not None and request.height is not None  # it is complete
     parts = [work.files.part for work in chain.works]
     first_sound = read_sound(chain.works[0].files.sound)
-    frames = chain.plan.total_frames
-    with TemporaryDirectory(prefix="mold-chain-") as folder:
+    frames, fps = chain.plan.total_frames, request.fps
+    with TemporaryDirectory(prefix="mold-chain-") as folder, ThreadPoolExecutor(1, "mold-preview") as beside:
+        preview = beside.submit(lambda: preview_gif(frames_of_parts(parts), count=frames, fps=fps))
         path = Path(folder) / "video"
         with path.open("w+b") as file:
             join_parts(
                 file,
                 chain.request.output_format,
                 parts,
-                fps=request.fps,
+                fps=fps,
                 sounds=_sounds(chain) if first_sound else None,
                 sample_rate=first_sound.sample_rate if first_sound else None,
                 metadata=metadata,
             )
         data = path.read_bytes()
-    gif, png = preview_gif(frames_of_parts(parts), count=frames, fps=request.fps)
+        gif, png = preview.result()
     has_audio = first_sound is not None and chain.request.output_format == "mp4"
     return VideoData(
         data=data,
@@ -50,11 +52,11 @@ def join(chain: Chain, metadata: OutputMetadata | None) -> VideoData:
         width=request.width,
         height=request.height,
         frames=frames,
-        fps=request.fps,
+        fps=fps,
         thumbnail=png,
         gif_preview=gif,
         has_audio=has_audio,
-        duration_ms=frames * 1000 // request.fps,
+        duration_ms=frames * 1000 // fps,
         audio_sample_rate=first_sound.sample_rate if first_sound and has_audio else None,
         audio_channels=len(first_sound.samples) if first_sound and has_audio else None,
     )

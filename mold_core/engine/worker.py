@@ -72,6 +72,12 @@ class LocalWorker:
     def render_clip(self, spec: ModelSpec, work: ClipWork, run: Run, beside: Sequence[ClipWork] = ()) -> None:
         """Leave the latents of a clip on disk, and meanwhile the frames of `beside`, clips that are rendered."""
         pipeline, renderer = self._pipeline(spec, run), self._plugins.chain_renderers[spec.family]
+        if self.device == "cpu":
+            # PERF: both take all cores, and torch's threads of two at once wait for one another: the clip that is
+            # rendered would take twice as long.
+            for other in beside:
+                self.encode_clip(spec, other, run)
+            beside = ()
         with ThreadPoolExecutor(1, "mold-encode") as thread:
             encoding = [thread.submit(encode_clip, renderer, pipeline, other) for other in beside]
             with blaming(f"{spec.name} failed while rendering"):

@@ -77,7 +77,8 @@ def preview_gif(frames: Iterator[Image], *, count: int, fps: int) -> tuple[bytes
             frame.save(png, "PNG")
             scale = min(1.0, _PREVIEW_SIDE / max(frame.size))
             size = (max(round(frame.width * scale), 1), max(round(frame.height * scale), 1))
-            writer = VideoWriter(gif, "gif", width=size[0], height=size[1], fps=Fraction(fps, every))
+            rate = Fraction(fps, every)
+            writer = VideoWriter(gif, "gif", width=size[0], height=size[1], fps=rate, shared_palette=True)
         writer.add(frame.resize(size) if frame.size != size else frame)
     if writer is not None:
         writer.close()

@@ -21,8 +21,8 @@ NANO = "ltx2-nano:bf16"
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    with Engine(Settings(device="cpu")) as engine:
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    with Engine(Settings(device="cpu", home=tmp_path_factory.mktemp("films"))) as engine:
         yield engine
 
 
