@@ -341,7 +341,7 @@ class ChainRenderer(Protocol):
     ) -> Film:
         """Return the frames of a clip after its first `overlap`, and their sound.
 
-        It runs in another thread than `render`, which may be busy with a later clip.
+        It may run in another thread than `render`, which may be busy with a later clip.
         """
 
 

@@ -214,7 +214,7 @@ class _Palette:
     """Gives every frame of a GIF its own 256 colours, or all frames the same, which needs all of them in memory."""
 
     def __init__(self, width: int, height: int, fps: int | Fraction, *, shared: bool) -> None:
-        from av import VideoFormat as PixelFormat
+        PixelFormat = pyav().VideoFormat
         from av.filter import Graph
 
         self._graph = Graph()
@@ -234,13 +234,12 @@ class _Palette:
 
     def push(self, frame: Any) -> Iterator[Any]:
         """Yield the frames that are ready now; None for a frame says that no more will come."""
-        from av.error import BlockingIOError, EOFError
-
+        errors = pyav().error
         self._graph.push(frame)
         while True:
             try:
                 yield self._graph.pull()
-            except (BlockingIOError, EOFError):
+            except (errors.BlockingIOError, errors.EOFError):
                 return
 
 
@@ -269,8 +268,7 @@ def decode_frames(file: BinaryIO, *, max_pixels: int = DEFAULT_MAX_PIXELS, name:
     Raises ValidationError, with `name` as the field, if it is no MP4, is damaged, or its frames have more than
     `max_pixels`.
     """
-    from av.error import FFmpegError
-
+    av = pyav()
     with _reading(file, name) as container:
         size = container.streams.video[0].codec_context
         if size.width * size.height > max_pixels:
@@ -282,7 +280,7 @@ def decode_frames(file: BinaryIO, *, max_pixels: int = DEFAULT_MAX_PIXELS, name:
         try:
             for frame in container.decode(video=0):
                 yield frame.to_image()
-        except FFmpegError as error:
+        except av.error.FFmpegError as error:
             raise _damaged(name) from error
 
 
@@ -370,7 +368,11 @@ def _damaged(name: str | None) -> ValidationError:
 
 
 def pyav() -> Any:
-    """Return the module `av`. Raises OutputError where it is not installed."""
+    """Return the module `av`. Raises OutputError where it is not installed.
+
+    Modules inside it are reached through it, or imported after this: threads that first import `av` and a module inside
+    it at the same time wait for one another, and one of them fails.
+    """
     try:
         import av
     except ImportError:

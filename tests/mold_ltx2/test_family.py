@@ -109,6 +109,18 @@ def test_clips_are_decoded_as_if_they_were_one_video(one_stage: Any) -> None:
     assert away.max() < 0.2 * away_alone.max()  # the autoencoder's weights are random: it looks far around
 
 
+def test_the_end_of_a_clip_sounds_as_if_the_next_followed(one_stage: Any) -> None:
+    renderer = Ltx2ChainRenderer()
+    first = renderer.render(one_stage, RENDER, None, 0, RecordedRun())
+    second = renderer.render(one_stage, attrs.evolve(RENDER, seed=9), first, 9, RecordedRun())
+    own = second["audio"][:, :, round(9 / 25 * 25) :]
+    joined = torch.cat([first["audio"], own], dim=2)
+    whole = one_stage.autoencoders.sound(joined, 17 / 25).samples
+    with_next, alone = (renderer.decode(one_stage, first, None, 0, after).sound for after in (second, None))
+    assert with_next is not None and alone is not None
+    assert np.abs(with_next.samples - whole).max() < 0.1 * np.abs(alone.samples - whole).max()
+
+
 def pixels(images: Iterable[Image.Image]) -> np.ndarray:
     return np.stack([np.asarray(image, np.int16) for image in images])
 

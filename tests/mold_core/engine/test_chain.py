@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from io import BytesIO
@@ -175,6 +176,26 @@ def test_clips_are_kept_for_as_long_as_the_setting_says(family: FlipbookFamily, 
         assert kept
         engine.chain(attrs.evolve(FILM, seed=9))
         assert not kept & set((tmp_path / "chains" / "clips").iterdir())
+
+
+def test_on_a_processor_clips_are_decoded_between_two_that_are_rendered() -> None:
+    done: list[tuple[str, int]] = []
+
+    class Watched(FlipbookRenderer):
+        def render(self, *arguments: Any) -> Any:
+            done.append(("render", threading.get_ident()))
+            return super().render(*arguments)
+
+        def decode(self, *arguments: Any) -> Any:
+            done.append(("decode", threading.get_ident()))
+            return super().decode(*arguments)
+
+    watched = FakePlugin(families=[FlipbookFamily()], models=[flipbook_model()], chain_renderers=[Watched()])
+    with engine_with(watched) as engine:
+        engine.chain(FILM)
+    assert len({thread for _, thread in done}) == 1
+    order = ["render", "render", "decode", "render", "decode", "render", "decode", "decode"]
+    assert [verb for verb, _ in done] == order
 
 
 def test_pictures_get_their_turn_between_two_clips(engine: Engine, family: FlipbookFamily) -> None:

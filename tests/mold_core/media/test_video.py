@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -21,6 +23,38 @@ RATE = 24_000
 METADATA = OutputMetadata(
     prompt="a red ball · ein Ball", model="m:x", seed=1, steps=8, guidance=1.0, width=96, height=64, version="0"
 )
+
+
+# Three threads of a new process that all need PyAV at once; prints what went wrong in them.
+FIRST_NEED = """
+import sys, threading
+from io import BytesIO
+from pathlib import Path
+from PIL import Image
+from mold_core.media.video import VideoWriter, decode_frames, probe_video
+
+data = Path(sys.argv[1]).read_bytes()
+together, wrong = threading.Barrier(3), []
+
+def write():
+    with VideoWriter(BytesIO(), "gif", width=16, height=16, fps=8) as video:
+        video.add(Image.new("RGB", (16, 16)))
+
+def attempt(work):
+    together.wait()
+    try:
+        work()
+    except BaseException as error:
+        wrong.append(repr(error))
+
+works = lambda: list(decode_frames(BytesIO(data))), lambda: probe_video(BytesIO(data)), write
+threads = [threading.Thread(target=attempt, args=(work,)) for work in works]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(wrong)
+"""
 
 
 def ball(index: int) -> Image.Image:
@@ -105,6 +139,51 @@ def test_an_animation_shows_every_frame_for_its_time_and_loops(
             image.load()
             assert shows(image, index), index
             assert image.info["duration"] == delay, index
+
+
+def local_palettes(gif: bytes) -> int:
+    """Return how many frames of a GIF have colours of their own, by its blocks (GIF89a, §17 to §23)."""
+
+    def table(flags: int) -> int:
+        return 3 << (flags % 8 + 1) if flags & 128 else 0
+
+    at, count = 13 + table(gif[10]), 0
+    while gif[at] != 0x3B:
+        if gif[at] == 0x21:
+            at += 2
+        else:
+            count += gif[at + 9] >> 7
+            at += 11 + table(gif[at + 9])
+        while gif[at]:
+            at += gif[at] + 1
+        at += 1
+    return count
+
+
+def test_a_gif_with_a_shared_palette_keeps_no_other_and_shows_the_colours() -> None:
+    colours = [(220, 30, 30), (30, 180, 60), (40, 60, 230)]
+    tables = {}
+    for shared in (True, False):
+        file = BytesIO()
+        with VideoWriter(file, "gif", width=32, height=32, fps=8, shared_palette=shared) as video:
+            for colour in colours:
+                video.add(Image.new("RGB", (32, 32), colour))
+        with Image.open(file) as gif:
+            assert gif.n_frames == 3  # type: ignore[attr-defined]
+            seen = []
+            for index in range(3):
+                gif.seek(index)
+                seen.append(gif.convert("RGB").getpixel((16, 16)))
+            tables[shared] = local_palettes(file.getvalue())
+        assert np.abs(np.array(seen) - np.array(colours)).max() <= 8
+    assert tables == {True: 0, False: 2}  # the first frame has that of the file
+
+
+def test_threads_that_are_the_first_to_need_pyav_do_not_trip_each_other(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp4", "mp4")
+    for _ in range(3):  # it happened in two tries of three
+        done = subprocess.run([sys.executable, "-c", FIRST_NEED, path], capture_output=True, text=True, check=True)
+        assert done.stdout == "[]\n"
 
 
 def test_an_odd_size_is_refused_before_anything_is_written() -> None:
