@@ -6,19 +6,12 @@ import json
 import resource
 import statistics
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Literal
 
 __all__ = ["NANO", "Comparison", "compare", "compare_commands", "report"]
-
-# Installed packages come first: the script gguf.py is called like one that diffusers imports.
-_FOLDER = str(Path(__file__).parent)
-if _FOLDER in sys.path:
-    sys.path.remove(_FOLDER)
-    sys.path.append(_FOLDER)
 
 Measure = Callable[[], float]
 

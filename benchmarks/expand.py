@@ -9,9 +9,6 @@ weights a model holds once it is loaded. The last figure is four variations of o
 from __future__ import annotations
 
 import sys
-
-sys.path.append(sys.path.pop(0))  # behind the packages: this folder has files of the names http and gguf
-
 import tempfile
 from collections.abc import Callable
 from pathlib import Path

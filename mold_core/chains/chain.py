@@ -12,6 +12,7 @@ import attrs
 
 from mold_core.chains.clips import ClipFiles, ClipWork
 from mold_core.chains.plan import ChainPlan
+from mold_core.media.preview import PreviewFrames
 from mold_core.version import VERSION
 from mold_core.wire import ChainRequest, GenerateRequest
 from mold_core.wire.chain import ChainStage
@@ -62,10 +63,12 @@ def lay_out(request: ChainRequest, plan: ChainPlan, clips: Sequence[GenerateRequ
         keys.append(_digest("clip", clip, overlaps[index], keys[-1] if overlaps[index] else ""))
     files: list[ClipFiles] = []
     limits = _limits(plan)
+    shown = _shown(plan, [limit - fade for limit, fade in zip(limits, fades[1:], strict=True)], clips[0].fps or 1)
     for index, key in enumerate(keys):
         going_on = keys[index + 1] if overlaps[index + 1] else ""
         faded = files[-1].faded.name if fades[index] else ""
-        part = _digest("part", key, going_on, limits[index], fades[index], fades[index + 1], lossless, faded)
+        seen = [shown[index].every, shown[index].first]
+        part = _digest("part", key, going_on, limits[index], fades[index], fades[index + 1], lossless, faded, seen)
         files.append(_files(folder, key, part))
     works = (
         ClipWork(
@@ -75,6 +78,7 @@ def lay_out(request: ChainRequest, plan: ChainPlan, clips: Sequence[GenerateRequ
             overlap=overlaps[index],
             after=files[index + 1] if overlaps[index + 1] else None,
             frames=limits[index],
+            shown=shown[index],
             fade_in=fades[index],
             fade_out=fades[index + 1],
             lossless=lossless,
@@ -102,6 +106,7 @@ def _files(folder: Path, key: str, part: str) -> ClipFiles:
         part=folder / f"{part}.mp4",
         sound=folder / f"{part}.sound.npz",
         faded=folder / f"{part}.faded.npz",
+        preview=folder / f"{part}.preview.npz",
     )
 
 
@@ -118,6 +123,12 @@ def _limits(plan: ChainPlan) -> list[int]:
     counts = [emitted + _fade_into(plan.stages, index) for index, emitted in enumerate(plan.emitted)]
     counts[-1] -= plan.rendered_frames - plan.total_frames
     return counts
+
+
+def _shown(plan: ChainPlan, kept: Sequence[int], fps: int) -> list[PreviewFrames]:
+    """Return which frames of each clip are in the GIF preview of the whole, by how many are kept of each."""
+    whole = PreviewFrames.of(plan.total_frames, fps)
+    return [whole.after(sum(kept[:index])) for index in range(len(kept))]
 
 
 def _digest(*parts: Any) -> str:

@@ -6,7 +6,7 @@ came, since every AAC stream begins with a silence of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,6 +17,7 @@ import attrs
 from mold_core.errors import InferenceError
 from mold_core.files import write_whole
 from mold_core.hookspecs import ChainRenderer, Film, Run, Sound
+from mold_core.media.preview import PreviewFrames
 from mold_core.media.video import VideoWriter
 from mold_core.wire import GenerateRequest
 
@@ -29,12 +30,16 @@ __all__ = ["ClipFiles", "ClipWork", "encode_clip", "render_clip"]
 
 @attrs.frozen(kw_only=True)
 class ClipFiles:
-    """Where a clip lies. `faded` holds the frames at its end that the next clip blends with its own."""
+    """Where a clip lies.
+
+    `faded` holds the frames at its end that the next clip blends with its own, `preview` those of the small GIF.
+    """
 
     latents: Path
     part: Path
     sound: Path
     faded: Path
+    preview: Path
 
     @property
     def rendered(self) -> bool:
@@ -44,7 +49,7 @@ class ClipFiles:
     @property
     def encoded(self) -> bool:
         """Whether the part is here; it is written last."""
-        return self.part.is_file()
+        return self.part.is_file() and self.preview.is_file()
 
 
 @attrs.frozen(kw_only=True)
@@ -54,8 +59,8 @@ class ClipWork:
     `request` is complete. `before` is the clip that comes before, `overlap` the frames shared with it (0: none);
     `after` is the clip that goes on from this one, if one does: its latents are needed to decode this one.
     `frames`: how many frames after the overlap are used. The first `fade_in` of them are blended with the last of
-    `before`; the last `fade_out` are left to the next clip. `lossless` is for formats that are encoded once more.
-    `later` are the requests of the clips to come, without their pictures.
+    `before`; the last `fade_out` are left to the next clip. `shown` are those of the GIF preview. `lossless` is for
+    formats that are encoded once more. `later` are the requests of the clips to come, without their pictures.
     """
 
     request: GenerateRequest
@@ -63,6 +68,7 @@ class ClipWork:
     before: ClipFiles | None
     overlap: int
     frames: int
+    shown: PreviewFrames
     after: ClipFiles | None = None
     fade_in: int = 0
     fade_out: int = 0
@@ -96,9 +102,11 @@ def encode_clip(renderer: ChainRenderer, pipeline: Any, work: ClipWork) -> None:
     film = renderer.decode(pipeline, _read_latents(work.files.latents), _latents_before(work), work.overlap, after)
     sound, sound_left = _cut_sound(film.sound, work)
     held: list[Image] = []
+    small: list[Image] = []
     # Readers take the part as the sign that all is here, so it comes last.
-    with_part = partial(_write_part, work=work, frames=_faded_in(film, work), held=held)
+    with_part = partial(_write_part, work=work, frames=_faded_in(film, work), held=held, small=small)
     staged = _Staged(work.files.part, with_part)
+    write_whole(work.files.preview, partial(_write_frames, frames=small))
     if sound is not None:
         write_whole(work.files.sound, partial(_write_sound, sound=sound))
     if work.fade_out:
@@ -128,7 +136,19 @@ def read_sound(path: Path) -> Sound | None:
         return Sound(samples=held["samples"], sample_rate=int(held["sample_rate"]))
 
 
-def _write_part(file: BinaryIO, *, work: ClipWork, frames: Iterator[Image], held: list[Image]) -> None:
+def read_preview(path: Path) -> Iterator[Image]:
+    """Yield the frames of the GIF preview that an encoded clip has."""
+    import numpy as np
+    from PIL.Image import fromarray
+
+    with np.load(path, allow_pickle=False) as held:
+        yield from map(fromarray, held["frames"])
+
+
+def _write_part(
+    file: BinaryIO, *, work: ClipWork, frames: Iterator[Image], held: list[Image], small: list[Image]
+) -> None:
+    """Encode the frames that are kept; leave those of the next clip in `held`, those of the preview in `small`."""
     request = work.request
     assert request.width is not None and request.height is not None and request.fps is not None  # it is complete
     keep = work.frames - work.fade_out
@@ -139,6 +159,8 @@ def _write_part(file: BinaryIO, *, work: ClipWork, frames: Iterator[Image], held
         for count, image in enumerate(frames, 1):
             if count <= keep:
                 video.add(image)
+                if count - 1 in work.shown:
+                    small.append(work.shown.small(image))
             else:
                 held.append(image)
     if count != work.frames:
@@ -186,6 +208,12 @@ def _write_sound(file: BinaryIO, *, sound: Sound) -> None:
     import numpy as np
 
     np.savez(file, samples=sound.samples, sample_rate=sound.sample_rate)
+
+
+def _write_frames(file: BinaryIO, *, frames: Sequence[Image]) -> None:
+    import numpy as np
+
+    np.savez(file, frames=np.stack([np.asarray(image) for image in frames]) if frames else np.zeros((0, 1, 1, 3), "u1"))
 
 
 def _write_faded(file: BinaryIO, *, held: list[Image], sound: Sound | None) -> None:

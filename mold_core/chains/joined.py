@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from mold_core.chains.chain import Chain
-from mold_core.chains.clips import read_sound
+from mold_core.chains.clips import read_preview, read_sound
 from mold_core.media import OutputMetadata
-from mold_core.media.joining import frames_of_parts, join_parts, preview_gif
+from mold_core.media.joining import frames_of_parts, join_parts
+from mold_core.media.preview import first_frame_png, preview_gif
 from mold_core.wire import VideoData
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from PIL.Image import Image
 
 __all__ = ["join"]
 
@@ -31,7 +34,8 @@ def join(chain: Chain, metadata: OutputMetadata | None) -> VideoData:
     first_sound = read_sound(chain.works[0].files.sound)
     frames, fps = chain.plan.total_frames, request.fps
     with TemporaryDirectory(prefix="mold-chain-") as folder, ThreadPoolExecutor(1, "mold-preview") as beside:
-        preview = beside.submit(lambda: preview_gif(frames_of_parts(parts), count=frames, fps=fps))
+        rate = Fraction(fps, chain.works[0].shown.every)
+        preview = beside.submit(lambda: preview_gif(_shown(chain), rate))
         path = Path(folder) / "video"
         with path.open("w+b") as file:
             join_parts(
@@ -44,7 +48,8 @@ def join(chain: Chain, metadata: OutputMetadata | None) -> VideoData:
                 metadata=metadata,
             )
         data = path.read_bytes()
-        gif, png = preview.result()
+        png = first_frame_png(next(frames_of_parts(parts[:1])))
+        gif = preview.result()
     has_audio = first_sound is not None and chain.request.output_format == "mp4"
     return VideoData(
         data=data,
@@ -60,6 +65,11 @@ def join(chain: Chain, metadata: OutputMetadata | None) -> VideoData:
         audio_sample_rate=first_sound.sample_rate if first_sound and has_audio else None,
         audio_channels=len(first_sound.samples) if first_sound and has_audio else None,
     )
+
+
+def _shown(chain: Chain) -> Iterator[Image]:
+    for work in chain.works:
+        yield from read_preview(work.files.preview)
 
 
 def _sounds(chain: Chain) -> Iterator[NDArray[Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -23,11 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-__all__ = ["frames_of_parts", "join_parts", "preview_gif"]
-
-_PREVIEW_SIDE = 256
-_PREVIEW_FPS = 8
-_PREVIEW_FRAMES = 120
+__all__ = ["frames_of_parts", "join_parts"]
 
 
 def join_parts(
@@ -60,29 +55,6 @@ def frames_of_parts(parts: Sequence[Path]) -> Iterator[Image]:
     for part in parts:
         with part.open("rb") as file:
             yield from decode_frames(file)
-
-
-def preview_gif(frames: Iterator[Image], *, count: int, fps: int) -> tuple[bytes, bytes]:
-    """Return a small GIF of a video of `count` frames, at most 256 pixels wide and high, and a PNG of its first frame.
-
-    It plays as long as the video does, with 8 frames a second or as many fewer as keep it below 120 in all.
-    """
-    every = max(round(fps / _PREVIEW_FPS), -(-count // _PREVIEW_FRAMES), 1)
-    gif, png = BytesIO(), BytesIO()
-    writer: VideoWriter | None = None
-    for index, frame in enumerate(frames):
-        if index % every:
-            continue
-        if writer is None:
-            frame.save(png, "PNG")
-            scale = min(1.0, _PREVIEW_SIDE / max(frame.size))
-            size = (max(round(frame.width * scale), 1), max(round(frame.height * scale), 1))
-            rate = Fraction(fps, every)
-            writer = VideoWriter(gif, "gif", width=size[0], height=size[1], fps=rate, shared_palette=True)
-        writer.add(frame.resize(size) if frame.size != size else frame)
-    if writer is not None:
-        writer.close()
-    return gif.getvalue(), png.getvalue()
 
 
 def _copy(

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from threading import Condition, get_ident
 from typing import TYPE_CHECKING
 
+import attrs
 import torch
 from torch import nn
 
@@ -22,6 +23,22 @@ __all__ = ["LoadedParts", "PartLoader"]
 Report = Callable[["ProgressEvent"], object]
 # Given who is told of progress: returns a part on its device, and what streams its blocks if the plan says so.
 PartLoader = Callable[[Report], "tuple[nn.Module, BlockStream | None]"]
+
+
+@attrs.frozen
+class _Held:
+    """A part in memory, measured once: going over thousands of tensors each time that it is used takes long."""
+
+    module: nn.Module
+    stream: BlockStream | None
+    size_bytes: int
+
+    @classmethod
+    def of(cls, module: nn.Module, stream: BlockStream | None) -> _Held:
+        """Measure a part: its tensors, or what its stream has on the device."""
+        if stream is not None:
+            return cls(module, stream, stream.size_bytes)
+        return cls(module, None, sum(tensor.numel() * tensor.element_size() for tensor in tensors_of(module)))
 
 
 class LoadedParts:
@@ -40,7 +57,7 @@ class LoadedParts:
     def __init__(self, plan: MemoryPlan, loaders: Mapping[str, PartLoader]) -> None:
         self.plan = plan
         self._loaders = dict(loaders)
-        self._loaded: OrderedDict[str, tuple[nn.Module, BlockStream | None]] = OrderedDict()
+        self._loaded: OrderedDict[str, _Held] = OrderedDict()
         self._in_use: list[tuple[str, int]] = []  # with the thread
         self._changed = Condition()
 
@@ -52,7 +69,7 @@ class LoadedParts:
     def size_bytes(self, device: str | None = None) -> int:
         """Return the memory of the weights that are held now, on one device or on all."""
         return sum(
-            self._measured(*held)
+            held.size_bytes
             for name, held in tuple(self._loaded.items())
             if device is None or self.plan.part(name).device == device
         )
@@ -85,10 +102,9 @@ class LoadedParts:
             held = self._loaded.pop(name, None)
             if held is None:
                 return
-            module, stream = held
-            if stream is not None:
-                stream.close()
-            module.to("meta")
+            if held.stream is not None:
+                held.stream.close()
+            held.module.to("meta")
         if self.plan.part(name).device.startswith("cuda"):
             torch.cuda.empty_cache()
 
@@ -104,9 +120,9 @@ class LoadedParts:
                 self._changed.wait()
                 continue
             with torch.inference_mode(False), torch.no_grad():  # the weights may serve outside of it too
-                self._loaded[name] = self._loaders[name](report)
+                self._loaded[name] = _Held.of(*self._loaders[name](report))
         self._loaded.move_to_end(name)
-        return self._loaded[name][0]
+        return self._loaded[name].module
 
     def _others_use(self, device: str) -> bool:
         """Say whether another thread uses a part on a device."""
@@ -124,9 +140,3 @@ class LoadedParts:
             if name not in in_use and self.plan.part(name).device == device:
                 self.drop(name)
         return self.size_bytes(device) + wanted_bytes <= self.plan.keep_bytes(device)
-
-    @staticmethod
-    def _measured(module: nn.Module, stream: BlockStream | None) -> int:
-        if stream is not None:
-            return stream.size_bytes
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors_of(module))

@@ -14,6 +14,7 @@ from ltx2_loading import load, spec_of
 
 from mold_core import CacheHit, GenerateRequest, LoadContext, LocalFiles, MemoryPlan, WeightLoad, plan_memory
 from mold_core.chains import ClipFiles, ClipWork, render_clip
+from mold_core.media.preview import PreviewFrames
 from mold_core.placement import needed_bytes
 from mold_core.testing import RecordedRun
 from mold_ltx2.chain import Ltx2ChainRenderer
@@ -126,10 +127,18 @@ def test_the_prompts_of_a_chain_bring_gemma_once(files: dict[str, Path], tmp_pat
     requests = [attrs.evolve(REQUEST, prompt=prompt) for prompt in ("a red ball", "a blue boat", "the sea")]
     before: ClipFiles | None = None
     for index, request in enumerate(requests):
-        names = ("latents", "part", "sound", "faded")
+        names = ("latents", "part", "sound", "faded", "preview")
         clip = ClipFiles(**{name: tmp_path / f"{index}.{name}" for name in names})
         later = tuple(requests[index + 1 :])
-        work = ClipWork(request=request, files=clip, before=before, overlap=9 if before else 0, frames=8, later=later)
+        work = ClipWork(
+            request=request,
+            files=clip,
+            before=before,
+            overlap=9 if before else 0,
+            frames=8,
+            shown=PreviewFrames(1),
+            later=later,
+        )
         render_clip(Ltx2ChainRenderer(), pipeline, work, run)
         before = clip
     loaded = [event.component for event in run.events if isinstance(event, WeightLoad)]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from mold_core.hookspecs import Frames
-from mold_core.media.joining import preview_gif
 from mold_core.media.metadata import OutputMetadata
+from mold_core.media.preview import PreviewFrames, first_frame_png, preview_gif
 from mold_core.media.video import VideoFormat, VideoWriter
 from mold_core.wire import GenerateRequest, VideoData
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 __all__ = ["encode_video"]
 
@@ -41,7 +46,7 @@ def encode_video(request: GenerateRequest, made: Frames, metadata: OutputMetadat
             if sound:
                 video.add_sound(sound.samples[:, : round(count * sound.sample_rate / fps)])
         data = path.read_bytes()
-    gif, png = preview_gif(iter(made.images if request.gif_preview else made.images[:1]), count=count, fps=fps)
+    gif = _preview(made.images, fps) if request.gif_preview else None
     return VideoData(
         data=data,
         format=format,
@@ -49,10 +54,15 @@ def encode_video(request: GenerateRequest, made: Frames, metadata: OutputMetadat
         height=height,
         frames=count,
         fps=fps,
-        thumbnail=png,
-        gif_preview=gif if request.gif_preview else None,
+        thumbnail=first_frame_png(made.images[0]),
+        gif_preview=gif,
         has_audio=sound is not None,
         duration_ms=count * 1000 // fps,
         audio_sample_rate=sound.sample_rate if sound else None,
         audio_channels=len(sound.samples) if sound else None,
     )
+
+
+def _preview(images: Sequence[Image], fps: int) -> bytes:
+    shown = PreviewFrames.of(len(images), fps)
+    return preview_gif(map(shown.small, images[shown.first :: shown.every]), Fraction(fps, shown.every))

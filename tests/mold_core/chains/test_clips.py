@@ -211,6 +211,31 @@ def test_a_preview_comes_with_the_video(tmp_path: Path) -> None:
         assert ball_at(first.convert("RGB")) == pytest.approx(ball_at(frames_of(video)[0]), abs=0.5)
 
 
+def test_a_preview_shows_every_third_frame_of_the_whole_also_across_cuts_and_fades(tmp_path: Path) -> None:
+    stages = (
+        ChainStage(prompt="a red ball", frames=17),
+        ChainStage(prompt="a red ball", frames=17),
+        ChainStage(prompt="a red ball", frames=25, transition="cut"),
+        ChainStage(prompt="a red ball", frames=17, transition="fade", fade_frames=2),
+    )
+    video = make(ChainRequest(stages=stages, seed=1), tmp_path)
+    frames = frames_of(video)[::3]
+    with Image.open(BytesIO(video.gif_preview or b"")) as gif:
+        assert gif.n_frames == len(frames)  # type: ignore[attr-defined]
+        for index, frame in enumerate(frames):
+            gif.seek(index)
+            off = np.abs(np.asarray(gif.convert("RGB"), np.int16) - np.asarray(frame, np.int16))
+            assert off.mean() < 6
+
+
+def test_a_clip_whose_preview_was_lost_is_decoded_again(tmp_path: Path) -> None:
+    whole = make(SMOOTH, tmp_path)
+    chain = laid_out(SMOOTH, tmp_path)
+    chain.works[1].files.preview.unlink()
+    assert chain.ready == (chain.works[1],)
+    assert make(SMOOTH, tmp_path) == whole
+
+
 def test_a_renderer_that_makes_too_few_frames_is_found_out(tmp_path: Path) -> None:
     class Short(FlipbookRenderer):
         def decode(self, *arguments: object) -> Film:  # type: ignore[override]

@@ -112,6 +112,24 @@ def test_sound_is_as_long_as_the_frames_and_is_what_went_in(tmp_path: Path) -> N
     assert 0.6 < float(np.sqrt((left**2).mean())) < 0.8
 
 
+@pytest.mark.parametrize("rate", [16_000, 24_000, 48_000])
+def test_what_is_lost_of_sound_is_a_hundredth_of_it_at_most(tmp_path: Path, rate: int) -> None:
+    time_s = np.arange(2 * rate) / rate
+    tones = (np.sin(2 * np.pi * pitch * time_s) / (index + 2) for index, pitch in enumerate((220, 330, 440, 880, 1760)))
+    played = np.sum(list(tones), axis=0) * np.abs(np.sin(3 * time_s)) * 0.4
+    samples = np.stack([played, 0.7 * played]).astype(np.float32)
+    with (tmp_path / "a.mp4").open("w+b") as file:
+        with VideoWriter(file, "mp4", width=SIZE[0], height=SIZE[1], fps=24, sample_rate=rate) as video:
+            for index in range(48):
+                video.add(ball(index))
+            video.add_sound(samples)
+        file.seek(0)
+        with av.open(file, format="mp4") as container:
+            heard = np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=1)
+    lost = heard[:, : samples.shape[1]] - samples[:, : heard.shape[1]]
+    assert float((lost**2).mean()) < 0.01 * float((samples**2).mean())
+
+
 def test_players_find_the_index_before_the_pictures(tmp_path: Path) -> None:
     data = write(tmp_path / "a.mp4", "mp4", sound=True).read_bytes()
     assert data[4:8] == b"ftyp"
