@@ -182,6 +182,26 @@ def test_the_second_pass_of_a_guided_model_takes_its_distilled_adapter(
     assert torch.equal(beside.render(one, RecordedRun())[0], without.render(one, RecordedRun())[0])
 
 
+def test_both_passes_of_the_best_way_take_part_of_the_distilled_adapter(
+    files: dict[str, Path], one_stage: Any, tmp_path: Path
+) -> None:
+    pipeline = load(
+        {**files, "distilled_lora": write(tmp_path / "a.safetensors", pairs(one_stage), official)}, distilled=False
+    )
+    recipe = pipeline._recipe(attrs.evolve(REQUEST, pipeline="two-stage-hq", loras=(LoraWeight(path="own"),)))
+    assert [[(Path(lora.path).name, lora.scale) for lora in one.loras] for one in recipe.passes] == [
+        [("own", 1.0), ("a.safetensors", 0.25)],
+        [("own", 1.0), ("a.safetensors", 0.5)],
+    ]
+    run = RecordedRun()
+    best = pipeline.render(attrs.evolve(REQUEST, pipeline="two-stage-hq"), run)
+    assert run.steps[-1] == (4 + 3, 4 + 3)
+    assert all(torch.isfinite(made).all() for made in best)
+    again = pipeline.render(attrs.evolve(REQUEST, pipeline="two-stage-hq"), RecordedRun())
+    assert all(torch.equal(*pair) for pair in zip(best, again, strict=True))
+    assert off(best[0], pipeline.render(REQUEST, RecordedRun())[0]) > 1e-2
+
+
 def test_a_chain_takes_adapters(
     files: dict[str, Path], one_stage: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -253,9 +253,10 @@ WHOLE = TimeRange(start_seconds=0, end_seconds=0.5)
             "pipeline 'keyframe' goes from one picture to the next; give two keyframes or more",
         ),
         (
-            {"pipeline": "two-stage-hq"},
+            {"pipeline": "two-stage-hq", "model": "ltx-2-tiny-dev"},
             "pipeline",
-            "pipeline 'two-stage-hq' takes a second-order sampler, which mold does not have; use two-stage",
+            "pipeline 'two-stage-hq' takes a file distilled_lora, and ltx-2-tiny-dev:fp32 has none; mold pull "
+            "ltx-2-19b-dev brings it",
         ),
         (
             {"pipeline": "ic-lora"},

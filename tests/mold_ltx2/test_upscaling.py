@@ -133,6 +133,7 @@ def test_a_file_is_as_long_and_as_large_as_was_asked(files: dict[str, Path], lar
         ({}, False, 4 * 4 + 3),  # plain, without the prompt, with skipped attention, without the other modality
         ({"pipeline": "two-stage"}, False, 4 * 4 + 3),
         ({"pipeline": "one-stage"}, False, 4 * 4),
+        ({"pipeline": "two-stage-hq"}, False, 3 * (2 * 4 + 1) + 2 * 3 + 1),  # nothing is skipped
     ],
 )
 def test_so_many_times_the_transformer_runs(

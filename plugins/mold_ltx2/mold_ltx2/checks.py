@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check", "fitted", "lacking_upsampler"]
 
+_STEPS_HQ = 15
 _STRIDE = 8
 
 # Which field asks for an upsampler, by which word, and the files that bring it.
@@ -31,8 +32,11 @@ _ASKED_FOR: dict[UpsamplerKind, tuple[str, str, str]] = {
 def fitted(request: GenerateRequest) -> GenerateRequest:
     """Return the request with the rate of its source video and, where it is as long as that, its frames.
 
-    A retake has its size, too.
+    A retake has its size, too. `two-stage-hq` takes fewer steps than the model's own number, each of which is twice as
+    much work.
     """
+    if request.pipeline == "two-stage-hq":
+        request = attrs.evolve(request, steps=request.steps or _STEPS_HQ)
     if request.source_video is None:
         return request
     info = _probed(request.source_video)
@@ -188,8 +192,6 @@ def _check_pipeline(spec: ModelSpec, request: GenerateRequest) -> None:
     if request.retake_range is not None and way not in (None, "retake"):
         raise _refused(request, "makes a whole clip, and retake_range asks for a part", "use retake, or leave it out")
     match way:
-        case "two-stage-hq":
-            raise _refused(request, "takes a second-order sampler, which mold does not have", "use two-stage")
         case "ic-lora" if not distilled:
             raise _refused(request, f"is for distilled models, and {spec.name} is guided", "name a distilled model")
         case "ic-lora" if request.source_video is None:
@@ -202,13 +204,13 @@ def _check_pipeline(spec: ModelSpec, request: GenerateRequest) -> None:
                 f"is for distilled models, and {spec.name} is guided",
                 "leave it out, or name a distilled model",
             )
-        case "two-stage" if distilled:
+        case "two-stage" | "two-stage-hq" if distilled:
             raise _refused(
                 request,
                 f"is for guided models, and {spec.name} is distilled",
                 "use distilled, which has two passes too",
             )
-        case "two-stage":
+        case "two-stage" | "two-stage-hq":
             here = {file.component for file in spec.files}
             for component in ("spatial_upscaler", "distilled_lora"):
                 if component not in here:

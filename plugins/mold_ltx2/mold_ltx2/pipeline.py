@@ -164,6 +164,7 @@ class Ltx2Pipeline:
                 guidance=one.guidance,
                 negative=prompts[1],
                 stg_blocks=self._version.stg_blocks,
+                fresh=generator if one.twice else None,
             )
         channels = self.autoencoders.audio_vae.config.latent_channels
         return unpack(tokens, geometry), unpack_audio(sounds, channels)

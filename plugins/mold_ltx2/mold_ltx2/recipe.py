@@ -27,6 +27,10 @@ _SCALES: dict[SpatialKind, Fraction] = {"spatial-x2": Fraction(2), "spatial-x1-5
 # The guidance of models that are not distilled, as published.
 _GUIDED = {"audio_prompt": 7.0, "skipping": 1.0, "modality": 3.0, "rescale": 0.7}
 
+# The same of `two-stage-hq`, whose steps are of second order, and how much of the distilled adapter each pass takes.
+_GUIDED_HQ = {"audio_prompt": 7.0, "skipping": 0.0, "modality": 3.0, "rescale": 0.45, "audio_rescale": 1.0}
+_DISTILLING_HQ = (0.25, 0.5)
+
 # Ways that go over a clip once; all others do so twice where the model has what that takes.
 _SINGLE = ("one-stage", "retake")
 
@@ -37,6 +41,7 @@ class Pass:
 
     `sigmas` are its noise levels; None: `steps` of them, by the length of the clip. `loras` are the adapters beside
     the transformer. `shown`: whether the model sees the source video all the time, as in-context adapters want it.
+    `twice`: whether steps are of second order, which asks the model twice in each.
     """
 
     guidance: Guidance
@@ -44,6 +49,7 @@ class Pass:
     steps: int
     loras: tuple[LoraWeight, ...]
     shown: bool = False
+    twice: bool = False
 
 
 @frozen(kw_only=True)
@@ -93,20 +99,22 @@ def recipe_of(
     single = request.pipeline in _SINGLE or request.retake_range is not None
     refined = not single and wanted in upsamplers and (distilled or distilled_lora is not None)
     levels = (sigmas or DISTILLED) if distilled else sigmas
-    in_context, loras = request.pipeline == "ic-lora", request.loras or ()
+    in_context, twice = request.pipeline == "ic-lora", request.pipeline == "two-stage-hq"
+    loras, distilling = request.loras or (), _distilling(None if distilled else distilled_lora, twice)
     first = Pass(
         guidance=Guidance() if distilled else _guided(request),
         sigmas=levels,
         steps=len(levels) if levels else request.steps or 1,
-        loras=loras,
+        loras=(*loras, *distilling[0]),
         shown=in_context,
+        twice=twice,
     )
-    distilling = () if distilled or distilled_lora is None else (LoraWeight(path=str(distilled_lora)),)
     second = Pass(
         guidance=Guidance(),
         sigmas=REFINING,
         steps=len(REFINING),
-        loras=() if in_context else (*loras, *distilling),
+        loras=() if in_context else (*loras, *distilling[1]),
+        twice=twice,
     )
     return Recipe(
         passes=(first, second) if refined else (first,),
@@ -116,6 +124,17 @@ def recipe_of(
 
 
 def _guided(request: GenerateRequest) -> Guidance:
-    guidance = Guidance(prompt=request.guidance or 0.0, **_GUIDED)
+    published = _GUIDED_HQ if request.pipeline == "two-stage-hq" else _GUIDED
+    guidance = Guidance(prompt=request.guidance or 0.0, **published)
     # Sound that is given cannot be moved anywhere.
     return guidance.without_sound() if request.audio_file is not None else guidance
+
+
+def _distilling(adapter: Path | None, twice: bool) -> tuple[tuple[LoraWeight, ...], tuple[LoraWeight, ...]]:
+    """Return what the first and the second pass of a guided model take of the adapter that makes it a distilled one."""
+    if adapter is None:
+        return (), ()
+    if not twice:
+        return (), (LoraWeight(path=str(adapter)),)
+    first, second = ((LoraWeight(path=str(adapter), scale=scale),) for scale in _DISTILLING_HQ)
+    return first, second

@@ -1,7 +1,8 @@
 """The denoising loop of LTX-2: video and sound together, parts of both pinned, guided or not.
 
-Euler steps of a rectified flow (arXiv 2209.03003). What is pinned follows diffusers' LTX2ConditionPipeline: a token
-with mask m sees the noise level (1 - m)·sigma, and after every step its clean value counts m.
+Euler steps of a rectified flow (arXiv 2209.03003), or those of `second_order`. What is pinned follows diffusers'
+LTX2ConditionPipeline: a token with mask m sees the noise level (1 - m)·sigma, and after every step its clean value
+counts m.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from typing import Any
 
 import torch
 from attrs import evolve, frozen
-from torch import Tensor
+from torch import Generator, Tensor
 
 from mold_ltx2.latents import Geometry
+from mold_ltx2.second_order import Values, second_order
 
 __all__ = ["DISTILLED", "REFINING", "Guidance", "Prompt", "Stream", "denoise", "noised", "schedule"]
 
@@ -53,7 +55,7 @@ class Stream:
 @frozen(kw_only=True)
 class Guidance:
     """How far the result is moved away from weaker ones: without the prompt, with skipped attention, without the other
-    modality. 1, 0 and 1 are no guidance at all, and cost nothing.
+    modality. 1, 0 and 1 are no guidance at all, and cost nothing. `rescale` is of sound, too, if nothing else is said.
     """
 
     prompt: float = 1.0
@@ -61,6 +63,7 @@ class Guidance:
     skipping: float = 0.0
     modality: float = 1.0
     rescale: float = 0.0
+    audio_rescale: float | None = None
 
     @property
     def needs_negative(self) -> bool:
@@ -105,18 +108,31 @@ def denoise(
     guidance: Guidance = Guidance(),
     negative: Prompt | None = None,
     stg_blocks: Sequence[int] = (),
+    fresh: Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the tokens of video and sound at noise level 0. `on_step` is called after each step and may raise."""
+    """Return the tokens of video and sound at noise level 0. `on_step` is called after each step and may raise.
+
+    With `fresh` steps are of second order, and new noise is drawn from it.
+    """
     model = _Model(transformer, geometry, video, audio, cross_timestep)
-    levels = [*sigmas, 0.0]
     tokens, sounds = video.tokens, audio.tokens
-    for index, (sigma, after) in enumerate(pairwise(levels)):
-        now = torch.tensor(sigma, dtype=torch.float32, device=tokens.device)
-        made = _guided(model, tokens, sounds, now, prompt, negative, guidance, stg_blocks)
-        step = torch.tensor(after, dtype=torch.float32, device=tokens.device) - now
+
+    def level(sigma: float) -> Tensor:
+        return torch.tensor(sigma, dtype=torch.float32, device=tokens.device)
+
+    def held(values: Values) -> Values:
+        return _held(values[0], video), _held(values[1], audio)
+
+    def clear(values: Values, sigma: float) -> Values:
+        return held(_guided(model, *values, level(sigma), prompt, negative, guidance, stg_blocks))
+
+    if fresh is not None:
+        return second_order(clear, (tokens, sounds), sigmas, fresh, on_step, held)
+    for index, (sigma, after) in enumerate(pairwise([*sigmas, 0.0])):
+        made = clear((tokens, sounds), sigma)
+        step = level(after) - level(sigma)
         tokens, sounds = (
-            _stepped(value, clear, stream, now, step)
-            for value, clear, stream in zip((tokens, sounds), made, (video, audio), strict=True)
+            value + (value - end) / level(sigma) * step for value, end in zip((tokens, sounds), made, strict=True)
         )
         on_step(index + 1, len(sigmas))
     return tokens, sounds
@@ -132,7 +148,7 @@ class _Model:
     audio: Stream
     cross_timestep: bool
 
-    def clear(self, tokens: Tensor, sounds: Tensor, sigma: Tensor, prompt: Prompt, **options: Any) -> list[Tensor]:
+    def clear(self, tokens: Tensor, sounds: Tensor, sigma: Tensor, prompt: Prompt, **options: Any) -> Values:
         """Return what the model takes the clip to be without its noise: x - sigma·v, in fp32."""
         dtype = prompt.video.dtype
         time = (sigma * _TRAINING_STEPS).expand(tokens.shape[0])
@@ -159,7 +175,10 @@ class _Model:
             return_dict=False,
             **options,
         )
-        return [value - velocity.float() * sigma for value, velocity in zip((tokens, sounds), velocities, strict=True)]
+        video, audio = (
+            value - velocity.float() * sigma for value, velocity in zip((tokens, sounds), velocities, strict=True)
+        )
+        return video, audio
 
 
 def _guided(
@@ -171,12 +190,12 @@ def _guided(
     negative: Prompt | None,
     guidance: Guidance,
     stg_blocks: Sequence[int],
-) -> list[Tensor]:
+) -> Values:
     """Return the clear clip, moved away from the weaker ones that `guidance` asks for."""
     made = model.clear(tokens, sounds, sigma, prompt)
     moved = [value.clone() for value in made]
 
-    def move_away(weaker: list[Tensor], *scales: float) -> None:
+    def move_away(weaker: Values, *scales: float) -> None:
         for index, scale in enumerate(scales):
             moved[index] += scale * (made[index] - weaker[index])
 
@@ -190,9 +209,12 @@ def _guided(
     if guidance.modality > 1:
         weaker = model.clear(tokens, sounds, sigma, prompt, isolate_modalities=True)
         move_away(weaker, guidance.modality - 1, guidance.modality - 1)
-    if guidance.rescale > 0:
-        return [_rescaled(after, before, guidance.rescale) for after, before in zip(moved, made, strict=True)]
-    return moved
+    shares = guidance.rescale, guidance.rescale if guidance.audio_rescale is None else guidance.audio_rescale
+    video, audio = (
+        _rescaled(after, before, share) if share > 0 else after
+        for after, before, share in zip(moved, made, shares, strict=True)
+    )
+    return video, audio
 
 
 def _rescaled(guided: Tensor, plain: Tensor, share: float) -> Tensor:
@@ -201,6 +223,6 @@ def _rescaled(guided: Tensor, plain: Tensor, share: float) -> Tensor:
     return guided * (share * plain.std(axes, keepdim=True) / guided.std(axes, keepdim=True) + 1 - share)
 
 
-def _stepped(value: Tensor, clear: Tensor, stream: Stream, sigma: Tensor, step: Tensor) -> Tensor:
-    held = clear * (1 - stream.mask) + stream.clean * stream.mask
-    return value + (value - held) / sigma * step
+def _held(value: Tensor, stream: Stream) -> Tensor:
+    """Put what is pinned back, as far as it is."""
+    return value * (1 - stream.mask) + stream.clean * stream.mask
