@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from mold_core.errors import OutputError
 
-__all__ = ["PART_NAME", "output_error", "write_whole"]
+__all__ = ["PART_NAME", "output_error", "version_of", "write_whole"]
 
 Writer = Callable[[BinaryIO], object]
 
@@ -48,6 +48,15 @@ def write_whole(path: str | os.PathLike[str], data: bytes | Writer, *, replace: 
             _write_aside(target, writer, _put_new)
     except OSError as error:
         raise output_error(target, error) from error
+
+
+def version_of(path: Path) -> str:
+    """Return what tells a file from others of its name, as far as its size and its time do; empty if it is not here."""
+    try:
+        about = path.stat()
+    except OSError:
+        return ""
+    return f"{path.name} {about.st_size} {about.st_mtime_ns}"
 
 
 def output_error(path: Path, error: OSError) -> OutputError:

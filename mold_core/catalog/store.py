@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 
 import attrs
 
 from mold_core.catalog.model import ModelFile, ModelSpec
 from mold_core.errors import ModelNotFoundError
+from mold_core.files import version_of
 
 __all__ = ["LocalFiles", "ModelStore"]
 
@@ -31,6 +33,10 @@ class LocalFiles:
         if len(paths) != 1:
             raise KeyError(f"the model has {len(paths)} files of component {component!r}, not one")
         return paths[0]
+
+    def versions(self) -> tuple[str, ...]:
+        """Return what tells each of these files from others of its name."""
+        return tuple(version_of(path) for path in sorted(chain.from_iterable(self.by_component.values())))
 
     def size_bytes(self) -> int:
         """Return the size of all files on disk, in bytes."""

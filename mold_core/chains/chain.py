@@ -48,8 +48,16 @@ class Chain:
         return tuple(work for work in self.works if work.ready)
 
 
-def lay_out(request: ChainRequest, plan: ChainPlan, clips: Sequence[GenerateRequest], folder: Path) -> Chain:
+def lay_out(
+    request: ChainRequest,
+    plan: ChainPlan,
+    clips: Sequence[GenerateRequest],
+    folder: Path,
+    weights: Sequence[str] = (),
+) -> Chain:
     """Return the chain of a complete request; `clips` are the complete requests of its stages, seeds included.
+
+    `weights` tells the model's files from others of their names.
 
     Files of clips are named by all that their content depends on, the clips before them included, and those of frames
     by the clip that goes on from them, too: a chain that is asked for again, or with its later stages changed, finds
@@ -60,7 +68,7 @@ def lay_out(request: ChainRequest, plan: ChainPlan, clips: Sequence[GenerateRequ
     fades = [*(_fade_into(plan.stages, index) for index in range(len(clips))), 0]
     keys: list[str] = []
     for index, clip in enumerate(clips):
-        keys.append(_digest("clip", clip, overlaps[index], keys[-1] if overlaps[index] else ""))
+        keys.append(_digest("clip", clip, overlaps[index], keys[-1] if overlaps[index] else "", list(weights)))
     files: list[ClipFiles] = []
     limits = _limits(plan)
     shown = _shown(plan, [limit - fade for limit, fade in zip(limits, fades[1:], strict=True)], clips[0].fps or 1)

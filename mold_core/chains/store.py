@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import attrs
@@ -60,6 +62,13 @@ class ChainStore:
     def list(self) -> list[SavedChain]:
         """Return the chains that are here, the latest first."""
         return sorted(self._all(), key=lambda saved: -saved.saved_at)
+
+    def keep(self, chain: Chain) -> None:
+        """Let all that is here of a chain count as used now."""
+        for work in chain.works:
+            for path in attrs.astuple(work.files, recurse=False):
+                with suppress(FileNotFoundError):
+                    os.utime(path)
 
     def remove_older(self, age_s: float) -> int:
         """Remove requests and clips that nobody used for so long; return how many bytes that were."""

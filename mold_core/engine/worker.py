@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,13 +19,15 @@ from mold_core.engine.memory import explained, load_context, plan_for
 from mold_core.engine.placing import WHOLE
 from mold_core.engine.residency import Residency
 from mold_core.errors import InferenceError, MoldError
-from mold_core.hookspecs import Frames, Pipeline, Run, UpscalerNetwork
+from mold_core.hookspecs import ChainRenderer, Frames, Pipeline, Run, UpscalerNetwork
 from mold_core.plugins import Plugins
 from mold_core.settings import Settings
 from mold_core.upscaling.loading import COMPONENT, FAMILY, load_network
 from mold_core.wire import ExpandRequest, GenerateRequest, Info, StageDone, StageStart, UpscaleRequest, UpscaleResponse
 
 __all__ = ["InlineExecutor", "LocalWorker", "blaming"]
+
+log = logging.getLogger("mold.engine")
 
 
 class LocalWorker:
@@ -70,21 +73,23 @@ class LocalWorker:
         return made
 
     def render_clip(self, spec: ModelSpec, work: ClipWork, run: Run, beside: Sequence[ClipWork] = ()) -> None:
-        """Leave the latents of a clip on disk, and meanwhile the frames of `beside`, clips that are rendered."""
+        """Leave the latents of a clip on disk, and meanwhile the frames of `beside`, clips that are rendered.
+
+        That one of those cannot be decoded is no failure of this clip, and may be one of memory: who asked finds it
+        undone.
+        """
         pipeline, renderer = self._pipeline(spec, run), self._plugins.chain_renderers[spec.family]
         if self.device == "cpu":
             # PERF: both take all cores, and torch's threads of two at once wait for one another: the clip that is
             # rendered would take twice as long.
             for other in beside:
-                self.encode_clip(spec, other, run)
+                _encode_or_leave(renderer, pipeline, other)
             beside = ()
         with ThreadPoolExecutor(1, "mold-encode") as thread:
-            encoding = [thread.submit(encode_clip, renderer, pipeline, other) for other in beside]
+            for other in beside:
+                thread.submit(_encode_or_leave, renderer, pipeline, other)
             with blaming(f"{spec.name} failed while rendering"):
                 render_clip(renderer, pipeline, work, run)
-            with blaming(f"{spec.name} failed while decoding"):
-                for encoded in encoding:
-                    encoded.result()
 
     def encode_clip(self, spec: ModelSpec, work: ClipWork, run: Run) -> None:
         """Leave the frames and the sound of a rendered clip on disk."""
@@ -165,6 +170,13 @@ class LocalWorker:
 
         network: Any = self._residency.get(spec.name, files.size_bytes(), load)
         return cast(UpscalerNetwork, network)
+
+
+def _encode_or_leave(renderer: ChainRenderer, pipeline: Pipeline, work: ClipWork) -> None:
+    try:
+        encode_clip(renderer, pipeline, work)
+    except Exception as error:
+        log.warning("a clip was not decoded beside another: %s: %s", type(error).__name__, error)
 
 
 @contextmanager

@@ -7,6 +7,9 @@ import { compare } from "./compare.js";
 import { server } from "./main.js";
 
 const isVideo = (entry) => entry.format === "mp4";
+
+// GIFs say nothing of how many frames they have.
+export const moves = (entry) => Boolean(entry.metadata.frames) || ["mp4", "gif", "apng"].includes(entry.format);
 const FACTS = [["model", "Model"], ["negative_prompt", "Without"], ["original_prompt", "Written from"], ["seed", "Seed"], ["steps", "Steps"],
   ["guidance", "Guidance"], ["strength", "Change"], ["lora", "Adapter"], ["frames", "Frames"], ["fps", "Frames per second"], ["upscaler", "Enlarged by"]];
 
@@ -46,8 +49,8 @@ export function openDetail(entry, entries = [entry], changed = () => {}) {
     const favourite = h("button.quiet", { type: "button", ariaPressed: String(Boolean(entry.favourite)), onclick: mark }, entry.favourite ? "★ Favourite" : "☆ Favourite");
     return h("div.actions", {},
       h("button.main", { type: "button", onclick: () => { box.close(); again(entry.metadata); } }, "Make again"),
-      !isVideo(entry) && h("button.quiet", { type: "button", onclick: start }, "Use as start"),
-      !isVideo(entry) && upscalers().length > 0 && h("button.quiet", { type: "button", onclick: enlarge }, "Enlarge"),
+      !moves(entry) && h("button.quiet", { type: "button", onclick: start }, "Use as start"),
+      !moves(entry) && upscalers().length > 0 && h("button.quiet", { type: "button", onclick: enlarge }, "Enlarge"),
       favourite,
       h("button.quiet", { type: "button", onclick: async () => save(await media(imagePath(entry.filename)), entry.filename) }, "Save"),
       server.capabilities.gallery.can_delete && careful("Delete", "Really delete?", remove));

@@ -2,7 +2,7 @@
 
 import { media, send, thumbnailPath } from "./api.js";
 import { complain, h } from "./dom.js";
-import { openDetail } from "./detail.js";
+import { moves, openDetail } from "./detail.js";
 
 const PAGE = 40;
 let entries = [];
@@ -45,11 +45,12 @@ async function load(anew) {
 }
 
 function tile(entry) {
-  const { width, height, frames, prompt } = entry.metadata;
+  const { width, height, prompt } = entry.metadata;
+  const film = moves(entry);
   const picture = h("img", { alt: "", decoding: "async" });
-  const label = `${prompt || entry.filename}${frames ? ", video" : ""}${entry.favourite ? ", favourite" : ""}`;
+  const label = `${prompt || entry.filename}${film ? ", video" : ""}${entry.favourite ? ", favourite" : ""}`;
   const button = h("button", { type: "button", ariaLabel: label, title: prompt, onclick: () => openDetail(entry, entries, changed) },
-    picture, frames && h("span.badge", {}, "▶ video"), entry.favourite && h("span.badge.star", {}, "★"));
+    picture, film && h("span.badge", {}, "▶ video"), entry.favourite && h("span.badge.star", {}, "★"));
   const item = h("li", { id: `tile-${entry.filename}` }, button);
   item.style.setProperty("--aspect", Math.min(2.4, Math.max(0.5, (width || 1) / (height || 1))));
   media(thumbnailPath(entry.filename)).then((address) => { picture.src = address; }, () => {});

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from time import time
 from weakref import WeakSet
 
 import attrs
 
 from mold_core.catalog import ModelSpec
-from mold_core.chains import Chain, ChainStore, join, lay_out, plan, stage_seed
+from mold_core.chains import Chain, ChainStore, ClipWork, join, lay_out, plan, stage_seed
 from mold_core.engine.batch import BatchRun
 from mold_core.engine.complete import complete
 from mold_core.engine.jobs import Job, JobKind
@@ -19,6 +20,7 @@ from mold_core.engine.kinds.shots import metadata_of
 from mold_core.engine.models import Models
 from mold_core.engine.worker import blaming
 from mold_core.errors import CancelledError, ChainError, MoldError, ValidationError, WorkerError
+from mold_core.files import version_of
 from mold_core.hookspecs import ChainRenderer, Worker
 from mold_core.wire import (
     ChainDenoiseStep,
@@ -91,9 +93,7 @@ class ChainKind:
         if chain.first_missing < len(chain.works):
             _make_clip(job, spec, chain, chain.first_missing, worker)
             return jobs
-        for work in chain.ready:
-            index = chain.works.index(work)
-            _guarded(chain, index, partial(worker.encode_clip, spec, work, _ClipRun(job, index)))
+        _decode(job, spec, chain, chain.ready, worker)
         job.report(Stitching(total_frames=chain.plan.total_frames))
         bench.beside(partial(_deliver, job, chain, bench), jobs)
         return None
@@ -101,6 +101,7 @@ class ChainKind:
     def _begin(self, job: Job, chain: Chain, bench: Bench) -> None:
         self._begun.add(job)
         store = chain_store(bench.models)
+        store.keep(chain)
         store.remove_older(bench.models.settings.chain_retention_h * 3600)
         store.save(chain)
         job.report(ChainStart(stage_count=len(chain.works), estimated_total_frames=chain.plan.rendered_frames))
@@ -134,8 +135,17 @@ def _make_clip(job: Job, spec: ModelSpec, chain: Chain, index: int, worker: Work
     job.report(ChainStageStart(stage_idx=index))
     later = tuple(attrs.evolve(work.request, source_image=None) for work in chain.works[index + 1 :])
     work = attrs.evolve(chain.works[index], later=later)
-    _guarded(chain, index, lambda: worker.render_clip(spec, work, _ClipRun(job, index), beside=chain.ready))
+    beside = chain.ready
+    _guarded(chain, index, lambda: worker.render_clip(spec, work, _ClipRun(job, index), beside=beside))
     job.report(ChainStageDone(stage_idx=index, frames_emitted=chain.plan.emitted[index]))
+    _decode(job, spec, chain, [one for one in beside if one.ready], worker)
+
+
+def _decode(job: Job, spec: ModelSpec, chain: Chain, works: Sequence[ClipWork], worker: Worker) -> None:
+    """Leave the frames of rendered clips on disk, one after the other and nothing beside them."""
+    for work in works:
+        index = chain.works.index(work)
+        _guarded(chain, index, partial(worker.encode_clip, spec, work, _ClipRun(job, index)))
 
 
 def _guarded(chain: Chain, index: int, work: Callable[[], None]) -> None:
@@ -225,7 +235,9 @@ def _laid_out(request: ChainRequest, spec: ModelSpec, models: Models) -> Chain:
         )
         for index, stage in enumerate(made.stages)
     ]
-    return lay_out(request, made, clips, chain_store(models).clips)
+    adapters = tuple(version_of(Path(lora.path)) for lora in request.loras or ())
+    weights = models.store.locate(spec).versions() + adapters
+    return lay_out(request, made, clips, chain_store(models).clips, weights)
 
 
 def _clip(request: ChainRequest, stage: ChainStage) -> GenerateRequest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from mold_core import (
     GenerateRequest,
     InferenceError,
     Info,
+    LoraWeight,
+    ModelFile,
     UnknownModelError,
     ValidationError,
 )
@@ -178,6 +181,40 @@ def test_clips_are_kept_for_as_long_as_the_setting_says(family: FlipbookFamily, 
         assert not kept & set((tmp_path / "chains" / "clips").iterdir())
 
 
+def test_clips_that_a_chain_goes_on_from_count_as_used(family: FlipbookFamily, tmp_path: Path) -> None:
+    clips = tmp_path / "chains" / "clips"
+    with engine_with(plugin(family), home=tmp_path, chain_retention_h=1) as engine:
+        first = engine.chain(FILM)
+        kept = set(clips.iterdir())
+        for path in kept:
+            os.utime(path, (time.time() - 7200,) * 2)
+        family.clips.clear()
+        assert engine.chain(FILM).video.data == first.video.data
+        assert family.clips == []
+        engine.chain(attrs.evolve(FILM, seed=9))
+        assert kept <= set(clips.iterdir())
+
+
+@pytest.mark.parametrize("changed", ["models/weights.bin", "bright.safetensors"])
+def test_other_weights_under_the_same_name_make_other_clips(
+    family: FlipbookFamily, tmp_path: Path, changed: str
+) -> None:
+    spec = attrs.evolve(flipbook_model(), files=(ModelFile(component="weights", path="weights.bin"),))
+    for name in ("models/weights.bin", "bright.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"old")
+    film = attrs.evolve(FILM, loras=(LoraWeight(path=str(tmp_path / "bright.safetensors")),))
+    family.capabilities = family.capabilities | {"lora"}
+    made = FakePlugin(families=[family], models=[spec], chain_renderers=[FlipbookRenderer()])
+    with engine_with(made, home=tmp_path) as engine:
+        engine.chain(film)
+        engine.chain(film)
+        assert len(family.clips) == 4
+        (tmp_path / changed).write_bytes(b"newer")
+        engine.chain(film)
+        assert len(family.clips) == 8
+
+
 def test_on_a_processor_clips_are_decoded_between_two_that_are_rendered() -> None:
     done: list[tuple[str, int]] = []
 
@@ -196,6 +233,33 @@ def test_on_a_processor_clips_are_decoded_between_two_that_are_rendered() -> Non
     assert len({thread for _, thread in done}) == 1
     order = ["render", "render", "decode", "render", "decode", "render", "decode", "decode"]
     assert [verb for verb, _ in done] == order
+
+
+class Stumbling(FlipbookRenderer):
+    """Cannot decode a clip so many times."""
+
+    def __init__(self, failures: int) -> None:
+        self.left = failures
+
+    def decode(self, *arguments: Any) -> Any:
+        if self.left and arguments[2] is not None:  # the first clip comes after nothing
+            self.left -= 1
+            raise RuntimeError("no memory")
+        return super().decode(*arguments)
+
+
+def test_a_clip_that_cannot_be_decoded_beside_another_is_tried_again_by_itself() -> None:
+    stumbling = FakePlugin(families=[FlipbookFamily()], models=[flipbook_model()], chain_renderers=[Stumbling(1)])
+    with engine_with(stumbling) as engine:
+        assert frames(engine.chain(FILM)) == 40
+
+
+def test_a_clip_that_cannot_be_decoded_is_the_one_that_is_named(family: FlipbookFamily) -> None:
+    stumbling = FakePlugin(families=[family], models=[flipbook_model()], chain_renderers=[Stumbling(99)])
+    with engine_with(stumbling) as engine, pytest.raises(ChainError, match=r"stage 1 of 4 failed.*no memory") as caught:
+        engine.chain(FILM)
+    assert "4 finished stages are kept" in str(caught.value)
+    assert len(family.clips) == 4  # the last one was under way
 
 
 def test_pictures_get_their_turn_between_two_clips(engine: Engine, family: FlipbookFamily) -> None:
