@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mold_core.chains.chain import Chain
 from mold_core.chains.clips import read_preview, read_sound
-from mold_core.media import OutputMetadata
+from mold_core.media import OutputMetadata, embed_metadata
 from mold_core.media.joining import frames_of_parts, join_parts
 from mold_core.media.preview import first_frame_png, preview_gif
 from mold_core.wire import VideoData
@@ -48,6 +48,8 @@ def join(chain: Chain, metadata: OutputMetadata | None) -> VideoData:
                 metadata=metadata,
             )
         data = path.read_bytes()
+        if metadata is not None and chain.request.output_format != "mp4":
+            data = embed_metadata(data, metadata)
         png = first_frame_png(next(frames_of_parts(parts[:1])))
         gif = preview.result()
     has_audio = first_sound is not None and chain.request.output_format == "mp4"

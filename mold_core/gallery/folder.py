@@ -13,7 +13,7 @@ import attrs
 
 from mold_core.errors import MoldError, OutputError, ResultNotFoundError, ValidationError
 from mold_core.gallery.entry import format_of
-from mold_core.media.containers import image_format
+from mold_core.media.containers import image_format, is_gif
 from mold_core.media.metadata import OutputMetadata, read_metadata
 
 __all__ = ["Found", "check_name", "described", "not_found", "open_result", "results_in"]
@@ -122,8 +122,7 @@ def _size(found: Found) -> tuple[int, int] | None:
         if format == "mp4":
             return _video_size(file) if head[4:8] == b"ftyp" else None
         if format == "gif":
-            is_gif = head[:6] in (b"GIF87a", b"GIF89a")
-            return (int.from_bytes(head[6:8], "little"), int.from_bytes(head[8:10], "little")) if is_gif else None
+            return (int.from_bytes(head[6:8], "little"), int.from_bytes(head[8:10], "little")) if is_gif(head) else None
         if image_format(head) is None:
             return None
         return _picture_size(file)

@@ -3,7 +3,8 @@
 The walkers take untrusted files. They read headers and skip bodies, end quietly where a file stops making sense, and
 never take more than `MAX_CHUNKS` steps.
 
-Sources: PNG specification 3rd edition §5, JPEG ITU-T T.81 annex B, the WebP container specification (RFC 9649 §2).
+Sources: PNG specification 3rd edition §5, JPEG ITU-T T.81 annex B, the WebP container specification (RFC 9649 §2),
+GIF89a §§15 to 24.
 """
 
 from __future__ import annotations
@@ -19,8 +20,12 @@ from mold_core.media.formats import ImageFormat
 __all__ = [
     "MAX_CHUNKS",
     "PNG_SIGNATURE",
+    "gif_comment",
+    "gif_comments",
+    "gif_header_bytes",
     "image_format",
     "is_cut_off",
+    "is_gif",
     "jpeg_segment",
     "jpeg_segments",
     "png_chunk",
@@ -33,6 +38,10 @@ __all__ = [
 
 MAX_CHUNKS = 10_000
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+_GIF_EXTENSION = 0x21
+_GIF_COMMENT = 0xFE
+_GIF_MAX_BLOCK = 255
 
 _JPEG_END_OF_IMAGE = 0xD9
 _JPEG_START_OF_SCAN = 0xDA
@@ -178,3 +187,40 @@ def webp_canvas(data: bytes) -> tuple[int, int, bool] | None:
         width = int.from_bytes(data[26:28], "little") & 0x3FFF
         return width, int.from_bytes(data[28:30], "little") & 0x3FFF, False
     return None
+
+
+def is_gif(data: bytes) -> bool:
+    """Say whether the first bytes of a file announce a GIF."""
+    return data[:6] in (b"GIF87a", b"GIF89a")
+
+
+def gif_header_bytes(data: bytes) -> int:
+    """Return the length of a GIF's header with its palette, after which blocks follow, from its first 13 bytes."""
+    flags = data[10] if len(data) > 10 else 0
+    return 13 + (3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0)
+
+
+def gif_comments(file: BinaryIO, most_bytes: int) -> Iterator[bytes]:
+    """Yield the comments of a GIF before its first frame, as far as they have no more than so many bytes."""
+    file.seek(0)
+    file.seek(gif_header_bytes(file.read(13)))
+    read = 0
+    for _ in range(MAX_CHUNKS):
+        block = file.read(2)
+        if len(block) < 2 or block[0] != _GIF_EXTENSION:
+            return
+        parts: list[bytes] = []
+        while (size := file.read(1)) not in (b"", b"\0"):
+            parts.append(file.read(size[0]))
+            read += 1 + size[0]
+            if read > most_bytes:
+                return
+        if block[1] == _GIF_COMMENT:
+            yield b"".join(parts)
+
+
+def gif_comment(text: bytes) -> bytes:
+    """Return a whole comment of a GIF."""
+    parts = (text[start : start + _GIF_MAX_BLOCK] for start in range(0, len(text), _GIF_MAX_BLOCK))
+    blocks = b"".join(bytes((len(part),)) + part for part in parts)
+    return bytes((_GIF_EXTENSION, _GIF_COMMENT)) + blocks + b"\0"

@@ -1,7 +1,8 @@
 """The request that made a picture, written into the picture's file and read back from it.
 
-A PNG carries it as text chunks, a JPEG as comments and XMP, a WebP as XMP. Each holds the same JSON object under
-``mold:parameters``, which alone is read back; the other ``mold:`` entries are copies for people and picture viewers.
+A PNG carries it as text chunks, a JPEG as comments and XMP, a WebP as XMP, a GIF as a comment. Each holds the same JSON
+object under ``mold:parameters``, which alone is read back; the other ``mold:`` entries are copies for people and
+picture viewers.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ import attrs
 from mold_core.errors import ValidationError
 from mold_core.media.containers import (
     PNG_SIGNATURE,
+    gif_comment,
+    gif_comments,
+    gif_header_bytes,
     image_format,
+    is_gif,
     jpeg_segment,
     jpeg_segments,
     png_chunk,
@@ -108,11 +113,13 @@ class OutputMetadata:
 
 
 def embed_metadata(picture: bytes, metadata: OutputMetadata) -> bytes:
-    """Return a PNG (also animated), JPEG or WebP file with `metadata` in it; the pixels stay untouched.
+    """Return a PNG, JPEG, WebP or GIF file, animated or not, with `metadata` in it; the pixels stay untouched.
 
     JPEG segments hold at most 65,533 bytes: longer parameters continue in further comments, and XMP that does not fit
     is left out. Raises ValueError for a file of another format.
     """
+    if is_gif(picture):
+        return _embed_in_gif(picture, metadata)
     match image_format(picture):
         case "png":
             return _embed_in_png(picture, metadata)
@@ -120,11 +127,11 @@ def embed_metadata(picture: bytes, metadata: OutputMetadata) -> bytes:
             return _embed_in_jpeg(picture, metadata)
         case "webp":
             return _embed_in_webp(picture, metadata)
-    raise ValueError("metadata can be written into PNG, JPEG and WebP files only")
+    raise ValueError("metadata can be written into PNG, JPEG, WebP and GIF files only")
 
 
 def read_metadata(source: bytes | Path) -> OutputMetadata | None:
-    """Return the metadata in a PNG, JPEG or WebP file, or None if it has none that can be read.
+    """Return the metadata in a PNG, JPEG, WebP or GIF file, or None if it has none that can be read.
 
     Only chunk headers and text are read, so it is cheap for large files and safe for hostile ones. Raises OSError if
     a path cannot be opened.
@@ -139,7 +146,10 @@ def read_metadata(source: bytes | Path) -> OutputMetadata | None:
 
 
 def _texts(file: BinaryIO) -> Iterator[str]:
-    match image_format(file.read(12)):
+    head = file.read(12)
+    if is_gif(head):
+        return _texts_of_gif(file)
+    match image_format(head):
         case "png":
             return _texts_of_png(file)
         case "jpeg":
@@ -263,6 +273,24 @@ def _texts_of_webp(file: BinaryIO) -> Iterator[str]:
     for kind, length in riff_chunks(file):
         if kind == b"XMP " and length <= _MAX_TEXT_BYTES:
             yield from _texts_of_xmp(file.read(length))
+            return
+
+
+# --- GIF ---------------------------------------------------------------------------------------------------------
+
+
+def _embed_in_gif(picture: bytes, metadata: OutputMetadata) -> bytes:
+    # Comments are ASCII; programs that know only GIF87a have no comments, so the file is said to be the newer.
+    text = json.dumps(json.loads(metadata.to_json()))
+    start = gif_header_bytes(picture)
+    comment = gif_comment(_COMMENT_START + text.encode("ascii"))
+    return b"".join([b"GIF89a", picture[6:start], comment, picture[start:]])
+
+
+def _texts_of_gif(file: BinaryIO) -> Iterator[str]:
+    for comment in gif_comments(file, _MAX_TEXT_BYTES):
+        if comment.startswith(_COMMENT_START):
+            yield comment.removeprefix(_COMMENT_START).decode("ascii", "replace")
             return
 
 

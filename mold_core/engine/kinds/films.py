@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, cast
 
 from mold_core.hookspecs import Frames
-from mold_core.media.metadata import OutputMetadata
+from mold_core.media.metadata import OutputMetadata, embed_metadata
 from mold_core.media.preview import PreviewFrames, first_frame_png, preview_gif
 from mold_core.media.video import VideoFormat, VideoWriter
 from mold_core.wire import GenerateRequest, VideoData
@@ -46,6 +46,8 @@ def encode_video(request: GenerateRequest, made: Frames, metadata: OutputMetadat
             if sound:
                 video.add_sound(sound.samples[:, : round(count * sound.sample_rate / fps)])
         data = path.read_bytes()
+    if metadata is not None and format != "mp4":
+        data = embed_metadata(data, metadata)
     gif = _preview(made.images, fps) if request.gif_preview else None
     return VideoData(
         data=data,

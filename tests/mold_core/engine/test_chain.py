@@ -28,6 +28,7 @@ from mold_core import (
     UnknownModelError,
     ValidationError,
 )
+from mold_core.media import read_metadata
 from mold_core.media.video import decode_frames, read_video_metadata
 from mold_core.testing import (
     FakePlugin,
@@ -40,6 +41,7 @@ from mold_core.testing import (
     sketch_model,
 )
 from mold_core.wire.events import event_to_json
+from mold_core.wire.generate import OutputFormat
 
 FILM = ChainRequest(model="flipbook", prompt="a red ball", total_frames=40, clip_frames=17, seed=3)
 
@@ -95,6 +97,15 @@ def test_the_file_says_what_it_was_made_from(engine: Engine) -> None:
     metadata = read_video_metadata(BytesIO(engine.chain(FILM).video.data))
     assert metadata is not None
     assert (metadata.prompt, metadata.seed, metadata.frames, metadata.fps) == ("a red ball", 3, 40, 24)
+
+
+@pytest.mark.parametrize("format", ["gif", "apng", "webp"])
+def test_files_of_other_formats_say_it_too(engine: Engine, format: OutputFormat) -> None:
+    metadata = read_metadata(engine.chain(attrs.evolve(FILM, output_format=format)).video.data)
+    assert metadata is not None
+    assert (metadata.prompt, metadata.seed, metadata.frames, metadata.fps) == ("a red ball", 3, 40, 24)
+    quiet = attrs.evolve(FILM, output_format=format, embed_metadata=False)
+    assert read_metadata(engine.chain(quiet).video.data) is None
 
 
 def test_the_same_seed_gives_the_same_video_and_a_new_one_another(engine: Engine, family: FlipbookFamily) -> None:

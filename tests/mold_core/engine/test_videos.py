@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from mold_core import Engine, GenerateRequest, ValidationError, VideoData
+from mold_core.media import read_metadata
 from mold_core.media.video import decode_frames, probe_video, read_video_metadata
 from mold_core.testing import (
     FakePlugin,
@@ -64,6 +65,14 @@ def test_the_file_says_what_it_was_made_from(engine: Engine) -> None:
     assert metadata is not None
     assert (metadata.model, metadata.seed, metadata.frames, metadata.fps) == ("flipbook:v1", 7, 17, 24)
     assert read_video_metadata(BytesIO(film(engine, embed_metadata=False).data)) is None
+
+
+@pytest.mark.parametrize("format", ["gif", "apng", "webp"])
+def test_files_of_other_formats_say_it_too(engine: Engine, format: str) -> None:
+    metadata = read_metadata(film(engine, output_format=format).data)
+    assert metadata is not None
+    assert (metadata.model, metadata.seed, metadata.frames, metadata.fps) == ("flipbook:v1", 7, 17, 24)
+    assert read_metadata(film(engine, output_format=format, embed_metadata=False).data) is None
 
 
 def test_the_same_request_gives_the_same_bytes(engine: Engine) -> None:

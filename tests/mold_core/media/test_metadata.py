@@ -18,7 +18,7 @@ from PIL import Image
 
 from mold_core.errors import ValidationError
 from mold_core.media import ImageFormat, OutputMetadata, embed_metadata, encode_image, read_metadata
-from mold_core.media.containers import jpeg_segments, png_chunk
+from mold_core.media.containers import gif_header_bytes, jpeg_segments, png_chunk
 
 FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 
@@ -181,15 +181,48 @@ def test_a_transparent_webp_stays_transparent() -> None:
         assert read_metadata(data) == METADATA
 
 
-def test_an_animated_png_and_an_animated_webp_carry_it_too() -> None:
+def test_animated_pictures_carry_it_too() -> None:
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "lime", "blue")]
-    for format in ("PNG", "WEBP"):
+    for format in ("PNG", "WEBP", "GIF"):
         buffer = BytesIO()
         frames[0].save(buffer, format, save_all=True, append_images=frames[1:], duration=40, loop=0)
         data = embed_metadata(buffer.getvalue(), FULL)
         assert read_metadata(data) == FULL
         with Image.open(BytesIO(data)) as image:
             assert image.n_frames == 3  # type: ignore[attr-defined]
+            image.seek(2)
+            assert image.convert("RGB").getpixel((4, 4)) == pytest.approx((0, 0, 255), abs=3)
+
+
+@pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS)
+@pytest.mark.parametrize("palette", [None, 2, 256])
+def test_every_prompt_comes_back_from_a_gif(prompt: str, palette: int | None) -> None:
+    buffer = BytesIO()
+    image = Image.radial_gradient("L").resize((64, 48)).quantize(palette or 16)
+    image.save(buffer, "GIF", comment=b"mold:parameters is not all of it")
+    plain = buffer.getvalue()
+    if palette is None:  # a file without a palette for all frames has one of its own for each
+        colours = gif_header_bytes(plain)
+        plain = plain[:10] + bytes((plain[10] & 0x7F,)) + plain[11:13] + plain[colours:]
+    metadata = attrs.evolve(METADATA, prompt=prompt)
+    data = embed_metadata(plain, metadata)
+    assert read_metadata(data) == metadata
+    assert read_metadata(plain) is None
+    if palette is not None:
+        with Image.open(BytesIO(data)) as after, Image.open(BytesIO(plain)) as before:
+            assert after.tobytes() == before.tobytes()
+
+
+def test_no_damage_makes_reading_a_gif_fail() -> None:
+    buffer = BytesIO()
+    Image.new("P", (8, 8)).save(buffer, "GIF")
+    data, dice = embed_metadata(buffer.getvalue(), FULL), random.Random(8)
+    for _ in range(300):
+        damaged = bytearray(data[: dice.randrange(len(data))] if dice.random() < 0.5 else data)
+        for _ in range(min(len(damaged), 3)):
+            damaged[dice.randrange(len(damaged))] = dice.randrange(256)
+        found = read_metadata(bytes(damaged))
+        assert found is None or isinstance(found, OutputMetadata)
 
 
 @pytest.mark.parametrize("kind", ["tEXt", "zTXt", "iTXt", "iTXt compressed"])
@@ -262,6 +295,10 @@ def test_a_text_bomb_is_not_unpacked() -> None:
         b"\xff\xd8\xff\xfe\xff\xffmold:parameters {",
         b"RIFF\xff\xff\xff\xffWEBPXMP \xff\xff\xff\xff",
         b"RIFF\0\0\0\0WEBP" + b"XXXX\0\0\0\0" * 500_000,
+        b"GIF89a",
+        b"GIF89a" + bytes(7) + b"!\xfe" + (b"\xff" + b"x" * 255) * 50_000,
+        b"GIF89a" + bytes(7) + b"!\xfe\0" * 500_000,
+        b"GIF89a" + bytes(7) + b"!\xfe\x10mold:parameters {",
         b"<svg/>",
     ],
 )
