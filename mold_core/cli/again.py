@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mold_core.errors import ValidationError
+
+if TYPE_CHECKING:
+    from mold_core.media.metadata import OutputMetadata
 
 __all__ = ["fields_of", "fill_in"]
 
@@ -14,20 +17,20 @@ _SAME = ("model", "negative_prompt", "seed", "steps", "guidance", "width", "heig
 
 
 def fields_of(path: str) -> dict[str, Any]:
-    """Return the prompt and the flags that made a picture, by the names of `mold run`. Raises ValidationError.
+    """Return the prompt and the flags that made a picture or a video, by the names of `mold run`.
 
-    A strength says that the picture began with another one, which no file holds: `mold run` asks for it.
+    Raises ValidationError. A strength says that the picture began with another one, which no file holds: `mold run`
+    asks for it.
     """
-    from mold_core.media.metadata import read_metadata
     from mold_core.wire import LoraWeight
 
     try:
-        metadata = read_metadata(Path(path))
+        metadata = _metadata_of(Path(path))
     except OSError as error:
         raise ValidationError(f"--from {path!r} cannot be read: {error.strerror or error}", field="from") from None
     if metadata is None:
         raise ValidationError(
-            f"{path!r} does not say how it was made", field="from", hint="only pictures that mold made with metadata do"
+            f"{path!r} does not say how it was made", field="from", hint="only what mold made with metadata does"
         )
     fields: dict[str, Any] = {name: getattr(metadata, name) for name in _SAME}
     fields["prompt"] = metadata.prompt
@@ -38,6 +41,18 @@ def fields_of(path: str) -> dict[str, Any]:
         scale = 1.0 if metadata.lora_scale is None else metadata.lora_scale
         fields["loras"] = (LoraWeight(path=metadata.lora.removesuffix(".safetensors"), scale=scale),)
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def _metadata_of(path: Path) -> OutputMetadata | None:
+    from mold_core.media.metadata import read_metadata
+
+    with path.open("rb") as file:
+        if file.read(8)[4:] == b"ftyp":
+            from mold_core.media.video import read_video_metadata
+
+            file.seek(0)
+            return read_video_metadata(file)
+    return read_metadata(path)
 
 
 # What goes with a model: another one has its own.

@@ -84,7 +84,7 @@ Examples:
     "--upscale", "upscale_model", metavar="MODEL", help="Enlarge the result; 'auto' takes the upscaler that suits it."
 )
 @click.option(
-    "--from", "from_", metavar="PICTURE", help="Make a picture again from its own metadata; other flags change it."
+    "--from", "from_", metavar="FILE", help="Make a result again from its own metadata; other flags change it."
 )
 @click.option(
     "--preview", "shown", is_flag=True, help="Show the picture in the terminal, too; MOLD_PREVIEW=1 always does."

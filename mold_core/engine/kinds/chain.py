@@ -88,8 +88,9 @@ class ChainKind:
         chain = _laid_out(job.request, spec, bench.models)
         if job not in self._begun:
             self._begin(job, chain, bench)
-        with bench.loading(spec):
-            worker.load(spec, _ClipRun(job, 0))
+        if chain.first_missing < len(chain.works) or chain.ready:
+            with bench.loading(spec):
+                worker.load(spec, _ClipRun(job, 0))
         if chain.first_missing < len(chain.works):
             _make_clip(job, spec, chain, chain.first_missing, worker)
             return jobs

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from mold_core.cli.again import fields_of
 from mold_core.cli.preview import half_blocks, show_picture
-from mold_core.media.metadata import read_metadata
+from mold_core.media.metadata import OutputMetadata, embed_metadata, read_metadata
+from mold_core.media.video import VideoFormat, VideoWriter
 
 Mold = Callable[..., CompletedProcess[Any]]
 
@@ -53,6 +55,33 @@ def test_flags_and_words_change_it(sketch_inside: Mold, house: Path) -> None:
     metadata = read_metadata(house.with_name("b.png"))
     assert metadata is not None
     assert (metadata.prompt, metadata.seed, metadata.steps, metadata.width) == ("a boat", 8, 3, 48)
+
+
+@pytest.mark.parametrize("name", ["film.mp4", "film.gif"])
+def test_a_film_tells_what_made_it(tmp_path: Path, name: str) -> None:
+    told = OutputMetadata(
+        prompt="a red ball",
+        model="flipbook:v1",
+        seed=3,
+        steps=2,
+        guidance=1.0,
+        width=64,
+        height=48,
+        frames=9,
+        fps=12,
+        version="0.1.0",
+    )
+    path = tmp_path / name
+    format: VideoFormat = "mp4" if name.endswith("mp4") else "gif"
+    with path.open("w+b") as file, VideoWriter(file, format, width=64, height=48, fps=12, metadata=told) as video:
+        for _ in range(9):
+            video.add(Image.new("RGB", (64, 48)))
+    if format == "gif":
+        path.write_bytes(embed_metadata(path.read_bytes(), told))
+    fields = fields_of(str(path))
+    assert [fields[name] for name in ("prompt", "model", "seed", "frames", "fps")] == [
+        "a red ball", "flipbook:v1", 3, 9, 12
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
