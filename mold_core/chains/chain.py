@@ -75,9 +75,8 @@ def lay_out(
     for index, key in enumerate(keys):
         going_on = keys[index + 1] if overlaps[index + 1] else ""
         faded = files[-1].faded.name if fades[index] else ""
-        seen = [shown[index].every, shown[index].first]
-        part = _digest("part", key, going_on, limits[index], fades[index], fades[index + 1], lossless, faded, seen)
-        files.append(_files(folder, key, part))
+        part = _digest("part", key, going_on, limits[index], fades[index], fades[index + 1], lossless, faded)
+        files.append(_files(folder, key, part, shown[index]))
     works = (
         ClipWork(
             request=clip,
@@ -108,13 +107,13 @@ def stage_seed(base: int, index: int, stage: ChainStage) -> int:
     return (base + index * _SPREAD) % (MAX_SEED + 1)
 
 
-def _files(folder: Path, key: str, part: str) -> ClipFiles:
+def _files(folder: Path, key: str, part: str, shown: PreviewFrames) -> ClipFiles:
     return ClipFiles(
         latents=folder / f"{key}.safetensors",
         part=folder / f"{part}.mp4",
         sound=folder / f"{part}.sound.npz",
         faded=folder / f"{part}.faded.npz",
-        preview=folder / f"{part}.preview.npz",
+        preview=folder / f"{part}.preview-{shown.first}-{shown.every}.npz",
     )
 
 

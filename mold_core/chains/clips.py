@@ -17,6 +17,7 @@ import attrs
 from mold_core.errors import InferenceError
 from mold_core.files import write_whole
 from mold_core.hookspecs import ChainRenderer, Film, Run, Sound
+from mold_core.media.joining import frames_of_parts
 from mold_core.media.preview import PreviewFrames
 from mold_core.media.video import VideoWriter
 from mold_core.wire import GenerateRequest
@@ -46,11 +47,6 @@ class ClipFiles:
         """Whether the latents are here."""
         return self.latents.is_file()
 
-    @property
-    def encoded(self) -> bool:
-        """Whether the part is here; it is written last."""
-        return self.part.is_file() and self.preview.is_file()
-
 
 @attrs.frozen(kw_only=True)
 class ClipWork:
@@ -79,7 +75,17 @@ class ClipWork:
     def ready(self) -> bool:
         """Whether the latents are here that the frames are decoded from, and the frames are not."""
         after = self.after is None or self.after.rendered
-        return self.files.rendered and after and not self.files.encoded
+        return self.files.rendered and after and not self.encoded
+
+    @property
+    def encoded(self) -> bool:
+        """Whether all that comes of the frames is here."""
+        return self.decoded and self.files.preview.is_file()
+
+    @property
+    def decoded(self) -> bool:
+        """Whether the part is here, which is written last, and what the next clip blends with its own frames."""
+        return self.files.part.is_file() and (not self.fade_out or self.files.faded.is_file())
 
 
 def render_clip(renderer: ChainRenderer, pipeline: Any, work: ClipWork, run: Run) -> None:
@@ -96,7 +102,9 @@ def render_clip(renderer: ChainRenderer, pipeline: Any, work: ClipWork, run: Run
 
 def encode_clip(renderer: ChainRenderer, pipeline: Any, work: ClipWork) -> None:
     """Leave the frames and the sound of a rendered clip on disk; nothing is done if they are there."""
-    if work.files.encoded:
+    if work.decoded:
+        if not work.files.preview.is_file():  # it is that of a shorter or longer film
+            write_whole(work.files.preview, partial(_write_frames, frames=_shown_of(work)))
         return
     after = _read_latents(work.after.latents) if work.after is not None else None
     film = renderer.decode(pipeline, _read_latents(work.files.latents), _latents_before(work), work.overlap, after)
@@ -208,6 +216,12 @@ def _write_sound(file: BinaryIO, *, sound: Sound) -> None:
     import numpy as np
 
     np.savez(file, samples=sound.samples, sample_rate=sound.sample_rate)
+
+
+def _shown_of(work: ClipWork) -> list[Image]:
+    """Return the frames of the preview from the part."""
+    frames = enumerate(frames_of_parts([work.files.part]))
+    return [work.shown.small(frame) for index, frame in frames if index in work.shown]
 
 
 def _write_frames(file: BinaryIO, *, frames: Sequence[Image]) -> None:

@@ -215,7 +215,8 @@ class Feeder:
                 )
                 if jobs is None:
                     break
-                made_together = len(jobs)
+                # What runs by itself, and comes back between two parts of it, is no asker among others.
+                made_together = len(jobs) if jobs and jobs[0].batch_key is not None else 0
                 if jobs:
                     self._run(jobs)
                 else:

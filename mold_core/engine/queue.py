@@ -230,10 +230,9 @@ class JobQueue:
         return sorted(jobs, key=lambda job: (id(job) in late, job.model is not None and job.model not in loaded))
 
     def _gather(self, taker: Taker, limit: int, made_together: int, gather_s: float) -> None:
-        """Wait a moment for as many jobs as there were before, unless all that wait run by themselves anyway."""
+        """Wait a moment for as many jobs as there were before."""
         askers = made_together + len(self._waiting)
-        alone = self._waiting and all(waiting.job.batch_key is None for waiting in self._waiting)
-        if made_together < 1 or askers < 2 or alone:
+        if made_together < 1 or askers < 2:
             return
         enough = min(askers, limit)
         deadline = monotonic() + gather_s

@@ -42,6 +42,7 @@ class LocalWorker:
         # Models that were placed on the processor as a whole have its memory, not the device's.
         self._beside = self._residency if self.device == "cpu" else Residency(budget_bytes(settings, "cpu"))
         self._placed: dict[str, Mapping[str, str]] = {}
+        self._versions: dict[str, tuple[str, ...]] = {}
 
     def loaded(self) -> frozenset[str]:
         """Return the full names of the models in memory."""
@@ -119,17 +120,21 @@ class LocalWorker:
 
     def _drop(self, name: str) -> bool:
         self._placed.pop(name, None)
+        self._versions.pop(name, None)
         return self._residency.drop(name) or self._beside.drop(name)
 
     def _pipeline(self, spec: ModelSpec, run: Run) -> Pipeline:
         files, family = self._store.locate(spec), self._plugins.families[spec.family]
         if self._placed.get(spec.name, spec.devices) != spec.devices:
             self._drop(spec.name)  # it was placed elsewhere
+        versions = files.versions()
+        if self._versions.get(spec.name, versions) != versions:
+            self._drop(spec.name)  # its files are not those it was loaded from
         device = spec.devices.get(WHOLE, self.device)
         residency = self._residency if device == self.device else self._beside
         if spec.name in residency.names:
             return residency.get(spec.name)
-        self._placed[spec.name] = spec.devices
+        self._placed[spec.name], self._versions[spec.name] = spec.devices, versions
         held_bytes = residency.used_bytes
         context = load_context(
             self._settings, self._plugins, device, run.report, held_bytes=held_bytes, placed=spec.devices
@@ -175,7 +180,7 @@ class LocalWorker:
 def _encode_or_leave(renderer: ChainRenderer, pipeline: Pipeline, work: ClipWork) -> None:
     try:
         encode_clip(renderer, pipeline, work)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         log.warning("a clip was not decoded beside another: %s: %s", type(error).__name__, error)
 
 

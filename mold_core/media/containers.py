@@ -21,6 +21,7 @@ __all__ = [
     "MAX_CHUNKS",
     "PNG_SIGNATURE",
     "gif_comment",
+    "gif_comment_place",
     "gif_comments",
     "gif_header_bytes",
     "image_format",
@@ -41,6 +42,7 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _GIF_EXTENSION = 0x21
 _GIF_COMMENT = 0xFE
+_GIF_APPLICATION = 0xFF
 _GIF_MAX_BLOCK = 255
 
 _JPEG_END_OF_IMAGE = 0xD9
@@ -204,7 +206,7 @@ def gif_comments(file: BinaryIO, most_bytes: int) -> Iterator[bytes]:
     """Yield the comments of a GIF before its first frame, as far as they have no more than so many bytes."""
     file.seek(0)
     file.seek(gif_header_bytes(file.read(13)))
-    read = 0
+    read, steps = 0, 0
     for _ in range(MAX_CHUNKS):
         block = file.read(2)
         if len(block) < 2 or block[0] != _GIF_EXTENSION:
@@ -212,11 +214,22 @@ def gif_comments(file: BinaryIO, most_bytes: int) -> Iterator[bytes]:
         parts: list[bytes] = []
         while (size := file.read(1)) not in (b"", b"\0"):
             parts.append(file.read(size[0]))
-            read += 1 + size[0]
-            if read > most_bytes:
+            read, steps = read + 1 + size[0], steps + 1
+            if read > most_bytes or steps > 2 * MAX_CHUNKS:
                 return
         if block[1] == _GIF_COMMENT:
             yield b"".join(parts)
+
+
+def gif_comment_place(data: bytes) -> int:
+    """Return where a comment goes into a GIF: after what programs say of the whole, such as how often it plays."""
+    place = gif_header_bytes(data)
+    while data[place : place + 2] == bytes((_GIF_EXTENSION, _GIF_APPLICATION)):
+        place += 2
+        while place < len(data) and data[place]:
+            place += 1 + data[place]
+        place += 1
+    return place
 
 
 def gif_comment(text: bytes) -> bytes:

@@ -21,8 +21,8 @@ from mold_core.errors import ValidationError
 from mold_core.media.containers import (
     PNG_SIGNATURE,
     gif_comment,
+    gif_comment_place,
     gif_comments,
-    gif_header_bytes,
     image_format,
     is_gif,
     jpeg_segment,
@@ -282,7 +282,7 @@ def _texts_of_webp(file: BinaryIO) -> Iterator[str]:
 def _embed_in_gif(picture: bytes, metadata: OutputMetadata) -> bytes:
     # Comments are ASCII; programs that know only GIF87a have no comments, so the file is said to be the newer.
     text = json.dumps(json.loads(metadata.to_json()))
-    start = gif_header_bytes(picture)
+    start = gif_comment_place(picture)
     comment = gif_comment(_COMMENT_START + text.encode("ascii"))
     return b"".join([b"GIF89a", picture[6:start], comment, picture[start:]])
 

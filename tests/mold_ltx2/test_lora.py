@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from gguf_files import write_gguf
 from ltx2_loading import load, spec_of
 from ltx2_reference import REQUEST
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -200,6 +202,13 @@ def test_both_passes_of_the_best_way_take_part_of_the_distilled_adapter(
     again = pipeline.render(attrs.evolve(REQUEST, pipeline="two-stage-hq"), RecordedRun())
     assert all(torch.equal(*pair) for pair in zip(best, again, strict=True))
     assert off(best[0], pipeline.render(REQUEST, RecordedRun())[0]) > 1e-2
+
+    buffer = BytesIO()
+    Image.new("RGB", (64, 64), (200, 40, 30)).save(buffer, "PNG")
+    shown = attrs.evolve(REQUEST, pipeline="two-stage-hq", source_image=buffer.getvalue())
+    held, free = (pipeline.render(attrs.evolve(shown, strength=strength), RecordedRun())[0] for strength in (1.0, 0.25))
+    assert torch.isfinite(held).all() and torch.isfinite(free).all()
+    assert off(held[:, :, :1], free[:, :, :1]) > 1e-2
 
 
 def test_a_chain_takes_adapters(

@@ -94,32 +94,51 @@ def test_noise_is_exchanged_for_as_much_new() -> None:
     generator = torch.Generator().manual_seed(1)
     picture, old, new = (torch.randn(100_000, generator=generator, dtype=torch.float64) for _ in range(3))
     at = {sigma: (1 - sigma) * picture + sigma * old for sigma in (0.8, 0.5)}
-    made = exchanged(at[0.8], at[0.5], new, 0.8, 0.5, 0.5)
+    made = exchanged(at[0.8], at[0.5], new, torch.ones(1), 0.8, 0.5, 0.5)
     left = made - 0.5 * picture
     assert float((left * picture).mean()) == pytest.approx(0, abs=0.01)
     assert float(left.std()) == pytest.approx(0.5, rel=0.01)
     assert float((left * new).mean()) == pytest.approx(0.25, rel=0.03)
 
 
-def test_what_is_pinned_stays_and_the_model_is_asked_twice_a_step_and_once_in_the_end() -> None:
+def test_the_model_is_asked_twice_a_step_and_once_in_the_end() -> None:
     asked: list[float] = []
     told: list[tuple[int, int]] = []
 
     def watched(values: Values, sigma: float) -> Values:
         asked.append(sigma)
-        assert values[0].dtype == torch.float32
-        assert float(values[0][0, 0, 0]) == 7
+        assert values[0].dtype == values[1].dtype == torch.float32
         return clear(values, sigma)
 
-    def hold(values: Values) -> Values:
-        video = values[0].clone()
-        video[0, 0] = 7
-        return video, values[1]
-
-    begin = hold((torch.randn(1, 8, 4), torch.randn(1, 2, 4)))
+    begin = torch.randn(1, 8, 4), torch.randn(1, 2, 4)
     made = second_order(
-        watched, begin, [1.0, 0.9, 0.4], torch.Generator().manual_seed(1), lambda *step: told.append(step), hold
+        watched, begin, [1.0, 0.9, 0.4], torch.Generator().manual_seed(1), lambda *step: told.append(step)
     )
     assert asked == pytest.approx([1, sqrt(0.9), 0.9, 0.6, 0.4, sqrt(0.4 * 0.0011), 0.0011])
     assert told == [(1, 3), (2, 3), (3, 3)]
     assert [value.dtype for value in made] == [torch.float32, torch.float32]
+
+
+def test_tokens_that_are_held_have_as_much_noise_as_the_model_is_told() -> None:
+    generator = torch.Generator().manual_seed(3)
+    held = (0.0, 0.25, 0.75, 1.0)
+    mask = torch.tensor(held)[None, :, None]
+    picture, noise = (torch.randn(1, len(held), 20_000, generator=generator) for _ in range(2))
+
+    def at(sigma: float) -> Tensor:
+        return (1 - (1 - mask) * sigma) * picture + (1 - mask) * sigma * noise
+
+    def watched(values: Values, sigma: float) -> Values:
+        for index, m in enumerate(held):
+            value, clean, level = values[0][0, index], picture[0, index], (1 - m) * sigma
+            assert float((value - (1 - level) * clean).std()) == pytest.approx(level, rel=0.02)
+            if m == 1:
+                assert torch.equal(value, clean)
+        return picture, values[1]
+
+    silence = torch.zeros(1, 2, 3)
+    made = second_order(
+        watched, (at(0.9), silence), [0.9, 0.8, 0.4], generator, lambda *_: None, (mask, torch.ones(1, 2, 1))
+    )
+    assert torch.equal(made[0], picture)
+    assert torch.equal(made[1], silence)

@@ -120,14 +120,12 @@ def denoise(
     def level(sigma: float) -> Tensor:
         return torch.tensor(sigma, dtype=torch.float32, device=tokens.device)
 
-    def held(values: Values) -> Values:
-        return _held(values[0], video), _held(values[1], audio)
-
     def clear(values: Values, sigma: float) -> Values:
-        return held(_guided(model, *values, level(sigma), prompt, negative, guidance, stg_blocks))
+        seen, heard = _guided(model, *values, level(sigma), prompt, negative, guidance, stg_blocks)
+        return _held(seen, video), _held(heard, audio)
 
     if fresh is not None:
-        return second_order(clear, (tokens, sounds), sigmas, fresh, on_step, held)
+        return second_order(clear, (tokens, sounds), sigmas, fresh, on_step, (video.mask, audio.mask))
     for index, (sigma, after) in enumerate(pairwise([*sigmas, 0.0])):
         made = clear((tokens, sounds), sigma)
         step = level(after) - level(sigma)

@@ -37,15 +37,16 @@ def second_order(
     sigmas: Sequence[float],
     generator: Generator,
     on_step: Callable[[int, int], None],
-    hold: Callable[[Values], Values] = lambda values: values,
+    masks: Values | None = None,
     *,
     fresh: float = _FRESH,
 ) -> Values:
     """Return video and sound at noise level 0, from tokens at `sigmas[0]`.
 
-    `clear` is called twice per level and once more in the end, `on_step` after each level; it may raise. `hold` puts
-    what is pinned back. `fresh` of 0 is the method without new noise. Sums are made in float64 where the device has
-    it; the result has the dtype of `start`.
+    `clear` is called twice per level and once more in the end, `on_step` after each level; it may raise. Tokens with
+    mask m, of `masks` [1, N, 1], are at level (1 - m)·sigma, and `clear` holds them to what they are pinned to.
+    `fresh` of 0 is the method without new noise. Sums are made in float64 where the device has it; the result has the
+    dtype of `start`.
     """
     dtype = start[0].dtype
     exact = dtype if start[0].device.type == "mps" else torch.float64
@@ -56,10 +57,13 @@ def second_order(
 
     def moved(origin: Values, reached: Values, level: float, after: float) -> Values:
         noises = [_noise(value, generator) for value in origin]
-        video, sound = (exchanged(*three, level, after, fresh) for three in zip(origin, reached, noises, strict=True))
-        return hold((video, sound)) if fresh else hold(reached)
+        video, sound = (
+            exchanged(*four, level, after, fresh) for four in zip(origin, reached, noises, free, strict=True)
+        )
+        return (video, sound) if fresh else reached
 
     values = start[0].to(exact), start[1].to(exact)
+    free = [1 - mask.to(exact) for mask in masks] if masks else [torch.ones_like(value) for value in values]
     for index, (sigma, after) in enumerate(pairwise((*sigmas, _LAST))):
         length, half = log(sigma / after), sqrt(sigma * after)
         first, second, to_half = weights(length)
@@ -84,13 +88,19 @@ def weights(length: float) -> tuple[float, float, float]:
     return whole - second, second, half
 
 
-def exchanged(before: Tensor, reached: Tensor, noise: Tensor, sigma: float, after: float, fresh: float) -> Tensor:
-    """Return what was reached at level `after` from level `sigma`, with part of its noise exchanged for `noise`."""
-    velocity = (before - reached) / (sigma - after)
-    clear = before - sigma * velocity
-    new = fresh * after
-    old = sqrt(after**2 - new**2)
-    return (1 - after + old) * clear + old * velocity + new * noise
+def exchanged(
+    before: Tensor, reached: Tensor, noise: Tensor, free: Tensor, sigma: float, after: float, fresh: float
+) -> Tensor:
+    """Return what was reached at level `after` from level `sigma`, with part of its noise exchanged for `noise`.
+
+    `free` says how much of these levels each token has; one that has none stays as it is.
+    """
+    clear = before - sigma * (before - reached) / (sigma - after)
+    level = free * after
+    old_noise = clear + (before - clear) / (free * sigma).clamp(min=1e-12)
+    kept = level * sqrt(1 - fresh**2)
+    made = (1 - level) * clear + kept * old_noise + fresh * level * noise
+    return torch.where(free > 0, made, before)
 
 
 def _origin(middle: Values, here: Values, to_half: float) -> Values:

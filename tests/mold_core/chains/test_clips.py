@@ -228,12 +228,53 @@ def test_a_preview_shows_every_third_frame_of_the_whole_also_across_cuts_and_fad
             assert off.mean() < 6
 
 
-def test_a_clip_whose_preview_was_lost_is_decoded_again(tmp_path: Path) -> None:
+def test_a_lost_preview_is_made_again_from_the_clip(tmp_path: Path) -> None:
     whole = make(SMOOTH, tmp_path)
     chain = laid_out(SMOOTH, tmp_path)
     chain.works[1].files.preview.unlink()
     assert chain.ready == (chain.works[1],)
-    assert make(SMOOTH, tmp_path) == whole
+    again = make(SMOOTH, tmp_path)
+    assert again.data == whole.data
+    with Image.open(BytesIO(again.gif_preview or b"")) as new, Image.open(BytesIO(whole.gif_preview or b"")) as old:
+        assert new.n_frames == old.n_frames == 20  # type: ignore[attr-defined]
+        for index in range(20):
+            new.seek(index)
+            old.seek(index)
+            off = np.abs(np.asarray(new.convert("RGB"), np.int16) - np.asarray(old.convert("RGB"), np.int16))
+            assert off.mean() < 4
+
+
+def test_a_longer_film_with_another_preview_keeps_the_clips_that_are_here(tmp_path: Path) -> None:
+    stages = tuple(
+        ChainStage(prompt="a red ball", frames=25, transition="cut" if index else "smooth") for index in range(3)
+    )
+    make(ChainRequest(stages=stages, seed=1), tmp_path)
+    old = laid_out(ChainRequest(stages=stages, seed=1), tmp_path).works
+    shorter = attrs.evolve(stages[0], frames=17)
+    new = laid_out(ChainRequest(stages=(shorter, *stages[1:]), seed=1), tmp_path)
+    assert [work.files.part == other.files.part for work, other in zip(new.works, old, strict=True)] == [
+        False,
+        True,
+        True,
+    ]
+    assert new.works[1].ready and new.works[1].decoded  # only its preview is missing
+    again = make(ChainRequest(stages=(shorter, *stages[1:]), seed=1), tmp_path)
+    fresh = make(ChainRequest(stages=(shorter, *stages[1:]), seed=1), tmp_path / "fresh")
+    assert again.data == fresh.data
+    with Image.open(BytesIO(again.gif_preview or b"")) as gif:
+        assert gif.n_frames == 23  # type: ignore[attr-defined]
+
+
+def test_a_clip_whose_end_was_lost_is_decoded_again(tmp_path: Path) -> None:
+    stages = (
+        ChainStage(prompt="a red ball", frames=17),
+        ChainStage(prompt="a blue ball", frames=17, transition="fade", fade_frames=4),
+    )
+    whole = make(ChainRequest(stages=stages, seed=1), tmp_path)
+    first, second = laid_out(ChainRequest(stages=stages, seed=1), tmp_path).works
+    first.files.faded.unlink()
+    second.files.part.unlink()
+    assert make(ChainRequest(stages=stages, seed=1), tmp_path).data == whole.data
 
 
 def test_a_renderer_that_makes_too_few_frames_is_found_out(tmp_path: Path) -> None:
@@ -247,4 +288,4 @@ def test_a_renderer_that_makes_too_few_frames_is_found_out(tmp_path: Path) -> No
         render_clip(RENDERER, pipeline(), clip, RecordedRun())
     with pytest.raises(InferenceError, match="came out with 23 frames after its overlap, not 25"):
         encode_clip(Short(), pipeline(), work)
-    assert not work.files.encoded
+    assert not work.encoded

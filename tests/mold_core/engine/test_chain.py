@@ -28,6 +28,9 @@ from mold_core import (
     UnknownModelError,
     ValidationError,
 )
+from mold_core.catalog import LocalFiles, ModelSpec
+from mold_core.engine.queue import JobQueue
+from mold_core.hookspecs import LoadContext, Pipeline
 from mold_core.media import read_metadata
 from mold_core.media.video import decode_frames, read_video_metadata
 from mold_core.testing import (
@@ -208,7 +211,7 @@ def test_clips_that_a_chain_goes_on_from_count_as_used(family: FlipbookFamily, t
 
 @pytest.mark.parametrize("changed", ["models/weights.bin", "bright.safetensors"])
 def test_other_weights_under_the_same_name_make_other_clips(
-    family: FlipbookFamily, tmp_path: Path, changed: str
+    family: FlipbookFamily, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
 ) -> None:
     spec = attrs.evolve(flipbook_model(), files=(ModelFile(component="weights", path="weights.bin"),))
     for name in ("models/weights.bin", "bright.safetensors"):
@@ -217,6 +220,14 @@ def test_other_weights_under_the_same_name_make_other_clips(
     film = attrs.evolve(FILM, loras=(LoraWeight(path=str(tmp_path / "bright.safetensors")),))
     family.capabilities = family.capabilities | {"lora"}
     made = FakePlugin(families=[family], models=[spec], chain_renderers=[FlipbookRenderer()])
+    loads: list[bytes] = []
+    load = FlipbookFamily.load
+
+    def watched(self: FlipbookFamily, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> Pipeline:
+        loads.append(files.one("weights").read_bytes())
+        return load(self, spec, files, context)
+
+    monkeypatch.setattr(FlipbookFamily, "load", watched)
     with engine_with(made, home=tmp_path) as engine:
         engine.chain(film)
         engine.chain(film)
@@ -224,6 +235,31 @@ def test_other_weights_under_the_same_name_make_other_clips(
         (tmp_path / changed).write_bytes(b"newer")
         engine.chain(film)
         assert len(family.clips) == 8
+    assert loads == ([b"old", b"newer"] if changed.startswith("models") else [b"old"])
+
+
+def test_a_chain_that_is_whole_needs_no_model(
+    family: FlipbookFamily, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with engine_with(plugin(family), home=tmp_path) as engine:
+        first = engine.chain(FILM)
+    monkeypatch.setattr(FlipbookFamily, "load", lambda *_: pytest.fail("the model was loaded"))
+    with engine_with(plugin(FlipbookFamily()), home=tmp_path) as engine:
+        assert engine.chain(FILM).video.data == first.video.data
+
+
+def test_nobody_is_waited_for_between_clips(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    take = JobQueue.take
+
+    def watched(self: JobQueue, *given: Any, **options: Any) -> Any:
+        asked.append(options["made_together"])
+        return take(self, *given, **options)
+
+    monkeypatch.setattr(JobQueue, "take", watched)
+    engine.chain(FILM)
+    assert len(asked) > 4
+    assert set(asked) == {0}
 
 
 def test_on_a_processor_clips_are_decoded_between_two_that_are_rendered() -> None:
@@ -249,19 +285,30 @@ def test_on_a_processor_clips_are_decoded_between_two_that_are_rendered() -> Non
 class Stumbling(FlipbookRenderer):
     """Cannot decode a clip so many times."""
 
-    def __init__(self, failures: int) -> None:
+    def __init__(self, failures: int, error: BaseException | None = None) -> None:
         self.left = failures
+        self.error = error or RuntimeError("no memory")
 
     def decode(self, *arguments: Any) -> Any:
         if self.left and arguments[2] is not None:  # the first clip comes after nothing
             self.left -= 1
-            raise RuntimeError("no memory")
+            raise self.error
         return super().decode(*arguments)
 
 
 def test_a_clip_that_cannot_be_decoded_beside_another_is_tried_again_by_itself() -> None:
     stumbling = FakePlugin(families=[FlipbookFamily()], models=[flipbook_model()], chain_renderers=[Stumbling(1)])
     with engine_with(stumbling) as engine:
+        assert frames(engine.chain(FILM)) == 40
+
+
+def test_a_renderer_that_gives_up_altogether_fails_its_chain_only() -> None:
+    renderer = Stumbling(99, SystemExit("bad plugin"))
+    stumbling = FakePlugin(families=[FlipbookFamily()], models=[flipbook_model()], chain_renderers=[renderer])
+    with engine_with(stumbling) as engine:
+        with pytest.raises(ChainError, match=r"stage 1 of 4 failed.*bad plugin"):
+            engine.chain(FILM)
+        renderer.left = 0
         assert frames(engine.chain(FILM)) == 40
 
 

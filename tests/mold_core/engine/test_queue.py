@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from time import monotonic
 
 import pytest
 
-from mold_core import ChainRequest, GenerateRequest, Job, Queued, QueueFullError
+from mold_core import GenerateRequest, Job, Queued, QueueFullError
 from mold_core.engine.queue import JobQueue
 
 
@@ -241,15 +240,6 @@ def test_a_device_waits_for_nobody_when_one_asks_after_the_other() -> None:
     one = job()
     queue.put(one)
     assert queue.take(Device(), 8, made_together=0, gather_s=10) == [one]
-
-
-def test_a_device_waits_for_nobody_when_all_that_wait_run_by_themselves() -> None:
-    queue = JobQueue(capacity=9)
-    chain = Job(ChainRequest(prompt="p"))
-    queue.put(chain)
-    began = monotonic()
-    assert queue.take(Device(), 8, made_together=1, gather_s=10) == [chain]
-    assert monotonic() - began < 5
 
 
 def test_a_closed_queue_lets_devices_go_and_returns_what_was_not_begun() -> None:
