@@ -35,7 +35,7 @@ serve: $(STAMP)
 	$(BIN)/mold serve
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not soak"
+	$(BIN)/python -m pytest -m "not soak" -n 2 --dist loadfile
 
 soak: $(STAMP)
 	$(BIN)/python -m pytest -m soak
