@@ -32,6 +32,8 @@ FLAGS = [
 ]
 # Pictures that the gallery finds when the server starts.
 OLD = 60
+# The last of them moves, and says nothing of how it was made.
+GIF = f"mold-old-bf16-17000000000{9 + OLD}.gif"
 PROMPT = "a red house under a yellow moon"
 
 
@@ -42,6 +44,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     for number in range(10, 10 + OLD):
         colour = (number * 4, 90, 90)
         Image.new("RGB", (32, 20), colour).save(home / "output" / f"mold-old-bf16-17000000000{number}.png")
+    (home / "output" / f"mold-old-bf16-17000000000{9 + OLD}.png").unlink()
+    turns = [Image.new("RGB", (32, 20), colour) for colour in ("red", "blue")]
+    turns[0].save(home / "output" / GIF, save_all=True, append_images=turns[1:], duration=200)
     with serving(home, MOLD_EXECUTOR="process") as running:
         yield running
 
@@ -263,6 +268,18 @@ def test_a_long_gallery_goes_on_as_one_scrolls(visit: Visit) -> None:
     assert len(first.value.json()) == 40
     page.locator(".hang > li").last.scroll_into_view_if_needed()
     expect(page.locator(".hang button")).to_have_count(OLD)
+
+
+def test_a_gif_that_tells_nothing_is_marked_as_what_moves_and_is_no_start(visit: Visit) -> None:
+    page = visit.go("gallery")
+    page.get_by_label("Search").fill("old")
+    tile = page.locator(f"[id='tile-{GIF}']")
+    expect(tile).to_contain_text("video")
+    tile.click()
+    expect(page.get_by_role("button", name="Save")).to_be_visible()
+    assert page.get_by_role("button", name="Use as start").count() == 0
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("button", name="Use as start")).to_be_visible()
 
 
 def test_a_picture_is_enlarged_and_compared(visit: Visit) -> None:
