@@ -44,9 +44,8 @@ MP4_OPTIONS = {"movflags": "+faststart+use_metadata_tags", "fflags": "+bitexact"
 _MP4_OPTIONS = {"crf": "18", "preset": "medium", "x264-params": "mbtree=0"}
 _WEBP_QUALITY = "80"
 
-# PERF: ffmpeg's other way to choose the quantisers of AAC takes four times as long, and of LTX-2's sound, which is 24
-# or 48 kHz, tones and voices less is left by it: 35 dB over the error against 57. Five bits for a sample of both
-# channels are 120 kbit/s at 24 kHz.
+# PERF: ffmpeg's usual way to choose the quantisers of AAC takes three times as long at 192 kbit/s, and still loses more
+# of ltx2-nano's sound than this one does at 120: five bits for a sample of both channels (benchmarks/sound.py).
 _AAC_OPTIONS = {"aac_coder": "fast"}
 _AUDIO_BITS_PER_SAMPLE = 5
 _MOST_AUDIO_BITS_PER_SECOND = 192_000
