@@ -27,7 +27,7 @@ from mold_core.engine.notices import Notices
 from mold_core.engine.observe import Observers
 from mold_core.engine.placing import Placements
 from mold_core.engine.queue import JobQueue
-from mold_core.engine.recover import recovered
+from mold_core.engine.recover import pause_s, recovered
 from mold_core.engine.webhook_book import WebhookBook
 from mold_core.errors import CancelledError, InferenceError, ValidationError
 from mold_core.gallery import Gallery
@@ -500,10 +500,10 @@ class Engine:
     def _queue_of(self, job: Job) -> JobQueue:
         return self._lane.queue if job.kind == "pull" else self.queue
 
-    def _enqueue(self, job: Job) -> None:
+    def _enqueue(self, job: Job, delay_s: float = 0.0) -> None:
         """Let a job wait whose place was reserved; in an engine that is closing it ends instead."""
         with self._lock:
-            self._queue_of(job).put(job, reserved=True)
+            self._queue_of(job).put(job, reserved=True, delay_s=delay_s)
             if self._closed:
                 self._queue_of(job).discard(job)
             else:
@@ -526,7 +526,7 @@ class Engine:
         """Queue the jobs that an engine before this one left behind."""
         for job in recovered(self._keeper, self._models, self._new_job):
             self._queue_of(job).reserve(force=True)
-            self._enqueue(job)
+            self._enqueue(job, pause_s(job))
         for id_ in self.webhooks.waiting():
             if self._keeper.ended_before(id_):
                 self.webhooks.ended(id_)

@@ -36,6 +36,7 @@ CREATE TABLE IF NOT EXISTS jobs (
     started_at REAL,
     finished_at REAL,
     attempts INTEGER NOT NULL DEFAULT 0,
+    interruptions INTEGER NOT NULL DEFAULT 0,
     warnings TEXT NOT NULL DEFAULT '[]',
     files TEXT NOT NULL DEFAULT '[]',
     error TEXT,
@@ -52,10 +53,16 @@ CREATE TABLE IF NOT EXISTS webhooks (
 );
 """
 
+# Columns that the first version of the table did not have.
+_ADDED_COLUMNS = {"interruptions": "INTEGER NOT NULL DEFAULT 0"}
+
 
 @attrs.frozen(kw_only=True)
 class JobRow:
-    """A job as it is on disk. `request` is JSON text, `error` the envelope of a failure; times in Unix seconds."""
+    """A job as it is on disk. `request` is JSON text, `error` the envelope of a failure; times in Unix seconds.
+
+    `attempts` counts how often the last engine began it, `interruptions` how often an engine was killed meanwhile.
+    """
 
     id: str
     kind: str
@@ -66,6 +73,7 @@ class JobRow:
     started_at: float | None = None
     finished_at: float | None = None
     attempts: int = 0
+    interruptions: int = 0
     warnings: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     error: dict[str, str] | None = None
@@ -98,6 +106,7 @@ class JobStore:
             self._lock_file = _locked(folder / "jobs.lock")
             self._writer = _connect(folder / "jobs.db")
             self._writer.executescript(_SCHEMA)
+            _add_missing_columns(self._writer)
             self._reader = _connect(folder / "jobs.db")
         except (OSError, sqlite3.Error) as error:
             raise OutputError(f"jobs cannot be kept in {str(folder)!r}: {error}", value=str(folder)) from error
@@ -294,6 +303,14 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
     connection.execute("PRAGMA journal_mode = WAL")
     return connection
+
+
+def _add_missing_columns(connection: sqlite3.Connection) -> None:
+    """Give a table that an older version wrote the columns it lacks."""
+    present = {name for _index, name, *_rest in connection.execute("PRAGMA table_info(jobs)")}
+    for name, definition in _ADDED_COLUMNS.items():
+        if name not in present:
+            connection.execute(f"ALTER TABLE jobs ADD COLUMN {name} {definition}")
 
 
 def _locked(path: Path) -> Any:

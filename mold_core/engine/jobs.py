@@ -38,7 +38,7 @@ class Job:
     `started_at` and `finished_at` are in seconds since 1970. `size` is the room it takes in a batch; jobs with equal
     `batch_key` may be computed together. `load_bytes` is what its model takes to load. `device` is the only one that
     may run it, None where any may. `files` are the names of its results in the gallery, when it is done and there is
-    one. `attempts` counts how often it was begun.
+    one. `attempts` counts how often this engine began it, `interruptions` how often one before was killed while it ran.
 
     Every reader gets all events from the first on, so a late or returning reader misses nothing; of very long jobs the
     last 10,000 are kept. `on_finish` is called once, after the end, in the thread that ended the job.
@@ -71,6 +71,7 @@ class Job:
         self.warnings = warnings
         self.files: tuple[str, ...] = ()
         self.attempts = 0
+        self.interruptions = 0
         self.created_at = time.time() if created_at is None else created_at
         self.started_at: float | None = None
         self.finished_at: float | None = None

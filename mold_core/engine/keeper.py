@@ -95,7 +95,7 @@ class Keeper:
         """Let a job that has not ended go on when the engine starts again; False if it is not written down."""
         if self.store is None or not self._forget_durable(job):
             return False
-        self.store.update(job.id, durable=True, state="queued", attempts=max(job.attempts - 1, 0))
+        self.store.update(job.id, durable=True, state="queued", attempts=0)
         return True
 
     # --- looking -------------------------------------------------------------------------------------------------
@@ -145,8 +145,8 @@ class Keeper:
 
     def know_again(self, job: Job, row: JobRow) -> None:
         """Know a job from before the engine was started."""
-        job.attempts = row.attempts
-        if job.attempts:
+        job.interruptions = row.interruptions
+        if job.interruptions:
             job.batch_key = None  # it may have ended the engine before this one: it takes no other with it again
         self.registry.add(job, row.key, row.digest)
         with self._lock:
@@ -204,7 +204,8 @@ class Keeper:
             created_at=row.created_at,
             warnings=tuple(row.warnings),
         )
-        job.model, job.files, job.attempts = row.model, tuple(row.files), row.attempts
+        job.model, job.files = row.model, tuple(row.files)
+        job.attempts, job.interruptions = row.attempts, row.interruptions
         job.started_at, job.finished_at = row.started_at, row.finished_at
         job.restore(cast(JobState, row.state), error_of(row), lambda: self._read_result(row))
         return job

@@ -35,11 +35,15 @@ class Taker(Protocol):
 
 @attrs.frozen(eq=False)
 class _Waiting:
-    """A job and since when it waits. One that `gives_way` has run in part: others that wait go before it, once."""
+    """A job and since when it waits. One that `gives_way` has run in part: others that wait go before it, once.
+
+    It is not begun before `due`.
+    """
 
     job: Job
     since: float
     gives_way: bool = False
+    due: float = 0.0
 
 
 class JobQueue:
@@ -68,16 +72,17 @@ class JobQueue:
 
     # --- for who asks --------------------------------------------------------------------------------------------
 
-    def put(self, job: Job, *, reserved: bool = False) -> int:
+    def put(self, job: Job, *, reserved: bool = False, delay_s: float = 0.0) -> int:
         """Add a job, in a place that was `reserved` or a new one, and return its position, from 1.
 
-        Raises QueueFullError.
+        It is not begun before `delay_s` seconds have passed. Raises QueueFullError.
         """
         with self._changed:
             if not reserved:
                 self.reserve()
             self._reserved -= 1
-            self._waiting.append(_Waiting(job, monotonic()))
+            now = monotonic()
+            self._waiting.append(_Waiting(job, now, due=now + delay_s))
             position = len(self._waiting)
             job.report(Queued(position=position))
             self._changed.notify_all()
@@ -206,10 +211,12 @@ class JobQueue:
         deadline = None if timeout_s is None else monotonic() + timeout_s
         while not (self._closed or taker.wanted()):
             job = None if self._paused else self._choose(taker)
-            left = None if deadline is None else deadline - monotonic()
-            if job is not None or (left is not None and left <= 0):
+            now = monotonic()
+            if job is not None or (deadline is not None and deadline <= now):
                 return job
-            self._changed.wait(left)
+            moments = [waiting.due for waiting in self._waiting if waiting.due > now]
+            moments += [] if deadline is None else [deadline]
+            self._changed.wait(min(moments) - now if moments else None)
         return None
 
     def _choose(self, taker: Taker) -> Job | None:
@@ -222,7 +229,8 @@ class JobQueue:
         return None
 
     def _by_preference(self, loaded: frozenset[str]) -> list[Job]:
-        order = sorted(self._waiting, key=lambda waiting: waiting.gives_way)
+        due = [waiting for waiting in self._waiting if waiting.due <= monotonic()]
+        order = sorted(due, key=lambda waiting: waiting.gives_way)
         jobs = [waiting.job for waiting in order]
         if not order or monotonic() - order[0].since >= self.patience_s:
             return jobs

@@ -1,10 +1,12 @@
-"""Takes up the jobs that an engine left on the disk, when it ended or was ended."""
+"""Re-queues the jobs that an engine left on the disk, when it ended or was ended."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable, Iterator
+
+import attrs
 
 from mold_core.engine.batch import own_error
 from mold_core.engine.job_store import JobRow, JobStore
@@ -15,12 +17,16 @@ from mold_core.engine.models import Models
 from mold_core.errors import MoldError, WorkerError
 from mold_core.wire.convert import from_text
 
-__all__ = ["recovered"]
+__all__ = ["pause_s", "recovered"]
 
 log = logging.getLogger("mold.engine")
 
-# As often as a job is begun before it is blamed for the end of the program.
-_MAX_ATTEMPTS = 2
+# A job that runs when the program is killed is rarely the reason; one that runs each time of so many is.
+_MAX_INTERRUPTIONS = 10
+
+# From the second time on a job waits before it is begun again, twice as long each time, so that others get done.
+_FIRST_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 60.0
 
 
 def recovered(keeper: Keeper, models: Models, new_job: Callable[[JobKind, Prepared, str | None], Job]) -> Iterator[Job]:
@@ -35,13 +41,33 @@ def recovered(keeper: Keeper, models: Models, new_job: Callable[[JobKind, Prepar
 
 
 def _ready(row: JobRow, keeper: Keeper, models: Models, new_job: Callable[[JobKind, Prepared, str | None], Job]) -> Job:
-    if row.attempts >= _MAX_ATTEMPTS:
-        raise WorkerError(f"the server ended while the job ran, {row.attempts} times")
+    if row.state == "running":
+        assert keeper.store is not None
+        row = _interrupted(row, keeper.store)
+    if row.interruptions >= _MAX_INTERRUPTIONS:
+        raise WorkerError(f"the server ended while the job ran, {row.interruptions} times")
     kind = KINDS[row.kind]
     job = new_job(kind.name, kind.prepare(from_text(kind.request_class, row.request), models), row.id)
     job.created_at = row.created_at
     keeper.know_again(job, row)
     return job
+
+
+def pause_s(job: Job) -> float:
+    """Return how long a job waits before it is begun again: it may be what takes the machine down."""
+    if job.interruptions < 2:
+        return 0.0
+    return float(min(_FIRST_PAUSE_S * 2 ** (job.interruptions - 2), _LONGEST_PAUSE_S))
+
+
+def _interrupted(row: JobRow, store: JobStore) -> JobRow:
+    """Write down that an engine was killed while a job ran, and that the job waits now.
+
+    It is on the disk before the job is begun again: what is killed while it waits has not interrupted it.
+    """
+    row = attrs.evolve(row, state="queued", attempts=0, interruptions=row.interruptions + 1)
+    store.update(row.id, durable=True, state=row.state, attempts=0, interruptions=row.interruptions).result()
+    return row
 
 
 def _give_up(store: JobStore, row: JobRow, error: MoldError) -> None:

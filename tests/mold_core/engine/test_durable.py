@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,16 @@ def killed(home: Path, *, step_s: float, dies: bool = False, asks: bool = True) 
             assert process.stdout.readline() == "begun\n"
             process.send_signal(signal.SIGKILL)
     return id_
+
+
+def write(home: Path, sql: str) -> None:
+    with closing(sqlite3.connect(home / "jobs" / "jobs.db")) as table, table:
+        table.execute(sql)
+
+
+def rows(home: Path, sql: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(home / "jobs" / "jobs.db")) as table:
+        return table.execute(sql).fetchall()
 
 
 def test_a_job_is_on_the_disk_before_its_asker_hears_of_it(home: Path) -> None:
@@ -170,17 +180,46 @@ def test_a_job_that_ran_when_the_engine_was_killed_is_run_again(home: Path) -> N
     with durable_engine(home) as engine:
         job = engine.job(id_)
         assert job.result(WAIT_S).images
-        assert job.attempts == 2
+        assert (job.attempts, job.interruptions) == (1, 1)
 
 
-def test_a_job_that_ran_each_time_the_engine_was_killed_is_given_up(home: Path) -> None:
+def test_a_job_that_ran_at_two_ends_of_the_engine_is_not_blamed_for_them(home: Path) -> None:
     id_ = killed(home, step_s=5)
     killed(home, step_s=5, asks=False)
     with durable_engine(home) as engine:
         job = engine.job(id_)
+        assert job.result(WAIT_S).images
+        assert (job.attempts, job.interruptions) == (1, 2)
+
+
+def test_a_job_that_ran_each_time_the_engine_was_killed_is_given_up(home: Path) -> None:
+    id_ = killed(home, step_s=5)
+    write(home, "UPDATE jobs SET interruptions = 9")
+    with durable_engine(home) as engine:
+        job = engine.job(id_)
         assert job.state == "failed"
-        with pytest.raises(WorkerError, match="the server ended while the job ran, 2 times"):
+        with pytest.raises(WorkerError, match="the server ended while the job ran, 10 times"):
             job.result()
+
+
+def test_a_job_that_ran_when_the_engine_was_killed_often_lets_others_go_first(home: Path) -> None:
+    id_ = killed(home, step_s=5)
+    write(home, "UPDATE jobs SET interruptions = 7")
+    with durable_engine(home) as engine:
+        assert engine.generate(request("a tree")).images
+        assert engine.job(id_).state == "queued"
+        # What a kill would leave now is what the table holds: a job that waits has not been interrupted again.
+        assert rows(home, f"SELECT state, interruptions FROM jobs WHERE id = '{id_}'") == [("queued", 8)]
+
+
+def test_a_table_of_an_older_version_is_used_as_it_is(home: Path) -> None:
+    with durable_engine(home) as engine:
+        job = engine.submit(request())
+        job.result(WAIT_S)
+    write(home, "ALTER TABLE jobs DROP COLUMN interruptions")
+    with durable_engine(home) as engine:
+        assert engine.job(job.id).result() == job.result()
+        assert engine.generate(request("a tree")).images
 
 
 def test_a_picture_saved_just_before_a_crash_is_not_saved_twice(home: Path) -> None:
