@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 from functools import cache
@@ -11,6 +10,7 @@ from pathlib import Path
 import attrs
 
 from mold_core.errors import SettingsError
+from mold_core.host_memory import available_bytes, physical_bytes
 from mold_core.settings import Settings
 
 __all__ = [
@@ -104,7 +104,7 @@ def budget_bytes(settings: Settings, device: str) -> int:
 
         _free, total = torch.cuda.mem_get_info(device)
         return int(total * _SHARE)
-    return int(_physical_memory() * _SHARE) // (settings.cpu_workers if device.startswith("cpu") else 1)
+    return int(physical_bytes() * _SHARE) // (settings.cpu_workers if device.startswith("cpu") else 1)
 
 
 def device_info(device: str) -> DeviceInfo:
@@ -116,10 +116,10 @@ def device_info(device: str) -> DeviceInfo:
         return DeviceInfo(
             name=torch.cuda.get_device_name(device), memory_used_bytes=total - free, memory_total_bytes=total
         )
-    total = _physical_memory()
+    total = physical_bytes()
     return DeviceInfo(
         name=_processor_name() if device.startswith("cpu") else device,
-        memory_used_bytes=total - _available_memory(total),
+        memory_used_bytes=total - available_bytes(),
         memory_total_bytes=total,
     )
 
@@ -132,23 +132,11 @@ def free_bytes(device: str) -> int:
         free, _total = torch.cuda.mem_get_info(device)
         # torch keeps what it has freed for itself; it is as good as free.
         return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(_available_memory(_physical_memory()) * _SHARE_OF_FREE)
+    return int(available_bytes() * _SHARE_OF_FREE)
 
 
 def _may_have_gpu() -> bool:
     return sys.platform != "linux" or any(Path(file).exists() for file in _LINUX_GPU_FILES)
-
-
-def _physical_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _available_memory(total: int) -> int:
-    """Return the bytes that programs could still get; all of it where the system does not say."""
-    for line in _lines("/proc/meminfo"):
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return total
 
 
 @cache

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mold_core import CheckpointError, LocalFiles
-from mold_core.weights import PackedEmbedding, PackedLinear, fill, read_weights
+from mold_core.weights import BlockStream, PackedEmbedding, PackedLinear, fill, read_weights
 from mold_ltx2.components import Components
 from mold_ltx2.gemma import gemma_config, gemma_network, scale_embeddings
 
@@ -136,6 +136,19 @@ def test_layers_in_fp8_stand_beside_others(gemma: Any, tmp_path: Path) -> None:
     network = loaded(tmp_path / "gemma.safetensors")
     assert isinstance(network.layers[0].mlp.up_proj, PackedLinear)
     assert (states(network) - states(gemma)).std() / states(gemma).std() < 0.2
+
+
+def test_streamed_block_by_block_it_gives_the_same_bits_in_bf16(gemma: Any) -> None:
+    def filled(dtype: torch.dtype | None) -> Any:
+        network = gemma_network(gemma_config(**SIZES))
+        fill(network, gemma.state_dict(), "here", dtype=dtype, device="cpu", as_stored=dtype is None)
+        scale_embeddings(network)
+        return network.eval().requires_grad_(False)
+
+    whole, streamed = filled(torch.bfloat16), filled(None)
+    stream = BlockStream(streamed, list(streamed.layers), device="cpu", dtype=torch.bfloat16)
+    assert torch.equal(states(streamed), states(whole))
+    stream.close()
 
 
 def test_a_file_without_gemma_is_refused_by_name(tmp_path: Path) -> None:

@@ -154,8 +154,7 @@ class _Loader:
         compiling = {"compile": self._context.compile, "cache_dir": self._context.cache_dir}
         if streamed:
             fill(module, tensors, path, dtype=dtype, device="cpu", expand=expand, as_stored=True, **compiling)
-            units, pin = kind.units_of(module), self._may_pin(component)
-            stream = BlockStream(module, units, device=device, dtype=dtype, pin=pin)
+            stream = BlockStream(module, kind.units_of(module), device=device, dtype=dtype, pin=True)
         else:
             within = self._dense_within(component, device)
             fill(
@@ -202,11 +201,6 @@ class _Loader:
     def _path(self, component: str) -> Path:
         (path,) = self._plan.part(component).files
         return path
-
-    def _may_pin(self, component: str) -> bool:
-        """Say whether the weights of a component may be copied into memory that the system cannot take back."""
-        room = self._context.room.get("cpu")
-        return room is not None and 2 * self._plan.part(component).size_bytes < room
 
     def _progress(self, component: str, path: Path) -> WeightLoad:
         if self._plan.strategy == "eager":

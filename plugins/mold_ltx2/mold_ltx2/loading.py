@@ -121,7 +121,7 @@ class _Loader:
             scale_embeddings(network)
         stream = None
         if streamed:
-            stream = BlockStream(network, _units(name, network), device=device, dtype=dtype, pin=self._may_pin(name))
+            stream = BlockStream(network, _units(name, network), device=device, dtype=dtype, pin=True)
         else:
             network.to(device)
         report(self._progress(name))
@@ -144,11 +144,6 @@ class _Loader:
     def _class(self, name: str) -> Any:
         extended = name == "vocoder" and any(key.startswith("bwe_generator.") for key in self.components.headers(name))
         return _networks()["extended_vocoder" if extended else name]
-
-    def _may_pin(self, name: str) -> bool:
-        """Say whether the weights of a part may be copied into memory that the system cannot take back."""
-        room = self._context.room.get("cpu")
-        return room is not None and 2 * self._plan.part(name).size_bytes < room
 
     def _progress(self, name: str) -> WeightLoad:
         size_bytes = self._plan.part(name).size_bytes

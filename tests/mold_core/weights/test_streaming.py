@@ -61,6 +61,33 @@ def test_a_streamed_network_gives_the_same_bits(stored: torch.dtype) -> None:
     assert stream.size_bytes == 17 * 16 * 4 + 1024 + 256 + 256
 
 
+class Rotary(nn.Module):
+    """Frequencies that are computed, and whose angles need all bits of fp32, as in rotary embeddings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", 1.1 ** -torch.arange(16.0), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + (self.frequencies * 1000).cos().to(x.dtype)
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["in a streamed block", "in what stays"])
+def test_streaming_rounds_no_buffer(inside: bool) -> None:
+    def build() -> nn.Sequential:
+        torch.manual_seed(2)
+        return nn.Sequential(nn.Linear(16, 16), nn.Sequential(nn.Linear(16, 16), Rotary()))
+
+    whole, streamed = build(), build()
+    for parameter in whole.parameters():
+        parameter.data = parameter.data.bfloat16()
+    stream = BlockStream(streamed, [streamed[1] if inside else streamed[0]], device="cpu", dtype=torch.bfloat16)
+    x = torch.randn(4, 16, dtype=torch.bfloat16)
+    assert torch.equal(streamed(x), whole(x))
+    stream.close()
+    assert streamed[1][1].frequencies.dtype == torch.float32
+
+
 def test_what_is_not_in_the_slot_stays_where_it_was() -> None:
     one = network()
     homes = [tensor.data_ptr() for tensor in tensors_of(one)]
