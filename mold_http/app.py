@@ -14,12 +14,12 @@ import falcon.asgi
 from mold_core.engine import Engine
 from mold_core.gallery import Gallery
 from mold_core.settings import Settings
-from mold_http.disconnect import App, watching
-from mold_http.errors import RateLimitedError, UnauthorizedError, add_error_handlers
+from mold_http.disconnect import ODD_METHOD, App, watching
+from mold_http.errors import NoSuchMethodError, RateLimitedError, add_error_handlers
 from mold_http.guard.bodies import refuse_odd_heads
 from mold_http.guard.cors import Cors
 from mold_http.guard.hosts import HostRules
-from mold_http.guard.keys import Keys, read_keys
+from mold_http.guard.keys import KeyGuard, Keys, read_keys
 from mold_http.guard.rates import RateLimits, parse_rate
 from mold_http.metrics import Metrics
 from mold_http.observe import Observer
@@ -122,7 +122,7 @@ class _Guard:
 
     def __init__(self, service: Service, hosts: HostRules) -> None:
         settings = service.settings
-        self._keys = service.keys
+        self._keys = KeyGuard(service.keys)
         self._hosts = hosts
         self._rates = (
             RateLimits(parse_rate(settings.rate_limit, settings.rate_limit_burst)) if settings.rate_limit else None
@@ -145,6 +145,9 @@ class _Guard:
     ) -> None:
         """Count the request against the rate of its route; a method that is not in the table counts as reading."""
         assert isinstance(resource, _Resource)
+        if odd_method := req.scope.get(ODD_METHOD):
+            allowed = ", ".join(sorted({*resource.tiers, "OPTIONS"}))
+            raise NoSuchMethodError(f"this path has no {odd_method}", headers={"Allow": allowed})
         tier = resource.tiers.get(req.method, "read")
         if tier is not None and req.path not in PUBLIC_PATHS:
             self._count(tier, req)
@@ -155,16 +158,13 @@ class _Guard:
         raise falcon.HTTPNotFound
 
     def _check_key(self, req: falcon.asgi.Request) -> None:
-        if not self._keys.required or req.path in PUBLIC_PATHS:
+        if req.path in PUBLIC_PATHS:
             return
         given = req.get_header("X-Api-Key")
         if given is None and req.path.startswith("/v1/"):
             scheme, _, token = (req.get_header("Authorization") or "").partition(" ")
             given = token.strip() if scheme.lower() == "bearer" else None
-        if given is None:
-            raise UnauthorizedError("missing X-Api-Key header")
-        if not self._keys.knows(given.encode("latin-1", "replace")):
-            raise UnauthorizedError("invalid API key")
+        self._keys.check(given, req.remote_addr)
 
     def _count(self, tier: Tier, req: falcon.asgi.Request) -> None:
         wait_s = self._rates.take(tier, req.remote_addr, time.monotonic()) if self._rates is not None else 0.0

@@ -32,6 +32,8 @@ def serve(
     It listens on this machine only unless --bind says otherwise. /api/docs describes the API; docs/operations.md says
     how to run it for others.
     """
+    if api_key is not None and not api_key.strip():
+        raise SettingsError("--api-key is empty", field="api_key", hint="leave it out to serve without keys")
     state.use_flags(bind=bind, port=port, api_key=api_key, queue_size=queue_size, gpus=gpus, log_format=log_format)
     try:
         from mold_http.app import create_service

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
-__all__ = ["ODD_VERSION", "App", "Gone", "Presence", "presence_of", "watching", "while_connected"]
+__all__ = ["ODD_METHOD", "ODD_VERSION", "App", "Gone", "Presence", "presence_of", "watching", "while_connected"]
 
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -24,6 +24,10 @@ _KEY = "mold.presence"
 
 # Set in the scope of a request of a version that Falcon would fail at; a guard refuses it.
 ODD_VERSION = "mold.odd_version"
+
+# Set in the scope of a request with the method by whose name Falcon routes upgrades; no middleware would see it.
+ODD_METHOD = "mold.odd_method"
+_FALCONS_OWN = "WEBSOCKET"
 
 
 class Gone(Exception):
@@ -78,6 +82,8 @@ def watching(app: App) -> App:
             return
         if scope["http_version"] not in ("1.0", "1.1"):
             scope[ODD_VERSION], scope["http_version"] = scope["http_version"], "1.1"
+        if scope["method"] == _FALCONS_OWN:
+            scope[ODD_METHOD], scope["method"] = scope["method"], _FALCONS_OWN.lower()
         presence = scope[_KEY] = Presence(receive)
         try:
             await app(scope, presence.next_message, send)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import sys
 import time
+import uuid
 from contextvars import ContextVar
 from typing import Any, Literal
 
@@ -43,7 +43,7 @@ class Observer:
         """Choose the id: the client's where it is harmless, else a new one."""
         given = req.get_header("X-Request-ID")
         # NOTE: a line break in a header would drop the connection; what is not plainly harmless is not echoed.
-        request_id = given if given and _HARMLESS_ID.fullmatch(given) else os.urandom(16).hex()
+        request_id = given if given and _HARMLESS_ID.fullmatch(given) else str(uuid.uuid4())
         _REQUEST_ID.set(request_id)
         resp.set_header("X-Request-ID", request_id)
         req.context.began = time.perf_counter()

@@ -12,8 +12,8 @@ from typing import Any, Literal, get_type_hints
 
 import attrs
 
-from mold_core.errors import SettingsError
 from mold_core.home import expanded, mold_home
+from mold_core.settings.api_keys import read_api_keys
 from mold_core.settings.parsing import parse_setting
 from mold_core.settings.reading import find, read_config, refuse_unknown_keys, tables
 from mold_core.settings.row import Setting, setting
@@ -413,15 +413,8 @@ class Settings:
         return expanded(self.output_dir) if self.output_dir else self.home / "output"
 
     def first_api_key(self) -> str | None:
-        """Return the key that a client sends. Raises SettingsError where the file that has it cannot be read."""
-        text = self.api_key or ""
-        if not text.startswith("@"):
-            return next(filter(None, (key.strip() for key in text.split(","))), None)
-        try:
-            lines = expanded(text[1:]).read_text("utf-8").splitlines()
-        except (OSError, UnicodeDecodeError):
-            raise SettingsError(f"MOLD_API_KEY names {text[1:]}, which cannot be read", field="api_key") from None
-        return next((line.strip() for line in lines if line.strip() and not line.strip().startswith("#")), None)
+        """Return the key that a client sends. Raises SettingsError where there is none in what should hold some."""
+        return next(iter(read_api_keys(self.api_key)), None)
 
     @property
     def config_path(self) -> Path:

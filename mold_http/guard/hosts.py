@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import falcon.asgi
 
+from mold_core.errors import MalformedError
 from mold_http.errors import ForbiddenError
 
 __all__ = ["HostRules", "is_loopback"]
@@ -52,17 +53,29 @@ class HostRules:
         self._cors_origin = cors_origin
 
     def check(self, req: falcon.asgi.Request) -> None:
-        """Raise ForbiddenError for a request that was meant for another host or comes from another site's page."""
+        """Raise ForbiddenError for a request that is meant for another host or comes from another site's page.
+
+        Raises MalformedError for an Origin that is none.
+        """
         host = (req.get_header("Host") or "").lower()
         if self._check_host and host not in self._hosts:
             raise ForbiddenError(
                 "the Host header must name this machine", hint="use localhost, or allow the name by MOLD_ALLOWED_HOSTS"
             )
+        origin = req.get_header("Origin")
+        site = _site(origin) if origin is not None else host
         if not self._check_origin or req.method in _READING:
             return
-        origin = req.get_header("Origin")
         if origin is not None and origin == self._cors_origin:
             return
-        foreign = origin is not None and urlsplit(origin).netloc.lower() != host
+        foreign = site != host
         if foreign or req.get_header("Sec-Fetch-Site") == "cross-site":
             raise ForbiddenError("pages of other sites may not use this server", hint="MOLD_CORS_ORIGIN allows one")
+
+
+def _site(origin: str) -> str:
+    """Return host and port of an origin."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        raise MalformedError("the Origin header cannot be read") from None

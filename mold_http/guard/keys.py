@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import hmac
-from pathlib import Path
+import time
 
-from mold_core.errors import SettingsError
+from mold_core.settings.api_keys import read_api_keys
+from mold_http.errors import RateLimitedError, UnauthorizedError
+from mold_http.guard.rates import Bucket, Rate, network_of
 
-__all__ = ["Keys", "read_keys"]
+__all__ = ["KeyGuard", "Keys", "read_keys"]
+
+# Wrong keys of one address: so many at once, and so many a minute.
+_WRONG_KEYS = Rate(30, 60.0, 30)
 
 
 def read_keys(setting: str | None) -> tuple[bytes, ...]:
-    """Return the keys that MOLD_API_KEY names: one, several with commas, or ``@file`` with one a line.
-
-    In a file blank lines and what follows a ``#`` at the start of a line do not count. Raises SettingsError when the
-    file cannot be read or holds no key, since a server that was meant to be locked must not start open.
-    """
-    text = (setting or "").strip()
-    if not text.startswith("@"):
-        return tuple(part.strip().encode() for part in text.split(",") if part.strip())
-    path = Path(text[1:]).expanduser()
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise SettingsError(
-            f"MOLD_API_KEY names {path}, which cannot be read: {error.strerror}", field="api_key"
-        ) from None
-    keys = tuple(line.strip() for line in lines if line.strip() and not line.strip().startswith(b"#"))
-    if not keys:
-        raise SettingsError(f"MOLD_API_KEY names {path}, which holds no key", field="api_key", hint="one key a line")
-    return keys
+    """Return the keys that MOLD_API_KEY names, as clients send them. Raises SettingsError; see `read_api_keys`."""
+    return tuple(key.encode() for key in read_api_keys(setting))
 
 
 class Keys:
@@ -50,3 +38,27 @@ class Keys:
         for key in self._keys:
             known |= hmac.compare_digest(key, given)
         return bool(known)
+
+
+class KeyGuard:
+    """Refuses requests without a key that is known. Wrong keys count against a rate of their own, for each address.
+
+    A right key is let in whatever else came from its address: many clients may share one, behind a proxy.
+    """
+
+    def __init__(self, keys: Keys, rate: Rate = _WRONG_KEYS) -> None:
+        self._keys = keys
+        self._wrong = Bucket(rate)
+
+    def check(self, given: str | None, address: str) -> None:
+        """Raise UnauthorizedError for a missing or a wrong key, RateLimitedError for too many wrong ones."""
+        if not self._keys.required:
+            return
+        if given is None:
+            raise UnauthorizedError("missing X-Api-Key header")
+        if self._keys.knows(given.encode("latin-1", "replace")):
+            return
+        wait_s = self._wrong.take(network_of(address), time.monotonic())
+        if wait_s > 0:
+            raise RateLimitedError("too many wrong API keys", headers={"Retry-After": str(int(wait_s) + 1)})
+        raise UnauthorizedError("invalid API key")

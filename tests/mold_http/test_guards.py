@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from http_server import Server, serving
 
 from mold_core.errors import SettingsError
+from mold_core.settings import Settings
 from mold_http.guard.hosts import is_loopback
 from mold_http.guard.keys import Keys, read_keys
 from mold_http.guard.rates import Bucket, Rate, network_of, parse_rate
@@ -75,13 +78,82 @@ def test_a_bearer_token_is_a_key_below_v1_only(keyed: Server) -> None:
     [
         (None, ()),
         ("", ()),
-        (" , ", ()),
         ("my-secret", (b"my-secret",)),
         ("key1, key2 ,,key3", (b"key1", b"key2", b"key3")),
     ],
 )
 def test_keys_of_a_setting(setting: str | None, keys: tuple[bytes, ...]) -> None:
     assert read_keys(setting) == keys
+
+
+@pytest.mark.parametrize("setting", [",", " , ,", " ", "\t"])
+def test_a_setting_without_any_key_does_not_open_the_server(setting: str) -> None:
+    with pytest.raises(SettingsError, match="holds no key"):
+        read_keys(setting)
+    with pytest.raises(SettingsError, match="holds no key"):
+        Settings(home=Path("."), api_key=setting).first_api_key()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xef\xbb\xbffirst\nsecond\n",
+        b"first\r\nsecond\r\n",
+        b"# who\rfirst\rsecond",
+        "first\r\nsecond\r\n".encode("utf-16"),
+        "\ufefffirst\n\nsecond\n".encode("utf-16-be"),
+        "first\nsecond".encode("utf-32"),
+        b"first # of Anna\nsecond\t#\n   # nobody\n#\n",
+        b"first\nsecond\x0c\n\x0b\n",
+    ],
+)
+def test_files_of_keys_are_read_however_an_editor_saved_them(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "keys").write_bytes(data)
+    setting = f"@{tmp_path / 'keys'}"
+    assert read_keys(setting) == (b"first", b"second")
+    assert Settings(home=tmp_path, api_key=setting).first_api_key() == "first"
+
+
+def test_a_hash_within_a_key_is_part_of_it(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("a#b\n")
+    assert read_keys(f"@{tmp_path / 'keys'}") == (b"a#b",)
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        (b"first\n\nsch\xfcssel\n", 3),
+        ("first\nsecond\n".encode("utf-16-le"), 1),
+        (b"first\r\nsec\x00ond\r\n", 2),
+        (b"first\n\x1b[2J\n", 2),
+        ("first\n".encode("utf-16") + b"x", 2),
+        ("first\nzero\u200bwidth\n".encode(), 2),
+    ],
+)
+def test_what_is_no_key_in_a_file_is_refused_with_the_number_of_its_line(
+    tmp_path: Path, data: bytes, line: int
+) -> None:
+    (tmp_path / "keys").write_bytes(data)
+    with pytest.raises(SettingsError, match=f"line {line} of .*keys"):
+        read_keys(f"@{tmp_path / 'keys'}")
+
+
+def test_a_key_that_no_header_can_hold_is_refused() -> None:
+    with pytest.raises(SettingsError, match="key 2 of MOLD_API_KEY"):
+        read_keys("first,sec\nond")
+
+
+def test_wrong_keys_count_against_a_rate_of_their_own(tmp_path: Path) -> None:
+    with serving(tmp_path / "home", MOLD_API_KEY="right") as locked:
+        answers = [locked.ask("GET", "/api/status", X_Api_Key=f"wrong {number}") for number in range(40)]
+        statuses = [answer.status for answer in answers]
+        assert statuses[:30] == [401] * 30
+        assert statuses[-1] == 429
+        assert answers[-1].json()["code"] == "RATE_LIMITED"
+        assert int(answers[-1].headers["retry-after"]) >= 1
+        assert locked.ask("GET", "/v1/models", Authorization="Bearer wrong").status == 429
+        assert locked.ask("GET", "/api/status").status == 401  # not a guess
+        assert locked.ask("GET", "/api/status", X_Api_Key="right").status == 200
 
 
 def test_a_file_of_keys_that_cannot_be_read_keeps_the_server_from_starting(tmp_path: object) -> None:
@@ -238,6 +310,13 @@ def test_pages_of_other_sites_cannot_change_anything(server: Server, headers: di
     assert "access-control-allow-origin" not in answer.headers
 
 
+@pytest.mark.parametrize("origin", ["http://[::1", "http://[", "https://[v1]", "http://]"])
+@pytest.mark.parametrize(("method", "path"), [("POST", "/api/generate"), ("GET", "/api/status"), ("GET", "/health")])
+def test_an_origin_that_is_none_is_a_bad_request(server: Server, origin: str, method: str, path: str) -> None:
+    answer = server.ask(method, path, Origin=origin)
+    assert (answer.status, answer.json()["code"]) == (400, "BAD_REQUEST")
+
+
 def test_pages_of_the_server_itself_can(server: Server) -> None:
     origin = f"http://localhost:{server.port}"
     host = f"localhost:{server.port}"
@@ -296,6 +375,13 @@ def test_a_request_id_is_kept_where_it_is_harmless(server: Server) -> None:
     assert server.ask("GET", "/health", X_Request_ID="abc-123").headers["x-request-id"] == "abc-123"
     for strange in ("a b<c>", "x" * 65, "", "é"):
         assert server.ask("GET", "/health", X_Request_ID=strange).headers["x-request-id"] != strange
+
+
+def test_a_request_id_of_the_server_is_a_uuid(server: Server) -> None:
+    made = {server.ask("GET", "/health").headers["x-request-id"] for _ in range(5)}
+    assert len(made) == 5
+    for text in made:
+        assert re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", text)  # RFC 9562
 
 
 def test_logs_are_lines_of_json_with_the_ids_of_request_and_job(tmp_path: object) -> None:

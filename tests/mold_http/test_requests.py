@@ -125,6 +125,32 @@ def test_unknown_paths_and_methods_have_the_envelope(server: Server) -> None:
         assert "GET" in answer.headers["allow"]
 
 
+@pytest.mark.parametrize("path", ["/api/status", "/health", "/", "/api/jobs/x", "/v1/models"])
+def test_a_method_that_falcon_keeps_for_itself_is_one_like_any_other(server: Server, path: str) -> None:
+    answer = server.ask("WEBSOCKET", path)
+    assert answer.status == 405
+    assert "GET" in answer.headers["allow"]
+    assert server.ask("WEBSOCKET", "/nope").status == 404
+
+
+def test_no_method_goes_round_the_keys(keyed: Server) -> None:
+    for method in ("WEBSOCKET", "websocket", "TRACE", "CONNECT", "PROPFIND", "ANYBODYS"):
+        assert keyed.ask(method, "/api/status").status in (400, 401), method
+
+
+def test_a_request_to_speak_websocket_is_answered_in_http(server: Server) -> None:
+    answer = server.ask(
+        "GET",
+        "/health",
+        Connection="Upgrade",
+        Upgrade="websocket",
+        Sec_WebSocket_Version="13",
+        Sec_WebSocket_Key="dGhlIHNhbXBsZSBub25jZQ==",
+    )
+    assert answer.status == 200
+    assert "upgrade" not in answer.headers
+
+
 @pytest.mark.parametrize("path", ["/%00", "/%ff%fe", "/api/gallery/image/%0d%0aX-Evil:1", "/api/jobs/" + "x" * 8000])
 def test_strange_paths_are_answered_like_any_other(server: Server, path: str) -> None:
     answer = server.ask("GET", path)

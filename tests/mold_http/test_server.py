@@ -237,6 +237,7 @@ def test_an_open_server_without_a_key_says_so(
     ("variables", "words"),
     [
         ({"MOLD_API_KEY": "@/nowhere/keys"}, "cannot be read"),
+        ({"MOLD_API_KEY": ","}, "holds no key"),
         ({"MOLD_RATE_LIMIT": "often"}, "MOLD_RATE_LIMIT"),
         ({"MOLD_CORS_ORIGIN": "*"}, "MOLD_CORS_ORIGIN"),
     ],
