@@ -84,15 +84,19 @@ def app_of(service: Service) -> App:
 async def _reconcile(gallery: Gallery, warm: bool) -> None:
     stop = threading.Event()
     all_or_newest: int | None = None
+    problem = ""
     try:
         while True:
             try:
                 await asyncio.to_thread(gallery.reconcile)
+                problem = ""
                 if warm:
                     await asyncio.to_thread(gallery.warm, stop, all_or_newest)
                     all_or_newest = _WARMED_AGAIN
-            except Exception:
-                log.exception("the gallery could not be brought in step with its folder")
+            except Exception as error:
+                if str(error) != problem:  # the same one is not logged every half minute
+                    problem = str(error)
+                    log.exception("the gallery could not be brought in step with its folder")
             await asyncio.sleep(_RECONCILE_S)
     finally:
         stop.set()

@@ -18,6 +18,8 @@ from mold_core.cli.list_models import readable_size
 from mold_core.cli.server_flags import host_flag
 from mold_core.cli.state import State
 from mold_core.errors import MoldError
+from mold_core.gallery import Gallery
+from mold_core.settings import Settings
 from mold_core.version import VERSION
 
 __all__ = ["Finding", "command"]
@@ -31,6 +33,7 @@ _PACKAGES = {
 }
 
 _LITTLE_ROOM_BYTES = 5_000_000_000
+_SHOWN_FILES = 100
 
 _MARKS = {"good": ("✓", "green"), "note": ("!", "yellow"), "bad": ("✗", "red")}
 
@@ -81,6 +84,7 @@ def _findings(state: State) -> Iterator[Finding]:
             yield Finding("plugin", "bad", f"{info.name}: {info.failure}", f"mend or remove {info.module}")
     names = [info.name for info in state.plugins.infos if not info.blocked and not info.failure]
     yield Finding("plugins", "good" if names else "note", ", ".join(names) or "none")
+    yield from _gallery(settings)
     yield from _model(state)
     yield from _server(state)
 
@@ -94,6 +98,29 @@ def _folder(about: str, path: Path) -> Finding:
     little = free < _LITTLE_ROOM_BYTES
     hint = "mold stats shows what takes room, mold clean frees some" if little else None
     return Finding(about, "note" if little else "good", f"{path}, {readable_size(free)} free", hint)
+
+
+def _gallery(settings: Settings) -> Iterator[Finding]:
+    """Yield whether the gallery can be used, and each file in its folders that it cannot show."""
+    if settings.output_path is None or not settings.output_path.is_dir():
+        return
+    try:
+        gallery = Gallery.of(settings)
+        assert gallery is not None  # there is an output folder
+        gallery.reconcile()
+        skipped = gallery.skipped()
+    except MoldError as error:
+        yield Finding("gallery", "bad", error.message, error.hint)
+        return
+    if not os.access(settings.output_path, os.W_OK):
+        yield Finding("gallery", "bad", f"{settings.output_path} cannot be written", "results are not kept there")
+    for file in skipped[:_SHOWN_FILES]:
+        path = os.path.join(file.folder, file.name)
+        yield Finding("gallery", "note", f"{path!r} is not shown: {file.reason}", "mend it, or move it away")
+    if len(skipped) > _SHOWN_FILES:
+        yield Finding("gallery", "note", f"{len(skipped) - _SHOWN_FILES} more files are not shown")
+    if not skipped:
+        yield Finding("gallery", "good", str(settings.output_path))
 
 
 def _package(package: str, what: str, install: str) -> Finding:

@@ -1,6 +1,7 @@
 """Results on the shelf: files, and a database that finds them again."""
 
 from mold_core.gallery.entry import RELATIONS, Entry, Page, Parent, Relation
+from mold_core.gallery.folder import Skipped
 from mold_core.gallery.gallery import Changes, Gallery
 from mold_core.gallery.save import file_name, save
 from mold_core.gallery.thumbnails import Thumbnail
@@ -13,6 +14,7 @@ __all__ = [
     "Page",
     "Parent",
     "Relation",
+    "Skipped",
     "Thumbnail",
     "file_name",
     "save",

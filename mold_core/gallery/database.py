@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, LifoQueue
 
+from mold_core.databases import move_aside
+from mold_core.disk import Spare, is_full, reason_of
 from mold_core.errors import OutputError
 from mold_core.files import output_error
 
@@ -87,6 +87,26 @@ END;
 """
 
 
+# Files that are not shown, and why; a table that older versions do not know and leave alone. A name may be any bytes.
+_SKIPPED = """
+CREATE TABLE IF NOT EXISTS skipped (
+    folder TEXT NOT NULL,
+    name   BLOB NOT NULL,
+    seen   TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    PRIMARY KEY (folder, name)
+) WITHOUT ROWID
+"""
+
+_NEEDED = (
+    "SELECT key, folder, filename, modified_ns, size_bytes, metadata, synthetic, favourite, labels FROM entries",
+    "SELECT tag, key FROM tags",
+    "SELECT key, place, relation, name FROM parents",
+    "SELECT folder, filename, modified_ns FROM leaving",
+    "SELECT prompts, model, labels FROM words",
+)
+
+
 class Database:
     """Connections to one SQLite file in WAL mode, for any number of threads and processes.
 
@@ -94,31 +114,42 @@ class Database:
     """
 
     def __init__(self, path: Path) -> None:
-        """Open the file, or make it. One that is damaged is moved aside and begun anew.
+        """Open the file, or create it. One that is damaged or another program's is moved aside, and a new one created.
 
         Raises OutputError when the file cannot be made or was written by a newer mold.
         """
         self.path = path
         self._idle: LifoQueue[sqlite3.Connection] = LifoQueue()
         self._writing = threading.Lock()
+        self.spare = Spare(path.with_name(f"{path.name}-spare"))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise output_error(path, error) from error
         try:
-            self._prepare()
+            self._prepare_in_any_case()
+        except sqlite3.OperationalError as error:
+            hint = "free some space" if is_full(error) else None
+            raise OutputError(f"cannot use {str(path)!r}: {error}", value=str(path), hint=hint) from error
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise OutputError(f"cannot use {str(path)!r}: {error}", value=str(path)) from error
-            self._move_aside()
+            aside = move_aside(path)
+            log.warning(
+                "%s cannot be used (%s); it is kept as %s, and a new one is filled from the files", path, error, aside
+            )
             self._prepare()
+        self.spare.keep()
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
-        """Lend a connection for reading."""
-        connection = self._take()
+        """Lend a connection for reading. Raises OutputError when the database cannot be read."""
+        try:
+            connection = self._take()
+        except sqlite3.Error as error:
+            raise self._unusable("read", error) from error
         try:
             yield connection
+        except sqlite3.Error as error:
+            raise self._unusable("read", error) from error
         finally:
             self._idle.put(connection)
 
@@ -137,16 +168,29 @@ class Database:
                 with suppress(sqlite3.Error):
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
-                if isinstance(error, sqlite3.OperationalError):
-                    hint = "free some space" if "full" in str(error) else None
-                    raise OutputError(f"cannot write {str(self.path)!r}: {error}", hint=hint) from error
+                if isinstance(error, sqlite3.Error):
+                    raise self._unusable("write", error) from error
                 raise
+
+    @contextmanager
+    def room(self) -> Iterator[None]:
+        """Give up the spare file while the block runs, and take back what the write-ahead log does not need."""
+        with self.spare.given_up():
+            try:
+                yield
+            finally:
+                with suppress(OutputError), self.read() as connection:
+                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
         """Close the connections that are not in use."""
         with suppress(Empty):
             while True:
                 self._idle.get_nowait().close()
+
+    def _unusable(self, verb: str, error: sqlite3.Error) -> OutputError:
+        hint = "free some space" if is_full(error) else None
+        return OutputError(f"cannot {verb} {str(self.path)!r}: {reason_of(error)} ({error})", hint=hint)
 
     def _take(self) -> sqlite3.Connection:
         with suppress(Empty):
@@ -160,6 +204,16 @@ class Database:
             connection.execute(f"PRAGMA {pragma}")
         return connection
 
+    def _prepare_in_any_case(self) -> None:
+        """Prepare the file; on a full disk with the room of the spare file, since even opening takes some."""
+        try:
+            self._prepare()
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise
+            with self.spare.given_up():
+                self._prepare()
+
     def _prepare(self) -> None:
         connection = self._take()
         try:
@@ -167,9 +221,10 @@ class Database:
             connection.execute("BEGIN IMMEDIATE")
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             if version == 0:
-                for statement in _statements(_SCHEMA):
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {_VERSION}")
+                _create(connection)
+            if version <= _VERSION:
+                _check_tables(connection)
+                connection.execute(_SKIPPED)
             connection.execute("COMMIT")
         except BaseException:
             connection.close()
@@ -181,13 +236,24 @@ class Database:
                 f"{str(self.path)!r} was written by a newer mold", hint="update mold, or move that file away"
             )
 
-    def _move_aside(self) -> None:
-        aside = self.path.with_name(f"{self.path.name}.damaged-{int(time.time())}")
-        os.replace(self.path, aside)
-        for suffix in ("-wal", "-shm"):
-            with suppress(OSError):
-                os.unlink(f"{self.path}{suffix}")
-        log.warning("%s is damaged; it is kept as %s and a new one is made from the files", self.path, aside)
+
+def _create(connection: sqlite3.Connection) -> None:
+    if connection.execute("SELECT 1 FROM sqlite_master").fetchone() is not None:
+        raise sqlite3.DatabaseError("it holds tables of another program")
+    for statement in _statements(_SCHEMA):
+        connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {_VERSION}")
+
+
+def _check_tables(connection: sqlite3.Connection) -> None:
+    """Raise sqlite3.DatabaseError unless the tables are those of a gallery."""
+    try:
+        for question in _NEEDED:
+            connection.execute(f"{question} LIMIT 0")
+    except sqlite3.OperationalError as error:
+        if "no such" not in str(error):
+            raise
+        raise sqlite3.DatabaseError(f"it is not a gallery: {error}") from error
 
 
 def _statements(script: str) -> Iterator[str]:

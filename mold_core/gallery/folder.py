@@ -11,15 +11,19 @@ from typing import BinaryIO
 
 import attrs
 
+from mold_core.disk import reason_of
 from mold_core.errors import MoldError, OutputError, ResultNotFoundError, ValidationError
 from mold_core.gallery.entry import format_of
+from mold_core.gallery.whole import ends_early
 from mold_core.media.containers import image_format, is_gif
 from mold_core.media.metadata import OutputMetadata, read_metadata
 
-__all__ = ["Found", "check_name", "described", "not_found", "open_result", "results_in"]
+__all__ = ["Found", "Skipped", "Unusable", "check_name", "described", "not_found", "open_result", "results_in"]
 
 _MADE_BY_MOLD = re.compile(r"mold-(?P<model>.+?)-\d{10,}(?:-\d+)*\.[a-z0-9]+", re.IGNORECASE)
 _HEAD_BYTES = 32
+# What SQLite's integers hold, in nanoseconds since 1970: the years 1677 to 2262.
+_LARGEST_TIME = 2**63 - 1
 
 
 @attrs.frozen(kw_only=True)
@@ -34,6 +38,23 @@ class Found:
     @property
     def path(self) -> Path:
         return Path(self.folder, self.filename)
+
+
+@attrs.frozen(kw_only=True)
+class Skipped:
+    """A file that is named like a result and cannot be shown. `seen` tells it from the same file after a change.
+
+    `name` may hold what is no text: bytes that are no UTF-8 are surrogates in it, as os.fsdecode() makes them.
+    """
+
+    folder: str
+    name: str
+    seen: str
+    reason: str
+
+
+class Unusable(Exception):
+    """A file that is no result, and why."""
 
 
 def check_name(name: str) -> None:
@@ -55,26 +76,45 @@ def not_found(name: str) -> ResultNotFoundError:
     return ResultNotFoundError(f"image not found: {name}", field="filename", value=name)
 
 
-def results_in(folder: str) -> Iterator[Found]:
-    """Yield the results that lie in a folder, not those deeper down; symbolic links are not followed."""
+def results_in(folder: str) -> Iterator[Found | Skipped]:
+    """Yield the results that lie in a folder, and what is only named like one; not those deeper down."""
     try:
         listing = os.scandir(folder)
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:
         return
     with listing:
         for item in listing:
-            if item.name.startswith(".") or format_of(item.name) is None or not _is_unicode(item.name):
-                continue
-            try:
-                if not item.is_file(follow_symlinks=False):
-                    continue
-                status = item.stat(follow_symlinks=False)
-            except OSError:
-                continue
-            if status.st_size:
-                yield Found(
-                    folder=folder, filename=item.name, modified_ns=status.st_mtime_ns, size_bytes=status.st_size
-                )
+            if not item.name.startswith(".") and format_of(item.name) is not None:
+                yield _looked_at(folder, item)
+
+
+def _looked_at(folder: str, item: os.DirEntry[str]) -> Found | Skipped:
+    seen = ""
+    try:
+        status = item.stat(follow_symlinks=False)
+        seen = f"{status.st_mtime_ns} {status.st_size} {stat.S_IFMT(status.st_mode)}"
+        _refuse(item.name, status)
+    except OSError as error:
+        return Skipped(folder=folder, name=item.name, seen=seen, reason=reason_of(error))
+    except Unusable as error:
+        return Skipped(folder=folder, name=item.name, seen=seen, reason=str(error))
+    return Found(folder=folder, filename=item.name, modified_ns=status.st_mtime_ns, size_bytes=status.st_size)
+
+
+def _refuse(name: str, status: os.stat_result) -> None:
+    """Raise Unusable for what cannot be a result, whatever it holds."""
+    if stat.S_ISLNK(status.st_mode):
+        raise Unusable("it is a symbolic link; links are not followed")
+    if not stat.S_ISREG(status.st_mode):
+        raise Unusable("it is a folder" if stat.S_ISDIR(status.st_mode) else "it is not a regular file")
+    if not _is_unicode(name):
+        raise Unusable("its name is not UTF-8")
+    if any(ord(char) < 32 or 127 <= ord(char) < 160 for char in name):
+        raise Unusable("its name contains control characters")
+    if not -_LARGEST_TIME <= status.st_mtime_ns <= _LARGEST_TIME:
+        raise Unusable("its date is not between the years 1678 and 2261")
+    if not status.st_size:
+        raise Unusable("it is empty")
 
 
 def open_result(path: Path) -> BinaryIO:
@@ -89,18 +129,22 @@ def open_result(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
-def described(found: Found) -> tuple[OutputMetadata, bool] | None:
+def described(found: Found) -> tuple[OutputMetadata, bool]:
     """Return what a file says of how it was made, and whether that had to be put together from its name and size.
 
-    Returns None for a file whose first bytes are not those of its kind, or that cannot be read.
+    Raises Unusable for a file that cannot be read, is not of its kind, is damaged, or lacks its end.
     """
     try:
         size = _size(found)
-        if size is None:
-            return None
         metadata = _video_metadata(found.path) if format_of(found.filename) == "mp4" else read_metadata(found.path)
-    except (OSError, MoldError):
-        return None
+    except Unusable:
+        raise
+    except OSError as error:
+        raise Unusable(reason_of(error)) from error
+    except MoldError as error:
+        raise Unusable(reason_of(error.__cause__) if isinstance(error.__cause__, OSError) else error.message) from error
+    except Exception as error:  # hostile bytes make decoders raise almost anything
+        raise Unusable(f"it cannot be read ({type(error).__name__})") from error
     return (metadata, False) if metadata else (_synthetic(found, *size), True)
 
 
@@ -114,17 +158,19 @@ def _video_metadata(path: Path) -> OutputMetadata | None:
         return None
 
 
-def _size(found: Found) -> tuple[int, int] | None:
-    """Return width and height from a file's header; None if the header is not one."""
+def _size(found: Found) -> tuple[int, int]:
+    """Return width and height from a file's header. Raises Unusable for one that is none, or ends too early."""
     with open_result(found.path) as file:
         head = file.read(_HEAD_BYTES)
         format = format_of(found.filename)
+        if not (head[4:8] == b"ftyp" if format == "mp4" else is_gif(head) or image_format(head) is not None):
+            raise Unusable("its content is of another kind than its name says")
+        if ends_early(file, found.size_bytes):
+            raise Unusable("it is damaged: its end is missing")
         if format == "mp4":
-            return _video_size(file) if head[4:8] == b"ftyp" else None
-        if format == "gif":
-            return (int.from_bytes(head[6:8], "little"), int.from_bytes(head[8:10], "little")) if is_gif(head) else None
-        if image_format(head) is None:
-            return None
+            return _video_size(file)
+        if is_gif(head):
+            return int.from_bytes(head[6:8], "little"), int.from_bytes(head[8:10], "little")
         return _picture_size(file)
 
 
@@ -139,7 +185,7 @@ def _video_size(file: BinaryIO) -> tuple[int, int]:
     return video.width, video.height
 
 
-def _picture_size(file: BinaryIO) -> tuple[int, int] | None:
+def _picture_size(file: BinaryIO) -> tuple[int, int]:
     # Importing a plugin registers it; left alone, Pillow would import all of its 40 to find WebP.
     from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401
 
@@ -148,8 +194,8 @@ def _picture_size(file: BinaryIO) -> tuple[int, int] | None:
         # Only the header is read, so pictures of any size are harmless here.
         with Image.open(file, formats=("PNG", "JPEG", "WEBP")) as picture:
             return picture.size
-    except Exception:  # hostile bytes make Pillow raise almost anything
-        return None
+    except Exception as error:  # hostile bytes make Pillow raise almost anything
+        raise Unusable("it is damaged") from error
 
 
 def _synthetic(found: Found, width: int, height: int) -> OutputMetadata:

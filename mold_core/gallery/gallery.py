@@ -5,25 +5,24 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import chain, islice
+from itertools import chain
 from os.path import isdir
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-import attrs
-
+from mold_core.disk import is_full
 from mold_core.errors import OutputError, ResultNotFoundError, ValidationError
 from mold_core.gallery import rows
 from mold_core.gallery.database import Database
 from mold_core.gallery.entry import Entry, Page, Parent
-from mold_core.gallery.folder import Found, check_name, described, not_found, open_result, results_in
+from mold_core.gallery.folder import Found, Skipped, Unusable, check_name, described, not_found, open_result
 from mold_core.gallery.save import file_name, save
 from mold_core.gallery.search import match_expression
+from mold_core.gallery.sync import Changes, Sync, is_result
 from mold_core.gallery.thumbnails import Thumbnail, Thumbnails
 from mold_core.media.metadata import OutputMetadata, read_metadata
 from mold_core.wire.generate import OutputFormat
@@ -35,18 +34,8 @@ __all__ = ["Changes", "Gallery"]
 
 log = logging.getLogger("mold.gallery")
 
-_FILES_PER_TRANSACTION = 500
 _MAX_TAGS = 64
 _MAX_TAG_CHARACTERS = 100
-
-
-@attrs.frozen(kw_only=True)
-class Changes:
-    """What `reconcile` found out: how many files are new, are not what they were, and are gone."""
-
-    added: int = 0
-    changed: int = 0
-    removed: int = 0
 
 
 class Gallery:
@@ -112,10 +101,11 @@ class Gallery:
             return self._added_again(name, told, parents)
         path = save(Path(self.folders[0]), name, _writer(data) if isinstance(data, Path) else data, self._is_taken)
         found = _found(path)
-        about = (told, False) if told else described(found)
-        if about is None:
+        try:
+            about = (told, False) if told else described(found)
+        except Unusable as error:
             os.unlink(path)
-            raise OutputError(f"the result is not a {format} file", field="format", value=format)
+            raise OutputError(f"the result is not a {format} file: {error}", field="format", value=format) from error
         with self._database.write() as connection:
             key = rows.insert(connection, found, *about)
             rows.set_parents(connection, key, parents)
@@ -123,14 +113,38 @@ class Gallery:
         return self.get(path.name)
 
     def delete(self, name: str) -> bool:
-        """Remove a result: its row, its file, its thumbnails. Return False if there was none of that name."""
+        """Remove a result: its row, its file, its thumbnails. Return False if there was none of that name.
+
+        A full disk does not keep it from that. Raises OutputError where the database cannot be written at all.
+        """
         check_name(name)
+        try:
+            return self._delete(name)
+        except OutputError as error:
+            if not is_full(error):
+                raise
+        with self._database.room():
+            try:
+                return self._delete(name)
+            except OutputError as error:
+                if not is_full(error):
+                    raise
+            self._remove_file(name)  # which gives back room, if it lies on the same disk as the database
+            return self._delete(name)
+
+    def _remove_file(self, name: str) -> None:
+        entry = self.get(name)
+        with suppress(OSError):
+            os.unlink(entry.path)
+        self._thumbnails.forget(str(entry.folder), name)
+
+    def _delete(self, name: str) -> bool:
         with self._database.write() as connection:
             entry = rows.find(connection, self.folders, name)
             if entry is None:
                 return False
             rows.leave(connection, entry)
-        self._finish_leaving()
+        Sync(self._database, self._thumbnails).finish_leaving()
         return True
 
     def update(self, name: str, *, favourite: bool | None = None, tags: Sequence[str] | None = None) -> Entry:
@@ -224,20 +238,12 @@ class Gallery:
         that is not plugged in, keeps its rows; they are not listed meanwhile.
         """
         with self._reconciling:
-            self._finish_leaving()
-            added = changed = removed = 0
-            shown: set[str] = set()
-            for folder in filter(isdir, self.folders):
-                # Rows before files: a file that is added meanwhile is then seen as one that has no row yet.
-                with self._database.read() as connection:
-                    known = rows.known(connection, folder)
-                here = {found.filename: found for found in results_in(folder) if found.filename not in shown}
-                stale = [f for f in here.values() if known.get(f.filename, ())[1:] != (f.modified_ns, f.size_bytes)]
-                removed += self._drop(folder, {name: known[name][0] for name in known.keys() - here.keys()}, shown)
-                shown |= here.keys()
-                for filename in self._read(stale):
-                    changed, added = (changed + 1, added) if filename in known else (changed, added + 1)
-        return Changes(added=added, changed=changed, removed=removed)
+            return Sync(self._database, self._thumbnails).run(self.folders)
+
+    def skipped(self) -> tuple[Skipped, ...]:
+        """Return the files that the last `reconcile` could not show, and why, folder by folder."""
+        with self._database.read() as connection:
+            return tuple(file for folder in self.folders for file in rows.skipped(connection, folder).values())
 
     def warm(self, stop: threading.Event, limit: int | None = None) -> None:
         """Make the missing thumbnails and previews of the newest `limit` entries, or of all, until `stop` is set."""
@@ -254,44 +260,9 @@ class Gallery:
         """Close the database's connections; the gallery may still be used and opens new ones."""
         self._database.close()
 
-    def _read(self, files: Sequence[Found]) -> Iterator[str]:
-        """Write rows for files from what they tell, and yield the names of those that were written."""
-        waiting = iter(files)
-        while batch := tuple(islice(waiting, _FILES_PER_TRANSACTION)):
-            told = [(found, described(found)) for found in batch]
-            with self._database.write() as connection:
-                written = [
-                    found.filename for found, tale in told if tale and rows.insert_if_new(connection, found, *tale)
-                ]
-            yield from written
-
-    def _drop(self, folder: str, missing: dict[str, int], shown: set[str]) -> int:
-        gone = {name: key for name, key in missing.items() if name in shown or not _is_result(folder, name)}
-        if gone:
-            with self._database.write() as connection:
-                for key in gone.values():
-                    rows.delete(connection, key)
-            for name in gone:
-                self._thumbnails.forget(folder, name)
-        return len(gone)
-
-    def _finish_leaving(self) -> None:
-        """Remove the files whose rows are gone, also those that a crash left."""
-        with self._database.read() as connection:
-            leaving = rows.leaving(connection)
-        for found in leaving:
-            with suppress(OSError):
-                status = os.lstat(found.path)
-                if status.st_mtime_ns == found.modified_ns:
-                    os.unlink(found.path)
-            self._thumbnails.forget(found.folder, found.filename)
-        if leaving:
-            with self._database.write() as connection:
-                rows.left(connection, leaving)
-
     def _is_here(self, name: str, data: bytes | Path, told: OutputMetadata | None) -> bool:
         path = Path(self.folders[0]) / name
-        if not _is_result(self.folders[0], name):
+        if not is_result(self.folders[0], name):
             return False
         if told is not None and read_metadata(path) == told:
             return True
@@ -300,8 +271,8 @@ class Gallery:
     def _added_again(self, name: str, told: OutputMetadata | None, parents: Sequence[Parent]) -> Entry:
         """Return the entry of a file that was added before, and write of its row what a crash prevented."""
         found = _found(Path(self.folders[0]) / name)
-        about = (told, False) if told else described(found)
-        if about is not None:
+        with suppress(Unusable):
+            about = (told, False) if told else described(found)
             with self._database.write() as connection:
                 rows.insert_if_new(connection, found, *about)
                 entry = rows.find(connection, self.folders[:1], name)
@@ -311,13 +282,6 @@ class Gallery:
 
     def _is_taken(self, name: str) -> bool:
         return any(os.path.lexists(os.path.join(folder, name)) for folder in self.folders[1:])
-
-
-def _is_result(folder: str, name: str) -> bool:
-    try:
-        return stat.S_ISREG(os.lstat(os.path.join(folder, name)).st_mode)
-    except OSError:
-        return False
 
 
 def _writer(source: Path) -> Callable[[BinaryIO], None]:

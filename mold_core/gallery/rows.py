@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,13 +12,13 @@ from typing import Any, cast
 import attrs
 
 from mold_core.gallery.entry import Entry, Parent, Relation, format_of
-from mold_core.gallery.folder import Found
+from mold_core.gallery.folder import Found, Skipped
 from mold_core.media.metadata import OutputMetadata
 from mold_core.wire.generate import OutputFormat
 
 __all__ = [
     "Wanted", "delete", "find", "insert", "insert_if_new", "known", "leave", "leaving", "left", "made_from", "mark",
-    "newest", "of_size", "replace_labels", "set_parents",
+    "newest", "of_size", "replace_labels", "replace_skipped", "set_parents", "skipped",
 ]  # fmt: skip
 
 _KEYS_PER_MS = 1_000_000
@@ -143,6 +144,22 @@ def known(connection: sqlite3.Connection, folder: str) -> dict[str, tuple[int, i
     """Return key, time in ns and size of every file of a folder that has a row, by name."""
     rows = connection.execute("SELECT filename, key, modified_ns, size_bytes FROM entries WHERE folder = ?", (folder,))
     return {row["filename"]: (row["key"], row["modified_ns"], row["size_bytes"]) for row in rows}
+
+
+def skipped(connection: sqlite3.Connection, folder: str) -> dict[str, Skipped]:
+    """Return the files of a folder that are not shown, by name."""
+    rows = connection.execute("SELECT name, seen, reason FROM skipped WHERE folder = ? ORDER BY name", (folder,))
+    found = (Skipped(folder=folder, name=os.fsdecode(name), seen=seen, reason=reason) for name, seen, reason in rows)
+    return {file.name: file for file in found}
+
+
+def replace_skipped(connection: sqlite3.Connection, folder: str, files: Iterable[Skipped]) -> None:
+    """Write down which files of a folder are not shown, these and no others."""
+    connection.execute("DELETE FROM skipped WHERE folder = ?", (folder,))
+    connection.executemany(
+        "INSERT OR REPLACE INTO skipped (folder, name, seen, reason) VALUES (?, ?, ?, ?)",
+        [(folder, os.fsencode(file.name), file.seen, file.reason) for file in files],
+    )
 
 
 def find(connection: sqlite3.Connection, folders: Iterable[str], filename: str) -> Entry | None:

@@ -106,3 +106,13 @@ def test_without_a_folder_it_says_what_to_do(mold: Mold) -> None:
 
 def test_an_empty_gallery_says_so(mold: Mold, home: Path) -> None:
     assert output(mold("gallery", "list")) == f"Nothing is kept in {home / 'output'} yet.\n"
+
+
+def test_the_doctor_shows_files_that_the_gallery_passes_over(mold: Mold, home: Path) -> None:
+    (home / "output").mkdir(parents=True)
+    (home / "output" / "odd\n\x1b[31m.png").write_bytes(b"")
+    done = mold("doctor", "--json")
+    (finding,) = [found for found in json.loads(done.stdout) if found["about"] == "gallery"]
+    assert finding["state"] == "note"
+    assert "odd\\n\\x1b[31m.png' is not shown: its name contains control characters" in finding["words"]
+    assert "\x1b" not in done.stderr
