@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any, TypeVar
 
 import falcon.asgi
 
 from mold_core.errors import MalformedError
-from mold_core.wire.convert import from_text
+from mold_core.wire.convert import from_json
 from mold_http.disconnect import ODD_VERSION
 from mold_http.errors import MediaTypeError, TooLargeError
+from mold_http.guard.json_text import JsonText, media_fields
 
-__all__ = ["MAX_BODY_BYTES", "query_of", "read_body", "read_json", "refuse_odd_heads", "too_large"]
+__all__ = ["MAX_BODY_BYTES", "chunks_of", "query_of", "read_json", "refuse_odd_heads", "too_large"]
 
 T = TypeVar("T")
 
@@ -20,6 +24,7 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 
 # Bodies beyond this are parsed in a thread, so that others need not wait for it.
 _LARGE_BYTES = 64 * 1024
+_PARSERS = 2
 
 
 def refuse_odd_heads(req: falcon.asgi.Request) -> None:
@@ -34,16 +39,16 @@ def refuse_odd_heads(req: falcon.asgi.Request) -> None:
         raise MalformedError("a request has a Content-Length or a Transfer-Encoding, and only once")
 
 
-async def read_body(req: falcon.asgi.Request) -> bytes:
-    """Return the body. Raises TooLargeError as soon as it is known to be over the limit."""
+async def chunks_of(req: falcon.asgi.Request) -> AsyncIterator[bytes]:
+    """Yield the body as it arrives. Raises TooLargeError as soon as it is known to be over the limit."""
     if (req.content_length or 0) > MAX_BODY_BYTES:
         raise too_large()
-    body = bytearray()
+    size = 0
     async for chunk in req.stream:
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
+        size += len(chunk)
+        if size > MAX_BODY_BYTES:
             raise too_large()
-    return bytes(body)
+        yield chunk
 
 
 async def read_json(req: falcon.asgi.Request, cls: type[T], *, optional: bool = False) -> T:
@@ -55,12 +60,28 @@ async def read_json(req: falcon.asgi.Request, cls: type[T], *, optional: bool = 
         raise MediaTypeError(
             f"the body must be JSON, not {_plain(req.content_type)}", hint="send Content-Type: application/json"
         )
-    body = await read_body(req)
-    if optional and not body.strip():
-        body = b"{}"
-    if len(body) <= _LARGE_BYTES:
-        return from_text(cls, body)
-    return await asyncio.to_thread(from_text, cls, body)
+    text = JsonText(media_fields())
+    async for chunk in chunks_of(req):
+        text.feed(chunk)
+    if optional and text.is_blank():
+        text.feed(b"{}")
+    if len(text) <= _LARGE_BYTES:
+        return _structured(cls, text)
+    return await asyncio.get_running_loop().run_in_executor(_parsers(), _structured, cls, text)
+
+
+def _structured(cls: type[T], text: JsonText) -> T:
+    try:
+        tree = text.parse()
+    except ValueError as error:
+        raise MalformedError(f"this is not JSON: {error}") from None
+    return from_json(cls, tree)
+
+
+@cache
+def _parsers() -> ThreadPoolExecutor:
+    """Threads for large bodies alone: the pool that all routes share stays free, and few are parsed at a time."""
+    return ThreadPoolExecutor(_PARSERS, thread_name_prefix="mold-bodies")
 
 
 def _is_json(content_type: str | None) -> bool:

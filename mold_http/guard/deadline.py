@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
 import h11
@@ -21,17 +22,51 @@ PATIENCE_S = 15.0
 # Bytes a second of the slowest upload that is waited for.
 SLOWEST = 16 * 1024
 
-# Seconds in which a client that was answered early may still send, so that the answer is not lost with a reset.
-_LINGER_S = 2.0
+# What a client that was answered early may still send, so that the answer is not lost with a reset: so many seconds,
+# and so many bytes of one request in all.
+_LINGER_S = 5.0
+_LINGER_BYTES = 65 * 1024 * 1024
+
+# A body may come in so many pieces, and in more if they have so many bytes on average: each costs as much as a line.
+_PIECES = 10_000
+_PIECE_BYTES = 64
+
+
+class _Pieces(h11.Connection):
+    """The state of a connection; refuses bodies in crumbs."""
+
+    def start_next_cycle(self) -> None:
+        """Begin to count again."""
+        self._pieces = self._piece_bytes = 0
+        super().start_next_cycle()
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """Return the next event. Raises RemoteProtocolError for a body of more and smaller pieces than make sense."""
+        event = super().next_event()
+        if type(event) is h11.Data:
+            self._pieces += 1
+            self._piece_bytes += len(event.data)
+            if self._pieces > _PIECES and self._piece_bytes < self._pieces * _PIECE_BYTES:
+                raise h11.RemoteProtocolError("the chunks are too small")
+        return event
+
+    _pieces = 0
+    _piece_bytes = 0
 
 
 class _Corked:
-    """A transport that sends head and body of an answer at once, and else what is written in one turn of the loop."""
+    """A transport that sends head and body of an answer at once, and else what is written in one turn of the loop.
+
+    `close` does nothing while `stays_open` says so.
+    """
 
     # PERF: a second system call, and a client that is woken twice, cost more than a third of a small answer.
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, stays_open: Callable[[], bool]
+    ) -> None:
         self._transport = transport
+        self._stays_open = stays_open
         self._loop = loop
         self._pieces: list[bytes] = []
 
@@ -47,7 +82,8 @@ class _Corked:
     def close(self) -> None:
         """Close when all is sent."""
         self.flush()
-        self._transport.close()
+        if not self._stays_open():
+            self._transport.close()
 
     def write_eof(self) -> None:
         """Say that no more comes when all is sent."""
@@ -68,7 +104,8 @@ class DeadlineProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock: a client that connects has something to say."""
-        super().connection_made(_Corked(transport, self.loop))  # type: ignore[arg-type]
+        super().connection_made(_Corked(transport, self.loop, self._is_answered_early))  # type: ignore[arg-type]
+        self.conn = _Pieces(h11.SERVER)
         self._received = 0
         self._began = self.loop.time()
         self._lingering = False
@@ -82,6 +119,9 @@ class DeadlineProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Take what came, and start or stop the clock as a request begins or is complete."""
         if self._lingering:
+            self._received += len(data)
+            if self._received > _LINGER_BYTES:
+                self.transport.abort()
             return
         if self._clock is None and self._is_receiving():
             self._start_clock()
@@ -95,7 +135,7 @@ class DeadlineProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         """End a connection whose request was answered before it was all here; else wait for the next request."""
         self.transport.flush()  # type: ignore[attr-defined]  # the client need not wait for what is to do here yet
-        if self.conn.their_state is h11.SEND_BODY and not self.transport.is_closing():
+        if self._is_answered_early():
             self._linger()
             return
         super().on_response_complete()
@@ -103,7 +143,10 @@ class DeadlineProtocol(H11Protocol):
             self._start_clock()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP in the same envelope as every error."""
+        """Answer what is no HTTP in the same envelope as every error, unless an answer is under way."""
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.abort()
+            return
         body = json.dumps({"error": "this cannot be read as HTTP", "code": "BAD_REQUEST"}).encode()
         headers = [
             (b"content-type", b"application/json"),
@@ -114,6 +157,11 @@ class DeadlineProtocol(H11Protocol):
             self.transport.write(self.conn.send(event) or b"")
         self.transport.write(self.conn.send(h11.EndOfMessage()) or b"")
         self.transport.close()
+
+    def _is_answered_early(self) -> bool:
+        answered = self.cycle is not None and self.cycle.response_complete
+        in_body = self.conn.their_state is h11.SEND_BODY
+        return answered and in_body and self._received < _LINGER_BYTES and not self.transport.is_closing()
 
     def _is_receiving(self) -> bool:
         return self.conn.their_state in (h11.IDLE, h11.SEND_BODY)

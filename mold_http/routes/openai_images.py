@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import time
 from collections.abc import Mapping
@@ -22,8 +21,10 @@ from mold_core.wire.convert import from_json
 from mold_core.wire.fields import wire_field
 from mold_core.wire.generate import MAX_PROMPT_BYTES, MAX_SEED
 from mold_http.answers import JSON, answer_json, json_of
-from mold_http.errors import MediaTypeError, public_envelope
-from mold_http.guard.bodies import MAX_BODY_BYTES, read_json, too_large
+from mold_http.errors import public_envelope
+from mold_http.guard.bodies import read_json
+from mold_http.guard.forms import read_form
+from mold_http.guard.json_text import parse_json
 from mold_http.jobs import JobSource, result_of, submit
 from mold_http.routes.route import EVENT_STREAM, Answer, Route
 from mold_http.service import Service
@@ -290,19 +291,14 @@ def _size(text: str | None) -> tuple[int | None, int | None]:
 # --- forms ---------------------------------------------------------------------------------------------------------
 
 _NUMBERS = frozenset({"n", "steps", "seed", "guidance", "strength", "partial_images"})
-_FORM = falcon.media.MultipartFormHandler()
-_CHUNK_BYTES = 64 * 1024
-_MAX_TEXT_BYTES = 1024 * 1024
+_FILES = frozenset({"image", "image[]", "mask"})
 _LORA = re.compile(r"loras\[(\d*)\]\[(path|scale)\]")
 
 
 async def _read_form(req: falcon.asgi.Request) -> ImageEdit:
     """Return the edit that a form describes. Raises what `read_json` raises."""
-    if not (req.content_type or "").lower().startswith("multipart/form-data"):
-        raise MediaTypeError("the body must be a form", hint="send Content-Type: multipart/form-data")
-    if (req.content_length or 0) > MAX_BODY_BYTES:
-        raise too_large()
-    files, texts = await _parts(req)
+    form = await read_form(req, _FILES)
+    files, texts = form.files, form.texts
     loras = _loras(texts)
     fields: dict[str, Any] = {name: _value(name, values[-1]) for name, values in texts.items() if "[" not in name}
     if loras is not None:
@@ -313,35 +309,6 @@ async def _read_form(req: falcon.asgi.Request) -> ImageEdit:
     return from_json(ImageEdit, {**fields, "image": image, "mask": files.get("mask")})
 
 
-async def _parts(req: falcon.asgi.Request) -> tuple[dict[str, bytes], dict[str, list[str]]]:
-    """Return the files and the text fields of a form, of files with one name the first."""
-    files: dict[str, bytes] = {}
-    texts: dict[str, list[str]] = {}
-    total = 0
-    form: Any = await _FORM.deserialize_async(req.stream, req.content_type, req.content_length)
-    async for part in form:
-        data = bytearray()
-        while chunk := await part.stream.read(_CHUNK_BYTES):
-            data += chunk
-            total += len(chunk)
-            if total > MAX_BODY_BYTES:
-                raise too_large()
-        if part.filename is not None or part.name in ("image", "image[]", "mask"):
-            files.setdefault(part.name, bytes(data))
-        elif len(data) > _MAX_TEXT_BYTES:
-            raise ValidationError(f"{part.name} must be at most {_MAX_TEXT_BYTES:,} bytes", field=part.name)
-        else:
-            texts.setdefault(part.name or "", []).append(_text(part.name, bytes(data)))
-    return files, texts
-
-
-def _text(name: str | None, data: bytes) -> str:
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        raise ValidationError(f"{name} must be UTF-8 text", field=name) from None
-
-
 def _value(name: str, text: str) -> Any:
     """Return a field of a form as JSON would have it."""
     if name == "stream":
@@ -349,13 +316,9 @@ def _value(name: str, text: str) -> Any:
     if name not in _NUMBERS and name != "loras":
         return text
     try:
-        return json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError):
+        return parse_json(text.encode())
+    except (ValueError, MoldError):
         raise MalformedError(f"{name} cannot be read", field=name) from None
-
-
-def _refuse(name: str) -> None:
-    raise ValueError(name)
 
 
 def _loras(texts: Mapping[str, list[str]]) -> list[dict[str, Any]] | None:

@@ -71,7 +71,9 @@ def test_a_body_that_says_it_is_too_large_is_not_read(server: Server) -> None:
 def test_a_body_that_grows_too_large_is_read_no_further(server: Server) -> None:
     with server.connect() as connection:
         connection.sendall(head(server, "Content-Type: application/json", "Transfer-Encoding: chunked"))
-        chunk = b"%x\r\n%s\r\n" % (1 << 20, b" " * (1 << 20))
+        begin = b'{"source_image":"'
+        connection.sendall(b"%x\r\n%s\r\n" % (len(begin), begin))
+        chunk = b"%x\r\n%s\r\n" % (1 << 20, b"A" * (1 << 20))
         sent = 0
         try:
             for _ in range(200):
