@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import wraps
+from inspect import signature
 from time import monotonic
-from typing import Any, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import attrs
 
+from mold_core.cancelling import cancelled_by
 from mold_core.catalog import ModelSpec, ModelStore
 from mold_core.chains.clips import ClipWork, encode_clip, render_clip
 from mold_core.engine.device import DeviceInfo, budget_bytes, device_info, free_bytes, torch_name
@@ -18,7 +21,7 @@ from mold_core.engine.expanding import Expanding
 from mold_core.engine.memory import explained, load_context, plan_for
 from mold_core.engine.placing import WHOLE
 from mold_core.engine.residency import Residency
-from mold_core.errors import InferenceError, MoldError
+from mold_core.errors import CancelledError, InferenceError, MoldError
 from mold_core.hookspecs import ChainRenderer, Frames, Pipeline, Run, UpscalerNetwork
 from mold_core.plugins import Plugins
 from mold_core.settings import Settings
@@ -28,6 +31,21 @@ from mold_core.wire import ExpandRequest, GenerateRequest, Info, StageDone, Stag
 __all__ = ["InlineExecutor", "LocalWorker", "blaming"]
 
 log = logging.getLogger("mold.engine")
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+def _cancellable(verb: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Let all that a verb does, in this thread, be cancelled by its argument `run`."""
+    arguments_of = signature(verb)
+
+    @wraps(verb)
+    def cancellable(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        with cancelled_by(arguments_of.bind(*args, **kwargs).arguments["run"].check):
+            return verb(*args, **kwargs)
+
+    return cancellable
 
 
 class LocalWorker:
@@ -52,6 +70,7 @@ class LocalWorker:
         """Return the name and the memory of the device, as they are now."""
         return device_info(self.device)
 
+    @_cancellable
     def load(self, spec: ModelSpec, run: Run) -> None:
         """Bring a model into memory."""
         self._network(spec, run) if spec.family == FAMILY else self._pipeline(spec, run)
@@ -61,6 +80,7 @@ class LocalWorker:
         names = dict.fromkeys((*self._residency.names, *self._beside.names)) if name is None else (name,)
         return tuple(name for name in names if self._drop(name))
 
+    @_cancellable
     def generate(self, spec: ModelSpec, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
         """Return one Frames per request. What a plugin raises becomes an InferenceError with the cause chained."""
         pipeline = self._pipeline(spec, run)
@@ -73,6 +93,7 @@ class LocalWorker:
             )
         return made
 
+    @_cancellable
     def render_clip(self, spec: ModelSpec, work: ClipWork, run: Run, beside: Sequence[ClipWork] = ()) -> None:
         """Leave the latents of a clip on disk, and meanwhile the frames of `beside`, clips that are rendered.
 
@@ -84,20 +105,22 @@ class LocalWorker:
             # PERF: both take all cores, and torch's threads of two at once wait for one another: the clip that is
             # rendered would take twice as long.
             for other in beside:
-                _encode_or_leave(renderer, pipeline, other)
+                _encode_or_leave(renderer, pipeline, other, run)
             beside = ()
         with ThreadPoolExecutor(1, "mold-encode") as thread:
             for other in beside:
-                thread.submit(_encode_or_leave, renderer, pipeline, other)
+                thread.submit(_encode_or_leave, renderer, pipeline, other, run)
             with blaming(f"{spec.name} failed while rendering"):
                 render_clip(renderer, pipeline, work, run)
 
+    @_cancellable
     def encode_clip(self, spec: ModelSpec, work: ClipWork, run: Run) -> None:
         """Leave the frames and the sound of a rendered clip on disk."""
         pipeline, renderer = self._pipeline(spec, run), self._plugins.chain_renderers[spec.family]
         with blaming(f"{spec.name} failed while decoding"):
             encode_clip(renderer, pipeline, work)
 
+    @_cancellable
     def expand(self, request: ExpandRequest, run: Run) -> tuple[str, ...]:
         """Return the prompts that a complete request asks for; room is made for what writes them."""
         expanding = Expanding.of(request, self._settings, self._plugins, self.device)
@@ -106,6 +129,7 @@ class LocalWorker:
             self._residency.make_room(expanding.size_bytes())
             return expanding.write(run)
 
+    @_cancellable
     def upscale(self, spec: ModelSpec, request: UpscaleRequest, run: Run) -> UpscaleResponse:
         """Return the larger picture; the network is loaded if need be, once the picture has turned out to be one."""
         from mold_core.upscaling.run import Where, upscale
@@ -177,9 +201,12 @@ class LocalWorker:
         return cast(UpscalerNetwork, network)
 
 
-def _encode_or_leave(renderer: ChainRenderer, pipeline: Pipeline, work: ClipWork) -> None:
+def _encode_or_leave(renderer: ChainRenderer, pipeline: Pipeline, work: ClipWork, run: Run) -> None:
     try:
-        encode_clip(renderer, pipeline, work)
+        with cancelled_by(run.check):
+            encode_clip(renderer, pipeline, work)
+    except CancelledError:
+        pass  # the clip that is rendered meanwhile is cancelled, too, and says so
     except (Exception, SystemExit) as error:
         log.warning("a clip was not decoded beside another: %s: %s", type(error).__name__, error)
 

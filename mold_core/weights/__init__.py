@@ -8,12 +8,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mold_core.cancelling import check_cancelled
 from mold_core.weights.files import BUILT_IN, open_weights, read_weights
 from mold_core.weights.measuring import PartSizes, held_bytes, measure
 from mold_core.weights.source import TensorSource, WeightFile
 from mold_core.weights.types import StoredType, type_named
 
 if TYPE_CHECKING:
+    from mold_core.weights.blocks import check_before_block, check_between_blocks
     from mold_core.weights.building import unfilled
     from mold_core.weights.compiled import Kernel, kernel_for
     from mold_core.weights.expand import dequantise
@@ -34,6 +36,8 @@ _WITH_TORCH = {
     "AdapterShelf": "lora",
     "Place": "lora_names",
     "adapted": "side_branch",
+    "check_before_block": "blocks",
+    "check_between_blocks": "blocks",
     "flat": "lora_names",
     "linear_layers": "lora_names",
     "read_adapter": "lora",
@@ -78,6 +82,9 @@ __all__ = [
     "TensorSource",
     "WeightFile",
     "adapted",
+    "check_before_block",
+    "check_between_blocks",
+    "check_cancelled",
     "compiled_product",
     "concatenate",
     "dequantise",

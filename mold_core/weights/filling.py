@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from mold_core.cancelling import check_cancelled
 from mold_core.errors import CheckpointError
+from mold_core.weights.blocks import check_between_blocks
 from mold_core.weights.compiled import kernel_for
 from mold_core.weights.layers import PackedEmbedding, PackedLinear
 from mold_core.weights.packed import PackedTensor, Scratch
@@ -44,7 +46,7 @@ def fill(
     any other quantised tensor is made dense. Plain tensors are used themselves, without a copy, if they have `dtype`
     (with `as_stored`: whatever they have) and lie on `device` already. Every tensor must be there, none left over, all
     of the right shape: else CheckpointError names `source` (a path) and the first tensors that do not fit, and the
-    module is as it was.
+    module is as it was. Filling stops, and the module later does between two blocks, when the work is cancelled.
 
     `expand_within_bytes` is memory that may be taken to save time: quantised weights are made dense if all weights fit.
     `compile` and `cache_dir` say whether to expand by compiled kernels and where to keep them, as in `kernel_for`; what
@@ -69,6 +71,7 @@ def fill(
     scratch = Scratch(_scratch_numbers(sum(numbers.values()), device or "cpu"))
     dense: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
+        check_cancelled()
         if isinstance(tensor, Tensor):
             wanted = dtype if tensor.is_floating_point() and not as_stored else None
             dense[name] = tensor.to(device=device, dtype=wanted)
@@ -78,6 +81,7 @@ def fill(
         if expand or not _take(module, name, packed, dtype_or_bf16, scratch, kernel):
             dense[name] = packed.expand(dtype_or_bf16, kernel)
     module.load_state_dict(dense, assign=True, strict=False)
+    check_between_blocks(module)
 
 
 def weight_bytes(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mold_core.cancelling import check_cancelled
 from mold_core.weights.expand import expand_into
 from mold_core.weights.layers import PackedEmbedding, PackedLinear
 from mold_core.weights.packed import PackedTensor, Scratch
@@ -167,6 +168,7 @@ def to_int8(module: nn.Module, dtype: torch.dtype, multiply: Multiply | None = N
         return Int8Panels.of(weight, multiply)
 
     for path, layer in list(module.named_modules()):
+        check_cancelled()
         if isinstance(layer, PackedLinear):
             module.set_submodule(path, Int8Linear(rows_of(layer.weight), layer.bias, scratch))
         elif isinstance(layer, PackedEmbedding):

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mold_core.weights import check_cancelled
+
 __all__ = ["Continuations", "Prefix", "Qwen3", "Qwen3Config"]
 
 
@@ -179,6 +181,7 @@ class Qwen3(nn.Module):
         turns = self._turns(0, len(ids), x)
         kept = []
         for layer in self.model.layers:
+            check_cancelled()
             out, pair = layer.self_attn.read(layer.input_layernorm(x), turns)
             kept.append(pair)
             x = x + out

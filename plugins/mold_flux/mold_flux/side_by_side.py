@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from mold_core.weights import PackedLinear
+from mold_core.weights import PackedLinear, check_before_block
 
 __all__ = ["can_share", "shares", "side_by_side"]
 
@@ -28,10 +28,12 @@ def shares(count: int, threads: int) -> list[slice]:
 def can_share(network: nn.Module) -> bool:
     """Say whether several threads may run a network at once: no layers that expand into one memory, no hooks.
 
-    Hooks bring the weights of streamed blocks, and may add an adapter's.
+    Hooks bring the weights of streamed blocks, and may add an adapter's; the one of cancelling is harmless.
     """
     return not any(
-        isinstance(module, PackedLinear) or module._forward_hooks or module._forward_pre_hooks
+        isinstance(module, PackedLinear)
+        or module._forward_hooks
+        or any(hook is not check_before_block for hook in module._forward_pre_hooks.values())
         for module in network.modules()
     )
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mold_core import CancelledError
 from mold_flux.transformer import FluxTransformer
 
 __all__ = ["compile_blocks", "fast_attention", "worth_compiling"]
@@ -89,7 +90,7 @@ def _guarded(block: nn.Module, state: _State, compiled: Callable[..., Any]) -> C
         if state.works:
             try:
                 return compiled(*arguments)
-            except torch.OutOfMemoryError:
+            except (torch.OutOfMemoryError, CancelledError):
                 raise
             except Exception as error:  # compilers fail in many ways, none of which is a reason not to go on
                 state.works = False

@@ -1,0 +1,47 @@
+"""Networks that stop between two blocks when their work was cancelled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from mold_core.cancelling import check_cancelled
+
+__all__ = ["check_before_block", "check_between_blocks"]
+
+# PERF: asking takes two microseconds, a layer of so many weights at least a hundred.
+_LARGE = 2**15
+
+
+def check_between_blocks(module: nn.Module) -> None:
+    """Let a network call `check_cancelled` before each of its repeated blocks and its large convolutions.
+
+    A step of a large transformer takes a minute on a CPU, and one block of it a second. It is a forward hook, so code
+    that is compiled block by block is not touched.
+    """
+    for block in _blocks(module):
+        if check_before_block not in block._forward_pre_hooks.values():
+            block.register_forward_pre_hook(check_before_block)
+
+
+def check_before_block(module: nn.Module, arguments: Any) -> None:
+    """Raise CancelledError if nobody waits for the result; the hook that `check_between_blocks` registers."""
+    if not torch.compiler.is_compiling():  # inside of compiled code there is nothing to ask
+        check_cancelled()
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield blocks in lists and sequences, and layers there and convolutions anywhere that are large."""
+    for parent in module.modules():
+        if isinstance(parent, _ConvNd) and _is_large(parent):
+            yield parent
+        elif isinstance(parent, nn.ModuleList | nn.Sequential):
+            yield from (block for block in parent if any(block.children()) or _is_large(block))
+
+
+def _is_large(layer: nn.Module) -> bool:
+    return sum(weight.numel() for weight in layer.parameters(recurse=False)) >= _LARGE
