@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 import tomllib
@@ -12,7 +13,9 @@ from typing import Any
 from mold_core.errors import OutputError, SettingsError
 from mold_core.files import write_whole
 
-__all__ = ["change_key", "change_table"]
+__all__ = ["change_key", "change_table", "decoded", "parsed"]
+
+_OTHER_ENCODINGS = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
 
 
 def change_key(path: Path, key: str, value: object) -> None:
@@ -23,7 +26,7 @@ def change_key(path: Path, key: str, value: object) -> None:
     text = _text_of(path)
     changed = _changed(text, key, value)
     # The text was changed by lines, which knows little of TOML: what it means now decides whether that went well.
-    if _parsed(changed, path) != _with_key(_parsed(text, path), key.split("."), value):
+    if parsed(changed, path) != _with_key(parsed(text, path), key.split("."), value):
         raise _cannot_change(path, key)
     _write(path, changed)
 
@@ -40,32 +43,32 @@ def change_table(path: Path, keys: tuple[str, ...], table: Mapping[str, Any] | N
         heading = ".".join(map(_toml_key, keys))
         lines += [f"{before}[{heading}]\n", *(f"{_toml_key(name)} = {_toml(value)}\n" for name, value in table.items())]
     changed = "".join(lines)
-    wanted = _with_key(_parsed(text, path), list(keys), None if table is None else dict(table))
-    if _filled(_parsed(changed, path)) != _filled(wanted):
+    wanted = _with_key(parsed(text, path), list(keys), None if table is None else dict(table))
+    if _filled(parsed(changed, path)) != _filled(wanted):
         raise _cannot_change(path, ".".join(keys))
     _write(path, changed)
 
 
 def _text_of(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8")
+        return decoded(path.read_bytes(), path)
     except FileNotFoundError:
         return ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} cannot be read: {error}") from None
+    except OSError as error:
+        raise SettingsError("%s cannot be read: %s", path, error) from None
 
 
 def _write(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{path.parent} cannot be made: {error.strerror}") from None
+        raise OutputError("%s cannot be made: %s", path.parent, error) from None
     write_whole(path, text.encode())
 
 
 def _cannot_change(path: Path, key: str) -> SettingsError:
     return SettingsError(
-        f"{key} cannot be changed in {path} without rewriting the file", field=key, hint="mold config edit opens it"
+        "%s cannot be changed in %s without rewriting the file", key, path, field=key, hint="mold config edit opens it"
     )
 
 
@@ -165,11 +168,35 @@ def _toml(value: object) -> str:
     return json.dumps(str(value), ensure_ascii=False)
 
 
-def _parsed(text: str, path: Path) -> dict[str, Any]:
+def decoded(data: bytes, path: Path) -> str:
+    """Return the text of a TOML file, with or without a byte order mark. Raises SettingsError naming file and line."""
+    for mark, encoding in _OTHER_ENCODINGS.items():
+        if data.startswith(mark):
+            raise SettingsError("%s is not valid TOML: line 1: the file is %s", path, encoding, hint="save it as UTF-8")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise SettingsError(
+            "%s is not valid TOML: line %s: the byte 0x%s is not UTF-8",
+            path,
+            line,
+            f"{data[error.start]:02x}",
+            hint="save the file as UTF-8",
+        ) from None
+
+
+def parsed(text: str, path: Path) -> dict[str, Any]:
+    """Return what a text in TOML holds. Raises SettingsError naming file and line."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{path} is not valid TOML: {error}", hint="mold config edit opens it") from None
+        problem, _, place = str(error).removesuffix(")").partition(" (at ")
+        found = re.match(r"line (\d+)", place)
+        line = found[1] if found else text.rstrip().count("\n") + 1
+        raise SettingsError(
+            "%s is not valid TOML: line %s: %s", path, line, problem, hint="mold config edit opens it"
+        ) from None
 
 
 def _with_key(document: dict[str, Any], parts: list[str], value: object) -> dict[str, Any]:

@@ -23,9 +23,17 @@
     └── CancelledError            CANCELLED            409   exit 130
 
 The message is one sentence for the person who caused it: what was asked, what is possible, what to do next.
+
+Each error has that sentence twice. The private one, `str(error)`, is for the owner of the machine: the command line,
+the library, the log. The public one, `public_text`, is what a server sends. They differ in the parts that are given
+beside the message, as in ``CheckpointError("%s: %s", path, error)``: a path is public as its last name, an exception of
+others as its type. So a sentence never holds the text of a path or of a foreign exception itself.
 """
 
 from __future__ import annotations
+
+import os
+from pathlib import PurePath
 
 __all__ = [
     "CancelledError",
@@ -55,8 +63,9 @@ __all__ = [
 class MoldError(Exception):
     """The root. `code` travels on the wire, `http_status` and `exit_status` are what servers and the CLI answer with.
 
-    `field` is the path of the culprit (``loras[1].scale``), `value` what it held, `hint` the way out; all optional,
-    and all already part of the sentence that `str()` gives.
+    `message` is the sentence, with a ``%s`` for each of `parts` where there are any. `field` is the path of the culprit
+    (``loras[1].scale``), `value` what it held, `hint` the way out, `local_hint` one that only somebody at the machine
+    can take and that may name its folders; all optional, and all already part of the sentence that `str()` gives.
     """
 
     code = "INTERNAL_ERROR"
@@ -64,24 +73,73 @@ class MoldError(Exception):
     exit_status = 1
 
     def __init__(
-        self, message: str, *, field: str | None = None, value: object = None, hint: str | None = None
+        self,
+        message: str,
+        *parts: object,
+        field: str | None = None,
+        value: object = None,
+        hint: str | None = None,
+        local_hint: str | None = None,
     ) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = message % tuple(map(_private, parts)) if parts else message
+        self.public_message = message % tuple(map(_public, parts)) if parts else message
+        super().__init__(self.message)
+        self.hides = any(map(_hides, parts))
         self.field = field
         self.value = value
         self.hint = hint
+        self.local_hint = local_hint
 
     def __str__(self) -> str:
-        return f"{self.message}; {self.hint}" if self.hint else self.message
+        return "; ".join(filter(None, (self.message, self.hint, self.local_hint)))
+
+    @property
+    def public_text(self) -> str:
+        """What may leave the machine: no absolute path, no words of a foreign exception."""
+        more = "the server's log has the details" if self.hides else None
+        return "; ".join(filter(None, (self.public_message, more, self.hint)))
 
     def __reduce__(self) -> tuple[object, ...]:
         # NOTE: exceptions with keyword-only arguments do not pickle by themselves; workers in other processes need it.
         return _rebuild, (type(self), self.args, self.__dict__)
 
     def to_json(self) -> dict[str, str]:
-        """Return the error envelope of the HTTP API."""
-        return {"error": str(self), "code": self.code}
+        """Return the error envelope of the HTTP API, which holds what is public."""
+        return {"error": self.public_text, "code": self.code}
+
+
+def _private(part: object) -> str:
+    """Return a part of a message as the owner of the machine reads it."""
+    if isinstance(part, MoldError):
+        return part.message
+    if isinstance(part, OSError) and part.strerror:
+        return part.strerror
+    return f"{type(part).__name__}: {_words(part)}" if isinstance(part, BaseException) else str(part)
+
+
+def _public(part: object) -> str:
+    """Return a part of a message as everyone may read it."""
+    if isinstance(part, MoldError):
+        return part.public_message
+    if isinstance(part, OSError) and part.errno:
+        return os.strerror(part.errno)
+    if isinstance(part, BaseException):
+        return type(part).__name__
+    return (part.name or "a folder") if isinstance(part, PurePath) else str(part)
+
+
+def _hides(part: object) -> bool:
+    """Say whether the public form of a part leaves out what somebody who looks for a fault needs."""
+    if isinstance(part, MoldError):
+        return part.hides
+    return isinstance(part, BaseException) and not isinstance(part, OSError)
+
+
+def _words(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # also that is foreign code
+        return "it cannot say why"
 
 
 def _rebuild(cls: type[MoldError], args: tuple[object, ...], state: dict[str, object]) -> MoldError:
@@ -101,14 +159,15 @@ class ValidationError(MoldError):
     def __init__(
         self,
         message: str,
-        *,
+        *parts: object,
         field: str | None = None,
         value: object = None,
         hint: str | None = None,
+        local_hint: str | None = None,
         problems: tuple[str, ...] = (),
     ) -> None:
-        super().__init__(message, field=field, value=value, hint=hint)
-        self.problems = problems or (message,)
+        super().__init__(message, *parts, field=field, value=value, hint=hint, local_hint=local_hint)
+        self.problems = problems or (self.public_message,)
 
 
 class MalformedError(ValidationError):

@@ -40,7 +40,7 @@ def write_whole(path: str | os.PathLike[str], data: bytes | Writer, *, replace: 
     target = Path(path)
     writer: Writer = data if callable(data) else lambda file: file.write(data)
     if "\0" in str(target):
-        raise OutputError(f"cannot write {str(target)!r}: a path cannot hold NUL characters", value=str(target))
+        raise OutputError("cannot write %r: a path cannot hold NUL characters", str(target), value=str(target))
     try:
         if replace:
             _replace(target, writer)
@@ -59,14 +59,15 @@ def version_of(path: Path) -> str:
     return f"{path.name} {about.st_size} {about.st_mtime_ns}"
 
 
-def output_error(path: Path, error: OSError) -> OutputError:
+def output_error(path: Path, error: OSError, verb: str = "write") -> OutputError:
     """Return the OutputError that says in words why `path` could not be written, and what to do about it."""
-    reason, way_out = _words(path, error)
-    return OutputError(f"cannot write {str(path)!r}: {reason}", value=str(path), hint=way_out)
+    reason, way_out = _words(error)
+    folder = [path.parent] if "%s" in reason else []
+    return OutputError(f"cannot {verb} '%s': {reason}", path, *folder, value=str(path), hint=way_out)
 
 
-def _words(path: Path, error: OSError) -> tuple[str, str]:
-    folder = str(path.parent)
+def _words(error: OSError) -> tuple[str, str]:
+    """Return what is wrong, with ``%s`` for the folder where it is to be named, and the way out."""
     match error.errno:
         case errno.ENOSPC:
             return "the disk is full", "free some space or choose a path on another disk"
@@ -77,11 +78,11 @@ def _words(path: Path, error: OSError) -> tuple[str, str]:
         case errno.EROFS:
             return "the disk is read-only", "choose a path on a disk that can be written to"
         case errno.EACCES | errno.EPERM:
-            return "permission denied", f"make it and its folder {folder!r} writable, or choose another path"
+            return "permission denied", "make it and its folder writable, or choose another path"
         case errno.ENOENT:
-            return f"the folder {folder!r} does not exist", "create the folder or choose another path"
+            return "the folder '%s' does not exist", "create the folder or choose another path"
         case errno.ENOTDIR:
-            return f"{folder!r} is not a folder", "choose another path"
+            return "'%s' is not a folder", "choose another path"
         case errno.EISDIR:
             return "it is a folder", "add a file name to the path"
         case errno.EEXIST:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +26,6 @@ import falcon.asgi
 from mold_core.errors import (
     CancelledError,
     DownloadError,
-    InferenceError,
     InsufficientMemoryError,
     MalformedError,
     MoldError,
@@ -47,7 +45,6 @@ __all__ = [
     "add_error_handlers",
     "headers_of",
     "log_failure",
-    "public_envelope",
 ]
 
 log = logging.getLogger("mold.http")
@@ -56,8 +53,8 @@ log = logging.getLogger("mold.http")
 class _Refusal(MoldError):
     """An error that may bring headers."""
 
-    def __init__(self, message: str, *, headers: Mapping[str, str] | None = None, **about: Any) -> None:
-        super().__init__(message, **about)
+    def __init__(self, message: str, *parts: object, headers: Mapping[str, str] | None = None, **about: Any) -> None:
+        super().__init__(message, *parts, **about)
         self.headers = dict(headers or {})
 
 
@@ -117,21 +114,6 @@ class RateLimitedError(_Refusal):
     http_status = 429
 
 
-# How the engine says what a plugin raised: ``…: KeyError: 'x'``.
-_FOREIGN = re.compile(r": [A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt): .*", re.DOTALL)
-
-
-def public_envelope(error: MoldError) -> dict[str, str]:
-    """Return what a caller is told of an error: the words of a foreign exception stay in the log."""
-    # NOTE: a worker process hands errors over without their causes, so the message itself must tell.
-    foreign = _FOREIGN.search(error.message) if isinstance(error, InferenceError) else None
-    if foreign is None:
-        return error.to_json()
-    words = error.message[: foreign.start()]
-    prefix = "" if words.startswith("generation error") else "generation error: "
-    return {"error": f"{prefix}{words}; the log of the server says why", "code": error.code}
-
-
 def headers_of(error: MoldError) -> dict[str, str]:
     """Return the headers that come with an error."""
     if error.http_status == 503:
@@ -159,7 +141,7 @@ async def _answer_mold_error(
     if error.http_status >= 500 and not isinstance(error, CancelledError):
         log_failure(f"{req.method} {req.path}", error)
     shape = getattr(req.context, "error_shape", None)
-    status, body = shape(error) if shape else (error.http_status, public_envelope(error))
+    status, body = shape(error) if shape else (error.http_status, error.to_json())
     resp.status = status
     resp.content_type = "application/json"
     resp.text = json.dumps(body)

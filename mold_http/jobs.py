@@ -14,7 +14,7 @@ from mold_core.engine import Job
 from mold_core.errors import CancelledError, MoldError
 from mold_core.wire import ProgressEvent
 from mold_http.disconnect import while_connected
-from mold_http.errors import log_failure, public_envelope
+from mold_http.errors import log_failure
 from mold_http.service import Service
 from mold_http.sse import Feed, Source, frame, progress_frame
 
@@ -116,5 +116,5 @@ class JobSource(Source):
 
     def error_frame(self, error: MoldError, number: int | None) -> bytes:
         """Return the frame ``error``."""
-        envelope = public_envelope(error)
+        envelope = error.to_json()
         return frame("error", {"message": envelope["error"], "code": envelope["code"]}, number)

@@ -43,8 +43,13 @@ def default_model(
         try:
             return DefaultModel(resolve(settings.default_model, catalog), "setting")
         except UnknownModelError as error:
-            error.message = f"the default model of MOLD_DEFAULT_MODEL or config.toml is not known: {error.message}"
-            raise
+            raise UnknownModelError(
+                "the default model of MOLD_DEFAULT_MODEL or config.toml is not known: %s",
+                error,
+                field=error.field,
+                value=error.value,
+                hint=error.hint,
+            ) from None
     candidates = [spec for spec in catalog.values() if generates(spec) and store.has(spec)]
     last = _last_used(settings.home)
     for spec in candidates:

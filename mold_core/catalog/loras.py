@@ -66,8 +66,11 @@ class LoraFolder:
 
         near = get_close_matches(lora.path, known, n=3)
         raise ValidationError(
-            f"{field} names no LoRA in {self.path}: {shorten(lora.path)}"
-            + (f"; nearest: {', '.join(near)}" if near else ""),
+            f"%s names no LoRA in %s: %s{'; nearest: %s' if near else ''}",
+            field,
+            self.path,
+            shorten(lora.path),
+            *([", ".join(near)] if near else []),
             field=field,
             value=lora.path,
             hint="mold list --loras shows all",

@@ -141,7 +141,7 @@ def read_catalog(path: Path, *, embedded: bool = False) -> list[ModelSpec]:
         try:
             models.append(attrs.evolve(_read_model(entry, document.get("shared", {})), root=root))
         except ValidationError as error:
-            raise PluginError(f"{path.name}: model {number if name is None else repr(name)}: {error}") from None
+            raise PluginError("%s: model %s: %s", path.name, number if name is None else repr(name), error) from None
     return models
 
 
@@ -149,9 +149,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise PluginError(f"{path.name} is not valid TOML: {error}") from None
+        raise PluginError("%s is not valid TOML: %s", path.name, error) from None
     except OSError as error:
-        raise PluginError(f"{path} cannot be read: {error.strerror}") from None
+        raise PluginError("%s cannot be read: %s", path, error) from None
 
 
 def _read_model(entry: Any, shared: Mapping[str, Any]) -> ModelSpec:

@@ -36,7 +36,7 @@ def own_models(settings: Settings, catalog: Mapping[str, ModelSpec]) -> dict[str
 
 def _own_model(name: str, table: Any, settings: Settings, catalog: Mapping[str, ModelSpec]) -> ModelSpec:
     def wrong(problem: str, hint: str | None = None) -> SettingsError:
-        return SettingsError(f"{settings.config_path}: models.{name!r} {problem}", field=f"models.{name}", hint=hint)
+        return SettingsError("%s: models.%r %s", settings.config_path, name, problem, field=f"models.{name}", hint=hint)
 
     if not isinstance(table, Mapping):
         raise wrong("must be a table")

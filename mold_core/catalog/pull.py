@@ -216,7 +216,9 @@ class _Pull:
     def _ask(self, hub: Hub, file: ModelFile) -> _Wanted:
         path = self.store.path_of(self.spec, file)
         if not file.repo:
-            raise DownloadError(f"the catalog does not say where {path.name} comes from", hint=f"put it at {path}")
+            raise DownloadError(
+                f"the catalog does not say where {path.name} comes from", local_hint=f"put it at {path}"
+            )
         self.reader.stage(f"asking for {path.name}")
         repo, filename = file.repo, file.filename or path.name
         remote = patiently(lambda: hub.look_up(repo, filename, gated=file.gated), self.patience)

@@ -116,5 +116,4 @@ def _freed_bytes(path: Path) -> int:
 
 
 def _not_deleted(path: Path, error: OSError) -> OutputError:
-    problem = output_error(path, error)
-    return OutputError(problem.message.replace("cannot write", "cannot delete"), value=str(path), hint=problem.hint)
+    return output_error(path, error, "delete")

@@ -26,7 +26,11 @@ def check_space(what: str, needs: Iterable[tuple[Path, int]]) -> None:
         free = shutil.disk_usage(folders[device]).free
         if need > free:
             raise OutputError(
-                f"{what} needs {in_words(need)} more on the disk of {folders[device]}, {in_words(free)} are free",
+                "%s needs %s more on the disk of %s, %s are free",
+                what,
+                in_words(need),
+                folders[device],
+                in_words(free),
                 field="models_dir",
                 value=str(folders[device]),
                 hint="make room, or let MOLD_MODELS_DIR name a folder on another disk",

@@ -98,8 +98,10 @@ class ModelStore:
         gigabytes = sum(file.size_bytes or 0 for file in missing) / 1e9
         first = self.path_of(spec, missing[0])
         return ModelNotFoundError(
-            f"model {spec.name!r} is not downloaded: {len(missing)} of {len(spec.files)} files ({gigabytes:.1f} GB) "
-            f"are missing, the first is {first}",
+            f"model %r is not downloaded: {len(missing)} of {len(spec.files)} files ({gigabytes:.1f} GB) "
+            "are missing, the first is %s",
+            spec.name,
+            first,
             field="model",
             value=spec.name,
             hint=f"mold pull {spec.name} fetches them",

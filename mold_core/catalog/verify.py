@@ -99,7 +99,7 @@ def update_digest(digest: Any, path: Path, tick: Callable[[], object] = lambda: 
                 digest.update(chunk)
                 tick()
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {(error.strerror or 'disk error').lower()}") from error
+        raise CheckpointError("%s cannot be read: %s", path, (error.strerror or "disk error").lower()) from error
 
 
 @attrs.frozen

@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import base64
 import json
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from mold_core.errors import MoldError, ValidationError
+from mold_core.config_file import decoded, parsed
+from mold_core.errors import MoldError, SettingsError, ValidationError
 from mold_core.wire import ChainRequest, ChainStage
 from mold_core.wire.convert import from_json
 
@@ -43,15 +43,15 @@ def read_script(path: Path) -> ChainRequest:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise ValidationError(f"a script is at most {_MAX_BYTES:,} bytes")
-        table = tomllib.loads(path.read_text("utf-8"))
+        table = parsed(decoded(path.read_bytes(), path), path)
     except OSError as error:
-        raise ValidationError(f"{path} cannot be read: {(error.strerror or 'it is no file').lower()}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValidationError(f"{path} is not valid TOML: {error}") from None
+        raise ValidationError("%s cannot be read: %s", path, (error.strerror or "it is no file").lower()) from None
+    except SettingsError as error:
+        raise ValidationError("%s", error) from None
     try:
         return _request(table, path.parent)
     except MoldError as error:
-        raise ValidationError(f"{path}: {error.message}", field=error.field, hint=error.hint) from None
+        raise ValidationError("%s: %s", path, error, field=error.field, hint=error.hint) from None
 
 
 def write_script(request: ChainRequest) -> str:

@@ -94,15 +94,15 @@ class _LazyGroup(click.Group):
     def _listed(self, ctx: click.Context) -> dict[str, str]:
         if ctx.params.get("no_plugins") or ctx.ensure_object(State).no_plugins:
             return {}
-        return listed_commands(lambda: self._load_plugins(ctx))
+        try:
+            return listed_commands(lambda: self._load_plugins(ctx))
+        except MoldError:
+            return {}  # a broken config.toml must not keep the help page from people; commands report it
 
     def _load_plugins(self, ctx: click.Context) -> tuple[dict[str, click.Command], list[str]]:
         """Let plugins add their commands, once; return those, and the files of the plugins' modules."""
         state = ctx.ensure_object(State)
-        try:
-            plugins = state.plugins
-        except MoldError:
-            return {}, []  # a broken config.toml must not keep the help page from people; commands report it
+        plugins = state.plugins
         if not state.commands_added:
             state.commands_added = True
             for name, failure in plugins.notify("mold_commands", cli=self):

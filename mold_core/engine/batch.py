@@ -104,4 +104,4 @@ def own_error(error: Exception) -> MoldError:
     if isinstance(error, MoldError):
         return error
     log.error("a job failed", exc_info=error)
-    return InferenceError(f"generation error: {type(error).__name__}: {error}")
+    return InferenceError("generation error: %s", error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
@@ -58,6 +59,8 @@ _CLOSE_TIMEOUT_S = 10.0
 
 # Frames of a clip that chains are made of, where the model does not say another number.
 _CLIP_FRAMES = 97
+
+log = logging.getLogger("mold.engine")
 
 
 @attrs.frozen(kw_only=True)
@@ -535,6 +538,9 @@ class Engine:
         self._queue_of(job).discard(job)
         self._keeper.ended(job)
         code = job.error.code if job.error is not None else ""
+        if job.error is not None and job.error.hides and log.hasHandlers():
+            # What a server keeps to itself is found here; without a log, the error itself has it for its caller.
+            log.error("job %s failed: %s", job.id, job.error, extra={"job": job.id})
         labels = {"kind": job.kind, "model": job.model or ""}
         self.observers.measure("job_finished", 1, **labels, state=job.state, code=code)
         if job.state == "done" and job.started_at is not None and job.finished_at is not None:

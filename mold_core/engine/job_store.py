@@ -109,7 +109,7 @@ class JobStore:
             _add_missing_columns(self._writer)
             self._reader = _connect(folder / "jobs.db")
         except (OSError, sqlite3.Error) as error:
-            raise OutputError(f"jobs cannot be kept in {str(folder)!r}: {error}", value=str(folder)) from error
+            raise OutputError("jobs cannot be kept in '%s': %s", folder, error, value=str(folder)) from error
         self._expire()
         self._thread = threading.Thread(target=self._write, name="mold-jobs", daemon=True)
         self._thread.start()
@@ -257,7 +257,7 @@ class JobStore:
                 future.set_result(None)
             else:
                 log.error("a job could not be written: %s", outcome)
-                future.set_exception(OutputError(f"the job could not be written to the disk: {outcome}"))
+                future.set_exception(OutputError("the job could not be written to the disk: %s", outcome))
 
     def _execute(self, sql: str, values: tuple[Any, ...]) -> Exception | None:
         """Run one statement; what is wrong with it alone does not harm the others."""

@@ -155,4 +155,4 @@ class Placements:
             return from_json(DevicePlacement, table, strict_keys=True)
         except ValidationError as error:
             where = f"models.{name!r} placement"
-            raise SettingsError(f"{self._path}: {where}: {error}", field=f"models.{name}.placement") from None
+            raise SettingsError("%s: %s: %s", self._path, where, error, field=f"models.{name}.placement") from None

@@ -179,7 +179,8 @@ class ProcessWorker:
             data = pickle.dumps(boot)
         except Exception as error:
             raise PluginError(
-                f"a plugin that was given as an object cannot be sent to another process: {error}",
+                "a plugin that was given as an object cannot be sent to another process: %s",
+                error,
                 hint="install it with an entry point, or set MOLD_EXECUTOR=inline",
             ) from error
         with suppress(OSError):  # it has died already, which the next line finds out

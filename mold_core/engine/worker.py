@@ -219,7 +219,7 @@ def blaming(what: str) -> Iterator[None]:
     except MoldError:
         raise
     except (Exception, SystemExit) as error:
-        raise InferenceError(f"{what}: {type(error).__name__}: {error}") from error
+        raise InferenceError("%s: %s", what, error) from error
 
 
 class InlineExecutor:

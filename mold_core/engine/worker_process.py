@@ -194,5 +194,5 @@ def _told(error: Exception) -> MoldError:
     try:
         pickle.loads(pickle.dumps(told))
     except Exception:
-        return InferenceError(str(told))
+        return InferenceError("%s", told)
     return told

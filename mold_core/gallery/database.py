@@ -130,7 +130,7 @@ class Database:
             self._prepare_in_any_case()
         except sqlite3.OperationalError as error:
             hint = "free some space" if is_full(error) else None
-            raise OutputError(f"cannot use {str(path)!r}: {error}", value=str(path), hint=hint) from error
+            raise OutputError("cannot use '%s': %s", path, error, value=str(path), hint=hint) from error
         except sqlite3.DatabaseError as error:
             aside = move_aside(path)
             log.warning(
@@ -190,7 +190,7 @@ class Database:
 
     def _unusable(self, verb: str, error: sqlite3.Error) -> OutputError:
         hint = "free some space" if is_full(error) else None
-        return OutputError(f"cannot {verb} {str(self.path)!r}: {reason_of(error)} ({error})", hint=hint)
+        return OutputError("cannot %s '%s': %s (%s)", verb, self.path, reason_of(error), error, hint=hint)
 
     def _take(self) -> sqlite3.Connection:
         with suppress(Empty):
@@ -232,9 +232,7 @@ class Database:
         self._idle.put(connection)
         if version > _VERSION:
             self.close()
-            raise OutputError(
-                f"{str(self.path)!r} was written by a newer mold", hint="update mold, or move that file away"
-            )
+            raise OutputError("'%s' was written by a newer mold", self.path, hint="update mold, or move that file away")
 
 
 def _create(connection: sqlite3.Connection) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_origin
 
+from mold_core.config_file import decoded, parsed
 from mold_core.errors import SettingsError
 from mold_core.settings.row import Setting
 
@@ -14,15 +14,13 @@ __all__ = ["find", "read_config", "refuse_unknown_keys", "tables"]
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return what config.toml holds, nothing where there is no such file. Raises SettingsError naming the file."""
+    """Return what config.toml holds, nothing where there is no such file. Raises SettingsError naming file and line."""
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return parsed(decoded(path.read_bytes(), path), path)
     except FileNotFoundError:
         return {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is not valid TOML: {error}", hint="correct it or move it away") from None
     except OSError as error:
-        raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
+        raise SettingsError("%s cannot be read: %s", path, error) from None
 
 
 def refuse_unknown_keys(config: Mapping[str, Any], rows: Sequence[Setting], path: Path) -> None:
@@ -35,14 +33,14 @@ def refuse_unknown_keys(config: Mapping[str, Any], rows: Sequence[Setting], path
 
             near = get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-            raise SettingsError(f"{path} has an unknown key {key!r}", field=key, hint=hint)
+            raise SettingsError("%s has an unknown key %r", path, key, field=key, hint=hint)
 
 
 def tables(config: Mapping[str, Any], key: str, path: Path) -> Mapping[str, Any]:
     """Return the tables under a key of config.toml. Raises SettingsError where there is something else."""
     found = config.get(key, {})
     if not isinstance(found, Mapping):
-        raise SettingsError(f"{path}: {key} must be a table of tables", field=key)
+        raise SettingsError("%s: %s must be a table of tables", path, key, field=key)
     return found
 
 

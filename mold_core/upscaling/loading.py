@@ -28,10 +28,11 @@ def load_network(path: Path, architectures: Iterable[UpscalerArchitecture], cont
             try:
                 return architecture.load(tensors, context)
             except CheckpointError as error:
-                raise CheckpointError(f"{path}: {error.message}", hint=error.hint) from None
+                raise CheckpointError("%s: %s", path, error, hint=error.hint) from None
     names = ", ".join(architecture.name for architecture in known) or "none"
     raise CheckpointError(
-        f"{path}: no upscaler architecture recognises these tensors, the first of which is"
-        f" {next(iter(tensors), 'missing')!r}",
+        "%s: no upscaler architecture recognises these tensors, the first of which is %r",
+        path,
+        next(iter(tensors), "missing"),
         hint=f"loaded plugins bring: {names}",
     )

@@ -98,7 +98,7 @@ def read_file(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ValidationError(
-            f"{str(path)!r} cannot be read: {(error.strerror or 'the disk reported an error').lower()}", field="image"
+            "'%s' cannot be read: %s", path, (error.strerror or "the disk reported an error").lower(), field="image"
         ) from error
 
 

@@ -77,9 +77,7 @@ def _opened(path: Path) -> BinaryIO:
     try:
         return path.open("rb")
     except OSError as error:
-        raise ValidationError(
-            f"{str(path)!r} cannot be read: {(error.strerror or '').lower()}", field="image"
-        ) from error
+        raise ValidationError("'%s' cannot be read: %s", path, (error.strerror or "").lower(), field="image") from error
 
 
 def _check_size(info: VideoInfo, scale: int) -> None:

@@ -41,17 +41,18 @@ def open_weights(path: Path, loaders: Iterable[WeightLoader] = ()) -> Mapping[st
         with path.open("rb") as file:
             head = file.read(64)
     except OSError as error:
-        raise CheckpointError(f"{path}: the file cannot be read: {error.strerror or error}") from None
+        raise CheckpointError("%s: the file cannot be read: %s", path, error) from None
     for loader in (*BUILT_IN, *loaders):
         if loader.recognises(path, head):
             return loader.open(path)
     if head.startswith((b"PK\x03\x04", b"\x80")):
         raise CheckpointError(
-            f"{path}: this is a file of pickled objects (.pt, .pth, .ckpt, .bin), which can run code when it is read;"
-            " mold takes safetensors and GGUF files only"
+            "%s: this is a file of pickled objects (.pt, .pth, .ckpt, .bin), which can run code when it is read;"
+            " mold takes safetensors and GGUF files only",
+            path,
         )
     raise CheckpointError(
-        f"{path}: {'the file is empty' if not head else 'this is neither a safetensors nor a GGUF file'}"
+        "%s: %s", path, "this is neither a safetensors nor a GGUF file" if head else "the file is empty"
     )
 
 
@@ -66,7 +67,7 @@ def read_weights(path: Path, loaders: Iterable[WeightLoader] = ()) -> dict[str, 
     try:
         return _with_scales(tensors)
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+        raise CheckpointError("%s: %s", path, error) from None
 
 
 def _with_scales(tensors: dict[str, Tensor | PackedTensor]) -> dict[str, Tensor | PackedTensor]:

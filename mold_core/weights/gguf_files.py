@@ -56,7 +56,7 @@ class GgufFiles:
         try:
             return _read(path, buffer)
         except CheckpointError as error:
-            raise CheckpointError(f"{path}: {error}") from None
+            raise CheckpointError("%s: %s", path, error) from None
 
 
 GGUF = GgufFiles()

@@ -74,8 +74,9 @@ def read_adapter(
     try:
         return _read(read_weights(path), component, network, names, dtype, device)
     except CheckpointError as error:
-        message = error.message if error.message.startswith(str(path)) else f"{path}: {error.message}"
-        raise CheckpointError(message, hint=error.hint) from None
+        if error.message.startswith(str(path)):
+            raise
+        raise CheckpointError("%s: %s", path, error, hint=error.hint) from None
 
 
 class AdapterShelf:
@@ -151,7 +152,7 @@ def _state(path: Path) -> tuple[str, int, int]:
     try:
         about = path.stat()
     except OSError as error:
-        raise CheckpointError(f"{path}: the file cannot be read: {error.strerror or error}") from None
+        raise CheckpointError("%s: the file cannot be read: %s", path, error) from None
     return str(path), about.st_size, about.st_mtime_ns
 
 

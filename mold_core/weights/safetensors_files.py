@@ -37,7 +37,7 @@ class SafetensorsFiles:
         try:
             return _read(path, buffer)
         except CheckpointError as error:
-            raise CheckpointError(f"{path}: this is not a whole safetensors file: {error}") from None
+            raise CheckpointError("%s: this is not a whole safetensors file: %s", path, error) from None
 
 
 SAFETENSORS = SafetensorsFiles()

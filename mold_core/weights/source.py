@@ -92,14 +92,14 @@ def map_file(path: Path) -> mmap.mmap:
     try:
         with path.open("rb") as file:
             if not path.stat().st_size:
-                raise CheckpointError(f"{path}: the file is empty")
+                raise CheckpointError("%s: the file is empty", path)
             if _NORESERVE:
                 return mmap.mmap(
                     file.fileno(), 0, flags=mmap.MAP_PRIVATE | _NORESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE
                 )
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     except OSError as error:
-        raise CheckpointError(f"{path}: the file cannot be read: {error.strerror or error}") from None
+        raise CheckpointError("%s: the file cannot be read: %s", path, error) from None
 
 
 def shown(name: str) -> str:

@@ -21,7 +21,6 @@ from mold_core.wire.convert import from_json
 from mold_core.wire.fields import wire_field
 from mold_core.wire.generate import MAX_PROMPT_BYTES, MAX_SEED
 from mold_http.answers import JSON, answer_json, json_of
-from mold_http.errors import public_envelope
 from mold_http.guard.bodies import read_json
 from mold_http.guard.forms import read_form
 from mold_http.guard.json_text import parse_json
@@ -232,7 +231,7 @@ _NO_USAGE = {
 
 def openai_error(error: MoldError) -> tuple[int, dict[str, Any]]:
     """Return the status and the body that OpenAI's API would answer an error with."""
-    envelope, status = public_envelope(error), error.http_status
+    envelope, status = error.to_json(), error.http_status
     kind = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
     code = {"UNKNOWN_MODEL": "model_not_found", "MODEL_NOT_FOUND": "model_not_found"}.get(error.code)
     if status == 401:

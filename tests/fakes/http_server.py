@@ -126,8 +126,13 @@ def events(stream: bytes) -> list[tuple[str, Any]]:
 
 
 @contextmanager
-def serving(home: Path, *arguments: str, **environment: str) -> Iterator[Server]:
-    """Give a server that runs in `home` on a free port, and end it; it must end with status 0."""
+def serving(
+    home: Path, *arguments: str, stdout: Any = None, stderr: Any = None, **environment: str
+) -> Iterator[Server]:
+    """Give a server that runs in `home` on a free port, and end it; it must end with status 0.
+
+    `stdout` and `stderr` are where its streams go, as Popen takes them.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -140,7 +145,8 @@ def serving(home: Path, *arguments: str, **environment: str) -> Iterator[Server]
         **environment,
     }
     command = [EXECUTABLE, "serve", "--port", str(port), *arguments]
-    with subprocess.Popen(command, env={**inherited, **settings}, cwd=home.parent) as process:
+    where = {"cwd": home.parent, "stdout": stdout, "stderr": stderr}
+    with subprocess.Popen(command, env={**inherited, **settings}, **where) as process:
         try:
             _wait_until_up(port, process)
             yield Server(port, home, process)

@@ -109,17 +109,33 @@ def test_the_error_names_setting_and_value(home: Path) -> None:
     assert (caught.value.field, caught.value.value) == ("threads", "many")
 
 
-@pytest.mark.parametrize("config", ["threads = ", "threads", "[a", "a = 1\na = 2"])
-def test_a_file_that_is_not_toml_is_named(home: Path, config: str) -> None:
-    with pytest.raises(SettingsError, match=r"config\.toml is not valid TOML: .*; correct it or move it away"):
-        load(home, config)
-
-
-def test_a_file_that_is_not_text_is_named(home: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"threads = ", 1),
+        (b"\n\nthreads", 3),
+        (b"threads = 2\n[a\n", 2),
+        (b"a = 1\na = 2", 2),
+        (b"plugins = [\n  'a',\n", 2),
+        (b'title = "a\n', 1),
+        ("# é\nthreads = 2 # zwölf\n".encode("latin-1"), 1),
+        (b"threads = 2\n# \x84quoted\x93\n", 2),
+        ("threads = 2\n".encode("utf-16"), 1),
+    ],
+)
+def test_a_file_that_is_not_toml_is_named_with_its_line(home: Path, content: bytes, line: int) -> None:
     home.mkdir()
-    (home / "config.toml").write_bytes(b"\xff\xfe\0")
-    with pytest.raises(SettingsError, match=r"config\.toml is not valid TOML"):
+    (home / "config.toml").write_bytes(content)
+    with pytest.raises(SettingsError, match=rf"{home}/config\.toml is not valid TOML: line {line}: .*; "):
         Settings.load({}, {"MOLD_HOME": str(home)})
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_a_file_with_a_byte_order_mark_is_read(home: Path, ending: str) -> None:
+    home.mkdir()
+    (home / "config.toml").write_bytes(f"threads = 3{ending}plugins = ['sketch']{ending}".encode("utf-8-sig"))
+    settings = Settings.load({}, {"MOLD_HOME": str(home)})
+    assert (settings.threads, settings.plugins) == (3, ("sketch",))
 
 
 def test_a_file_that_is_a_folder_is_named(home: Path) -> None:

@@ -161,9 +161,10 @@ def _guarded(chain: Chain, index: int, work: Callable[[], None]) -> None:
 
 def _stage_error(chain: Chain, index: int, error: MoldError) -> ChainError:
     kept = chain.first_missing
-    what = f"stage {index} of {len(chain.works)} failed: {error}"
+    what = f"stage {index} of {len(chain.works)} failed: %s"
     return ChainError(
         f"{what}; {kept} finished stages are kept" if kept else what,
+        error,
         hint=f"the same request goes on from there, and so does mold chain resume {chain.id}" if kept else None,
     )
 

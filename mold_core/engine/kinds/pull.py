@@ -39,7 +39,7 @@ class PullKind:
         try:
             return self._pull(job, models)
         except DownloadError as error:
-            job.report(Info(message=f"{error.message}; trying again in {self._retry_after_s:g} s"))
+            job.report(Info(message=f"{error.public_message}; trying again in {self._retry_after_s:g} s"))
             if job.wait(self._retry_after_s):
                 raise
         return self._pull(job, models)

@@ -86,7 +86,7 @@ def _origin(request: UpscaleRequest) -> str | None:
     """Return the model that made the picture, if it says so. Raises ValidationError for what is no picture."""
     if isinstance(request, FileUpscaleRequest):
         if not os.path.isfile(request.source):
-            raise ValidationError(f"there is no file {str(request.source)!r}", field="image")
+            raise ValidationError("there is no file '%s'", request.source, field="image")
         if is_video(request.source):
             return None
     data = read_source(request)
@@ -98,6 +98,6 @@ def _origin(request: UpscaleRequest) -> str | None:
 def _check_target(target: Path) -> None:
     """Raise OutputError now for what would only be found out when all the work is done."""
     if target.is_dir():
-        raise OutputError(f"{str(target)!r} is a directory", field="output", hint="name a file in it")
+        raise OutputError("'%s' is a directory", target, field="output", hint="name a file in it")
     if not os.path.isdir(target.parent):
-        raise OutputError(f"the directory {str(target.parent)!r} does not exist", field="output", hint="make it first")
+        raise OutputError("the directory '%s' does not exist", target.parent, field="output", hint="make it first")

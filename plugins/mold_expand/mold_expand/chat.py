@@ -24,10 +24,10 @@ class Chat:
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises plain Exceptions
-            raise CheckpointError(f"{path} is no tokenizer.json: {error}") from None
+            raise CheckpointError("%s is no tokenizer.json: %s", path, error) from None
         ends = [self._tokenizer.token_to_id(mark) for mark in (_END, _END_OF_TEXT)]
         if self._tokenizer.token_to_id(_START) is None or ends[0] is None:
-            raise CheckpointError(f"{path} is no tokenizer of a chat model: it lacks {_START} or {_END}")
+            raise CheckpointError(f"%s is no tokenizer of a chat model: it lacks {_START} or {_END}", path)
         self.stop = frozenset(end for end in ends if end is not None)
 
     def ask(self, user: str, system: str | None = None, *, thinking: bool = False) -> list[int]:

@@ -81,12 +81,12 @@ def load_qwen3(
     """
     file = open_weights(path, loaders)
     if not isinstance(file, WeightFile) or file.format != "gguf":
-        raise CheckpointError(f"{path}: a language model for expansion must be a GGUF file")
+        raise CheckpointError("%s: a language model for expansion must be a GGUF file", path)
     try:
         config = _config(file)
         tensors = {_name(name): source.read() for name, source in file.items()}
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error.message}", hint=error.hint) from None
+        raise CheckpointError("%s: %s", path, error, hint=error.hint) from None
     dense = sum(math.prod(source.shape) for source in file.values()) < small
     dtype = torch.float32 if dense else dtype
     with unfilled():

@@ -196,7 +196,7 @@ class _Loader:
             shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
             return tensors, kind.config_of(shapes, **self._options.get(kind.table, {}))
         except CheckpointError as error:
-            raise CheckpointError(f"{path}: {error.message}", hint=error.hint) from None
+            raise CheckpointError("%s: %s", path, error, hint=error.hint) from None
 
     def _path(self, component: str) -> Path:
         (path,) = self._plan.part(component).files

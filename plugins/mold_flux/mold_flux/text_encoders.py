@@ -300,7 +300,9 @@ class PromptTokenizer:
         ids = {token: self._tokenizer.token_to_id(token) for token in (bos, eos, pad) if token}
         missing = [token for token, number in ids.items() if number is None]
         if missing:
-            raise CheckpointError(f"{path} is no tokenizer for this text encoder: it lacks {', '.join(missing)}")
+            raise CheckpointError(
+                "%s is no tokenizer for this text encoder: it lacks %s", Path(path), ", ".join(missing)
+            )
         self._start = [ids[bos]] if bos else []
         self._end = ids[eos]
         self._pad = ids[pad]

@@ -120,10 +120,11 @@ class Components:
         for path in self.text_paths():
             tensors.update(read(path))
         if not tensors:
-            raise CheckpointError(f"{self.text_paths()[0]}: this file holds no Gemma 3 text encoder")
+            raise CheckpointError("%s: this file holds no Gemma 3 text encoder", self.text_paths()[0])
         return tensors
 
 
 def _of_file(path: Path, error: CheckpointError) -> CheckpointError:
-    message = error.message if error.message.startswith(str(path)) else f"{path}: {error.message}"
-    return CheckpointError(message, hint=error.hint)
+    if error.message.startswith(str(path)):
+        return error
+    return CheckpointError("%s: %s", path, error, hint=error.hint)

@@ -28,7 +28,9 @@ def shown_smaller(loras: Sequence[LoraWeight]) -> int:
     if len(set(factors.values())) > 1:
         (one, first), (other, second), *_ = factors.items()
         raise CheckpointError(
-            f"{other}: this adapter is shown videos {second} times smaller, and {one} {first} times",
+            f"%s: this adapter is shown videos {second} times smaller, and %s {first} times",
+            Path(other),
+            Path(one),
             hint="use one of them",
         )
     return next(iter(factors.values()), 1)
@@ -45,5 +47,5 @@ def _factor(path: Path) -> int:
     except ValueError:
         factor = 0
     if factor < 1:
-        raise CheckpointError(f"{path}: {_FACTOR} must be a whole number from 1, not {text!r}")
+        raise CheckpointError(f"%s: {_FACTOR} must be a whole number from 1, not %r", path, text)
     return factor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -38,6 +39,12 @@ def test_a_value_is_changed_where_it_stands(file: Path) -> None:
     change_key(file, "queue_size", 12)
     change_key(file, "expand.temperature", 0.9)
     assert file.read_text() == FILE.replace("= 9", "= 12").replace("0.5", "0.9")
+
+
+def test_a_byte_order_mark_does_not_keep_a_value_from_being_changed(file: Path) -> None:
+    file.write_bytes("threads = 2 # two\r\n".encode("utf-8-sig"))
+    change_key(file, "threads", 3)
+    assert tomllib.loads(file.read_text("utf-8-sig")) == {"threads": 3}
 
 
 def test_a_key_comes_at_the_end_of_its_table_and_a_table_at_the_end(file: Path) -> None:

@@ -274,5 +274,6 @@ def test_with_mold_log_debug_the_cause_is_shown(sketch: Mold) -> None:
 
 def test_a_broken_config_gives_one_line(sketch: Mold, home: Path) -> None:
     (home / "config.toml").write_text("threads = ")
-    assert "config.toml is not valid TOML" in error_line(sketch(*REQUEST), 2)
+    for command in (REQUEST, ("serve",), ("scribble",), ("list",), ("gallery", "list"), ("ps",), ("default",)):
+        assert "config.toml is not valid TOML: line 1: " in error_line(sketch(*command), 2)
     assert sketch("--help").returncode == 0
