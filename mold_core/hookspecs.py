@@ -212,7 +212,8 @@ class LoadContext:
     `attention` and `cuda_graphs` what to use on CUDA.
 
     `wishes` is what was asked for about memory and devices, `room` what the model may take, in bytes by device (no
-    entry: no limit), and `plan` how it is to be held in memory, for a family that tells its parts.
+    entry: no limit), and `plan` how it is to be held in memory, for a family that tells its parts. `capabilities` are
+    the compute capabilities of CUDA devices, by device (no entry: not known, as good as the newest).
     """
 
     device: str
@@ -227,6 +228,7 @@ class LoadContext:
     wishes: MemoryWishes = MemoryWishes()
     room: Mapping[str, int] = attrs.Factory(dict)
     plan: MemoryPlan | None = None
+    capabilities: Mapping[str, tuple[int, int]] = attrs.Factory(dict)
 
 
 class Pipeline(Protocol):

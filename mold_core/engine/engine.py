@@ -14,7 +14,7 @@ import attrs
 
 from mold_core.catalog import DefaultModel, LocalFiles, ModelSpec, ModelStore, own_models
 from mold_core.catalog.pull import pull
-from mold_core.engine.device import choose_devices
+from mold_core.engine.device import DeviceInfo, choose_devices, torch_name
 from mold_core.engine.executors import executor_named
 from mold_core.engine.feeder import DeviceStatus, Feeder, load_errand
 from mold_core.engine.job_store import JobStore
@@ -338,7 +338,8 @@ class Engine:
         CheckpointError for a damaged file.
         """
         spec = self.resolve(name)
-        return memory_report(self.family_of(spec), spec, self.store, self.settings, self.plugins)
+        known = self._device_infos()
+        return memory_report(self.family_of(spec), spec, self.store, self.settings, self.plugins, known)
 
     def resolve(self, name: str | None) -> ModelSpec:
         """Return the model that a name means; None means the default. Raises UnknownModelError."""
@@ -368,7 +369,7 @@ class Engine:
         """What lies on this machine's disk: models in detail and their removal, adapters, room taken, chains begun."""
         from mold_core.engine.shelf import Shelf
 
-        return Shelf(self._models)
+        return Shelf(self._models, self._device_infos)
 
     # --- what it does now ----------------------------------------------------------------------------------------
 
@@ -436,6 +437,10 @@ class Engine:
         self.close()
 
     # --- inside --------------------------------------------------------------------------------------------------
+
+    def _device_infos(self) -> dict[str, DeviceInfo]:
+        """Return what workers have told of their devices, by the names that torch knows these by."""
+        return {torch_name(feeder.device): feeder.device_info() for feeder in self._feeders}
 
     def _new_job(self, kind: JobKind, prepared: Prepared, id: str | None = None) -> Job:
         job = Job(

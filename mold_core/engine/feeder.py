@@ -106,7 +106,7 @@ class Feeder:
 
     def status(self) -> DeviceStatus:
         """Return what the device does now."""
-        info = getattr(self._worker, "device_info", lambda: DeviceInfo(name=self.device))()
+        info = self.device_info()
         return DeviceStatus(
             device=self.device,
             name=info.name,
@@ -117,6 +117,11 @@ class Feeder:
             memory_total_bytes=info.memory_total_bytes,
             restarts=self._restarts,
         )
+
+    def device_info(self) -> DeviceInfo:
+        """Return what the worker has told of the device; only its name before there is a worker."""
+        info: DeviceInfo = getattr(self._worker, "device_info", lambda: DeviceInfo(name=self.device))()
+        return info
 
     def run_errand(self, errand: Callable[[Worker], Any]) -> Future[Any]:
         """Let the worker do something between two batches."""

@@ -10,7 +10,16 @@ import attrs
 
 from mold_core.catalog import LocalFiles, ModelSpec, ModelStore
 from mold_core.catalog.space import in_words
-from mold_core.engine.device import budget_bytes, choose_device, free_bytes
+from mold_core.engine.device import (
+    DeviceInfo,
+    DeviceMemory,
+    budget_bytes,
+    capability_of,
+    choose_devices,
+    device_memory,
+    torch_name,
+)
+from mold_core.engine.nvml import gpu_state
 from mold_core.errors import InsufficientMemoryError, SettingsError
 from mold_core.hookspecs import LoadContext, ModelFamily
 from mold_core.placement import STRATEGIES, MemoryPlan, MemoryWishes, ModelPart, Strategy, needed_bytes, plan_memory
@@ -48,10 +57,20 @@ class MemoryReport:
 
 
 def memory_report(
-    family: ModelFamily, spec: ModelSpec, store: ModelStore, settings: Settings, plugins: Plugins
+    family: ModelFamily,
+    spec: ModelSpec,
+    store: ModelStore,
+    settings: Settings,
+    plugins: Plugins,
+    known: Mapping[str, DeviceInfo] | None = None,
 ) -> MemoryReport | None:
-    """Return whether a model, downloaded or not, fits here; None where its family does not tell its parts."""
-    context = load_context(settings, plugins, choose_device(settings))
+    """Return whether a model, downloaded or not, fits here; None where its family does not tell its parts.
+
+    `known` is what workers have told of their devices. CUDA is not asked: that would make a context in this process.
+    """
+    seen = _Outside(known or {}, may_ask_torch=settings.executor == "inline")
+    device = max(map(torch_name, choose_devices(settings)), key=seen.available_bytes)
+    context = load_context(settings, plugins, device, memory_of=seen.memory, capability_of=seen.capability)
     parts = _parts_of(family, spec, store.files_of(spec), context)
     if not parts:
         return None
@@ -62,15 +81,58 @@ def memory_report(
         problem = str(error)
     return MemoryReport(
         parts=parts,
-        room={device: context.room[device] for device in dict.fromkeys(part.device for part in parts)},
+        room={part.device: context.room[part.device] for part in parts if part.device in context.room},
         needs={strategy: needed_bytes(parts, strategy) for strategy in STRATEGIES},
         chosen=chosen,
         problem=problem,
     )
 
 
-def wishes_of(settings: Settings, placed: Mapping[str, str] | None = None) -> MemoryWishes:
+@attrs.frozen
+class _Outside:
+    """What is known of devices in a process that does not compute on them: by its workers, or by NVML."""
+
+    known: Mapping[str, DeviceInfo]
+    may_ask_torch: bool
+
+    def memory(self, device: str) -> DeviceMemory | None:
+        """Return the memory of a device; None where there is no telling."""
+        info = self.known.get(device)
+        if info is not None and info.available_bytes:
+            return DeviceMemory(total_bytes=info.memory_total_bytes, available_bytes=info.available_bytes)
+        if not device.startswith("cuda"):
+            return device_memory(device)
+        state = gpu_state(_number(device))
+        if state is not None:
+            return DeviceMemory(total_bytes=state.total_bytes, available_bytes=state.free_bytes)
+        return device_memory(device) if self.may_ask_torch else None
+
+    def available_bytes(self, device: str) -> int:
+        """Return what a model could take of a device; 0 where there is no telling."""
+        memory = self.memory(device)
+        return 0 if memory is None else memory.available_bytes
+
+    def capability(self, device: str) -> tuple[int, int] | None:
+        """Return the compute capability of a GPU; None where there is no telling."""
+        if not device.startswith("cuda"):
+            return None
+        info = self.known.get(device)
+        if info is not None and info.capability:
+            return info.capability
+        state = gpu_state(_number(device))
+        if state is not None:
+            return state.capability
+        return capability_of(device) if self.may_ask_torch else None
+
+
+def _number(device: str) -> int:
+    return int(device.partition(":")[2] or 0)
+
+
+def wishes_of(settings: Settings, placed: Mapping[str, str] | None = None, device: str = "cuda:0") -> MemoryWishes:
     """Return what the settings ask for about memory; devices that a model is `placed` on go before those they name.
+
+    ``cuda`` without a number is `device` if that is a GPU, else the first GPU.
 
     Raises SettingsError naming the setting.
     """
@@ -79,13 +141,13 @@ def wishes_of(settings: Settings, placed: Mapping[str, str] | None = None) -> Me
     strategy: str = settings.memory_strategy
     if strategy == "auto" and (settings.eager or settings.offload):
         strategy = "eager" if settings.eager else "offload"
-    devices = {name: _device(name, getattr(settings, f"device_{name}")) for name in _PLACES}
+    devices = {name: torch_name(_device(name, getattr(settings, f"device_{name}")), device) for name in _PLACES}
     said = {name: device for name, device in devices.items() if device != "auto"}
     if placed and "text_encoders" in placed:
         said = {name: device for name, device in said.items() if name not in _TEXT_ENCODERS}
     return MemoryWishes(
         strategy=None if strategy == "auto" else cast("Strategy", strategy),
-        devices={**said, **(placed or {})},
+        devices={**said, **{name: torch_name(where, device) for name, where in (placed or {}).items()}},
         variants={} if settings.t5_variant == "auto" else {"t5": settings.t5_variant},
     )
 
@@ -98,17 +160,23 @@ def load_context(
     *,
     held_bytes: int = 0,
     placed: Mapping[str, str] | None = None,
+    memory_of: Callable[[str], DeviceMemory | None] = device_memory,
+    capability_of: Callable[[str], tuple[int, int] | None] = capability_of,
 ) -> LoadContext:
     """Return the context in which a model is loaded on a device now.
 
     `held_bytes` is what models hold there that would be dropped to make room; `placed` are the devices that were asked
-    for, by parts.
+    for, by parts. Of a device whose memory cannot be told, a model may take what it wants.
     """
-    wishes = wishes_of(settings, placed)
-    budget = budget_bytes(settings, device)
-    if settings.memory_budget_gb is None:
-        budget = min(budget, free_bytes(device) + held_bytes)
-    elsewhere = {*wishes.devices.values(), "cpu"} - {device}
+    wishes = wishes_of(settings, placed, device)
+    memory = {name: memory_of(name) for name in (device, *sorted({*wishes.devices.values(), "cpu"} - {device}))}
+    room = {name: found.available_bytes for name, found in memory.items() if found is not None}
+    here = memory[device]
+    if settings.memory_budget_gb is not None:
+        room[device] = budget_bytes(settings, device, 0)
+    elif here is not None:
+        room[device] = min(budget_bytes(settings, device, here.total_bytes), here.available_bytes + held_bytes)
+    capabilities = {name: capability_of(name) for name in memory}
     return LoadContext(
         device=device,
         threads=settings.threads,
@@ -120,7 +188,8 @@ def load_context(
         attention=settings.attention,
         cuda_graphs=settings.cuda_graphs,
         wishes=wishes,
-        room={device: budget, **{other: free_bytes(other) for other in elsewhere}},
+        room=room,
+        capabilities={name: found for name, found in capabilities.items() if found is not None},
     )
 
 

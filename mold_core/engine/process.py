@@ -193,6 +193,7 @@ class ProcessWorker:
             ) from None
         if answer is None:
             raise self._death()
+        self._state = WorkerState(loaded=frozenset(), device=answer[1])
 
     def _call(self, verb: str, arguments: tuple[Any, ...], run: Run | None, **options: Any) -> Any:
         number = next(self._numbers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import attrs
@@ -22,6 +22,7 @@ from mold_core.catalog.details import (
 )
 from mold_core.catalog.remove import plan_removal, remove
 from mold_core.chains import plan
+from mold_core.engine.device import DeviceInfo
 from mold_core.engine.kinds.chain import chain_store
 from mold_core.engine.memory import MemoryReport, memory_report
 from mold_core.engine.models import Models
@@ -35,6 +36,7 @@ class Shelf:
     """Tells of the disk, and takes models off it. `mold_core.client.shelf.RemoteShelf` has the same verbs."""
 
     models: Models
+    devices: Callable[[], Mapping[str, DeviceInfo]] = dict  # what workers have told of them
 
     def model(self, name: str) -> ModelDetails:
         """Return all that is known of a model. Raises UnknownModelError, and CheckpointError for a damaged file."""
@@ -130,7 +132,8 @@ class Shelf:
         family = self.models.plugins.families.get(spec.family)
         if family is None or spec.part_of is not None or not hasattr(family, "parts"):
             return None
-        return memory_report(family, spec, self.models.store, self.models.settings, self.models.plugins)
+        models = self.models
+        return memory_report(family, spec, models.store, models.settings, models.plugins, self.devices())
 
 
 # Folders in MOLD_HOME beside those of models and results.

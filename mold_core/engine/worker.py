@@ -16,7 +16,7 @@ import attrs
 from mold_core.cancelling import cancelled_by
 from mold_core.catalog import ModelSpec, ModelStore
 from mold_core.chains.clips import ClipWork, encode_clip, render_clip
-from mold_core.engine.device import DeviceInfo, budget_bytes, device_info, free_bytes, torch_name
+from mold_core.engine.device import DeviceInfo, budget_bytes, device_info, free_bytes, torch_name, use_device
 from mold_core.engine.expanding import Expanding
 from mold_core.engine.memory import explained, load_context, plan_for
 from mold_core.engine.placing import WHOLE
@@ -53,6 +53,7 @@ class LocalWorker:
 
     def __init__(self, device: str, settings: Settings, plugins: Plugins) -> None:
         self.device = torch_name(device)
+        use_device(self.device)
         self._settings = settings
         self._plugins = plugins
         self._store = ModelStore(settings.models_path)
@@ -68,7 +69,8 @@ class LocalWorker:
 
     def device_info(self) -> DeviceInfo:
         """Return the name and the memory of the device, as they are now."""
-        return device_info(self.device)
+        info = device_info(self.device)
+        return attrs.evolve(info, available_bytes=info.available_bytes + self._residency.used_bytes)
 
     @_cancellable
     def load(self, spec: ModelSpec, run: Run) -> None:
@@ -107,7 +109,7 @@ class LocalWorker:
             for other in beside:
                 _encode_or_leave(renderer, pipeline, other, run)
             beside = ()
-        with ThreadPoolExecutor(1, "mold-encode") as thread:
+        with ThreadPoolExecutor(1, "mold-encode", use_device, (self.device,)) as thread:
             for other in beside:
                 thread.submit(_encode_or_leave, renderer, pipeline, other, run)
             with blaming(f"{spec.name} failed while rendering"):
@@ -154,7 +156,7 @@ class LocalWorker:
         versions = files.versions()
         if self._versions.get(spec.name, versions) != versions:
             self._drop(spec.name)  # its files are not those it was loaded from
-        device = spec.devices.get(WHOLE, self.device)
+        device = torch_name(spec.devices.get(WHOLE, self.device), self.device)
         residency = self._residency if device == self.device else self._beside
         if spec.name in residency.names:
             return residency.get(spec.name)

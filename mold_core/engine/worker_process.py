@@ -4,9 +4,9 @@ It gets calls over a socket and answers with events and results. A thread reads 
 at the next step, and the process ends the moment its parent is gone.
 
 To here come a Boot and then the tuples ("call", number, verb, pickled arguments), ("cancel", number) and ("close",).
-From here come ("ready",), ("log", logger, level, text), ("event", number, event), ("step", number, step, total, ms) and
-("done" or "failed", number, WorkerState) followed by the pickled result or error as bare bytes; where it is large these
-are empty, and it is in the file that both share.
+From here come ("ready", DeviceInfo), ("log", logger, level, text), ("event", number, event), ("step", number, step,
+total, ms) and ("done" or "failed", number, WorkerState) followed by the pickled result or error as bare bytes; where
+it is large these are empty, and it is in the file that both share.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def main() -> None:
     plugins = load_plugins(boot.source.names, extra=boot.source.extra)
     worker = LocalWorker(boot.device, boot.settings, plugins)
     threading.Thread(target=process.read, name="mold-read", daemon=True).start()
-    process.send(("ready",))
+    process.look_at(worker)
+    process.send(("ready", process.device))
     for family in plugins.families.values():
         _warm(family)
     process.serve(worker)
@@ -105,6 +106,7 @@ class _Process:
         self._shared = shared
         self._sending = threading.Lock()
         self._calls: SimpleQueue[tuple[int, str, bytes] | None] = SimpleQueue()
+        self.device = DeviceInfo(name="")  # as it last was
         self.cancelled: set[int] = set()
 
     def send(self, message: tuple[Any, ...], data: bytes | None = None) -> None:
@@ -143,11 +145,23 @@ class _Process:
                 word, data = "done", pickle.dumps(self._run(worker, number, verb, arguments))
             except Exception as error:
                 word, data = "failed", pickle.dumps(_told(error))
-            state = WorkerState(loaded=worker.loaded(), device=worker.device_info())
+            failed = self.look_at(worker)
+            state = WorkerState(loaded=worker.loaded(), device=self.device)
             self.cancelled.discard(number)
             self.send((word, number, state), data)
+            if failed is not None:
+                log.error("the device cannot be used any more, the worker ends: %s", failed)
+                os._exit(1)  # closing would only fail, too
             del data, call, arguments  # they may be large, and the next call may be long in coming
         worker.close()
+
+    def look_at(self, worker: LocalWorker) -> Exception | None:
+        """Ask how the device is; return why it does not answer: after an illegal access CUDA fails in every call."""
+        try:
+            self.device = worker.device_info()
+        except Exception as error:
+            return error
+        return None
 
     def _run(self, worker: LocalWorker, number: int, verb: str, arguments: bytes) -> Any:
         wants_run, values, options = pickle.loads(arguments)

@@ -23,6 +23,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
             is_available=lambda: "cuda" in devices,
             device_count=lambda: devices.count("cuda"),
             mem_get_info=lambda device: (1_000, 10_000_000_000),
+            memory_reserved=lambda device: 500,
+            memory_allocated=lambda device: 300,
         )
         torch.backends = SimpleNamespace(mps=SimpleNamespace(is_available=lambda: "mps" in devices))
         monkeypatch.setitem(sys.modules, "torch", torch if devices else None)
@@ -75,7 +77,7 @@ def test_the_budget_is_that_of_the_setting() -> None:
 
 def test_the_budget_of_a_gpu_is_a_share_of_its_memory(machine: Any) -> None:
     machine("cpu", "cuda")
-    assert budget_bytes(Settings(), "cuda") == 8_000_000_000
+    assert budget_bytes(Settings(), "cuda:0") == 8_000_000_000
 
 
 def test_the_budget_of_the_cpu_is_a_share_of_the_machines_memory() -> None:
@@ -85,7 +87,7 @@ def test_the_budget_of_the_cpu_is_a_share_of_the_machines_memory() -> None:
 @pytest.mark.parametrize(
     ("gpus", "asked", "chosen"),
     [
-        (1, None, ("cuda",)),
+        (1, None, ("cuda:0",)),
         (2, None, ("cuda:0", "cuda:1")),
         (3, ("2", "0"), ("cuda:2", "cuda:0")),
         (1, ("0", "0"), ("cuda:0",)),
