@@ -21,7 +21,9 @@ from typing import Any, Protocol
 from mold_core.catalog import ModelSpec
 from mold_core.chains.clips import ClipWork
 from mold_core.engine.device import DeviceInfo
+from mold_core.engine.pulse import Pulse, make_pulse
 from mold_core.engine.shared_file import make_shared_file, read_shared
+from mold_core.engine.vigil import Call, Vigil, call_for
 from mold_core.engine.worker_process import Boot, WorkerState
 from mold_core.errors import CancelledError, PluginError, WorkerError
 from mold_core.hookspecs import Frames, Run
@@ -58,7 +60,8 @@ class _Telling(Protocol):
 class ProcessWorker:
     """A worker whose verbs run in another process. It has the verbs of `mold_core.hookspecs.Worker`.
 
-    `on_death` is called when the process ends without being told to, in a thread of this worker.
+    `on_death` is called when the process ends without being told to, in a thread of this worker. One that is stopped,
+    hangs or does not answer to being cancelled is ended, which is such a death.
     """
 
     def __init__(self, device: str, settings: Settings, plugins: Plugins) -> None:
@@ -69,11 +72,17 @@ class ProcessWorker:
         self._answers: SimpleQueue[tuple[Any, ...] | None] = SimpleQueue()
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self._state = WorkerState(loaded=frozenset(), device=DeviceInfo(name=device))
+        self._settings = settings
+        self._calling: Call | None = None
+        self._fault: str | None = None
         self._gone = self._closing = False
+        self._over = threading.Event()
         ours, theirs = socket.socketpair()
-        self._shared = make_shared_file()
+        self._shared, page = make_shared_file(), make_pulse()
+        self._pulse = Pulse(page)
         with theirs:
-            self._process = _spawn(theirs.fileno(), self._shared)
+            self._process = _spawn(theirs.fileno(), self._shared, page)
+        os.close(page)
         self._connection = Connection(ours.detach())
         self._threads = [
             threading.Thread(target=target, name=f"mold-{name}-{device}", daemon=True)
@@ -88,6 +97,9 @@ class ProcessWorker:
             self.kill()
             self.close()
             raise
+        watching = threading.Thread(target=self._watch, name=f"mold-watch-{device}", daemon=True)
+        self._threads.append(watching)
+        watching.start()
 
     # --- verbs ---------------------------------------------------------------------------------------------------
 
@@ -97,7 +109,7 @@ class ProcessWorker:
 
     def load(self, spec: ModelSpec, run: Run) -> None:
         """Bring a model into memory."""
-        self._call("load", (spec,), run)
+        self._call("load", (spec,), run, of=spec)
 
     def unload(self, name: str | None = None) -> tuple[str, ...]:
         """Drop one model, or all; return the names that were dropped."""
@@ -106,16 +118,16 @@ class ProcessWorker:
 
     def generate(self, spec: ModelSpec, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
         """Return one Frames per request; the model is loaded if need be."""
-        made: list[Frames] = self._call("generate", (spec, tuple(requests)), run)
+        made: list[Frames] = self._call("generate", (spec, tuple(requests)), run, of=spec, requests=requests)
         return made
 
     def render_clip(self, spec: ModelSpec, work: ClipWork, run: Run, beside: Sequence[ClipWork] = ()) -> None:
         """Leave the latents of a clip on disk, and meanwhile the frames of `beside`, clips that are rendered."""
-        self._call("render_clip", (spec, work), run, beside=beside)
+        self._call("render_clip", (spec, work), run, {"beside": beside}, of=spec, requests=[work.request])
 
     def encode_clip(self, spec: ModelSpec, work: ClipWork, run: Run) -> None:
         """Leave the frames and the sound of a rendered clip on disk."""
-        self._call("encode_clip", (spec, work), run)
+        self._call("encode_clip", (spec, work), run, of=spec, requests=[work.request])
 
     def expand(self, request: ExpandRequest, run: Run) -> tuple[str, ...]:
         """Return the prompts that a complete request asks for."""
@@ -124,12 +136,13 @@ class ProcessWorker:
 
     def upscale(self, spec: ModelSpec, request: UpscaleRequest, run: Run) -> UpscaleResponse:
         """Return the larger picture; files are read and written in the other process."""
-        response: UpscaleResponse = self._call("upscale", (spec, request), run)
+        response: UpscaleResponse = self._call("upscale", (spec, request), run, of=spec)
         return response
 
     def close(self) -> None:
         """Let the process end, and make it if it does not."""
         self._closing = True
+        self._over.set()
         with suppress(OSError, WorkerError):
             self._send(("close",))
         try:
@@ -142,6 +155,7 @@ class ProcessWorker:
                 thread.join(_CLOSE_TIMEOUT_S)
         self._connection.close()
         os.close(self._shared)
+        self._pulse.close()
         assert self._process.stdout is not None
         self._process.stdout.close()
 
@@ -195,19 +209,34 @@ class ProcessWorker:
             raise self._death()
         self._state = WorkerState(loaded=frozenset(), device=answer[1])
 
-    def _call(self, verb: str, arguments: tuple[Any, ...], run: Run | None, **options: Any) -> Any:
+    def _call(
+        self,
+        verb: str,
+        arguments: tuple[Any, ...],
+        run: Run | None,
+        options: dict[str, Any] | None = None,
+        *,
+        of: ModelSpec | None = None,
+        requests: Sequence[Any] = (),
+    ) -> Any:
+        """Return what a verb returns there. The model it is `of` and its `requests` say how much work that is."""
         number = next(self._numbers)
         wants_run = run is not None
-        self._send(("call", number, verb, pickle.dumps((wants_run, arguments, options))))
-        calling = _Calling(run, lambda: self._cancel(number))
-        with calling.telling():
-            while (message := self._answers.get()) is not None:
-                if message[1] != number:
-                    continue
-                if message[0] in ("done", "failed"):
-                    self._state = message[2]
-                    return calling.outcome(message[0], pickle.loads(message[3]))
-                calling.pass_on(message)
+        load = of is not None and of.name not in self._state.loaded
+        self._calling = call_for(number, self._settings, of, requests, load=load)
+        try:
+            self._send(("call", number, verb, pickle.dumps((wants_run, arguments, options or {}))))
+            calling = _Calling(run, lambda: self._pulse.cancel(number))
+            with calling.telling():
+                while (message := self._answers.get()) is not None:
+                    if message[1] != number:
+                        continue
+                    if message[0] in ("done", "failed"):
+                        self._state = message[2]
+                        return calling.outcome(message[0], pickle.loads(message[3]))
+                    calling.pass_on(message)
+        finally:
+            self._calling = None
         raise self._death()
 
     def _send(self, message: tuple[Any, ...]) -> None:
@@ -217,14 +246,11 @@ class ProcessWorker:
         except OSError:
             raise self._death() from None
 
-    def _cancel(self, number: int) -> None:
-        with suppress(WorkerError):
-            self._send(("cancel", number))
-
     def _death(self) -> WorkerError:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_CLOSE_TIMEOUT_S)
-        return WorkerError(f"the worker process of {self.device} {_how_it_ended(self._process.returncode)}")
+        how = f"{self._fault} and was ended" if self._fault else _how_it_ended(self._process.returncode)
+        return WorkerError(f"the worker process of {self.device} {how}")
 
     def _read(self) -> None:
         """Read what the process says, until it is gone."""
@@ -241,11 +267,18 @@ class ProcessWorker:
                     self._answers.put(message)
                 del message
         self._gone = True
+        self._over.set()
         self._answers.put(None)
         if not self._closing:
             self._threads[1].join(_CLOSE_TIMEOUT_S)
             log.error("%s; its last words: %s", self._death(), " / ".join(self._tail) or "none")
             self.on_death()
+
+    def _watch(self) -> None:
+        """End the process when something is wrong with it."""
+        self._fault = Vigil(self._pulse, self._settings, lambda: self._calling).keep(self._over)
+        if self._fault is not None:
+            self.kill()
 
     def _read_output(self) -> None:
         """Send what the process prints to the log."""
@@ -291,11 +324,11 @@ class _Calling:
         return value
 
 
-def _spawn(descriptor: int, shared: int) -> subprocess.Popen[bytes]:
+def _spawn(descriptor: int, shared: int, page: int) -> subprocess.Popen[bytes]:
     paths = [os.path.abspath(path) for path in sys.path]
     return subprocess.Popen(
-        [sys.executable, "-P", "-c", _PROGRAM, str(descriptor), str(shared)],
-        pass_fds=[descriptor, shared],
+        [sys.executable, "-P", "-c", _PROGRAM, str(descriptor), str(shared), str(page)],
+        pass_fds=[descriptor, shared, page],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -1,9 +1,10 @@
 """What runs in a worker process, which `mold_core.engine.process` starts.
 
-It gets calls over a socket and answers with events and results. A thread reads the socket, so that cancelling is seen
-at the next step, and the process ends the moment its parent is gone.
+It gets calls over a socket and answers with events and results. A thread reads the socket, shows that the process
+lives, and ends it the moment its parent is gone. What is cancelled stands in the page of memory that both share
+(`mold_core.engine.pulse`), where the work leaves signs of progress.
 
-To here come a Boot and then the tuples ("call", number, verb, pickled arguments), ("cancel", number) and ("close",).
+To here come a Boot and then the tuples ("call", number, verb, pickled arguments) and ("close",).
 From here come ("ready", DeviceInfo), ("log", logger, level, text), ("event", number, event), ("step", number, step,
 total, ms) and ("done" or "failed", number, WorkerState) followed by the pickled result or error as bare bytes; where
 it is large these are empty, and it is in the file that both share.
@@ -25,6 +26,7 @@ import attrs
 
 from mold_core.engine.batch import own_error
 from mold_core.engine.device import DeviceInfo
+from mold_core.engine.pulse import Pulse
 from mold_core.engine.shared_file import LARGE_BYTES, write_shared
 from mold_core.engine.turns import ask_for_turns
 from mold_core.engine.worker import LocalWorker
@@ -38,6 +40,7 @@ __all__ = ["Boot", "WorkerState", "main"]
 log = logging.getLogger("mold.worker")
 
 _PR_SET_PDEATHSIG = 1
+_BEAT_S = 0.5
 
 
 @attrs.frozen(kw_only=True)
@@ -68,7 +71,7 @@ def main() -> None:
     boot: Boot = connection.recv()
     _end_with(boot.parent)
     ask_for_turns(None)  # before there are threads: each takes over what the one before it asked for
-    process = _Process(connection, int(sys.argv[2]))
+    process = _Process(connection, int(sys.argv[2]), Pulse(int(sys.argv[3])))
     logging.basicConfig(level=boot.log_level, handlers=[_Handler(process)])
     plugins = load_plugins(boot.source.names, extra=boot.source.extra)
     worker = LocalWorker(boot.device, boot.settings, plugins)
@@ -101,13 +104,13 @@ def _warm(family: Any) -> None:
 class _Process:
     """The two ends of the work here: a thread that reads messages, and one that runs calls."""
 
-    def __init__(self, connection: Connection, shared: int) -> None:
+    def __init__(self, connection: Connection, shared: int, pulse: Pulse) -> None:
         self._connection = connection
         self._shared = shared
+        self.pulse = pulse
         self._sending = threading.Lock()
         self._calls: SimpleQueue[tuple[int, str, bytes] | None] = SimpleQueue()
         self.device = DeviceInfo(name="")  # as it last was
-        self.cancelled: set[int] = set()
 
     def send(self, message: tuple[Any, ...], data: bytes | None = None) -> None:
         """Send a message, with bytes after it; end if nobody is there."""
@@ -124,30 +127,28 @@ class _Process:
             os._exit(0)
 
     def read(self) -> None:
-        """Read messages until the parent is gone, and end with it."""
+        """Read messages until the parent is gone, and end with it; between them show that the process lives."""
         while True:
             try:
+                while not self._connection.poll(_BEAT_S):
+                    self.pulse.beat()
                 message = self._connection.recv()
             except (EOFError, OSError):
                 os._exit(0)
-            if message[0] == "call":
-                self._calls.put(message[1:])
-            elif message[0] == "cancel":
-                self.cancelled.add(message[1])
-            else:
-                self._calls.put(None)
+            self.pulse.beat()
+            self._calls.put(message[1:] if message[0] == "call" else None)
 
     def serve(self, worker: LocalWorker) -> None:
         """Run calls in order."""
         while (call := self._calls.get()) is not None:
             number, verb, arguments = call
+            self.pulse.begin(number)
             try:
                 word, data = "done", pickle.dumps(self._run(worker, number, verb, arguments))
             except Exception as error:
                 word, data = "failed", pickle.dumps(_told(error))
             failed = self.look_at(worker)
             state = WorkerState(loaded=worker.loaded(), device=self.device)
-            self.cancelled.discard(number)
             self.send((word, number, state), data)
             if failed is not None:
                 log.error("the device cannot be used any more, the worker ends: %s", failed)
@@ -167,6 +168,7 @@ class _Process:
         wants_run, values, options = pickle.loads(arguments)
         if wants_run:
             options["run"] = _Run(self, number)
+            options["run"].check()
         return getattr(worker, verb)(*values, **options)
 
 
@@ -178,6 +180,7 @@ class _Run:
         self._number = number
 
     def report(self, event: ProgressEvent) -> None:
+        self._process.pulse.progress()
         self._process.send(("event", self._number, event))
 
     def step(self, step: int, total: int, elapsed_ms: int) -> None:
@@ -185,7 +188,8 @@ class _Run:
         self.check()
 
     def check(self) -> None:
-        if self._number in self._process.cancelled:
+        self._process.pulse.progress()
+        if self._process.pulse.cancelled == self._number:
             raise CancelledError("the job was cancelled")
 
 

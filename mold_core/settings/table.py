@@ -88,6 +88,31 @@ class Settings:
         env="MOLD_EXECUTOR",
         key="executor",
     )
+    worker_silence_s: float = setting(
+        "Seconds without a sign of life after which a worker process is replaced; its jobs are run again once.",
+        env="MOLD_WORKER_SILENCE_S",
+        key="worker_silence_s",
+        default=30.0,
+        minimum=1,
+        maximum=86_400,
+    )
+    worker_stall_s: float = setting(
+        "Seconds without progress after which a worker process is replaced, beyond what its work takes: a second for "
+        "every 10 MB to load, and for every 50,000 pixels of each step.",
+        env="MOLD_WORKER_STALL_S",
+        key="worker_stall_s",
+        default=600.0,
+        minimum=1,
+        maximum=86_400,
+    )
+    worker_cancel_s: float = setting(
+        "Seconds that a worker process may go on with work that was cancelled before it is replaced.",
+        env="MOLD_WORKER_CANCEL_S",
+        key="worker_cancel_s",
+        default=10.0,
+        minimum=1,
+        maximum=86_400,
+    )
     memory_budget_gb: float | None = setting(
         "Memory that loaded models may take on each device, in GB of 10^9 bytes; default: 80 % of the device's.",
         env="MOLD_MEMORY_BUDGET_GB",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -16,7 +18,9 @@ from mold_core.testing import SketchFamily
 
 @attrs.define(kw_only=True, eq=False)
 class DeadlyFamily(SketchFamily):
-    """Draws like a sketch, but for prompts with words in them that end its process."""
+    """Draws like a sketch, but for prompts with words in them that end its process, or let it be stuck."""
+
+    stuck_in: str = ""
 
     def load(self, *arguments: Any) -> Any:
         """Return a pipeline that obeys the words."""
@@ -25,7 +29,7 @@ class DeadlyFamily(SketchFamily):
 
 @attrs.define
 class DeadlyPipeline:
-    """Obeys `killed`, `ended` and `says` in prompts."""
+    """Obeys `killed`, `ended`, `says` and `stuck` in prompts; the last leaves a file and does so once."""
 
     sketch: Any
 
@@ -41,6 +45,9 @@ class DeadlyPipeline:
                 os.kill(os.getpid(), signal.SIGKILL)
             if "ended" in request.prompt:
                 os._exit(3)
+            if "stuck" in request.prompt and not os.path.exists(self.sketch.family.stuck_in):
+                Path(self.sketch.family.stuck_in).touch()
+                time.sleep(10_000)
             if "says" in request.prompt:
                 print(request.prompt, file=sys.stderr)
         made: list[Frames] = self.sketch.generate(requests, run)
