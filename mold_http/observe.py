@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import falcon.asgi
 
+from mold_http.log_limits import EqualLines
 from mold_http.metrics import Metrics
 
 __all__ = ["JsonLines", "Observer", "configure_logs", "current_request_id"]
@@ -106,6 +107,7 @@ def configure_logs(level: str, format: LogFormat) -> None:
     """Send the logs of this process to standard error, as text for people or as JSON for machines."""
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(_RequestIdFilter())
+    handler.addFilter(EqualLines())
     text = _TextLines("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(JsonLines() if format == "json" else text)
     root = logging.getLogger()

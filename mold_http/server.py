@@ -14,7 +14,8 @@ import uvicorn
 from mold_core.engine.turns import SHORT_S, ask_for_turns
 from mold_core.errors import SettingsError
 from mold_http.app import app_of
-from mold_http.guard.deadline import with_patience
+from mold_http.guard.connections import ACCEPTED_AT_ONCE, Connections, raise_descriptor_limit
+from mold_http.guard.deadline import with_limits
 from mold_http.service import Service
 
 __all__ = ["serve", "warnings_for"]
@@ -23,6 +24,9 @@ log = logging.getLogger("mold.http")
 
 # A connection is kept so long for the next request; clients keep theirs for about a minute, too.
 _KEEP_ALIVE_S = 75
+
+# Connections that may wait for being accepted.
+_WAITING = 1024
 
 # Before the grace time is over, clients that still wait are told so.
 _FAREWELL_S = 1.0
@@ -40,12 +44,14 @@ def serve(service: Service, listener: socket.socket, started: Callable[[], objec
         ask_for_turns(SHORT_S)  # there is little to do here, and clients wait for it, while models compute elsewhere
     config = uvicorn.Config(
         app_of(service),
-        http=with_patience(settings.request_timeout_s),
+        http=with_limits(settings.request_timeout_s, Connections(raise_descriptor_limit())),
+        loop="asyncio",
         # NOTE: uvicorn trusts X-Forwarded-For of local peers unless told not to. httptools takes headers of any size;
         # h11 stops at 64 KiB. With an open event stream uvicorn would wait for ever when it is told to end.
         proxy_headers=False,
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
+        backlog=ACCEPTED_AT_ONCE,  # asyncio takes the length of the system's queue for what to accept in one turn
         timeout_graceful_shutdown=max(1, round(settings.shutdown_grace_s)),
         log_config=None,
         access_log=False,
@@ -80,6 +86,8 @@ class _Server(uvicorn.Server):
         """Remember the loop, for signals, and say when all is ready."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(_WAITING)
         self._started()
 
     def _end_feeds(self) -> None:
@@ -102,7 +110,7 @@ def listening(bind: str, port: int) -> Iterator[socket.socket]:
         with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((bind, port))
-            listener.listen(1024)
+            listener.listen(_WAITING)
             listener.setblocking(False)
             yield listener
     except OSError as error:

@@ -15,7 +15,9 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-__all__ = ["PATIENCE_S", "DeadlineProtocol", "with_patience"]
+from mold_http.guard.connections import Connections
+
+__all__ = ["PATIENCE_S", "DeadlineProtocol", "with_limits"]
 
 PATIENCE_S = 15.0
 
@@ -30,6 +32,10 @@ _LINGER_BYTES = 65 * 1024 * 1024
 # A body may come in so many pieces, and in more if they have so many bytes on average: each costs as much as a line.
 _PIECES = 10_000
 _PIECE_BYTES = 64
+
+
+# Event streams say something every ten seconds at least.
+_QUIET_S = 12.0
 
 
 class _Pieces(h11.Connection):
@@ -68,6 +74,7 @@ class _Corked:
         self._transport = transport
         self._stays_open = stays_open
         self._loop = loop
+        self.taken_at = loop.time()  # when the system last took all that was written
         self._pieces: list[bytes] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -95,12 +102,15 @@ class _Corked:
         pieces, self._pieces = self._pieces, []
         if pieces and not self._transport.is_closing():
             self._transport.write(b"".join(pieces))
+            if not self._transport.get_write_buffer_size():
+                self.taken_at = self._loop.time()
 
 
 class DeadlineProtocol(H11Protocol):
     """One connection. Requests that take too long to arrive, or are no HTTP, end it."""
 
     patience_s = PATIENCE_S
+    open_connections = Connections(None)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock: a client that connects has something to say."""
@@ -110,9 +120,11 @@ class DeadlineProtocol(H11Protocol):
         self._began = self.loop.time()
         self._lingering = False
         self._clock: asyncio.TimerHandle | None = self.loop.call_later(self.patience_s, self._look)
+        self.open_connections.add(self, transport.get_extra_info("socket").fileno())
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clock."""
+        self.open_connections.discard(self)
         self._stop_clock()
         super().connection_lost(exc)
 
@@ -141,6 +153,29 @@ class DeadlineProtocol(H11Protocol):
         super().on_response_complete()
         if self._is_receiving() and self._has_begun() and self._clock is None:
             self._start_clock()
+
+    def resume_writing(self) -> None:
+        """Go on: the client has read."""
+        self.transport.taken_at = self.loop.time()  # type: ignore[attr-defined]
+        super().resume_writing()
+
+    def progressed_at(self) -> float:
+        """Return when something last came or was taken, as far as that tells who waits for nothing.
+
+        A request that comes more slowly than the slowest that is waited for falls behind. An event stream may be quiet
+        for a while, and a request that is worked on waits for us.
+        """
+        now, cycle = self.loop.time(), self.cycle
+        if self._clock is not None:
+            return min(self._began + self._received / SLOWEST, now)
+        if cycle is not None and not cycle.response_started:
+            return now + _QUIET_S
+        taken_at: float = self.transport.taken_at  # type: ignore[attr-defined]
+        return taken_at if cycle is None or cycle.response_complete else taken_at + _QUIET_S
+
+    def give_way(self) -> None:
+        """Close at once."""
+        self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP in the same envelope as every error, unless an answer is under way."""
@@ -198,7 +233,7 @@ class DeadlineProtocol(H11Protocol):
         self._clock = self.loop.call_later(_LINGER_S, self.transport.abort)
 
 
-def with_patience(patience_s: float) -> type[DeadlineProtocol]:
-    """Return the protocol with another patience; uvicorn takes a class and makes the instances itself."""
-    about: dict[str, Any] = {"patience_s": patience_s, "__doc__": DeadlineProtocol.__doc__}
+def with_limits(patience_s: float, connections: Connections) -> type[DeadlineProtocol]:
+    """Return the protocol with these limits; uvicorn takes a class and makes the instances itself."""
+    about = {"patience_s": patience_s, "open_connections": connections, "__doc__": DeadlineProtocol.__doc__}
     return type("DeadlineProtocol", (DeadlineProtocol,), about)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -127,11 +127,18 @@ def events(stream: bytes) -> list[tuple[str, Any]]:
 
 @contextmanager
 def serving(
-    home: Path, *arguments: str, stdout: Any = None, stderr: Any = None, **environment: str
+    home: Path,
+    *arguments: str,
+    stdout: Any = None,
+    stderr: Any = None,
+    log: Path | None = None,
+    descriptors: int | None = None,
+    **environment: str,
 ) -> Iterator[Server]:
     """Give a server that runs in `home` on a free port, and end it; it must end with status 0.
 
-    `stdout` and `stderr` are where its streams go, as Popen takes them.
+    `stdout` and `stderr` are where its streams go, as Popen takes them; `log` is a file for the latter. It may have so
+    many `descriptors`.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -144,9 +151,12 @@ def serving(
         "PYTHONWARNINGS": "error",
         **environment,
     }
-    command = [EXECUTABLE, "serve", "--port", str(port), *arguments]
-    where = {"cwd": home.parent, "stdout": stdout, "stderr": stderr}
-    with subprocess.Popen(command, env={**inherited, **settings}, **where) as process:
+    command = [str(EXECUTABLE), "serve", "--port", str(port), *arguments]
+    if descriptors is not None:
+        command = ["/bin/sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *command]
+    with ExitStack() as stack:
+        where = {"cwd": home.parent, "stdout": stdout, "stderr": stack.enter_context(log.open("wb")) if log else stderr}
+        process = stack.enter_context(subprocess.Popen(command, env={**inherited, **settings}, **where))
         try:
             _wait_until_up(port, process)
             yield Server(port, home, process)

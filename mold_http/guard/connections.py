@@ -1,0 +1,100 @@
+"""Connections: as many as there are descriptors for; where there is no room, the longest without progress is closed.
+
+A server without descriptors can neither accept a connection nor open a file, and asyncio says so in the log as fast as
+it can. So some are kept back for files, pipes, and connections that are accepted before others have given way. Where
+files take more than that, two connections give way for each new one: the system gives out the lowest free number, so a
+high one says that few are left.
+"""
+
+from __future__ import annotations
+
+import logging
+from heapq import nsmallest
+from itertools import islice
+from math import inf
+from operator import itemgetter
+from typing import Protocol
+
+__all__ = ["ACCEPTED_AT_ONCE", "Connection", "Connections", "raise_descriptor_limit"]
+
+log = logging.getLogger("mold.http")
+
+# asyncio accepts so many before any of them can make another give way.
+ACCEPTED_AT_ONCE = 32
+
+_JUST_ACCEPTED = 3 * ACCEPTED_AT_ONCE
+
+_MOST_DESCRIPTORS = 65_536
+_MOST_CONNECTIONS = 8192
+_SPARE_SHARE = 4  # one in so many descriptors is for files and pipes, and for what has just been accepted
+_SPARE_AT_LEAST = 6 * ACCEPTED_AT_ONCE
+
+
+def raise_descriptor_limit() -> int | None:
+    """Let this process have as many descriptors as the system allows; return how many, None where there is no limit."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return None if soft == resource.RLIM_INFINITY else soft
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError):  # macOS refuses more than kern.maxfilesperproc
+        return soft
+    return wanted
+
+
+class Connection(Protocol):
+    """What `Connections` needs to know of one."""
+
+    def progressed_at(self) -> float:
+        """Return when something was last sent or received, by the clock of the loop."""
+
+    def give_way(self) -> None:
+        """Close at once."""
+
+
+class Connections:
+    """The open connections of a server that may have so many descriptors."""
+
+    def __init__(self, descriptors: int | None, most: int = _MOST_CONNECTIONS) -> None:
+        self._most = most if descriptors is None else min(most, descriptors - _spare(descriptors))
+        self._short_from = inf if descriptors is None else descriptors - _spare(descriptors) // 2
+        self._open: dict[Connection, None] = {}
+        self._slow: list[tuple[float, Connection]] = []
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def add(self, connection: Connection, descriptor: int) -> None:
+        """Take a new connection; where there is no room, close those longest without progress."""
+        excess = 2 if descriptor >= self._short_from else len(self._open) + 1 - self._most
+        for _ in range(min(excess, len(self._open))):
+            log.warning("there is no room for another connection: the one longest without progress is closed")
+            slowest = self._slowest()
+            self.discard(slowest)
+            slowest.give_way()
+        self._open[connection] = None
+
+    def _slowest(self) -> Connection:
+        # PERF: many come at a time, so the order of some of the slowest is remembered, for as long as it holds.
+        while self._slow:
+            progressed_at, connection = self._slow.pop()
+            if connection in self._open and connection.progressed_at() <= progressed_at:
+                return connection
+        # NOTE: what has just been accepted had no turn to be read from yet.
+        older = islice(self._open, max(1, len(self._open) - _JUST_ACCEPTED))
+        times = ((connection.progressed_at(), connection) for connection in older)
+        self._slow = nsmallest(ACCEPTED_AT_ONCE, times, key=itemgetter(0))[::-1]
+        return self._slow.pop()[1]
+
+    def discard(self, connection: Connection) -> None:
+        """Forget a connection that is closed."""
+        self._open.pop(connection, None)
+
+
+def _spare(descriptors: int) -> int:
+    return min(max(descriptors // _SPARE_SHARE, _SPARE_AT_LEAST), descriptors // 2)

@@ -1,0 +1,59 @@
+"""Equal log lines: a few a minute say as much as a million, and leave the disk alone."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+import attrs
+
+__all__ = ["EqualLines"]
+
+_LINES = 10
+_PERIOD_S = 60.0
+_REMEMBERED = 1000
+
+# One line for each request is what this logger is for.
+_UNLIMITED = "mold.access"
+
+
+@attrs.define
+class _Seen:
+    since: float
+    lines: int = 0
+
+
+class EqualLines(logging.Filter):
+    """Lets so many equal lines through in a period, and says in the last that more are left out."""
+
+    def __init__(
+        self, lines: int = _LINES, period_s: float = _PERIOD_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__()
+        self._lines = lines
+        self._period_s = period_s
+        self._clock = clock
+        self._seen: OrderedDict[tuple[str, str], _Seen] = OrderedDict()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Say whether to write a line. Handlers call it under their lock."""
+        if record.name == _UNLIMITED:
+            return True
+        text = record.getMessage()
+        seen = self._of((record.name, text))
+        seen.lines += 1
+        if seen.lines == self._lines:
+            record.msg, record.args = f"{text} (more lines equal to this are left out for {self._period_s:.0f} s)", None
+        return seen.lines <= self._lines
+
+    def _of(self, key: tuple[str, str]) -> _Seen:
+        now = self._clock()
+        seen = self._seen.get(key)
+        if seen is None or now - seen.since >= self._period_s:
+            self._seen.pop(key, None)
+            seen = self._seen[key] = _Seen(now)
+            if len(self._seen) > _REMEMBERED:
+                self._seen.popitem(last=False)
+        return seen
