@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from mold_core.errors import CheckpointError
-from mold_core.weights.source import TensorSource, WeightFile, map_file, shown
+from mold_core.weights.mapping import MappedFile, map_read_only
+from mold_core.weights.source import TensorSource, WeightFile, shown
 from mold_core.weights.types import GGUF_TYPES, StoredType
 
 __all__ = ["GGUF", "GgufFiles"]
@@ -25,7 +26,8 @@ _LONGEST_HEADER = 2**28  # bytes; a quarter of a million tokens with their merge
 _MOST_ENTRIES = 65_536  # of metadata, and of tensors; published models have a few thousand
 _MOST_STRINGS = 2_000_000  # in arrays, one of which is a tokenizer's vocabulary
 _LONGEST_NAME = 1024
-_LONGEST_TEXT = 2**24
+_LONGEST_TEXT = 2**24  # some files have a whole tokenizer.json
+_MOST_KEPT = 2**22  # bytes of texts that stay in memory, chat templates among them; longer ones are left out
 _MOST_DIMS = 4
 _ALIGNMENTS = tuple(2**power for power in range(3, 21))
 _SHAPE_NOTE = "comfy.gguf.orig_shape."
@@ -52,9 +54,10 @@ class GgufFiles:
 
     def open(self, path: Path) -> WeightFile:
         """Return the tensors by name. Raises CheckpointError, naming path and culprit, for a damaged header."""
-        buffer = map_file(path)
+        file = MappedFile(path)
         try:
-            return _read(path, buffer)
+            with map_read_only(path, _LONGEST_HEADER) as header:
+                return _read(file, header)
         except CheckpointError as error:
             raise CheckpointError("%s: %s", path, error) from None
 
@@ -67,7 +70,7 @@ class _Cursor:
 
     def __init__(self, buffer: Any) -> None:
         self.buffer = buffer
-        self.size = min(len(buffer), _LONGEST_HEADER)
+        self.size = len(buffer)
         self.at = 0
 
     def skip(self, count: int) -> int:
@@ -100,8 +103,8 @@ class _Cursor:
             raise CheckpointError(f"the GGUF header is damaged: a {what} at byte {start} is no UTF-8 text") from None
 
 
-def _read(path: Path, buffer: Any) -> WeightFile:
-    cursor = _Cursor(buffer)
+def _read(file: MappedFile, header: Any) -> WeightFile:
+    cursor = _Cursor(header)
     cursor.skip(4)  # the magic bytes
     version = cursor.number("I")
     if version not in (2, 3):
@@ -118,9 +121,9 @@ def _read(path: Path, buffer: Any) -> WeightFile:
     for name, dims, type_, offset in infos:
         if name in tensors:
             raise CheckpointError(f"the GGUF header is damaged: there are two tensors called {shown(name)}")
-        tensors[name] = _source(buffer, name, dims, type_, start, offset, alignment, shapes.get(name))
+        tensors[name] = _source(file, name, dims, type_, start, offset, alignment, shapes.get(name))
     _refuse_overlaps(tensors)
-    return WeightFile(path=path, format="gguf", tensors=tensors, metadata=metadata)
+    return WeightFile(path=file.path, format="gguf", tensors=tensors, metadata=metadata)
 
 
 def _metadata(cursor: _Cursor, count: int) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
@@ -128,7 +131,7 @@ def _metadata(cursor: _Cursor, count: int) -> tuple[dict[str, Any], dict[str, tu
     metadata: dict[str, Any] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     keys: set[str] = set()
-    strings_left = _MOST_STRINGS
+    strings_left, kept_left = _MOST_STRINGS, _MOST_KEPT
     for _ in range(count):
         key = cursor.text("metadata key", _LONGEST_NAME)
         if key in keys:
@@ -142,10 +145,24 @@ def _metadata(cursor: _Cursor, count: int) -> tuple[dict[str, Any], dict[str, tu
             else:
                 strings_left -= _skip_array(cursor, key, item, length, strings_left)
         elif kind == _TEXT:
-            metadata[key] = cursor.text(f"metadata value ({shown(key)})", _LONGEST_TEXT)
+            text = _text(cursor, key, kept_left)
+            if text is not None:
+                metadata[key] = text
+                kept_left -= len(text)
         else:
             metadata[key] = cursor.number(_scalar(key, kind))
     return metadata, shapes
+
+
+def _text(cursor: _Cursor, key: str, most: int) -> str | None:
+    """Return a text of the metadata, or move past it and return None if it has more than `most` bytes."""
+    what, start = f"metadata value ({shown(key)})", cursor.at
+    length = cursor.count(f"bytes of {what}", _LONGEST_TEXT)
+    if length > most:
+        cursor.skip(length)
+        return None
+    cursor.at = start
+    return cursor.text(what, most)
 
 
 def _scalar(key: str, kind: int) -> str:
@@ -187,7 +204,7 @@ def _tensor_info(cursor: _Cursor) -> tuple[str, tuple[int, ...], StoredType, int
 
 
 def _source(
-    buffer: Any,
+    file: MappedFile,
     name: str,
     dims: tuple[int, ...],
     type_: StoredType,
@@ -203,10 +220,10 @@ def _source(
     size_bytes = type_.size_bytes(numbers)
     if offset % alignment:
         raise CheckpointError(f"tensor {shown(name)} is not aligned: it is at {offset}, no multiple of {alignment}")
-    if start + offset + size_bytes > len(buffer):
+    if start + offset + size_bytes > len(file):
         raise CheckpointError(
             f"the file is cut short or damaged: tensor {shown(name)} needs bytes up to {start + offset + size_bytes},"
-            f" the file has {len(buffer)}"
+            f" the file has {len(file)}"
         )
     if noted_shape is not None and (min(noted_shape, default=1) < 1 or math.prod(noted_shape) != numbers):
         raise CheckpointError(f"tensor {shown(name)} of shape {list(dims)} cannot have had shape {list(noted_shape)}")
@@ -216,7 +233,7 @@ def _source(
         type=type_,
         size_bytes=size_bytes,
         offset=start + offset,
-        buffer=buffer,
+        buffer=file,
         stored_columns=columns,
     )
 

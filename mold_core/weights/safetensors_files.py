@@ -2,24 +2,35 @@
 
 The layout (https://github.com/huggingface/safetensors#format): the length of the header as 8 little-endian bytes, a
 JSON object of that length with type, shape and place of each tensor, then the data without gaps.
+
+A header comes from anyone: it is bounded before it is read, and read entry by entry, so that memory goes to the tensors
+there are and not to whatever else JSON can say.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 import struct
+from collections.abc import Iterator
+from json.decoder import scanstring  # type: ignore[attr-defined]  # the stubs leave it out
 from pathlib import Path
 from typing import Any
 
 from mold_core.errors import CheckpointError
-from mold_core.weights.source import TensorSource, WeightFile, map_file, shown
+from mold_core.weights.mapping import MappedFile
+from mold_core.weights.source import TensorSource, WeightFile, shown
 from mold_core.weights.types import SAFETENSORS_TYPES
 
 __all__ = ["SAFETENSORS", "SafetensorsFiles"]
 
-_LONGEST_HEADER = 100_000_000  # the format's own limit
+_FORMAT_LIMIT = 100_000_000  # bytes of a header
+_LONGEST_HEADER = 2**24  # of the files that are met: the largest models have under 4 MB
+_MOST_ENTRIES = 65_536  # tensors, and texts of the metadata; published models have a few thousand
+_LONGEST_ENTRY = 2048  # characters of a tensor's type, shape and place
 _MOST_DIMS = 16
+_SPACE = re.compile(r"[ \t\n\r]*")
 
 
 class SafetensorsFiles:
@@ -29,13 +40,13 @@ class SafetensorsFiles:
 
     def recognises(self, path: Path, head: bytes) -> bool:
         """Say whether the file starts with a length and the opening of a JSON object."""
-        return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _LONGEST_HEADER
+        return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _FORMAT_LIMIT
 
     def open(self, path: Path) -> WeightFile:
         """Return the tensors by name. Raises CheckpointError, naming path and culprit, for a damaged header."""
-        buffer = map_file(path)
+        file = MappedFile(path)
         try:
-            return _read(path, buffer)
+            return _read(file)
         except CheckpointError as error:
             raise CheckpointError("%s: this is not a whole safetensors file: %s", path, error) from None
 
@@ -43,42 +54,157 @@ class SafetensorsFiles:
 SAFETENSORS = SafetensorsFiles()
 
 
-def _read(path: Path, buffer: Any) -> WeightFile:
-    if len(buffer) < 8:
-        raise CheckpointError(f"it has only {len(buffer)} bytes")
-    (length,) = struct.unpack_from("<Q", buffer)
-    start = 8 + length
-    if length > _LONGEST_HEADER or start > len(buffer):
-        raise CheckpointError(f"its header is said to be {length} bytes long, the file has {len(buffer)}")
-    try:
-        header = json.loads(bytes(buffer[8:start]), object_pairs_hook=_without_doubles)
-    except (ValueError, RecursionError):
-        raise CheckpointError("its header is no JSON") from None
-    if not isinstance(header, dict):
-        raise CheckpointError("its header is no JSON object")
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise CheckpointError("its metadata is not a table of texts")
-    sources = [_source(buffer, start, name, entry) for name, entry in header.items()]
+def _read(file: MappedFile) -> WeightFile:
+    start = 8 + _header_length(file)
+    tensors: dict[str, TensorSource] = {}
+    metadata: dict[str, str] | None = None
+    header = _Header(file.head(start)[8:])
+    for name in header.members():
+        if name == "__metadata__":
+            if metadata is not None:
+                raise _twice()
+            metadata = _metadata(header)
+            continue
+        entry = header.value()
+        if name in tensors:
+            raise _twice()
+        if len(tensors) == _MOST_ENTRIES:
+            raise CheckpointError(f"its header lists more than {_MOST_ENTRIES} tensors")
+        tensors[name] = _source(file, start, name, entry)
+    header.end()
     end = start
-    for source in sorted(sources, key=lambda source: (source.offset, source.size_bytes)):
+    for source in sorted(tensors.values(), key=lambda source: (source.offset, source.size_bytes)):
         if source.offset != end:
             raise CheckpointError(f"tensor {shown(source.name)} does not follow the one before it")
         end += source.size_bytes
-    if end != len(buffer):
-        raise CheckpointError(f"its tensors end at byte {end}, the file has {len(buffer)}")
-    tensors = {source.name: source for source in sources}
-    return WeightFile(path=path, format="safetensors", tensors=tensors, metadata=metadata)
+    if end != len(file):
+        raise CheckpointError(f"its tensors end at byte {end}, the file has {len(file)}")
+    return WeightFile(path=file.path, format="safetensors", tensors=tensors, metadata=metadata or {})
+
+
+def _header_length(file: MappedFile) -> int:
+    if len(file) < 8:
+        raise CheckpointError(f"it has only {len(file)} bytes")
+    (length,) = struct.unpack("<Q", file.head(8))
+    if length > _FORMAT_LIMIT or 8 + length > len(file):
+        raise CheckpointError(f"its header is said to be {length} bytes long, the file has {len(file)}")
+    if length > _LONGEST_HEADER:
+        raise CheckpointError(f"its header is {length} bytes long, and mold reads up to {_LONGEST_HEADER}")
+    return int(length)
+
+
+class _Header:
+    """The JSON of a header, read from left to right. Raises CheckpointError for anything that is no JSON."""
+
+    def __init__(self, header: bytes) -> None:
+        try:
+            self._text = header.decode("utf-8")
+        except UnicodeDecodeError:
+            raise _no_json() from None
+        self._at = 0
+
+    def members(self) -> Iterator[str]:
+        """Yield the names in an object; the value of each must be read before the next is asked for."""
+        if self._mark() != "{":
+            raise _no_json()
+        if self._peek() == "}":
+            self._at += 1
+            return
+        while True:
+            yield self._name()
+            mark = self._mark()
+            if mark == "}":
+                return
+            if mark != ",":
+                raise _no_json()
+
+    def value(self) -> Any:
+        """Return a value of at most `_LONGEST_ENTRY` characters."""
+        self._peek()
+        window = self._text[self._at : self._at + _LONGEST_ENTRY]
+        try:
+            value, length = _DECODER.raw_decode(window)
+        except (ValueError, RecursionError):
+            raise _no_json() from None
+        self._at += length
+        return value
+
+    def text(self) -> str:
+        """Return a string."""
+        if self._mark() != '"':
+            raise _no_json()
+        try:
+            text, self._at = scanstring(self._text, self._at)
+        except ValueError:
+            raise _no_json() from None
+        return str(text)
+
+    def starts(self, mark: str) -> bool:
+        """Say whether the next value starts with a character."""
+        return self._peek() == mark
+
+    def end(self) -> None:
+        """Check that nothing but space follows."""
+        if self._peek():
+            raise _no_json()
+
+    def _name(self) -> str:
+        name = self.text()
+        if self._mark() != ":":
+            raise _no_json()
+        return name
+
+    def _peek(self) -> str:
+        space = _SPACE.match(self._text, self._at)
+        assert space is not None  # it may be empty
+        self._at = space.end()
+        return self._text[self._at : self._at + 1]
+
+    def _mark(self) -> str:
+        mark = self._peek()
+        self._at += len(mark)
+        return mark
+
+
+def _metadata(header: _Header) -> dict[str, str]:
+    if not header.starts("{"):
+        raise _no_texts()
+    metadata: dict[str, str] = {}
+    for key in header.members():
+        if not header.starts('"'):
+            raise _no_texts()
+        value = header.text()
+        if key in metadata:
+            raise _twice()
+        if len(metadata) == _MOST_ENTRIES:
+            raise CheckpointError(f"its metadata has more than {_MOST_ENTRIES} entries")
+        metadata[key] = value
+    return metadata
+
+
+def _no_json() -> CheckpointError:
+    return CheckpointError("its header is no JSON object of tensors")
+
+
+def _no_texts() -> CheckpointError:
+    return CheckpointError("its metadata is not a table of texts")
+
+
+def _twice() -> CheckpointError:
+    return CheckpointError("its header says something twice")
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) != len(pairs):
-        raise CheckpointError("its header says something twice")
+        raise _twice()
     return table
 
 
-def _source(buffer: Any, start: int, name: str, entry: Any) -> TensorSource:
+_DECODER = json.JSONDecoder(object_pairs_hook=_without_doubles)
+
+
+def _source(file: MappedFile, start: int, name: str, entry: Any) -> TensorSource:
     match entry:
         case {"dtype": str(kind), "shape": list(shape), "data_offsets": [int(begin), int(end)]}:
             pass
@@ -93,8 +219,8 @@ def _source(buffer: Any, start: int, name: str, entry: Any) -> TensorSource:
         raise CheckpointError(f"tensor {shown(name)} has no possible shape")
     type_ = SAFETENSORS_TYPES[kind]
     size_bytes = type_.size_bytes(math.prod(shape))
-    if not 0 <= begin <= end <= len(buffer) - start or end - begin != size_bytes:
+    if not 0 <= begin <= end <= len(file) - start or end - begin != size_bytes:
         raise CheckpointError(f"tensor {shown(name)} of type {kind} and shape {shape} is not at bytes {begin} to {end}")
     return TensorSource(
-        name=name, shape=tuple(shape), type=type_, size_bytes=size_bytes, offset=start + begin, buffer=buffer
+        name=name, shape=tuple(shape), type=type_, size_bytes=size_bytes, offset=start + begin, buffer=file
     )

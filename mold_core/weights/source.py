@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from mold_core.errors import CheckpointError
+from mold_core.weights.mapping import MappedFile
 from mold_core.weights.types import StoredType
 
 if TYPE_CHECKING:
@@ -17,10 +16,7 @@ if TYPE_CHECKING:
 
     from mold_core.weights.packed import PackedTensor
 
-__all__ = ["TensorSource", "WeightFile", "map_file", "shown"]
-
-# Linux' flag for mappings that are larger than memory and swap; Python names it only in some versions.
-_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0)
+__all__ = ["TensorSource", "WeightFile", "shown"]
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -28,7 +24,8 @@ class TensorSource:
     """A tensor of a file. `read` gives its numbers; until then only the header was looked at.
 
     `shape` is in torch's order. `stored_columns` is the length of the rows that blocks are laid along, where that is
-    not the last of `shape`. `buffer` is the whole file, of which the tensor takes `size_bytes` from `offset` on.
+    not the last of `shape`. `buffer` is the whole file, a MappedFile or any buffer; the tensor takes `size_bytes` of
+    it from `offset` on.
     """
 
     name: str
@@ -48,7 +45,9 @@ class TensorSource:
 
         from mold_core.weights.packed import PackedTensor
 
-        if self.size_bytes:
+        if self.size_bytes and isinstance(self.buffer, MappedFile):
+            raw = self.buffer.tensor(self.offset, self.size_bytes)
+        elif self.size_bytes:
             raw = torch.frombuffer(self.buffer, dtype=torch.uint8, count=self.size_bytes, offset=self.offset)
         else:
             raw = torch.empty(0, dtype=torch.uint8)
@@ -82,24 +81,6 @@ class WeightFile(Mapping[str, TensorSource]):
 
     def __len__(self) -> int:
         return len(self.tensors)
-
-
-def map_file(path: Path) -> mmap.mmap:
-    """Return a file mapped into memory, copied on write. Raises CheckpointError for one that is empty or unreadable.
-
-    PERF: no memory is reserved for the copies that are never made, so files larger than memory can be mapped.
-    """
-    try:
-        with path.open("rb") as file:
-            if not path.stat().st_size:
-                raise CheckpointError("%s: the file is empty", path)
-            if _NORESERVE:
-                return mmap.mmap(
-                    file.fileno(), 0, flags=mmap.MAP_PRIVATE | _NORESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE
-                )
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    except OSError as error:
-        raise CheckpointError("%s: the file cannot be read: %s", path, error) from None
 
 
 def shown(name: str) -> str:

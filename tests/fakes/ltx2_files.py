@@ -219,7 +219,8 @@ def write_files(tiny: TinyLtx2, folder: Path, *, split: bool = False) -> dict[st
         _save(video, files["vae"])
     else:
         whole.update(video)
-        whole["vae.per_channel_statistics.mean-of-stds"] = torch.ones(16)
+        for name in ("mean-of-stds", "mean-of-stds_over_std-of-means", "channel"):
+            whole[f"vae.per_channel_statistics.{name}"] = torch.ones(16)
     _save(whole, files["transformer"])
     files["text_encoder"] = folder / "model-00001-of-00001.safetensors"
     shards = {f"language_model.model.{name}": tensor for name, tensor in tiny.gemma.state_dict().items()}

@@ -70,6 +70,8 @@ _STATISTICS = (
     ("per_channel_statistics.mean-of-means", "latents_mean"),
     ("per_channel_statistics.std-of-means", "latents_std"),
 )
+# Statistics that networks do not use, such as mean-of-stds_over_std-of-means.
+_UNUSED_STATISTICS = re.compile(r"per_channel_statistics\.(?!(mean|std)-of-means$)")
 
 
 def component_of(name: str) -> str:
@@ -123,7 +125,7 @@ def _video_vae_namer(names: Iterable[str]) -> Callable[[str], str | None]:
 
     def renamed(name: str) -> str | None:
         name = name.removeprefix("vae.")
-        if name.startswith("per_channel_statistics.") and not name.endswith(("mean-of-means", "std-of-means")):
+        if _UNUSED_STATISTICS.match(name):
             return None
         name = _replaced(name, (*_STATISTICS, ("res_blocks", "resnets")))
         return name if own_layout else _BLOCK.sub(block, name)
@@ -132,7 +134,8 @@ def _video_vae_namer(names: Iterable[str]) -> Callable[[str], str | None]:
 
 
 def _audio_vae_name(name: str) -> str | None:
-    return _replaced(name.removeprefix("audio_vae."), _STATISTICS)
+    name = name.removeprefix("audio_vae.")
+    return None if _UNUSED_STATISTICS.match(name) else _replaced(name, _STATISTICS)
 
 
 def _vocoder_name(name: str) -> str | None:

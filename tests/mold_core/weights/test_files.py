@@ -71,13 +71,19 @@ def test_opening_needs_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+EMPTY = b'{"dtype":"U8","shape":[0],"data_offsets":[0,0]}'
+
 DAMAGED = {
     "no length": (b"\0\0\0", ""),
     "a length beyond the file": (struct.pack("<Q", 5000) + b"{}", "5000 bytes long"),
     "no JSON": (safetensors_of(b"{not json}"), "no JSON"),
     "deep JSON": (safetensors_of(b'{"a":' * 60_000), "no JSON"),
-    "a huge number": (safetensors_of(b'{"a":' + b"9" * 9000 + b"}"), "no JSON"),
-    "twice the same": (safetensors_of(b'{"a":1,"a":2}'), "twice"),
+    "a huge number": (safetensors_of(b'{"a":' + b"9" * 9000 + b"}"), "'a' lacks"),
+    "twice the same": (safetensors_of(b'{"a":%s,"a":%s}' % (EMPTY, EMPTY)), "twice"),
+    "metadata twice": (safetensors_of(b'{"__metadata__":{},"__metadata__":{}}'), "twice"),
+    "metadata that says something twice": (safetensors_of(b'{"__metadata__":{"a":"b","a":"c"}}'), "twice"),
+    "more after its end": (safetensors_of(b'{"a":%s}{}' % EMPTY), "no JSON"),
+    "an endless entry": (safetensors_of(b'{"a":{"dtype":"U8","shape":[%s1]}}' % (b"1," * 5000)), "no JSON"),
     "twice the same place": (
         safetensors_of(b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"dtype":"I8"}}', b"x"),
         "twice",
