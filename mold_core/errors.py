@@ -15,6 +15,7 @@
     ├── ChainError                CHAIN_FAILED         502   exit 1   a clip failed; those before it are kept
     ├── JobNotFoundError          JOB_NOT_FOUND        404   exit 1   no job has the id, or it is no longer kept
     ├── OutputError               OUTPUT_ERROR         500   exit 1   a result could not be written
+    │   └── InsufficientStorageError  INSUFFICIENT_STORAGE 507 exit 1  the disk has no room to keep a job
     ├── ResultNotFoundError       RESULT_NOT_FOUND     404   exit 1   the gallery has nothing of that name
     ├── PluginError               PLUGIN_ERROR         500   exit 1   a plugin cannot be used
     │   └── DuplicateError        DUPLICATE            500   exit 1   two plugins claim one name
@@ -43,6 +44,7 @@ __all__ = [
     "DuplicateError",
     "InferenceError",
     "InsufficientMemoryError",
+    "InsufficientStorageError",
     "JobNotFoundError",
     "MalformedError",
     "ModelNotFoundError",
@@ -255,6 +257,13 @@ class OutputError(MoldError):
     """A result that could not be written."""
 
     code = "OUTPUT_ERROR"
+
+
+class InsufficientStorageError(OutputError):
+    """No room on the disk for what a job would make; nothing was computed."""
+
+    code = "INSUFFICIENT_STORAGE"
+    http_status = 507
 
 
 class ResultNotFoundError(MoldError):

@@ -27,6 +27,7 @@ from mold_core.errors import (
     CancelledError,
     DownloadError,
     InsufficientMemoryError,
+    InsufficientStorageError,
     MalformedError,
     MoldError,
     QueueFullError,
@@ -123,7 +124,7 @@ def headers_of(error: MoldError) -> dict[str, str]:
 
 def log_failure(what: str, error: MoldError, **extra: object) -> None:
     """Write to the log that something failed; with the traceback, unless the message says all there is to know."""
-    known = isinstance(error, DownloadError | InsufficientMemoryError | QueueFullError)
+    known = isinstance(error, DownloadError | InsufficientMemoryError | InsufficientStorageError | QueueFullError)
     log.error("%s failed: %s", what, error, exc_info=None if known else error.__cause__ or error, extra=extra)
 
 

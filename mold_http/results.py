@@ -105,7 +105,8 @@ def _image_json(image: ImageData, form: ImageDataForm) -> dict[str, Any]:
         about["url"] = f"/api/gallery/image/{image.name}"
     if form == "bytes":
         return {"data": list(image.data), **about}
-    return {"data": json_of(image.data), **about} if form == "base64" else about
+    unsaved = form == "url" and image.name is None  # the gallery did not take it, or there is none
+    return {"data": json_of(image.data), **about} if form == "base64" or unsaved else about
 
 
 def _image_headers(result: GenerateResponse) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import logging
+import re
 import threading
 from collections.abc import Iterable
 from time import monotonic
@@ -18,6 +19,8 @@ from mold_http.answers import dumps
 __all__ = ["Webhooks", "pause_after"]
 
 log = logging.getLogger("mold.http")
+
+_NOT_IN_URLS = re.compile(r"[^\x21-\x7e]")
 
 _TIMEOUT_S = 10.0
 _FAREWELL_S = 2.0
@@ -51,12 +54,26 @@ class Webhooks:
 
     def check(self, url: str) -> SplitResult:
         """Return the parts of a URL that may be called. Raises ValidationError for any other."""
+        # NOTE: urlsplit() drops tabs and line breaks without a word, and http.client refuses what is not ASCII.
+        odd = _NOT_IN_URLS.search(url)
+        if odd is not None:
+            raise ValidationError(
+                f"webhook_url contains the character {odd[0]!r}, which cannot be sent",
+                field="webhook_url",
+                value=url,
+                hint="percent-encode it in the path or query; write a host name in its xn-- form",
+            )
         try:
             parts = urlsplit(url)
             allowed = parts.hostname in self._allowed or parts.netloc.lower() in self._allowed
-            _ = parts.port
+            port = parts.port
         except ValueError:
-            raise ValidationError("webhook_url is no URL", field="webhook_url", value=url) from None
+            raise ValidationError(
+                "webhook_url is not a URL: its host or port cannot be read", field="webhook_url", value=url
+            ) from None
+        if port == 0 or not parts.hostname:
+            missing = "host" if not parts.hostname else "port that can be called"
+            raise ValidationError(f"webhook_url has no {missing}", field="webhook_url", value=url)
         if parts.scheme not in ("http", "https") or parts.username is not None or not allowed:
             raise ValidationError(
                 "webhook_url must be an http or https URL of a host that MOLD_WEBHOOK_HOSTS allows",
@@ -96,23 +113,28 @@ class Webhooks:
 
     def _deliver(self, hook: Webhook) -> None:
         try:
-            problem = self._post(hook)
-            if problem is None:
-                self._book.delivered(hook)
-            elif hook.attempts + 1 >= MAX_ATTEMPTS:
-                self._give_up(hook, problem)
-            else:
-                self._book.failed(hook, pause_after(hook.attempts + 1))
-                log.warning("a webhook was not heard: %s", problem, extra={"job": hook.job_id})
-        except (ValidationError, JobNotFoundError) as error:
-            self._give_up(hook, str(error))
-        except Exception:
-            log.exception("a webhook failed", extra={"job": hook.job_id})
-            self._book.failed(hook, pause_after(hook.attempts + 1))
+            self._attempt(hook)
         finally:
             with self._changed:
                 self._posting -= 1
                 self._changed.notify_all()
+
+    def _attempt(self, hook: Webhook) -> None:
+        try:
+            problem = self._post(hook)
+        except (ValidationError, JobNotFoundError) as error:
+            self._give_up(hook, str(error))
+            return
+        except Exception as error:  # whatever it is, a delivery ends after its attempts
+            log.exception("a webhook failed", extra={"job": hook.job_id})
+            problem = type(error).__name__
+        if problem is None:
+            self._book.delivered(hook)
+        elif hook.attempts + 1 >= MAX_ATTEMPTS:
+            self._give_up(hook, problem)
+        else:
+            self._book.failed(hook, pause_after(hook.attempts + 1))
+            log.warning("a webhook was not heard: %s", problem, extra={"job": hook.job_id})
 
     def _give_up(self, hook: Webhook, problem: str) -> None:
         self._book.given_up(hook)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import count
 from time import monotonic
 from types import TracebackType
@@ -30,7 +31,7 @@ from mold_core.engine.placing import Placements
 from mold_core.engine.queue import JobQueue
 from mold_core.engine.recover import pause_s, recovered
 from mold_core.engine.webhook_book import WebhookBook
-from mold_core.errors import CancelledError, InferenceError, ValidationError
+from mold_core.errors import CancelledError, InferenceError, OutputError, ValidationError
 from mold_core.gallery import Gallery
 from mold_core.hookspecs import ModelFamily, Worker
 from mold_core.plugins import Plugins, load_plugins
@@ -55,7 +56,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine", "EngineStatus"]
 
+log = logging.getLogger("mold.engine")
+
 _CLOSE_TIMEOUT_S = 10.0
+_PAUSED = "paused"
 
 # Frames of a clip that chains are made of, where the model does not say another number.
 _CLIP_FRAMES = 97
@@ -65,13 +69,17 @@ log = logging.getLogger("mold.engine")
 
 @attrs.frozen(kw_only=True)
 class EngineStatus:
-    """What an engine does now. `running` are the jobs under way, the oldest first."""
+    """What an engine does now. `running` are the jobs under way, the oldest first.
+
+    `gallery_error` says why the last result could not be saved in the gallery; None where it was.
+    """
 
     queue_depth: int
     queue_capacity: int
     paused: bool
     running: tuple[Job, ...]
     devices: tuple[DeviceStatus, ...]
+    gallery_error: str | None = None
 
 
 class Engine:
@@ -135,7 +143,8 @@ class Engine:
         `durable` says that nobody would want it after a crash. A `webhook_url` goes into the book `webhooks`, from
         which a server tells it of the job's end.
 
-        Raises ValidationError, UnknownModelError, ModelNotFoundError or QueueFullError for what can be told now.
+        Raises ValidationError, UnknownModelError, ModelNotFoundError, QueueFullError or, for a job that is kept,
+        InsufficientStorageError for what can be told now.
         """
         kind = kind_of(request)
         check(request)
@@ -144,6 +153,8 @@ class Engine:
         if before is not None:
             return self._telling(before, webhook_url)
         job = self._new_job(kind.name, kind.prepare(request, self._models))
+        if durable:
+            self._keeper.check_room(job)
         queue = self._queue_of(job)
         with self._lock:
             if self._closed:
@@ -237,11 +248,16 @@ class Engine:
         return self._queue_of(job).move(job, position)
 
     def pause(self) -> None:
-        """Begin no more jobs until `resume`, but for pulls. What runs goes on, and jobs may be submitted."""
+        """Begin no more jobs until `resume`, but for pulls. What runs goes on, and jobs may be submitted.
+
+        The queue of a durable engine is paused in the next one as well.
+        """
         self.queue.pause()
+        self._note_paused(True)
 
     def resume(self) -> None:
         """Begin jobs again."""
+        self._note_paused(False)
         self.queue.resume()
 
     # --- models --------------------------------------------------------------------------------------------------
@@ -390,6 +406,7 @@ class Engine:
             paused=self.queue.paused,
             running=tuple(job for job in self._keeper.registry.live() if job.state == "running"),
             devices=self.devices(),
+            gallery_error=self._keeper.gallery_error,
         )
 
     # --- life ----------------------------------------------------------------------------------------------------
@@ -459,6 +476,11 @@ class Engine:
         for warning in job.warnings:
             job.report(Info(message=warning))
         return job
+
+    def _note_paused(self, paused: bool) -> None:
+        if self._keeper.store is not None:
+            with suppress(OutputError):  # it is in the log; the queue is paused now in any case
+                self._keeper.store.set_flag(_PAUSED, paused).result()
 
     def _same(self, key: str | None, digest: str) -> Job | None:
         """Return the job that was submitted with this key before, once it is where it is kept."""
@@ -531,7 +553,10 @@ class Engine:
                 job.fail(CancelledError("the engine was closed"))
 
     def _recover(self) -> None:
-        """Queue the jobs that an engine before this one left behind."""
+        """Queue the jobs that an engine before this one left behind, and pause the queue if that was."""
+        if self._keeper.store is not None and self._keeper.store.flag(_PAUSED):
+            log.warning("the queue is paused, as it was before the restart; POST /api/queue/resume begins jobs again")
+            self.queue.pause()
         for job in recovered(self._keeper, self._models, self._new_job):
             self._queue_of(job).reserve(force=True)
             self._enqueue(job, pause_s(job))

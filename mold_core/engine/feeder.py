@@ -237,6 +237,9 @@ class Feeder:
         began = monotonic()
         try:
             self._note_start([job for job in running if job in begun])
+            running = self._running = tuple(job for job in running if not job.finished)
+            if not running:
+                return
             self._state = "generating"
             unfinished = kind.run(running, self._worker_now(), self)
             self._deaths = 0

@@ -16,7 +16,9 @@ from typing import Any
 
 import attrs
 
-from mold_core.errors import MoldError, OutputError
+from mold_core.disk import Spare, is_full, reason_of
+from mold_core.engine.job_database import locked, open_database
+from mold_core.errors import InsufficientStorageError, MoldError, OutputError
 from mold_core.files import write_whole
 
 __all__ = ["JobRow", "JobStore", "error_of"]
@@ -24,37 +26,6 @@ __all__ = ["JobRow", "JobStore", "error_of"]
 log = logging.getLogger("mold.engine")
 
 _EXPIRE_EVERY_S = 60.0
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS jobs (
-    id TEXT PRIMARY KEY,
-    kind TEXT NOT NULL,
-    state TEXT NOT NULL,
-    request TEXT NOT NULL,
-    model TEXT,
-    created_at REAL NOT NULL,
-    started_at REAL,
-    finished_at REAL,
-    attempts INTEGER NOT NULL DEFAULT 0,
-    interruptions INTEGER NOT NULL DEFAULT 0,
-    warnings TEXT NOT NULL DEFAULT '[]',
-    files TEXT NOT NULL DEFAULT '[]',
-    error TEXT,
-    key TEXT UNIQUE,
-    digest TEXT
-);
-CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, created_at);
-CREATE TABLE IF NOT EXISTS webhooks (
-    job TEXT NOT NULL,
-    url TEXT NOT NULL,
-    attempts INTEGER NOT NULL DEFAULT 0,
-    due_at REAL,
-    PRIMARY KEY (job, url)
-);
-"""
-
-# Columns that the first version of the table did not have.
-_ADDED_COLUMNS = {"interruptions": "INTEGER NOT NULL DEFAULT 0"}
 
 
 @attrs.frozen(kw_only=True)
@@ -97,19 +68,18 @@ class JobStore:
     """
 
     def __init__(self, folder: Path, retention_s: float) -> None:
-        self._folder = folder
+        self.folder = folder
         self._retention_s = retention_s
         self._statements: SimpleQueue[_Statement | None] = SimpleQueue()
         self._reading = threading.Lock()
+        self._spare = Spare(folder / "jobs.db-spare")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock_file = _locked(folder / "jobs.lock")
-            self._writer = _connect(folder / "jobs.db")
-            self._writer.executescript(_SCHEMA)
-            _add_missing_columns(self._writer)
-            self._reader = _connect(folder / "jobs.db")
+            self._lock_file = locked(folder / "jobs.lock")
+            self._writer, self._reader = open_database(folder / "jobs.db", self._spare)
         except (OSError, sqlite3.Error) as error:
-            raise OutputError("jobs cannot be kept in '%s': %s", folder, error, value=str(folder)) from error
+            hint = "free some space" if is_full(error) else None
+            raise OutputError("jobs cannot be kept in '%s': %s", folder, error, value=str(folder), hint=hint) from error
         self._expire()
         self._thread = threading.Thread(target=self._write, name="mold-jobs", daemon=True)
         self._thread.start()
@@ -145,6 +115,11 @@ class JobStore:
         """Write down that an address need not be told any more."""
         return self._put("DELETE FROM webhooks WHERE job = ? AND url = ?", (id, url), durable=False)
 
+    def set_flag(self, name: str, on: bool) -> Future[None]:
+        """Write down that something is so, or no longer."""
+        sql = "INSERT OR IGNORE INTO flags (name) VALUES (?)" if on else "DELETE FROM flags WHERE name = ?"
+        return self._put(sql, (name,), durable=True)
+
     def write_result(self, id: str, result: str) -> None:
         """Leave a result, as JSON text, whole on the disk. Raises OutputError."""
         write_whole(self._result_path(id), result.encode())
@@ -173,8 +148,11 @@ class JobStore:
 
     def webhooks(self) -> list[tuple[str, str, int, float | None]]:
         """Return job, address, attempts and time of the next one for all that are to be told of a job."""
-        with self._reading:
-            return self._reader.execute("SELECT job, url, attempts, due_at FROM webhooks").fetchall()
+        return self._read("SELECT job, url, attempts, due_at FROM webhooks", ())
+
+    def flag(self, name: str) -> bool:
+        """Return whether something was written down to be so."""
+        return bool(self._read("SELECT 1 FROM flags WHERE name = ?", (name,)))
 
     def result(self, id: str) -> bytes | None:
         """Return a result as JSON text, or None if it is not kept."""
@@ -198,7 +176,7 @@ class JobStore:
     # --- inside --------------------------------------------------------------------------------------------------
 
     def _result_path(self, id: str) -> Path:
-        return self._folder / f"{id}.json"
+        return self.folder / f"{id}.json"
 
     def _put(self, sql: str, values: tuple[Any, ...], *, durable: bool) -> Future[None]:
         future: Future[None] = Future()
@@ -227,12 +205,13 @@ class JobStore:
 
         A job that somebody is still to be told of is kept.
         """
+        self._spare.keep()
         try:
             before = time.time() - self._retention_s
             told = "id NOT IN (SELECT job FROM webhooks)"
             self._writer.execute(f"DELETE FROM jobs WHERE finished_at < ? AND {told}", (before,))
             kept = {id_ for (id_,) in self._writer.execute("SELECT id FROM jobs WHERE state IN ('done', 'running')")}
-            for path in self._folder.glob("*.json"):
+            for path in self.folder.glob("*.json"):
                 if path.stem not in kept:
                     path.unlink(missing_ok=True)
         except (OSError, sqlite3.Error) as error:
@@ -240,30 +219,55 @@ class JobStore:
         self._expire_at = time.monotonic() + _EXPIRE_EVERY_S
 
     def _commit(self, statements: Sequence[_Statement]) -> None:
-        level = "FULL" if any(durable for _sql, _values, durable, _future in statements) else "NORMAL"
-        outcomes: list[Exception | None] = []
+        """Run statements and let their futures know. Nothing that goes wrong ends the thread."""
         try:
-            self._writer.execute(f"PRAGMA synchronous = {level}")
-            self._writer.execute("BEGIN IMMEDIATE")
-            for sql, values, _durable, _future in statements:
-                outcomes.append(self._execute(sql, values))
-            self._writer.execute("COMMIT")
-        except sqlite3.Error as error:
-            with suppress(sqlite3.Error):
-                self._writer.execute("ROLLBACK")
+            outcomes = self._transaction(statements)
+        except Exception as error:
             outcomes = [error] * len(statements)
+            if is_full(error):
+                outcomes = self._with_spare(statements)
         for (_sql, _values, _durable, future), outcome in zip(statements, outcomes, strict=True):
             if outcome is None:
                 future.set_result(None)
             else:
                 log.error("a job could not be written: %s", outcome)
-                future.set_exception(OutputError("the job could not be written to the disk: %s", outcome))
+                future.set_exception(_refusal(outcome))
+
+    def _with_spare(self, statements: Sequence[_Statement]) -> list[Exception | None]:
+        """Run statements in the room that is kept for a full disk: a job that ends or is deleted gives back more."""
+        with self._spare.given_up():
+            try:
+                return self._transaction(statements)
+            except Exception as error:
+                return [error] * len(statements)
+            finally:
+                with suppress(sqlite3.Error):
+                    self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _transaction(self, statements: Sequence[_Statement]) -> list[Exception | None]:
+        level = "FULL" if any(durable for _sql, _values, durable, _future in statements) else "NORMAL"
+        try:
+            self._writer.execute(f"PRAGMA synchronous = {level}")
+            self._writer.execute("BEGIN IMMEDIATE")
+            outcomes = [self._execute(sql, values) for sql, values, _durable, _future in statements]
+            self._writer.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):
+                self._writer.execute("ROLLBACK")
+            raise
+        return outcomes
 
     def _execute(self, sql: str, values: tuple[Any, ...]) -> Exception | None:
         """Run one statement; what is wrong with it alone does not harm the others."""
         try:
             self._writer.execute(sql, values)
-        except (sqlite3.IntegrityError, sqlite3.ProgrammingError) as error:
+        except (
+            sqlite3.IntegrityError,
+            sqlite3.ProgrammingError,
+            sqlite3.DataError,
+            ValueError,
+            OverflowError,
+        ) as error:
             return error
         return None
 
@@ -271,9 +275,21 @@ class JobStore:
         return next(iter(self._rows(where, *values)), None)
 
     def _rows(self, where: str, *values: Any) -> list[JobRow]:
-        with self._reading:
-            rows = self._reader.execute(f"{_SELECT} {where}", values).fetchall()
+        rows = self._read(f"{_SELECT} {where}", values)
         return [_row(dict(zip(_COLUMNS, row, strict=True))) for row in rows]
+
+    def _read(self, sql: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        try:
+            with self._reading:
+                return self._reader.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise OutputError("the table of jobs cannot be read: %s", reason_of(error)) from error
+
+
+def _refusal(error: Exception) -> MoldError:
+    if is_full(error):
+        return InsufficientStorageError("there is no room on the disk of the server to keep the job")
+    return OutputError("the job could not be written to the disk: %s", error)
 
 
 def error_of(row: JobRow) -> MoldError | None:
@@ -297,32 +313,3 @@ def _row(values: dict[str, Any]) -> JobRow:
 
 def _text(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, tuple | list | dict) else value
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
-    connection.execute("PRAGMA journal_mode = WAL")
-    return connection
-
-
-def _add_missing_columns(connection: sqlite3.Connection) -> None:
-    """Give a table that an older version wrote the columns it lacks."""
-    present = {name for _index, name, *_rest in connection.execute("PRAGMA table_info(jobs)")}
-    for name, definition in _ADDED_COLUMNS.items():
-        if name not in present:
-            connection.execute(f"ALTER TABLE jobs ADD COLUMN {name} {definition}")
-
-
-def _locked(path: Path) -> Any:
-    """Return an open file that no other program holds."""
-    file = path.open("w")
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return file
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise OSError("another mold server uses this folder; give one of them another MOLD_HOME") from None
-    return file

@@ -34,7 +34,8 @@ MAX_EVENTS = 20_000
 class Job:
     """One request, its state, its events and at the end its result or error.
 
-    `id`, `kind`, `request` (complete), `spec` and `model` (where it has one) and `warnings` never change; `created_at`,
+    `id`, `kind`, `request` (complete), `spec` and `model` (where it has one) never change; `warnings` may get one more
+    before the end, about a result that could not be saved; `created_at`,
     `started_at` and `finished_at` are in seconds since 1970. `size` is the room it takes in a batch; jobs with equal
     `batch_key` may be computed together. `load_bytes` is what its model takes to load. `device` is the only one that
     may run it, None where any may. `files` are the names of its results in the gallery, when it is done and there is

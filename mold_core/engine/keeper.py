@@ -4,26 +4,39 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, cast
 
+import attrs
+
+from mold_core.disk import reason_of
 from mold_core.engine.batch import own_error
 from mold_core.engine.job_store import JobRow, JobStore, error_of
 from mold_core.engine.jobs import Job, JobKind, JobState
 from mold_core.engine.kinds import KINDS, ResultFile
 from mold_core.engine.registry import Registry, result_bytes
-from mold_core.errors import JobNotFoundError, ValidationError
+from mold_core.engine.room import check_room
+from mold_core.errors import InsufficientStorageError, JobNotFoundError, MoldError, OutputError, ValidationError
 from mold_core.gallery import Gallery, Parent, file_name
+from mold_core.wire import Info
 from mold_core.wire.convert import from_text, to_json
 
 __all__ = ["Keeper", "digest_of"]
 
+log = logging.getLogger("mold.engine")
+
 
 class Keeper:
-    """The jobs of an engine: in memory, in the store (if there is one), and their pictures in the gallery (if any)."""
+    """The jobs of an engine: in memory, in the store (if there is one), and their pictures in the gallery (if any).
+
+    `gallery_error` says why the last result could not be saved in the gallery; None where it was.
+    """
 
     def __init__(self, store: JobStore | None = None, gallery: Gallery | None = None) -> None:
         self.registry = Registry()
@@ -32,6 +45,7 @@ class Keeper:
         self._lock = threading.Lock()
         self._durable: set[str] = set()
         self._last_ms = 0
+        self.gallery_error: str | None = None
 
     # --- a job's life --------------------------------------------------------------------------------------------
 
@@ -63,27 +77,41 @@ class Keeper:
         """Forget a job that could not be queued after all."""
         self.registry.forget(job)
         if self._forget_durable(job) and self.store is not None:
-            self.store.remove(job.id).result()
+            with suppress(OutputError):  # it is in the log
+                self.store.remove(job.id).result()
+
+    def check_room(self, job: Job) -> None:
+        """Raise InsufficientStorageError if the result of a job could not be kept where jobs and results are."""
+        if self.store is not None and hasattr(KINDS[job.kind], "files_of"):
+            shelf = [] if self._gallery is None else [Path(self._gallery.folders[0])]
+            check_room(job.request, [self.store.folder, *shelf])
 
     def began(self, jobs: Sequence[Job]) -> None:
-        """Write down that jobs are being run, so that one that ends the whole program is not run for ever."""
-        for written in [self._begin(self.store, job) for job in jobs if self.store and job.id in self._durable]:
-            written.result()
+        """Write down that jobs are being run, so that one that ends the whole program is not run for ever.
+
+        A job that is kept fails here, before any work, if there is no room for its result.
+        """
+        kept = [job for job in jobs if self.store is not None and job.id in self._durable]
+        for job in kept:
+            try:
+                self.check_room(job)
+            except InsufficientStorageError as error:
+                job.fail(error)
+        for written in [self._begin(self.store, job) for job in kept if self.store and not job.finished]:
+            with suppress(OutputError):  # it is in the log; the job itself may well succeed
+                written.result()
 
     def deliver(self, job: Job, result: Any) -> None:
-        """Save a result wherever results are kept, then end the job with it. What goes wrong fails the job."""
+        """Save a result wherever results are kept, then end the job with it.
+
+        Whoever waits gets the result in any case: what could not be saved is told in its warnings and in the log.
+        """
         if not job.seal():
             return
         try:
-            job.files = self._put_on_shelf(job, result)
-            if job.files and hasattr(KINDS[job.kind], "named"):
-                result = KINDS[job.kind].named(result, job.files)  # type: ignore[attr-defined]
-            if self.store is not None and job.id in self._durable:
-                self._write_down(self.store, job, result)
+            job.finish(self._kept(job, result))
         except Exception as error:
             job.fail(own_error(error))
-        else:
-            job.finish(result)
 
     def ended(self, job: Job) -> None:
         """Know that a job has ended; a failure is written down, a result has been."""
@@ -139,8 +167,12 @@ class Keeper:
         """Return the jobs that are kept, oldest first."""
         jobs = {job.id: job for job in self.registry.all()}
         for row in self.store.all() if self.store is not None else ():
-            if row.id not in jobs:
+            if row.id in jobs:
+                continue
+            try:
                 jobs[row.id] = self._restored(row)
+            except (MoldError, KeyError) as error:  # of another version; it is not to hide all others
+                log.debug("job %s cannot be shown: %s", row.id, error)
         return sorted(jobs.values(), key=lambda job: job.created_at)
 
     def know_again(self, job: Job, row: JobRow) -> None:
@@ -169,13 +201,30 @@ class Keeper:
             self._durable.discard(job.id)
         return there
 
-    def _put_on_shelf(self, job: Job, result: Any) -> tuple[str, ...]:
-        """Save a result's files in the gallery. Names follow from the job, so doing it again does not double them."""
+    def _kept(self, job: Job, result: Any) -> Any:
+        """Return a result that was saved where results are kept, with a warning for each place that did not take it."""
+        try:
+            result = self._put_on_shelf(job, result)
+        except Exception as error:
+            self.gallery_error = reason_of(error)
+            result = _warned(job, result, f"the result could not be saved in the gallery: {self.gallery_error}", error)
+        if self.store is not None and job.id in self._durable:
+            try:
+                self._write_down(self.store, job, result)
+            except Exception as error:
+                words = f"the result is kept only until the server ends: {reason_of(error)}"
+                result = _warned(job, result, words, error)
+        return result
+
+    def _put_on_shelf(self, job: Job, result: Any) -> Any:
+        """Save a result's files in the gallery, and return it with their names.
+
+        Names follow from the job, so doing it again does not double them.
+        """
         files_of = getattr(KINDS[job.kind], "files_of", None)
         if self._gallery is None or files_of is None:
-            return ()
+            return result
         moment = round(job.created_at * 1000)
-        names = []
         for file in files_of(job, result):
             name = file_name(job.model or job.kind, moment, file.index, file.format)
             entry = self._gallery.add(
@@ -186,8 +235,9 @@ class Keeper:
                 parents=_parents(self._gallery, file),
                 name=name,
             )
-            names.append(entry.filename)
-        return tuple(names)
+            job.files = (*job.files, entry.filename)
+        self.gallery_error = None
+        return KINDS[job.kind].named(result, job.files) if hasattr(KINDS[job.kind], "named") else result  # type: ignore[attr-defined]
 
     def _write_down(self, store: JobStore, job: Job, result: Any) -> None:
         store.write_result(job.id, json.dumps(to_json(result)))
@@ -214,7 +264,20 @@ class Keeper:
         data = None if self.store is None else self.store.result(row.id)
         if data is None:
             raise JobNotFoundError(f"the result of job {row.id!r} is no longer kept", field="id", value=row.id)
-        return from_text(KINDS[row.kind].response_class, data)
+        try:
+            return from_text(KINDS[row.kind].response_class, data)
+        except ValidationError as error:
+            raise OutputError(f"the result of job {row.id!r} is damaged on the disk") from error
+
+
+def _warned(job: Job, result: Any, words: str, error: Exception) -> Any:
+    """Return a result with a warning, which also the job and the log get."""
+    log.error("job %s is done, but %s", job.id, words, exc_info=error)
+    job.warnings = (*job.warnings, words)
+    job.report(Info(message=words))
+    if not hasattr(result, "warnings"):
+        return result
+    return attrs.evolve(result, warnings=(*(result.warnings or ()), words))
 
 
 def _parents(gallery: Gallery, file: ResultFile) -> list[Parent]:

@@ -75,6 +75,8 @@ class Lane:
         self._observers.measure("queue_wait_s", time() - job.created_at, kind=job.kind)
         try:
             self._keeper.began([job])
+            if job.finished:
+                return
             kind = cast(BesideKind, KINDS[job.kind])  # jobs of other kinds wait elsewhere
             result = kind.run_beside(job, self._models)
             self._keeper.deliver(job, result)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import attrs
 
@@ -14,7 +15,7 @@ from mold_core.engine.jobs import Job, JobKind
 from mold_core.engine.keeper import Keeper
 from mold_core.engine.kinds import KINDS, Prepared
 from mold_core.engine.models import Models
-from mold_core.errors import MoldError, WorkerError
+from mold_core.errors import MoldError, OutputError, WorkerError
 from mold_core.wire.convert import from_text
 
 __all__ = ["pause_s", "recovered"]
@@ -66,10 +67,12 @@ def _interrupted(row: JobRow, store: JobStore) -> JobRow:
     It is on the disk before the job is begun again: what is killed while it waits has not interrupted it.
     """
     row = attrs.evolve(row, state="queued", attempts=0, interruptions=row.interruptions + 1)
-    store.update(row.id, durable=True, state=row.state, attempts=0, interruptions=row.interruptions).result()
+    with suppress(OutputError):  # it is in the log; a job is not failed for want of bookkeeping
+        store.update(row.id, durable=True, state=row.state, attempts=0, interruptions=row.interruptions).result()
     return row
 
 
 def _give_up(store: JobStore, row: JobRow, error: MoldError) -> None:
     log.warning("job %s does not go on: %s", row.id, error)
-    store.update(row.id, durable=True, state="failed", finished_at=time.time(), error=error.to_json()).result()
+    with suppress(OutputError):  # it is in the log; the next start comes to the same
+        store.update(row.id, durable=True, state="failed", finished_at=time.time(), error=error.to_json()).result()

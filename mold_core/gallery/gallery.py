@@ -105,7 +105,9 @@ class Gallery:
             about = (told, False) if told else described(found)
         except Unusable as error:
             os.unlink(path)
-            raise OutputError("the result is not a %s file: %s", format, error, field="format", value=format) from error
+            raise OutputError(
+                "the result is not a %s file: %s", format, str(error), field="format", value=format
+            ) from error
         with self._database.write() as connection:
             key = rows.insert(connection, found, *about)
             rows.set_parents(connection, key, parents)

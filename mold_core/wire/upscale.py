@@ -38,6 +38,7 @@ class UpscaleResponse:
     scale_factor: int = wire_field("How many times wider and higher it is.")
     original_width: int = wire_field("Width before, in pixels.")
     original_height: int = wire_field("Height before, in pixels.")
+    warnings: tuple[str, ...] | None = wire_field("What went wrong beside the work, in words.", default=None)
 
     def _repr_html_(self) -> str:
         return html_of([self.image])

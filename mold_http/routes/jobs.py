@@ -154,13 +154,13 @@ async def result(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.R
 
 async def pause(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Begin no more jobs; what runs goes on."""
-    service.engine.pause()
+    await asyncio.to_thread(service.engine.pause)
     _answer_queue(service, resp)
 
 
 async def resume(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Begin jobs again."""
-    service.engine.resume()
+    await asyncio.to_thread(service.engine.resume)
     _answer_queue(service, resp)
 
 
@@ -248,7 +248,14 @@ ROUTES = (
                 headers={"Location": "Path of the job."},
             ),
         ),
-        errors=("UNKNOWN_MODEL", "MODEL_NOT_FOUND", "QUEUE_FULL", "PLUGIN_ERROR", "INFERENCE_ERROR"),
+        errors=(
+            "UNKNOWN_MODEL",
+            "MODEL_NOT_FOUND",
+            "QUEUE_FULL",
+            "PLUGIN_ERROR",
+            "INFERENCE_ERROR",
+            "INSUFFICIENT_STORAGE",
+        ),
         tier="generation",
         example=(
             "curl -i -X POST localhost:7680/api/jobs -H 'Content-Type: application/json' \\\n"
@@ -327,6 +334,7 @@ ROUTES = (
             "DOWNLOAD_ERROR",
             "CHAIN_FAILED",
             "INSUFFICIENT_MEMORY",
+            "INSUFFICIENT_STORAGE",
             "MODEL_NOT_FOUND",
         ),
     ),
@@ -344,7 +352,7 @@ ROUTES = (
         path="/api/queue/pause",
         name="pause_queue",
         summary="Begin no more jobs",
-        doc="What runs goes on; jobs may be submitted, and downloads go on.",
+        doc="What runs goes on; jobs may be submitted, and downloads go on. A restart keeps the queue paused.",
         handler=pause,
         tag="jobs",
         answers=(Answer(doc="It is paused.", content={JSON: QueueState}),),

@@ -52,6 +52,7 @@ ERRORS: dict[str, tuple[int, str]] = {
     "DOWNLOAD_ERROR": (502, "A file of the model could not be fetched."),
     "QUEUE_FULL": (503, "The queue is full; Retry-After says when to try again."),
     "INSUFFICIENT_MEMORY": (503, "The model does not fit in memory."),
+    "INSUFFICIENT_STORAGE": (507, "The disk has no room for the result of a job that is kept."),
 }
 
 # What may go wrong wherever a model runs.

@@ -74,6 +74,9 @@ class ServerStatus:
     queue_depth: int = wire_field("Jobs that wait.")
     queue_capacity: int = wire_field("Jobs that may wait.")
     queue_paused: bool = wire_field("Whether jobs wait because the queue was paused.", default=False)
+    gallery_error: str | None = wire_field(
+        "Why the last result could not be saved in the gallery; null where it was.", default=None
+    )
 
 
 async def health(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
@@ -103,6 +106,7 @@ async def status(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.R
             queue_depth=now.queue_depth,
             queue_capacity=now.queue_capacity,
             queue_paused=now.paused,
+            gallery_error=now.gallery_error,
         ),
     )
 

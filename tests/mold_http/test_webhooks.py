@@ -17,7 +17,10 @@ import attrs
 import pytest
 from http_server import Server, serving
 
-from mold_http.webhooks import MAX_ATTEMPTS, pause_after
+from mold_core import GenerateRequest
+from mold_core.engine.webhook_book import Webhook
+from mold_core.testing import FakePlugin, SketchFamily, engine_with, sketch_model
+from mold_http.webhooks import MAX_ATTEMPTS, Webhooks, pause_after
 
 SMALL = {"prompt": "a tree", "steps": 1, "width": 64, "height": 64, "seed": 3}
 
@@ -128,7 +131,8 @@ def test_a_job_that_goes_on_after_a_restart_is_told_of_when_it_has_ended(tmp_pat
             first.ask("POST", "/api/queue/pause")
             id_ = ask(first, port)
         assert told.empty()
-        with serving(home, MOLD_WEBHOOK_HOSTS="127.0.0.1"):
+        with serving(home, MOLD_WEBHOOK_HOSTS="127.0.0.1") as second:
+            second.ask("POST", "/api/queue/resume")
             call = told.get(timeout=30)
             assert (call.job["id"], call.job["state"]) == (id_, "done")
 
@@ -145,6 +149,7 @@ def test_it_is_given_up_after_many_attempts_or_when_the_host_is_no_longer_allowe
         connection.execute(f"UPDATE webhooks SET attempts = {MAX_ATTEMPTS - 1}")
         connection.commit()
     with listening(port, 500) as told, serving(home, MOLD_WEBHOOK_HOSTS=hosts) as second:
+        second.ask("POST", "/api/queue/resume")
         assert second.soon("/api/status", lambda _: not rows(home))
     assert told.qsize() == (1 if hosts == "127.0.0.1" else 0)
 
@@ -158,3 +163,53 @@ def test_only_allowed_hosts_are_told(tmp_path: Path, port: int) -> None:
         for url in ("http://127.0.0.1:1/", f"http://user@127.0.0.1:{port}/", f"ftp://127.0.0.1:{port}/", "x"):
             body = {"kind": "generate", "request": SMALL, "webhook_url": url}
             assert server.ask("POST", "/api/jobs", body).status == 422
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://127.0.0.1:{port}/é",
+        "http://127.0.0.1:{port}/?a=ü",
+        "http://127.0.0.1:{port}/a b",
+        "http://127.0.0.1:{port}/a\tb",
+        "http://127.0.0.1:{port}/a\r\nX-Evil: 1",
+        "http://127.0.0.1:{port}/\x7f",
+        "http://127.0.0.1:0/",
+        "http://127.0.0.1:99999/",
+        "http://127.0.0.1:port/",
+        "http://:{port}/",
+        "http:///path",
+        "http://[::1/",
+    ],
+)
+def test_an_address_that_cannot_be_called_is_refused_when_it_is_given(address: str, keyless: Server, port: int) -> None:
+    body = {"kind": "generate", "request": SMALL, "webhook_url": address.format(port=port)}
+    answer = keyless.ask("POST", "/api/jobs", body)
+    assert (answer.status, answer.json()["code"]) == (422, "VALIDATION_ERROR")
+    assert "webhook_url" in answer.json()["error"]
+    assert keyless.ask("GET", "/api/jobs").json() == []
+
+
+@pytest.fixture(scope="module")
+def keyless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("hooks") / "home", MOLD_WEBHOOK_HOSTS="127.0.0.1,::1") as server:
+        yield server
+
+
+def test_a_delivery_that_fails_in_an_unforeseen_way_ends_after_its_attempts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*arguments: object) -> int:
+        raise RuntimeError("what nobody thought of")
+
+    monkeypatch.setattr("mold_http.webhooks._status_of", fails)
+    with engine_with(FakePlugin(families=[SketchFamily()], models=[sketch_model()])) as engine:
+        job = engine.submit(GenerateRequest(prompt="a tree", model="sketch"))
+        job.result(30)
+        webhooks = Webhooks(engine, ["127.0.0.1"])
+        for attempts in range(MAX_ATTEMPTS):
+            engine.webhooks.add(job.id, "http://127.0.0.1/")
+            webhooks._posting += 1
+            webhooks._deliver(Webhook(job_id=job.id, url="http://127.0.0.1/", attempts=attempts))
+        assert engine.webhooks.waiting() == ()
+        assert engine.webhooks.take_due(9) == ([], None)

@@ -251,13 +251,17 @@ def test_all_pictures_of_a_job_go_to_the_gallery_before_it_is_done(home: Path) -
     gallery.close()
 
 
-def test_a_result_that_cannot_be_saved_fails_its_job(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*arguments: object) -> None:
-        raise OutputError("the disk is full")
-
-    monkeypatch.setattr(JobStore, "write_result", full)
-    with durable_engine(home) as engine, pytest.raises(OutputError, match="the disk is full"):
-        engine.generate(request())
+def test_a_paused_queue_is_paused_in_the_next_engine(home: Path) -> None:
+    with durable_engine(home) as engine:
+        engine.pause()
+        job = engine.submit(request())
+    with durable_engine(home) as engine:
+        assert engine.status().paused
+        assert engine.job(job.id).state == "queued"
+        engine.resume()
+        engine.job(job.id).result(WAIT_S)
+    with durable_engine(home) as engine:
+        assert not engine.status().paused
 
 
 def test_a_key_means_the_same_job_in_the_next_engine(home: Path) -> None:
