@@ -15,8 +15,12 @@ from mold_core.errors import MoldError, ValidationError
 from mold_core.files import write_whole
 from mold_core.wire import ChainRequest
 from mold_core.wire.convert import from_text, to_json
+from mold_core.wire.fields import shorten
 
 __all__ = ["ChainStore", "SavedChain"]
+
+# Ids are 32 hexadecimal digits; a file system refuses names that are too long.
+_MAX_ID = 64
 
 
 @attrs.frozen(kw_only=True)
@@ -50,14 +54,14 @@ class ChainStore:
 
     def read(self, id: str) -> ChainRequest:
         """Return the request of a chain. Raises ValidationError for a name that is not here."""
-        path = self._path(id) if id.isalnum() else None
+        path = self._path(id) if id.isascii() and id.isalnum() and len(id) <= _MAX_ID else None
         try:
             if path is not None:
                 return from_text(ChainRequest, path.read_bytes())
         except FileNotFoundError:
             pass
         known = ", ".join(saved.id for saved in self.list()) or "none"
-        raise ValidationError(f"there is no chain {id!r} here", field="id", value=id, hint=f"known: {known}")
+        raise ValidationError(f"there is no chain {shorten(id)} here", field="id", value=id, hint=f"known: {known}")
 
     def list(self) -> list[SavedChain]:
         """Return the chains that are here, the latest first."""

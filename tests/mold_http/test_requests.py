@@ -161,6 +161,11 @@ def test_strange_paths_are_answered_like_any_other(server: Server, path: str) ->
     assert answer.json().keys() == {"error", "code"}
 
 
+@pytest.mark.parametrize("path", ["/api/chains/", "/api/jobs/", "/api/gallery/image/", "/api/gallery/about/"])
+def test_names_longer_than_any_file_has_are_not_there(server: Server, path: str) -> None:
+    assert server.ask("GET", path + "9" * 5000).status in (404, 422)
+
+
 def test_text_of_a_request_never_becomes_a_header(server: Server) -> None:
     answer = server.ask("GET", "/health", X_Request_ID="a b<c>")
     assert answer.headers["x-request-id"] != "a b<c>"
