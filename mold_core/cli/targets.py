@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,11 +82,19 @@ class Target:
             )
 
     def _save(self, path: Path, file: ImageData | VideoData, index: int | None, model: str, now: int) -> Path:
-        if self.named:
-            return file.save(path if index is None else path.with_stem(f"{path.stem}-{index}"))
         from mold_core.gallery import file_name, save
 
-        return save(path, file_name(model, now, index, file.format), file.data)
+        name = file_name(model, now, index, file.format)
+        try:
+            if self.named:
+                return file.save(path if index is None else path.with_stem(f"{path.stem}-{index}"))
+            return save(path, name, file.data)
+        except OutputError as error:
+            try:
+                rescued = save(Path(tempfile.gettempdir()), name, file.data)
+            except OutputError:
+                raise error from None
+            raise OutputError("%s", error, hint=error.hint, local_hint=f"the result is kept as {rescued}") from error
 
 
 def _known(format_: str | None, suffixes: dict[str, str]) -> str | None:

@@ -326,8 +326,15 @@ class Feeder:
     def _unload_if_idle(self) -> None:
         limit = self.models.settings.idle_unload_s
         if limit and self._worker is not None and monotonic() - self._used >= limit and self.loaded():
-            dropped = self._worker.unload()
-            log.info("%s: unloaded %s after %g idle seconds", self.device, ", ".join(dropped), limit)
+            self._used = monotonic()
+            try:
+                dropped = self._worker.unload()
+            except Exception as error:  # the thread goes on, and with it the device
+                log.warning("%s: idle models could not be unloaded: %s", self.device, error)
+                if isinstance(error, WorkerError):
+                    self._bury(error)
+            else:
+                log.info("%s: unloaded %s after %g idle seconds", self.device, ", ".join(dropped), limit)
 
     def _end(self) -> None:
         self._finisher.close()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, cast
 
-from mold_core.hookspecs import Frames
+from mold_core.disk import is_full
+from mold_core.hookspecs import Frames, Sound
 from mold_core.media.metadata import OutputMetadata, embed_metadata
 from mold_core.media.preview import PreviewFrames, first_frame_png, preview_gif
 from mold_core.media.video import VideoFormat, VideoWriter
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["encode_video"]
 
+# A file system in memory, on Linux.
+_IN_MEMORY = Path("/dev/shm")
+
 
 def encode_video(request: GenerateRequest, made: Frames, metadata: OutputMetadata | None) -> VideoData:
     """Return a video in the format that a complete request asks for, with its first frame and, if wanted, a preview."""
@@ -26,7 +31,44 @@ def encode_video(request: GenerateRequest, made: Frames, metadata: OutputMetadat
     width, height = made.images[0].size
     fps, count = round(made.fps or 1), len(made.images)
     sound = made.sound if request.enable_audio and format == "mp4" else None
-    with TemporaryDirectory(prefix="mold-video-") as folder:
+    encode = partial(_encoded, request, made, metadata, sound)
+    try:
+        data = encode(None)
+    except OSError as error:
+        if not (is_full(error) and _IN_MEMORY.is_dir()):
+            raise
+        data = encode(_IN_MEMORY)  # the disk for temporary files is full, and the video is there to be had
+    if metadata is not None and format != "mp4":
+        data = embed_metadata(data, metadata)
+    gif = _preview(made.images, fps) if request.gif_preview else None
+    return VideoData(
+        data=data,
+        format=format,
+        width=width,
+        height=height,
+        frames=count,
+        fps=fps,
+        thumbnail=first_frame_png(made.images[0]),
+        gif_preview=gif,
+        has_audio=sound is not None,
+        duration_ms=count * 1000 // fps,
+        audio_sample_rate=sound.sample_rate if sound else None,
+        audio_channels=len(sound.samples) if sound else None,
+    )
+
+
+def _encoded(
+    request: GenerateRequest,
+    made: Frames,
+    metadata: OutputMetadata | None,
+    sound: Sound | None,
+    scratch: Path | None,
+) -> bytes:
+    """Return the file of a video, made in a folder below `scratch`, or below that of the system."""
+    format = cast(VideoFormat, request.output_format)
+    width, height = made.images[0].size
+    fps, count = round(made.fps or 1), len(made.images)
+    with TemporaryDirectory(prefix="mold-video-", dir=scratch) as folder:
         path = Path(folder) / "video"
         with (
             path.open("w+b") as file,
@@ -45,24 +87,7 @@ def encode_video(request: GenerateRequest, made: Frames, metadata: OutputMetadat
                 video.add(image)
             if sound:
                 video.add_sound(sound.samples[:, : round(count * sound.sample_rate / fps)])
-        data = path.read_bytes()
-    if metadata is not None and format != "mp4":
-        data = embed_metadata(data, metadata)
-    gif = _preview(made.images, fps) if request.gif_preview else None
-    return VideoData(
-        data=data,
-        format=format,
-        width=width,
-        height=height,
-        frames=count,
-        fps=fps,
-        thumbnail=first_frame_png(made.images[0]),
-        gif_preview=gif,
-        has_audio=sound is not None,
-        duration_ms=count * 1000 // fps,
-        audio_sample_rate=sound.sample_rate if sound else None,
-        audio_channels=len(sound.samples) if sound else None,
-    )
+        return path.read_bytes()
 
 
 def _preview(images: Sequence[Image], fps: int) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from small_disk import fill, small_disk
 
 from mold_core.media.metadata import OutputMetadata, read_metadata
 
@@ -277,3 +278,14 @@ def test_a_broken_config_gives_one_line(sketch: Mold, home: Path) -> None:
     for command in (REQUEST, ("serve",), ("scribble",), ("list",), ("gallery", "list"), ("ps",), ("default",)):
         assert "config.toml is not valid TOML: line 1: " in error_line(sketch(*command), 2)
     assert sketch("--help").returncode == 0
+
+
+def test_an_image_that_the_disk_has_no_room_for_is_kept_elsewhere(sketch: Mold, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    with small_disk(tmp_path / "disk") as disk:
+        fill(disk)
+        done = sketch("run", "a red house", "-o", str(disk / "a.png"), TMPDIR=str(tmp_path / "elsewhere"))
+    line = error_line(done, 1)
+    (kept,) = (tmp_path / "elsewhere").glob("mold-*.png")
+    assert "the disk is full" in line and str(kept) in line
+    assert kept.read_bytes().startswith(b"\x89PNG")
