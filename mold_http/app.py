@@ -192,6 +192,7 @@ class _Lifespan:
     async def process_startup(self, scope: dict[str, Any], event: dict[str, Any]) -> None:
         """Start the workers and the webhooks, follow pulls that an earlier server left, look after the gallery."""
         await asyncio.to_thread(self._service.engine.start)
+        self._service.media.warm()
         self._service.webhooks.start()
         if self._service.gallery is not None:
             warm = self._service.settings.thumbnail_warmup
@@ -204,5 +205,6 @@ class _Lifespan:
         if self._reconciling is not None:
             self._reconciling.cancel()
         self._service.feeds.close(patient_too=True)
+        await asyncio.to_thread(self._service.media.close)
         await asyncio.to_thread(self._service.webhooks.close)
         self._service.metrics.close()

@@ -15,6 +15,7 @@ from mold_core.errors import CancelledError, MoldError
 from mold_core.wire import ProgressEvent
 from mold_http.disconnect import while_connected
 from mold_http.errors import log_failure
+from mold_http.media_threads import carries_media
 from mold_http.service import Service
 from mold_http.sse import Feed, Source, frame, progress_frame
 
@@ -26,10 +27,13 @@ log = logging.getLogger("mold.http")
 ResultFrame = Callable[[Any], bytes]
 
 
-async def submit(service: Service, request: Any, **how: Any) -> Job:
+async def submit(service: Service, req: falcon.asgi.Request, request: Any, **how: Any) -> Job:
     """Return the job of a request. Raises what the engine refuses, and ValidationError for paths of files in it."""
     refuse_lora_paths(request)
-    job = await asyncio.to_thread(service.engine.submit, request, **how)
+    if carries_media(request):
+        job = await service.media.run(req, service.engine.submit, request, **how)
+    else:
+        job = await asyncio.to_thread(service.engine.submit, request, **how)
     log.info("job accepted", extra={"job": job.id, "kind": job.kind})
     if job.kind == "pull":
         service.downloads.follow(job)

@@ -13,6 +13,7 @@ import uvicorn
 
 from mold_core.engine.turns import SHORT_S, ask_for_turns
 from mold_core.errors import SettingsError
+from mold_core.media.decoder import close_decoders
 from mold_http.app import app_of
 from mold_http.guard.connections import ACCEPTED_AT_ONCE, Connections, raise_descriptor_limit
 from mold_http.guard.deadline import with_limits
@@ -80,6 +81,7 @@ class _Server(uvicorn.Server):
         """End gracefully at the first signal, at once at the second."""
         if self.should_exit:
             self.force_exit = True
+            close_decoders()
         self.stop()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

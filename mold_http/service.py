@@ -14,6 +14,7 @@ from mold_core.gallery import Gallery
 from mold_core.settings import Settings
 from mold_http.downloads import Downloads
 from mold_http.guard.keys import Keys
+from mold_http.media_threads import MediaThreads
 from mold_http.metrics import Metrics
 from mold_http.resources import Resources
 from mold_http.sse import Feeds
@@ -41,6 +42,7 @@ class Service:
     metrics: Metrics
     resources: Resources
     webhooks: Webhooks
+    media: MediaThreads = attrs.Factory(MediaThreads)
     downloads: Downloads = attrs.Factory(Downloads)
     feeds: Feeds = attrs.Factory(Feeds)
     stop: Callable[[], None] = _nothing_to_stop

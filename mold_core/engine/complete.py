@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Callable
-from io import BytesIO
 from typing import TypeVar
 
 import attrs
@@ -15,8 +14,7 @@ from mold_core.engine.formats import VIDEO_FIELDS, with_format
 from mold_core.errors import ValidationError
 from mold_core.home import mold_home
 from mold_core.hookspecs import Capability, ModelFamily, SizeRules
-from mold_core.media.images import decode_image
-from mold_core.media.video import probe_video
+from mold_core.media.decoder import check_image, probe_video
 from mold_core.wire import GenerateRequest
 from mold_core.wire.fields import Bounds, bound_problem
 
@@ -117,14 +115,16 @@ def _size(
 def _source_size(request: GenerateRequest) -> tuple[int, int] | None:
     """Return the size of the picture or video a request starts from. Raises ValidationError for pictures that are none.
 
-    Both pictures are decoded whole, so that a damaged one is refused now and not when its turn has come.
+    All pictures are decoded whole, so that a damaged one is refused now and not when its turn has come.
     """
     if request.mask_image is not None:
-        decode_image(request.mask_image, name="mask_image")
+        check_image(request.mask_image, name="mask_image")
+    for index, keyframe in enumerate(request.keyframes or ()):
+        check_image(keyframe.image, name=f"keyframes[{index}].image")
     if request.source_image is not None:
-        return decode_image(request.source_image, name="source_image").size
+        return check_image(request.source_image, name="source_image")
     if request.source_video is not None:
-        info = probe_video(BytesIO(request.source_video), name="source_video")
+        info = probe_video(request.source_video, name="source_video")
         return info.width, info.height
     return None
 

@@ -12,10 +12,10 @@ from typing import BinaryIO
 import attrs
 
 from mold_core.disk import reason_of
-from mold_core.errors import MoldError, OutputError, ResultNotFoundError, ValidationError
+from mold_core.errors import CancelledError, MoldError, OutputError, ResultNotFoundError, ValidationError
 from mold_core.gallery.entry import format_of
 from mold_core.gallery.whole import ends_early
-from mold_core.media.containers import image_format, is_gif
+from mold_core.media.containers import image_format, image_size, is_gif
 from mold_core.media.metadata import OutputMetadata, read_metadata
 
 __all__ = ["Found", "Skipped", "Unusable", "check_name", "described", "not_found", "open_result", "results_in"]
@@ -135,9 +135,8 @@ def described(found: Found) -> tuple[OutputMetadata, bool]:
     Raises Unusable for a file that cannot be read, is not of its kind, is damaged, or lacks its end.
     """
     try:
-        size = _size(found)
-        metadata = _video_metadata(found.path) if format_of(found.filename) == "mp4" else read_metadata(found.path)
-    except Unusable:
+        size, metadata = _told(found)
+    except (Unusable, CancelledError):
         raise
     except OSError as error:
         raise Unusable(reason_of(error)) from error
@@ -148,54 +147,31 @@ def described(found: Found) -> tuple[OutputMetadata, bool]:
     return (metadata, False) if metadata else (_synthetic(found, *size), True)
 
 
-def _video_metadata(path: Path) -> OutputMetadata | None:
-    from mold_core.media.video import read_video_metadata
-
-    try:
-        with open_result(path) as file:
-            return read_video_metadata(file)
-    except OutputError:  # PyAV is not installed
-        return None
-
-
-def _size(found: Found) -> tuple[int, int]:
-    """Return width and height from a file's header. Raises Unusable for one that is none, or ends too early."""
+def _told(found: Found) -> tuple[tuple[int, int], OutputMetadata | None]:
+    """Return width and height from a file's header, and its metadata. Raises Unusable for what is not whole."""
+    format = format_of(found.filename)
     with open_result(found.path) as file:
         head = file.read(_HEAD_BYTES)
-        format = format_of(found.filename)
         if not (head[4:8] == b"ftyp" if format == "mp4" else is_gif(head) or image_format(head) is not None):
             raise Unusable("its content is of another kind than its name says")
         if ends_early(file, found.size_bytes):
             raise Unusable("it is damaged: its end is missing")
         if format == "mp4":
-            return _video_size(file)
-        if is_gif(head):
-            return int.from_bytes(head[6:8], "little"), int.from_bytes(head[8:10], "little")
-        return _picture_size(file)
+            return _told_by_video(found.path)
+        size = image_size(file)
+    if size is None:
+        raise Unusable("it is damaged")
+    return size, read_metadata(found.path)
 
 
-def _video_size(file: BinaryIO) -> tuple[int, int]:
-    from mold_core.media.video import probe_video
+def _told_by_video(path: Path) -> tuple[tuple[int, int], OutputMetadata | None]:
+    from mold_core.media.decoder import read_video
 
-    file.seek(0)
     try:
-        video = probe_video(file)
+        video, metadata = read_video(path)
     except OutputError:  # PyAV is not installed
-        return 0, 0
-    return video.width, video.height
-
-
-def _picture_size(file: BinaryIO) -> tuple[int, int]:
-    # Importing a plugin registers it; left alone, Pillow would import all of its 40 to find WebP.
-    from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401
-
-    file.seek(0)
-    try:
-        # Only the header is read, so pictures of any size are harmless here.
-        with Image.open(file, formats=("PNG", "JPEG", "WEBP")) as picture:
-            return picture.size
-    except Exception as error:  # hostile bytes make Pillow raise almost anything
-        raise Unusable("it is damaged") from error
+        return (0, 0), None
+    return (video.width, video.height), metadata
 
 
 def _synthetic(found: Found, width: int, height: int) -> OutputMetadata:

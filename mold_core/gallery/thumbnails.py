@@ -6,31 +6,24 @@ import hashlib
 import os
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import suppress
-from io import BytesIO
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import attrs
 
-from mold_core.errors import MoldError, ResultNotFoundError
+from mold_core.errors import CancelledError, MoldError, OutputError, ResultNotFoundError, ValidationError
 from mold_core.gallery.entry import Entry
 from mold_core.gallery.folder import open_result
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from mold_core.media.decoder import DecodersBusyError
 
 __all__ = ["Thumbnail", "Thumbnails"]
 
-LARGEST_SIDE = 256
-# A preview shows the first eight seconds at eight frames a second, as far as the film goes.
-PREVIEW_FPS = 8
-PREVIEW_FRAMES = 64
-_MAX_PIXELS = 32_000_000
-# PERF: unpacked pictures are large; two at a time keep two cores busy.
-_AT_ONCE = 2
+# A file that stands for its own thumbnail is sent up to this size, else a drawing.
+_MAX_STAND_IN_BYTES = 16 * 1024 * 1024
+_MOST_DAMAGED = 10_000
 
 _PLACEHOLDER = (
     b'<svg xmlns="http://www.w3.org/2000/svg" width="256" height="144" viewBox="0 0 256 144">'
@@ -55,24 +48,24 @@ class Thumbnails:
 
     def __init__(self, cache: Path) -> None:
         self._cache = cache
-        self._making = threading.Semaphore(_AT_ONCE)
+        self._lock = threading.Lock()
+        self._damaged: OrderedDict[tuple[str, Path], tuple[int, MoldError]] = OrderedDict()
 
     def thumbnail(self, entry: Entry) -> Thumbnail:
         """Return the thumbnail of an entry. Raises ResultNotFoundError if its file is gone."""
         try:
             return Thumbnail(data=self._cached("thumbnails", entry, _thumbnail), content_type="image/png")
-        except (MoldError, MemoryError):
+        except CancelledError:
+            raise
+        except MoldError:
             with open_result(entry.path) as file:
-                if entry.format == "mp4":
+                if entry.format == "mp4" or os.fstat(file.fileno()).st_size > _MAX_STAND_IN_BYTES:
                     return Thumbnail(data=_PLACEHOLDER, content_type="image/svg+xml", stand_in=True)
                 return Thumbnail(data=file.read(), content_type=entry.content_type, stand_in=True)
 
     def preview(self, entry: Entry) -> bytes:
         """Return a GIF of what moves. Raises ResultNotFoundError for a still picture and what cannot be decoded."""
-        try:
-            return self._cached("previews", entry, _preview)
-        except MemoryError as error:
-            raise _still(entry) from error
+        return self._cached("previews", entry, _preview)
 
     def forget(self, folder: str, filename: str) -> None:
         """Remove what is cached of a file."""
@@ -88,11 +81,30 @@ class Thumbnails:
             kept = place.stat()
             if kept.st_mtime_ns == modified_ns and kept.st_size:
                 return place.read_bytes()
-        with self._making:
+        self._refuse_damaged(kind, entry.path, modified_ns)
+        try:
             data = make(entry)
+        except DecodersBusyError:
+            raise
+        except (ValidationError, ResultNotFoundError) as error:
+            self._remember_damaged(kind, entry.path, modified_ns, error)
+            raise
         with suppress(OSError):  # a disk that is full costs time only
             _put(place, data, modified_ns)
         return data
+
+    def _refuse_damaged(self, kind: str, path: Path, modified_ns: int) -> None:
+        """Raise again what was wrong with a file that has not changed since: finding out may take seconds."""
+        with self._lock:
+            known_ns, error = self._damaged.get((kind, path), (0, None))
+        if error is not None and known_ns == modified_ns:
+            raise error.with_traceback(None)
+
+    def _remember_damaged(self, kind: str, path: Path, modified_ns: int, error: MoldError) -> None:
+        with self._lock:
+            self._damaged[kind, path] = (modified_ns, error)
+            if len(self._damaged) > _MOST_DAMAGED:
+                self._damaged.popitem(last=False)
 
     def _place(self, kind: str, folder: Path, filename: str) -> Path:
         suffix = ".png" if kind == "thumbnails" else ".preview.gif"
@@ -113,59 +125,24 @@ def _put(place: Path, data: bytes, modified_ns: int) -> None:
 
 
 def _thumbnail(entry: Entry) -> bytes:
-    from mold_core.media.images import decode_image, encode_image
+    from mold_core.media.decoder import thumbnail
 
-    if entry.format in ("png", "apng", "jpeg", "webp"):
-        with open_result(entry.path) as file:
-            image = decode_image(file.read(), max_pixels=_MAX_PIXELS)
-    else:
-        first = next(_moving(entry), None)
-        if first is None:
-            raise _still(entry)
-        image = first
-    image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
-    return encode_image(image, "png")
+    return thumbnail(entry.path, entry.format)
 
 
 def _preview(entry: Entry) -> bytes:
-    frames = []
-    for image in _moving(entry):
-        image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
-        frames.append(image)
-    if len(frames) < 2:
+    from mold_core.media.decoder import preview
+
+    try:
+        made = preview(entry.path, entry.format, entry.metadata.fps)
+    except DecodersBusyError:
+        raise
+    except (ValidationError, OutputError) as error:
+        raise _still(entry) from error
+    if made is None:
         raise _still(entry)
-    buffer = BytesIO()
-    frames[0].save(
-        buffer, format="GIF", save_all=True, append_images=frames[1:], duration=round(1000 / PREVIEW_FPS), loop=0
-    )
-    return buffer.getvalue()
+    return made
 
 
 def _still(entry: Entry) -> ResultNotFoundError:
     return ResultNotFoundError(f"no preview: {entry.filename} does not move", field="filename", value=entry.filename)
-
-
-def _moving(entry: Entry) -> Iterator[Image]:
-    """Yield frames for a preview as RGB images. Raises ResultNotFoundError where there are none."""
-    with open_result(entry.path) as file:
-        data = BytesIO(file.read())
-    every = max(1, round((entry.metadata.fps or 3 * PREVIEW_FPS) / PREVIEW_FPS))
-    try:
-        yield from islice(_frames(entry, data), 0, PREVIEW_FRAMES * every, every)
-    except Exception as error:  # hostile bytes make decoders raise almost anything
-        raise _still(entry) from error
-
-
-def _frames(entry: Entry, data: BytesIO) -> Iterator[Image]:
-    if entry.format == "mp4":
-        from mold_core.media.video import decode_frames
-
-        yield from decode_frames(data, max_pixels=_MAX_PIXELS)
-        return
-    from PIL import GifImagePlugin, Image, ImageSequence, PngImagePlugin, WebPImagePlugin  # noqa: F401
-
-    with Image.open(data, formats=("GIF", "PNG", "WEBP")) as film:
-        if film.width * film.height > _MAX_PIXELS:
-            raise _still(entry)
-        for frame in ImageSequence.Iterator(film):
-            yield frame.convert("RGB")

@@ -25,6 +25,7 @@ __all__ = [
     "gif_comments",
     "gif_header_bytes",
     "image_format",
+    "image_size",
     "is_cut_off",
     "is_gif",
     "jpeg_segment",
@@ -48,6 +49,7 @@ _GIF_MAX_BLOCK = 255
 _JPEG_END_OF_IMAGE = 0xD9
 _JPEG_START_OF_SCAN = 0xDA
 _JPEG_WITHOUT_BODY = frozenset({0x01, *range(0xD0, 0xD9)})
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 # Progressive files of cameras and editors have about ten scans, and nothing writes bytes between header segments.
@@ -63,6 +65,31 @@ def image_format(data: bytes) -> ImageFormat | None:
         return "jpeg"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
+    return None
+
+
+def image_size(file: BinaryIO) -> tuple[int, int] | None:
+    """Return width and height of a PNG, JPEG, WebP or GIF file by its header; None if that says nothing possible."""
+    file.seek(0)
+    head = file.read(30)
+    size: tuple[int, int] | None = None
+    if is_gif(head):
+        size = int.from_bytes(head[6:8], "little"), int.from_bytes(head[8:10], "little")
+    elif image_format(head) == "png" and head[12:16] == b"IHDR":
+        size = int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
+    elif image_format(head) == "webp":
+        canvas = webp_canvas(head)
+        size = canvas[:2] if canvas else None
+    elif image_format(head) == "jpeg":
+        size = _jpeg_size(file)
+    return size if size and min(size) > 0 else None
+
+
+def _jpeg_size(file: BinaryIO) -> tuple[int, int] | None:
+    for marker, _length in jpeg_segments(file):
+        if marker in _JPEG_FRAMES:
+            body = file.read(5)
+            return int.from_bytes(body[3:5], "big"), int.from_bytes(body[1:3], "big")
     return None
 
 

@@ -44,6 +44,7 @@ _MODES: Mapping[ImageFormat, tuple[str, ...]] = MappingProxyType(
 )
 
 _NAMES: Mapping[ImageFormat, str] = MappingProxyType({"png": "PNG", "jpeg": "JPEG", "webp": "WebP"})
+_MAX_PNG_TEXT_BYTES = 8 * 1024 * 1024
 _REPAIR = "open it in a picture editor and save it again"
 
 
@@ -176,9 +177,10 @@ def _open(data: bytes, format: ImageFormat) -> ImageFile:
     # before we can refuse them.
     match format:
         case "png":
-            from PIL.PngImagePlugin import PngImageFile
+            from PIL import PngImagePlugin
 
-            return PngImageFile(BytesIO(data))
+            PngImagePlugin.MAX_TEXT_MEMORY = _MAX_PNG_TEXT_BYTES  # it would unpack 64 MB of texts
+            return PngImagePlugin.PngImageFile(BytesIO(data))
         case "jpeg":
             from PIL.JpegImagePlugin import JpegImageFile
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from math import ceil
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import attrs
 
 from mold_core.errors import ValidationError
 from mold_core.hookspecs import Sound
-from mold_core.media.video import pyav
+from mold_core.media.limits import check_sound, is_plausible_sound
+from mold_core.media.mp4_index import is_mp4, read_mp4_index
+from mold_core.media.video_reading import pyav
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["decode_sound", "resampled"]
+__all__ = ["SoundInfo", "decode_sound", "resampled", "stream_sound"]
 
 # NOTE: of ffmpeg's formats only those that hold sound themselves: playlists and the like name other files to open.
 _FORMATS = "wav,w64,aiff,caf,au,flac,ogg,mp3,aac,ac3,eac3,amr,ape,wv,tta,asf,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm"
@@ -21,20 +26,49 @@ _FORMATS = "wav,w64,aiff,caf,au,flac,ogg,mp3,aac,ac3,eac3,amr,ape,wv,tta,asf,mov
 # What an MP4's AAC can have. Sound at any other rate becomes 48 kHz.
 _AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 _DEFAULT_RATE = 48_000
+# A resampler keeps a few samples back until more come.
+_MARGIN_SAMPLES = 1024
+
+
+@attrs.frozen
+class SoundInfo:
+    """What decoding told of a sound: rate in Hz, channels, and how many samples of each."""
+
+    sample_rate: int
+    channels: int
+    samples: int
 
 
 def decode_sound(data: bytes, *, max_seconds: float, name: str = "sound") -> Sound | None:
     """Return the first `max_seconds` of a file's sound, mono or stereo, at its own rate where an MP4 can have that.
 
     The file may be a video: None if that has no sound. Raises ValidationError, with `name` as the field, for a file
-    that is no sound or is damaged; OutputError where PyAV is not installed.
+    that is no sound, is damaged or has a rate or channels that no recording has; OutputError where PyAV is not
+    installed.
     """
+    import numpy as np
+
+    blocks: list[NDArray[Any]] = []
+    info = stream_sound(BytesIO(data), blocks.append, max_seconds=max_seconds, name=name)
+    if info is None:
+        return None
+    return Sound(samples=np.concatenate(blocks, axis=1), sample_rate=info.sample_rate)
+
+
+def stream_sound(
+    file: BinaryIO, add: Callable[[NDArray[Any]], object], *, max_seconds: float, name: str = "sound"
+) -> SoundInfo | None:
+    """Call `add` with the blocks that make up a sound, float32 [channels, n] in -1 to 1; see `decode_sound`."""
     av = pyav()
+    check_sound(max_seconds, name)
+    if is_mp4(file):
+        _check_index(file, name)
+    file.seek(0)
     try:
-        with av.open(BytesIO(data), "r", container_options={"format_whitelist": _FORMATS}) as container:
+        with av.open(file, "r", container_options={"format_whitelist": _FORMATS}) as container:
             if not container.streams.audio:
                 return None
-            return _decoded(container, max_seconds, name)
+            return _streamed(container, add, max_seconds, name)
     except (av.error.FFmpegError, ValueError) as error:
         raise _unreadable(name) from error
 
@@ -54,36 +88,51 @@ def resampled(sound: Sound, rate: int) -> NDArray[Any]:
     return np.concatenate([made.to_ndarray() for step in (frame, None) for made in resampler.resample(step)], axis=1)
 
 
-def _decoded(container: Any, max_seconds: float, name: str) -> Sound:
+def _streamed(container: Any, add: Callable[[NDArray[Any]], object], max_seconds: float, name: str) -> SoundInfo | None:
     import numpy as np
 
     context = container.streams.audio[0].codec_context
-    if not context.sample_rate or not context.layout.nb_channels:
+    if context is None or not is_plausible_sound(context.sample_rate, context.layout.nb_channels):
         raise _unreadable(name)
     rate = context.sample_rate if context.sample_rate in _AAC_RATES else _DEFAULT_RATE
-    wanted = round(max_seconds * rate)
-    blocks, count = [], 0
-    for block in _blocks(container, rate, _layout(context.layout.nb_channels)):
-        blocks.append(block)
-        count += block.shape[1]
+    wanted, count = round(max_seconds * rate), 0
+    layout = _layout(context.layout.nb_channels)
+    for block in _blocks(container, context.sample_rate, rate, layout, max_seconds):
+        kept = np.nan_to_num(block[:, : wanted - count]).clip(-1, 1)
+        count += kept.shape[1]
+        add(kept)
         if count >= wanted:
             break
     if not count:
         raise _unreadable(name)
-    samples = np.concatenate(blocks, axis=1)[:, :wanted]
-    return Sound(samples=np.nan_to_num(samples).clip(-1, 1), sample_rate=rate)
+    return SoundInfo(rate, 1 if layout == "mono" else 2, count)
 
 
-def _blocks(container: Any, rate: int, layout: str) -> Iterator[NDArray[Any]]:
+def _blocks(container: Any, source_rate: int, rate: int, layout: str, max_seconds: float) -> Iterator[NDArray[Any]]:
+    """Yield the sound at another rate, of no more of the file's samples than the seconds take."""
     from av import AudioResampler
 
     resampler = AudioResampler(format="fltp", layout=layout, rate=rate)
+    left = ceil(max_seconds * source_rate) + _MARGIN_SAMPLES
     for frame in container.decode(audio=0):
+        if frame.sample_rate != source_rate:  # a frame may name a rate of its own, such as 1 Hz
+            raise ValueError("the rate changes within the sound")
         frame.pts = None  # gaps and jumps in a file's clock would become silence of any length
+        left -= frame.samples
         for made in resampler.resample(frame):
             yield made.to_ndarray()
+        if left <= 0:
+            break
     for made in resampler.resample(None):
         yield made.to_ndarray()
+
+
+def _check_index(file: BinaryIO, name: str) -> None:
+    """Raise ValidationError for an MP4, M4A or MOV whose index is damaged or claims more than the limits."""
+    try:
+        read_mp4_index(file, name)
+    except ValidationError as error:
+        raise (error if "too many" in error.message else _unreadable(name)) from error
 
 
 def _layout(channels: int) -> str:

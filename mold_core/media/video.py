@@ -1,4 +1,4 @@
-"""Videos to bytes as their frames come, and back: MP4 with sound, GIF, APNG, WebP."""
+"""Videos to bytes as their frames come: MP4 with sound, GIF, APNG, WebP."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ from fractions import Fraction
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-import attrs
-
-from mold_core.errors import OutputError, ValidationError
-from mold_core.media.images import DEFAULT_MAX_PIXELS
+from mold_core.errors import ValidationError
 from mold_core.media.metadata import OutputMetadata
+from mold_core.media.video_reading import (
+    PARAMETERS_TAG,
+    VideoInfo,
+    decode_frames,
+    probe_video,
+    pyav,
+    read_video_metadata,
+)
 
 # PERF: PyAV takes 80 ms and numpy as much to import, so both are imported with the first video.
 if TYPE_CHECKING:
@@ -27,15 +32,13 @@ __all__ = [
     "VideoWriter",
     "decode_frames",
     "probe_video",
-    "pyav",
     "read_video_metadata",
     "reader_of",
 ]
 
 VideoFormat = Literal["mp4", "gif", "apng", "webp"]
 
-# The key under which an MP4 holds the request it was made from, and how mold writes every MP4: index first, no dates.
-PARAMETERS_TAG = "mold:parameters"
+# How mold writes every MP4: index first, no dates.
 MP4_OPTIONS = {"movflags": "+faststart+use_metadata_tags", "fflags": "+bitexact"}
 
 # Constant quality of x264: 18 is taken for visually lossless, its own default is 23.
@@ -54,29 +57,6 @@ _AUDIO_BLOCK = 1024
 # How ffmpeg numbers ITU-R BT.709 in its lists of primaries, transfer curves and matrices, and limited range.
 _BT709 = 1
 _LIMITED_RANGE = 1
-
-_HOW_TO_INSTALL = "pip install 'mold-core[video]'"
-
-
-@attrs.frozen(kw_only=True)
-class VideoInfo:
-    """What a video file says of itself.
-
-    `frames` is None where only decoding would tell, `sample_rate` and `channels` where there is no sound.
-    """
-
-    width: int
-    height: int
-    fps: float
-    frames: int | None
-    duration_ms: int | None
-    sample_rate: int | None
-    channels: int | None
-
-    @property
-    def has_audio(self) -> bool:
-        """Whether there is sound."""
-        return self.sample_rate is not None
 
 
 class VideoWriter:
@@ -247,57 +227,6 @@ class _Palette:
                 return
 
 
-def probe_video(file: BinaryIO, *, name: str | None = None) -> VideoInfo:
-    """Return what an MP4, from anyone, says of itself.
-
-    Raises ValidationError, with `name` as the field, if it is none or is damaged.
-    """
-    with _reading(file, name) as container:
-        video = container.streams.video[0]
-        audio = container.streams.audio[0] if container.streams.audio else None
-        return VideoInfo(
-            width=video.codec_context.width,
-            height=video.codec_context.height,
-            fps=float(video.average_rate or 0),
-            frames=video.frames or None,
-            duration_ms=container.duration // 1000 if container.duration else None,
-            sample_rate=audio.codec_context.sample_rate if audio else None,
-            channels=audio.codec_context.layout.nb_channels if audio else None,
-        )
-
-
-def decode_frames(file: BinaryIO, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str | None = None) -> Iterator[Image]:
-    """Yield the frames of an MP4, from anyone, as RGB images, one in memory at a time.
-
-    Raises ValidationError, with `name` as the field, if it is no MP4, is damaged, or its frames have more than
-    `max_pixels`.
-    """
-    av = pyav()
-    with _reading(file, name) as container:
-        size = container.streams.video[0].codec_context
-        if size.width * size.height > max_pixels:
-            raise ValidationError(
-                f"{name or 'the video'} has frames of {size.width} x {size.height} pixels, over the limit of"
-                f" {max_pixels / 1e6:g} megapixels",
-                field=name,
-            )
-        try:
-            for frame in container.decode(video=0):
-                yield frame.to_image()
-        except av.error.FFmpegError as error:
-            raise _damaged(name) from error
-
-
-def read_video_metadata(file: BinaryIO) -> OutputMetadata | None:
-    """Return the metadata in an MP4, or None if it has none that can be read."""
-    try:
-        with _reading(file) as container:
-            text = container.metadata.get(PARAMETERS_TAG)
-            return OutputMetadata.from_json(text) if text else None
-    except ValidationError:
-        return None
-
-
 def _open_for_writing(file: BinaryIO, format: VideoFormat) -> Any:
     av = pyav()
     if format != "mp4":
@@ -342,43 +271,3 @@ _CODECS: Mapping[str, tuple[str, str, Mapping[str, str]]] = MappingProxyType(
         "webp": ("libwebp_anim", "bgra", {"quality": _WEBP_QUALITY}),
     }
 )
-
-
-class _reading:
-    """An MP4 of anyone's opened for reading: only as what it is said to be, never by name, and with a video in it."""
-
-    def __init__(self, file: BinaryIO, name: str | None = None) -> None:
-        self._file = file
-        self._name = name
-
-    def __enter__(self) -> Any:
-        av = pyav()
-        try:
-            # NOTE: given a name, ffmpeg would also follow URLs and playlists in it; given no format, it would guess.
-            self._container = av.open(self._file, "r", format="mp4")
-        except (av.error.FFmpegError, ValueError) as error:
-            raise _damaged(self._name) from error
-        if not self._container.streams.video:
-            self._container.close()
-            raise ValidationError(f"{self._name or 'the file'} is an MP4 without a video in it", field=self._name)
-        return self._container
-
-    def __exit__(self, *_: object) -> None:
-        self._container.close()
-
-
-def _damaged(name: str | None) -> ValidationError:
-    return ValidationError(f"{name or 'the video'} is not an MP4 file, or is damaged", field=name)
-
-
-def pyav() -> Any:
-    """Return the module `av`. Raises OutputError where it is not installed.
-
-    Modules inside it are reached through it, or imported after this: threads that first import `av` and a module inside
-    it at the same time wait for one another, and one of them fails.
-    """
-    try:
-        import av
-    except ImportError:
-        raise OutputError("videos need PyAV, which is not installed", hint=_HOW_TO_INSTALL) from None
-    return av

@@ -39,13 +39,13 @@ class ChainLimits:
 
 async def chain(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Answer with the whole video as JSON."""
-    job = await submit(service, await read_json(req, ChainRequest), durable=False)
+    job = await submit(service, req, await read_json(req, ChainRequest), durable=False)
     await answer_result(req, resp, await result_of(req, job), "base64")
 
 
 async def chain_stream(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Answer with events ``progress``, and one ``complete`` or ``error`` at the end."""
-    job = await submit(service, await read_json(req, ChainRequest), durable=False)
+    job = await submit(service, req, await read_json(req, ChainRequest), durable=False)
     send_events(req, resp, service.feeds, JobSource(service, job, result_frame), patient=True)
 
 

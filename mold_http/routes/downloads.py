@@ -42,7 +42,7 @@ async def enqueue(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.
     """Queue a download; 409 with its id when the model is being fetched already."""
     request = await read_json(req, PullRequest)
     known = {state.id for state in service.downloads.states()}
-    job = await submit(service, request)
+    job = await submit(service, req, request)
     status = 409 if job.id in known else 200
     answer_json(resp, DownloadAccepted(id=job.id, position=job.position), status)
 

@@ -16,7 +16,7 @@ __all__ = ["ROUTES"]
 
 async def expand(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Answer with the prompts that were written."""
-    job = await submit(service, await read_json(req, ExpandRequest), durable=False)
+    job = await submit(service, req, await read_json(req, ExpandRequest), durable=False)
     answer_json(resp, await result_of(req, job))
 
 

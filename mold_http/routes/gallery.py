@@ -137,7 +137,7 @@ async def delete_file(service: Service, req: falcon.asgi.Request, resp: falcon.a
 
 async def thumbnail(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, name: str) -> None:
     """Answer with a picture of at most 256 pixels a side."""
-    small = await asyncio.to_thread(_gallery(service).thumbnail, name)
+    small = await service.media.run(req, _gallery(service).thumbnail, name)
     resp.content_type = small.content_type
     resp.set_header("X-Content-Type-Options", "nosniff")
     resp.set_header("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
@@ -147,7 +147,7 @@ async def thumbnail(service: Service, req: falcon.asgi.Request, resp: falcon.asg
 
 async def preview(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, name: str) -> None:
     """Answer with a small GIF of a video."""
-    resp.data = await asyncio.to_thread(_gallery(service).preview, name)
+    resp.data = await service.media.run(req, _gallery(service).preview, name)
     resp.content_type = "image/gif"
     resp.set_header("X-Content-Type-Options", "nosniff")
     resp.set_header("Cache-Control", _KEEP)

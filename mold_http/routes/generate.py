@@ -31,14 +31,14 @@ IMAGE_DATA = Query(
 async def generate(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Answer with the picture itself; with several as multipart/mixed; with JSON where Accept asks for it."""
     form = image_data_of(req)
-    job = await submit(service, await read_json(req, GenerateRequest), durable=False)
+    job = await submit(service, req, await read_json(req, GenerateRequest), durable=False)
     await answer_result(req, resp, await result_of(req, job), form)
 
 
 async def generate_stream(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Answer with events ``progress``, and one ``complete`` or ``error`` at the end."""
     form = image_data_of(req)
-    job = await submit(service, await read_json(req, GenerateRequest), durable=False)
+    job = await submit(service, req, await read_json(req, GenerateRequest), durable=False)
     source = JobSource(service, job, lambda result: result_frame(result, form))
     send_events(req, resp, service.feeds, source, patient=True)
 

@@ -108,7 +108,7 @@ async def create(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.R
     request = await asyncio.to_thread(_inner, wanted)
     if wanted.webhook_url is not None:
         service.webhooks.check(wanted.webhook_url)
-    job = await submit(service, request, idempotency_key=_idempotency_key(req), webhook_url=wanted.webhook_url)
+    job = await submit(service, req, request, idempotency_key=_idempotency_key(req), webhook_url=wanted.webhook_url)
     resp.set_header("Location", f"/api/jobs/{job.id}")
     answer_json(resp, JobAccepted(id=job.id, state=job.state, position=job.position), 202)
 

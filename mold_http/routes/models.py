@@ -97,7 +97,7 @@ async def unload(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.R
 async def pull(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Fetch a model's files: a line of text at the end, or the progress as events where Accept asks for them."""
     request = await read_json(req, PullRequest)
-    job = await submit(service, request)
+    job = await submit(service, req, request)
     if wants_events(req):
         source = JobSource(service, job, result_frame, owner=False)
         send_events(req, resp, service.feeds, source, patient=True)

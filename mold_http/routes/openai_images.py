@@ -6,7 +6,6 @@ import asyncio
 import re
 import time
 from collections.abc import Mapping
-from io import BytesIO
 from typing import Any, Literal
 
 import attrs
@@ -15,7 +14,7 @@ import falcon.media
 
 from mold_core.engine import Job
 from mold_core.errors import MalformedError, MoldError, ValidationError
-from mold_core.media.images import decode_image
+from mold_core.media.decoder import transparency_mask
 from mold_core.wire import GenerateRequest, GenerateResponse, ImageData, LoraWeight, Preview, ProgressEvent
 from mold_core.wire.convert import from_json
 from mold_core.wire.fields import wire_field
@@ -122,7 +121,7 @@ async def generations(service: Service, req: falcon.asgi.Request, resp: falcon.a
 async def edits(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Answer with pictures made from one that was sent."""
     edit = await _read_form(req)
-    request = await asyncio.to_thread(_edit_request_of, edit)
+    request = await service.media.run(req, _edit_request_of, edit)
     await _answer(service, req, resp, edit, request, "image_edit")
 
 
@@ -139,7 +138,7 @@ async def _answer(
         raise ValidationError(
             "response_format url needs the gallery, and MOLD_OUTPUT_DIR is empty", field="response_format"
         )
-    job = await submit(service, request, durable=False)
+    job = await submit(service, req, request, durable=False)
     if wish.stream:
         send_events(req, resp, service.feeds, _Stream(service, job, event, wish.partial_images or 0), patient=True)
         return
@@ -270,12 +269,7 @@ def _edit_request_of(edit: ImageEdit) -> GenerateRequest:
 
 def _mold_mask(mask: bytes) -> bytes:
     """Return a mask in which white is repainted; OpenAI's repaint what is transparent."""
-    picture = decode_image(mask)
-    if "A" not in picture.getbands():
-        return mask
-    buffer = BytesIO()
-    picture.getchannel("A").point(lambda alpha: 255 - alpha).save(buffer, "PNG")
-    return buffer.getvalue()
+    return transparency_mask(mask, name="mask") or mask
 
 
 def _size(text: str | None) -> tuple[int | None, int | None]:

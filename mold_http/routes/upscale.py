@@ -19,13 +19,13 @@ __all__ = ["ROUTES"]
 
 async def upscale(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Answer with the larger picture itself, or with JSON where Accept asks for it."""
-    job = await submit(service, await read_json(req, UpscaleRequest), durable=False)
+    job = await submit(service, req, await read_json(req, UpscaleRequest), durable=False)
     await answer_result(req, resp, await result_of(req, job), "base64")
 
 
 async def upscale_stream(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Answer with events ``progress``, a denoise_step for each tile, and one ``complete`` or ``error``."""
-    job = await submit(service, await read_json(req, UpscaleRequest), durable=False)
+    job = await submit(service, req, await read_json(req, UpscaleRequest), durable=False)
     send_events(req, resp, service.feeds, JobSource(service, job, result_frame), patient=True)
 
 

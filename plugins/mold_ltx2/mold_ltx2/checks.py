@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from io import BytesIO
 from typing import TYPE_CHECKING
 
 import attrs
 
 from mold_core import ValidationError
-from mold_core.media.sound import decode_sound
-from mold_core.media.video import decode_frames, probe_video
+from mold_core.media.decoder import probe_sound, probe_video
 
 if TYPE_CHECKING:
     from mold_core import GenerateRequest, ModelSpec
@@ -43,7 +41,7 @@ def fitted(request: GenerateRequest) -> GenerateRequest:
     request = attrs.evolve(request, fps=request.fps or round(info.fps))
     if request.retake_range is None and request.pipeline != "ic-lora":
         return request
-    request = attrs.evolve(request, frames=request.frames or _whole(_count(info, request.source_video)))
+    request = attrs.evolve(request, frames=request.frames or _whole(info.frames or 1))
     if request.retake_range is None:
         return request
     return attrs.evolve(
@@ -145,7 +143,7 @@ def _check_source(request: GenerateRequest, video: bytes, frames: int) -> None:
         )
     if in_context:
         return
-    count, again = _count(info, video), request.retake_range
+    count, again = info.frames or 1, request.retake_range
     if again is None:
         _check_prefix(count, frames)
     elif frames > count:
@@ -181,7 +179,7 @@ def _check_prefix(count: int, frames: int) -> None:
 
 
 def _check_sound(request: GenerateRequest, data: bytes, frames: int) -> None:
-    if decode_sound(data, max_seconds=frames / (request.fps or 1), name="audio_file") is None:
+    if probe_sound(data, max_seconds=frames / (request.fps or 1), name="audio_file") is None:
         raise ValidationError(
             "audio_file has no sound in it", field="audio_file", hint="use WAV, MP3, FLAC, Ogg, M4A or the like"
         )
@@ -241,15 +239,10 @@ def _check_upsamplers(spec: ModelSpec, request: GenerateRequest) -> None:
 
 
 def _probed(video: bytes) -> VideoInfo:
-    info = probe_video(BytesIO(video), name="source_video")
-    next(decode_frames(BytesIO(video), name="source_video"), None)
+    info = probe_video(video, name="source_video")
     if not info.fps:
         raise ValidationError("source_video does not say how many frames a second has", field="source_video")
     return info
-
-
-def _count(info: VideoInfo, video: bytes) -> int:
-    return info.frames or sum(1 for _ in decode_frames(BytesIO(video), name="source_video"))
 
 
 def _whole(frames: int) -> int:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from io import BytesIO
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,8 +11,8 @@ from attrs import frozen
 from PIL import Image
 from torch import Tensor
 
-from mold_core.media.sound import decode_sound
-from mold_core.media.video import decode_frames
+from mold_core import decode_image
+from mold_core.media.decoder import decode_clip, decode_sound
 from mold_ltx2.latents import Geometry
 
 if TYPE_CHECKING:
@@ -126,7 +124,7 @@ class Conditioning:
         return tuple(held)
 
     def _held(self, frame: int, image: bytes, strength: float, guiding: bool) -> Held:
-        picture = Image.open(BytesIO(image)).convert("RGB")  # the engine has looked at it
+        picture = decode_image(image).convert("RGB")
         return Held(
             frame=frame / 2 if self._doubled else frame,
             picture=self._codec.as_compressed(picture),
@@ -155,8 +153,14 @@ class Conditioning:
     def _frames(self) -> Sequence[Image.Image]:
         """The frames of the source video that the clip has: all for a retake, else those that it begins with."""
         assert self._request.source_video is not None
-        read = decode_frames(BytesIO(self._request.source_video))
-        frames = list(islice(read, 0, self._request.frames, 2 if self._doubled else 1))
+        size = (self._request.width, self._request.height)
+        frames = decode_clip(
+            self._request.source_video,
+            name="source_video",
+            frames=self._request.frames or 1,
+            every=2 if self._doubled else 1,
+            reach=size if size[0] and size[1] else None,
+        )
         return frames[: prefix_frames(len(frames), self._codec.vae.temporal_compression_ratio)]
 
     @cached_property

@@ -1,0 +1,182 @@
+"""The decoder processes of this process: one that is warm, a second while that one is busy."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from contextvars import ContextVar
+from time import monotonic
+from typing import Any
+
+from mold_core.errors import CancelledError, ValidationError
+from mold_core.media.decoder.process import DecoderProcess, Part, Task
+
+__all__ = ["Cancellation", "DecoderPool", "DecodersBusyError", "cancellable", "pool"]
+
+_MOST = 2
+
+
+class DecodersBusyError(ValidationError):
+    """No decoder was free in time; the same file may be read a moment later."""
+
+
+class Cancellation:
+    """Ends the decoding that is done for somebody who no longer waits for it. May be used from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._working: DecoderProcess | None = None
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """Kill the decoder at work; nothing more is decoded."""
+        with self._lock:
+            self._cancelled = True
+            if self._working is not None:
+                self._working.kill()
+
+    @contextmanager
+    def using(self, process: DecoderProcess) -> Iterator[None]:
+        """Let `cancel` kill this process while the block runs."""
+        with self._lock:
+            self.check()
+            self._working = process
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._working = None
+
+    def check(self) -> None:
+        """Raise CancelledError once `cancel` was called."""
+        if self._cancelled:
+            raise CancelledError("reading media was cancelled")
+
+
+_CURRENT: ContextVar[Cancellation | None] = ContextVar("mold_media_cancellation", default=None)
+
+
+@contextmanager
+def cancellable(cancellation: Cancellation) -> Iterator[None]:
+    """Let a cancellation hold for what is decoded in this block, in this thread."""
+    token = _CURRENT.set(cancellation)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
+
+
+class DecoderPool:
+    """Lends decoder processes, which are started when they are needed and replaced when they have died."""
+
+    def __init__(self, start: Callable[[], DecoderProcess] = DecoderProcess) -> None:
+        self._start = start
+        self._changed = threading.Condition()
+        self._idle: list[DecoderProcess] = []
+        self._lent: set[DecoderProcess] = set()
+        self._starting = 0
+        self._closings = 0
+
+    def warm(self) -> None:
+        """Start a decoder if there is none, so that the first file need not wait for it."""
+        with self._changed:
+            wanted = not (self._idle or self._lent or self._starting)
+            self._starting += wanted
+        if wanted:
+            self._give_back(self._started())
+
+    def run(self, task: Task, take: Callable[[Part], object] | None = None) -> Any:
+        """Do a task, hand the parts of its result to `take`, and return the rest.
+
+        Raises what `DecoderProcess.parts` does, and ValidationError where no decoder was free in time.
+        """
+        cancellation = _CURRENT.get() or Cancellation()
+        began = monotonic()
+        process = self._borrow(began + task.patience_s, task, cancellation)
+        try:
+            with cancellation.using(process):
+                # The time that starting took is not the file's.
+                return _drain(process.parts(task, monotonic() + task.wall_s), take)
+        finally:
+            self._give_back(process)
+
+    def close(self) -> None:
+        """End all decoders; who waits for one gets CancelledError. The pool may be used again."""
+        with self._changed:
+            self._closings += 1
+            idle, self._idle = self._idle, []
+            for process in self._lent:
+                process.kill()
+            self._changed.notify_all()
+        for process in idle:
+            process.close()
+
+    def _borrow(self, deadline: float, task: Task, cancellation: Cancellation) -> DecoderProcess:
+        with self._changed:
+            closings = self._closings
+            while not self._idle and len(self._lent) + self._starting >= _MOST:
+                cancellation.check()
+                if not self._changed.wait(min(max(deadline - monotonic(), 0), _LOOK_S)) and monotonic() >= deadline:
+                    raise _busy(task)
+                if self._closings != closings:
+                    raise CancelledError("reading media was cancelled")
+            while self._idle:
+                process = self._idle.pop()
+                if process.usable:
+                    self._lent.add(process)
+                    return process
+                process.close()  # it was killed while it had nothing to do
+            self._starting += 1
+        return self._started()
+
+    def _started(self) -> DecoderProcess:
+        process: DecoderProcess | None = None
+        try:
+            process = self._start()
+            return process
+        finally:
+            with self._changed:
+                self._starting -= 1
+                if process is not None:
+                    self._lent.add(process)
+                self._changed.notify()
+
+    def _give_back(self, process: DecoderProcess) -> None:
+        with self._changed:
+            self._lent.discard(process)
+            if process.usable:
+                self._idle.append(process)
+            elif process.alive:
+                process.close()
+            self._changed.notify()
+
+
+_LOOK_S = 0.2
+_POOL = DecoderPool()
+atexit.register(_POOL.close)
+
+
+def pool() -> DecoderPool:
+    """Return the pool of this process."""
+    return _POOL
+
+
+def _busy(task: Task) -> DecodersBusyError:
+    return DecodersBusyError(
+        f"{task.subject} could not be read within {task.patience_s:g} s: other files are being decoded",
+        field=task.field,
+        hint="try again",
+    )
+
+
+def _drain(parts: Generator[Part, None, Any], take: Callable[[Part], object] | None) -> Any:
+    with closing(parts):
+        while True:
+            try:
+                part = next(parts)
+            except StopIteration as end:
+                return end.value
+            if take is not None:
+                take(part)

@@ -1,0 +1,166 @@
+"""MP4 files to frames and facts, in this process. What a client sent is read by `mold_core.media.decoder` instead."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import attrs
+
+from mold_core.errors import OutputError, ValidationError
+from mold_core.media.limits import MAX_FRAME_PIXELS, check_frame, check_seconds, damaged_video
+from mold_core.media.metadata import OutputMetadata
+from mold_core.media.mp4_index import read_mp4_index
+
+# PERF: PyAV takes 80 ms and numpy as much to import, so both are imported with the first video.
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["PARAMETERS_TAG", "VideoInfo", "decode_frames", "probe_video", "pyav", "read_video_metadata", "video_frames"]
+
+# The key under which an MP4 holds the request it was made from.
+PARAMETERS_TAG = "mold:parameters"
+
+_MICROSECONDS = 1_000_000
+_MOST_THREADS = 4
+_HOW_TO_INSTALL = "pip install 'mold-core[video]'"
+
+
+@attrs.frozen(kw_only=True)
+class VideoInfo:
+    """What a video file says of itself.
+
+    `frames` is None where only decoding would tell, `sample_rate` and `channels` where there is no sound.
+    """
+
+    width: int
+    height: int
+    fps: float
+    frames: int | None
+    duration_ms: int | None
+    sample_rate: int | None
+    channels: int | None
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether there is sound."""
+        return self.sample_rate is not None
+
+
+def probe_video(file: BinaryIO, *, name: str | None = None) -> VideoInfo:
+    """Return what an MP4 says of itself. No frame is decoded.
+
+    Raises ValidationError, with `name` as the field, if it is none, is damaged or claims more than the limits.
+    """
+    with _reading(file, name) as opened:
+        video, container = opened.video, opened.container
+        audio = next((stream for stream in container.streams.audio if stream.codec_context is not None), None)
+        return VideoInfo(
+            width=video.codec_context.width,
+            height=video.codec_context.height,
+            fps=float(video.average_rate or 0),
+            frames=video.frames or opened.frames or None,
+            duration_ms=container.duration // 1000 if container.duration else None,
+            sample_rate=audio.codec_context.sample_rate if audio else None,
+            channels=audio.codec_context.layout.nb_channels if audio else None,
+        )
+
+
+def decode_frames(file: BinaryIO, *, max_pixels: int = MAX_FRAME_PIXELS, name: str | None = None) -> Iterator[Image]:
+    """Yield the frames of an MP4 as RGB images, one in memory at a time.
+
+    Raises ValidationError, with `name` as the field, if it is no MP4, is damaged, or a frame has more than
+    `max_pixels`.
+    """
+    for frame in video_frames(file, max_pixels=max_pixels, name=name):
+        yield frame.to_image()
+
+
+def video_frames(file: BinaryIO, *, max_pixels: int = MAX_FRAME_PIXELS, name: str | None = None) -> Iterator[Any]:
+    """Yield the frames of an MP4 as PyAV has them, in the pixel format of the file. Raises as `decode_frames` does."""
+    av = pyav()
+    with _reading(file, name, max_pixels) as opened:
+        try:
+            for frame in opened.container.decode(opened.video):
+                check_frame(frame.width, frame.height, max_pixels, name)
+                yield frame
+        except av.error.FFmpegError as error:
+            raise damaged_video(name) from error
+
+
+def read_video_metadata(file: BinaryIO) -> OutputMetadata | None:
+    """Return the metadata in an MP4, or None if it has none that can be read."""
+    try:
+        with _reading(file) as opened:
+            text = opened.container.metadata.get(PARAMETERS_TAG)
+            return OutputMetadata.from_json(text) if text else None
+    except ValidationError:
+        return None
+
+
+@attrs.frozen
+class _Opened:
+    """An open container, the video in it, and how many frames its index says that one has."""
+
+    container: Any
+    video: Any
+    frames: int
+
+
+class _reading:
+    """An MP4 opened for reading: only as what it is said to be, never by name, and with a video that can be decoded."""
+
+    def __init__(self, file: BinaryIO, name: str | None = None, max_pixels: int = MAX_FRAME_PIXELS) -> None:
+        self._file = file
+        self._name = name
+        self._max_pixels = max_pixels
+
+    def __enter__(self) -> _Opened:
+        av = pyav()
+        index = read_mp4_index(self._file, self._name)
+        try:
+            # NOTE: given a name, ffmpeg would also follow URLs and playlists in it; given no format, it would guess.
+            container = av.open(self._file, "r", format="mp4")
+        except (av.error.FFmpegError, ValueError) as error:
+            raise damaged_video(self._name) from error
+        self._container = container
+        try:
+            return _Opened(container, self._checked_video(container), index.frames)
+        except BaseException:
+            container.close()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self._container.close()
+
+    def _checked_video(self, container: Any) -> Any:
+        if not container.streams.video:
+            raise ValidationError(f"{self._name or 'the file'} is an MP4 without a video in it", field=self._name)
+        video = container.streams.video[0]
+        context = video.codec_context
+        if context is None:
+            raise ValidationError(
+                f"{self._name or 'the file'} is an MP4 with a video of an unknown kind",
+                field=self._name,
+                hint="use H.264, HEVC, VP9 or AV1",
+            )
+        check_frame(context.width, context.height, self._max_pixels, self._name)
+        check_seconds((container.duration or 0) / _MICROSECONDS, self._name)
+        # A frame may be larger than the file says; the decoder looks before it takes memory for one.
+        context.options = {"max_pixels": str(self._max_pixels)}
+        context.thread_count = min(os.cpu_count() or 1, _MOST_THREADS)  # each takes address space for a stack
+        return video
+
+
+def pyav() -> Any:
+    """Return the module `av`. Raises OutputError where it is not installed.
+
+    Modules inside it are reached through it, or imported after this: threads that first import `av` and a module inside
+    it at the same time wait for one another, and one of them fails.
+    """
+    try:
+        import av
+    except ImportError:
+        raise OutputError("videos need PyAV, which is not installed", hint=_HOW_TO_INSTALL) from None
+    return av
