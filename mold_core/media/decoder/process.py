@@ -31,6 +31,8 @@ _MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 _MAX_PART_BYTES = 1 << 30
 # How often memory is looked at where the system does not limit it.
 _WATCH_S = 0.05
+# Whether a process can be given descriptors of another; elsewhere files are named.
+_INHERITS = os.name == "posix"
 _PROGRAM = "from mold_core.media.decoder.main import main; main()"
 
 Ending = Literal["time", "memory", "cancelled"]
@@ -240,7 +242,7 @@ class _SharedFile:
         self._path: str | None = None
         if hasattr(os, "memfd_create"):
             self.descriptor = os.memfd_create("mold-media")
-        elif os.name == "posix":
+        elif _INHERITS:
             with tempfile.TemporaryFile() as file:
                 self.descriptor = os.dup(file.fileno())
         else:
