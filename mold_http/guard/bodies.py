@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from functools import cache
 from typing import Any, TypeVar
 
 import falcon.asgi
 
-from mold_core.errors import MalformedError
+from mold_core.errors import MalformedError, QueueFullError
 from mold_core.wire.convert import from_json
 from mold_http.disconnect import ODD_VERSION
 from mold_http.errors import MediaTypeError, TooLargeError
 from mold_http.guard.json_text import JsonText, media_fields
 
-__all__ = ["MAX_BODY_BYTES", "chunks_of", "query_of", "read_json", "refuse_odd_heads", "too_large"]
+__all__ = ["MAX_BODY_BYTES", "Budget", "body_of", "query_of", "read_json", "refuse_odd_heads", "too_large"]
 
 T = TypeVar("T")
 
@@ -25,6 +26,9 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 # Bodies beyond this are parsed in a thread, so that others need not wait for it.
 _LARGE_BYTES = 64 * 1024
 _PARSERS = 2
+
+# Bodies that are being read or parsed, all together.
+_ALL_BODIES_BYTES = 16 * MAX_BODY_BYTES
 
 
 def refuse_odd_heads(req: falcon.asgi.Request) -> None:
@@ -39,15 +43,55 @@ def refuse_odd_heads(req: falcon.asgi.Request) -> None:
         raise MalformedError("a request has a Content-Length or a Transfer-Encoding, and only once")
 
 
-async def chunks_of(req: falcon.asgi.Request) -> AsyncIterator[bytes]:
-    """Yield the body as it arrives. Raises TooLargeError as soon as it is known to be over the limit."""
+class Budget:
+    """What all bodies together may hold in memory until they are parsed."""
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+
+    @contextmanager
+    def share(self) -> Iterator[Callable[[int], None]]:
+        """Give a function that takes bytes of the budget, raising QueueFullError; they are given back at the end."""
+        taken = 0
+
+        def take(size: int) -> None:
+            nonlocal taken
+            if size > self._left:
+                raise QueueFullError("too many large requests arrive at once")
+            self._left -= size
+            taken += size
+
+        try:
+            yield take
+        finally:
+            self._left += taken
+
+
+@cache
+def _budget() -> Budget:
+    return Budget(_ALL_BODIES_BYTES)
+
+
+@asynccontextmanager
+async def body_of(req: falcon.asgi.Request) -> AsyncIterator[AsyncIterator[bytes]]:
+    """Give the body as it arrives; what is made of it within the `with` may hold all of it.
+
+    Raises TooLargeError as soon as it is known to be over the limit, and QueueFullError where others hold too much.
+    """
     if (req.content_length or 0) > MAX_BODY_BYTES:
         raise too_large()
+    with _budget().share() as take:
+        async with aclosing(_chunks_of(req, take)) as chunks:
+            yield chunks
+
+
+async def _chunks_of(req: falcon.asgi.Request, take: Callable[[int], None]) -> AsyncGenerator[bytes, None]:
     size = 0
     async for chunk in req.stream:
         size += len(chunk)
         if size > MAX_BODY_BYTES:
             raise too_large()
+        take(len(chunk))
         yield chunk
 
 
@@ -60,14 +104,15 @@ async def read_json(req: falcon.asgi.Request, cls: type[T], *, optional: bool = 
         raise MediaTypeError(
             f"the body must be JSON, not {_plain(req.content_type)}", hint="send Content-Type: application/json"
         )
-    text = JsonText(media_fields())
-    async for chunk in chunks_of(req):
-        text.feed(chunk)
-    if optional and text.is_blank():
-        text.feed(b"{}")
-    if len(text) <= _LARGE_BYTES:
-        return _structured(cls, text)
-    return await asyncio.get_running_loop().run_in_executor(_parsers(), _structured, cls, text)
+    async with body_of(req) as chunks:
+        text = JsonText(media_fields())
+        async for chunk in chunks:
+            text.feed(chunk)
+        if optional and text.is_blank():
+            text.feed(b"{}")
+        if len(text) <= _LARGE_BYTES:
+            return _structured(cls, text)
+        return await asyncio.get_running_loop().run_in_executor(_parsers(), _structured, cls, text)
 
 
 def _structured(cls: type[T], text: JsonText) -> T:

@@ -9,7 +9,7 @@ import falcon.asgi
 
 from mold_core.errors import ValidationError
 from mold_http.errors import MediaTypeError, TooLargeError
-from mold_http.guard.bodies import chunks_of
+from mold_http.guard.bodies import body_of
 
 __all__ = ["Form", "read_form"]
 
@@ -34,14 +34,18 @@ async def read_form(req: falcon.asgi.Request, file_fields: frozenset[str]) -> Fo
     """
     if not (req.content_type or "").lower().startswith("multipart/form-data"):
         raise MediaTypeError("the body must be a form", hint="send Content-Type: multipart/form-data")
+    async with body_of(req) as chunks:
+        form: Any = await _FORM.deserialize_async(chunks, req.content_type, req.content_length)  # type: ignore[arg-type]
+        return await _read(form, file_fields)
+
+
+async def _read(form: Any, file_fields: frozenset[str]) -> Form:
     files: dict[str, bytes] = {}
     texts: dict[str, list[str]] = {}
     text_bytes = 0
-    form: Any = await _FORM.deserialize_async(chunks_of(req), req.content_type, req.content_length)  # type: ignore[arg-type]
     async for part in form:
         if part.name in file_fields:
-            data = await _data_of(part)
-            files.setdefault(part.name, data)
+            files.setdefault(part.name, await _data_of(part))
         elif part.filename is not None:
             await part.stream.exhaust()
         else:

@@ -13,7 +13,8 @@ from bombs import FORM_BOMBS, JSON_BOMBS, form
 from http_server import Server
 from memory import growth_of
 
-from mold_core.errors import MoldError
+from mold_core.errors import MoldError, QueueFullError
+from mold_http.guard.bodies import Budget
 from mold_http.guard.json_text import MAX_DEPTH, MAX_PLAIN_BYTES, JsonText, media_fields
 
 SIZE = 16_000_000
@@ -129,6 +130,24 @@ def test_the_limits_leave_room_for_what_is_asked_for() -> None:
         nested = [nested]
     assert parsed(json.dumps(nested).encode()) == nested
     assert parsed(b'"' + b"a" * (MAX_PLAIN_BYTES - 2) + b'"') == "a" * (MAX_PLAIN_BYTES - 2)
+
+
+def test_raw_line_breaks_are_read_in_media_and_nowhere_else() -> None:
+    assert parsed(b'{"source_image": "AAAA\r\nBBBB\n"}') == {"source_image": "AAAABBBB"}
+    for data in (b'{"prompt": "a\nb"}', b'{"source_image": "a\tb"}', b'{"source\n_image": "a"}'):
+        with pytest.raises(ValueError, match="control character"):
+            parsed(data)
+
+
+def test_all_bodies_together_hold_so_much_and_no_more() -> None:
+    budget = Budget(100)
+    with budget.share() as first, budget.share() as second:
+        first(60)
+        second(40)
+        with pytest.raises(QueueFullError):
+            second(1)
+    with budget.share() as take:
+        take(100)
 
 
 def test_media_is_what_the_classes_of_requests_declare_as_bytes() -> None:
