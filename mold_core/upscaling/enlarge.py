@@ -14,6 +14,7 @@ from mold_core.errors import InsufficientMemoryError
 from mold_core.hookspecs import UpscalerNetwork
 from mold_core.upscaling.memory import SMALLEST_TILE
 from mold_core.upscaling.plan import Span, ramps, spans
+from mold_core.weights.finite import check_finite
 
 __all__ = ["Enlarger", "Reader"]
 
@@ -135,11 +136,14 @@ class Enlarger:
             return torch.stack([self._in_pieces(tile) for tile in tiles])
         try:
             on_device = tiles.to(self._device, memory_format=torch.channels_last)
-            return self.network.module(on_device).to("cpu", torch.float32).contiguous()
+            larger = self.network.module(on_device).to("cpu", torch.float32).contiguous()
         except Exception as error:
             if not _is_out_of_memory(error):
                 raise
             message = (str(error) or "no memory").splitlines()[0]
+        else:
+            check_finite("upscaler", larger, network=self.network.module)
+            return larger
         # Outside the handler the error, and with it every tensor of the failed run, is gone.
         self._shrink(tiles, message)
         if len(tiles) > 1:

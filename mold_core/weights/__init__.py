@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mold_core.weights.compiled import Kernel, kernel_for
     from mold_core.weights.expand import dequantise
     from mold_core.weights.filling import fill, weight_bytes
+    from mold_core.weights.finite import all_finite, check_finite
     from mold_core.weights.int8 import Int8Embedding, Int8Linear, to_int8
     from mold_core.weights.layers import PackedEmbedding, PackedLinear
     from mold_core.weights.lora import Adapter, AdapterShelf, read_adapter
@@ -36,8 +37,10 @@ _WITH_TORCH = {
     "AdapterShelf": "lora",
     "Place": "lora_names",
     "adapted": "side_branch",
+    "all_finite": "finite",
     "check_before_block": "blocks",
     "check_between_blocks": "blocks",
+    "check_finite": "finite",
     "flat": "lora_names",
     "linear_layers": "lora_names",
     "read_adapter": "lora",
@@ -82,9 +85,11 @@ __all__ = [
     "TensorSource",
     "WeightFile",
     "adapted",
+    "all_finite",
     "check_before_block",
     "check_between_blocks",
     "check_cancelled",
+    "check_finite",
     "compiled_product",
     "concatenate",
     "dequantise",

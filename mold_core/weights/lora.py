@@ -72,7 +72,7 @@ def read_adapter(
     key: for no pairs, half a pair, shapes that do not fit, and methods other than plain low-rank pairs.
     """
     try:
-        return _read(read_weights(path), component, network, names, dtype, device)
+        return _read(read_weights(path), component, network, names, dtype, device, path.name)
     except CheckpointError as error:
         if error.message.startswith(str(path)):
             raise
@@ -170,6 +170,7 @@ def _read(
     names: AdapterNames,
     dtype: torch.dtype,
     device: str | torch.device,
+    source: str,
 ) -> Adapter:
     _refuse_other_methods(tensors)
     keys = {name: read_key(name, names) for name in tensors}
@@ -191,7 +192,7 @@ def _read(
     pairs: dict[str, list[_Pair]] = defaultdict(list)
     for place, parts in halves.items():
         pairs[place.layer].append(_pair(place, parts, tensors))
-    branches = {layer: _branch(found, dtype, device) for layer, found in pairs.items()}
+    branches = {layer: _branch(found, dtype, device, source) for layer, found in pairs.items()}
     return Adapter(branches=branches, ignored=tuple(ignored))
 
 
@@ -230,13 +231,14 @@ def _alpha(name: str, tensors: Mapping[str, Tensor | PackedTensor]) -> float:
     return float(tensor.item())
 
 
-def _branch(pairs: Sequence[_Pair], dtype: torch.dtype, device: str | torch.device) -> Branch:
+def _branch(pairs: Sequence[_Pair], dtype: torch.dtype, device: str | torch.device, source: str) -> Branch:
     ups, first = [], 0
     for pair in pairs:
         ranks = slice(first, first + len(pair.down))
         ups.append(Up(weight=_own(pair.up, dtype, device), first=pair.place.first, ranks=ranks))
         first = ranks.stop
-    return Branch(down=_own(torch.cat([pair.down for pair in pairs]), dtype, device), ups=tuple(ups))
+    down = _own(torch.cat([pair.down for pair in pairs]), dtype, device)
+    return Branch(down=down, ups=tuple(ups), source=source)
 
 
 def _own(matrix: Tensor, dtype: torch.dtype, device: str | torch.device) -> Tensor:

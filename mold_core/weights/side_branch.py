@@ -12,7 +12,7 @@ from attrs import frozen
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Branch", "Up", "adapted"]
+__all__ = ["AdaptedLinear", "Branch", "Up", "adapted"]
 
 
 @frozen(kw_only=True, eq=False)
@@ -26,10 +26,14 @@ class Up:
 
 @frozen(kw_only=True, eq=False)
 class Branch:
-    """What one adapter adds to a layer: `down` [ranks, in], all its pairs on top of each other, and their ways back."""
+    """What one adapter adds to a layer: `down` [ranks, in], all its pairs on top of each other, and their ways back.
+
+    `source` is the name of its file.
+    """
 
     down: Tensor
     ups: tuple[Up, ...]
+    source: str = ""
 
     @property
     def size_bytes(self) -> int:
@@ -37,7 +41,7 @@ class Branch:
         return sum(tensor.numel() * tensor.element_size() for tensor in (self.down, *(up.weight for up in self.ups)))
 
 
-class _Adapted(nn.Module):
+class AdaptedLinear(nn.Module):
     """A linear layer with branches. They are not among the module's parameters: the network's memory is its own."""
 
     def __init__(self, base: nn.Module, branches: Sequence[tuple[Branch, float]]) -> None:
@@ -66,7 +70,7 @@ def adapted(network: nn.Module, stack: Sequence[tuple[Mapping[str, Branch], floa
     layers = {name: network.get_submodule(name) for name in branches}
     try:
         for path, plain in layers.items():
-            network.set_submodule(path, _Adapted(plain, branches[path]))
+            network.set_submodule(path, AdaptedLinear(plain, branches[path]))
         yield
     finally:
         for path, plain in layers.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from time import perf_counter
 
 import torch
@@ -12,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mold_core import CacheHit, Frames, GenerateRequest, Info, LoraWeight, Run, StageDone, StageStart
-from mold_core.weights import AdapterShelf, LoadedParts
+from mold_core.weights import AdapterShelf, LoadedParts, check_finite
 from mold_flux.autoencoder import Autoencoder, AutoencoderConfig
 from mold_flux.lora_places import FluxNames
 from mold_flux.native import NativeSize
@@ -136,13 +137,21 @@ class FluxPipeline:
             steps, previews = _Steps(run), self._previews(requests, (rows, columns), run)
             together = previews is not None or not can_share(transformer)  # the autoencoder is used by one at a time
 
+            def on_step(step: int, total: int, latents: Tensor, part: slice, check: Callable[[], None]) -> None:
+                if step in (1, total):
+                    check_finite("transformer", latents, network=transformer, when=f"in step {step} of {total}")
+                if part.start in (0, None):
+                    steps(step, total, latents)
+                else:
+                    check()
+
             def denoised(part: slice, check: Callable[[], None]) -> Tensor:
                 return denoise(
                     transformer,
                     tokens[part],
                     conditioning.part(part),
                     sigmas,
-                    on_step=lambda *step: steps(*step) if part.start in (0, None) else check(),
+                    on_step=partial(on_step, part=part, check=check),
                     blend=keeping.part(part).blend if keeping else None,
                     on_estimate=previews,
                 )
@@ -231,14 +240,22 @@ class FluxPipeline:
 
 def _encoded(autoencoder: Autoencoder, pixels: Tensor) -> Tensor:
     weight = next(autoencoder.parameters())
-    return autoencoder.encode(pixels.to(weight.device, weight.dtype, memory_format=torch.channels_last)).cpu()
+    latents = autoencoder.encode(pixels.to(weight.device, weight.dtype, memory_format=torch.channels_last)).cpu()
+    check_finite("VAE", latents, network=autoencoder, when="while it encoded the source image")
+    return latents
 
 
 def _decoded(autoencoder: Autoencoder, latents: Tensor) -> list[Image.Image]:
     weight = next(autoencoder.parameters())
     latents = latents.to(weight.device, weight.dtype, memory_format=torch.channels_last)
     pictures = latents.split(max(1, _DECODED_PX // (latents.shape[-2] * latents.shape[-1] * 64)))
-    return [image for few in pictures for image in _images(autoencoder.decode(few))]
+    return [image for few in pictures for image in _images(_pixels(autoencoder, few))]
+
+
+def _pixels(autoencoder: Autoencoder, latents: Tensor) -> Tensor:
+    pixels = autoencoder.decode(latents)
+    check_finite("VAE", pixels, network=autoencoder)
+    return pixels
 
 
 def _images(pixels: Tensor) -> list[Image.Image]:

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
+from mold_core.weights import check_finite
 from mold_flux.text_encoders import ClipTokenizer, T5Tokenizer
 
 __all__ = ["PromptEncoder"]
@@ -44,8 +45,10 @@ class PromptEncoder:
         if new:
             with use("t5_encoder") as t5:
                 tokens = [_run(t5, self._t5_tokenizer.encode([prompt])) for prompt in new]
+                check_finite("T5 text encoder", *tokens, network=t5)
             with use("clip_encoder") as clip:
                 pooled = [_run(clip, self._clip_tokenizer.encode([prompt])) for prompt in new]
+                check_finite("CLIP text encoder", *pooled, network=clip)
             keys = [(variant, prompt) for prompt in new]
             self._remembered.update(zip(keys, zip(tokens, pooled, strict=True), strict=True))
         pairs = [self._remembered[variant, prompt] for prompt in prompts]

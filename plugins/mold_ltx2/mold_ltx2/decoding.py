@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mold_core import Sound
 from mold_core.media.sound import resampled
-from mold_core.weights import LoadedParts
+from mold_core.weights import LoadedParts, check_finite
 from mold_ltx2.spectrum import log_mel
 from mold_ltx2.tiles import decoded, encoded
 
@@ -71,6 +71,7 @@ class Autoencoders:
         """Yield the frames of latents [1, C, F, H, W] after the first `skip`. `report` is told of what is loaded."""
         with self._parts.use("vae", report) as vae:  # weights without gradients need no inference mode here
             for pixels in decoded(vae, _like(self.plain(latents), vae)):
+                check_finite("VAE", pixels, network=vae)
                 yield from _images(pixels[:, skip:])
                 skip = max(0, skip - pixels.shape[1])
 
@@ -79,8 +80,10 @@ class Autoencoders:
         mean, std = self._sound_statistics(latents)
         with self._used("audio_vae", report) as audio_vae:
             spectrum = audio_vae.decode(_like(latents * std + mean, audio_vae), return_dict=False)[0]
+            check_finite("audio VAE", spectrum, network=audio_vae)
         with self._used("vocoder", report) as vocoder:
             waves = vocoder(_like(spectrum, vocoder))[0].float().cpu()
+            check_finite("vocoder", waves, network=vocoder)
         rate = self.vocoder.config.output_sampling_rate
         first, last = round(skip_seconds * rate), round(seconds * rate)
         waves = F.pad(waves, (0, max(0, last - waves.shape[1])))[:, first:last]
@@ -106,6 +109,7 @@ class Autoencoders:
         ]
         with self._used("audio_vae") as audio_vae:
             latents = audio_vae.encode(_like(spectra, audio_vae)).latent_dist.mode().to(self._device).float()
+            check_finite("audio VAE", latents, network=audio_vae, when="while it encoded the audio")
         mean, std = self._sound_statistics(latents)
         return (latents - mean) / std
 
@@ -131,6 +135,7 @@ class Autoencoders:
         video = pixels.permute(3, 0, 1, 2)[None].float().div(127.5).sub(1)
         with self._used("vae") as vae:
             latents = encoded(vae, _like(video, vae)).to(self._device)
+            check_finite("VAE", latents, network=vae, when="while it encoded the source")
         return self.normalised(latents.float())
 
     def _sound_statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from mold_core.weights import LoadedParts
+from mold_core.weights import LoadedParts, check_finite
 from mold_ltx2.sampling import Prompt
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class PromptEncoder:
         if missing:
             with self._parts.use("text_encoder", report) as gemma:
                 states = [_states(gemma, self.tokenizer.encode(text)) for text in missing]
+                check_finite("text encoder", *states, network=gemma)
             with self._parts.use("connectors", report) as connectors:
                 for text, stacked in zip(missing, states, strict=True):
                     self._remembered[text] = self._connected(connectors, stacked)
@@ -80,6 +81,7 @@ class PromptEncoder:
         mask = F.pad(torch.ones(stacked.shape[:2], dtype=torch.long), (missing, 0)).to(weight.device)
         padded = F.pad(stacked.to(weight.device, weight.dtype), (0, 0, missing, 0))
         video, audio, counts = connectors(padded, mask, padding_side="left")
+        check_finite("text connectors", video, audio, network=connectors)
         return Prompt(video=video.cpu(), audio=audio.cpu(), mask=counts.cpu())
 
 

@@ -15,6 +15,7 @@ import torch
 from attrs import evolve, frozen
 from torch import Generator, Tensor
 
+from mold_core.weights import check_finite
 from mold_ltx2.latents import Geometry
 from mold_ltx2.second_order import Values, second_order
 
@@ -112,7 +113,8 @@ def denoise(
 ) -> tuple[Tensor, Tensor]:
     """Return the tokens of video and sound at noise level 0. `on_step` is called after each step and may raise.
 
-    With `fresh` steps are of second order, and new noise is drawn from it.
+    With `fresh` steps are of second order, and new noise is drawn from it. Raises InferenceError when the first or the
+    last of them is not finite.
     """
     model = _Model(transformer, geometry, video, audio, cross_timestep)
     tokens, sounds = video.tokens, audio.tokens
@@ -122,10 +124,14 @@ def denoise(
 
     def clear(values: Values, sigma: float) -> Values:
         seen, heard = _guided(model, *values, level(sigma), prompt, negative, guidance, stg_blocks)
+        if sigma == sigmas[0]:
+            check_finite("transformer", seen, heard, network=transformer, when="in its first step")
         return _held(seen, video), _held(heard, audio)
 
     if fresh is not None:
-        return second_order(clear, (tokens, sounds), sigmas, fresh, on_step, (video.mask, audio.mask))
+        tokens, sounds = second_order(clear, (tokens, sounds), sigmas, fresh, on_step, (video.mask, audio.mask))
+        check_finite("transformer", tokens, sounds, network=transformer, when="by its last step")
+        return tokens, sounds
     for index, (sigma, after) in enumerate(pairwise([*sigmas, 0.0])):
         made = clear((tokens, sounds), sigma)
         step = level(after) - level(sigma)
@@ -133,6 +139,7 @@ def denoise(
             value + (value - end) / level(sigma) * step for value, end in zip((tokens, sounds), made, strict=True)
         )
         on_step(index + 1, len(sigmas))
+    check_finite("transformer", tokens, sounds, network=transformer, when="by its last step")
     return tokens, sounds
 
 

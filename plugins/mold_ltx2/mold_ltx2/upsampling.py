@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from mold_core.weights import LoadedParts
+from mold_core.weights import LoadedParts, check_finite
 from mold_ltx2.decoding import Autoencoders
 from mold_ltx2.upsampling_files import UpsamplerKind
 
@@ -34,4 +34,5 @@ class Upsamplers:
         with self._parts.use(kind, lambda event: None) as network, torch.inference_mode():
             weight = next(network.parameters())
             larger = network(plain.to(weight.device, weight.dtype)).to(latents.device).float()
+            check_finite(f"{kind} upsampler", larger, network=network)
         return self._autoencoders.normalised(larger)

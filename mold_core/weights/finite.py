@@ -1,0 +1,66 @@
+"""Finite checks: results that are NaN or infinite are found where one network hands over to the next.
+
+A check is one reduction and, on a GPU, one synchronization. Only when it fails are the weights searched for the cause.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from mold_core.errors import InferenceError
+from mold_core.weights.packed import PackedTensor
+from mold_core.weights.side_branch import AdaptedLinear
+
+__all__ = ["all_finite", "check_finite"]
+
+_NOT_FINITE = "NaN or infinity"
+
+
+def check_finite(component: str, *results: Tensor, network: object = None, when: str = "") -> None:
+    """Raise InferenceError, naming the component, if what it computed is not finite throughout.
+
+    The error tells a LoRA or a weight of `network` that is not finite either from numbers that became too large while
+    computing. `when` says at which point of the work it was, such as "in step 1 of 4".
+    """
+    if all_finite(*results):
+        return
+    for culprit in _culprits(network) if isinstance(network, nn.Module) else ():
+        raise InferenceError(
+            f"{culprit} (the {component} computed {_NOT_FINITE}{when and f' {when}'})",
+            hint="the file is damaged, or was converted to a dtype that is too narrow for it: fetch it again"
+            " (mold info MODEL --verify compares files with the catalog) or use one in another dtype, such as bf16",
+        )
+    raise InferenceError(
+        f"the {component} computed {_NOT_FINITE}{when and f' {when}'}, so there is no result",
+        hint="numbers became too large for the dtype: use files in another one (bf16 rather than fp16, an fp32 VAE),"
+        " or a smaller LoRA scale",
+    )
+
+
+def all_finite(*results: Tensor) -> bool:
+    """Say whether tensors of one device hold neither NaN nor infinity.
+
+    PERF: a sum is not finite if a summand is not; it reads each number once and, unlike isfinite(), writes nothing.
+    float32 has room for the sum of billions of numbers of any use.
+    """
+    sums = [result.sum(dtype=torch.float32) for result in results if result.is_floating_point()]
+    return not sums or bool(torch.stack(sums).isfinite().all())
+
+
+def _culprits(network: nn.Module) -> Iterator[str]:
+    """Yield what of a network is not finite itself: LoRAs first, then weights."""
+    for path, module in network.named_modules():
+        if isinstance(module, AdaptedLinear):
+            for branch, _ in module.branches:
+                if not all_finite(branch.down, *(up.weight for up in branch.ups)):
+                    yield f"the LoRA {branch.source} holds {_NOT_FINITE} for {path}"
+    for path, module in network.named_modules():
+        packed = getattr(module, "weight", None)
+        if isinstance(packed, PackedTensor) and not all_finite(packed.expand()):
+            yield f"the weight {path}.weight holds {_NOT_FINITE}"
+        for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+            if tensor.device.type != "meta" and not all_finite(tensor):
+                yield f"the weight {f'{path}.{name}'.removeprefix('.')} holds {_NOT_FINITE}"
