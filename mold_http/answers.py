@@ -1,4 +1,4 @@
-"""How answers are written: wire objects as JSON, and what a client's Accept header asks for."""
+"""How answers are written: wire objects as JSON."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 import attrs
 import falcon.asgi
 
-__all__ = ["JSON", "answer_json", "dumps", "json_of", "wants_events", "wants_json"]
+from mold_http.accept import JSON
 
-JSON = "application/json"
+__all__ = ["JSON", "answer_json", "dumps", "json_of"]
 
 # PERF: most fields hold one of these, and looking costs less than asking `json_of`; subclasses are asked for.
 _PLAIN = frozenset((str, int, float, bool, type(None)))
@@ -59,13 +59,3 @@ def answer_json(resp: falcon.asgi.Response, value: Any, status: int = 200) -> No
     resp.status = status
     resp.content_type = JSON
     resp.data = dumps(json_of(value))
-
-
-def wants_json(req: falcon.asgi.Request) -> bool:
-    """Say whether the client asks for JSON by name; ``*/*`` does not."""
-    return "application/json" in (req.get_header("Accept") or "").lower()
-
-
-def wants_events(req: falcon.asgi.Request) -> bool:
-    """Say whether the client asks for server-sent events."""
-    return "text/event-stream" in (req.get_header("Accept") or "").lower()

@@ -24,7 +24,7 @@ from mold_http.guard.rates import RateLimits, parse_rate
 from mold_http.metrics import Metrics
 from mold_http.observe import Observer
 from mold_http.resources import Resources
-from mold_http.routes.openai_images import openai_error
+from mold_http.routes.openai_images import openai_error, openai_headers
 from mold_http.routes.route import Route, Tier, handled
 from mold_http.routes.table import PUBLIC_PATHS, ROUTES
 from mold_http.service import Service
@@ -109,9 +109,10 @@ class _Resource:
         self.tiers: dict[str, Tier | None] = {}
 
     def add(self, service: Service, route: Route) -> None:
-        """Answer a method by its route."""
-        setattr(self, f"on_{route.method.lower()}", handled(service, route))
-        self.tiers[route.method] = route.tier
+        """Answer a method by its route, and HEAD by that of GET."""
+        for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
+            setattr(self, f"on_{method.lower()}", handled(service, route))
+            self.tiers[method] = route.tier
 
 
 def _resources(service: Service) -> dict[str, _Resource]:
@@ -135,7 +136,7 @@ class _Guard:
     async def process_request(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """Refuse by what the head of the request says."""
         if req.path.startswith("/v1/"):
-            req.context.error_shape = openai_error
+            req.context.error_shape, req.context.error_headers = openai_error, openai_headers
         try:
             refuse_odd_heads(req)
             self._hosts.check(req)

@@ -146,7 +146,8 @@ async def _answer_mold_error(
     resp.status = status
     resp.content_type = "application/json"
     resp.text = json.dumps(body)
-    resp.set_headers(headers_of(error))
+    more = getattr(req.context, "error_headers", None)
+    resp.set_headers({**headers_of(error), **(more(error) if more else {})})
 
 
 async def _answer_http_error(

@@ -7,12 +7,14 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import falcon.asgi
 
 from mold_core.catalog import refuse_lora_paths
 from mold_core.engine import Job
+from mold_core.engine.upscalers import AUTO
 from mold_core.errors import CancelledError, MoldError
-from mold_core.wire import ProgressEvent
+from mold_core.wire import ProgressEvent, UpscaleRequest
 from mold_http.disconnect import while_connected
 from mold_http.errors import log_failure
 from mold_http.media_threads import carries_media
@@ -28,8 +30,14 @@ ResultFrame = Callable[[Any], bytes]
 
 
 async def submit(service: Service, req: falcon.asgi.Request, request: Any, **how: Any) -> Job:
-    """Return the job of a request. Raises what the engine refuses, and ValidationError for paths of files in it."""
+    """Return the job of a request. Raises what the engine refuses, and ValidationError for paths of files in it.
+
+    An upscale request without a model uses one that is here: who leaves the model out did not ask for a download.
+    """
     refuse_lora_paths(request)
+    if isinstance(request, UpscaleRequest) and request.model in (None, AUTO):
+        model = await service.media.run(req, service.engine.installed_upscaler, request)
+        request = attrs.evolve(request, model=model)
     if carries_media(request):
         job = await service.media.run(req, service.engine.submit, request, **how)
     else:
@@ -86,11 +94,13 @@ class JobSource(Source):
 
     async def read(self) -> list[bytes]:
         """Return the events since the last call as frames."""
-        events, self.finished = self._job.events_so_far(self._next)
-        first, self._next = self._next, self._next + len(events)
+        events, self.finished = self._job.numbered_so_far(self._next)
+        if events:
+            self._next = events[-1][0] + 1
+        frames = ((number, self.frame_of(event)) for number, event in events)
         if not self._numbered:
-            return [made for made in map(self.frame_of, events) if made]
-        return [b"id: %d\n%b" % (first + place, self.frame_of(event)) for place, event in enumerate(events)]
+            return [made for _number, made in frames if made]
+        return [b"id: %d\n%b" % (number, made) for number, made in frames if made]
 
     def frame_of(self, event: ProgressEvent) -> bytes:
         """Return the frame of an event; nothing for one that is not told."""
@@ -98,7 +108,7 @@ class JobSource(Source):
 
     async def last(self) -> bytes:
         """Return the frame ``complete`` or ``error``."""
-        number = self._next if self._numbered else None
+        number = self._job.event_count if self._numbered else None
         if not self.finished:
             if not self._owner:
                 return b""  # the feed ended, the job goes on, and the client may come back
@@ -110,7 +120,7 @@ class JobSource(Source):
             if error.http_status >= 500:
                 log_failure("job", error, job=self._job.id)
             return self.error_frame(error, number)
-        return body if number is None else f"id: {number}\n".encode() + body
+        return body if number is None or not body else f"id: {number}\n".encode() + body
 
     def close(self) -> None:
         """Listen no longer; cancel the job if it was only for this stream."""

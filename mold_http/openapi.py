@@ -185,6 +185,9 @@ def _schemas(routes: Sequence[Route]) -> Json:
     for route in routes:
         if route.request is not None and route.body_type == "multipart/form-data":
             _as_files(schemas[route.request.__name__])
+        elif route.request is not None:
+            for cls in _attrs_classes(route.request):
+                _allow_null(schemas[cls.__name__])
     schemas["Error"] = _ERROR
     schemas["OpenAIError"] = _OPENAI_ERROR
     for event in (*get_args(ProgressEvent), *get_args(ChainEvent)):
@@ -200,6 +203,20 @@ def _as_files(schema: Json) -> None:
                 option["contentMediaType"] = "application/octet-stream"
         if schema["properties"][name].get("type") == ["string", "null"]:
             schema["properties"][name] = {**field, "type": "string"}
+
+
+def _allow_null(schema: Json) -> None:
+    """Let null stand for each field of a request that may be left out."""
+    for name, field in schema["properties"].items():
+        if name in schema.get("required", ()):
+            continue
+        if "enum" in field and None not in field["enum"]:
+            field["enum"] = [*field["enum"], None]
+        kinds = field.get("type", [])
+        if isinstance(kinds, str):
+            field["type"] = [kinds, "null"]
+        elif "$ref" in field:
+            field["anyOf"] = [{"$ref": field.pop("$ref")}, {"type": "null"}]
 
 
 def _attrs_classes(type_: Any) -> Iterable[type]:

@@ -35,8 +35,10 @@ delete results and place models.
 **Rates.** `MOLD_RATE_LIMIT=10/min` lets each address make 10 requests a minute that are work (*generation* below) and
 100 that read; `MOLD_RATE_LIMIT_BURST` so many at once. Beyond that the answer is 429 with `Retry-After`.
 
-**Bodies** are JSON (`Content-Type: application/json`), at most 64 MiB, and must arrive in time. Pictures in them are
-base64. Unknown fields are ignored; all other problems are named together, each with its path.
+**Bodies** are JSON (`Content-Type: application/json`), at most 64 MiB, and must arrive in time. Files in them are
+base64 (RFC 4648) in either alphabet, with or without padding and line breaks, or `data:` URLs; the raw line breaks of
+`base64 < photo.png` are read in these fields alone. Null means the same as leaving a field out. Unknown fields are
+ignored; all other problems are named together, each with its path.
 
 **Errors** are always `{"error": "words for people", "code": "WORD_FOR_PROGRAMS"}`, but under `/v1`, where they look as
 OpenAI's do. The codes are listed at the end; any path may answer `BAD_REQUEST`, `FORBIDDEN`, `NOT_FOUND`,

@@ -15,7 +15,8 @@ from mold_core.wire.chain import ChainResponse
 from mold_core.wire.expand import ExpandResponse
 from mold_core.wire.generate import MAX_SEED
 from mold_core.wire.upscale import UpscaleResponse
-from mold_http.answers import JSON, answer_json, dumps, json_of, wants_json
+from mold_http.accept import preferred
+from mold_http.answers import JSON, answer_json, dumps, json_of
 from mold_http.sse import frame
 
 __all__ = ["FORMS", "RESULT_CONTENT", "ImageDataForm", "answer_result", "generate_json", "result_frame"]
@@ -36,15 +37,17 @@ RESULT_CONTENT: dict[str, Any] = {
 
 
 async def answer_result(req: falcon.asgi.Request, resp: falcon.asgi.Response, result: Any, form: ImageDataForm) -> None:
-    """Answer with a result: pictures as they are, all else, and pictures where Accept asks for it, as JSON."""
+    """Answer with a result: pictures as they are, all else, and pictures where Accept prefers it, as JSON."""
+    if isinstance(result, GenerateResponse | UpscaleResponse):
+        resp.append_header("Vary", "Accept")
     if isinstance(result, GenerateResponse):
         resp.set_headers(_image_headers(result))
-        if not wants_json(req):
+        if preferred(req, (_type_of(result), JSON)) != JSON:
             _answer_pictures(resp, result)
             return
         resp.content_type = JSON
         resp.data = await asyncio.to_thread(lambda: dumps(generate_json(result, form)))
-    elif isinstance(result, UpscaleResponse) and not wants_json(req):
+    elif isinstance(result, UpscaleResponse) and preferred(req, (CONTENT_TYPES[result.image.format], JSON)) != JSON:
         resp.content_type = CONTENT_TYPES[result.image.format]
         resp.data = result.image.data
     elif hasattr(result, "size_bytes"):  # of a pull
@@ -66,7 +69,8 @@ def result_frame(result: Any, form: ImageDataForm = "bytes") -> bytes:
     if isinstance(result, ChainResponse):
         whole = json_of(result)
         video = whole.pop("video")
-        return frame("complete", {**video, **whole, "video": video.pop("data")})
+        data = video.pop("data")  # carried once: as `video`
+        return frame("complete", {**video, **whole, "video": data})
     if isinstance(result, ExpandResponse):
         return frame("complete", json_of(result))
     return b""
@@ -136,17 +140,23 @@ def _video_headers(video: VideoData) -> dict[str, str]:
     return {f"X-Mold-Video-{name}": str(value) for name, value in values.items() if value is not None}
 
 
-def _answer_pictures(resp: falcon.asgi.Response, result: GenerateResponse) -> None:
+def _type_of(result: GenerateResponse) -> str:
+    """Return the content type of a result that is sent as it is."""
     if result.video is not None:
-        resp.content_type, resp.data = CONTENT_TYPES[result.video.format], result.video.data
-        return
-    if len(result.images) == 1:
-        resp.content_type = CONTENT_TYPES[result.images[0].format]
+        return CONTENT_TYPES[result.video.format]
+    return CONTENT_TYPES[result.images[0].format] if len(result.images) == 1 else "multipart/mixed"
+
+
+def _answer_pictures(resp: falcon.asgi.Response, result: GenerateResponse) -> None:
+    resp.content_type = _type_of(result)
+    if result.video is not None:
+        resp.data = result.video.data
+    elif len(result.images) == 1:
         resp.data = result.images[0].data
-        return
-    boundary = f"mold-{secrets.token_hex(12)}"
-    resp.content_type = f"multipart/mixed; boundary={boundary}"
-    resp.data = b"".join(_parts(result, boundary))
+    else:
+        boundary = f"mold-{secrets.token_hex(12)}"
+        resp.content_type = f"multipart/mixed; boundary={boundary}"
+        resp.data = b"".join(_parts(result, boundary))
 
 
 def _parts(result: GenerateResponse, boundary: str) -> Iterator[bytes]:

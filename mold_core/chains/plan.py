@@ -106,7 +106,10 @@ def _stages_for(total: int, clip: int, overlap: int) -> int:
     hint = "ask for fewer frames, longer clips or a shorter motion tail"
     if overlap >= clip:
         raise ValidationError(
-            f"clips of {clip} frames that overlap by {overlap} never come to {total}", field="clip_frames", hint=hint
+            f"motion_tail_frames makes clips overlap by {overlap} frames, and with clip_frames {clip} they never come "
+            f"to {total}",
+            field="motion_tail_frames",
+            hint=hint,
         )
     count = 1 + math.ceil((total - clip) / (clip - overlap))
     if count > MAX_STAGES:

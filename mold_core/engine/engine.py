@@ -22,6 +22,7 @@ from mold_core.engine.job_store import JobStore
 from mold_core.engine.jobs import Job, JobKind, JobState
 from mold_core.engine.keeper import Keeper, digest_of
 from mold_core.engine.kinds import Prepared, kind_of
+from mold_core.engine.kinds.upscale import origin_of
 from mold_core.engine.lane import Lane
 from mold_core.engine.memory import MemoryReport, memory_report
 from mold_core.engine.models import ModelEntry, Models
@@ -30,6 +31,7 @@ from mold_core.engine.observe import Observers
 from mold_core.engine.placing import Placements
 from mold_core.engine.queue import JobQueue
 from mold_core.engine.recover import pause_s, recovered
+from mold_core.engine.upscalers import installed_upscaler
 from mold_core.engine.webhook_book import WebhookBook
 from mold_core.errors import CancelledError, InferenceError, OutputError, ValidationError
 from mold_core.gallery import Gallery
@@ -219,6 +221,14 @@ class Engine:
         """
         result: UpscaleResponse = self.run(request, on_event)
         return result
+
+    def installed_upscaler(self, request: UpscaleRequest) -> str:
+        """Return the upscaler that mold chooses for an image, of those that need no download.
+
+        Raises ModelNotFoundError where there is none, ValidationError for an image that cannot be read.
+        """
+        check(request)
+        return installed_upscaler(self._models, origin_of(request)).name
 
     def stream(self, request: Any) -> Iterator[Any]:
         """Yield progress events and, last, the response. Closing the iterator cancels the job."""

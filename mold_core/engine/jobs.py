@@ -160,6 +160,20 @@ class Job:
 
         return stop
 
+    @property
+    def event_count(self) -> int:
+        """The number of the event that comes next, or of the end of a job that has ended."""
+        return self._dropped + len(self._events)
+
+    def count_events_from(self, number: int) -> None:
+        """Give the first event this number: those before it happened in an earlier server, and are gone."""
+        self._dropped = number
+
+    def numbered_so_far(self, start: int = 0) -> tuple[list[tuple[int, ProgressEvent]], bool]:
+        """Return number and event like `events_so_far`; numbers go on from what is kept where `start` is gone."""
+        with self._changed:
+            return self._since(start), self.finished
+
     def events_so_far(self, start: int = 0) -> tuple[list[ProgressEvent], bool]:
         """Return the events from number `start` on that have happened, and whether no more will come."""
         with self._changed:

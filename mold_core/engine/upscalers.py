@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from mold_core.catalog import ModelSpec, resolve
 from mold_core.engine.models import Models
-from mold_core.errors import PluginError, ValidationError
+from mold_core.errors import ModelNotFoundError, PluginError, ValidationError
 from mold_core.settings import Settings
 from mold_core.upscaling.loading import FAMILY
 from mold_core.upscaling.memory import SMALLEST_TILE
 
-__all__ = ["AUTO", "checked_tile_size", "embedded_upscaler", "upscaler_for"]
+__all__ = ["AUTO", "checked_tile_size", "embedded_upscaler", "installed_upscaler", "upscaler_for"]
 
 # A name that means: the upscaler that suits the picture.
 AUTO = "auto"
@@ -40,6 +40,24 @@ def upscaler_for(models: Models, name: str | None, origin: str | None) -> ModelS
     raise PluginError("no loaded plugin brings an upscaler", hint="pip install mold-esrgan")
 
 
+def installed_upscaler(models: Models, origin: str | None) -> ModelSpec:
+    """Return mold's own choice as `upscaler_for` does, but only of upscalers that need no download.
+
+    Raises ModelNotFoundError where that leaves none.
+    """
+    spec = upscaler_for(models, None, origin)
+    if models.store.has(spec):
+        return spec
+    inside = embedded_upscaler(models)
+    if inside is None or models.settings.upscale_model:
+        raise ModelNotFoundError(
+            f"model is required: {spec.name} would be used and is not downloaded",
+            field="model",
+            hint=f"name a model, or fetch it: mold pull {spec.name}",
+        )
+    return inside
+
+
 def embedded_upscaler(models: Models) -> ModelSpec | None:
     """Return the upscaler that ships inside a plugin, None where there is none."""
     specs = models.plugins.models.values()
@@ -61,7 +79,7 @@ def _upscaler(models: Models, name: str) -> ModelSpec:
     if spec.family != FAMILY:
         near = ", ".join(model.name for model in models.plugins.models.values() if model.family == FAMILY)
         raise ValidationError(
-            f"{spec.name} is no upscaler", field="model", value=name, hint=f"there are {near or 'none'}"
+            f"model {spec.name} is no upscaler", field="model", value=name, hint=f"there are {near or 'none'}"
         )
     return _checked(models, spec)
 

@@ -7,7 +7,6 @@ and refused in files that people write (`strict_keys`).
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -21,6 +20,7 @@ from cattrs import BaseConverter
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from mold_core.errors import MalformedError, ValidationError
+from mold_core.wire.base64_text import decode_base64
 from mold_core.wire.fields import bound_problem, bounds_of, shorten
 
 __all__ = ["check", "from_json", "from_text", "to_json"]
@@ -110,9 +110,9 @@ def _base64(value: object) -> bytes:
     if isinstance(value, bytes):
         return value
     try:
-        return base64.b64decode(_text(value), validate=True)
-    except (binascii.Error, ValueError):
-        raise ValueError("must be standard base64 text (RFC 4648, with padding)") from None
+        return decode_base64(_text(value))
+    except ValueError:
+        raise ValueError("must be base64 text (RFC 4648) or a data: URL") from None
 
 
 _SCALARS: dict[type, Callable[[object], Any]] = {
@@ -197,13 +197,20 @@ def _class_factory(cls: type, converter: BaseConverter) -> Hook:
         attribute.name: override(struct_hook=_bounded_hook(attribute, converter)) for attribute in attrs.fields(cls)
     }
     structure: Hook = make_dict_structure_fn(cls, converter, **overrides)  # type: ignore[arg-type]
+    kept = frozenset(attribute.name for attribute in attrs.fields(cls) if _must_be_given(attribute))
 
     def checked(value: object, type_: Any) -> Any:
         if not isinstance(value, Mapping):
             raise ValueError(f"must be an object, not {shorten(value)}")
-        return structure(value, type_)
+        # An explicit null means the same as leaving the field out.
+        return structure({key: item for key, item in value.items() if item is not None or key in kept}, type_)
 
     return checked
+
+
+def _must_be_given(attribute: attrs.Attribute[Any]) -> bool:
+    """Say whether a field has no default and may hold None: there null is a value."""
+    return attribute.default is attrs.NOTHING and type(None) in get_args(attribute.type)
 
 
 def _bounded_hook(attribute: attrs.Attribute[Any], converter: BaseConverter) -> Hook:

@@ -76,8 +76,10 @@ def _budget() -> Budget:
 async def body_of(req: falcon.asgi.Request) -> AsyncIterator[AsyncIterator[bytes]]:
     """Give the body as it arrives; what is made of it within the `with` may hold all of it.
 
-    Raises TooLargeError as soon as it is known to be over the limit, and QueueFullError where others hold too much.
+    Raises MediaTypeError for one that is compressed, TooLargeError as soon as it is known to be over the limit, and
+    QueueFullError where others hold too much.
     """
+    _refuse_encoded(req)
     if (req.content_length or 0) > MAX_BODY_BYTES:
         raise too_large()
     with _budget().share() as take:
@@ -93,6 +95,17 @@ async def _chunks_of(req: falcon.asgi.Request, take: Callable[[int], None]) -> A
             raise too_large()
         take(len(chunk))
         yield chunk
+
+
+def _refuse_encoded(req: falcon.asgi.Request) -> None:
+    """Raise MediaTypeError for a body in a content coding, such as gzip."""
+    coding = (req.get_header("Content-Encoding") or "identity").strip().lower()
+    if coding not in ("", "identity"):
+        raise MediaTypeError(
+            f"the body must not be encoded, and has Content-Encoding {_plain(coding)}",
+            hint="send it uncompressed",
+            headers={"Accept-Encoding": "identity"},
+        )
 
 
 async def read_json(req: falcon.asgi.Request, cls: type[T], *, optional: bool = False) -> T:

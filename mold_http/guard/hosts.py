@@ -57,6 +57,8 @@ class HostRules:
 
         Raises MalformedError for an Origin that is none.
         """
+        if _is_plain_health_check(req):
+            return
         host = (req.get_header("Host") or "").lower()
         if self._check_host and host not in self._hosts:
             raise ForbiddenError(
@@ -79,3 +81,8 @@ def _site(origin: str) -> str:
         return urlsplit(origin).netloc.lower()
     except ValueError:
         raise MalformedError("the Origin header cannot be read") from None
+
+
+def _is_plain_health_check(req: falcon.asgi.Request) -> bool:
+    """Say whether this is what HAProxy asks by default: HTTP/1.0 has no Host header. Browsers never ask so."""
+    return req.path == "/health" and req.scope["http_version"] == "1.0" and req.get_header("Host") is None

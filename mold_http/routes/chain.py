@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import attrs
 import falcon.asgi
 
 from mold_core.catalog import ModelSpec
 from mold_core.errors import ValidationError
-from mold_core.wire.chain import MAX_STAGES, ChainRequest, ChainResponse
+from mold_core.wire import ProgressEvent
+from mold_core.wire.chain import MAX_STAGES, ChainEvent, ChainRequest, ChainResponse
 from mold_core.wire.fields import wire_field
 from mold_http.answers import JSON, answer_json
 from mold_http.guard.bodies import query_of, read_json
@@ -46,7 +49,15 @@ async def chain(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Re
 async def chain_stream(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Answer with events ``progress``, and one ``complete`` or ``error`` at the end."""
     job = await submit(service, req, await read_json(req, ChainRequest), durable=False)
-    send_events(req, resp, service.feeds, JobSource(service, job, result_frame), patient=True)
+    send_events(req, resp, service.feeds, _ChainSource(service, job, result_frame), patient=True)
+
+
+class _ChainSource(JobSource):
+    """The events of a chain, and of the engine's only the steps; /api/jobs/ID/events has them all."""
+
+    def frame_of(self, event: ProgressEvent) -> bytes:
+        """Return the frame of an event of chains; nothing for others."""
+        return super().frame_of(event) if isinstance(event, get_args(ChainEvent)) else b""
 
 
 async def chain_limits(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:

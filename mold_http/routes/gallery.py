@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import re
+import os
 from collections.abc import AsyncIterator, Mapping
 from typing import BinaryIO
 
@@ -15,13 +15,14 @@ from mold_core.gallery import Gallery, Relation
 from mold_core.media.metadata import OutputMetadata
 from mold_core.wire.fields import shorten, wire_field
 from mold_http.answers import JSON, answer_json
+from mold_http.conditional import Span, Validators, answer_bytes, answer_not_modified, requested_span
 from mold_http.errors import ForbiddenError
 from mold_http.guard.bodies import query_of, read_json
 from mold_http.routes.capabilities import may_delete
 from mold_http.routes.route import Answer, Query, Route
 from mold_http.service import Service
 
-__all__ = ["ROUTES", "GalleryEntry", "byte_range"]
+__all__ = ["ROUTES", "GalleryEntry"]
 
 _CHUNK_BYTES = 256 * 1024
 _KEEP = "private, max-age=3600"
@@ -91,31 +92,41 @@ async def about(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Re
 
 
 async def get_file(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, name: str) -> None:
-    """Answer with the file, or the part of it that Range asks for."""
+    """Answer with the file, or the part of it that Range asks for; with 304 where the client has it already."""
     entry, file = await asyncio.to_thread(_gallery(service).open, name)
     resp.content_type = entry.content_type
     resp.set_header("X-Content-Type-Options", "nosniff")
     resp.set_header("Accept-Ranges", "bytes")
+    body = _FileBody(file)
     try:
-        size = await asyncio.to_thread(file.seek, 0, 2)
-        asked = req.get_header("Range")
-        part = None if asked is None else byte_range(asked, size)
-        if asked is not None and part is None:
-            resp.status = 416
-            resp.set_header("Content-Range", f"bytes */{size}")
-            resp.data = b""
-            return
-        first, last = part or (0, size - 1)
-        file.seek(first)
-        resp.set_header("Cache-Control", _KEEP if part is None else _KEEP_SHORT)
-        if part is not None:
-            resp.status = 206
-            resp.set_header("Content-Range", f"bytes {first}-{last}/{size}")
-        resp.set_header("Content-Length", str(last - first + 1))
-        resp.stream, file = _FileBody(file, last - first + 1), None  # type: ignore[assignment]
+        if _put_file_on(req, resp, file):
+            body.left = int(resp.get_header("Content-Length") or 0)
+            resp.stream, body = body, None  # type: ignore[assignment]
     finally:
-        if file is not None:
-            file.close()
+        if body is not None:
+            await body.close()
+
+
+def _put_file_on(req: falcon.asgi.Request, resp: falcon.asgi.Response, file: BinaryIO) -> bool:
+    """Write the head of the answer with a file, and let the file stand where its body begins; False: it has none."""
+    about = os.fstat(file.fileno())
+    validators = Validators.of_file(about.st_mtime_ns, about.st_size)
+    resp.set_header("Cache-Control", _KEEP)
+    if answer_not_modified(req, resp, validators):
+        return False
+    span = requested_span(req, about.st_size, validators)
+    if span == "none":
+        resp.status = 416
+        resp.set_header("Content-Range", f"bytes */{about.st_size}")
+        resp.data = b""
+        return False
+    if isinstance(span, Span):
+        resp.status = 206
+        resp.set_header("Content-Range", f"bytes {span.first}-{span.last}/{about.st_size}")
+        resp.set_header("Cache-Control", _KEEP_SHORT)
+        file.seek(span.first)
+    resp.set_header("Content-Length", str(span.size if isinstance(span, Span) else about.st_size))
+    return True
 
 
 async def mark(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, name: str) -> None:
@@ -137,47 +148,38 @@ async def delete_file(service: Service, req: falcon.asgi.Request, resp: falcon.a
 
 async def thumbnail(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, name: str) -> None:
     """Answer with a picture of at most 256 pixels a side."""
+    entry = await asyncio.to_thread(_gallery(service).get, name)
     small = await service.media.run(req, _gallery(service).thumbnail, name)
     resp.content_type = small.content_type
     resp.set_header("X-Content-Type-Options", "nosniff")
     resp.set_header("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
     resp.set_header("Cache-Control", _KEEP_SHORT if small.stand_in else _KEEP)
-    resp.data = small.data
+    answer_bytes(req, resp, small.data, modified_s=None if small.stand_in else entry.timestamp)
 
 
 async def preview(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, name: str) -> None:
     """Answer with a small GIF of a video."""
-    resp.data = await service.media.run(req, _gallery(service).preview, name)
+    entry = await asyncio.to_thread(_gallery(service).get, name)
+    data = await service.media.run(req, _gallery(service).preview, name)
     resp.content_type = "image/gif"
     resp.set_header("X-Content-Type-Options", "nosniff")
     resp.set_header("Cache-Control", _KEEP)
-
-
-def byte_range(header: str, size: int) -> tuple[int, int] | None:
-    """Return the first and last byte of a Range header with one range (RFC 9110, 14.1.2); None if it has none."""
-    match = re.fullmatch(r"bytes=\s*(\d{0,19})-(\d{0,19})\s*", header, re.ASCII)
-    if match is None or not (match[1] or match[2]) or size == 0:
-        return None
-    if not match[1]:
-        wanted = min(int(match[2]), size)
-        return (size - wanted, size - 1) if wanted else None
-    first, last = int(match[1]), min(int(match[2] or size - 1), size - 1)
-    return (first, last) if first <= last else None
+    answer_bytes(req, resp, data, modified_s=entry.timestamp)
 
 
 class _FileBody:
     """The bytes of an open file from where it stands, in pieces; Falcon closes it."""
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._left = size
+        self.left = 0
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while self._left > 0:
-            piece = await asyncio.to_thread(self._file.read, min(_CHUNK_BYTES, self._left))
+        while self.left > 0:
+            piece = await asyncio.to_thread(self._file.read, min(_CHUNK_BYTES, self.left))
             if not piece:
                 return
-            self._left -= len(piece)
+            self.left -= len(piece)
             yield piece
 
     async def close(self) -> None:
@@ -208,6 +210,9 @@ def _flag(query: Mapping[str, str], name: str) -> bool | None:
 
 _NAME = {"name": "Name of the file."}
 _ERRORS = ("RESULT_NOT_FOUND", "MODEL_NOT_FOUND", "VALIDATION_ERROR")
+
+_VALIDATORS = {"ETag": "What tells this version from others.", "Last-Modified": "Time of the last change, where known."}
+_NOT_MODIFIED = Answer(status=304, doc="The client has this version already.", headers=_VALIDATORS)
 
 _FILE_TYPES = ("image/png", "image/jpeg", "image/gif", "image/apng", "image/webp", "video/mp4")
 
@@ -241,23 +246,31 @@ ROUTES = (
         path="/api/gallery/image/{name}",
         name="get_result",
         summary="The file of a result",
-        doc="With a Range header of one range, that part of it.",
+        doc=(
+            "With a Range header of one range of bytes, that part of it, unless If-Range names another version; of "
+            "other units and of several ranges, the whole. If-None-Match and If-Modified-Since are understood."
+        ),
         handler=get_file,
         tag="gallery",
         rest="name",
         path_docs=_NAME,
         parameters=(Query(name="Range", doc="One range of bytes.", place="header"),),
         answers=(
-            Answer(doc="The file.", content=dict.fromkeys(_FILE_TYPES, "the file"), headers={"Accept-Ranges": "bytes"}),
+            Answer(
+                doc="The file.",
+                content=dict.fromkeys(_FILE_TYPES, "the file"),
+                headers={"Accept-Ranges": "bytes", **_VALIDATORS},
+            ),
+            _NOT_MODIFIED,
             Answer(
                 status=206,
                 doc="A part of the file.",
                 content=dict.fromkeys(_FILE_TYPES, "the part"),
-                headers={"Content-Range": "Which part."},
+                headers={"Content-Range": "Which part.", **_VALIDATORS},
             ),
             Answer(
                 status=416,
-                doc="The range is none, or not in the file.",
+                doc="The range is none, or beyond the end of the file.",
                 content=dict.fromkeys(_FILE_TYPES, "nothing"),
                 headers={"Content-Range": "The size of the file."},
             ),
@@ -290,7 +303,6 @@ ROUTES = (
         path_docs=_NAME,
         answers=(Answer(status=204, doc="It is gone."),),
         errors=_ERRORS,
-        tier="generation",
     ),
     Route(
         method="PUT",
@@ -319,7 +331,9 @@ ROUTES = (
             Answer(
                 doc="The picture.",
                 content={**dict.fromkeys(_FILE_TYPES, "the file"), "image/svg+xml": "a drawing that stands for it"},
+                headers=_VALIDATORS,
             ),
+            _NOT_MODIFIED,
         ),
         errors=_ERRORS,
     ),
@@ -332,7 +346,7 @@ ROUTES = (
         tag="gallery",
         rest="name",
         path_docs=_NAME,
-        answers=(Answer(doc="The GIF.", content={"image/gif": "the file"}),),
+        answers=(Answer(doc="The GIF.", content={"image/gif": "the file"}, headers=_VALIDATORS), _NOT_MODIFIED),
         errors=_ERRORS,
     ),
 )

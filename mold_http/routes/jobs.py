@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from math import inf
 from typing import Any, Literal, get_args
 
 import attrs
@@ -42,6 +43,7 @@ KIND_CLASSES: dict[str, type] = {
 
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 _MAX_LISTED = 1000
+_MAX_ID_DIGITS = 15
 
 
 @attrs.frozen(kw_only=True)
@@ -134,12 +136,14 @@ async def cancel(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.R
 
 
 async def events(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, id: str) -> None:
-    """Answer with the events of a job from the first on, or from the one after Last-Event-ID."""
+    """Answer with the events of a job from the first on, or from the one after Last-Event-ID; 204 after the end."""
     form = image_data_of(req)
     job = await _job(service, id)
-    source = JobSource(
-        service, job, lambda result: result_frame(result, form), start=_start(req), numbered=True, owner=False
-    )
+    start = _start(req)
+    if start > _last_number(job):
+        resp.status = 204  # which tells an EventSource not to come back
+        return
+    source = JobSource(service, job, lambda result: result_frame(result, form), start=start, numbered=True, owner=False)
     send_events(req, resp, service.feeds, source)
 
 
@@ -215,7 +219,15 @@ def _idempotency_key(req: falcon.asgi.Request) -> str | None:
 def _start(req: falcon.asgi.Request) -> int:
     """Return the number of the event after the last one that the client has seen."""
     last = req.get_header("Last-Event-ID") or query_of(req).get("last_event_id")
-    return int(last) + 1 if last and last.isascii() and last.isdigit() and len(last) < 10 else 0
+    return int(last) + 1 if last and last.isascii() and last.isdigit() and len(last) <= _MAX_ID_DIGITS else 0
+
+
+def _last_number(job: Job) -> float:
+    """Return the number of the last event that the stream of a job has; of one that goes on there is none yet."""
+    if not job.finished:
+        return inf
+    ends_by_event = job.kind == "pull" and job.state == "done"  # pull_complete, which is not followed by `complete`
+    return job.event_count - 1 if ends_by_event else job.event_count
 
 
 _ID = {"id": "Id of the job."}
@@ -311,7 +323,10 @@ ROUTES = (
         tag="jobs",
         path_docs=_ID,
         parameters=(IMAGE_DATA, Query(name="Last-Event-ID", doc="The last event that was seen.", place="header")),
-        answers=(Answer(doc="Events.", content={EVENT_STREAM: EVENTS}),),
+        answers=(
+            Answer(doc="Events.", content={EVENT_STREAM: EVENTS}),
+            Answer(status=204, doc="The client has seen the end: no more will come."),
+        ),
         errors=("JOB_NOT_FOUND",),
         example="curl -N localhost:7680/api/jobs/ID/events -H 'Last-Event-ID: 7'",
     ),

@@ -12,7 +12,8 @@ from mold_core.engine import ModelEntry
 from mold_core.errors import ModelNotFoundError, MoldError
 from mold_core.wire import DevicePlacement, PullRequest
 from mold_core.wire.fields import wire_field
-from mold_http.answers import JSON, answer_json, wants_events
+from mold_http.accept import wants_events
+from mold_http.answers import JSON, answer_json
 from mold_http.guard.bodies import read_json
 from mold_http.jobs import JobSource, result_of, submit
 from mold_http.results import answer_result, result_frame
@@ -98,7 +99,7 @@ async def pull(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Res
     """Fetch a model's files: a line of text at the end, or the progress as events where Accept asks for them."""
     request = await read_json(req, PullRequest)
     job = await submit(service, req, request)
-    if wants_events(req):
+    if wants_events(req, instead_of="text/plain"):
         source = JobSource(service, job, result_frame, owner=False)
         send_events(req, resp, service.feeds, source, patient=True)
         return

@@ -28,7 +28,16 @@ from mold_http.routes.route import EVENT_STREAM, Answer, Route
 from mold_http.service import Service
 from mold_http.sse import frame, send_events
 
-__all__ = ["ROUTES", "ImageAnswer", "ImageEdit", "ImageGeneration", "ImagesAnswer", "ModelList", "openai_error"]
+__all__ = [
+    "ROUTES",
+    "ImageAnswer",
+    "ImageEdit",
+    "ImageGeneration",
+    "ImagesAnswer",
+    "ModelList",
+    "openai_error",
+    "openai_headers",
+]
 
 _SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 
@@ -237,6 +246,15 @@ def openai_error(error: MoldError) -> tuple[int, dict[str, Any]]:
         code = "invalid_api_key"
     body = {"message": envelope["error"], "type": kind, "param": error.field, "code": code or error.code.lower()}
     return {422: 400}.get(status, status), {"error": body}
+
+
+# What may go well when it is asked for again, later.
+_WORTH_A_RETRY = frozenset({"RATE_LIMITED", "QUEUE_FULL", "INSUFFICIENT_MEMORY"})
+
+
+def openai_headers(error: MoldError) -> dict[str, str]:
+    """Return what tells OpenAI's clients not to ask again, as they do by themselves after 409 and 500."""
+    return {} if error.code in _WORTH_A_RETRY else {"X-Should-Retry": "false"}
 
 
 def _request_of(wish: ImageGeneration, **more: Any) -> GenerateRequest:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import attrs
@@ -137,9 +137,20 @@ class Route:
 
 
 def handled(service: Service, route: Route) -> Callable[..., Awaitable[None]]:
-    """Return a responder for Falcon that runs the route's handler."""
+    """Return a responder for Falcon that runs the route's handler; to HEAD it answers without the body."""
 
     async def respond(req: Any, resp: Any, **names: Any) -> None:
         await route.handler(service, req, resp, **names)
+        if req.method == "HEAD" and resp.stream is not None:
+            await resp.stream.close()
+            resp.stream = _Unread()
 
     return respond
+
+
+class _Unread:
+    """Stands for a body of unknown length that Falcon does not send; without it Falcon would say that there is none."""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        return
+        yield b""

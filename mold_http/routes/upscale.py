@@ -44,6 +44,7 @@ ROUTES = (
         path="/api/upscale",
         name="upscale",
         summary="Enlarge a picture; the answer is the picture",
+        doc="Without `model` one that needs no download is used.",
         handler=upscale,
         tag="upscale",
         request=UpscaleRequest,
@@ -60,7 +61,7 @@ ROUTES = (
         tier="generation",
         example=(
             "curl -X POST localhost:7680/api/upscale -H 'Content-Type: application/json' \\\n"
-            """  -d "{\\"image\\": \\"$(base64 < photo.png | tr -d '\\n')\\"}" -o larger.png"""
+            """  -d "{\\"image\\": \\"$(base64 < photo.png)\\"}" -o larger.png"""
         ),
     ),
     Route(

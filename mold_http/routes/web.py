@@ -6,12 +6,12 @@ public, since they hold nothing; the API that they call wants its key.
 
 from __future__ import annotations
 
-import hashlib
 from functools import cache
 from importlib.resources import files
 
 import falcon.asgi
 
+from mold_http.conditional import answer_bytes
 from mold_http.routes.route import Answer, Handler, Route
 from mold_http.service import Service
 
@@ -65,15 +65,10 @@ def _serving(name: str) -> Handler:
 
 def _answer(req: falcon.asgi.Request, resp: falcon.asgi.Response, body: bytes, content_type: str) -> None:
     """Send a file, or say that the browser has it already."""
-    tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     resp.content_type = f"{content_type}; charset=utf-8"
     resp.set_header("X-Content-Type-Options", "nosniff")
     resp.set_header("Cache-Control", "no-cache")  # asked for again each time, so that an upgrade is seen at once
-    resp.set_header("ETag", tag)
-    if req.get_header("If-None-Match") == tag:
-        resp.status = 304
-        return
-    resp.data = body
+    answer_bytes(req, resp, body)
 
 
 @cache

@@ -206,7 +206,7 @@ def test_upscale_an_image(server: Server, photo: Path) -> None:
         photo,
         r"""curl -X POST http://localhost:7680/api/upscale \
   -H "Content-Type: application/json" \
-  -d "{\"model\":\"real-esrgan-x4plus:fp16\",\"image\":\"$(base64 -w0 < photo.png)\"}" \
+  -d "{\"model\":\"real-esrgan-x4plus:fp16\",\"image\":\"$(base64 < photo.png)\"}" \
   -o photo_4x.png""",
     )
     assert decode_image((photo / "photo_4x.png").read_bytes()).size == (240, 160)
@@ -234,7 +234,7 @@ def test_follow_an_upscaling(server: Server, photo: Path) -> None:
   -H "Accept: text/event-stream" \
   -d "{
     \"model\": \"real-esrgan-x4plus:fp16\",
-    \"image\": \"$(base64 -w0 < photo.png)\"
+    \"image\": \"$(base64 < photo.png)\"
   }" """,
         )
     )

@@ -82,7 +82,7 @@ def test_a_part_of_a_video_is_made_anew(server: Server) -> None:
             "audio_file is no file of sound, or is damaged; use WAV, MP3, FLAC, Ogg, M4A or the like",
         ),
         ({"source_video": text(b"no video")}, "source_video is not an MP4 file, or is damaged"),
-        ({"source_video": "?"}, "source_video must be standard base64 text (RFC 4648, with padding)"),
+        ({"source_video": "?"}, "source_video must be base64 text (RFC 4648) or a data: URL"),
         ({"retake_range": {"start_seconds": 1}}, "retake_range.end_seconds is required"),
         ({"spatial_upscale": "x3"}, "spatial_upscale must be one of x1-5, x2, not 'x3'"),
     ],

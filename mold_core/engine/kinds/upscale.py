@@ -24,7 +24,7 @@ from mold_core.upscaling.requests import FileUpscaleRequest, is_video
 from mold_core.upscaling.run import read_source
 from mold_core.wire import ProgressEvent, UpscaleRequest, UpscaleResponse
 
-__all__ = ["UpscaleKind", "fetch_upscaler"]
+__all__ = ["UpscaleKind", "fetch_upscaler", "origin_of"]
 
 
 class UpscaleKind:
@@ -39,7 +39,7 @@ class UpscaleKind:
         tile_size = checked_tile_size(request.tile_size, models.settings)
         if isinstance(request, FileUpscaleRequest):
             _check_target(request.target)
-        spec = upscaler_for(models, request.model, _origin(request))
+        spec = upscaler_for(models, request.model, origin_of(request))
         return Prepared(
             request=attrs.evolve(request, model=spec.name, tile_size=tile_size),
             spec=spec,
@@ -82,7 +82,7 @@ def fetch_upscaler(spec: ModelSpec, jobs: Sequence[Job], bench: Bench) -> None:
         raise
 
 
-def _origin(request: UpscaleRequest) -> str | None:
+def origin_of(request: UpscaleRequest) -> str | None:
     """Return the model that made the picture, if it says so. Raises ValidationError for what is no picture."""
     if isinstance(request, FileUpscaleRequest):
         if not os.path.isfile(request.source):

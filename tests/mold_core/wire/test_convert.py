@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Any
+from typing import Any, get_args
 
+import attrs
 import pytest
 
 from mold_core import GenerateRequest, GenerateResponse, ImageData, LoraWeight, MalformedError, ValidationError
+from mold_core.wire import ExpandRequest, PullRequest, UpscaleRequest
+from mold_core.wire.chain import ChainRequest
 from mold_core.wire.convert import check, from_json, from_text, to_json
+from mold_core.wire.schema import classes_within
 
 PICTURE = b"\x89PNG\r\n\x1a\n picture"
 
@@ -101,8 +105,52 @@ def test_fields_that_hold_nothing_are_left_out() -> None:
     }
 
 
-def test_null_is_the_same_as_absent_where_a_field_may_be_absent() -> None:
-    assert from_json(GenerateRequest, {"prompt": "a", "width": None, "loras": None}) == GenerateRequest(prompt="a")
+def wire_classes() -> list[type]:
+    roots = [GenerateRequest, ChainRequest, UpscaleRequest, ExpandRequest, PullRequest]
+    return list(dict.fromkeys(cls for root in roots for cls in classes_within(root)))
+
+
+@pytest.mark.parametrize("cls", wire_classes())
+def test_null_is_the_same_as_absent_in_every_field_that_may_be_absent(cls: type) -> None:
+    samples = {bytes: "YQ==", int: 9, str: "a", float: 1.0}
+    fields = attrs.fields(attrs.resolve_types(cls))
+    required = {
+        field.name: samples.get(field.type) or get_args(field.type)[0]
+        for field in fields
+        if field.default is attrs.NOTHING
+    }
+    optional = {field.name: None for field in fields if field.default is not attrs.NOTHING}
+    assert from_json(cls, {**required, **optional}) == from_json(cls, required)
+
+
+def test_null_for_what_is_required_says_that_it_is_required() -> None:
+    assert problems({"prompt": None}) == ("prompt is required",)
+    assert problems({"prompt": "a", "lora": {"path": None}}) == ("lora.path is required",)
+
+
+IMAGE = bytes(range(256)) * 3  # has every character of both alphabets
+STANDARD = base64.b64encode(IMAGE).decode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        STANDARD,
+        base64.encodebytes(IMAGE).decode(),
+        base64.encodebytes(IMAGE).decode().replace("\n", "\r\n"),
+        base64.urlsafe_b64encode(IMAGE).decode(),
+        base64.urlsafe_b64encode(IMAGE + b"a").decode().rstrip("="),
+        base64.b64encode(IMAGE + b"a").decode().rstrip("="),
+        base64.b64encode(IMAGE + b"a").decode(),
+        f"data:image/png;base64,{STANDARD}",
+        f"DATA:image/png;charset=utf-8;BASE64,{STANDARD}",
+        f"data:;base64,{STANDARD.replace('+', '%2B').replace('/', '%2F')}",
+    ],
+)
+def test_base64_is_read_however_it_is_written(text: str) -> None:
+    read = from_json(GenerateRequest, {"prompt": "a", "source_image": text}).source_image
+    assert read is not None
+    assert read.removesuffix(b"a") == IMAGE
 
 
 def test_every_problem_is_reported_with_its_path() -> None:
@@ -147,7 +195,7 @@ def test_the_error_carries_the_path_of_the_first_problem() -> None:
         ("guidance", "3.5", "guidance must be a number, not '3.5'"),
         ("guidance", False, "guidance must be a number, not False"),
         ("prompt", 5, "prompt must be text, not 5"),
-        ("prompt", None, "prompt must be text, not None"),
+        ("prompt", None, "prompt is required"),
         ("prompt", ["a"], "prompt must be text, not ['a']"),
         ("prompt", " \n\t ", "prompt must not be empty"),
         ("embed_metadata", "true", "embed_metadata must be true or false, not 'true'"),
@@ -167,11 +215,10 @@ def test_the_error_carries_the_path_of_the_first_problem() -> None:
         ("fps", 121, "fps must be from 1 to 120, not 121"),
         ("strength", 1.1, "strength must be from 0 to 1, not 1.1"),
         ("source_image", "", "source_image must not be empty"),
-        ("source_image", "YQ", "source_image must be standard base64 text (RFC 4648, with padding)"),
-        ("source_image", "Y Q==", "source_image must be standard base64 text (RFC 4648, with padding)"),
-        ("source_image", "_-8=", "source_image must be standard base64 text (RFC 4648, with padding)"),
-        ("source_image", "é", "source_image must be standard base64 text (RFC 4648, with padding)"),
-        ("source_image", 5, "source_image must be standard base64 text (RFC 4648, with padding)"),
+        *(
+            ("source_image", value, "source_image must be base64 text (RFC 4648) or a data: URL")
+            for value in ("Y", "YQ=", "YQ===", "=YQ=", "Y?Q=", "é", "data:image/png,YQ==", "data:;base64,?", 5)
+        ),
     ],
 )
 def test_nothing_is_coerced_and_bounds_are_kept(field: str, value: object, problem: str) -> None:
