@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import attrs
 import click
 
+from mold_core.addresses import listen_address
 from mold_core.cli.state import State
 from mold_core.errors import SettingsError
+from mold_core.settings import Settings
 
 __all__ = ["serve"]
 
@@ -47,7 +50,7 @@ def serve(
     from mold_core.engine import Engine
     from mold_core.gallery import Gallery
 
-    settings = state.settings
+    settings = _with_address(state.settings)
     configure_logs(settings.log_level, settings.log_format)
     with listening(settings.bind, settings.port) as listener:
         gallery = Gallery.of(settings)
@@ -62,3 +65,27 @@ def serve(
                 serve(service, listener, lambda: click.echo(words, err=True))
         finally:
             engine.close()
+
+
+def _with_address(settings: Settings) -> Settings:
+    """Return the settings with a plain address in `bind`, and in `port` the port that it names.
+
+    Raises SettingsError for what is no address, and for two ports that differ.
+    """
+    try:
+        host, port = listen_address(settings.bind)
+    except ValueError as error:
+        raise SettingsError(
+            f"{settings.bind!r} is no address to listen on: {error}",
+            field="bind",
+            value=settings.bind,
+            hint="such as 127.0.0.1, ::1, [::1]:7680 or 0.0.0.0",
+        ) from None
+    if port is not None and "port" in settings.sources and port != settings.port:
+        raise SettingsError(
+            f"the address names port {port}, and {settings.sources['port']} says {settings.port}",
+            field="bind",
+            value=settings.bind,
+            hint="name the port once",
+        )
+    return attrs.evolve(settings, bind=host, port=settings.port if port is None else port)

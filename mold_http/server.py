@@ -106,12 +106,13 @@ class _Server(uvicorn.Server):
 def listening(bind: str, port: int) -> Iterator[socket.socket]:
     """Give a socket that listens. Raises SettingsError when the address is taken or none of this machine's."""
     try:
-        family = socket.getaddrinfo(bind, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        found = socket.getaddrinfo(bind or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, address = found[0], found[4]  # which has the number of an IPv6 scope
         # NOTE: asyncio turns Nagle's algorithm off for sockets that say they are TCP; without that, answers of two
         # writes take 40 ms, until the client acknowledges the first.
         with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((bind, port))
+            listener.bind(address)
             listener.listen(_WAITING)
             listener.setblocking(False)
             yield listener

@@ -10,11 +10,13 @@ import json
 import re
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
+from ipaddress import IPv6Address
 from typing import Any
 from urllib.parse import urlsplit
 
 import attrs
 
+from mold_core.addresses import authority
 from mold_core.client.envelopes import error_of
 from mold_core.errors import MoldError, ServerError, SettingsError, UnreachableError
 
@@ -32,10 +34,10 @@ _MAX_ERROR_BYTES = 64 * 1024
 def server_address(host: str) -> str:
     """Return the address that a name means: ``name`` and ``name:port`` are http, the port 7680 where none is named.
 
-    Raises SettingsError for what cannot be one.
+    IPv6 addresses may stand without brackets. Raises SettingsError for what cannot be an address.
     """
     text = host.strip()
-    address = text if "://" in text else f"http://{text}"
+    address = text if "://" in text else f"http://{_bracketed(text)}"
     try:
         parts = urlsplit(address)
         port = parts.port
@@ -49,8 +51,18 @@ def server_address(host: str) -> str:
             hint="such as gpu-box or http://10.0.0.5:7680",
         )
     if "://" not in text and port is None:
-        address = f"{parts.scheme}://{parts.netloc}:{DEFAULT_PORT}{parts.path}"
-    return address.rstrip("/")
+        port = DEFAULT_PORT
+    called = authority(parts.hostname, port or 0).removesuffix(":0")
+    credentials, at, _ = parts.netloc.rpartition("@")
+    return f"{parts.scheme}://{credentials}{at}{called}{parts.path}".rstrip("/")
+
+
+def _bracketed(text: str) -> str:
+    """Return a bare IPv6 address in brackets, and all else as it is."""
+    try:
+        return f"[{IPv6Address(text.replace('%25', '%', 1))}]"
+    except ValueError:
+        return text
 
 
 @attrs.frozen

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import attrs
 
+from mold_core.addresses import authority
 from mold_core.client.client import Client
 from mold_core.errors import MoldError, OutputError
 from mold_core.files import write_whole
@@ -24,9 +25,6 @@ from mold_core.wire.fields import wire_field
 __all__ = ["ServerProcess", "announced", "local_client", "server_process"]
 
 _HEALTH_TIMEOUT_S = 1.0
-
-# Addresses that mean every one of a machine, and that one to call it by.
-_CALLED = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "[::1]"}
 
 
 @attrs.frozen(kw_only=True)
@@ -52,8 +50,7 @@ class ServerProcess:
     @property
     def address(self) -> str:
         """The address to call it by from this machine."""
-        bind = _CALLED.get(self.bind, self.bind)
-        return f"http://{f'[{bind}]' if ':' in bind and not bind.startswith('[') else bind}:{self.port}"
+        return f"http://{authority(self.bind, self.port)}"
 
 
 def server_process(home: Path) -> ServerProcess | None:

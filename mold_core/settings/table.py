@@ -220,7 +220,7 @@ class Settings:
         "Port of the server.", env="MOLD_PORT", key="server_port", default=7680, minimum=1, maximum=65_535
     )
     bind: str = setting(
-        "Address the server listens on; the default reaches nobody but this machine.",
+        "Address the server listens on, with or without a port; the default reaches nobody but this machine.",
         env="MOLD_BIND",
         key="server_bind",
         default="127.0.0.1",
