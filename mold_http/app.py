@@ -20,6 +20,7 @@ from mold_http.guard.bodies import refuse_odd_heads
 from mold_http.guard.cors import Cors
 from mold_http.guard.hosts import HostRules
 from mold_http.guard.keys import KeyGuard, Keys, read_keys
+from mold_http.guard.proxies import Proxies, behind
 from mold_http.guard.rates import RateLimits, parse_rate
 from mold_http.metrics import Metrics
 from mold_http.observe import Observer
@@ -78,7 +79,7 @@ def app_of(service: Service) -> App:
         app.add_route(path, resource)
     app.add_sink(guard.no_route, "/")
     add_error_handlers(app)
-    return watching(app)
+    return behind(Proxies(settings.trusted_proxies or ()), watching(app))
 
 
 async def _reconcile(gallery: Gallery, warm: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from functools import cache
+from functools import lru_cache
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -25,14 +25,14 @@ Json = dict[str, Any]
 _RETRYABLE = frozenset({"RATE_LIMITED", "QUEUE_FULL", "INSUFFICIENT_MEMORY"})
 
 
-@cache
-def document_text(routes: tuple[Route, ...]) -> bytes:
+@lru_cache(maxsize=4)
+def document_text(routes: tuple[Route, ...], prefix: str = "") -> bytes:
     """Return the document as JSON text."""
-    return dumps(document(routes))
+    return dumps(document(routes, prefix))
 
 
-def document(routes: Sequence[Route]) -> Json:
-    """Return the document that describes the routes."""
+def document(routes: Sequence[Route], prefix: str = "") -> Json:
+    """Return the document that describes the routes; `prefix` is the path that clients call the server below."""
     paths: dict[str, Json] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
@@ -47,7 +47,7 @@ def document(routes: Sequence[Route]) -> Json:
             ),
             "license": {"name": "MIT", "identifier": "MIT"},
         },
-        "servers": [{"url": "/"}],
+        "servers": [{"url": prefix or "/"}],
         "security": [{"key": []}],
         "tags": [{"name": tag} for tag in dict.fromkeys(route.tag for route in routes)],
         "paths": paths,

@@ -17,6 +17,7 @@ from mold_core.wire.generate import MAX_SEED
 from mold_core.wire.upscale import UpscaleResponse
 from mold_http.accept import preferred
 from mold_http.answers import JSON, answer_json, dumps, json_of
+from mold_http.guard.proxies import site_of
 from mold_http.sse import frame
 
 __all__ = ["FORMS", "RESULT_CONTENT", "ImageDataForm", "answer_result", "generate_json", "result_frame"]
@@ -46,7 +47,8 @@ async def answer_result(req: falcon.asgi.Request, resp: falcon.asgi.Response, re
             _answer_pictures(resp, result)
             return
         resp.content_type = JSON
-        resp.data = await asyncio.to_thread(lambda: dumps(generate_json(result, form)))
+        prefix = site_of(req).prefix
+        resp.data = await asyncio.to_thread(lambda: dumps(generate_json(result, form, prefix)))
     elif isinstance(result, UpscaleResponse) and preferred(req, (CONTENT_TYPES[result.image.format], JSON)) != JSON:
         resp.content_type = CONTENT_TYPES[result.image.format]
         resp.data = result.image.data
@@ -57,10 +59,10 @@ async def answer_result(req: falcon.asgi.Request, resp: falcon.asgi.Response, re
         answer_json(resp, await asyncio.to_thread(json_of, result))
 
 
-def result_frame(result: Any, form: ImageDataForm = "bytes") -> bytes:
+def result_frame(result: Any, form: ImageDataForm = "bytes", prefix: str = "") -> bytes:
     """Return the event ``complete`` of a result; a pull has told its end by an event of its own."""
     if isinstance(result, GenerateResponse):
-        return frame("complete", generate_json(result, form))
+        return frame("complete", generate_json(result, form, prefix))
     if isinstance(result, UpscaleResponse):
         whole = json_of(result)
         image = whole.pop("image")
@@ -76,8 +78,11 @@ def result_frame(result: Any, form: ImageDataForm = "bytes") -> bytes:
     return b""
 
 
-def generate_json(result: GenerateResponse, form: ImageDataForm) -> dict[str, Any]:
-    """Return the page's shape of a result, and beside it the fields of its first picture or its video as flat ones."""
+def generate_json(result: GenerateResponse, form: ImageDataForm, prefix: str = "") -> dict[str, Any]:
+    """Return the page's shape of a result, and beside it the fields of its first picture or its video as flat ones.
+
+    `prefix` is the path that clients call the server below.
+    """
     first = result.video or result.images[0]
     flat: dict[str, Any] = {"format": first.format, "width": first.width, "height": first.height}
     if form in ("bytes", "base64"):
@@ -85,7 +90,7 @@ def generate_json(result: GenerateResponse, form: ImageDataForm) -> dict[str, An
     if result.video is not None:
         about_video = {name: value for name, value in json_of(result.video).items() if name not in (*flat, "data")}
         flat |= {f"video_{name}": value for name, value in about_video.items()}
-    images = [_image_json(image, form) for image in result.images]
+    images = [_image_json(image, form, prefix) for image in result.images]
     about: dict[str, Any] = {
         "generation_time_ms": result.generation_time_ms,
         "model": result.model,
@@ -98,7 +103,7 @@ def generate_json(result: GenerateResponse, form: ImageDataForm) -> dict[str, An
     return {"images": images, **about, **flat, **({} if gpu is None else {"gpu": gpu})}
 
 
-def _image_json(image: ImageData, form: ImageDataForm) -> dict[str, Any]:
+def _image_json(image: ImageData, form: ImageDataForm, prefix: str) -> dict[str, Any]:
     about: dict[str, Any] = {
         "format": image.format,
         "width": image.width,
@@ -106,7 +111,7 @@ def _image_json(image: ImageData, form: ImageDataForm) -> dict[str, Any]:
         "index": image.index,
     }
     if image.name is not None:
-        about["url"] = f"/api/gallery/image/{image.name}"
+        about["url"] = f"{prefix}/api/gallery/image/{image.name}"
     if form == "bytes":
         return {"data": list(image.data), **about}
     unsaved = form == "url" and image.name is None  # the gallery did not take it, or there is none

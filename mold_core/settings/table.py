@@ -261,6 +261,11 @@ class Settings:
         env="MOLD_ALLOWED_HOSTS",
         key="allowed_hosts",
     )
+    trusted_proxies: tuple[str, ...] | None = setting(
+        "Proxies, by address or network, whose X-Forwarded-For, -Proto, -Host and -Prefix the server believes.",
+        env="MOLD_TRUSTED_PROXIES",
+        key="trusted_proxies",
+    )
     cors_origin: str | None = setting(
         "Site whose pages may use the server, such as https://app.example.", env="MOLD_CORS_ORIGIN", key="cors_origin"
     )

@@ -15,6 +15,7 @@ import falcon.asgi
 
 from mold_core.errors import MalformedError
 from mold_http.errors import ForbiddenError
+from mold_http.guard.proxies import site_of
 
 __all__ = ["HostRules", "is_loopback"]
 
@@ -70,7 +71,7 @@ class HostRules:
             return
         if origin is not None and origin == self._cors_origin:
             return
-        foreign = site != host
+        foreign = site not in (host, site_of(req).host.lower())
         if foreign or req.get_header("Sec-Fetch-Site") == "cross-site":
             raise ForbiddenError("pages of other sites may not use this server", hint="MOLD_CORS_ORIGIN allows one")
 

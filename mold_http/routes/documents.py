@@ -12,6 +12,7 @@ import falcon.asgi
 
 from mold_http.answers import JSON
 from mold_http.conditional import answer_bytes
+from mold_http.guard.proxies import site_of
 from mold_http.metrics import CONTENT_TYPE
 from mold_http.openapi import document_text
 from mold_http.routes.route import Answer, Route
@@ -21,7 +22,7 @@ __all__ = ["ROUTES"]
 
 # Scalar with everything off that would ask another server for something.
 _SCALAR = {
-    "url": "/api/openapi.json",
+    "url": "openapi.json",
     "withDefaultFonts": False,
     "telemetry": False,
     "proxyUrl": "",
@@ -49,7 +50,7 @@ _PAGE = """\
 </head>
 <body>
 <script id="api-reference" type="application/json" data-configuration="{configuration}"></script>
-<script src="/api/docs/scalar.js"></script>
+<script src="docs/scalar.js"></script>
 </body>
 </html>
 """
@@ -58,7 +59,7 @@ _PAGE = """\
 async def openapi(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Answer with the OpenAPI document."""
     resp.content_type = JSON
-    resp.data = document_text(tuple(route for route in service.routes if route.listed))
+    resp.data = document_text(tuple(route for route in service.routes if route.listed), site_of(req).prefix)
 
 
 async def docs(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:

@@ -9,6 +9,7 @@ from mold_core.media.formats import CONTENT_TYPES
 from mold_core.wire import GenerateRequest, GenerateResponse
 from mold_http.answers import JSON
 from mold_http.guard.bodies import query_of, read_json
+from mold_http.guard.proxies import site_of
 from mold_http.jobs import JobSource, result_of, submit
 from mold_http.results import FORMS, ImageDataForm, answer_result, result_frame
 from mold_http.routes.route import EVENT_STREAM, EVENTS, Answer, Query, Route
@@ -39,7 +40,8 @@ async def generate_stream(service: Service, req: falcon.asgi.Request, resp: falc
     """Answer with events ``progress``, and one ``complete`` or ``error`` at the end."""
     form = image_data_of(req)
     job = await submit(service, req, await read_json(req, GenerateRequest), durable=False)
-    source = JobSource(service, job, lambda result: result_frame(result, form))
+    prefix = site_of(req).prefix
+    source = JobSource(service, job, lambda result: result_frame(result, form, prefix))
     send_events(req, resp, service.feeds, source, patient=True)
 
 

@@ -21,6 +21,7 @@ from mold_core.wire.upscale import UpscaleRequest
 from mold_http.answers import JSON, answer_json
 from mold_http.errors import ConflictError
 from mold_http.guard.bodies import query_of, read_json
+from mold_http.guard.proxies import site_of
 from mold_http.jobs import JobSource, submit
 from mold_http.results import RESULT_CONTENT, answer_result, result_frame
 from mold_http.routes.generate import IMAGE_DATA, image_data_of
@@ -111,7 +112,7 @@ async def create(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.R
     if wanted.webhook_url is not None:
         service.webhooks.check(wanted.webhook_url)
     job = await submit(service, req, request, idempotency_key=_idempotency_key(req), webhook_url=wanted.webhook_url)
-    resp.set_header("Location", f"/api/jobs/{job.id}")
+    resp.set_header("Location", f"{site_of(req).prefix}/api/jobs/{job.id}")
     answer_json(resp, JobAccepted(id=job.id, state=job.state, position=job.position), 202)
 
 
@@ -143,7 +144,10 @@ async def events(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.R
     if start > _last_number(job):
         resp.status = 204  # which tells an EventSource not to come back
         return
-    source = JobSource(service, job, lambda result: result_frame(result, form), start=start, numbered=True, owner=False)
+    prefix = site_of(req).prefix
+    source = JobSource(
+        service, job, lambda result: result_frame(result, form, prefix), start=start, numbered=True, owner=False
+    )
     send_events(req, resp, service.feeds, source)
 
 

@@ -23,6 +23,7 @@ from mold_http.answers import JSON, answer_json, json_of
 from mold_http.guard.bodies import read_json
 from mold_http.guard.forms import read_form
 from mold_http.guard.json_text import parse_json
+from mold_http.guard.proxies import site_of
 from mold_http.jobs import JobSource, result_of, submit
 from mold_http.routes.route import EVENT_STREAM, Answer, Route
 from mold_http.service import Service
@@ -152,8 +153,7 @@ async def _answer(
         send_events(req, resp, service.feeds, _Stream(service, job, event, wish.partial_images or 0), patient=True)
         return
     result: GenerateResponse = await result_of(req, job)
-    base = f"{req.scheme}://{req.netloc}"
-    data = tuple(_image(image, base if wants_url else None) for image in result.images)
+    data = tuple(_image(image, site_of(req).url if wants_url else None) for image in result.images)
     first = result.images[0]
     answer_json(
         resp,

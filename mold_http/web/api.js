@@ -76,8 +76,8 @@ export async function* events(path, { signal, headers } = {}) {
   }
 }
 
-export const submit = (kind, request) => post("/api/jobs", { kind, request });
-export const cancel = (id) => send(`/api/jobs/${id}`, { method: "DELETE" });
+export const submit = (kind, request) => post("api/jobs", { kind, request });
+export const cancel = (id) => send(`api/jobs/${id}`, { method: "DELETE" });
 
 // Follows a job to its end through broken connections. Returns what it made; throws ApiError where it failed.
 export async function follow(id, onEvent, { form = "url", signal } = {}) {
@@ -85,14 +85,14 @@ export async function follow(id, onEvent, { form = "url", signal } = {}) {
   for (let failures = 0; ; ) {
     try {
       const headers = last === undefined ? {} : { "Last-Event-ID": last };
-      for await (const { event, data, id: number } of events(`/api/jobs/${id}/events?image_data=${form}`, { signal, headers })) {
+      for await (const { event, data, id: number } of events(`api/jobs/${id}/events?image_data=${form}`, { signal, headers })) {
         failures = 0;
         if (number !== undefined) last = number;
         if (event === "complete") return data;
         if (event === "error") throw new ApiError(data.message, data.code, 200);
         onEvent(data);
       }
-      const job = await get(`/api/jobs/${id}`);
+      const job = await get(`api/jobs/${id}`);
       if (job.state === "done") return await resultOf(job);
       if (job.state === "failed" || job.state === "cancelled") throw new ApiError(job.error ?? "cancelled", job.code, 200);
     } catch (error) {
@@ -105,7 +105,7 @@ export async function follow(id, onEvent, { form = "url", signal } = {}) {
 
 async function resultOf(job) {
   if (job.kind === "pull") return {};
-  return get(`/api/jobs/${job.id}/result?image_data=url`, { headers: { Accept: "application/json" } });
+  return get(`api/jobs/${job.id}/result?image_data=url`, { headers: { Accept: "application/json" } });
 }
 
 // Returns an address that <img> and <video> can show. With a key, which they cannot send, the bytes are fetched first.
@@ -128,8 +128,8 @@ export async function media(path) {
   }
 }
 
-export const imagePath = (name) => `/api/gallery/image/${encodeURIComponent(name)}`;
-export const thumbnailPath = (name) => `/api/gallery/thumbnail/${encodeURIComponent(name)}`;
+export const imagePath = (name) => `api/gallery/image/${encodeURIComponent(name)}`;
+export const thumbnailPath = (name) => `api/gallery/thumbnail/${encodeURIComponent(name)}`;
 
 export async function toBase64(blob) {
   const address = await new Promise((resolve, reject) => {

@@ -111,7 +111,7 @@ async function resume() {
   if (!kept || running) return;
   running = kept;
   try {
-    const job = await get(`/api/jobs/${kept.id}`);
+    const job = await get(`api/jobs/${kept.id}`);
     if (job.state !== "queued" && job.state !== "running") return;
     $("#prompt").value = kept.request.prompt;
     busy(true, kept.request);
@@ -202,7 +202,7 @@ async function itemsOf(id, request, result) {
   const first = result.seed_used;
   const about = { ...request, source_image: undefined, mask_image: undefined, model: result.model, steps: result.steps ?? request.steps };
   if (!result.images?.length) {
-    const blob = await (await send(`/api/jobs/${id}/result`)).blob();
+    const blob = await (await send(`api/jobs/${id}/result`)).blob();
     return [{ address: URL.createObjectURL(blob), video: blob.type.startsWith("video/"), format: result.format, width: result.width, height: result.height, metadata: { ...about, seed: first } }];
   }
   return Promise.all(result.images.map(async (image) => ({
@@ -243,7 +243,7 @@ export function save(address, name) {
 async function details(name) {
   const { openDetail } = await import("./detail.js");
   const words = name.replace(/\.\w+$/, "");
-  const near = await get(`/api/gallery?limit=50`).catch(() => []);
+  const near = await get(`api/gallery?limit=50`).catch(() => []);
   const entry = near.find((one) => one.filename === name);
   if (entry) openDetail(entry, near);
   else complain(`${words} is no longer in the gallery.`);
@@ -259,7 +259,7 @@ function showIdeas() {
 // The last results, until several pictures of one request take their place.
 async function showEarlier(items) {
   if (items?.length > 1 || !server.capabilities.gallery.enabled) return;
-  const entries = await get("/api/gallery?limit=12").catch(() => []);
+  const entries = await get("api/gallery?limit=12").catch(() => []);
   const buttons = await Promise.all(entries.map(async (entry) => h("button", {
     type: "button", ariaLabel: `Earlier: ${entry.metadata.prompt || entry.filename}`, title: entry.metadata.prompt,
     onclick: async () => (await import("./detail.js")).openDetail(entry, entries),

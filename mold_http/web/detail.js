@@ -64,7 +64,7 @@ export function openDetail(entry, entries = [entry], changed = () => {}) {
 
   async function mark() {
     try {
-      const answer = await send(`/api/gallery/marks/${encodeURIComponent(entry.filename)}`, { method: "PUT", body: { favourite: !entry.favourite } });
+      const answer = await send(`api/gallery/marks/${encodeURIComponent(entry.filename)}`, { method: "PUT", body: { favourite: !entry.favourite } });
       entry.favourite = (await answer.json()).favourite ?? false;
       changed(entry, false);
       announce(entry.favourite ? "A favourite now" : "No favourite any more");

@@ -52,7 +52,7 @@ async function fillModels() {
 }
 
 async function readLimits() {
-  limits = film.chain.model ? await get(`/api/capabilities/chain-limits?model=${encodeURIComponent(film.chain.model)}`) : null;
+  limits = film.chain.model ? await get(`api/capabilities/chain-limits?model=${encodeURIComponent(film.chain.model)}`) : null;
   for (const stage of film.stages) stage.frames ??= limits?.frames_per_clip_recommended ?? 97;
   draw();
 }

@@ -32,7 +32,7 @@ function build(section) {
 async function load(anew) {
   const mine = ++count;
   const query = new URLSearchParams({ limit: PAGE, ...(words && { q: words }), ...(!anew && cursor && { cursor }) });
-  const response = await send(`/api/gallery?${query}`);
+  const response = await send(`api/gallery?${query}`);
   const page = await response.json();
   if (mine !== count) return;
   cursor = response.headers.get("X-Next-Cursor");

@@ -51,14 +51,14 @@ onKeyNeeded((wrong) => new Promise((resolve) => {
 
 // What pages load again when something changed: models come and go.
 export async function refreshModels() {
-  server.models = await get("/api/models");
+  server.models = await get("api/models");
   document.dispatchEvent(new Event("models"));
   return server.models;
 }
 
 async function start() {
-  if (keyNeeded()) await get("/api/status");
-  [server.capabilities, server.models] = await Promise.all([get("/api/capabilities"), get("/api/models")]);
+  if (keyNeeded()) await get("api/status");
+  [server.capabilities, server.models] = await Promise.all([get("api/capabilities"), get("api/models")]);
   if (!server.capabilities.gallery.enabled) $('nav a[href="#/gallery"]').hidden = true;
   if (!server.capabilities.chains) $('nav a[href="#/film"]').hidden = true;
   startCreate(server);

@@ -19,7 +19,7 @@ export async function show(section) {
     body = h("div");
     section.append(h("div.sheet", {}, h("div.head", {}, h("h1", {}, "Models"), search), body));
   }
-  const [, downloads] = await Promise.all([refreshModels(), get("/api/downloads")]);
+  const [, downloads] = await Promise.all([refreshModels(), get("api/downloads")]);
   fits.clear(); // the room there is has changed
   for (const one of [downloads.active, ...downloads.queued]) if (one && !pulls.has(one.model)) watch(one.model, one.id);
   draw();
@@ -66,7 +66,7 @@ function tell(place) {
 async function ask(place) {
   const name = place.dataset.model;
   try {
-    const { memory } = await get(`/api/models/details?model=${encodeURIComponent(name)}`);
+    const { memory } = await get(`api/models/details?model=${encodeURIComponent(name)}`);
     fits.set(name, { words: memory ? FITS[memory.chosen] ?? "does not fit into memory" : "", why: memory?.problem });
     tell(place);
   } catch (error) { complain(error); }
@@ -76,9 +76,9 @@ function buttons(one, pull) {
   const button = (words, action) => h("button.quiet", { type: "button", ariaLabel: `${words} ${one.name}`, onclick: action }, words);
   if (pull) return [button("Cancel", () => cancel(pull.id).catch(complain))];
   if (!one.downloaded) return [button("Fetch", () => fetchModel(one.name))];
-  if (one.is_loaded) return [button("Unload", (event) => change(event, () => send("/api/models/unload", { method: "DELETE", body: { model: one.name } })))];
+  if (one.is_loaded) return [button("Unload", (event) => change(event, () => send("api/models/unload", { method: "DELETE", body: { model: one.name } })))];
   if (!one.runnable || !one.default_width) return []; // upscalers and language models come and go by themselves
-  return [button("Load", (event) => change(event, () => send("/api/models/load", { method: "POST", body: { model: one.name } })))];
+  return [button("Load", (event) => change(event, () => send("api/models/load", { method: "POST", body: { model: one.name } })))];
 }
 
 async function change(event, action) {

@@ -11,7 +11,7 @@ export async function show(section) {
     queue = h("div.actions");
     jobs = h("ul.rows", { ariaLabel: "Jobs" });
     section.append(h("div.sheet", {}, h("div.head", {}, h("h1", {}, "Server")), facts, h("div.head", {}, h("h2", {}, "Jobs"), queue), jobs,
-      h("p.soft", {}, h("a", { href: "/api/docs" }, "The HTTP API"))));
+      h("p.soft", {}, h("a", { href: "api/docs" }, "The HTTP API"))));
   }
   const ends = new AbortController();
   await draw();
@@ -24,7 +24,7 @@ const fact = (title, value, ...more) => h("div.fact", {}, h("span.soft", {}, tit
 let machine = [];
 
 async function draw() {
-  const [status, kept, waiting] = await Promise.all([get("/api/status"), get("/api/jobs"), get("/api/queue")]);
+  const [status, kept, waiting] = await Promise.all([get("api/status"), get("api/jobs"), get("api/queue")]);
   facts.replaceChildren(
     fact("mold", status.version, h("span.soft", {}, `on ${status.hostname ?? "this machine"}, for ${duration(status.uptime_secs * 1000)}`)),
     fact("In memory", status.models_loaded.length ? status.models_loaded.join(", ") : "nothing"),
@@ -33,7 +33,7 @@ async function draw() {
   const verb = waiting.paused ? "resume" : "pause";
   const label = waiting.paused ? "Go on" : "Pause";
   if (queue.textContent !== label) {
-    queue.replaceChildren(h("button.quiet", { type: "button", onclick: () => post(`/api/queue/${verb}`).then(draw).catch(complain) }, label));
+    queue.replaceChildren(h("button.quiet", { type: "button", onclick: () => post(`api/queue/${verb}`).then(draw).catch(complain) }, label));
   }
   jobs.replaceChildren(...(kept.length ? kept.slice(0, 40).map(row) : [h("li", {}, h("span.soft", {}, "None yet."))]));
 }
@@ -49,7 +49,7 @@ function row(job) {
 }
 
 async function watchMachine(signal) {
-  for await (const { event, data } of events("/api/resources/stream", { signal })) {
+  for await (const { event, data } of events("api/resources/stream", { signal })) {
     if (event !== "snapshot") continue;
     const used = (title, used, total) => fact(title, `${bytes(used)} of ${bytes(total)}`, h("meter", { min: 0, max: total, value: used, ariaLabel: title }));
     machine = [

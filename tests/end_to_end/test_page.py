@@ -6,12 +6,14 @@ import io
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from http_server import Server, serving
 from PIL import Image
+from proxy import proxying
 
 from mold_core.chains import read_script
 from mold_http.routes.web import FILES
@@ -47,7 +49,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     (home / "output" / f"mold-old-bf16-17000000000{9 + OLD}.png").unlink()
     turns = [Image.new("RGB", (32, 20), colour) for colour in ("red", "blue")]
     turns[0].save(home / "output" / GIF, save_all=True, append_images=turns[1:], duration=200)
-    with serving(home, MOLD_EXECUTOR="process") as running:
+    with serving(home, MOLD_EXECUTOR="process", MOLD_TRUSTED_PROXIES="127.0.0.1") as running:
         yield running
 
 
@@ -68,8 +70,8 @@ def browser() -> Iterator[Any]:
 class Visit:
     """A window of the browser, and what went wrong in it."""
 
-    def __init__(self, browser: Any, server: Server, **options: Any) -> None:
-        self.url = f"http://127.0.0.1:{server.port}"
+    def __init__(self, browser: Any, port: int, below: str = "", **options: Any) -> None:
+        self.url = f"http://127.0.0.1:{port}{below}"
         self.context = browser.new_context(**options)
         self.context.set_default_timeout(PATIENCE_MS)
         self.page = self.context.new_page()
@@ -94,7 +96,13 @@ class Visit:
 def visit(browser: Any, server: Server) -> Iterator[Visit]:
     """A window that must end without an error in its console and without a request to anybody else."""
     expect.set_options(timeout=PATIENCE_MS)
-    one = Visit(browser, server)
+    with visiting(browser, server.port) as one:
+        yield one
+
+
+@contextmanager
+def visiting(browser: Any, port: int, below: str = "") -> Iterator[Visit]:
+    one = Visit(browser, port, below)
     yield one
     one.context.close()
     assert one.complaints == []
@@ -381,7 +389,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture
 def cinema(browser: Any, films: Server) -> Iterator[Visit]:
     expect.set_options(timeout=PATIENCE_MS)
-    one = Visit(browser, films, accept_downloads=True)
+    one = Visit(browser, films.port, accept_downloads=True)
     yield one
     one.context.close()
     assert one.complaints == []
@@ -487,7 +495,7 @@ def test_the_server_shows_jobs_and_can_pause(visit: Visit, server: Server) -> No
 
 def test_a_server_with_keys_is_opened_by_one(browser: Any, tmp_path: Path) -> None:
     with serving(tmp_path / "home", MOLD_API_KEY="schlüssel", MOLD_EXECUTOR="process") as locked:
-        window = Visit(browser, locked)
+        window = Visit(browser, locked.port)
         page = window.page
         page.goto(window.url)
         page.get_by_label("Its API key").fill("wrong")
@@ -535,6 +543,22 @@ def violations(page: Any) -> list[str]:
         const { violations } = await axe.run(document, { resultTypes: ["violations"] });
         return violations.map((one) => `${one.id}: ${one.nodes[0].html}`); }"""
     )
+
+
+@pytest.mark.parametrize("below", ["/mold", "/tools/image-gen"])
+def test_the_page_works_below_a_path(browser: Any, server: Server, below: str) -> None:
+    with proxying(server.port, below) as port, visiting(browser, port, below) as visit:
+        page = visit.go()
+        assert natural_size(make(page)) == [128, 128]
+        page.get_by_role("link", name="Gallery").click()
+        thumbnail = page.locator("#gallery img").first
+        expect(thumbnail).to_be_visible()
+        assert natural_size(thumbnail)[0] > 0
+        for place, words in (("models", "flux-nano"), ("film", "Film"), ("server", "Queue")):
+            page.goto(f"{visit.url}/#/{place}")
+            expect(page.locator(f"#{place}")).to_contain_text(words)
+        page.get_by_role("link", name="The HTTP API").click()
+        expect(page.locator("body")).to_contain_text("/api/generate/chain/stream")
 
 
 def test_the_files_are_small_and_guarded(server: Server) -> None:

@@ -1,0 +1,133 @@
+"""What trusted proxies say of the client: its address, and the scheme, host and path that it called the server by.
+
+Anybody can send X-Forwarded headers, so they count only where the connection comes from an address that the setting
+`trusted_proxies` names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any
+
+import attrs
+import falcon.asgi
+
+from mold_core.errors import SettingsError
+from mold_http.disconnect import App, Message, Receive, Send
+
+__all__ = ["Proxies", "Site", "behind", "site_of"]
+
+_KEY = "mold.site"
+_HOST = re.compile(r"[A-Za-z0-9.-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
+_PREFIX = re.compile(r"(/[A-Za-z0-9._~-]{1,100}){1,10}")
+
+
+@attrs.frozen
+class Site:
+    """How the client called the server. `prefix` is the path that the server lies below: nothing, or as ``/mold``."""
+
+    scheme: str
+    host: str
+    prefix: str = ""
+
+    @property
+    def url(self) -> str:
+        """The server's address, without a slash at the end."""
+        return f"{self.scheme}://{self.host}{self.prefix}"
+
+
+def site_of(req: falcon.asgi.Request) -> Site:
+    """Return how the client called the server."""
+    said: Site | None = req.scope.get(_KEY)
+    return said or Site(req.scheme, req.netloc)
+
+
+class Proxies:
+    """The proxies that are trusted, by address or network such as ``10.0.0.0/8``. Raises SettingsError."""
+
+    def __init__(self, trusted: Iterable[str]) -> None:
+        self._networks = tuple(map(_network, trusted))
+
+    def __bool__(self) -> bool:
+        return bool(self._networks)
+
+    def trusts(self, address: str) -> bool:
+        """Say whether a connection from an address comes from a trusted proxy."""
+        ip = _ip(address)
+        return ip is not None and any(ip in network for network in self._networks)
+
+    def read(self, scope: Message) -> Message:
+        """Return the scope of a request as the proxy describes it; as it is where it comes from nobody trusted."""
+        peer, port = scope.get("client") or ("", 0)
+        if not self.trusts(peer):
+            return scope
+        headers = _headers(scope)
+        scheme = headers.get("x-forwarded-proto", "").lower()
+        host, prefix = headers.get("x-forwarded-host", ""), headers.get("x-forwarded-prefix", "").rstrip("/")
+        site = Site(
+            scheme if scheme in ("http", "https") else scope["scheme"],
+            host if _HOST.fullmatch(host) else headers.get("host", ""),
+            prefix if _PREFIX.fullmatch(prefix) and not {"/.", "/.."} & set(re.findall("/[^/]*", prefix)) else "",
+        )
+        client = self._client(scope, peer)
+        return {**scope, "scheme": site.scheme, "client": (client, port if client == peer else 0), _KEY: site}
+
+    def _client(self, scope: Message, peer: str) -> str:
+        """Return the last address on the way here that is no trusted proxy; anybody may have said what is before it."""
+        client = peer
+        for address in reversed(_values(scope, b"x-forwarded-for")):
+            ip = _ip(address)
+            if ip is None:
+                return client
+            client = str(ip)
+            if not self.trusts(client):
+                return client
+        return client
+
+
+def behind(proxies: Proxies, app: App) -> App:
+    """Return `app` with requests described as trusted proxies do."""
+
+    async def described(scope: Message, receive: Receive, send: Send) -> None:
+        await app(proxies.read(scope) if scope["type"] == "http" else scope, receive, send)
+
+    return described if proxies else app
+
+
+def _headers(scope: Message) -> dict[str, str]:
+    """Return headers by name; of a list of values the first, which the proxy next to the client wrote."""
+    found: dict[str, str] = {}
+    for name, value in scope["headers"]:
+        found.setdefault(name.decode("latin-1"), value.decode("latin-1").partition(",")[0].strip())
+    return found
+
+
+def _values(scope: Message, wanted: bytes) -> list[str]:
+    texts = [value.decode("latin-1") for name, value in scope["headers"] if name == wanted]
+    return [part.strip() for part in ",".join(texts).split(",") if part.strip()]
+
+
+def _ip(text: str) -> IPv4Address | IPv6Address | None:
+    """Return an address, which may have a port; an IPv4 address that is mapped into IPv6 as such."""
+    host = text[1:].partition("]")[0] if text.startswith("[") else text
+    host = host.partition(":")[0] if host.count(":") == 1 else host
+    try:
+        ip: Any = ip_address(host.partition("%")[0])
+    except ValueError:
+        return None
+    mapped: IPv4Address | None = getattr(ip, "ipv4_mapped", None)
+    return mapped or ip
+
+
+def _network(text: str) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(text.strip(), strict=False)
+    except ValueError:
+        raise SettingsError(
+            f"MOLD_TRUSTED_PROXIES must name addresses or networks, not {text!r}",
+            field="trusted_proxies",
+            value=text,
+            hint="such as 127.0.0.1 or 10.0.0.0/8",
+        ) from None
