@@ -108,7 +108,7 @@ class ModelSpec:
     @property
     def size_bytes(self) -> int:
         """Size of all files together, as far as known."""
-        return sum(file.size_bytes or 0 for file in self.files)
+        return sum({file.path: file.size_bytes or 0 for file in self.files}.values())
 
 
 @attrs.frozen(kw_only=True)

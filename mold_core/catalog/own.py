@@ -60,21 +60,21 @@ def _own_model(name: str, table: Any, settings: Settings, catalog: Mapping[str, 
             description=_text(table, "description", model.description),
             licence=_text(table, "licence", model.licence),
             defaults=_defaults(table.get("defaults", {}), model.defaults),
-            files=_files(table.get("files", {}), model),
+            files=_files(table.get("files", {}), model, settings.models_path),
             options={**model.options, **_table(table.get("options", {}), "options")},
         )
     except ValidationError as error:
         raise wrong(str(error)) from None
 
 
-def _files(paths: Any, model: ModelSpec) -> tuple[ModelFile, ...]:
+def _files(paths: Any, model: ModelSpec, models_dir: Path) -> tuple[ModelFile, ...]:
     """Return a model's files with those of some components replaced; files in a wheel are named by absolute paths."""
     own: dict[str, tuple[str, ...]] = {}
     for component, given in _table(paths, "files").items():
         listed = [given] if isinstance(given, str) else given
         if not isinstance(listed, list) or not listed or not all(isinstance(path, str) and path for path in listed):
             raise ValidationError(f"files.{component} must be a path, or a list of paths")
-        own[component] = tuple(os.path.expanduser(path) for path in listed)
+        own[component] = tuple(_path(path, models_dir) for path in listed)
     kept = [
         file if model.root is None else ModelFile(component=file.component, path=str(Path(model.root, file.path)))
         for file in model.files
@@ -84,6 +84,12 @@ def _files(paths: Any, model: ModelSpec) -> tuple[ModelFile, ...]:
     if not kept and not added:
         raise ValidationError("has no files", hint="name them by component, or say which model it is like")
     return (*added, *kept)
+
+
+def _path(path: str, models_dir: Path) -> str:
+    """Return a path relative to the models folder, or an absolute one where it leads out of it."""
+    path = os.path.expanduser(path)
+    return os.path.normpath(models_dir / path) if ".." in Path(path).parts else path
 
 
 def _defaults(table: Any, defaults: ModelDefaults) -> ModelDefaults:

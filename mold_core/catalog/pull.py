@@ -65,7 +65,7 @@ def pull(
         why = "is part of mold" if spec.embedded else "needs no files"
         reader.say(Info(message=f"{spec.name} {why}, nothing to fetch"))
     else:
-        check_paths(spec)
+        check_paths(spec, store)
         try:
             _Pull(spec, store, reader, skip_verify).run(lambda: _connect(spec, token, endpoint, offline))
         except OSError as error:
@@ -84,12 +84,18 @@ def _connect(spec: ModelSpec, token: str | None, endpoint: str | None, offline: 
     return Hub(token=token, endpoint=endpoint)
 
 
-def check_paths(spec: ModelSpec) -> None:
-    """Refuse paths that leave the models folder or could be one of our own files there. Catalogs come from anyone."""
+def check_paths(spec: ModelSpec, store: ModelStore) -> None:
+    """Refuse paths that leave the models folder or could be one of our own files there. Catalogs come from anyone.
+
+    Files with absolute paths that are nowhere to be fetched from may lie anywhere else: config.toml names them, and
+    they are only read.
+    """
     names_there = (file.filename for file in spec.files if file.filename)
+    elsewhere = {file for file in spec.files if not file.repo and Path(file.path).is_absolute()}
+    ours = [file for file in spec.files if file not in elsewhere or not store.is_elsewhere(Path(file.path))]
     for path in (
         spec.name.replace(":", "-"),
-        *(path for file in spec.files for path in (file.path, *file.instead)),
+        *(path for file in ours for path in (file.path, *file.instead)),
         *names_there,
     ):
         parts = PurePosixPath(path).parts
@@ -196,7 +202,7 @@ class _Pull:
 
     def _take_over(self, path: Path, sha256: str | None) -> bool:
         """Make `path` the same file as another model's with this content, if there is one."""
-        twin = self.ledger.find(sha256.lower()) if sha256 else None
+        twin = self.ledger.find(sha256.lower()) if sha256 and not self.store.is_elsewhere(path) else None
         if twin is None or twin == path:
             return False
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -24,11 +24,10 @@ def plan_removal(spec: ModelSpec, catalog: Mapping[str, ModelSpec], store: Model
     """
     if spec.embedded:
         raise ValidationError(f"{spec.name} is part of mold and cannot be removed", field="model", value=spec.name)
-    check_paths(spec)
+    check_paths(spec, store)
     files: list[Path] = []
     kept: list[KeptFile] = []
-    for file in spec.files:
-        path = store.path_of(spec, file)
+    for path, file in {store.path_of(spec, file): file for file in spec.files}.items():
         if not path.is_symlink() and not path.is_file():
             continue
         why = _why_it_stays(spec, file, path, catalog, store)
@@ -85,7 +84,7 @@ def _uses(spec: ModelSpec, file: ModelFile, path: Path, store: ModelStore) -> bo
 def _why_it_stays(
     spec: ModelSpec, file: ModelFile, path: Path, catalog: Mapping[str, ModelSpec], store: ModelStore
 ) -> str | None:
-    if not path.parent.resolve().is_relative_to(store.models_dir.resolve()):
+    if store.is_elsewhere(path):
         return "lies outside of the models folder"
     others = [other for other in catalog.values() if other.name != spec.name]
     users = list(needed_by(path, others, store))

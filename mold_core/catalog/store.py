@@ -40,7 +40,7 @@ class LocalFiles:
 
     def size_bytes(self) -> int:
         """Return the size of all files on disk, in bytes."""
-        return sum(path.stat().st_size for paths in self.by_component.values() for path in paths)
+        return sum(path.stat().st_size for path in set(chain.from_iterable(self.by_component.values())))
 
 
 @attrs.frozen
@@ -52,6 +52,10 @@ class ModelStore:
     def path_of(self, spec: ModelSpec, file: ModelFile) -> Path:
         """Return where a file lies or would lie."""
         return (spec.root or self.models_dir) / file.path
+
+    def is_elsewhere(self, path: Path) -> bool:
+        """Say whether a file lies outside of the models folder, where mold neither writes nor deletes."""
+        return not path.parent.resolve().is_relative_to(self.models_dir.resolve())
 
     def missing(self, spec: ModelSpec) -> tuple[ModelFile, ...]:
         """Return the files that are not here; a pull in progress counts as nothing here yet."""

@@ -43,12 +43,15 @@ def verify_files(
     catalog is held to the checksum that was recorded when it was fetched, if there is one, else to its size alone.
     """
     recorded = ChecksumLedger(store.models_dir, nullcontext)
+    seen: dict[Path, FileVerdict] = {}  # a file that holds several components is read once
     for file in spec.files:
         choices = store.choices(spec, file)
         path = choices[0] if choices else store.path_of(spec, file)
         stands_in = bool(choices) and path != store.path_of(spec, file)
         known = recorded.known(path) if choices and not spec.embedded else None
-        yield _verdict(file, path, stands_in, known, progress)
+        if path not in seen:
+            seen[path] = _verdict(file, path, stands_in, known, progress)
+        yield attrs.evolve(seen[path], component=file.component)
 
 
 def _verdict(
@@ -115,7 +118,7 @@ class ChecksumLedger:
 
     def known(self, path: Path) -> str | None:
         """Return the sha256 of a file below the folder if it is remembered and the file has not changed."""
-        entry = self._entries().get(self._key(path))
+        entry = self._entries().get(self._key(path) or "")
         return str(entry[2]) if entry and entry[:2] == _fingerprint(path) else None
 
     def sha256(self, path: Path, tick: Callable[[], object] = lambda: None) -> str:
@@ -127,10 +130,13 @@ class ChecksumLedger:
         return sha256
 
     def record(self, path: Path, sha256: str) -> None:
-        """Remember the sha256 of a file below the folder."""
+        """Remember the sha256 of a file below the folder; of others nothing is remembered."""
+        key = self._key(path)
+        if key is None:
+            return
         with suppress(OSError, OutputError), self.lock():
             entries = {key: entry for key, entry in self._entries().items() if (self.folder / key).is_file()}
-            entries[self._key(path)] = [*_fingerprint(path), sha256]
+            entries[key] = [*_fingerprint(path), sha256]
             text = json.dumps(dict(sorted(entries.items())), indent=1)
             write_whole(self.folder / LEDGER_NAME, text.encode())
 
@@ -142,8 +148,8 @@ class ChecksumLedger:
                 return path
         return None
 
-    def _key(self, path: Path) -> str:
-        return path.relative_to(self.folder).as_posix()
+    def _key(self, path: Path) -> str | None:
+        return path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else None
 
     def _entries(self) -> Mapping[str, list[Any]]:
         try:

@@ -84,7 +84,7 @@ def _installation(state: State) -> dict[str, object]:
 
 def _model(details: ModelDetails) -> None:
     missing = sum(not file.here for file in details.files)
-    size_bytes = sum(file.size_bytes for file in details.files)
+    size_bytes = sum({file.path: file.size_bytes for file in details.files}.values())
     rows: dict[str, object] = {
         "name": details.name,
         "about": details.description,

@@ -8,7 +8,7 @@ from torch import nn
 
 from mold_core import UpscalerNetwork
 from mold_core.upscaling.enlarge import Enlarger
-from mold_esrgan.architectures import COMPACT_FEATHER, RRDB_FEATHER, RRDB_OVERLAP, compact_overlap
+from mold_esrgan.architectures import COMPACT_FEATHER, RRDB_FEATHER, RRDB_OVERLAP, RRDB_TILE, compact_overlap
 from mold_esrgan.configs import CompactConfig, RRDBConfig
 from mold_esrgan.networks import RRDBNet, SRVGGNetCompact
 
@@ -44,7 +44,26 @@ def test_an_rrdbnet_in_tiles_equals_the_whole(unshuffle: int) -> None:
         module=module, scale=config.scale, size_bytes=0, multiple=unshuffle, min_side=unshuffle,
         overlap=RRDB_OVERLAP * unshuffle, feather=RRDB_FEATHER * unshuffle,
     )  # fmt: skip
-    check(network, 75 * unshuffle - 3, 98 * unshuffle + 1, tile=64 * unshuffle)
+    check(network, 235 * unshuffle - 3, 340 * unshuffle + 1, tile=64 * unshuffle)
+
+
+class LooksFar(nn.Module):
+    """Takes the mean of all pixels up to 48 away along both sides: as far as trained networks look, and evenly."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        across = nn.functional.avg_pool2d(x, (1, 97), stride=1, padding=(0, 48), count_include_pad=False)
+        return nn.functional.avg_pool2d(across, (97, 1), stride=1, padding=(48, 0), count_include_pad=False)
+
+
+def test_what_is_48_pixels_away_is_in_view_wherever_a_tile_counts() -> None:
+    network = UpscalerNetwork(
+        module=LooksFar(), scale=1, size_bytes=0, overlap=RRDB_OVERLAP, feather=RRDB_FEATHER, tile=RRDB_TILE
+    )
+    picture = torch.rand(3, 700, 900).round()
+    whole = Enlarger(network, "cpu", tile=0).whole(picture)
+    tiled = Enlarger(network, "cpu", tile=RRDB_TILE)
+    assert tiled.tiles(700, 900) == 4
+    torch.testing.assert_close(tiled.whole(picture), whole, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("convs", "scale"), [(8, 4), (16, 2)])

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -28,6 +28,7 @@ __all__ = [
     "autoencoder_tensors",
     "clip_config",
     "clip_tensors",
+    "component_tensors",
     "fill",
     "lacks_embeddings",
     "t5_config",
@@ -40,6 +41,7 @@ __all__ = [
 Shapes = Mapping[str, Sequence[int]]
 Weight = Tensor | PackedTensor
 Weights = Mapping[str, Weight]
+T = TypeVar("T")
 
 # What files that hold a whole model put before the names of each part's tensors.
 _TRANSFORMER = ("model.diffusion_model.", "diffusion_model.")
@@ -47,6 +49,7 @@ _AUTOENCODER = ("first_stage_model.", "vae.")
 _CLIP = ("text_encoders.clip_l.transformer.", "text_encoders.clip_l.")
 _T5 = ("text_encoders.t5xxl.transformer.", "text_encoders.t5xxl.")
 _PARTS = (*_TRANSFORMER, *_AUTOENCODER, *_CLIP, *_T5)
+_PREFIXES = {"transformer": _TRANSFORMER, "vae": _AUTOENCODER, "clip_encoder": _CLIP, "t5_encoder": _T5}
 
 
 def transformer_tensors(tensors: Weights) -> dict[str, Weight]:
@@ -207,7 +210,12 @@ def t5_config(shapes: Shapes, **known: Any) -> T5Config:
     return T5Config(**{**sizes, **known})
 
 
-def _part(tensors: Weights, prefixes: tuple[str, ...]) -> dict[str, Weight]:
+def component_tensors(component: str, tensors: Mapping[str, T]) -> dict[str, T]:
+    """Return the tensors of a file that are of a component, without the prefix that files of whole models put there."""
+    return _part(tensors, _PREFIXES[component])
+
+
+def _part(tensors: Mapping[str, T], prefixes: tuple[str, ...]) -> dict[str, T]:
     """Return the tensors that have one of the prefixes, without it, and those that have no part's prefix."""
     prefix = next((prefix for prefix in prefixes if any(name.startswith(prefix) for name in tensors)), None)
     return {

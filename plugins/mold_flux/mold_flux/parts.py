@@ -115,7 +115,9 @@ def _measured(
     component: str, path: Path, number_bytes: int, expand: bool, context: LoadContext
 ) -> tuple[PartSizes, int]:
     """Return what a file takes in memory, and its main width."""
-    sources = open_weights(path, context.loaders)
+    from mold_flux.checkpoints import component_tensors
+
+    sources = component_tensors(component, open_weights(path, context.loaders))
     unit = {"transformer": _TRANSFORMER_UNIT, "t5_encoder": _T5_UNIT}.get(component)
     return measure(sources, number_bytes, expand=expand, unit=unit), _width(component, sources)
 
