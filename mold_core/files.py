@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mold_core.errors import OutputError
+from mold_core.unfinished import unfinished
 
 __all__ = ["PART_NAME", "output_error", "version_of", "write_whole"]
 
@@ -114,7 +115,7 @@ def _write_aside(path: Path, writer: Writer, put: Callable[[Path, Path], None], 
     _remove_abandoned(path.parent)
     part = path.parent / f".mold-{os.urandom(8).hex()}.part"
     try:
-        with open(part, "x+b") as file:
+        with unfinished(part), open(part, "x+b") as file:
             if mode is not None:
                 with suppress(OSError):  # FAT and some network disks have no permissions to keep
                     os.fchmod(file.fileno(), mode)

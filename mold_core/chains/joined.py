@@ -14,6 +14,7 @@ from mold_core.chains.clips import read_preview, read_sound
 from mold_core.media import OutputMetadata, embed_metadata
 from mold_core.media.joining import frames_of_parts, join_parts
 from mold_core.media.preview import first_frame_png, preview_gif
+from mold_core.unfinished import unfinished
 from mold_core.wire import VideoData
 
 if TYPE_CHECKING:
@@ -33,7 +34,11 @@ def join(chain: Chain, metadata: OutputMetadata | None) -> VideoData:
     parts = [work.files.part for work in chain.works]
     first_sound = read_sound(chain.works[0].files.sound)
     frames, fps = chain.plan.total_frames, request.fps
-    with TemporaryDirectory(prefix="mold-chain-") as folder, ThreadPoolExecutor(1, "mold-preview") as beside:
+    with (
+        TemporaryDirectory(prefix="mold-chain-") as folder,
+        unfinished(folder),
+        ThreadPoolExecutor(1, "mold-preview") as beside,
+    ):
         rate = Fraction(fps, chain.works[0].shown.every)
         preview = beside.submit(lambda: preview_gif(_shown(chain), rate))
         path = Path(folder) / "video"

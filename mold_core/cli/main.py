@@ -6,11 +6,13 @@ import os
 import select
 import signal
 import sys
+import threading
 from importlib import import_module
 from typing import Any
 
 import click
 
+from mold_core.cli.interrupt import INTERRUPTED, exit_now
 from mold_core.cli.plugin_commands import listed_commands
 from mold_core.cli.state import State
 from mold_core.errors import CancelledError, MoldError
@@ -143,17 +145,20 @@ def main() -> None:
     # NOTE: SIGPIPE stays ignored, as Python has it: with its default a server ends when it answers a client that has
     # just left, or calls a worker that has just died.
     try:
-        status = _run()
+        status = _run(State(owns_process=True))
     except SystemExit:  # Click's, for an output that nobody reads
         status = 1
     if status and _nobody_reads():
         _end_by_sigpipe()
+    if status == INTERRUPTED or any(thread.name.startswith("mold-feed-") for thread in threading.enumerate()):
+        # A worker may compute in C++ still: Python would end its thread and abort the process.
+        exit_now(status)
     sys.exit(status)
 
 
-def _run() -> int:
+def _run(state: State | None = None) -> int:
     try:
-        status = mold.main(prog_name="mold", standalone_mode=False)
+        status = mold.main(prog_name="mold", standalone_mode=False, obj=state)
         if sys.stdout is not None:
             sys.stdout.flush()
         if isinstance(status, int):  # of a click.exceptions.Exit, which Click does not raise here
@@ -164,7 +169,7 @@ def _run() -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        return _fail("interrupted", 130)
+        return _fail("interrupted", INTERRUPTED)
     except MoldError as error:
         return _fail(str(error), error.exit_status)
     except OSError as error:

@@ -34,7 +34,9 @@ class State:
     refuses the connection is replaced by this process; `lost` then says which.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, owns_process: bool = False) -> None:
+        """With `owns_process` nothing but this command runs in the process, which may be ended with it."""
+        self._owns_process = owns_process
         self.no_plugins = False
         self.commands_added = False
         self.local = False
@@ -80,8 +82,11 @@ class State:
     @cached_property
     def local_engine(self) -> Engine:
         """The engine in this process; torch is not imported before it makes something."""
+        from mold_core.cli.interrupt import end_soon_when_interrupted
         from mold_core.engine import Engine
 
+        if self._owns_process:
+            end_soon_when_interrupted(lambda: click.echo(click.style("error: ", fg="red") + "interrupted", err=True))
         return Engine(self.settings, self.plugins)
 
     @cached_property

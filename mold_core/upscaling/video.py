@@ -24,6 +24,7 @@ from mold_core.media.video import (
     read_video_metadata,
     reader_of,
 )
+from mold_core.unfinished import unfinished
 from mold_core.upscaling.enlarge import Enlarger
 from mold_core.upscaling.pixels import bytes_of, tensor_of
 from mold_core.upscaling.requests import FileUpscaleRequest
@@ -55,7 +56,10 @@ def upscale_video(
         scale = enlarger.network.scale
         _check_size(info, scale)
         run.report(StageStart(name="Upscaling"))
-        with tempfile.TemporaryDirectory(prefix=".mold-video-", dir=request.target.parent) as folder:
+        with (
+            tempfile.TemporaryDirectory(prefix=".mold-video-", dir=request.target.parent) as folder,
+            unfinished(folder),
+        ):
             silent = Path(folder) / "silent.mp4"
             with silent.open("w+b") as file:
                 frames = _enlarge(source, file, info, enlarger, run)

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from mold_core.errors import MoldError
+from mold_core.unfinished import unfinished
 from mold_core.weights import kernels
 from mold_core.weights.expand import dequantise
 from mold_core.weights.kernels import Source
@@ -161,7 +162,7 @@ def _compile_library(type_: StoredType, dtype: torch.dtype, folder: Path, path: 
         shapes: tuple[dict[int, Any], ...] = ({0: rows, 1: columns}, {0: rows}, {0: rows, 1: columns})
     else:
         shapes = ({0: rows}, {0: rows}, {0: rows})
-    with warnings.catch_warnings(), tempfile.TemporaryDirectory(dir=folder) as workshop:
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory(dir=folder) as workshop, unfinished(workshop):
         warnings.simplefilter("ignore")
         with torch.inference_mode(False), torch.no_grad():
             exported = torch.export.export(Module(), arguments, dynamic_shapes=shapes).module()

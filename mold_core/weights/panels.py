@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from mold_core.errors import MoldError
+from mold_core.unfinished import unfinished
 from mold_core.weights.compiled import compiler, digest_of
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def _compile(folder: Path, path: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     command = compiler()
     log.info("compiling the product with int8 weights; this is done once")
-    with tempfile.TemporaryDirectory(dir=folder) as workshop:
+    with tempfile.TemporaryDirectory(dir=folder) as workshop, unfinished(workshop):
         made = Path(workshop) / "product.so"
         for threads in (("-fopenmp",), ()):  # Apple's compiler has no OpenMP
             arguments = [command, *_FLAGS, *threads, "-o", str(made), str(_SOURCE)]

@@ -14,6 +14,7 @@ from mold_core.hookspecs import Frames, Sound
 from mold_core.media.metadata import OutputMetadata, embed_metadata
 from mold_core.media.preview import PreviewFrames, first_frame_png, preview_gif
 from mold_core.media.video import VideoFormat, VideoWriter
+from mold_core.unfinished import unfinished
 from mold_core.wire import GenerateRequest, VideoData
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def _encoded(
     format = cast(VideoFormat, request.output_format)
     width, height = made.images[0].size
     fps, count = round(made.fps or 1), len(made.images)
-    with TemporaryDirectory(prefix="mold-video-", dir=scratch) as folder:
+    with TemporaryDirectory(prefix="mold-video-", dir=scratch) as folder, unfinished(folder):
         path = Path(folder) / "video"
         with (
             path.open("w+b") as file,

@@ -154,6 +154,28 @@ def test_ctrl_c_ends_with_one_line_130_and_no_file(sketch_process: Start, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("computes", "times"), [("whole", 1), ("pieces", 1), ("pieces", 3)])
+def test_ctrl_c_ends_a_computation_that_does_not_come_back(
+    sketch_process: Start, tmp_path: Path, computes: str, times: int
+) -> None:
+    pytest.importorskip("torch")
+    with sketch_process(
+        *RUN,
+        "-o",
+        str(tmp_path / "house.png"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        SKETCH_COMPUTES=computes,
+    ) as process:
+        wait_for_steps(process, 1)
+        for _ in range(times):
+            process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert rest.splitlines() == [b"error: interrupted"]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_kill_at_any_time_leaves_the_old_file_or_the_new_one(sketch_process: Start, tmp_path: Path) -> None:
     chance = random.Random(0)
     target = tmp_path / "house.png"
