@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import threading
 import time
@@ -25,7 +24,8 @@ from mold_core.engine.room import check_room
 from mold_core.errors import InsufficientStorageError, JobNotFoundError, MoldError, OutputError, ValidationError
 from mold_core.gallery import Gallery, Parent, file_name
 from mold_core.wire import Info
-from mold_core.wire.convert import from_text, to_json
+from mold_core.wire.convert import from_text
+from mold_core.wire.text import text_pieces, to_text
 
 __all__ = ["Keeper", "digest_of"]
 
@@ -64,7 +64,7 @@ class Keeper:
                 id=job.id,
                 kind=job.kind,
                 state="queued",
-                request=json.dumps(to_json(job.request)),
+                request=to_text(job.request),
                 model=job.model,
                 created_at=job.created_at,
                 warnings=job.warnings,
@@ -240,7 +240,7 @@ class Keeper:
         return KINDS[job.kind].named(result, job.files) if hasattr(KINDS[job.kind], "named") else result  # type: ignore[attr-defined]
 
     def _write_down(self, store: JobStore, job: Job, result: Any) -> None:
-        store.write_result(job.id, json.dumps(to_json(result)))
+        store.write_result(job.id, to_text(result))
         store.update(
             job.id, durable=True, state="done", finished_at=time.time(), files=job.files, warnings=job.warnings
         ).result()
@@ -287,5 +287,7 @@ def _parents(gallery: Gallery, file: ResultFile) -> list[Parent]:
 
 def digest_of(request: Any) -> str:
     """Return a short text that is the same for the same request."""
-    text = json.dumps([type(request).__name__, to_json(request)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    digest = hashlib.sha256()
+    for piece in text_pieces([type(request).__name__, request], sort_keys=True):
+        digest.update(piece.encode())
+    return digest.hexdigest()

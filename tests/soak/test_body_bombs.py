@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import random
 import time
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,7 @@ from bombs import FORM_BOMBS, JSON_BOMBS
 from field_fuzz import Honest
 from http_server import Server, serving
 from memory import growth_of
+from PIL import Image
 
 pytestmark = pytest.mark.soak
 
@@ -60,6 +65,23 @@ def test_a_bomb_is_refused(
     assert elapsed_s < ANSWER_S
     assert growth.bytes <= 3 * len(body) + SPARE_BYTES
     assert honest.refused == []
+
+
+def test_a_picture_of_the_largest_size_is_kept_in_bounded_memory(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture, file = Image.frombytes("RGB", (3800, 3800), random.Random(1).randbytes(3800 * 3800 * 3)), BytesIO()
+    picture.save(file, "PNG", compress_level=0)
+    request = {"prompt": "a", "model": "flux-nano", "source_image": base64.b64encode(file.getvalue()).decode()}
+    body = json.dumps({"kind": "generate", "request": request}).encode()
+    assert server.ask("POST", "/api/queue/pause").status == 200
+    with growth_of(server.process.pid) as growth:
+        accepted = server.ask("POST", "/api/jobs", body)
+    with capsys.disabled():
+        print(f"\n{len(body):,} bytes: {accepted.status}, {growth.bytes / 1e6:.0f} MB", end=" ")
+    assert accepted.status == 202
+    assert growth.bytes <= 3 * len(body) + SPARE_BYTES
+    server.ask("DELETE", f"/api/jobs/{accepted.json()['id']}")
 
 
 def test_an_honest_client_was_served_meanwhile(honest: Honest, capsys: pytest.CaptureFixture[str]) -> None:
