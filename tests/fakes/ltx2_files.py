@@ -318,3 +318,31 @@ def _randomise(module: nn.Module) -> None:
         if parameter.ndim > 1 or "table" in name:
             nn.init.normal_(parameter, std=0.2 / max(parameter.shape[-1], 1) ** 0.5 if parameter.ndim > 1 else 0.1)
     module.eval()
+
+
+def official_layout(version: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return type and shape of every tensor of a published model in fp8, by its official name, and of its Gemma."""
+    from sparse_files import layout_of
+
+    from mold_core.weights import unfilled
+    from mold_ltx2.configs import OFFICIAL
+    from mold_ltx2.gemma import gemma_config, gemma_network
+    from mold_ltx2.loading import _networks
+
+    networks, sizes = _networks(), OFFICIAL[version]  # type: ignore[index]
+    kinds = {name: networks["extended_vocoder" if name == "vocoder" and version == "2.3" else name] for name in sizes}
+    with unfilled():
+        made = {name: kinds[name](**sizes[name]) for name in sizes}
+    prefix = "model.diffusion_model."
+    layout = layout_of(
+        _renamed(made["transformer"], prefix, _TRANSFORMER), "BF16", fp8="transformer_blocks.", scaled=True
+    )
+    layout |= layout_of(_connectors(made["connectors"]), "BF16")
+    levels = len(made["vae"].config.block_out_channels)
+    video = {f"vae.{_video_name(name, levels)}": tensor for name, tensor in made["vae"].state_dict().items()}
+    unused = {"vae.per_channel_statistics.mean-of-stds_over_std-of-means": torch.empty(128, device="meta")}
+    layout |= layout_of(video | unused, "BF16")
+    layout |= layout_of(_renamed(made["audio_vae"], "audio_vae.", _STATISTICS), "BF16")
+    layout |= layout_of(_renamed(made["vocoder"], "vocoder.", _VOCODER_23 if version == "2.3" else _VOCODER), "F32")
+    gemma = layout_of(gemma_network(gemma_config()).state_dict(), "BF16", prefix="language_model.model.")
+    return dict(layout), dict(gemma)

@@ -18,6 +18,7 @@ from mold_ltx2.upsampling_files import Recognised, UpsamplerKind, recognise_upsa
 
 if TYPE_CHECKING:
     from mold_core import LocalFiles, WeightLoader
+    from mold_core.weights import TensorSource
 
 __all__ = ["COMPONENTS", "Components", "UpsamplerFile"]
 
@@ -47,13 +48,14 @@ class Components:
         self._files = files
         self._options = options
         self._loaders = tuple(loaders)
+        self._headers: dict[Path, Mapping[str, TensorSource]] = {}  # PERF: most of planning is to read them
 
     @cached_property
     def version(self) -> Version:
         """What kind of LTX-2 this is, by the transformer's tensors."""
         path = self.path("transformer")
         try:
-            return version_of(recognise_version(official_names("transformer", open_weights(path, self._loaders))))
+            return version_of(recognise_version(official_names("transformer", self._opened(path))))
         except CheckpointError as error:
             raise _of_file(path, error) from None
 
@@ -64,7 +66,7 @@ class Components:
             return self._files.one(component)
         candidates = [transformer, *(self._files.one(name) for name in COMPONENTS if name in self._files.by_component)]
         for path in candidates:
-            if path.is_file() and any(component_of(name) == component for name in open_weights(path, self._loaders)):
+            if path.is_file() and any(component_of(name) == component for name in self._opened(path)):
                 return path
         return transformer
 
@@ -75,7 +77,7 @@ class Components:
     def headers(self, component: str) -> dict[str, Any]:
         """Return what the headers say of a network's tensors, under diffusers' names."""
         path = self.path(component)
-        return self._named(component, path, open_weights(path, self._loaders))
+        return self._named(component, path, self._opened(path))
 
     def tensors(self, component: str) -> dict[str, Any]:
         """Return the tensors of a network under diffusers' names. Raises CheckpointError naming the file."""
@@ -88,7 +90,7 @@ class Components:
 
     def text_headers(self) -> dict[str, Any]:
         """Return what the headers say of the text encoder's tensors."""
-        return self._text(lambda path: gemma_names(open_weights(path, self._loaders)))
+        return self._text(lambda path: gemma_names(self._opened(path)))
 
     def text_tensors(self) -> dict[str, Any]:
         """Return the tensors of the text encoder under transformers' names. Raises CheckpointError naming a file."""
@@ -102,11 +104,16 @@ class Components:
             for path in self._files.by_component.get(component, ()):
                 if path.is_file():
                     try:
-                        recognised = recognise_upsampler(open_weights(path, self._loaders))
+                        recognised = recognise_upsampler(self._opened(path))
                     except CheckpointError as error:
                         raise _of_file(path, error) from None
                     found[recognised.kind] = UpsamplerFile(path, recognised)
         return found
+
+    def _opened(self, path: Path) -> Mapping[str, TensorSource]:
+        if path not in self._headers:
+            self._headers[path] = open_weights(path, self._loaders)
+        return self._headers[path]
 
     def _named(self, component: str, path: Path, tensors: Mapping[str, Any]) -> dict[str, Any]:
         own = component == "transformer" or component in self._files.by_component
