@@ -18,12 +18,15 @@ __all__ = ["MediaThreads", "carries_media"]
 T = TypeVar("T")
 
 _MOST = 8
+# All that is decoded for a request, and the wait for a thread and a decoder before it.
+_MOST_SECONDS = 9.0
 
 
 class MediaThreads:
     """Runs functions that decode media. A decoder that works for a client who leaves is killed."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = _MOST_SECONDS) -> None:
+        self._seconds = seconds
         self._threads = ThreadPoolExecutor(_MOST, thread_name_prefix="mold-media")
 
     def warm(self) -> None:
@@ -32,7 +35,7 @@ class MediaThreads:
 
     async def run(self, req: falcon.asgi.Request, function: Callable[..., T], *arguments: Any, **options: Any) -> T:
         """Return what a function gives. Raises CancelledError when the client leaves before its file is decoded."""
-        cancellation = Cancellation()
+        cancellation = Cancellation(self._seconds)
         presence_of(req.scope).watch(cancellation.cancel)
 
         def work() -> T:

@@ -9,6 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
+from copy import copy
 from pathlib import Path
 from typing import Literal
 
@@ -98,11 +99,11 @@ class Thumbnails:
         with self._lock:
             known_ns, error = self._damaged.get((kind, path), (0, None))
         if error is not None and known_ns == modified_ns:
-            raise error.with_traceback(None)
+            raise copy(error)
 
     def _remember_damaged(self, kind: str, path: Path, modified_ns: int, error: MoldError) -> None:
         with self._lock:
-            self._damaged[kind, path] = (modified_ns, error)
+            self._damaged[kind, path] = (modified_ns, copy(error))  # without the frames that it came from
             if len(self._damaged) > _MOST_DAMAGED:
                 self._damaged.popitem(last=False)
 

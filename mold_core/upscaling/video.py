@@ -136,8 +136,9 @@ def _with_sound(file: BinaryIO, silent: Path, source: BinaryIO, model: str) -> N
         if metadata is not None:
             out.metadata[PARAMETERS_TAG] = attrs.evolve(metadata, upscaler=model).to_json()
         frames = pictures.streams.video[0]
+        tracks = [track for track in sounds.streams.audio if track.codec_context is not None]
         copies: list[tuple[Any, Any, Any]] = [(pictures, frames, out.add_stream_from_template(frames))]
-        copies += [(sounds, track, out.add_stream_from_template(track)) for track in sounds.streams.audio[:1]]
+        copies += [(sounds, track, out.add_stream_from_template(track)) for track in tracks[:1]]
         for container, stream, target in copies:
             for packet in container.demux(stream):
                 if packet.dts is not None:  # ffmpeg's way to say that there are no more

@@ -176,8 +176,8 @@ def close_decoders() -> None:
     pool().close()
 
 
-def _soon(task: str, source: bytes | Path, **options: Any) -> Any:
-    return _run(_SOON, task, source, options)
+def _soon(task: str, source: bytes, **options: Any) -> Any:
+    return pool().run_once(Task(name=task, source=source, options=options, **attrs.asdict(_SOON)))
 
 
 def _run(

@@ -30,7 +30,6 @@ ADDRESS_SPACE_BYTES = 512 * 1024 * 1024
 _OPEN_FILES = 64
 _MAX_TASKS = 2_000
 _RETIRE_BYTES = 192 * 1024 * 1024
-_NICENESS = 5
 
 
 class _Stopped(BaseException):
@@ -49,8 +48,6 @@ def main() -> None:
     helper = _Helper(pipe, source, parts)
     threading.Thread(target=helper.read, name="mold-read", daemon=True).start()
     _import_decoders()
-    if hasattr(os, "nice"):
-        os.nice(_NICENESS)  # who waits for the server goes before who sent a file
     _limit_memory()
     helper.send({"ready": os.getpid()})
     helper.serve()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import atexit
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from contextvars import ContextVar
+from hashlib import sha256
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -16,6 +19,7 @@ from mold_core.media.decoder.process import DecoderProcess, Part, Task
 __all__ = ["Cancellation", "DecoderPool", "DecodersBusyError", "cancellable", "pool"]
 
 _MOST = 2
+_MOST_ANSWERS = 64
 
 
 class DecodersBusyError(ValidationError):
@@ -23,9 +27,13 @@ class DecodersBusyError(ValidationError):
 
 
 class Cancellation:
-    """Ends the decoding that is done for somebody who no longer waits for it. May be used from any thread."""
+    """Ends the decoding that is done for somebody who no longer waits for it. May be used from any thread.
 
-    def __init__(self) -> None:
+    With `seconds`, all decoding for it must be over so many seconds from now.
+    """
+
+    def __init__(self, seconds: float = inf) -> None:
+        self.deadline = monotonic() + seconds
         self._lock = threading.Lock()
         self._working: DecoderProcess | None = None
         self._cancelled = False
@@ -78,6 +86,7 @@ class DecoderPool:
         self._lent: set[DecoderProcess] = set()
         self._starting = 0
         self._closings = 0
+        self._answers: OrderedDict[tuple[bytes, str, str], Any] = OrderedDict()
 
     def warm(self) -> None:
         """Start a decoder if there is none, so that the first file need not wait for it."""
@@ -93,14 +102,32 @@ class DecoderPool:
         Raises what `DecoderProcess.parts` does, and ValidationError where no decoder was free in time.
         """
         cancellation = _CURRENT.get() or Cancellation()
-        began = monotonic()
-        process = self._borrow(began + task.patience_s, task, cancellation)
+        last = cancellation.deadline
+        process = self._borrow(min(monotonic() + task.patience_s, last), task, cancellation)
         try:
             with cancellation.using(process):
                 # The time that starting took is not the file's.
-                return _drain(process.parts(task, monotonic() + task.wall_s), take)
+                return _drain(process.parts(task, min(monotonic() + task.wall_s, last)), take)
         finally:
             self._give_back(process)
+
+    def run_once(self, task: Task) -> Any:
+        """Do a task without parts, and for the same bytes again soon give the same answer without doing it.
+
+        Several parts of the program look at each request.
+        """
+        assert isinstance(task.source, bytes)
+        key = sha256(task.source).digest(), task.name, repr(sorted(task.options.items()))
+        with self._changed:
+            if key in self._answers:
+                self._answers.move_to_end(key)
+                return self._answers[key]
+        answer = self.run(task)
+        with self._changed:
+            self._answers[key] = answer
+            if len(self._answers) > _MOST_ANSWERS:
+                self._answers.popitem(last=False)
+        return answer
 
     def close(self) -> None:
         """End all decoders; who waits for one gets CancelledError. The pool may be used again."""
@@ -165,7 +192,7 @@ def pool() -> DecoderPool:
 
 def _busy(task: Task) -> DecodersBusyError:
     return DecodersBusyError(
-        f"{task.subject} could not be read within {task.patience_s:g} s: other files are being decoded",
+        f"{task.subject} could not be read in time: other files are being decoded",
         field=task.field,
         hint="try again",
     )

@@ -57,8 +57,13 @@ def decode_clip(
     from mold_core.media.video_reading import video_frames
 
     for frame in islice(video_frames(file, name=name), 0, frames, every):
-        image = _within_reach(frame.to_image(), reach)
-        emit(image.tobytes(), {"width": image.width, "height": image.height})
+        times = _times_beyond(frame.width, frame.height, reach)
+        if times > 1:
+            image = frame.to_image().reduce(times)
+            emit(image.tobytes(), {"width": image.width, "height": image.height})
+        else:
+            pixels = frame.to_ndarray(format="rgb24")
+            emit(pixels.data.cast("B"), {"width": frame.width, "height": frame.height})
 
 
 def probe_sound(file: BinaryIO, emit: Emit, *, name: str, max_seconds: float) -> dict[str, Any] | None:
@@ -185,7 +190,6 @@ def _moving(file: BinaryIO, format: str, side: int, max_pixels: int) -> Iterator
             yield frame.convert("RGB")
 
 
-def _within_reach(image: Image, reach: tuple[int, int] | None) -> Image:
-    """Return an image at least twice as wide and high as `reach`, where it is four times as large or more."""
-    times = 1 if reach is None else min(image.width // reach[0], image.height // reach[1]) // 2
-    return image.reduce(times) if times > 1 else image
+def _times_beyond(width: int, height: int, reach: tuple[int, int] | None) -> int:
+    """Return how many times smaller a frame still is twice as wide and high as `reach`."""
+    return 1 if reach is None else min(width // reach[0], height // reach[1]) // 2
