@@ -19,7 +19,7 @@ from mold_flux.parts import COMPONENTS, expands, model_parts
 from mold_flux.pipeline import FluxPipeline, fast_dtype
 from mold_flux.prompts import PromptEncoder
 from mold_flux.schedule import DEV, SCHNELL
-from mold_flux.speed import compile_blocks, worth_compiling
+from mold_flux.speed import attention_for, compile_blocks, worth_compiling
 from mold_flux.text_encoders import ClipTextEncoder, ClipTokenizer, T5Encoder, T5Tokenizer
 from mold_flux.transformer import FluxTransformer
 
@@ -186,7 +186,11 @@ class _Loader:
     def _speed_up(self, transformer: FluxTransformer, device: str, streamed: bool) -> None:
         context = self._context
         if worth_compiling(context.compile, device, self._plan.part("transformer").size_bytes):
-            compile_blocks(transformer, graphs=context.cuda_graphs and not streamed and device.startswith("cuda"))
+            compile_blocks(
+                transformer,
+                graphs=context.cuda_graphs and not streamed and device.startswith("cuda"),
+                attention=attention_for(device, context.attention),
+            )
 
     def _tensors(self, component: str) -> tuple[Weights, Any]:
         path, kind = self._path(component), _KINDS[component]

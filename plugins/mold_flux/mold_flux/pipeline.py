@@ -23,7 +23,7 @@ from mold_flux.sampling import denoise, initial_noise, noised, pack, unpack
 from mold_flux.schedule import Schedule, first_step
 from mold_flux.side_by_side import can_share, shares, side_by_side
 from mold_flux.source import SourceEncoder, kept, with_kept_pixels
-from mold_flux.speed import fast_attention
+from mold_flux.speed import fast_attention, problem_of
 from mold_flux.transformer import Conditioning, FluxTransformer, rope
 
 __all__ = ["FluxPipeline", "fast_dtype"]
@@ -157,6 +157,9 @@ class FluxPipeline:
                 )
 
             packed = torch.cat(side_by_side(denoised, [slice(None)] if together else parts))
+            problem = problem_of(transformer)
+        if problem is not None:
+            run.report(Info(message=problem))
         return unpack(packed, rows, columns)
 
     def _previews(self, requests: Sequence[GenerateRequest], grid: tuple[int, int], run: Run) -> Previews | None:
