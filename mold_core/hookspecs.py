@@ -251,6 +251,8 @@ class Pipeline(Protocol):
 
 # A pipeline may also have:
 #   peak_bytes: int    the most that it takes on the device while it runs, where that is more than `size_bytes`
+#   replan(plan: MemoryPlan) -> None
+#                      takes a plan of the same strategy and parts, for requests that are larger than those before
 
 
 class ModelFamily(Protocol):

@@ -32,9 +32,9 @@ class ModelPart:
     """A part of a model that is loaded as a whole: a text encoder, a transformer, an autoencoder.
 
     `size_bytes`: its weights in memory on `device` (a torch device name), as they will be held there. `working_bytes`:
-    what computing with it takes besides, for one request of the model's default size. `streamed_bytes`: what its
-    weights take on the device when they are streamed block by block; None where they cannot be. `files`: what it is
-    loaded from.
+    what computing with it takes besides, for one request of the size that is planned for. `together`: how many of the
+    requests of a batch it computes at once at most; None means all of them. `streamed_bytes`: what its weights take on
+    the device when they are streamed block by block; None where they cannot be. `files`: what it is loaded from.
     """
 
     name: str
@@ -43,6 +43,11 @@ class ModelPart:
     working_bytes: int = 0
     streamed_bytes: int | None = None
     files: tuple[Path, ...] = ()
+    together: int | None = None
+
+    def working_bytes_for(self, requests: int) -> int:
+        """Return what computing with it takes besides its weights, for a batch."""
+        return self.working_bytes * (requests if self.together is None else min(requests, self.together))
 
 
 @attrs.frozen(kw_only=True)
@@ -110,16 +115,36 @@ class MemoryPlan:
         """Return the most that the plan takes on a device, weights and working memory."""
         return needed_bytes(self.parts, self.strategy).get(device, 0)
 
+    def most_together(self, requests: int) -> int:
+        """Return how many of so many requests fit into memory in one batch; at least one."""
+        fitting = (
+            count
+            for count in range(requests, 1, -1)
+            if _fits(needed_bytes(self.parts, self.strategy, requests=count), self.room)
+        )
+        return next(fitting, 1)
 
-def needed_bytes(parts: Sequence[ModelPart], strategy: Strategy) -> dict[str, int]:
-    """Return the most that a model takes under a strategy, in bytes by device."""
+    def fits_two(self) -> bool:
+        """Say whether two parts may compute at the same time: the decoder, say, beside the transformer."""
+        return _fits(needed_bytes(self.parts, self.strategy, at_once=2), self.room)
+
+
+def needed_bytes(
+    parts: Sequence[ModelPart], strategy: Strategy, *, requests: int = 1, at_once: int = 1
+) -> dict[str, int]:
+    """Return the most that a model takes under a strategy, in bytes by device.
+
+    `requests` is how many are computed in a batch, `at_once` how many parts compute at the same time.
+    """
     needed: dict[str, int] = {}
     for device in dict.fromkeys(part.device for part in parts):
         here = [part for part in parts if part.device == device]
+        working = [part.working_bytes_for(requests) for part in here]
         if strategy == "eager":
-            needed[device] = sum(part.size_bytes for part in here) + max(part.working_bytes for part in here)
+            needed[device] = sum(part.size_bytes for part in here) + _largest(working, at_once)
         else:
-            needed[device] = max(_alone(part, strategy) for part in here)
+            alone = [_held(part, strategy) + bytes_ for part, bytes_ in zip(here, working, strict=True)]
+            needed[device] = _largest(alone, at_once)
     return needed
 
 
@@ -132,14 +157,24 @@ def plan_memory(
     """
     for strategy in STRATEGIES if wanted is None else (wanted,):
         needed = needed_bytes(parts, strategy)
-        if all(size_bytes <= room.get(device, size_bytes) for device, size_bytes in needed.items()):
+        if _fits(needed, room):
             return MemoryPlan(strategy=strategy, parts=tuple(parts), room=dict(room), asked=wanted is not None)
     raise _too_large(parts, room, wanted, model)
 
 
-def _alone(part: ModelPart, strategy: Strategy) -> int:
+def _held(part: ModelPart, strategy: Strategy) -> int:
     streamed = strategy == "offload" and part.streamed_bytes is not None
-    return (part.streamed_bytes or 0 if streamed else part.size_bytes) + part.working_bytes
+    return part.streamed_bytes or 0 if streamed else part.size_bytes
+
+
+def _largest(sizes: Sequence[int], count: int) -> int:
+    """Return the sum of the largest numbers, `count` of them."""
+    return sum(sorted(sizes, reverse=True)[:count])
+
+
+def _fits(needed: Mapping[str, int], room: Mapping[str, int]) -> bool:
+    """Say whether bytes by device fit; a device without an entry in `room` has no limit."""
+    return all(size_bytes <= room.get(device, size_bytes) for device, size_bytes in needed.items())
 
 
 def _too_large(
@@ -158,7 +193,7 @@ def _too_large(
     way_out = (
         "let mold choose how it is held in memory (leave the strategy out)"
         if wanted is not None and wanted != STRATEGIES[-1]
-        else "use a smaller tag (mold list), or raise MOLD_MEMORY_BUDGET_GB"
+        else "use a smaller tag (mold list) or a smaller size, or raise MOLD_MEMORY_BUDGET_GB"
     )
     return InsufficientMemoryError(
         f"model {model!r} needs {needs}, even with strategy {strategy}"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import attrs
 
-from mold_core.catalog import LocalFiles, ModelSpec, ModelStore
+from mold_core.catalog import LocalFiles, ModelDefaults, ModelSpec, ModelStore
 from mold_core.catalog.space import in_words
 from mold_core.engine.device import (
     DeviceInfo,
@@ -25,9 +25,18 @@ from mold_core.hookspecs import LoadContext, ModelFamily
 from mold_core.placement import STRATEGIES, MemoryPlan, MemoryWishes, ModelPart, Strategy, needed_bytes, plan_memory
 from mold_core.plugins import Plugins
 from mold_core.settings import Settings
-from mold_core.wire import ProgressEvent
+from mold_core.wire import GenerateRequest, ProgressEvent
 
-__all__ = ["MemoryReport", "explained", "load_context", "memory_report", "plan_for", "wishes_of"]
+__all__ = [
+    "MemoryReport",
+    "explained",
+    "load_context",
+    "memory_report",
+    "pixels_of",
+    "plan_for",
+    "spec_for",
+    "wishes_of",
+]
 
 # Settings that place a part of a model on a device, by the name that families know it under.
 _PLACES = ("text_encoders", "t5", "clip_l", "transformer", "vae")
@@ -200,6 +209,28 @@ def plan_for(family: ModelFamily, spec: ModelSpec, files: LocalFiles, context: L
     """
     parts = _parts_of(family, spec, files, context)
     return plan_memory(parts, context.room, context.wishes.strategy, model=spec.name) if parts else None
+
+
+def spec_for(spec: ModelSpec, requests: Sequence[GenerateRequest]) -> ModelSpec:
+    """Return a model whose default size is at least that of each request: memory is planned for it."""
+    largest = max((attrs.evolve(spec.defaults, **_size(request)) for request in requests), key=_pixels, default=None)
+    if largest is None or _pixels(largest) <= _pixels(spec.defaults):
+        return spec
+    return attrs.evolve(spec, defaults=largest)
+
+
+def pixels_of(spec: ModelSpec) -> int:
+    """Return how many pixels all frames of a model's default size have together."""
+    return _pixels(spec.defaults)
+
+
+def _size(request: GenerateRequest) -> dict[str, int]:
+    size = {"width": request.width, "height": request.height, "frames": request.frames}
+    return {name: value for name, value in size.items() if value is not None}
+
+
+def _pixels(size: ModelDefaults) -> int:
+    return (size.width or 0) * (size.height or 0) * (size.frames or 1)
 
 
 def explained(plan: MemoryPlan, device: str, name: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,15 +15,17 @@ from typing import Any, ParamSpec, TypeVar, cast
 import attrs
 
 from mold_core.cancelling import cancelled_by
-from mold_core.catalog import ModelSpec, ModelStore
+from mold_core.catalog import LocalFiles, ModelSpec, ModelStore
 from mold_core.chains.clips import ClipWork, encode_clip, render_clip
 from mold_core.engine.device import DeviceInfo, budget_bytes, device_info, free_bytes, torch_name, use_device
 from mold_core.engine.expanding import Expanding
-from mold_core.engine.memory import explained, load_context, plan_for
+from mold_core.engine.memory import explained, load_context, pixels_of, plan_for, spec_for
 from mold_core.engine.placing import WHOLE
 from mold_core.engine.residency import Residency
+from mold_core.engine.within_memory import generate_within_memory, saying_out_of_memory
 from mold_core.errors import CancelledError, InferenceError, MoldError
-from mold_core.hookspecs import ChainRenderer, Frames, Pipeline, Run, UpscalerNetwork
+from mold_core.hookspecs import ChainRenderer, Frames, ModelFamily, Pipeline, Run, UpscalerNetwork
+from mold_core.placement import MemoryPlan
 from mold_core.plugins import Plugins
 from mold_core.settings import Settings
 from mold_core.upscaling.loading import COMPONENT, FAMILY, load_network
@@ -62,6 +65,8 @@ class LocalWorker:
         self._beside = self._residency if self.device == "cpu" else Residency(budget_bytes(settings, "cpu"))
         self._placed: dict[str, Mapping[str, str]] = {}
         self._versions: dict[str, tuple[str, ...]] = {}
+        self._plans: dict[str, MemoryPlan] = {}
+        self._planned_px: dict[str, int] = {}  # the largest size that the plan of a model is for
 
     def loaded(self) -> frozenset[str]:
         """Return the full names of the models in memory."""
@@ -85,10 +90,18 @@ class LocalWorker:
     @_cancellable
     def generate(self, spec: ModelSpec, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
         """Return one Frames per request. What a plugin raises becomes an InferenceError with the cause chained."""
-        pipeline = self._pipeline(spec, run)
+        pipeline = self._pipeline(spec, run, requests)
         run.check()
+        plan = self._plans.get(spec.name)
         with blaming(f"{spec.name} failed while generating"):
-            made = pipeline.generate(requests, run)
+            made = generate_within_memory(
+                pipeline,
+                requests,
+                run,
+                most=plan.most_together(len(requests)) if plan else len(requests),
+                device=self.device,
+                make_room=lambda: self._drop_all_but(spec.name),
+            )
         if len(made) != len(requests):
             raise InferenceError(
                 f"family {spec.family!r} returned {len(made)} results for {len(requests)} requests, a fault in it"
@@ -102,31 +115,35 @@ class LocalWorker:
         That one of those cannot be decoded is no failure of this clip, and may be one of memory: who asked finds it
         undone.
         """
-        pipeline, renderer = self._pipeline(spec, run), self._plugins.chain_renderers[spec.family]
-        if self.device == "cpu":
-            # PERF: both take all cores, and torch's threads of two at once wait for one another: the clip that is
-            # rendered would take twice as long.
+        pipeline = self._pipeline(spec, run, [work.request])
+        renderer, plan = self._plugins.chain_renderers[spec.family], self._plans.get(spec.name)
+        if self.device == "cpu" or (plan is not None and not plan.fits_two()):
+            # There is no memory for both, or, PERF, both take all cores, and torch's threads of two at once wait for
+            # one another: the clip that is rendered would take twice as long.
             for other in beside:
                 _encode_or_leave(renderer, pipeline, other, run)
             beside = ()
         with ThreadPoolExecutor(1, "mold-encode", use_device, (self.device,)) as thread:
             for other in beside:
                 thread.submit(_encode_or_leave, renderer, pipeline, other, run)
-            with blaming(f"{spec.name} failed while rendering"):
+            what = f"{spec.name} failed while rendering"
+            with blaming(what), saying_out_of_memory(what, self.device):
                 render_clip(renderer, pipeline, work, run)
 
     @_cancellable
     def encode_clip(self, spec: ModelSpec, work: ClipWork, run: Run) -> None:
         """Leave the frames and the sound of a rendered clip on disk."""
-        pipeline, renderer = self._pipeline(spec, run), self._plugins.chain_renderers[spec.family]
-        with blaming(f"{spec.name} failed while decoding"):
+        pipeline = self._pipeline(spec, run, [work.request])
+        renderer, what = self._plugins.chain_renderers[spec.family], f"{spec.name} failed while decoding"
+        with blaming(what), saying_out_of_memory(what, self.device):
             encode_clip(renderer, pipeline, work)
 
     @_cancellable
     def expand(self, request: ExpandRequest, run: Run) -> tuple[str, ...]:
         """Return the prompts that a complete request asks for; room is made for what writes them."""
         expanding = Expanding.of(request, self._settings, self._plugins, self.device)
-        with blaming("the prompt could not be expanded"):
+        what = "the prompt could not be expanded"
+        with blaming(what), saying_out_of_memory(what, self.device):
             expanding.check()
             self._residency.make_room(expanding.size_bytes())
             return expanding.write(run)
@@ -147,9 +164,17 @@ class LocalWorker:
     def _drop(self, name: str) -> bool:
         self._placed.pop(name, None)
         self._versions.pop(name, None)
+        self._plans.pop(name, None)
+        self._planned_px.pop(name, None)
         return self._residency.drop(name) or self._beside.drop(name)
 
-    def _pipeline(self, spec: ModelSpec, run: Run) -> Pipeline:
+    def _drop_all_but(self, name: str) -> None:
+        for other in (*self._residency.names, *self._beside.names):
+            if other != name:
+                self._drop(other)
+
+    def _pipeline(self, spec: ModelSpec, run: Run, requests: Sequence[GenerateRequest] = ()) -> Pipeline:
+        """Return a model in memory, held so that there is room to compute each of the requests."""
         files, family = self._store.locate(spec), self._plugins.families[spec.family]
         if self._placed.get(spec.name, spec.devices) != spec.devices:
             self._drop(spec.name)  # it was placed elsewhere
@@ -158,15 +183,51 @@ class LocalWorker:
             self._drop(spec.name)  # its files are not those it was loaded from
         device = torch_name(spec.devices.get(WHOLE, self.device), self.device)
         residency = self._residency if device == self.device else self._beside
+        sized = spec_for(spec, requests)
+        if spec.name in residency.names and pixels_of(sized) > self._planned_px.get(spec.name, 0):
+            self._plan_again(sized, files, family, device, residency)
         if spec.name in residency.names:
             return residency.get(spec.name)
+        return self._loaded(spec, sized, files, family, device, residency, versions, run)
+
+    def _plan_again(
+        self, sized: ModelSpec, files: LocalFiles, family: ModelFamily, device: str, residency: Residency
+    ) -> None:
+        """Plan a model that is in memory for a larger size; drop it where it has to be held in another way."""
+        name = sized.name
+        held_bytes = residency.used_bytes
+        context = load_context(self._settings, self._plugins, device, held_bytes=held_bytes, placed=sized.devices)
+        plan, before = plan_for(family, sized, files, context), self._plans.get(name)
+        if plan is None or before is None:
+            return
+        if plan.strategy != before.strategy or _outline(plan) != _outline(before):
+            self._drop(name)
+            return
+        self._plans[name], self._planned_px[name] = plan, pixels_of(sized)
+        replan = getattr(residency.get(name), "replan", None)
+        if replan is not None:
+            replan(plan)
+
+    def _loaded(
+        self,
+        spec: ModelSpec,
+        sized: ModelSpec,
+        files: LocalFiles,
+        family: ModelFamily,
+        device: str,
+        residency: Residency,
+        versions: tuple[str, ...],
+        run: Run,
+    ) -> Pipeline:
         self._placed[spec.name], self._versions[spec.name] = spec.devices, versions
         held_bytes = residency.used_bytes
         context = load_context(
             self._settings, self._plugins, device, run.report, held_bytes=held_bytes, placed=spec.devices
         )
         with blaming(f"{spec.name} could not be loaded"):
-            plan = plan_for(family, spec, files, context)
+            plan = plan_for(family, sized, files, context)
+        if plan is not None:
+            self._plans[spec.name], self._planned_px[spec.name] = plan, pixels_of(sized)
         remark = plan and explained(plan, device, spec.name)
         if remark:
             run.report(Info(message=remark))
@@ -175,7 +236,8 @@ class LocalWorker:
             started = monotonic()
             stage = f"Loading {spec.name}"
             run.report(StageStart(name=stage))
-            with blaming(f"{spec.name} could not be loaded"):
+            what = f"{spec.name} could not be loaded"
+            with blaming(what), saying_out_of_memory(what, device):
                 pipeline = family.load(spec, files, attrs.evolve(context, plan=plan))
             run.report(StageDone(name=stage, elapsed_ms=int((monotonic() - started) * 1000)))
             return pipeline
@@ -203,6 +265,11 @@ class LocalWorker:
         return cast(UpscalerNetwork, network)
 
 
+def _outline(plan: MemoryPlan) -> list[object]:
+    """Return what parts a plan has in memory, whatever computing with them takes."""
+    return [(part.name, part.device, part.files) for part in plan.parts]
+
+
 def _encode_or_leave(renderer: ChainRenderer, pipeline: Pipeline, work: ClipWork, run: Run) -> None:
     try:
         with cancelled_by(run.check):
@@ -221,6 +288,7 @@ def blaming(what: str) -> Iterator[None]:
     except MoldError:
         raise
     except (Exception, SystemExit) as error:
+        traceback.clear_frames(error.__traceback__)  # whoever keeps the error shall not keep the tensors of its frames
         raise InferenceError("%s: %s", what, error) from error
 
 

@@ -14,6 +14,7 @@ from mold_core.errors import InsufficientMemoryError
 from mold_core.hookspecs import UpscalerNetwork
 from mold_core.upscaling.memory import SMALLEST_TILE
 from mold_core.upscaling.plan import Span, ramps, spans
+from mold_core.weights import is_out_of_memory, release_cached
 from mold_core.weights.finite import check_finite
 
 __all__ = ["Enlarger", "Reader"]
@@ -138,7 +139,7 @@ class Enlarger:
             on_device = tiles.to(self._device, memory_format=torch.channels_last)
             larger = self.network.module(on_device).to("cpu", torch.float32).contiguous()
         except Exception as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             message = (str(error) or "no memory").splitlines()[0]
         else:
@@ -161,8 +162,7 @@ class Enlarger:
         return max(self.tile, 2 * overlap, self._grown(1))
 
     def _shrink(self, tiles: Tensor, message: str) -> None:
-        if self._device.startswith("cuda"):
-            torch.cuda.empty_cache()
+        release_cached(self._device)
         if len(tiles) > 1:
             self._together = 1
             return
@@ -222,12 +222,3 @@ def _filled_in(tile: Tensor) -> Tensor:
         known = torch.where(reached, spread, known)
         weight = torch.where(reached, torch.ones_like(weight), weight)
     return torch.where(weight > 0, known, colours)[0]
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in text or "not enough memory" in text or "out of memory" in text
-    )

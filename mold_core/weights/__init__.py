@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mold_core.cancelling import check_cancelled
 from mold_core.weights.files import BUILT_IN, open_weights, read_weights
 from mold_core.weights.measuring import PartSizes, held_bytes, measure
+from mold_core.weights.out_of_memory import is_out_of_memory, release_cached
 from mold_core.weights.source import TensorSource, WeightFile
 from mold_core.weights.types import StoredType, type_named
 
@@ -96,12 +97,14 @@ __all__ = [
     "fill",
     "flat",
     "held_bytes",
+    "is_out_of_memory",
     "kernel_for",
     "linear_layers",
     "measure",
     "open_weights",
     "read_adapter",
     "read_weights",
+    "release_cached",
     "to_int8",
     "type_named",
     "unfilled",

@@ -12,6 +12,7 @@ import attrs
 import torch
 from torch import nn
 
+from mold_core.weights.out_of_memory import release_cached
 from mold_core.weights.streaming import BlockStream, tensors_of
 
 if TYPE_CHECKING:
@@ -105,8 +106,7 @@ class LoadedParts:
             if held.stream is not None:
                 held.stream.close()
             held.module.to("meta")
-        if self.plan.part(name).device.startswith("cuda"):
-            torch.cuda.empty_cache()
+        release_cached(self.plan.part(name).device)
 
     def close(self) -> None:
         """Free every part."""

@@ -119,7 +119,7 @@ def test_a_worker_and_each_of_its_threads_computes_on_its_own_gpu(home: Path, mo
 
     monkeypatch.setattr(worker_module, "render_clip", note)
     monkeypatch.setattr(worker_module, "encode_clip", note)
-    clip: Any = SimpleNamespace(request=None)
+    clip: Any = SimpleNamespace(request=GenerateRequest(prompt="p"))
     worker.render_clip(flipbook_model(), clip, RecordedRun(), [clip])
     here = threading.current_thread().name.partition("_")[0]
     assert set(threads) == {here, "mold-encode"}

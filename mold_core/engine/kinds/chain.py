@@ -17,6 +17,7 @@ from mold_core.engine.complete import complete
 from mold_core.engine.jobs import Job, JobKind
 from mold_core.engine.kinds.kind import Bench, Prepared, ResultFile
 from mold_core.engine.kinds.shots import metadata_of
+from mold_core.engine.memory import spec_for
 from mold_core.engine.models import Models
 from mold_core.engine.worker import blaming
 from mold_core.errors import CancelledError, ChainError, MoldError, ValidationError, WorkerError
@@ -90,7 +91,7 @@ class ChainKind:
             self._begin(job, chain, bench)
         if chain.first_missing < len(chain.works) or chain.ready:
             with bench.loading(spec):
-                worker.load(spec, _ClipRun(job, 0))
+                worker.load(spec_for(spec, [work.request for work in chain.works]), _ClipRun(job, 0))
         if chain.first_missing < len(chain.works):
             _make_clip(job, spec, chain, chain.first_missing, worker)
             return jobs

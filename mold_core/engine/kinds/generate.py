@@ -18,6 +18,7 @@ from mold_core.engine.kinds.expand import check_expansion, expand_prompts
 from mold_core.engine.kinds.kind import Bench, Prepared, ResultFile
 from mold_core.engine.kinds.shots import Shot, encode, metadata_of, response_of, shots_of
 from mold_core.engine.kinds.upscale import fetch_upscaler
+from mold_core.engine.memory import spec_for
 from mold_core.engine.models import Models
 from mold_core.engine.upscalers import upscaler_for
 from mold_core.engine.worker import blaming
@@ -107,7 +108,8 @@ class GenerateKind:
         if not jobs:
             return
         with bench.loading(spec):
-            worker.load(spec, BatchRun(jobs, on_stage=partial(_stage, bench)))
+            sized = spec_for(spec, [job.request for job in jobs])
+            worker.load(sized, BatchRun(jobs, on_stage=partial(_stage, bench)))
         try:
             _generate(jobs, spec, worker, bench, prompts)
         except (CancelledError, WorkerError):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mold_core import CheckpointError, WeightLoad
-from mold_core.weights import fill
+from mold_core.weights import fill, release_cached
 
 if TYPE_CHECKING:
     from mold_core import LoadContext
@@ -44,8 +44,7 @@ def filled(
 
     def close() -> None:
         module.to("meta")
-        if context.device.startswith("cuda"):
-            torch.cuda.empty_cache()
+        release_cached(context.device)
 
     return run, size_bytes, close
 

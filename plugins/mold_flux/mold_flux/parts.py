@@ -14,7 +14,7 @@ from mold_core.weights import PartSizes, measure, open_weights
 if TYPE_CHECKING:
     from mold_core import LoadContext, LocalFiles, ModelSpec
 
-__all__ = ["COMPONENTS", "device_of", "expands", "model_parts"]
+__all__ = ["COMPONENTS", "DECODED_PX", "device_of", "expands", "model_parts"]
 
 # Components with weights, in the order they are used in, and the names that a device can be asked for by.
 COMPONENTS = {
@@ -38,9 +38,13 @@ _T5_STAYING_SHARE, _T5_LARGEST_SHARE = 0.028, 0.0405
 
 # Numbers per token and channel that are in memory at once: queries and keys in float32, both halves of a block's MLP.
 _TOKEN_WIDTHS = 40
-# Channels, in multiples of those of the last level, that the autoencoder has in memory for every pixel.
-_PIXEL_WIDTHS = 8
-_TILE_PX = 1024
+# Channels, in multiples of those of the last level, that the autoencoder has in memory for every pixel: 9 in live
+# tensors, the rest for cuDNN's workspace and for copies in another order that group norms make on CUDA.
+_PIXEL_WIDTHS = 12
+
+
+# Pixels that are decoded together: eight images of 128x128, which take a fifth less time than one by one.
+DECODED_PX = 131_072
 
 
 def model_parts(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> tuple[ModelPart, ...]:
@@ -107,6 +111,7 @@ def _part(component: str, path: Path, spec: ModelSpec, context: LoadContext) -> 
         device=device,
         streamed_bytes=sizes.streamed_bytes(device),
         working_bytes=_working_bytes(component, spec, width) * number_bytes,
+        together=max(1, DECODED_PX // _pixels(spec)) if component == "vae" else None,
         files=(path,),
     )
 
@@ -153,10 +158,14 @@ def _width(component: str, sources: Mapping[str, Any]) -> int:
 
 
 def _working_bytes(component: str, spec: ModelSpec, width: int) -> int:
-    """Return how many numbers are in memory besides the weights, for one picture of the model's default size."""
-    pixels = (spec.defaults.width or 1024) * (spec.defaults.height or 1024)
+    """Return how many numbers are in memory besides the weights, for one image of the model's default size."""
+    pixels = _pixels(spec)
     text_tokens = int(spec.options.get("text_tokens", 512))
     if component == "vae":
-        return min(pixels, _TILE_PX**2) * width * _PIXEL_WIDTHS
+        return pixels * width * _PIXEL_WIDTHS
     tokens = {"transformer": pixels // 256 + text_tokens, "t5_encoder": text_tokens}.get(component, 77)
     return tokens * width * _TOKEN_WIDTHS
+
+
+def _pixels(spec: ModelSpec) -> int:
+    return (spec.defaults.width or 1024) * (spec.defaults.height or 1024)

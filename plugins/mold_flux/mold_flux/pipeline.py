@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mold_core import CacheHit, Frames, GenerateRequest, Info, LoraWeight, Run, StageDone, StageStart
+from mold_core import CacheHit, Frames, GenerateRequest, Info, LoraWeight, MemoryPlan, Run, StageDone, StageStart
 from mold_core.weights import AdapterShelf, LoadedParts, check_finite
 from mold_flux.autoencoder import Autoencoder, AutoencoderConfig
 from mold_flux.lora_places import FluxNames
 from mold_flux.native import NativeSize
+from mold_flux.parts import DECODED_PX
 from mold_flux.preview import Previews
 from mold_flux.prompts import PromptEncoder
 from mold_flux.sampling import denoise, initial_noise, noised, pack, unpack
@@ -33,9 +34,6 @@ _PACKING = 2
 
 # Multiply-adds of one step that keep a thread busy, about one for each weight and token: measured with flux-nano.
 _WORK_PER_THREAD = 400_000_000
-
-# Pixels that are decoded together: eight pictures of 128x128, which take a fifth less time than one by one.
-_DECODED_PX = 131_072
 
 
 class FluxPipeline:
@@ -80,6 +78,10 @@ class FluxPipeline:
     def peak_bytes(self) -> int:
         """The most that weights and computing take of that device while a picture is made, in bytes."""
         return self.parts.plan.peak_bytes(self._home)
+
+    def replan(self, plan: MemoryPlan) -> None:
+        """Leave room for larger requests from now on."""
+        self.parts.plan = plan
 
     def generate(self, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
         """Return one picture per request; all have one `batch_key`."""
@@ -251,7 +253,7 @@ def _encoded(autoencoder: Autoencoder, pixels: Tensor) -> Tensor:
 def _decoded(autoencoder: Autoencoder, latents: Tensor) -> list[Image.Image]:
     weight = next(autoencoder.parameters())
     latents = latents.to(weight.device, weight.dtype, memory_format=torch.channels_last)
-    pictures = latents.split(max(1, _DECODED_PX // (latents.shape[-2] * latents.shape[-1] * 64)))
+    pictures = latents.split(max(1, DECODED_PX // (latents.shape[-2] * latents.shape[-1] * 64)))
     return [image for few in pictures for image in _images(_pixels(autoencoder, few))]
 
 

@@ -74,6 +74,7 @@ def model_parts(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> tup
             working_bytes=working.get(name, 0) * number_bytes(name, spec, context)
             + (adapter if name == "transformer" else 0),  # it is beside the transformer in a second pass
             files=paths.get(name, ()),
+            together=1,
         )
         for name, size in sizes.items()
     )

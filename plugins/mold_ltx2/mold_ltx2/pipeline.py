@@ -15,7 +15,7 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from mold_core import CacheHit, Frames, GenerateRequest, Run, Sound, StageDone, StageStart
+from mold_core import CacheHit, Frames, GenerateRequest, MemoryPlan, Run, Sound, StageDone, StageStart
 from mold_core.weights import AdapterShelf, LoadedParts
 from mold_ltx2.checks import lacking_upsampler
 from mold_ltx2.conditioning import Conditioning, Pinned
@@ -77,6 +77,10 @@ class Ltx2Pipeline:
     def peak_bytes(self) -> int:
         """The most that weights and computing take on the device while a clip is made, in bytes."""
         return self.parts.plan.peak_bytes(self._device)
+
+    def replan(self, plan: MemoryPlan) -> None:
+        """Leave room for larger requests from now on."""
+        self.parts.plan = plan
 
     def generate(self, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
         """Return one video per request."""

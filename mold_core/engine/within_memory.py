@@ -1,0 +1,126 @@
+"""Requests computed together as far as memory allows: batches are cut, and halved when memory runs out."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import attrs
+
+from mold_core.errors import InsufficientMemoryError, MoldError
+from mold_core.hookspecs import Frames, Pipeline, Run
+from mold_core.weights.out_of_memory import is_out_of_memory, release_cached
+from mold_core.wire import GenerateRequest, Info, Preview, ProgressEvent
+
+__all__ = ["generate_within_memory", "saying_out_of_memory"]
+
+log = logging.getLogger("mold.engine")
+
+_WAY_OUT = "use a smaller size, fewer frames or a smaller tag (mold list), or hold less in memory with --offload"
+
+
+def generate_within_memory(
+    pipeline: Pipeline,
+    requests: Sequence[GenerateRequest],
+    run: Run,
+    *,
+    most: int,
+    device: str,
+    make_room: Callable[[], object],
+) -> list[Frames]:
+    """Return what a pipeline generates, at most `most` requests at a time.
+
+    When memory runs out, `make_room` drops what others hold and the batch is halved. Raises InsufficientMemoryError
+    when it runs out for one request alone.
+    """
+    made: list[Frames] = []
+    done = parts_done = 0  # not counted by results: a pipeline may return too few
+    tried_alone = False
+    while done < len(requests):
+        left = len(requests) - done
+        part = requests[done : done + most]
+        parts = parts_done + -(-left // most)
+        some, problem = _attempt(pipeline, part, _PartOfRun(run, parts_done, parts, done))
+        if problem is None:
+            made += some
+            done += len(part)
+            parts_done += 1
+            tried_alone = False
+            continue
+        # Outside of the handler the error, and with it every tensor of the failed attempt, is gone.
+        make_room()
+        release_cached(device)
+        if len(part) > 1:
+            most = max(1, len(part) // 2)
+            run.report(Info(message=f"memory ran out for {len(part)} images together; going on with {most} at a time"))
+        elif tried_alone:
+            raise InsufficientMemoryError(
+                "there is not enough memory on %s: %s", device, MemoryError(problem), hint=_WAY_OUT
+            )
+        tried_alone = len(part) == 1
+        log.warning("memory ran out on %s: %s", device, problem)
+    return made
+
+
+@contextmanager
+def saying_out_of_memory(what: str, device: str) -> Iterator[None]:
+    """Turn running out of memory into an InsufficientMemoryError that says what was done; free what it held."""
+    problem = None
+    try:
+        yield
+    except MoldError:
+        raise
+    except Exception as error:
+        problem = _problem(error)
+        if problem is None:
+            raise
+    if problem is not None:
+        release_cached(device)
+        raise InsufficientMemoryError(
+            "%s: there is not enough memory on %s: %s", what, device, MemoryError(problem), hint=_WAY_OUT
+        )
+
+
+def _attempt(pipeline: Pipeline, requests: Sequence[GenerateRequest], run: Run) -> tuple[list[Frames], str | None]:
+    """Return results, or why memory ran out."""
+    try:
+        return pipeline.generate(requests, run), None
+    except MoldError:
+        raise
+    except Exception as error:
+        problem = _problem(error)
+        if problem is None:
+            raise
+        return [], problem
+
+
+def _problem(error: Exception) -> str | None:
+    """Return the first line of an error that means that memory ran out, whose tensors are let go; else None."""
+    if not is_out_of_memory(error):
+        return None
+    traceback.clear_frames(error.__traceback__)
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+@attrs.frozen
+class _PartOfRun:
+    """The run of a part of a batch: steps and previews are counted through all parts."""
+
+    run: Run
+    part: int
+    parts: int
+    first: int
+
+    def report(self, event: ProgressEvent) -> None:
+        if isinstance(event, Preview):
+            step = self.part * event.total + event.step
+            event = attrs.evolve(event, index=self.first + event.index, step=step, total=self.parts * event.total)
+        self.run.report(event)
+
+    def step(self, step: int, total: int, elapsed_ms: int) -> None:
+        self.run.step(self.part * total + step, self.parts * total, elapsed_ms)
+
+    def check(self) -> None:
+        self.run.check()
