@@ -54,7 +54,9 @@ def test_a_bomb_is_refused(
     content_type: str,
     bomb: Callable[[int], bytes],
 ) -> None:
+    honest.resting = True
     body = bomb(SIZE)
+    honest.resting = False
     with growth_of(server.process.pid) as growth:
         began = time.monotonic()
         answer = server.ask("POST", path, body, Content_Type=content_type)
