@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mold_core.weights.packed import PackedTensor, Scratch, concatenate
     from mold_core.weights.panels import compiled_product
     from mold_core.weights.parts import LoadedParts, PartLoader
+    from mold_core.weights.progress import LoadProgress
     from mold_core.weights.side_branch import adapted
     from mold_core.weights.streaming import BlockStream
 
@@ -47,6 +48,7 @@ _WITH_TORCH = {
     "read_adapter": "lora",
     "BlockStream": "streaming",
     "Kernel": "compiled",
+    "LoadProgress": "progress",
     "LoadedParts": "parts",
     "Int8Embedding": "int8",
     "Int8Linear": "int8",
@@ -74,6 +76,7 @@ __all__ = [
     "Int8Embedding",
     "Int8Linear",
     "Kernel",
+    "LoadProgress",
     "LoadedParts",
     "PackedEmbedding",
     "PackedLinear",

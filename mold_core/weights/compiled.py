@@ -110,6 +110,27 @@ def kernel_for(
     return _kernel(type_, dtype, place, folder.absolute(), make)
 
 
+def is_to_be_compiled(
+    type_: StoredType,
+    dtype: torch.dtype,
+    device: str | torch.device = "cpu",
+    *,
+    work: int,
+    compile: CompileMode = "auto",
+    cache_dir: Path | None = None,
+) -> bool:
+    """Say whether `kernel_for`, given the same, would compile, which takes seconds, rather than read what is there."""
+    place = torch.device(device).type
+    if compile == "off" or type_.name not in kernels.KERNELS or place not in ("cpu", "cuda"):
+        return False
+    path = _library_path(type_, dtype, (cache_dir or Path(tempfile.gettempdir()) / "mold") / "kernels")
+    return (compile == "on" or work >= WORTH_COMPILING) and (place != "cpu" or not path.is_file())
+
+
+def _library_path(type_: StoredType, dtype: torch.dtype, folder: Path) -> Path:
+    return folder / f"{type_.name}-{str(dtype).removeprefix('torch.')}-{_digest()}.so"
+
+
 @functools.lru_cache(maxsize=256)
 def _kernel(type_: StoredType, dtype: torch.dtype, place: str, folder: Path, make: bool) -> Kernel | None:
     try:
@@ -128,7 +149,7 @@ def _kernel(type_: StoredType, dtype: torch.dtype, place: str, folder: Path, mak
 
 
 def _library_kernel(type_: StoredType, dtype: torch.dtype, folder: Path, make: bool) -> Source | None:
-    path = folder / f"{type_.name}-{str(dtype).removeprefix('torch.')}-{_digest()}.so"
+    path = _library_path(type_, dtype, folder)
     if not path.is_file():
         if not make:
             return None

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from mold_core.cancelling import check_cancelled
 from mold_core.errors import CheckpointError
 from mold_core.weights.blocks import check_between_blocks
-from mold_core.weights.compiled import kernel_for
+from mold_core.weights.compiled import is_to_be_compiled, kernel_for
 from mold_core.weights.layers import PackedEmbedding, PackedLinear
 from mold_core.weights.packed import PackedTensor, Scratch
+from mold_core.weights.progress import LoadProgress, bring_into_memory
 from mold_core.weights.source import TensorSource, shown
 from mold_core.weights.types import StoredType
 
@@ -39,6 +40,7 @@ def fill(
     compile: CompileMode = "auto",
     cache_dir: Path | None = None,
     uses: int = 4,
+    progress: LoadProgress | None = None,
 ) -> None:
     """Make `tensors` the weights of `module`, best one built on the meta device.
 
@@ -50,7 +52,8 @@ def fill(
 
     `expand_within_bytes` is memory that may be taken to save time: quantised weights are made dense if all weights fit.
     `compile` and `cache_dir` say whether to expand by compiled kernels and where to keep them, as in `kernel_for`; what
-    "auto" weighs is how often the module will run, about: `uses`.
+    "auto" weighs is how often the module will run, about: `uses`. `progress` is told of bytes as they come and
+    of what is compiled.
     """
     _check(module, tensors, source)
     dtype_or_bf16 = dtype or torch.bfloat16
@@ -58,10 +61,11 @@ def fill(
         expand = expand or weight_bytes(tensors, dtype_or_bf16, expand=True) <= expand_within_bytes
     numbers = _packed_numbers(tensors)
     kernels = {
-        type_: kernel_for(
+        type_: _kernel(
             type_,
             dtype_or_bf16,
             device or "cpu",
+            progress,
             work=count * (1 if expand else uses),
             compile=compile,
             cache_dir=cache_dir,
@@ -70,8 +74,14 @@ def fill(
     }
     scratch = Scratch(_scratch_numbers(sum(numbers.values()), device or "cpu"))
     dense: dict[str, Tensor] = {}
+    done, total = 0, sum(map(_stored_bytes, tensors.values()))
     for name, tensor in tensors.items():
         check_cancelled()
+        if progress is not None:
+            if not as_stored:
+                bring_into_memory(tensor if isinstance(tensor, Tensor) else tensor.data)
+            done += _stored_bytes(tensor)
+            progress.advance(done, total)
         if isinstance(tensor, Tensor):
             wanted = dtype if tensor.is_floating_point() and not as_stored else None
             dense[name] = tensor.to(device=device, dtype=wanted)
@@ -82,6 +92,28 @@ def fill(
             dense[name] = packed.expand(dtype_or_bf16, kernel)
     module.load_state_dict(dense, assign=True, strict=False)
     check_between_blocks(module)
+
+
+def _kernel(
+    type_: StoredType,
+    dtype: torch.dtype,
+    device: str | torch.device,
+    progress: LoadProgress | None,
+    *,
+    work: int,
+    compile: CompileMode,
+    cache_dir: Path | None,
+) -> Kernel | None:
+    """Return what `kernel_for` does, and say so if it has to be compiled."""
+    if progress is None or not is_to_be_compiled(type_, dtype, device, work=work, compile=compile, cache_dir=cache_dir):
+        return kernel_for(type_, dtype, device, work=work, compile=compile, cache_dir=cache_dir)
+    with progress.compiling(f"the kernel for {type_.name}"):
+        return kernel_for(type_, dtype, device, work=work, compile=compile, cache_dir=cache_dir)
+
+
+def _stored_bytes(tensor: Tensor | PackedTensor) -> int:
+    data = tensor if isinstance(tensor, Tensor) else tensor.data
+    return data.numel() * data.element_size()
 
 
 def weight_bytes(

@@ -10,8 +10,8 @@ import torch
 from attrs import frozen
 from torch import nn
 
-from mold_core import CheckpointError, MemoryPlan, WeightLoad
-from mold_core.weights import BlockStream, LoadedParts, fill, read_weights, unfilled
+from mold_core import CheckpointError, Info, MemoryPlan
+from mold_core.weights import BlockStream, LoadedParts, LoadProgress, fill, read_weights, unfilled
 from mold_flux import checkpoints
 from mold_flux.autoencoder import Autoencoder, AutoencoderConfig
 from mold_flux.native import NativeSize
@@ -128,7 +128,7 @@ class _Loader:
         self._context = context
         self._plan = plan
         self._loaded_bytes = 0
-        self._total_bytes = sum(path.stat().st_size for part in plan.parts for path in part.files)
+        self._total_bytes = sum(part.size_bytes for part in plan.parts)
 
     def part(self, component: str) -> PartLoader:
         """Return what loads a component."""
@@ -150,8 +150,8 @@ class _Loader:
         with unfilled():
             module = kind.network(config)
         path = self._path(component)
-        expand = expands(self._spec, self._context)
-        compiling = {"compile": self._context.compile, "cache_dir": self._context.cache_dir}
+        expand, progress = expands(self._spec, self._context), self._progress(component, report)
+        compiling = {"progress": progress, "compile": self._context.compile, "cache_dir": self._context.cache_dir}
         if streamed:
             fill(module, tensors, path, dtype=dtype, device="cpu", expand=expand, as_stored=True, **compiling)
             stream = BlockStream(module, kind.units_of(module), device=device, dtype=dtype, pin=True)
@@ -170,8 +170,8 @@ class _Loader:
             stream = None
         module.to(memory_format=kind.memory_format)
         if isinstance(module, FluxTransformer):
-            self._speed_up(module, device, streamed)
-        report(self._progress(component, path))
+            self._speed_up(module, device, streamed, report)
+        progress.finish()
         return module.eval().requires_grad_(False), stream
 
     def _dense_within(self, component: str, device: str) -> int | None:
@@ -183,9 +183,12 @@ class _Loader:
             return None
         return self._plan.held_bytes(component) + self._plan.spare_bytes(device) // 2
 
-    def _speed_up(self, transformer: FluxTransformer, device: str, streamed: bool) -> None:
+    def _speed_up(
+        self, transformer: FluxTransformer, device: str, streamed: bool, report: Callable[[ProgressEvent], object]
+    ) -> None:
         context = self._context
         if worth_compiling(context.compile, device, self._plan.part("transformer").size_bytes):
+            report(Info(message="the first step compiles the transformer, and takes longer than those after it"))
             compile_blocks(
                 transformer,
                 graphs=context.cuda_graphs and not streamed and device.startswith("cuda"),
@@ -206,13 +209,12 @@ class _Loader:
         (path,) = self._plan.part(component).files
         return path
 
-    def _progress(self, component: str, path: Path) -> WeightLoad:
-        if self._plan.strategy == "eager":
-            self._loaded_bytes += path.stat().st_size
-            loaded, total = self._loaded_bytes, self._total_bytes
-        else:
-            loaded = total = path.stat().st_size
-        return WeightLoad(bytes_loaded=loaded, bytes_total=total, component=component)
+    def _progress(self, component: str, report: Callable[[ProgressEvent], object]) -> LoadProgress:
+        size_bytes = self._plan.part(component).size_bytes
+        if self._plan.strategy != "eager":
+            return LoadProgress(report, component, size_bytes, size_bytes)
+        before, self._loaded_bytes = self._loaded_bytes, self._loaded_bytes + size_bytes
+        return LoadProgress(report, component, size_bytes, self._total_bytes, before)
 
     def transformer_tensors(self, tensors: Weights) -> Weights:
         """Return a transformer's tensors, with the embedding layers of a donor where the file has none."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mold_core import MemoryPlan, WeightLoad
-from mold_core.weights import BlockStream, LoadedParts, fill, read_weights, unfilled
+from mold_core import MemoryPlan
+from mold_core.weights import BlockStream, LoadedParts, LoadProgress, fill, read_weights, unfilled
 from mold_ltx2.components import COMPONENTS, Components
 from mold_ltx2.decoding import Autoencoders
 from mold_ltx2.dtypes import dtype_of
@@ -104,7 +104,7 @@ class _Loader:
         device, streamed = self._plan.part(name).device, self._plan.streams(name)
         dtype = dtype_of(name, self._spec, device)
         network, tensors, path = self._found(name)
-        context = self._context
+        context, progress = self._context, self._progress(name, report)
         fill(
             network,
             tensors,
@@ -115,6 +115,7 @@ class _Loader:
             expand=context.expand_weights == "always",
             compile=context.compile,
             cache_dir=context.cache_dir,
+            progress=progress,
         )
         network.eval().requires_grad_(False)
         if name == "text_encoder":
@@ -124,7 +125,7 @@ class _Loader:
             stream = BlockStream(network, _units(name, network), device=device, dtype=dtype, pin=True)
         else:
             network.to(device)
-        report(self._progress(name))
+        progress.finish()
         return network, stream
 
     def _found(self, name: str) -> tuple[Any, Mapping[str, Any], Path]:
@@ -145,12 +146,13 @@ class _Loader:
         extended = name == "vocoder" and any(key.startswith("bwe_generator.") for key in self.components.headers(name))
         return _networks()["extended_vocoder" if extended else name]
 
-    def _progress(self, name: str) -> WeightLoad:
+    def _progress(self, name: str, report: Callable[[ProgressEvent], object]) -> LoadProgress:
         size_bytes = self._plan.part(name).size_bytes
         if self._plan.strategy != "eager":
-            return WeightLoad(bytes_loaded=size_bytes, bytes_total=size_bytes, component=name)
-        self._loaded_bytes = min(self._loaded_bytes + size_bytes, self._total_bytes)
-        return WeightLoad(bytes_loaded=self._loaded_bytes, bytes_total=self._total_bytes, component=name)
+            return LoadProgress(report, name, size_bytes, size_bytes)
+        before = min(self._loaded_bytes, self._total_bytes)
+        self._loaded_bytes += size_bytes
+        return LoadProgress(report, name, size_bytes, self._total_bytes, before)
 
 
 def _units(name: str, network: Any) -> list[nn.Module]:

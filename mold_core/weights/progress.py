@@ -1,0 +1,71 @@
+"""Progress of loading: bytes as they come, and what is compiled meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import attrs
+
+from mold_core.wire import StageDone, StageStart, WeightLoad
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mold_core.wire import ProgressEvent
+
+__all__ = ["LoadProgress", "bring_into_memory"]
+
+# A job keeps its events: a part makes at most fifty, a small one a single one.
+_MOST_EVENTS = 50
+_FEWEST_BYTES = 64_000_000
+_PAGE_BYTES = 4096
+
+
+@attrs.define
+class LoadProgress:
+    """Reports WeightLoad events while a component is loaded.
+
+    `size_bytes` is what the component takes, `before_bytes` what was loaded before it, of `total_bytes` in all.
+    """
+
+    report: Callable[[ProgressEvent], object]
+    component: str
+    size_bytes: int
+    total_bytes: int
+    before_bytes: int = 0
+    _reported_bytes: int = attrs.field(default=0, init=False)
+
+    def advance(self, done: int, total: int) -> None:
+        """Say that `done` of `total` bytes of the file have come. The last of them are reported by `finish`."""
+        loaded = self.size_bytes * done // max(total, 1)
+        step = max(_FEWEST_BYTES, self.size_bytes // _MOST_EVENTS)
+        if loaded - self._reported_bytes >= step and done < total:
+            self._tell(loaded)
+
+    def finish(self) -> None:
+        """Say that the component is loaded."""
+        self._tell(self.size_bytes)
+
+    @contextmanager
+    def compiling(self, what: str) -> Iterator[None]:
+        """Say that something is compiled, while it is."""
+        name, started = f"Compiling {what}, once on this machine", perf_counter()
+        self.report(StageStart(name=name))
+        yield
+        self.report(StageDone(name=name, elapsed_ms=round((perf_counter() - started) * 1000)))
+
+    def _tell(self, loaded: int) -> None:
+        self._reported_bytes = loaded
+        loaded = min(self.before_bytes + loaded, self.total_bytes)
+        self.report(WeightLoad(bytes_loaded=loaded, bytes_total=self.total_bytes, component=self.component))
+
+
+def bring_into_memory(tensor: Tensor) -> None:
+    """Read the pages of a mapped file that a tensor on the CPU lies in, which its first use would do anyway."""
+    import torch
+
+    if tensor.device.type == "cpu" and tensor.is_contiguous() and tensor.numel():
+        tensor.detach().view(-1).view(torch.uint8)[::_PAGE_BYTES].max()
