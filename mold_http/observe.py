@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import sys
@@ -13,6 +12,7 @@ from typing import Any, Literal
 
 import falcon.asgi
 
+from mold_core.text import LogLines, json_text, trace_of, visible
 from mold_http.log_limits import EqualLines
 from mold_http.metrics import Metrics
 
@@ -26,7 +26,13 @@ _HARMLESS_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _REQUEST_ID: ContextVar[str | None] = ContextVar("mold_request_id", default=None)
 
 # What every log record has; all else was given as `extra` and is written out.
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request_id", "color_message"}
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
+    "message",
+    "asctime",
+    "request_id",
+    "color_message",
+    "traceback",
+}
 
 
 def current_request_id() -> str | None:
@@ -86,21 +92,18 @@ class JsonLines(logging.Formatter):
         if getattr(record, "request_id", None):
             line["request_id"] = record.request_id  # type: ignore[attr-defined]
         line.update({name: value for name, value in vars(record).items() if name not in _STANDARD})
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        if trace := trace_of(record):
+            line["exception"] = "\n".join(trace)
+        return json_text(line)
 
 
-class _TextLines(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
+class _TextLines(LogLines):
+    def about(self, record: logging.LogRecord) -> str:
         extras = {name: value for name, value in vars(record).items() if name not in _STANDARD}
         request_id = getattr(record, "request_id", None)
         if request_id:
             extras["request_id"] = request_id
-        about = " ".join(f"{name}={value}" for name, value in extras.items())
-        first, line_break, rest = text.partition("\n")
-        return f"{first} {about}{line_break}{rest}" if about else text
+        return visible("".join(f" {name}={value}" for name, value in extras.items()))
 
 
 def configure_logs(level: str, format: LogFormat) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
+from mold_core.cli.output import echo, style
 from mold_core.errors import ValidationError
 
 if TYPE_CHECKING:
@@ -76,10 +75,9 @@ def fill_in(
         if name in flags and flags[name] is None and not (another and name in _OF_MODEL):
             flags[name] = value
     if "frames" in made:
-        click.secho("note:", fg="yellow", err=True, nl=False)
-        click.echo(
-            " of what made a film, its file holds words, numbers and one adapter: sounds, pictures, videos, further"
-            " prompts and a pipeline have to be named again",
+        echo(
+            f"{style('note:', fg='yellow')} of what made a film, its file holds words, numbers and one adapter: sounds,"
+            " pictures, videos, further prompts and a pipeline have to be named again",
             err=True,
         )
     if flags["expand"] is None:

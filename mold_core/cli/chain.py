@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 import click
 
+from mold_core.cli.output import echo, echo_json
 from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
 from mold_core.cli.targets import Target
@@ -41,7 +42,7 @@ def validate(script: Path) -> None:
     """Check a script and say what it comes to."""
     from mold_core.chains import plan, read_script
 
-    click.echo(f"OK — {describe(plan(read_script(script)))}")
+    echo(f"OK — {describe(plan(read_script(script)))}")
 
 
 @command.command("run")
@@ -75,17 +76,16 @@ def resume(state: State, id: str, output: str | None) -> None:
 @click.pass_obj
 def list_(state: State, as_json: bool) -> None:
     """List the chains that were begun, the latest first."""
-    import json
 
     chains = state.shelf.chains()
     if as_json:
-        click.echo(json.dumps([attrs.asdict(chain) for chain in chains], indent=2))
+        echo_json([attrs.asdict(chain) for chain in chains])
         return
     for chain in chains:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(chain.saved_at))
-        click.echo(f"{chain.id}  {when}  {chain.model}  {chain.prompt[:60]}")
+        echo(f"{chain.id}  {when}  {chain.model}  {chain.prompt[:60]}")
     if not chains:
-        click.echo("no chain was begun, or they are too old to be kept", err=True)
+        echo("no chain was begun, or they are too old to be kept", err=True)
 
 
 def run_script(state: State, script: Path, output: str | None, *, seed: int | None, dry_run: bool) -> None:
@@ -96,7 +96,7 @@ def run_script(state: State, script: Path, output: str | None, *, seed: int | No
     if seed is not None:
         request = attrs.evolve(request, seed=seed)
     if dry_run:
-        click.echo(describe(plan(request)))
+        echo(describe(plan(request)))
     else:
         run_chain(state, request, output)
 

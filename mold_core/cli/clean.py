@@ -8,6 +8,7 @@ from itertools import groupby
 import click
 
 from mold_core.cli.list_models import readable_size
+from mold_core.cli.output import echo, style
 from mold_core.cli.state import State
 
 __all__ = ["command"]
@@ -39,24 +40,24 @@ def command(state: State, dry_run: bool, yes: bool, older_than_h: float) -> None
         engine.plugins.models, engine.store, settings.home / "cache", older_than_s=older_than_h * 3600
     )
     if not found:
-        click.echo("Nothing to clean.")
+        echo("Nothing to clean.")
         return
     for kind, group in groupby(sorted(found, key=lambda leftover: leftover.kind), key=lambda leftover: leftover.kind):
         leftovers = list(group)
         size = readable_size(sum(leftover.size_bytes for leftover in leftovers))
-        click.echo(f"{kind}: {len(leftovers)}, {size}")
+        echo(f"{kind}: {len(leftovers)}, {size}")
         for leftover in leftovers[:10]:
-            click.echo(f"  {readable_size(leftover.size_bytes):>9}  {leftover.path}")
+            echo(f"  {readable_size(leftover.size_bytes):>9}  {leftover.path}")
         if len(leftovers) > 10:
-            click.echo(f"  … and {len(leftovers) - 10} more")
+            echo(f"  … and {len(leftovers) - 10} more")
     total = readable_size(sum(leftover.size_bytes for leftover in found))
     if dry_run:
-        click.echo(f"{total} would be freed")
+        echo(f"{total} would be freed")
         return
     if not yes:
         if not sys.stdin.isatty():
             raise click.UsageError("there is nobody to ask; say --yes to delete without asking, or --dry-run to look")
         if not click.confirm(f"Delete {len(found)} files, {total}?", default=False, err=True):
-            click.echo("nothing was deleted", err=True)
+            echo("nothing was deleted", err=True)
             return
-    click.echo(f"{click.style('✓', fg='green')} {readable_size(delete(found))} freed")
+    echo(f"{style('✓', fg='green')} {readable_size(delete(found))} freed")

@@ -8,6 +8,7 @@ import click
 
 from mold_core.cli.state import State
 from mold_core.errors import MoldError
+from mold_core.text import visible
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -80,7 +81,7 @@ def model_names(ctx: click.Context, _parameter: click.Parameter, begun: str) -> 
         models = ctx.ensure_object(State).plugins.models
     except MoldError:
         return []
-    names = dict.fromkeys(name for spec in models.values() for name in (spec.base, spec.name))
+    names = dict.fromkeys(visible(name) for spec in models.values() for name in (spec.base, spec.name))
     return [CompletionItem(name) for name in names if name.startswith(begun)]
 
 

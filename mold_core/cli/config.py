@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mold_core.cli.output import echo, echo_json, style
 from mold_core.cli.state import State
 from mold_core.config_file import change_key
 from mold_core.errors import OutputError, SettingsError
@@ -47,14 +48,14 @@ def list_(state: State, as_json: bool, everything: bool) -> None:
     rows = [(row, *_value(settings, row)) for row in setting_table() if row.key]
     if as_json:
         content = {row.key: {"value": _plain(value), "from": source} for row, value, source in rows}
-        click.echo(json.dumps(content, indent=2, default=str))
+        echo_json(content)
         return
     shown = [(row, value, source) for row, value, source in rows if everything or source != "default"]
     width = max((len(row.key or "") for row, _, _ in shown), default=0)
     for row, value, source in shown:
-        click.echo(f"{row.key:<{width}}  {_words(value)}  {click.style(f'({source})', dim=True)}")
+        echo(f"{row.key:<{width}}  {_words(value)}  {style(f'({source})', dim=True)}")
     if not shown:
-        click.echo("All settings have their default; --all lists them.")
+        echo("All settings have their default; --all lists them.")
 
 
 @command.command("get")
@@ -65,7 +66,7 @@ def get(state: State, key: str, raw: bool) -> None:
     """Show the value of KEY in force."""
     row = _row(key)
     value, source = _value(state.settings, row)
-    click.echo(_words(value, none="") if raw else f"{row.key} = {_words(value)}  ({source})")
+    echo(_words(value, none="") if raw else f"{row.key} = {_words(value)}  ({source})")
 
 
 @command.command("where")
@@ -75,7 +76,7 @@ def where(state: State, key: str) -> None:
     """Say where the value of KEY comes from: a variable, config.toml or the default."""
     row = _row(key)
     _, source = _value(state.settings, row)
-    click.echo(source)
+    echo(source)
 
 
 @command.command("set")
@@ -97,9 +98,9 @@ def set_(state: State, key: str, value: str) -> None:
             raise SettingsError(f"{row.key} holds tables", field=row.key, hint="mold config edit opens the file")
         change_key(path, row.key, parsed)
     if os.environ.get(row.env):
-        click.echo(f"{click.style('note:', fg='yellow')} {row.env} is set and stands before config.toml", err=True)
+        echo(f"{style('note:', fg='yellow')} {row.env} is set and stands before config.toml", err=True)
     shown = "default" if value.lower() == "none" else "<set>" if row.secret else value
-    click.echo(f"{row.key} = {shown}")
+    echo(f"{row.key} = {shown}")
 
 
 @command.command("reset")
@@ -110,7 +111,7 @@ def reset(state: State, keys: tuple[str, ...]) -> None:
     for row in [_row(key) for key in keys]:
         assert row.key is not None
         change_key(state.settings.config_path, row.key, None)
-        click.echo(f"{row.key} = default")
+        echo(f"{row.key} = default")
 
 
 @command.command("path")
@@ -119,7 +120,7 @@ def path(state: State) -> None:
     """Print the path of config.toml, whether or not it exists."""
     from mold_core.home import mold_home
 
-    click.echo(mold_home() / "config.toml")
+    echo(mold_home() / "config.toml")
 
 
 @command.command("edit")
@@ -137,7 +138,7 @@ def edit(state: State) -> None:
         raise OutputError(f"{file} cannot be written: {error.strerror}") from None
     click.edit(filename=str(file))
     Settings.load()
-    click.echo(f"{file} is in order")
+    echo(f"{file} is in order")
 
 
 def _row(key: str) -> Setting:

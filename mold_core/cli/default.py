@@ -7,6 +7,7 @@ import os
 import click
 
 from mold_core.cli.completions import model_names
+from mold_core.cli.output import echo, style
 from mold_core.cli.state import State
 from mold_core.config_file import change_key
 
@@ -25,14 +26,14 @@ def command(state: State, model: str | None) -> None:
     if model is None:
         chosen = engine.default_model()
         reason = state.settings.sources.get("default_model", "setting") if chosen.reason == "setting" else chosen.reason
-        click.echo(f"{chosen.spec.name}  ({reason})")
+        echo(f"{chosen.spec.name}  ({reason})")
         return
     spec = engine.resolve(model)
     engine.family_of(spec)  # what makes no pictures cannot be the default
     change_key(state.settings.config_path, "default_model", spec.name)
     if os.environ.get("MOLD_DEFAULT_MODEL"):
-        note = click.style("note:", fg="yellow")
-        click.echo(f"{note} MOLD_DEFAULT_MODEL is set and stands before config.toml", err=True)
+        note = style("note:", fg="yellow")
+        echo(f"{note} MOLD_DEFAULT_MODEL is set and stands before config.toml", err=True)
     if engine.store.missing(spec):
-        click.echo(f"{click.style('note:', fg='yellow')} it is not here yet: mold pull {spec.name}", err=True)
-    click.echo(spec.name)
+        echo(f"{style('note:', fg='yellow')} it is not here yet: mold pull {spec.name}", err=True)
+    echo(spec.name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -15,6 +14,7 @@ import attrs
 import click
 
 from mold_core.cli.list_models import readable_size
+from mold_core.cli.output import echo, echo_json, style
 from mold_core.cli.server_flags import host_flag
 from mold_core.cli.state import State
 from mold_core.errors import MoldError
@@ -56,13 +56,13 @@ def command(state: State, as_json: bool) -> None:
     """Look at the installation: settings, packages, plugins, device, default model, server. Exit status 1: not well."""
     findings = list(_findings(state))
     if as_json:
-        click.echo(json.dumps([attrs.asdict(finding) for finding in findings], indent=2))
+        echo_json([attrs.asdict(finding) for finding in findings])
     else:
         for finding in findings:
             mark, color = _MARKS[finding.state]
-            click.echo(f"{click.style(mark, fg=color)} {finding.about:<14} {finding.words}")
+            echo(f"{style(mark, fg=color)} {finding.about:<14} {finding.words}")
             if finding.hint:
-                click.echo(f"  {'':<14} → {finding.hint}")
+                echo(f"  {'':<14} → {finding.hint}")
     if any(finding.state == "bad" for finding in findings):
         raise click.exceptions.Exit(1)
 

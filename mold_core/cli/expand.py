@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 import click
 
 from mold_core.cli.completions import model_names
+from mold_core.cli.output import echo, echo_json
 from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
 
@@ -66,9 +66,10 @@ def command(
         line.clear()
         engine.close()
     if as_json:
-        click.echo(json.dumps(list(response.expanded), ensure_ascii=False, indent=2))
+        echo_json(list(response.expanded))
     else:
-        click.echo("\n".join(response.expanded))
+        for prompt in response.expanded:
+            echo(prompt)
 
 
 def expand_flags(state: State, backend: str | None, expand_model: str | None) -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from datetime import datetime
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mold_core.cli.list_models import readable_size
+from mold_core.cli.output import echo, echo_json, style
 from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
 from mold_core.errors import OutputError, ValidationError
@@ -87,10 +87,10 @@ def show(state: State, name: str, as_json: bool) -> None:
     gallery = state.gallery
     entry = gallery.get(name)
     if as_json:
-        click.echo(json.dumps({**entry.to_json(), "path": _place(gallery, entry)}, indent=2))
+        echo_json({**entry.to_json(), "path": _place(gallery, entry)})
         return
     for label, value in _about(entry, gallery):
-        click.echo(f"{click.style(f'{label:<15}', bold=True)} {value}")
+        echo(f"{style(f'{label:<15}', bold=True)} {value}")
 
 
 @command.command("open", short_help="Open one in its program.")
@@ -117,9 +117,7 @@ def mark(state: State, name: str, favourite: bool | None, tags: tuple[str, ...],
     away = {tag.casefold() for tag in untags}
     kept = [tag for tag in (*gallery.get(name).tags, *tags) if tag.casefold() not in away]
     entry = gallery.update(name, favourite=favourite, tags=kept)
-    click.echo(
-        f"{entry.filename}  {'favourite' if entry.favourite else 'no favourite'}  {', '.join(entry.tags)}".strip()
-    )
+    echo(f"{entry.filename}  {'favourite' if entry.favourite else 'no favourite'}  {', '.join(entry.tags)}".strip())
 
 
 @command.command("rm", short_help="Remove results and their files.")
@@ -135,10 +133,10 @@ def remove(state: State, names: tuple[str, ...], yes: bool) -> None:
     if not yes:
         if sys.stdin is None or not sys.stdin.isatty():
             raise ValidationError("nobody is here to be asked", field="yes", hint="say --yes to remove without asking")
-        click.confirm(f"Remove {len(names)} {'file' if len(names) == 1 else 'files'}?", abort=True)
+        click.confirm(f"Remove {len(names)} {'file' if len(names) == 1 else 'files'}?", abort=True, err=True)
     for name in names:
         gallery.delete(name)
-        click.echo(f"removed {name}")
+        echo(f"removed {name}")
 
 
 def _show_page(
@@ -147,7 +145,7 @@ def _show_page(
     gallery = state.gallery
     page = gallery.list(q, limit, cursor, tag=tag, favourite=True if favourites else None)
     if as_json:
-        click.echo(json.dumps({"entries": [entry.to_json() for entry in page.entries], "next": page.next}, indent=2))
+        echo_json({"entries": [entry.to_json() for entry in page.entries], "next": page.next})
         return
     where = state.server.address if state.settings.host and not state.local else state.settings.output_path
     nothing = "Nothing found." if q or tag or favourites else f"Nothing is kept in {where} yet."
@@ -173,7 +171,7 @@ def _file(state: State, name: str) -> str:
 
 def _print(entries: Sequence[Entry | RemoteEntry], more: str | None, nothing: str) -> None:
     if not entries:
-        click.echo(nothing)
+        echo(nothing)
         return
     width = shutil.get_terminal_size().columns
     name_width = max(len(entry.filename) for entry in entries)
@@ -182,9 +180,10 @@ def _print(entries: Sequence[Entry | RemoteEntry], more: str | None, nothing: st
         line = f"{star} {entry.filename:<{name_width}}  {_when(entry):%Y-%m-%d %H:%M}  "
         prompt = " ".join(entry.metadata.prompt.split())
         room = max(10, width - len(line))
-        click.echo(line + (prompt if len(prompt) <= room else f"{prompt[: room - 1]}…"))
+        echo(line + (prompt if len(prompt) <= room else f"{prompt[: room - 1]}…"))
     if more:
-        click.echo(f"\nmore: --cursor {more}")
+        echo()
+        echo(f"more: --cursor {more}")
 
 
 def _about(entry: Entry | RemoteEntry, gallery: AnyGallery) -> list[tuple[str, object]]:

@@ -9,6 +9,7 @@ import click
 from mold_core.cli.completions import model_names
 from mold_core.cli.list_models import picture_size, readable_size, step_count
 from mold_core.cli.memory_flags import memory_flags, take_memory_flags
+from mold_core.cli.output import echo, echo_json, style
 from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
 from mold_core.errors import MoldError
@@ -52,12 +53,10 @@ def command(
         return
     details = None if model is None else state.shelf.model(model)
     if as_json:
-        import json
-
         from mold_core.wire.convert import to_json
 
         content = _installation(state) if details is None else to_json(details)
-        click.echo(json.dumps(content, indent=2, default=str))
+        echo_json(content)
     elif details is None:
         _rows(_installation(state))
     else:
@@ -97,37 +96,37 @@ def _model(details: ModelDetails) -> None:
         "here": f"no, {missing} missing" if missing else "yes",
     }
     _rows({name: value for name, value in rows.items() if value})
-    click.echo()
+    echo()
     for file in details.files:
-        mark = click.style("✓", fg="green") if file.here else click.style("✗", fg="red")
+        mark = style("✓", fg="green") if file.here else style("✗", fg="red")
         shown = readable_size(file.size_bytes) if file.size_bytes else ""
-        click.echo(f"{mark} {file.component:<15} {shown:>9}  {file.path}")
+        echo(f"{mark} {file.component:<15} {shown:>9}  {file.path}")
         if not file.here and file.repo:
             gate = " (accept its licence there first)" if file.gated else ""
-            click.echo(f"    from {file.repo}, file {file.filename}{gate}")
+            echo(f"    from {file.repo}, file {file.filename}{gate}")
     if details.memory is not None:
-        click.echo()
+        echo()
         _memory(details.memory)
 
 
 def _memory(memory: MemoryDetails) -> None:
     """Show what each part takes, what each strategy needs, and what would be done."""
     room = ", ".join(f"{readable_size(size_bytes)} on {device}" for device, size_bytes in memory.room.items())
-    click.echo(click.style(f"Memory: there is room for {room}", bold=True))
+    echo(style(f"Memory: there is room for {room}", bold=True))
     for part in memory.parts:
         where = f"  on {part.device}" if len(memory.room) > 1 else ""
         weights, working = readable_size(part.size_bytes), readable_size(part.working_bytes)
-        click.echo(f"  {part.name:<15} {weights:>9}  and {working:>8} to compute{where}  {part.file or ''}")
+        echo(f"  {part.name:<15} {weights:>9}  and {working:>8} to compute{where}  {part.file or ''}")
     for strategy, needs in memory.needs.items():
         needed = ", ".join(
             readable_size(size_bytes) + (f" on {device}" if len(memory.room) > 1 else "")
             for device, size_bytes in needs.items()
         )
-        mark = click.style("✓", fg="green") if memory.fits[strategy] else click.style("✗", fg="red")
+        mark = style("✓", fg="green") if memory.fits[strategy] else style("✗", fg="red")
         used = "  ← used" if strategy == memory.chosen else ""
-        click.echo(f"{mark} {strategy:<15} {needed:>9}  {_HOW[strategy]}{used}")
+        echo(f"{mark} {strategy:<15} {needed:>9}  {_HOW[strategy]}{used}")
     if memory.problem:
-        click.echo(click.style(f"It does not fit: {memory.problem}", fg="red"))
+        echo(style(f"It does not fit: {memory.problem}", fg="red"))
 
 
 def _family(details: ModelDetails) -> str:
@@ -147,4 +146,4 @@ def _picture(defaults: ModelDefaults) -> str:
 def _rows(rows: dict[str, object]) -> None:
     width = max(map(len, rows))
     for label, value in rows.items():
-        click.echo(f"{click.style(label.ljust(width), dim=True)}  {value}")
+        echo(f"{style(label.ljust(width), dim=True)}  {value}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import click
 
+from mold_core.cli.output import echo, echo_json, style
 from mold_core.cli.server_flags import host_flag
 from mold_core.cli.state import State
 
@@ -38,12 +38,12 @@ def list_(state: State, wanted: str | None, kind: str | None, as_json: bool) -> 
     """List the jobs that are kept, oldest first."""
     jobs = state.server.jobs(state=wanted, kind=kind)
     if as_json:
-        click.echo(json.dumps([job.about for job in jobs], indent=2))
+        echo_json([job.about for job in jobs])
         return
     for job in jobs:
-        click.echo(job_line(job.about))
+        echo(job_line(job.about))
     if not jobs:
-        click.echo("No jobs.")
+        echo("No jobs.")
 
 
 @command.command("show")
@@ -55,12 +55,12 @@ def show(state: State, id: str, as_json: bool) -> None:
     """Show how a job is."""
     about = state.server.job(_whole(state, id)).about
     if as_json:
-        click.echo(json.dumps(about, indent=2))
+        echo_json(about)
         return
     for label, value in about.items():
         if label.endswith("_at"):
             value = _when(value)
-        click.echo(f"{click.style(f'{label:<12}', dim=True)} {', '.join(value) if isinstance(value, list) else value}")
+        echo(f"{style(f'{label:<12}', dim=True)} {', '.join(value) if isinstance(value, list) else value}")
 
 
 @command.command("cancel")
@@ -71,7 +71,7 @@ def cancel(state: State, id: str) -> None:
     """Cancel a job; one that has ended stays as it is."""
     job = state.server.job(_whole(state, id))
     job.cancel()
-    click.echo(job_line(job.to_json()))
+    echo(job_line(job.to_json()))
 
 
 @command.command("follow")
@@ -89,13 +89,13 @@ def follow(state: State, id: str) -> None:
             line(event)
     finally:
         line.clear()
-    click.echo(job_line(job.to_json()))
+    echo(job_line(job.to_json()))
 
 
 def job_line(about: Mapping[str, Any]) -> str:
     """Return what there is to say of a job in one line."""
     state = str(about["state"])
-    words = f"{about['id'][:16]}  {_when(about.get('created_at'))}  {click.style(f'{state:<9}', fg=_COLORS.get(state))}"
+    words = f"{about['id'][:16]}  {_when(about.get('created_at'))}  {style(f'{state:<9}', fg=_COLORS.get(state))}"
     words += f"  {about['kind']:<8}  {about.get('model') or ''}"
     if about.get("position"):
         words += f"  number {about['position']} in the queue"

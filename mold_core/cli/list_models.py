@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import sys
 import textwrap
 from typing import TYPE_CHECKING
 
 import click
 
 from mold_core.cli.loras import list_loras
+from mold_core.cli.output import at_terminal, echo, echo_json, style
 from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
 from mold_core.errors import MoldError
@@ -37,20 +36,21 @@ def command(state: State, as_json: bool, loras: bool) -> None:
     entries = state.engine.models()
     default = _default_name(state)
     if as_json:
-        click.echo(json.dumps([_as_json(entry, default) for entry in entries], indent=2))
+        echo_json([_as_json(entry, default) for entry in entries])
         return
     here = [entry for entry in entries if entry.downloaded]
     elsewhere = [entry for entry in entries if not entry.downloaded]
     if not entries:
-        click.echo("No models: no plugin that brings any is loaded (mold plugins).")
+        echo("No models: no plugin that brings any is loaded (mold plugins).")
         return
     _table("Here:", here, default)
     if elsewhere:
-        click.echo()
+        echo()
         _table("Known, not downloaded:", elsewhere, default)
     address = getattr(state.engine, "address", None)
     where = f"all on {address}" if state.settings.host and address else f"files go to {state.settings.models_path}"
-    click.echo(f"\n★ used when none is named · {where} · mold info NAME tells more")
+    echo()
+    echo(f"★ used when none is named · {where} · mold info NAME tells more")
 
 
 def _default_name(state: State) -> str | None:
@@ -61,29 +61,28 @@ def _default_name(state: State) -> str | None:
 
 
 def _table(title: str, entries: list[ModelEntry], default: str | None) -> None:
-    click.echo(click.style(title, bold=True))
+    echo(style(title, bold=True))
     if not entries:
-        click.echo("  none")
+        echo("  none")
         return
     width = max(len(entry.spec.name) for entry in entries)
     columns = shutil.get_terminal_size().columns
-    narrow = columns < _TABLE_COLUMNS and sys.stdout.isatty()
+    narrow = columns < _TABLE_COLUMNS and at_terminal()
     for entry in entries:
         spec = entry.spec
         star = "★" if spec.name == default else " "
         size = "embedded" if spec.embedded else readable_size(spec.size_bytes) if spec.size_bytes else "–"
         picture, steps = picture_size(spec.defaults), step_count(spec.defaults)
         problem = (
-            ""
-            if entry.runnable or spec.part_of
-            else click.style(f"  (no plugin brings family {spec.family})", fg="yellow")
+            "" if entry.runnable or spec.part_of else style(f"  (no plugin brings family {spec.family})", fg="yellow")
         )
         if narrow:
             about = " · ".join(filter(None, [size, picture, steps, spec.description]))
-            click.echo(f"{star} {spec.name}{problem}")
-            click.echo(textwrap.fill(about, columns - 1, initial_indent="  ", subsequent_indent="  "))
+            echo(f"{star} {spec.name}{problem}")
+            for line in textwrap.wrap(about, columns - 1, initial_indent="  ", subsequent_indent="  "):
+                echo(line)
         else:
-            click.echo(f"{star} {spec.name:<{width}}  {size:>8}  {picture:>9}  {steps:>9}  {spec.description}{problem}")
+            echo(f"{star} {spec.name:<{width}}  {size:>8}  {picture:>9}  {steps:>9}  {spec.description}{problem}")
 
 
 def _as_json(entry: ModelEntry, default: str | None) -> dict[str, object]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import TYPE_CHECKING
-
-import click
 
 if TYPE_CHECKING:
     from mold_core.cli.state import State
     from mold_core.wire import LoraWeight
+
+from mold_core.cli.output import echo, echo_json
 
 __all__ = ["list_loras", "lora_weight"]
 
@@ -36,10 +35,10 @@ def list_loras(state: State, *, as_json: bool) -> None:
 
     found = state.shelf.loras()
     if as_json:
-        click.echo(json.dumps([to_json(lora) for lora in found], indent=2))
+        echo_json([to_json(lora) for lora in found])
         return
     width = max((len(lora.name) for lora in found), default=0)
     for lora in found:
-        click.echo(f"{lora.name:<{width}}  {readable_size(lora.size_bytes):>8}")
+        echo(f"{lora.name:<{width}}  {readable_size(lora.size_bytes):>8}")
     if not found:
-        click.echo("No LoRA: put .safetensors files into the folder loras of MOLD_HOME.")
+        echo("No LoRA: put .safetensors files into the folder loras of MOLD_HOME.")

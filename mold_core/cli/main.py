@@ -13,9 +13,11 @@ from typing import Any
 import click
 
 from mold_core.cli.interrupt import INTERRUPTED, exit_now
+from mold_core.cli.output import echo, foreign_code, give_back, prepare_streams, result_descriptor, style
 from mold_core.cli.plugin_commands import listed_commands
 from mold_core.cli.state import State
 from mold_core.errors import CancelledError, MoldError
+from mold_core.text import visible
 
 __all__ = ["main", "mold"]
 
@@ -64,11 +66,16 @@ class _LazyGroup(click.Group):
             command: click.Command = import_module(f"mold_core.cli.{COMMANDS[name][0]}").command
             return command
         self._load_plugins(ctx)
-        return super().get_command(ctx, name)
+        found = super().get_command(ctx, name)
+        if found is not None:
+            give_back()
+        return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(name, help_) for name, (_module, help_) in COMMANDS.items()]
-        rows += sorted((name, help_) for name, help_ in self._listed(ctx).items() if name not in COMMANDS)
+        rows += sorted(
+            (visible(name), visible(help_)) for name, help_ in self._listed(ctx).items() if name not in COMMANDS
+        )
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
@@ -78,7 +85,7 @@ class _LazyGroup(click.Group):
         except KeyboardInterrupt:
             # Click would write an empty line in any case; it is wanted where a terminal has echoed ^C.
             if sys.stderr is not None and sys.stderr.isatty():
-                click.echo(err=True)
+                echo(err=True)
             raise CancelledError("interrupted") from None
 
     def resolve_command(
@@ -107,8 +114,10 @@ class _LazyGroup(click.Group):
         plugins = state.plugins
         if not state.commands_added:
             state.commands_added = True
-            for name, failure in plugins.notify("mold_commands", cli=self):
-                click.echo(f"warning: the commands of plugin {name} are missing: {failure}", err=True)
+            with foreign_code():
+                failures = plugins.notify("mold_commands", cli=self)
+            for name, failure in failures:
+                echo(f"warning: the commands of plugin {name} are missing: {failure}", err=True)
         modules = [getattr(plugin, "__file__", None) for plugin in plugins.manager.get_plugins()]
         return dict(self.commands), sorted(filter(None, modules))
 
@@ -144,6 +153,7 @@ def main() -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     # NOTE: SIGPIPE stays ignored, as Python has it: with its default a server ends when it answers a client that has
     # just left, or calls a worker that has just died.
+    prepare_streams()
     try:
         status = _run(State(owns_process=True))
     except SystemExit:  # Click's, for an output that nobody reads
@@ -176,7 +186,7 @@ def _run(state: State | None = None) -> int:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             return 1
         # Commands turn what they expect into errors of mold; what is left is a standard output that takes no more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), result_descriptor())
         return _fail(f"{error.filename or 'standard output'}: {error.strerror or error}", 1)
     return 0
 
@@ -186,7 +196,7 @@ def _nobody_reads() -> bool:
     if not hasattr(select, "poll"):
         return False
     poll = select.poll()
-    poll.register(1, 0)
+    poll.register(result_descriptor(), 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
@@ -205,10 +215,8 @@ def _fail(message: str, exit_status: int) -> int:
     if os.environ.get("MOLD_LOG", "").lower() == "debug":
         import traceback
 
-        traceback.print_exc()
-    click.echo(click.style("error: ", fg="red") + _one_line(message), err=True, color=_color())
+        for line in traceback.format_exc().splitlines():
+            echo(line, err=True)
+    # A message of several lines, such as an expander's, reads better as one than with escapes.
+    echo(style("error: ", fg="red") + " ".join(message.split()), err=True, color=_color())
     return exit_status
-
-
-def _one_line(message: str) -> str:
-    return " ".join("".join(char if char.isprintable() else " " for char in message).split())

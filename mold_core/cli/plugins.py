@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
+from mold_core.cli.output import echo, echo_json, style
 from mold_core.cli.state import State
 
 __all__ = ["command"]
@@ -22,17 +21,17 @@ def command(state: State, as_json: bool) -> None:
     if as_json:
         import attrs
 
-        click.echo(json.dumps([attrs.asdict(info) for info in infos], indent=2))
+        echo_json([attrs.asdict(info) for info in infos])
         return
     if not infos:
-        click.echo("No plugins are installed. A plugin is a package with an entry point in the group 'mold'.")
+        echo("No plugins are installed. A plugin is a package with an entry point in the group 'mold'.")
     for info in infos:
-        mark = click.style("✗", fg="red") if info.failure else click.style("○" if info.blocked else "●", fg="green")
-        click.echo(f"{mark} {info.name}" + (f" {info.version}" if info.version else "") + f"  {info.module}")
+        mark = style("✗", fg="red") if info.failure else style("○" if info.blocked else "●", fg="green")
+        echo(f"{mark} {info.name}" + (f" {info.version}" if info.version else "") + f"  {info.module}")
         if info.blocked:
-            click.echo("    left out by MOLD_PLUGINS or --no-plugins")
+            echo("    left out by MOLD_PLUGINS or --no-plugins")
         for kind, names in info.provides.items():
             shown = ", ".join(names[:_SHOWN]) + (f", … ({len(names)} in all)" if len(names) > _SHOWN else "")
-            click.echo(f"    {kind}: {shown}")
+            echo(f"    {kind}: {shown}")
         if info.failure:
-            click.echo(click.style(f"    {info.failure}", fg="red"))
+            echo(style(f"    {info.failure}", fg="red"))

@@ -16,10 +16,10 @@ from io import BytesIO
 from time import monotonic
 from typing import TYPE_CHECKING, Literal, TextIO, TypeAlias, cast, get_args
 
-import click
-
 if TYPE_CHECKING:
     from PIL import Image
+
+from mold_core.cli.output import at_terminal, echo
 
 __all__ = ["Protocol", "half_blocks", "protocol_wished", "show_picture"]
 
@@ -67,7 +67,7 @@ def show_picture(
 ) -> None:
     """Draw a picture file on the terminal; nothing where there is none, or where people want no colour."""
     environ = os.environ if environ is None else environ
-    stream = stream or (sys.stdout if sys.stdout.isatty() else sys.stderr)
+    stream = stream or (sys.stdout if at_terminal() else sys.stderr)
     if not stream.isatty() or environ.get("NO_COLOR"):
         return
     from PIL import Image, UnidentifiedImageError
@@ -75,7 +75,7 @@ def show_picture(
     try:
         picture = Image.open(BytesIO(data)).convert("RGB")
     except (UnidentifiedImageError, OSError):
-        click.echo("note: this file cannot be shown in a terminal", err=True)
+        echo("note: this file cannot be shown in a terminal", err=True)
         return
     match _told(environ) or _asked(stream) if protocol == "auto" else protocol:
         case "kitty":

@@ -9,9 +9,9 @@ from collections import deque
 from time import monotonic
 from typing import TextIO
 
-import click
-
 from mold_core.cli.list_models import readable_size
+from mold_core.cli.output import echo, style
+from mold_core.text import visible
 from mold_core.wire import (
     CacheHit,
     ChainDenoiseStep,
@@ -56,12 +56,12 @@ class ProgressLine:
         """Show an event."""
         if isinstance(event, Info):
             self.clear()
-            click.echo(f"{click.style('note:', fg='yellow')} {event.message}", file=self._stream, err=True)
+            echo(f"{style('note:', fg='yellow')} {event.message}", file=self._stream, err=True)
         elif isinstance(event, DownloadDone):
             self.clear()
             self._downloaded.clear()
-            mark = click.style("✓", fg="green")
-            click.echo(f"{mark} {event.file_index}/{event.total_files} {event.filename}", file=self._stream, err=True)
+            mark = style("✓", fg="green")
+            echo(f"{mark} {event.file_index}/{event.total_files} {event.filename}", file=self._stream, err=True)
         elif self._live:
             text = self._describe(event)
             if text:
@@ -79,9 +79,9 @@ class ProgressLine:
             case Queued(position=position):
                 return f"waiting, number {position} in the queue" if position > 1 else None
             case StageStart(name=name):
-                return f"{name} …"
+                return f"{visible(name)} …"
             case WeightLoad(bytes_loaded=done, bytes_total=total, component=component):
-                return f"{progress_bar(done, total)} loading {component}"
+                return f"{progress_bar(done, total)} loading {visible(component)}"
             case DenoiseStep(step=step, total=total, elapsed_ms=elapsed_ms):
                 self._step_seconds.append(elapsed_ms / 1000)
                 left = (total - step) * sum(self._step_seconds) / len(self._step_seconds)
@@ -150,7 +150,7 @@ def _download(event: DownloadProgress, bytes_per_s: float, columns: int) -> str:
     wide = columns >= 60
     bar = progress_bar(done, total, _BAR_WIDTH if columns >= 90 else _BAR_WIDTH // 2) + " " if wide else ""
     if not total:
-        return f"{readable_size(done)}  {event.file_index}/{event.total_files} {event.filename}"
+        return f"{readable_size(done)}  {event.file_index}/{event.total_files} {visible(event.filename)}"
     so_far, unit = readable_size(done).rsplit(" ", 1)
     of_all = readable_size(total)
     so_far = so_far if of_all.split()[1] == unit else f"{so_far} {unit}"
@@ -159,7 +159,7 @@ def _download(event: DownloadProgress, bytes_per_s: float, columns: int) -> str:
         text += f"  {readable_size(int(bytes_per_s))}/s"
     if bytes_per_s:
         text += f"  {duration((total - done) / bytes_per_s)}" + (" left" if wide else "")
-    return f"{text}  {event.file_index}/{event.total_files} {event.filename}" if wide else text
+    return f"{text}  {event.file_index}/{event.total_files} {visible(event.filename)}" if wide else text
 
 
 def _is_last(event: ProgressEvent) -> bool:

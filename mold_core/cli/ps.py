@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
+from mold_core.cli.output import echo, echo_json, style
 from mold_core.cli.server import status_rows
 from mold_core.cli.server_flags import host_flag
 from mold_core.cli.state import State
@@ -27,16 +26,16 @@ def command(state: State, as_json: bool) -> None:
         client = state.server
         now = client.status()
     except UnreachableError as error:
-        click.echo("{}" if as_json else str(error))
+        echo("{}" if as_json else str(error))
         return
     jobs = [*client.jobs(state="running"), *client.jobs(state="queued")]
     if as_json:
         content = {"address": client.address, **to_json(now), "jobs": [job.about for job in jobs]}
-        click.echo(json.dumps(content, indent=2))
+        echo_json(content)
         return
     for label, value in {"address": client.address, **status_rows(now)}.items():
-        click.echo(f"{click.style(f'{label:<9}', dim=True)} {value}")
+        echo(f"{style(f'{label:<9}', dim=True)} {value}")
     if jobs:
-        click.echo()
+        echo()
     for job in jobs:
-        click.echo(job_line(job.about))
+        echo(job_line(job.about))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from mold_core.cli.completions import model_names
 from mold_core.cli.list_models import readable_size
+from mold_core.cli.output import at_terminal, echo, style
 from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
 
@@ -47,14 +47,14 @@ def command(state: State, model: str, skip_verify: bool) -> None:
         pulled = engine.pull(spec.name, line, skip_verify=skip_verify)
     except KeyboardInterrupt:
         line.clear()
-        click.echo(f"note: what has come is kept; mold pull {spec.name} goes on with it", err=True)
+        echo(f"note: what has come is kept; mold pull {spec.name} goes on with it", err=True)
         raise
     finally:
         line.clear()
     if not spec.embedded:
-        click.echo(
-            f"{click.style('✓', fg='green')} {spec.name} is here, {readable_size(_size_bytes(pulled))}",
-            err=not sys.stdout.isatty(),
+        echo(
+            f"{style('✓', fg='green')} {spec.name} is here, {readable_size(_size_bytes(pulled))}",
+            err=not at_terminal(),
         )
 
 

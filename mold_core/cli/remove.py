@@ -10,9 +10,11 @@ import click
 
 from mold_core.cli.completions import model_names
 from mold_core.cli.list_models import readable_size
+from mold_core.cli.output import echo, style
 from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
 from mold_core.errors import MoldError
+from mold_core.text import visible
 
 if TYPE_CHECKING:
     from mold_core.catalog.details import Removal
@@ -38,7 +40,7 @@ def command(state: State, models: tuple[str, ...], yes: bool) -> None:
     failures = [failure for name in models if (failure := _remove(state, name, yes))]
     if failures:
         for failure in failures[:-1]:
-            click.echo(f"{click.style('error:', fg='red')} {failure}", err=True)
+            echo(f"{style('error:', fg='red')} {failure}", err=True)
         raise failures[-1]
 
 
@@ -47,27 +49,27 @@ def _remove(state: State, name: str, yes: bool) -> MoldError | None:
         planned = state.shelf.plan_removal(name)
         if not planned.files:
             kept = planned.kept[0]
-            click.echo(f"nothing of {planned.model} is deleted: {Path(kept.path).name}: {kept.why}")
+            echo(f"nothing of {planned.model} is deleted: {Path(kept.path).name}: {kept.why}")
             return None
         _show(planned)
         if not yes and not _confirmed(planned):
-            click.echo("nothing was deleted", err=True)
+            echo("nothing was deleted", err=True)
             return None
         done = state.shelf.remove(planned.model)
     except MoldError as error:
         return error
-    click.echo(f"{click.style('✓', fg='green')} {done.model} is gone, {readable_size(done.size_bytes)} freed")
+    echo(f"{style('✓', fg='green')} {done.model} is gone, {readable_size(done.size_bytes)} freed")
     return None
 
 
 def _confirmed(planned: Removal) -> bool:
     if not sys.stdin.isatty():
         raise click.UsageError("there is nobody to ask; say --yes to delete without asking")
-    return click.confirm(f"Delete {len(planned.files)} files of {planned.model}?", default=False, err=True)
+    return click.confirm(f"Delete {len(planned.files)} files of {visible(planned.model)}?", default=False, err=True)
 
 
 def _show(planned: Removal) -> None:
     for file in planned.files:
-        click.echo(f"  {readable_size(file.size_bytes):>9}  {file.path}", err=True)
+        echo(f"  {readable_size(file.size_bytes):>9}  {file.path}", err=True)
     for kept in planned.kept:
-        click.echo(f"  {'stays':>9}  {kept.path}: {kept.why}", err=True)
+        echo(f"  {'stays':>9}  {kept.path}: {kept.why}", err=True)

@@ -15,6 +15,7 @@ from mold_core.cli.completions import first_word, model_names
 from mold_core.cli.expand import expand_flags
 from mold_core.cli.loras import lora_weight
 from mold_core.cli.memory_flags import memory_flags, take_memory_flags
+from mold_core.cli.output import echo, style
 from mold_core.cli.pictures import source_fields
 from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
@@ -214,8 +215,8 @@ def _prompt_from_stdin(taken: bool) -> str:
 def _announce_default(engine: AnyEngine) -> DefaultModel:
     chosen = engine.default_model()
     if chosen.reason == "embedded":
-        click.echo(
-            f"{click.style('note:', fg='yellow')} using {chosen.spec.name}, the tiny model inside mold; "
+        echo(
+            f"{style('note:', fg='yellow')} using {chosen.spec.name}, the tiny model inside mold; "
             f"'mold list' shows large ones, 'mold pull NAME' fetches one",
             err=True,
         )

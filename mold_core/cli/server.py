@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mold_core.cli.output import echo, echo_json, style
 from mold_core.cli.server_flags import host_flag
 from mold_core.cli.state import State
 from mold_core.errors import MoldError, OutputError, ServerError
@@ -60,8 +60,8 @@ def start(state: State, bind: str | None, port: int | None) -> None:
             raise ServerError(f"the server ended at once: {_last_line(log)}", hint=f"{log} has more")
         found = server_process(settings.home)
         if found is not None and found.pid == pid and local_client(settings) is not None:
-            mark = click.style("✓", fg="green")
-            click.echo(f"{mark} mold serves on {found.address}, process {pid}, log {log}", err=True)
+            mark = style("✓", fg="green")
+            echo(f"{mark} mold serves on {found.address}, process {pid}, log {log}", err=True)
             return
         time.sleep(_LOOK_S)
     os.kill(pid, signal.SIGTERM)
@@ -78,10 +78,10 @@ def status(state: State, as_json: bool) -> None:
     if as_json:
         from mold_core.wire.convert import to_json
 
-        click.echo(json.dumps({"address": state.server.address, **to_json(now)}, indent=2))
+        echo_json({"address": state.server.address, **to_json(now)})
         return
     for label, value in {"address": state.server.address, **status_rows(now)}.items():
-        click.echo(f"{click.style(f'{label:<9}', dim=True)} {value}")
+        echo(f"{style(f'{label:<9}', dim=True)} {value}")
 
 
 @command.command("stop")
@@ -105,7 +105,7 @@ def stop(state: State) -> None:
         if not _ended(process, _STOP_TIMEOUT_S):
             os.kill(process.pid, signal.SIGKILL)
             _ended(process, _STOP_TIMEOUT_S)
-    click.echo(f"{click.style('✓', fg='green')} the server at {process.address} has ended", err=True)
+    echo(f"{style('✓', fg='green')} the server at {process.address} has ended", err=True)
 
 
 def status_rows(now: ServerStatus) -> dict[str, str]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import click
-
+from mold_core.cli.output import echo, foreign_code, reserve, style
 from mold_core.errors import SettingsError, UnreachableError
 
 if TYPE_CHECKING:
@@ -72,7 +71,8 @@ class State:
         """The plugins that are installed and wanted."""
         from mold_core.plugins import load_plugins
 
-        return load_plugins(() if self.no_plugins else self.settings.plugins)
+        with foreign_code():
+            return load_plugins(() if self.no_plugins else self.settings.plugins)
 
     @cached_property
     def engine(self) -> AnyEngine:
@@ -86,7 +86,8 @@ class State:
         from mold_core.engine import Engine
 
         if self._owns_process:
-            end_soon_when_interrupted(lambda: click.echo(click.style("error: ", fg="red") + "interrupted", err=True))
+            end_soon_when_interrupted(lambda: echo(style("error: ", fg="red") + "interrupted", err=True))
+        reserve()
         return Engine(self.settings, self.plugins)
 
     @cached_property
@@ -137,8 +138,8 @@ class State:
             if not (error.refused and self.falls_back):
                 raise
             self.lost = error
-            note = click.style("note:", fg="yellow")
-            click.echo(f"{note} {error.message}; this machine does the work", err=True)
+            note = style("note:", fg="yellow")
+            echo(f"{note} {error.message}; this machine does the work", err=True)
             return None
         return self.server
 

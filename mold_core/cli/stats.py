@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from mold_core.cli.list_models import readable_size
+from mold_core.cli.output import echo, echo_json, style
 from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
 
@@ -25,7 +24,7 @@ def command(state: State, as_json: bool) -> None:
     if as_json:
         from mold_core.wire.convert import to_json
 
-        click.echo(json.dumps(to_json(usage), indent=2))
+        echo_json(to_json(usage))
         return
     results = (
         f"{usage.output_images} files"
@@ -39,4 +38,4 @@ def command(state: State, as_json: bool) -> None:
         *((name, getattr(usage, f"{name}_bytes"), "") for name in _OTHERS),
     ]
     for label, size, where in rows:
-        click.echo(f"{click.style(f'{label:<8}', dim=True)} {readable_size(size):>9}  {where}".rstrip())
+        echo(f"{style(f'{label:<8}', dim=True)} {readable_size(size):>9}  {where}".rstrip())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -11,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
-import click
 
+from mold_core.cli.output import at_terminal, check_output, echo, style, write_result
 from mold_core.errors import OutputError, ValidationError
 
 if TYPE_CHECKING:
@@ -50,13 +49,14 @@ class Target:
         suffixes = _VIDEOS if videos else _PICTURES
         format_ = _known(format_, suffixes)
         default = default or ("mp4" if videos else "png")
-        if output == "-" or (output is None and not sys.stdout.isatty()):
+        if output == "-" or (output is None and not at_terminal()):
             if count != 1:
                 raise ValidationError(
                     f"--batch {count} makes several pictures and standard output takes one",
                     field="batch_size",
                     hint="name a file with -o",
                 )
+            check_output()
             return cls(None, True, format_ or default)
         if output is None:
             _check_directory(Path.cwd())
@@ -66,8 +66,7 @@ class Target:
     def write(self, files: Sequence[ImageData | VideoData], *, model: str, seed: int, time_ms: int) -> None:
         """Write results, and say where they are."""
         if self.path is None:
-            sys.stdout.buffer.write(files[0].data)
-            sys.stdout.buffer.flush()
+            write_result(files[0].data)
             return
         now, seconds = int(time.time()), time_ms / 1000
         for index, file in enumerate(files):
@@ -76,9 +75,9 @@ class Target:
             frames = getattr(file, "frames", None)
             if frames is not None:
                 what += f", {frames} frames at {file.fps}"  # type: ignore[union-attr]
-            click.echo(
-                f"{click.style('✓', fg='green')} {saved}  {what}, seed {(seed + index) % 2**64}, {seconds:.1f} s",
-                err=not sys.stdout.isatty(),
+            echo(
+                f"{style('✓', fg='green')} {saved}  {what}, seed {(seed + index) % 2**64}, {seconds:.1f} s",
+                err=not at_terminal(),
             )
 
     def _save(self, path: Path, file: ImageData | VideoData, index: int | None, model: str, now: int) -> Path:

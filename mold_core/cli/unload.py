@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from mold_core.cli.completions import model_names
+from mold_core.cli.output import echo
 from mold_core.cli.server_flags import host_flag
 from mold_core.cli.state import State
 
@@ -18,4 +19,4 @@ __all__ = ["command"]
 def command(state: State, model: str | None) -> None:
     """Drop MODEL, or every model, from the server's memory, after the work under way."""
     dropped = state.server.unload(model)
-    click.echo(f"unloaded {', '.join(dropped)}" if dropped else "no model loaded")
+    echo(f"unloaded {', '.join(dropped)}" if dropped else "no model loaded")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mold_core.cli.completions import model_names
+from mold_core.cli.output import at_terminal, echo, style, write_result
 from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
 from mold_core.errors import CancelledError, MoldError
+from mold_core.text import visible
 
 if TYPE_CHECKING:
     from mold_core.cli.state import AnyEngine
@@ -91,8 +92,7 @@ def _one(engine: AnyEngine, piece: Piece, options: dict[str, Any]) -> None:
     finally:
         line.clear()
     if data is not None:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        write_result(data)
     else:
         _say(piece, response)
 
@@ -101,12 +101,12 @@ def _many(engine: AnyEngine, pieces: list[Piece], options: dict[str, Any], overw
     """Enlarge several pictures; one that fails is named, and the others go on."""
     left = [piece for piece in pieces if overwrite or not piece.done()]
     if len(left) < len(pieces):
-        click.echo(f"{len(pieces) - len(left)} of {len(pieces)} are there already", err=True)
+        echo(f"{len(pieces) - len(left)} of {len(pieces)} are there already", err=True)
     line = _line(len(left))
     failed = 0
     try:
         for line.number, piece in enumerate(left, start=1):
-            line.file = piece.name
+            line.file = visible(piece.name)
             try:
                 response, _ = piece.run(engine, options, line)
             except CancelledError:
@@ -114,7 +114,7 @@ def _many(engine: AnyEngine, pieces: list[Piece], options: dict[str, Any], overw
             except MoldError as error:
                 failed += 1
                 line.clear()
-                click.echo(f"{click.style('✗', fg='red')} {piece.name}: {error}", err=True)
+                echo(f"{style('✗', fg='red')} {piece.name}: {error}", err=True)
             else:
                 line.clear()
                 _say(piece, response)
@@ -127,10 +127,10 @@ def _many(engine: AnyEngine, pieces: list[Piece], options: dict[str, Any], overw
 
 def _say(piece: Piece, response: UpscaleResponse) -> None:
     image = response.image
-    click.echo(
-        f"{click.style('✓', fg='green')} {piece.target}  {response.original_width}x{response.original_height} →"
+    echo(
+        f"{style('✓', fg='green')} {piece.target}  {response.original_width}x{response.original_height} →"
         f" {image.width}x{image.height}, {response.model}, {response.upscale_time_ms / 1000:.1f} s",
-        err=not sys.stdout.isatty(),
+        err=not at_terminal(),
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
+from mold_core.cli.output import at_terminal, check_output
 from mold_core.errors import OutputError, ValidationError
 
 if TYPE_CHECKING:
@@ -102,10 +103,11 @@ def _single(source: Path | None, output: str | None, format: str | None) -> Piec
     video = source is not None and source.suffix.lower() in _VIDEOS
     if video and format:
         raise ValidationError(f"--format {format} is for pictures; a video stays an MP4", field="output_format")
-    if output == "-" or (output is None and not sys.stdout.isatty()):
+    if output == "-" or (output is None and not at_terminal()):
         if video and output == "-":
             raise ValidationError("a video cannot be written to standard output", field="output", hint="name a file")
         if not video:
+            check_output()
             return Piece(source=source, target=None, format=format or "png")
     if output is None:
         chosen = "mp4" if video else format or "png"

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from mold_core.cli.list_models import readable_size
+from mold_core.cli.output import echo, echo_json, style
 from mold_core.cli.state import State
 from mold_core.errors import CheckpointError, SettingsError
+from mold_core.text import visible
 
 if TYPE_CHECKING:
     from mold_core.catalog.verify import FileVerdict
@@ -40,7 +39,7 @@ def verify_model(state: State, name: str, *, as_json: bool) -> None:
     if as_json:
         import attrs
 
-        click.echo(json.dumps([attrs.asdict(verdict) for verdict in verdicts], indent=2, default=str))
+        echo_json([attrs.asdict(verdict) for verdict in verdicts])
     wrong = sum(not verdict.right for verdict in verdicts)
     if wrong:
         raise CheckpointError(
@@ -50,8 +49,8 @@ def verify_model(state: State, name: str, *, as_json: bool) -> None:
 
 
 def _show(verdict: FileVerdict) -> None:
-    mark = click.style("✓", fg="green") if verdict.right else click.style("✗", fg="red")
-    click.echo(f"{mark} {readable_size(verdict.size_bytes):>9}  {verdict.path}  {verdict.words}")
+    mark = style("✓", fg="green") if verdict.right else style("✗", fg="red")
+    echo(f"{mark} {readable_size(verdict.size_bytes):>9}  {verdict.path}  {verdict.words}")
 
 
 class _Progress:
@@ -66,7 +65,7 @@ class _Progress:
         if self._live and time.monotonic() - self._drawn_at > _REDRAW_S:
             self._drawn_at = time.monotonic()
             share = 100 * bytes_read // max(bytes_total, 1)
-            self._stream.write(f"\r\x1b[2K{share:3d} %  {path.name}")
+            self._stream.write(f"\r\x1b[2K{share:3d} %  {visible(path.name)}")
             self._stream.flush()
 
     def clear(self) -> None:

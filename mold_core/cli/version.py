@@ -8,6 +8,7 @@ import attrs
 import click
 
 from mold_core.build import this_build
+from mold_core.cli.output import echo
 from mold_core.version import VERSION
 
 __all__ = ["command"]
@@ -18,7 +19,7 @@ __all__ = ["command"]
 def command(as_json: bool) -> None:
     """Show the version of mold; with --json also the revision and the day it is from, where they are known."""
     if not as_json:
-        click.echo(f"mold {VERSION}")
+        echo(f"mold {VERSION}")
         return
     known = {name: value for name, value in attrs.asdict(this_build()).items() if value is not None}
-    click.echo(json.dumps({"version": VERSION, **known}))
+    echo(json.dumps({"version": VERSION, **known}))

@@ -260,7 +260,9 @@ class ProcessWorker:
                 name = message[0]
                 if name == "log":
                     _name, logger, level, text = message
-                    logging.getLogger(logger).log(level, "%s: %s", self.device, text)
+                    first, _, traceback = text.partition("\n")
+                    extra = {"traceback": traceback} if traceback else None
+                    logging.getLogger(logger).log(level, "%s: %s", self.device, first, extra=extra)
                 elif name in ("done", "failed"):
                     self._answers.put((*message, self._connection.recv_bytes() or read_shared(self._shared)))
                 else:

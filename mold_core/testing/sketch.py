@@ -17,13 +17,13 @@ from mold_core.wire import GenerateRequest
 
 __all__ = ["Gate", "SketchFamily", "SketchPipeline", "sketch_model"]
 
-_PATIENCE_S = 20.0
+_PATIENCE_S = 120.0
 
 
 class Gate:
     """Stops a pipeline after each step until the test lets it go on, so that no test has to sleep.
 
-    A test that waits for something that does not happen gets a TimeoutError after 20 s.
+    A test that waits for something that does not happen gets a TimeoutError after two minutes.
     """
 
     def __init__(self) -> None:

@@ -22,7 +22,7 @@ playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect
 
 # On a machine without much to do a step takes a tenth of a second; this is for others.
-PATIENCE_MS = 60_000
+PATIENCE_MS = 120_000
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",

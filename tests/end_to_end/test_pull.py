@@ -101,9 +101,9 @@ WHOLE = {"house-q8/house.safetensors": WEIGHTS, "shared/paint/tokenizer.json": T
 
 
 def until(happened: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not happened():
-        assert time.monotonic() < deadline, "it did not happen within 20 s"
+        assert time.monotonic() < deadline, "it did not happen within two minutes"
         time.sleep(0.01)
 
 
@@ -115,7 +115,7 @@ def started_and_held(start: Start, world: dict[str, Any], weights: FakeFile, hom
     """Start a pull and return when 400,000 bytes are on the disk and no more come."""
     weights.hold_after = 400_000
     process = start("pull", "house", **world)
-    assert weights.held.wait(20)
+    assert weights.held.wait(120)
     until(lambda: size_of_part(home) > 390_000)
     return process
 
@@ -149,7 +149,7 @@ def test_a_pull_that_was_ended_goes_on_with_what_came(
 ) -> None:
     process = started_and_held(start, world, weights, home)
     process.send_signal(how)
-    _, words = process.communicate(timeout=20)
+    _, words = process.communicate(timeout=120)
     assert process.returncode == status
     assert ("what has come is kept; mold pull house:q8 goes on with it" in words) == (how == signal.SIGINT)
     came = size_of_part(home)
@@ -170,7 +170,7 @@ def test_two_pulls_at_once_share_the_work(start: Start, world: dict[str, Any], w
     assert any("another mold is fetching house.safetensors; following it" in line for line in lines)
     weights.released.set()
     for process in (first, second):
-        _, words = process.communicate(timeout=20)
+        _, words = process.communicate(timeout=120)
         assert (process.returncode, "✓ house:q8 is here, 1.0 MB" in words) == (0, True)
     assert weights.bytes_sent == len(WEIGHTS)
     assert models(home) == WHOLE
@@ -184,9 +184,9 @@ def test_a_pull_takes_over_from_one_that_was_killed(
     assert second.stderr is not None
     assert any("following it" in line for line in iter(second.stderr.readline, ""))
     first.kill()
-    first.communicate(timeout=20)
+    first.communicate(timeout=120)
     weights.released.set()
-    second.communicate(timeout=20)
+    second.communicate(timeout=120)
     assert second.returncode == 0
     assert len(weights.ranges) == 2
     assert models(home) == WHOLE
@@ -219,7 +219,7 @@ def test_a_disk_that_fills_up_is_reported_and_the_pull_goes_on_later(
     process = started_and_held(start, world, weights, home)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (600_000, 600_000))
     weights.released.set()
-    _, words = process.communicate(timeout=20)
+    _, words = process.communicate(timeout=120)
     assert process.returncode == 1
     assert re.search(
         r"^error: cannot write '.*\.incomplete': the file is larger than this disk or `ulimit -f` allows; .*; "
@@ -304,7 +304,7 @@ def test_the_progress_line_fits_the_terminal(
     with suppress(OSError), open(ours, "rb", buffering=0) as terminal:  # reading ends with EIO when mold is gone
         while more := terminal.read(4096):
             screen += more
-    process.wait(timeout=20)
+    process.wait(timeout=120)
     drawn = [line.removeprefix("\x1b[2K") for line in screen.decode().split("\r") if line.startswith("\x1b[2K")]
     figures = [line for line in drawn if "%" in line]
     assert any(re.search(r"\d+ %  \d.* of 1\.0 MB .*\d s", line) for line in figures)

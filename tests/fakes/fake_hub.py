@@ -19,7 +19,7 @@ import attrs
 
 COMMIT = "c0ffee" * 6 + "1234"
 _PIECE_BYTES = 4096
-_PATIENCE_S = 20.0
+_PATIENCE_S = 120.0
 
 
 @attrs.define(kw_only=True)

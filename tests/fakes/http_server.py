@@ -17,9 +17,12 @@ from typing import Any
 
 import attrs
 
-__all__ = ["Answer", "Server", "events", "serving"]
+__all__ = ["PATIENCE_S", "Answer", "Server", "events", "serving"]
 
 EXECUTABLE = Path(sys.executable).parent / "mold"
+
+# How long anything may take before a test gives up: no measure of speed, only the end of waiting for what never comes.
+PATIENCE_S = 300.0
 
 
 @attrs.frozen
@@ -50,7 +53,7 @@ class Server:
     process: subprocess.Popen[bytes]
 
     def ask(
-        self, method: str, path: str, body: object = None, *, patience_s: float = 60, **headers: str | None
+        self, method: str, path: str, body: object = None, *, patience_s: float = PATIENCE_S, **headers: str | None
     ) -> Answer:
         """Return the answer to a request; what is no bytes is sent as JSON. A header of None is left out."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=patience_s)
@@ -64,13 +67,13 @@ class Server:
         finally:
             connection.close()
 
-    def raw(self, data: bytes, timeout_s: float = 30) -> bytes:
+    def raw(self, data: bytes, timeout_s: float = PATIENCE_S) -> bytes:
         """Send bytes as they are and return what comes back until the server closes or says `Connection: close`."""
         with self.connect(timeout_s) as connection:
             connection.sendall(data)
             return read_all(connection)
 
-    def connect(self, timeout_s: float = 30) -> socket.socket:
+    def connect(self, timeout_s: float = PATIENCE_S) -> socket.socket:
         """Return an open connection."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=timeout_s)
 
@@ -85,7 +88,7 @@ class Server:
         connection.sendall("\r\n".join(head).encode() + b"\r\n\r\n" + data)
         return connection
 
-    def soon(self, path: str, wanted: Any, patience_s: float = 20) -> bool:
+    def soon(self, path: str, wanted: Any, patience_s: float = PATIENCE_S) -> bool:
         """Say whether the JSON at a path becomes as `wanted` says within a while."""
         for _ in range(int(patience_s / 0.05)):
             if wanted(self.ask("GET", path).json()):
@@ -164,7 +167,7 @@ def serving(
             killed = process.poll() == -signal.SIGKILL  # by the test
             process.send_signal(signal.SIGTERM)
             try:
-                status = process.wait(timeout=60)
+                status = process.wait(timeout=PATIENCE_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise
@@ -172,7 +175,7 @@ def serving(
 
 
 def _wait_until_up(port: int, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(1200):
+    for _ in range(int(PATIENCE_S / 0.05)):
         assert process.poll() is None, "the server ended"
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()

@@ -37,6 +37,7 @@ HARMLESS = {
     "mold_core/settings/parsing.py",
     "mold_core/wire/convert.py",
     "mold_core/catalog/pull.py",
+    "mold_http/command.py",
     "mold_http/guard/bodies.py",
 }
 

@@ -199,7 +199,7 @@ def run(
     script: str, *arguments: object, prefix: tuple[str, ...] = (), cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     command = [*prefix, sys.executable, "-c", script, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, env=ENVIRONMENT, cwd=cwd)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=ENVIRONMENT, cwd=cwd)
 
 
 REPLACE_UNDER_LIMIT = """

@@ -209,7 +209,7 @@ def test_requests_of_one_batch_keep_their_own_pictures_and_masks(engine: Engine,
         request("three green trees", source_image=png(other), strength=1.0),
     ]
     jobs = [engine.submit(one) for one in wanted]
-    together = [pixels(job.result(timeout_s=60).images[0].data) for job in jobs]
+    together = [pixels(job.result(timeout_s=120).images[0].data) for job in jobs]
     for made, one in zip(together, wanted, strict=True):
         assert np.abs(made - pixels(engine.generate(one).images[0].data)).mean() < 0.6
 
@@ -218,7 +218,7 @@ def test_requests_of_different_strength_in_one_queue_come_out_as_alone(engine: E
     wanted = [request(NIGHT, source_image=png(day), strength=strength) for strength in (0.0, 0.5, 0.75, 1.0, 0.5)]
     jobs = [engine.submit(one) for one in wanted]
     for job, one in zip(jobs, wanted, strict=True):
-        made = pixels(job.result(timeout_s=60).images[0].data)
+        made = pixels(job.result(timeout_s=120).images[0].data)
         assert np.abs(made - pixels(engine.generate(one).images[0].data)).mean() < 0.6
 
 

@@ -81,7 +81,7 @@ def test_more_scale_changes_more(engine: Engine, lora: LoraWeight) -> None:
 def test_jobs_with_other_adapters_do_not_mix(engine: Engine, lora: LoraWeight, other: LoraWeight) -> None:
     stacks = [(), (lora,), (other,), (lora, other), (scaled(lora, 0.5),), (), (other,), (lora,)]
     jobs = [engine.submit(request(*stack, seed=number)) for number, stack in enumerate(stacks)]
-    together = [pixels(job.result(timeout_s=60).images[0].data) for job in jobs]
+    together = [pixels(job.result(timeout_s=120).images[0].data) for job in jobs]
     for number, (stack, made) in enumerate(zip(stacks, together, strict=True)):
         assert np.abs(made - draw(engine, *stack, seed=number)).mean() < 0.6
 

@@ -28,7 +28,7 @@ def test_pictures_are_shared_as_equally_as_can_be() -> None:
 
 
 def test_parts_are_worked_on_at_the_same_time_and_put_together_in_order() -> None:
-    meeting = threading.Barrier(3, timeout=20)
+    meeting = threading.Barrier(3, timeout=120)
 
     def work(part: slice, check: Callable[[], None]) -> tuple[int, bool, int]:
         meeting.wait()  # breaks unless all three are here

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import av
 import pytest
-from http_server import Server, events, serving
+from http_server import PATIENCE_S, Server, events, serving
 
 MODEL = "ltx2-nano"
 PROMPT = "a red boat sailing left to right"
@@ -86,7 +86,7 @@ def wait_for_step(server: Server, job: str, stage: int) -> None:
     """Return when a chain is in the middle of a clip."""
     told = b""
     with server.begin("GET", f"/api/jobs/{job}/events") as connection:
-        connection.settimeout(90)
+        connection.settimeout(PATIENCE_S)
         while not re.search(rb'"stage_idx": ?%d, ?"step": ?[2-9]' % stage, told):
             part = connection.recv(65_536)
             assert part, told[-300:]

@@ -9,7 +9,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from http_server import Server, serving
+from http_server import PATIENCE_S, Server, serving
 from PIL import Image
 
 from mold_core.media.images import decode_image
@@ -216,7 +216,7 @@ def test_thumbnails_are_made_before_anybody_asks_where_that_is_wanted(tmp_path: 
     with serving(tmp_path / "home", MOLD_THUMBNAIL_WARMUP="1") as running:
         assert running.soon("/api/gallery", lambda entries: len(entries) == 1)
         cache = tmp_path / "home" / "cache" / "thumbnails"
-        until = time.monotonic() + 30
+        until = time.monotonic() + PATIENCE_S
         while not list(cache.rglob("one.png.png")) and time.monotonic() < until:
             time.sleep(0.05)
         assert list(cache.rglob("one.png.png"))

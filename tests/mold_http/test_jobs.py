@@ -149,7 +149,7 @@ def test_jobs_outlive_a_server_that_is_killed(tmp_path: Path) -> None:
     with serving(tmp_path / "home", MOLD_EXECUTOR="process") as first:
         ids = [generate(first, {**SMALL, "seed": seed})["id"] for seed in range(4)]
         first.process.kill()
-        first.process.wait(20)
+        first.process.wait(120)
     with serving(tmp_path / "home", MOLD_EXECUTOR="process") as second:
         for seed, id_ in enumerate(ids):
             assert finished(second, id_)["state"] == "done"

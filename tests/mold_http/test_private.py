@@ -7,12 +7,14 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import attrs
 import pytest
 from http_server import Server, read_until, serving
 from leaky import FAILURES, SECRET, install
 
+from mold_core.text import visible
 from mold_http.routes.table import ROUTES
 
 REQUEST = {"model": "leaky:v1", "width": 32, "height": 32, "steps": 1, "seed": 3}
@@ -115,3 +117,22 @@ def test_a_damaged_file_is_named_without_its_folder(leaky: Leaky) -> None:
         answer = leaky.server.ask("POST", "/api/generate", body)
         assert answer.status >= 400
         assert str(leaky.server.home.parent).encode() not in answer.body
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_client_cannot_write_lines_of_its_own_into_the_log(tmp_path: Path, form: str) -> None:
+    log = tmp_path / "log"
+    forged = "2026-01-01 00:00:00,000 ERROR mold.http: forged"
+    with (
+        log.open("wb") as file,
+        serving(tmp_path / "home", stderr=file, MOLD_LOG="info", MOLD_LOG_FORMAT=form, MOLD_PLUGINS="http") as server,
+    ):
+        server.ask("GET", f"/x%0a{quote(forged)}%1b%5b2J%c2%9b%e2%80%ae%e2%80%a8{quote(forged)}")
+        for method in ("WEBSOCKET", "GET%0aX", "FORGED"):
+            server.raw(
+                f"{method} /ws%0d%0a{quote(forged)} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+            )
+    text = log.read_text("utf-8")
+    assert "forged" in text
+    assert [char for char in text if char != "\n" and visible(char) != char] == []
+    assert not [line for line in text.splitlines() if line.lstrip().startswith(forged[:10])]

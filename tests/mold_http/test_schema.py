@@ -60,7 +60,7 @@ def examine(server: Server, name: str, cases: int) -> int:
         asked += 1
         _keep_small(case)
         case.headers["X-Api-Key"] = KEY
-        response = case.call(timeout=60)
+        response = case.call(timeout=120)
         case.validate_response(response, checks=checks)
 
     strategy = operation.as_strategy(schemathesis.GenerationMode.POSITIVE) | operation.as_strategy(

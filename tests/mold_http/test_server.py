@@ -192,7 +192,7 @@ def test_a_server_with_open_streams_ends_when_it_is_told_to(tmp_path: Path) -> N
         for stream in streams:
             read_until(stream, b"\r\n\r\n")
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(timeout=20) == 0
+        assert server.process.wait(timeout=120) == 0
         for stream in streams:
             read_all(stream)
             stream.close()
@@ -205,7 +205,7 @@ def test_work_under_way_is_told_when_the_grace_time_is_over(tmp_path: Path) -> N
             answer = server.ask("POST", "/api/shutdown")
             assert (answer.status, answer.body) == (200, b"shutdown initiated\n")
             assert b"event: error" in read_all(stream)
-        assert server.process.wait(timeout=30) == 0
+        assert server.process.wait(timeout=120) == 0
 
 
 def test_work_that_ends_within_the_grace_time_is_answered(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_work_that_ends_within_the_grace_time_is_answered(tmp_path: Path) -> Non
             read_until(stream, b'"type":"queued"')
             server.process.send_signal(signal.SIGTERM)
             assert b"event: complete" in read_all(stream)
-        assert server.process.wait(timeout=60) == 0
+        assert server.process.wait(timeout=120) == 0
 
 
 def test_an_open_server_without_a_key_says_so(
@@ -227,7 +227,7 @@ def test_an_open_server_without_a_key_says_so(
     ) as process:
         lines = [process.stderr.readline() for _ in range(2)]  # type: ignore[union-attr]
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+        process.communicate(timeout=120)
     assert lines[0].startswith("warning: everybody who can reach 0.0.0.0 may use this server")
     assert f"http://0.0.0.0:{port}" in lines[1]
     assert process.returncode == 0

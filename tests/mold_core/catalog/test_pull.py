@@ -349,7 +349,7 @@ def test_pulls_at_the_same_time_fetch_a_file_once(house: ModelSpec, store: Model
     follower = Listener()
     threads = [threading.Thread(target=pull, args=(house, store))]
     threads[0].start()
-    assert weights.held.wait(20)
+    assert weights.held.wait(120)
 
     def follow(event: Any) -> None:
         follower(event)

@@ -148,7 +148,7 @@ def test_ctrl_c_ends_with_one_line_130_and_no_file(sketch_process: Start, tmp_pa
     with slow(sketch_process) as process:
         wait_for_steps(process, 2)
         process.send_signal(signal.SIGINT)
-        _, rest = process.communicate(timeout=60)
+        _, rest = process.communicate(timeout=120)
     assert process.returncode == 130
     assert [line for line in rest.splitlines() if line != b"step"] == [b"error: interrupted"]
     assert list(tmp_path.iterdir()) == []
@@ -187,7 +187,7 @@ def test_a_kill_at_any_time_leaves_the_old_file_or_the_new_one(sketch_process: S
                 process.wait(chance.uniform(0, 0.04))
             except subprocess.TimeoutExpired:
                 process.kill()
-            process.communicate(timeout=60)
+            process.communicate(timeout=120)
         data = target.read_bytes()
         if data != b"old":
             assert Image.open(BytesIO(data)).convert("RGB").size == (256, 256)

@@ -365,7 +365,7 @@ def test_a_chain_that_waits_between_clips_can_be_cancelled(engine: Engine, famil
     gate.wait_for_arrival()
     engine.pause()
     gate.open()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not list((engine.settings.home / "chains" / "clips").glob("*.safetensors")) and time.monotonic() < deadline:
         time.sleep(0.01)
     chain.cancel()

@@ -28,7 +28,7 @@ from mold_core.errors import JobNotFoundError, WorkerError
 from mold_core.gallery import Gallery
 from mold_core.testing import FakePlugin, SketchFamily, engine_with, sketch_model
 
-WAIT_S = 20.0
+WAIT_S = 120.0
 
 PROGRAM = """
 import os, sys, threading

@@ -32,7 +32,7 @@ from mold_core.media.metadata import read_metadata
 from mold_core.testing import FakePlugin, Gate, SketchFamily, engine_with, sketch_model
 from mold_core.wire.generate import MAX_SEED
 
-WAIT_S = 20.0
+WAIT_S = 120.0
 
 
 def request(prompt: str = "a red house", **fields: Any) -> GenerateRequest:

@@ -14,7 +14,7 @@ from mold_core.errors import JobNotFoundError
 from mold_core.testing import FakePlugin, Gate, SketchFamily, engine_with, sketch_model
 from mold_core.wire import PullRequest, PullResponse
 
-WAIT_S = 20.0
+WAIT_S = 120.0
 
 
 def request(prompt: str = "a red house", **fields: Any) -> GenerateRequest:

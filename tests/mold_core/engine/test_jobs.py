@@ -52,7 +52,7 @@ def test_a_reader_gets_events_as_they_come() -> None:
     reader = threading.Thread(target=read)
     reader.start()
     job.report(info(1))
-    assert got_one.wait(10)
+    assert got_one.wait(120)
     job.report(info(2))
     job.finish("picture")
     reader.join(10)
@@ -87,7 +87,7 @@ def test_a_reader_may_stop_waiting() -> None:
 def test_the_result_is_waited_for() -> None:
     job = new_job()
     threading.Timer(0.01, job.finish, ["picture"]).start()
-    assert job.result(timeout_s=10) == "picture"
+    assert job.result(timeout_s=120) == "picture"
 
 
 def test_waiting_for_a_result_may_end() -> None:
@@ -148,7 +148,7 @@ def test_of_many_threads_that_end_a_job_one_does() -> None:
     ended: list[bool] = []
 
     def end() -> None:
-        start.wait(10)
+        start.wait(120)
         ended.append(job.cancel())
 
     threads = [threading.Thread(target=end) for _ in range(8)]

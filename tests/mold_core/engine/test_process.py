@@ -35,7 +35,7 @@ from mold_core.engine.worker import InlineExecutor, LocalWorker
 from mold_core.errors import WorkerError
 from mold_core.testing import FakePlugin, Gate, RecordedRun, SketchFamily, engine_with, sketch_model
 
-WAIT_S = 60.0
+WAIT_S = 120.0
 SPEC = sketch_model()
 
 

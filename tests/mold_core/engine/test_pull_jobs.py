@@ -17,7 +17,7 @@ from mold_core.engine.kinds import KINDS
 from mold_core.testing import FakePlugin, SketchFamily, engine_with, sketch_model
 from mold_core.wire import PullRequest
 
-WAIT_S = 60.0
+WAIT_S = 120.0
 WEIGHTS = bytes(range(256)) * 4096
 
 

@@ -1,0 +1,68 @@
+"""Text of others made safe to show: what a terminal or a log would obey is written out as an escape."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+
+__all__ = ["LogLines", "json_text", "visible"]
+
+# Control characters, among them line breaks; marks that turn the direction of text or break lines; halves of
+# surrogate pairs, which are no characters; invisible tags. Joiners stay: scripts and emoji need them.
+_OBEYED = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
+    "\U000e0000-\U000e007f]"
+)
+_SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+
+
+def visible(text: str) -> str:
+    r"""Return the text as one line that nothing obeys: ``\x1b``, ``\n`` and the like stand for what was there."""
+    return _OBEYED.sub(_escape, text)
+
+
+def json_text(value: object, *, indent: int | None = None, ascii: bool = False) -> str:
+    """Return a value as JSON, in which what is obeyed (or, with `ascii`, all that is not ASCII) is escaped."""
+    return _OBEYED.sub(_escape_json, json.dumps(value, indent=indent, default=str, ensure_ascii=ascii))
+
+
+class LogLines(logging.Formatter):
+    """Records as text: one line each, and those of a traceback below it, further in than any record begins."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record's line, and its traceback if it has one."""
+        record.message = visible(record.getMessage())
+        if self.usesTime():
+            record.asctime = self.formatTime(record, self.datefmt)
+        return "\n    ".join([self.formatMessage(record) + self.about(record), *map(visible, trace_of(record))])
+
+    def about(self, record: logging.LogRecord) -> str:
+        """Return what stands behind the message; nothing, unless a subclass has more to say."""
+        return ""
+
+
+def trace_of(record: logging.LogRecord) -> list[str]:
+    """Return the lines of a record's traceback. One of another process comes as the extra `traceback`."""
+    text: str = getattr(record, "traceback", "")
+    if record.exc_info:
+        text = logging.Formatter().formatException(record.exc_info)
+    return text.splitlines()
+
+
+def _escape(match: re.Match[str]) -> str:
+    char = match[0]
+    if char in _SHORT:
+        return _SHORT[char]
+    return (
+        f"\\x{ord(char):02x}"
+        if char <= "\xff"
+        else f"\\u{ord(char):04x}"
+        if char <= "\uffff"
+        else f"\\U{ord(char):08x}"
+    )
+
+
+def _escape_json(match: re.Match[str]) -> str:
+    # The line breaks between the values are JSON's own; those within texts are escapes by now.
+    return match[0] if match[0] == "\n" else json.dumps(match[0])[1:-1].replace("\x7f", "\\u007f")
