@@ -283,7 +283,8 @@ class ModelFamily(Protocol):
 #                                                       starts, so that the first request waits for less
 #   fitted(spec: ModelSpec, request: GenerateRequest) -> GenerateRequest
 #                                                       fills in what follows from files in the request, as the frames
-#                                                       and their rate from a video, before the model's defaults
+#                                                       and their rate from a video, before the model's defaults, and
+#                                                       puts the steps in place that a model always takes
 #   check(spec: ModelSpec, request: GenerateRequest)    raises ValidationError, naming the field, for a complete request
 #                                                       that the model cannot honour
 #   sizes_of(spec: ModelSpec) -> SizeRules              size rules of one model, where they differ from the family's

@@ -50,10 +50,13 @@ def complete(
     Adapters are named by their files afterwards, all of them in `loras`; names are looked up in the folder that is
     given, else in that of MOLD_HOME. Raises ValidationError for what the family cannot honour.
     """
-    if hasattr(family, "fitted"):
-        request = family.fitted(spec, request)
-    _refuse_unsupported(request, spec, family)
+    _refuse_unsupported(request, spec, family)  # before a family puts its own values in place of those asked for
     warnings: list[str] = []
+    if hasattr(family, "fitted"):
+        wanted, request = request, family.fitted(spec, request)
+        _refuse_unsupported(request, spec, family)
+        if wanted.steps is not None and request.steps != wanted.steps:
+            warnings.append(f"{spec.name} always takes {request.steps} steps; {wanted.steps} is ignored")
     width, height = _size(request, spec, family, warnings.append)
     if request.negative_prompt and "negative-prompt" not in family.capabilities:
         warnings.append(f"{family.title} has no negative prompt; it is ignored")

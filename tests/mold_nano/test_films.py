@@ -15,7 +15,9 @@ from PIL import Image
 from tracker import Seen, agrees, see
 
 from mold_core import ChainRequest, Engine, GenerateRequest, Settings
+from mold_core.media.metadata import OutputMetadata
 from mold_core.media.video import probe_video
+from mold_core.wire import DenoiseStep, Info
 
 NANO = "ltx2-nano:bf16"
 
@@ -79,6 +81,17 @@ def test_sound_is_as_long_as_the_pictures(engine: Engine) -> None:
     assert info.frames == 25
     assert abs(samples.shape[1] / rate - 25 / FPS) <= 1 / FPS
     assert np.abs(samples).max() > 0.05
+
+
+def test_steps_of_a_model_that_has_its_own_are_told_to_be_ignored(engine: Engine) -> None:
+    job = engine.submit(GenerateRequest(prompt="a red ball", model=NANO, frames=9, steps=3, seed=1))
+    video = job.result(timeout_s=300).video
+    assert job.warnings == (f"{NANO} always takes 8 steps; 3 is ignored",)
+    assert any(isinstance(event, Info) and event.message == job.warnings[0] for event in job.events())
+    with av.open(BytesIO(video.data)) as container:
+        metadata = OutputMetadata.from_json(container.metadata["mold:parameters"])
+    assert metadata.steps == sum(isinstance(event, DenoiseStep) for event in job.events()) == 8
+    assert engine.submit(GenerateRequest(prompt="a red ball", model=NANO, frames=9, seed=1)).warnings == ()
 
 
 def test_a_clip_begins_with_its_source_picture(engine: Engine) -> None:

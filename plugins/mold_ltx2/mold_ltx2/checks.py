@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["check", "fitted", "lacking_upsampler"]
 
 _STEPS_HQ = 15
+_STEPS_DISTILLED = 8
 _STRIDE = 8
 
 # Which field asks for an upsampler, by which word, and the files that bring it.
@@ -27,13 +28,15 @@ _ASKED_FOR: dict[UpsamplerKind, tuple[str, str, str]] = {
 }
 
 
-def fitted(request: GenerateRequest) -> GenerateRequest:
+def fitted(spec: ModelSpec, request: GenerateRequest) -> GenerateRequest:
     """Return the request with the rate of its source video and, where it is as long as that, its frames.
 
-    A retake has its size, too. `two-stage-hq` takes fewer steps than the model's own number, each of which is twice as
-    much work.
+    A retake has its size, too. A distilled model has noise levels of its own, and takes as many steps in any case.
+    `two-stage-hq` takes fewer steps than the model's own number, each of which is twice as much work.
     """
-    if request.pipeline == "two-stage-hq":
+    if spec.options.get("distilled"):
+        request = attrs.evolve(request, steps=spec.defaults.steps or _STEPS_DISTILLED)
+    elif request.pipeline == "two-stage-hq":
         request = attrs.evolve(request, steps=request.steps or _STEPS_HQ)
     if request.source_video is None:
         return request

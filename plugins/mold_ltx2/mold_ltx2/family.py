@@ -55,10 +55,10 @@ class Ltx2Family:
         return SizeRules(**{**own, "recommended": recommended})
 
     def fitted(self, spec: ModelSpec, request: GenerateRequest) -> GenerateRequest:
-        """Return the request with what follows from its source video."""
+        """Return the request with what follows from its source video, and the steps of a model that has its own."""
         from mold_ltx2.checks import fitted
 
-        return fitted(request)
+        return fitted(spec, request)
 
     def check(self, spec: ModelSpec, request: GenerateRequest) -> None:
         """Raise ValidationError for what LTX-2 cannot honour."""
