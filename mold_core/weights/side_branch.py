@@ -50,6 +50,7 @@ class AdaptedLinear(nn.Module):
         self.branches = tuple(branches)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's own result with what the branches add."""
         out: Tensor = self.base(x)
         rows = out.view(-1, out.shape[-1])
         for branch, scale in self.branches:

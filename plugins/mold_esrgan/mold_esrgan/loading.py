@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mold_core import CheckpointError, WeightLoad
-from mold_core.weights import fill, release_cached
+from mold_core.weights import check_finite, fill, release_cached
 
 if TYPE_CHECKING:
     from mold_core import LoadContext
@@ -40,7 +40,9 @@ def filled(
 
     def run(pixels: Tensor) -> Tensor:
         with _threads(context.threads):
-            return module(pixels)
+            larger: Tensor = module(pixels)
+        check_finite("upscaler", larger, network=module)
+        return larger
 
     def close() -> None:
         module.to("meta")
