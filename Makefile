@@ -11,7 +11,7 @@ BENCHMARKS := $(filter-out benchmarks/common.py benchmarks/reference.py,$(wildca
 .PHONY: help setup demo serve test soak lint format bench clean
 
 help:
-	@echo "make demo    a picture from a prompt, with the model that ships inside the wheel"
+	@echo "make demo    an image from a prompt, with the model that ships inside the wheel"
 	@echo "make serve   the HTTP API on http://127.0.0.1:7680"
 	@echo "make test    the tests (under ten minutes)"
 	@echo "make soak    the tests that take longer"

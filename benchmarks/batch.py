@@ -1,6 +1,6 @@
-"""What batching brings: eight pictures together against eight one by one, and against diffusers' batch of eight.
+"""What batching brings: eight images together against eight one by one, and against diffusers' batch of eight.
 
-Both may use every core; mold uses as many as pay, which for a single small picture is one. diffusers runs in fp32 or
+Both may use every core; mold uses as many as pay, which for a single small image is one. diffusers runs in fp32 or
 bf16, and on one thread or all, whichever is faster for it on this machine in this minute. It has a process of its own:
 in one process the threads of the two would stand in each other's way. Each of a pair is measured right after the other;
 the figures are medians of the pairs' ratios. The ratio by processor time says what batching saves when no core is idle.
@@ -28,7 +28,7 @@ PAIRS = 12
 
 
 def main() -> None:
-    """Pictures per second of a batch of 8 at 128x128, relative to two alternatives."""
+    """Images per second of a batch of 8 at 128x128, relative to two alternatives."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     child = context.Process(target=diffusers_process, args=(there,), daemon=True)
@@ -48,23 +48,23 @@ def main() -> None:
         print(f"processor time, batch of 8: {1000 * batched:.0f} ms   one by one: {1000 * single:.0f} ms")
     here.send(False)
     child.join()
-    report("batch-vs-diffusers", 1 / other.ratio, 1.2, "pictures/s ÷ diffusers' batch of 8", better="higher")
-    report("batch", 1 / alone.ratio, 1.6, "pictures/s, batch of 8 ÷ one by one, 128x128", better="higher")
+    report("batch-vs-diffusers", 1 / other.ratio, 1.2, "images/s ÷ diffusers' batch of 8", better="higher")
+    report("batch", 1 / alone.ratio, 1.6, "images/s, batch of 8 ÷ one by one, 128x128", better="higher")
 
 
 def together(engine: Engine) -> None:
-    """Make eight pictures in one batch."""
+    """Make eight images in one batch."""
     engine.generate(request(seed=1, batch_size=BATCH))
 
 
 def one_by_one(engine: Engine) -> None:
-    """Make the same eight pictures one after the other."""
+    """Make the same eight images one after the other."""
     for seed in range(1, BATCH + 1):
         engine.generate(request(seed=seed, batch_size=1))
 
 
 def request(seed: int, batch_size: int) -> GenerateRequest:
-    """Return the request for a number of pictures."""
+    """Return the request for a number of images."""
     return GenerateRequest(prompt=PROMPT, model="flux-nano:bf16", steps=STEPS, seed=seed, batch_size=batch_size)
 
 
@@ -92,7 +92,7 @@ def diffusers_process(connection: Connection) -> None:
 
 
 def diffusers_batch(pipeline: Any, threads: int) -> None:
-    """Make eight pictures with diffusers in one batch."""
+    """Make eight images with diffusers in one batch."""
     torch.set_num_threads(threads)
     pipeline(
         PROMPT,

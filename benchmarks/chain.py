@@ -3,8 +3,8 @@
 Time: a chain through the engine, encoded and written, ÷ its clips rendered and decoded one after the other by the same
 pipeline and thrown away; in turn, each in a process of its own. Memory: the most that a process of its own took for a
 chain of 16 clips ÷ for one of 4. Seams: the moving thing is followed by a tracker; how far it is from where its last
-two frames lead, and how much the picture's brightness jumps, across the seams ÷ within clips, with the usual tail and
-with clips joined without one. Waiting: how long pictures of flux-nano take that are asked for while a chain of 8 clips
+two frames lead, and how much the image's brightness jumps, across the seams ÷ within clips, with the usual tail and
+with clips joined without one. Waiting: how long images of flux-nano take that are asked for while a chain of 8 clips
 runs, ÷ the time of a clip.
 """
 
@@ -156,13 +156,13 @@ def time_ratio(model: str, stages: int, rounds: int, times: int) -> float:
 
 
 def take_turn(process: Popen[str]) -> float:
-    """Let a process of `answer_turns` do its work once, and return how long that took."""
+    """Let a process of `scheduler_slice` do its work once, and return how long that took."""
     assert process.stdin is not None and process.stdout is not None
     print(file=process.stdin, flush=True)
     return float(process.stdout.readline())
 
 
-def answer_turns(taken: Iterator[float]) -> None:
+def scheduler_slice(taken: Iterator[float]) -> None:
     """Do the work once for each line that comes in, and print how long it took."""
     for _ in sys.stdin:
         print(next(taken), flush=True)
@@ -188,7 +188,7 @@ def peak_bytes(model: str, stages: int) -> int:
 
 
 def waiting_ratio(model: str, stages: int = 8) -> float:
-    """Return how long 95 of 100 pictures take at most beside a chain ÷ the median time of one of its clips."""
+    """Return how long 95 of 100 images take at most beside a chain ÷ the median time of one of its clips."""
     begun: dict[int, float] = {}
     clips: list[float] = []
 
@@ -198,22 +198,22 @@ def waiting_ratio(model: str, stages: int = 8) -> float:
         elif isinstance(event, ChainStageDone) and event.stage_idx in begun:
             clips.append(perf_counter() - begun[event.stage_idx])
 
-    picture = GenerateRequest(prompt="a red house", model="flux-nano", seed=1)
+    image = GenerateRequest(prompt="a red house", model="flux-nano", seed=1)
     with tempfile.TemporaryDirectory(prefix="mold-bench-") as name, engine_in(Path(name)) as engine:
         engine.generate(GenerateRequest(prompt=PROMPTS[0], model=model, frames=CLIP, seed=0))
-        engine.generate(picture)
+        engine.generate(image)
         alone = chain_clip_seconds(engine, model)
         chain = Thread(target=engine.run, args=(asked(model, stages), note))
         chain.start()
         waited = []
         while chain.is_alive():
             started = perf_counter()
-            engine.generate(picture)
+            engine.generate(image)
             waited.append(perf_counter() - started)
             sleep(0.2)
         chain.join()
     longest = sorted(waited)[int(0.95 * (len(waited) - 1))]
-    print(f"{len(waited)} pictures beside a chain: 95 % within {longest:.2f} s; a clip takes {alone:.2f} s alone, "
+    print(f"{len(waited)} images beside a chain: 95 % within {longest:.2f} s; a clip takes {alone:.2f} s alone, "
           f"{statistics.median(clips):.2f} s beside them", flush=True)  # fmt: skip
     return longest / alone
 
@@ -228,13 +228,13 @@ def chain_clip_seconds(engine: Engine, model: str) -> float:
 # --- seams -----------------------------------------------------------------------------------------------------------
 
 
-def unsteadiness(pictures: Sequence[Image.Image]) -> tuple[np.ndarray, np.ndarray]:
+def unsteadiness(images: Sequence[Image.Image]) -> tuple[np.ndarray, np.ndarray]:
     """Return for each frame how far the thing is from where the two before lead, and by how much brightness jumps."""
-    track = see(pictures).track
+    track = see(images).track
     away = np.full(len(track), np.nan)
     away[2:] = np.linalg.norm(track[2:] - 2 * track[1:-1] + track[:-2], axis=1)
     away[away > 0.3] = np.nan  # gone at one side and in again at the other
-    light = np.array([np.asarray(picture.convert("L"), dtype=np.float32).mean() for picture in pictures])
+    light = np.array([np.asarray(image.convert("L"), dtype=np.float32).mean() for image in images])
     return away, np.abs(np.diff(light, prepend=light[0]))
 
 
@@ -246,10 +246,10 @@ def seam_ratios(model: str, tail: int, stages: int, seeds: int) -> tuple[float, 
         for prompt in PROMPTS:
             for seed in range(seeds):
                 answer = engine.chain(asked(model, stages, tail=tail, prompt=prompt, seed=seed))
-                pictures, _, _ = read(answer.video.data)
+                images, _, _ = read(answer.video.data)
                 seams = {CLIP + index * (CLIP - overlap) for index in range(stages - 1)}
-                away, jump = unsteadiness(pictures)
-                for frame in range(2, len(pictures)):
+                away, jump = unsteadiness(images)
+                for frame in range(2, len(images)):
                     across = frame in seams or frame - 1 in seams
                     if not np.isnan(away[frame]):
                         parts.setdefault(("away", across), []).append(float(away[frame]))
@@ -274,7 +274,7 @@ def main() -> None:
     parser.add_argument("--peak", type=int, help="only print the most memory that a chain of so many clips takes")
     arguments = parser.parse_args()
     if arguments.times:
-        answer_turns(WAYS[arguments.times](arguments.model, arguments.stages, arguments.heavy))
+        scheduler_slice(WAYS[arguments.times](arguments.model, arguments.stages, arguments.heavy))
         return
     if arguments.peak:
         print(peak_bytes(arguments.model, arguments.peak))
@@ -287,7 +287,7 @@ def main() -> None:
     for tail, (away, jump) in seams.items():
         print(f"tail {tail}: position {away:.2f}, brightness {jump:.2f} across seams ÷ within clips", flush=True)
     waiting = waiting_ratio(model)
-    report("chain waiting", waiting, 1.0, "a picture beside a chain, 95 of 100, ÷ a clip", better="lower")
+    report("chain waiting", waiting, 1.0, "an image beside a chain, 95 of 100, ÷ a clip", better="lower")
     report("chain memory", many / few, 1.1, "peak memory of a chain of 16 clips ÷ of 4", better="lower")
     report("chain seam, position", seams[TAIL][0], 1.5, "error across seams ÷ within clips", better="lower")
     report("chain seam, brightness", seams[TAIL][1], 1.5, "jump across seams ÷ within clips", better="lower")

@@ -13,7 +13,7 @@ from typing import Literal
 
 __all__ = ["NANO", "Comparison", "compare", "compare_commands", "report"]
 
-Measure = Callable[[], float]
+MetricSample = Callable[[], float]
 
 # The model most benchmarks run: the one that ships.
 NANO = Path(__file__).parent.parent / "plugins/mold_nano/mold_nano/models/flux-nano"
@@ -67,7 +67,7 @@ def report(name: str, value: float, aim: float, unit: str, *, better: Literal["l
     )
 
 
-def _in_turn(ours: Measure, theirs: Measure, pairs: int, warmup: int) -> Comparison:
+def _in_turn(ours: MetricSample, theirs: MetricSample, pairs: int, warmup: int) -> Comparison:
     for _ in range(warmup):
         ours()
         theirs()

@@ -41,7 +41,7 @@ SEARCHES = (
 
 
 def filled(folder: Path, count: int) -> Gallery:
-    """Return a gallery with rows for `count` pictures whose files are not looked at."""
+    """Return a gallery with rows for `count` images whose files are not looked at."""
     gallery = Gallery(folder / "output", folder / "gallery.db")
     (folder / "output").mkdir()
     rng = Random(1)

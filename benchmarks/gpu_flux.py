@@ -4,8 +4,8 @@
     python benchmarks/gpu_flux.py --formats q4_k         one of them
     python benchmarks/gpu_flux.py --tiny                 the same code on the CPU, at a size that proves it only
 
-Nothing is downloaded. Weights are random, so pictures are noise, and times are those of real weights. Every row is of
-one batch of one picture; "step" is the median step of `--runs` denoising loops after the first, "first" the first
+Nothing is downloaded. Weights are random, so images are noise, and times are those of real weights. Every row is of
+one batch of one image; "step" is the median step of `--runs` denoising loops after the first, "first" the first
 step of the first loop, with all compiling in it. Utilisation is the arithmetic of the matrix products ÷ what the
 maker states for bf16 without sparsity. Without a GPU it says so and ends.
 """
@@ -24,10 +24,10 @@ import torch
 from common import report
 from torch import Tensor, nn
 
-from mold_core.weights import PackedTensor, fill, type_named
+from mold_core.weights import PackedTensor, load_weights, type_named
+from mold_flux.compile import compile_blocks, fast_attention
 from mold_flux.sampling import denoise, pack
 from mold_flux.schedule import DEV
-from mold_flux.speed import compile_blocks, fast_attention
 from mold_flux.transformer import FLUX_DEV, FluxConfig, FluxTransformer, rope
 
 TINY = FluxConfig(
@@ -96,7 +96,7 @@ def random_transformer(case: Case, kind: str | None) -> FluxTransformer:
             )
         else:
             tensors[name] = random_blocks(tuple(wanted.shape), kind, case.device, generator)
-    fill(transformer, tensors, "random weights", dtype=torch.bfloat16, device=case.device)
+    load_weights(transformer, tensors, "random weights", dtype=torch.bfloat16, device=case.device)
     return transformer.eval().requires_grad_(False)
 
 
@@ -119,7 +119,7 @@ def random_blocks(shape: tuple[int, ...], kind: str, device: str, generator: tor
 
 
 def our_loop(transformer: FluxTransformer, case: Case) -> Callable[[Callable[[], object]], object]:
-    """Return a function that makes one picture's steps, calling its argument after each."""
+    """Return a function that makes one image's steps, calling its argument after each."""
     inputs = Inputs.random(case)
 
     def run(on_step: Callable[[], object]) -> Tensor:
@@ -277,7 +277,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="on the CPU, tiny: proves the code, not the speed")
     parser.add_argument("--formats", default=",".join(FORMATS), help=f"out of {', '.join(FORMATS)}")
-    parser.add_argument("--side", type=int, help="width and height of the picture in pixels")
+    parser.add_argument("--side", type=int, help="width and height of the image in pixels")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--backend", default="inductor", help="of torch.compile")

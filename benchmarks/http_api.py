@@ -5,7 +5,7 @@
 1. p50 of GET /api/status ÷ p50 of a hello of Falcon on the same uvicorn, asked in turn over kept connections,
    both servers on one core and the client on another.
 2. Processor time that the server takes to send an event to a stream, with 50 streams open.
-3. p95 of GET /api/status while a picture is computed on the CPU and 50 streams of its events are open.
+3. p95 of GET /api/status while an image is computed on the CPU and 50 streams of its events are open.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ def measure_event(count: int = 1000) -> None:
 
 
 def measure_under_load(requests: int = 400) -> None:
-    """Measure status while a picture is computed and its events are read by many."""
+    """Measure status while an image is computed and its events are read by many."""
     port = free_port()
     with tempfile.TemporaryDirectory() as home:
         command, environment = mold(home, port)
@@ -242,7 +242,7 @@ def measure_under_load(requests: int = 400) -> None:
                 readers.kill()
     p50, p95 = (1000 * statistics.quantiles(times, n=100)[cut - 1] for cut in (50, 95))
     print(f"GET /api/status beside a generation and {STREAMS} streams: p50 {p50:.1f} ms, p95 {p95:.1f} ms")
-    report("GET /api/status, p95 while a picture is computed", p95, 20, "ms", better="lower")
+    report("GET /api/status, p95 while an image is computed", p95, 20, "ms", better="lower")
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def measure(load: Callable[[], Callable[[], None]]) -> None:
     """Print, as JSON, the bytes that loading took at most, that stay after it, and after a step."""
     gc.collect()
     before = status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
     run = load()
     peak, loaded = status("VmHWM") - before, status("VmRSS") - before
     run()
@@ -95,7 +95,7 @@ def by_mold(path: Path) -> None:
     import torch
 
     from mold_core.home import mold_home
-    from mold_core.weights import fill, read_weights
+    from mold_core.weights import load_weights, read_weights
     from mold_flux.checkpoints import transformer_config, transformer_tensors
     from mold_flux.transformer import FluxTransformer, rope
 
@@ -104,7 +104,7 @@ def by_mold(path: Path) -> None:
         sizes = transformer_config({name: tuple(tensor.shape) for name, tensor in tensors.items()})
         with torch.device("meta"):
             transformer = FluxTransformer(sizes)
-        fill(transformer, tensors, path, dtype=torch.bfloat16, cache_dir=mold_home() / "cache")
+        load_weights(transformer, tensors, path, dtype=torch.bfloat16, cache_dir=mold_home() / "cache")
         for tensor in transformer.state_dict().values():
             tensor.view(-1).view(torch.uint8)[::4096].max()  # a mapped file is read when it is used
 

@@ -1,9 +1,9 @@
-"""What adapters (LoRA) cost: in a step with a stack of two, and when a request comes with another one.
+"""What LoRAs (LoRA) cost: in a step with a stack of two, and when a request comes with another one.
 
-A double and a single block of FLUX.1's width, bf16, random weights, with 4096 tokens of picture (1024x1024) and 512 of
-text; the adapters have rank 16 on every linear layer of the blocks. A step with the stack and one without take turns,
+A double and a single block of FLUX.1's width, bf16, random weights, with 4096 tokens of image (1024x1024) and 512 of
+text; the LoRAs have rank 16 on every linear layer of the blocks. A step with the stack and one without take turns,
 and each block's processor time is taken. A whole step is extrapolated from them: 19 double and 38 single blocks. The
-change to another adapter is measured at full size, 57 blocks of it, on a network without memory, since it reads no
+change to another LoRA is measured at full size, 57 blocks of it, on a network without memory, since it reads no
 weights of the network; reading the file is part of it, and what that alone takes is printed beside it.
 """
 
@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from mold_core import LoraWeight
 from mold_core.testing import RecordedRun
-from mold_core.weights import AdapterShelf, unfilled
+from mold_core.weights import LoraCache, empty_modules
 from mold_flux.diffusers_layout import layer_names
-from mold_flux.lora_places import FluxNames
+from mold_flux.lora_names import FluxNames
 from mold_flux.transformer import Conditioning, FluxConfig, FluxTransformer, rope
 
 FULL = FluxConfig()
@@ -41,7 +41,7 @@ class Network:
 
     def __init__(self, config: FluxConfig) -> None:
         torch.manual_seed(0)
-        with unfilled():
+        with empty_modules():
             made = FluxTransformer(config)
         self.transformer = made.to_empty(device="cpu").bfloat16().eval().requires_grad_(False)
         for weight in self.transformer.parameters():
@@ -52,7 +52,7 @@ class Network:
                 .repeat(weight.numel() // 4096 + 1)[: weight.numel()]
                 .view_as(weight)
             )
-        self.picture = torch.randn(1, SIDE**2, 64).bfloat16()
+        self.image = torch.randn(1, SIDE**2, 64).bfloat16()
         text, pooled = torch.randn(1, TEXT, 4096).bfloat16(), torch.randn(1, 768).bfloat16()
         rotations = rope(config, TEXT, SIDE, SIDE)
         self.conditioning: Conditioning = self.transformer.prepare(
@@ -63,7 +63,7 @@ class Network:
         """Run a step; return the processor time of its double and of its single block, and what came out."""
         transformer = self.transformer
         with timed(transformer.double_blocks[0]) as double, timed(transformer.single_blocks[0]) as single:
-            out = transformer.step(self.picture, self.conditioning, 0)
+            out = transformer.step(self.image, self.conditioning, 0)
         return (sum(double), sum(single)), out
 
 
@@ -80,8 +80,8 @@ def timed(module: nn.Module) -> Iterator[list[float]]:
         after.remove()
 
 
-def write_adapter(path: Path, transformer: FluxTransformer, config: FluxConfig, seed: int) -> LoraWeight:
-    """Write an adapter for every linear layer of the blocks, named as diffusers names them."""
+def write_lora(path: Path, transformer: FluxTransformer, config: FluxConfig, seed: int) -> LoraWeight:
+    """Write a LoRA for every linear layer of the blocks, named as diffusers names them."""
     places, generator, tensors = FluxNames().places_of(transformer), torch.Generator().manual_seed(seed), {}
     for name in layer_names(config.depth_double, config.depth_single):
         if "blocks" in name:
@@ -94,14 +94,14 @@ def write_adapter(path: Path, transformer: FluxTransformer, config: FluxConfig, 
 
 
 def change_times(folder: Path) -> tuple[float, float, int]:
-    """Return the processor time of a change to a full adapter, that of reading its bytes, and their number."""
-    with unfilled():
+    """Return the processor time of a change to a full LoRA, that of reading its bytes, and their number."""
+    with empty_modules():
         transformer = FluxTransformer(FULL)
-    adapter = write_adapter(folder / "full.safetensors", transformer, FULL, 0)
+    adapter = write_lora(folder / "full.safetensors", transformer, FULL, 0)
     path = Path(adapter.path)
 
     def change() -> None:
-        with AdapterShelf(FluxNames()).beside(
+        with LoraCache(FluxNames()).beside(
             "transformer", transformer, [adapter], RecordedRun(), dtype=torch.bfloat16, device="cpu"
         ):
             pass
@@ -131,12 +131,10 @@ def main() -> None:
     with torch.inference_mode(), tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         change_s, bytes_s, size = change_times(folder)
-        print(
-            f"change to an adapter of {size / 1e6:.0f} MB: {1000 * change_s:.1f} ms; its bytes: {1000 * bytes_s:.1f} ms"
-        )
+        print(f"change to a LoRA of {size / 1e6:.0f} MB: {1000 * change_s:.1f} ms; its bytes: {1000 * bytes_s:.1f} ms")
         network = Network(PAIR)
-        stack = [write_adapter(folder / f"{seed}.safetensors", network.transformer, PAIR, seed) for seed in (1, 2)]
-        shelf = AdapterShelf(FluxNames())
+        stack = [write_lora(folder / f"{seed}.safetensors", network.transformer, PAIR, seed) for seed in (1, 2)]
+        shelf = LoraCache(FluxNames())
 
         def step(*loras: LoraWeight) -> tuple[tuple[float, float], Tensor]:
             run, dtype = RecordedRun(), torch.bfloat16
@@ -147,17 +145,17 @@ def main() -> None:
         step(*stack)
         measured = []
         for number in range(pairs):
-            (adapted, with_adapters), (plain, without) = step(*stack), step()
-            if torch.equal(with_adapters, without):
-                raise SystemExit("the adapters changed nothing: nothing was measured")
-            measured.append((adapted, plain))
-            print(f"pair {number}: double block {adapted[0]:.2f} s with two adapters, {plain[0]:.2f} s without; "
-                  f"single block {adapted[1]:.2f} s and {plain[1]:.2f} s")  # fmt: skip
+            (with_loras_applied, with_loras), (plain, without) = step(*stack), step()
+            if torch.equal(with_loras, without):
+                raise SystemExit("the LoRAs changed nothing: nothing was measured")
+            measured.append((with_loras_applied, plain))
+            print(f"pair {number}: double block {with_loras_applied[0]:.2f} s with two LoRAs, {plain[0]:.2f} s without; "
+                  f"single block {with_loras_applied[1]:.2f} s and {plain[1]:.2f} s")  # fmt: skip
     step_s = statistics.median(whole(plain) for _, plain in measured)
-    ratio = statistics.median(whole(adapted) / whole(plain) for adapted, plain in measured)
+    ratio = statistics.median(whole(with_loras_applied) / whole(plain) for with_loras_applied, plain in measured)
     print(f"a step of 19 double and 38 single blocks, extrapolated: {step_s:.0f} s on one thread")
-    report("change of an adapter, reading it included ÷ a step", change_s / step_s, 0.1, "×", better="lower")
-    report("a stack of two adapters, more time in a step", ratio - 1, 0.1, "×", better="lower")
+    report("change of a LoRA, reading it included ÷ a step", change_s / step_s, 0.1, "×", better="lower")
+    report("a stack of two LoRAs, more time in a step", ratio - 1, 0.1, "×", better="lower")
 
 
 if __name__ == "__main__":

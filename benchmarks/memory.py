@@ -1,6 +1,6 @@
 """Peak memory of the strategies, by what the system counts: a FLUX.1 of few blocks at real widths, bf16.
 
-Each strategy draws the same picture in a process of its own. Printed is how far the process grew above what it was
+Each strategy draws the same image in a process of its own. Printed is how far the process grew above what it was
 before the model was loaded: in all, and its own memory alone. The difference are pages of mapped files, which the
 system takes back when it needs them; on a machine that computes in bf16 these are the weights themselves.
 """
@@ -62,7 +62,7 @@ def spec_in(folder: Path) -> ModelSpec:
 
 
 def growth(strategy: str, folder: Path) -> dict[str, float | str]:
-    """Draw a picture, and return by how many bytes the process grew at most, with the picture's digest."""
+    """Draw an image, and return by how many bytes the process grew at most, with the image's digest."""
     spec = spec_in(folder)
     files = ModelStore(Path("/")).files_of(spec)
     context = LoadContext(device="cpu", threads=1, cache_dir=folder, report=lambda event: None, compile="off")
@@ -73,7 +73,7 @@ def growth(strategy: str, folder: Path) -> dict[str, float | str]:
     with _Watch() as watch:
         pipeline = load_pipeline(spec, files, attrs.evolve(context, plan=plan))
         (frames,) = pipeline.generate([request], RecordedRun())
-    return {**watch.most, "planned": plan.peak_bytes("cpu"), "picture": sha256(frames.images[0].tobytes()).hexdigest()}
+    return {**watch.most, "planned": plan.peak_bytes("cpu"), "image": sha256(frames.images[0].tobytes()).hexdigest()}
 
 
 class _Watch:
@@ -126,8 +126,8 @@ def main() -> None:
                 f"   (planned {row['planned'] / 1e6:6.0f} MB)",
                 flush=True,
             )
-    same = len({row["picture"] for row in grown.values()}) == 1
-    print("the pictures are the same" if same else "THE PICTURES DIFFER")
+    same = len({row["image"] for row in grown.values()}) == 1
+    print("the images are the same" if same else "THE IMAGES DIFFER")
     ratio = grown["sequential"]["VmRSS"] / grown["eager"]["VmRSS"]
     report("memory", ratio, 0.8, "peak memory of sequential ÷ eager, by the system's count", better="lower")
 

@@ -1,10 +1,10 @@
-"""How often flux-nano draws what it is asked for, by type of prompt: pictures of the engine, judged by drawing again.
+"""How often flux-nano draws what it is asked for, by type of prompt: images of the engine, judged by drawing again.
 
 The judge (`plugins/mold_nano/training/checker.py`) draws the asked scene once more for every value each of its factors
-could have: every colour and kind of each thing, every count, place, time, relation. A picture is right if for every
+could have: every colour and kind of each thing, every count, place, time, relation. An image is right if for every
 factor the asked value's drawing is the nearest. Drawings of the scenes themselves, moved as in training, are the
 judge's ceiling; drawings of other scenes of the same type its floor; both are measured along. `--size` asks for another
-size, `--sheet` keeps some pictures to look at.
+size, `--sheet` keeps some images to look at.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ def other_drawing(size: Size) -> Draw:
 
 
 def sheet(asked: Sequence[Prompt], draw: Draw, columns: int = 8) -> Image.Image:
-    """Return the pictures of every fifth prompt side by side."""
-    pictures = [draw(prompt) for prompt in asked[::5]]
-    width, height = pictures[0].size
-    whole = Image.new("RGB", (columns * (width + 4), -(-len(pictures) // columns) * (height + 4)), "white")
-    for number, picture in enumerate(pictures):
-        whole.paste(picture, (number % columns * (width + 4), number // columns * (height + 4)))
+    """Return the images of every fifth prompt side by side."""
+    images = [draw(prompt) for prompt in asked[::5]]
+    width, height = images[0].size
+    whole = Image.new("RGB", (columns * (width + 4), -(-len(images) // columns) * (height + 4)), "white")
+    for number, image in enumerate(images):
+        whole.paste(image, (number % columns * (width + 4), number // columns * (height + 4)))
     return whole
 
 
@@ -81,7 +81,7 @@ def share_right(asked: Sequence[Prompt], draw: Draw) -> float:
 
 
 def table(asked: Sequence[Prompt], draw: Draw, title: str) -> float:
-    """Print the share of right pictures by type and what was wrong; return the share of all."""
+    """Print the share of right images by type and what was wrong; return the share of all."""
     print(f"\n{title}\n{'type':16} {'prompts':>7} {'right':>6}  wrong")
     right: Counter[str] = Counter()
     wrong: dict[str, Counter[str]] = {}
@@ -107,8 +107,8 @@ def main() -> None:
     parser.add_argument(
         "--held-out", type=int, default=7, help="prompts of each type with an untrained colour and kind"
     )
-    parser.add_argument("--size", type=size_of, default=(128, 128), metavar="WxH", help="size of the pictures")
-    parser.add_argument("--sheet", type=Path, help="where to write pictures to look at")
+    parser.add_argument("--size", type=size_of, default=(128, 128), metavar="WxH", help="size of the images")
+    parser.add_argument("--sheet", type=Path, help="where to write images to look at")
     arguments = parser.parse_args()
     held_in = prompts(PROMPTS_SEED, arguments.per_type, held_out=False)
     held_out = prompts(PROMPTS_SEED + 1, arguments.held_out, held_out=True)

@@ -53,11 +53,11 @@ def engine_clips(model: str, count: int, size: tuple[int, int]) -> Make:
 def read(data: bytes) -> Shown:
     """Return the frames and the sound [2, S] of an MP4, and the sound's rate."""
     with av.open(io.BytesIO(data)) as container:
-        pictures = [frame.to_image() for frame in container.decode(video=0)]
+        images = [frame.to_image() for frame in container.decode(video=0)]
     with av.open(io.BytesIO(data)) as container:
         parts = [frame.to_ndarray() for frame in container.decode(audio=0)]
         rate = container.streams.audio[0].rate
-    return pictures, np.concatenate(parts, axis=1), rate
+    return images, np.concatenate(parts, axis=1), rate
 
 
 def drawn(count: int, size: tuple[int, int]) -> Make:
@@ -103,8 +103,8 @@ def strips(clips: Sequence[tuple[Clip, str, int]], make: Make, shown: int = 8) -
     """Return strips of frames, a clip a row."""
     rows = []
     for clip, text, seed in clips:
-        pictures = make(clip, text, seed)[0]
-        chosen = [pictures[round(index * (len(pictures) - 1) / (shown - 1))] for index in range(shown)]
+        images = make(clip, text, seed)[0]
+        chosen = [images[round(index * (len(images) - 1) / (shown - 1))] for index in range(shown)]
         rows.append(
             np.concatenate([np.pad(np.asarray(p), ((0, 3), (0, 3), (0, 0)), constant_values=255) for p in chosen], 1)
         )

@@ -1,4 +1,4 @@
-"""What a picture costs beyond the arithmetic: a warm `Engine.generate` against diffusers' FluxPipeline.
+"""What an image costs beyond the arithmetic: a warm `Engine.generate` against diffusers' FluxPipeline.
 
 Same weights, size, steps, prompt length and threads, both warm, both returning a PNG; mold's time includes the queue,
 the worker thread and events. diffusers runs in fp32 or bf16, whichever is faster for it on this machine.

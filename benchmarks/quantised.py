@@ -18,8 +18,8 @@ from common import Comparison, compare, report
 from torch import Tensor, nn
 
 from mold_core.home import mold_home
-from mold_core.weights import Kernel, PackedTensor, Scratch, fill, kernel_for, type_named
-from mold_core.weights.expand import expand_into
+from mold_core.weights import Kernel, PackedTensor, Scratch, kernel_for, load_weights, type_named
+from mold_core.weights.dequantization import dequantize_into
 from mold_flux.transformer import DoubleBlock, FluxConfig, SingleBlock, rope
 
 TYPES = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
@@ -83,7 +83,7 @@ def expand_as_a_layer_does(weight: PackedTensor, scratch: Scratch, kernel: Kerne
     like, first = torch.empty(0, dtype=BF16), 0
     while first < len(weight.data):
         memory = scratch.rows(len(weight.data) - first, weight.columns, like)
-        expand_into(memory, weight.data[first : first + len(memory)], weight.type, None, kernel)
+        dequantize_into(memory, weight.data[first : first + len(memory)], weight.type, None, kernel)
         first += len(memory)
 
 
@@ -125,7 +125,7 @@ def our_blocks(*, packed: bool, tokens: int) -> Callable[[], Tensor]:
     config = FluxConfig(depth_double=1, depth_single=1)
     with torch.device("meta"):
         blocks = nn.ModuleDict({"two": DoubleBlock(config), "one": SingleBlock(config)})
-    for block in blocks.values():  # computed once per picture, not in a step
+    for block in blocks.values():  # computed once per image, not in a step
         for name in [name for name, _ in block.named_children() if "mod" in name]:
             setattr(block, name, None)
     tensors: dict[str, Tensor | PackedTensor] = {}
@@ -136,7 +136,7 @@ def our_blocks(*, packed: bool, tokens: int) -> Callable[[], Tensor]:
         else:
             tensors[name] = torch.ones(tensor.shape) * 0.01
     # As in a whole model: the work of 57 blocks is worth compiling, and its scratch is large.
-    fill(blocks, tensors, "random", dtype=BF16, compile="on", cache_dir=CACHE)
+    load_weights(blocks, tensors, "random", dtype=BF16, compile="on", cache_dir=CACHE)
     for module in blocks.modules():
         if hasattr(module, "scratch"):
             module.scratch.numbers = 2**24

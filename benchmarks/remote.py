@@ -2,7 +2,7 @@
 
     python benchmarks/remote.py
 
-Both are whole processes, begun and ended, and both ask the same warm server for the same picture. The closing figure
+Both are whole processes, begun and ended, and both ask the same warm server for the same image. The closing figure
 compares the processor time of the two, which other work on the machine does not change; the time on the clock is
 printed, too.
 """

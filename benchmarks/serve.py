@@ -2,9 +2,9 @@
 
     python benchmarks/serve.py
 
-1. Pictures per second that 8 clients get who ask flux-nano at once ÷ what one client gets who asks again and again.
+1. Images per second that 8 clients get who ask flux-nano at once ÷ what one client gets who asks again and again.
 2. The slowest of those 8 clients' answers (p99) ÷ their median.
-3. One client over HTTP ÷ `Engine.generate` in this process, per picture.
+3. One client over HTTP ÷ `Engine.generate` in this process, per image.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ REQUEST = {"prompt": "a red house under a yellow moon", "model": "flux-nano"}
 
 
 class Asker:
-    """A client with a connection of its own, and how long each of its pictures took."""
+    """A client with a connection of its own, and how long each of its images took."""
 
     def __init__(self, port: int) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
         self.times: list[float] = []
 
     def ask(self, seed: int) -> float:
-        """Fetch a picture and return the seconds it took."""
+        """Fetch an image and return the seconds it took."""
         began = time.perf_counter()
         body = json.dumps({**REQUEST, "seed": seed})
         self._connection.request("POST", "/api/generate", body, {"Content-Type": "application/json"})
         answer = self._connection.getresponse()
-        picture = answer.read()
-        assert answer.status == 200 and picture.startswith(b"\x89PNG"), (answer.status, picture[:200])
+        image = answer.read()
+        assert answer.status == 200 and image.startswith(b"\x89PNG"), (answer.status, image[:200])
         self.times.append(time.perf_counter() - began)
         return self.times[-1]
 
 
 def rate_of(askers: list[Asker], each: int) -> float:
-    """Return the pictures per second that so many clients get, who ask at once and again at once."""
+    """Return the images per second that so many clients get, who ask at once and again at once."""
     threads = [
         threading.Thread(target=lambda asker=asker: [asker.ask(seed) for seed in range(each)]) for asker in askers
     ]
@@ -68,8 +68,8 @@ def measure_clients(port: int, rounds: int = 5) -> None:
     rates = [(rate_of(many, 3), rate_of(one, 6)) for _ in range(rounds)]
     ratio = statistics.median(a / b for a, b in rates)
     at_once, alone = (statistics.median(found) for found in zip(*rates, strict=True))
-    print(f"{CLIENTS} clients: {at_once:.2f} pictures/s   one client: {alone:.2f} pictures/s   ({rounds} rounds)")
-    report(f"{CLIENTS} clients against one, pictures per second", ratio, 1.8, "ratio", better="higher")
+    print(f"{CLIENTS} clients: {at_once:.2f} images/s   one client: {alone:.2f} images/s   ({rounds} rounds)")
+    report(f"{CLIENTS} clients against one, images per second", ratio, 1.8, "ratio", better="higher")
     times = sorted(seconds for asker in many for seconds in asker.times)
     p99 = statistics.quantiles(times, n=100)[98]
     print(f"of {CLIENTS} clients: median {statistics.median(times):.2f} s, p99 {p99:.2f} s   ({len(times)} answers)")
@@ -77,7 +77,7 @@ def measure_clients(port: int, rounds: int = 5) -> None:
 
 
 def measure_against_library(port: int, engine: Engine, pairs: int = 12) -> None:
-    """Measure a picture over HTTP against the same picture from the library, in turn."""
+    """Measure an image over HTTP against the same image from the library, in turn."""
     asker = Asker(port)
 
     def in_process(seed: int) -> float:
@@ -90,7 +90,7 @@ def measure_against_library(port: int, engine: Engine, pairs: int = 12) -> None:
     ratio = statistics.median(a / b for a, b in times)
     over, within = (1000 * statistics.median(found) for found in zip(*times, strict=True))
     print(f"over HTTP: {over:.0f} ms   in process: {within:.0f} ms   ({pairs} pairs, medians)")
-    report("a picture over HTTP against Engine.generate", ratio, 1.15, "ratio", better="lower")
+    report("an image over HTTP against Engine.generate", ratio, 1.15, "ratio", better="lower")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Sound of films as AAC: mold's choice of quantisers against ffmpeg's usual one, on what ltx2-nano lets one hear.
+"""Sound of videos as AAC: mold's choice of quantisers against ffmpeg's usual one, on what ltx2-nano lets one hear.
 
 Time is processor time of one thread, from samples to a file; what is lost is the energy of the sound over that of the
 difference, once the file is decoded again.

@@ -1,4 +1,4 @@
-"""mold as a library: a picture, its progress, several at once, and a job that is cancelled."""
+"""mold as a library: an image, its progress, several at once, and a job that is cancelled."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from mold_core import CancelledError, DenoiseStep, Engine, GenerateRequest, Gene
 def main() -> None:
     """Run every example. All models of mold work the same; this one needs no download."""
     with Engine() as engine:
-        one_picture(engine)
+        one_image(engine)
         with_progress(engine)
         several(engine)
         cancelled(engine)
 
 
-def one_picture(engine: Engine) -> None:
-    """Make a picture and save it."""
+def one_image(engine: Engine) -> None:
+    """Make an image and save it."""
     response = engine.generate(GenerateRequest(prompt="a red house under a yellow moon", model="flux-nano"))
     path = response.images[0].save("house.png")
     print(f"{path}: seed {response.seed_used}, {response.generation_time_ms} ms")

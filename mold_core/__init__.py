@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     )
     from mold_core.hookspecs import (
         ChainRenderer,
+        DecodedClip,
         ExpandContext,
         Expansion,
-        Film,
         Frames,
         LoadContext,
         ModelFamily,
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
         hookimpl,
     )
     from mold_core.media import decode_image
-    from mold_core.placement import MemoryPlan, MemoryWishes, ModelPart, plan_memory
+    from mold_core.memory_plan import MemoryPlan, MemoryPolicy, ModelComponent, plan_memory
     from mold_core.plugins import Plugins, load_plugins
     from mold_core.settings import Settings
     from mold_core.upscaling.requests import FileUpscaleRequest
@@ -121,9 +121,9 @@ _HOMES = {
     ),
     "mold_core.hookspecs": (
         "ChainRenderer",
+        "DecodedClip",
         "ExpandContext",
         "Expansion",
-        "Film",
         "Frames",
         "LoadContext",
         "ModelFamily",
@@ -138,7 +138,7 @@ _HOMES = {
         "hookimpl",
     ),
     "mold_core.media": ("decode_image",),
-    "mold_core.placement": ("MemoryPlan", "MemoryWishes", "ModelPart", "plan_memory"),
+    "mold_core.memory_plan": ("MemoryPlan", "MemoryPolicy", "ModelComponent", "plan_memory"),
     "mold_core.plugins": ("Plugins", "load_plugins"),
     "mold_core.settings": ("Settings",),
     "mold_core.upscaling.requests": ("FileUpscaleRequest",),
@@ -188,6 +188,7 @@ __all__ = [
     "ChainStage",
     "CheckpointError",
     "Client",
+    "DecodedClip",
     "DenoiseStep",
     "DevicePlacement",
     "DeviceRef",
@@ -201,7 +202,6 @@ __all__ = [
     "ExpandResponse",
     "Expansion",
     "FileUpscaleRequest",
-    "Film",
     "Frames",
     "GenerateRequest",
     "GenerateResponse",
@@ -217,13 +217,13 @@ __all__ = [
     "LoraWeight",
     "MalformedError",
     "MemoryPlan",
-    "MemoryWishes",
+    "MemoryPolicy",
+    "ModelComponent",
     "ModelDefaults",
     "ModelEntry",
     "ModelFamily",
     "ModelFile",
     "ModelNotFoundError",
-    "ModelPart",
     "ModelSpec",
     "MoldError",
     "OutputError",

@@ -75,7 +75,7 @@ class AsyncEngine:
         raise AssertionError("a job ends with a result or an error")
 
     async def generate(self, request: GenerateRequest, on_event: OnEvent | None = None) -> GenerateResponse:
-        """Return the pictures that a request asks for; see `run`."""
+        """Return the images that a request asks for; see `run`."""
         result: GenerateResponse = await self.run(request, on_event)
         return result
 
@@ -90,7 +90,7 @@ class AsyncEngine:
         return result
 
     async def upscale(self, request: UpscaleRequest, on_event: OnEvent | None = None) -> UpscaleResponse:
-        """Return the larger picture that a request asks for; see `run`."""
+        """Return the larger image that a request asks for; see `run`."""
         result: UpscaleResponse = await self.run(request, on_event)
         return result
 

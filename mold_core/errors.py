@@ -10,7 +10,7 @@
     ├── DownloadError             DOWNLOAD_ERROR       502   exit 1   a file of a model could not be fetched
     ├── InsufficientMemoryError   INSUFFICIENT_MEMORY  503   exit 1   the model does not fit
     ├── QueueFullError            QUEUE_FULL           503   exit 1
-    ├── InferenceError            INFERENCE_ERROR      500   exit 1   a plugin failed while it made the picture
+    ├── InferenceError            INFERENCE_ERROR      500   exit 1   a plugin failed while it made the image
     │   └── WorkerError           WORKER_DIED          500   exit 1   the process that ran the job died
     ├── ChainError                CHAIN_FAILED         502   exit 1   a clip failed; those before it are kept
     ├── JobNotFoundError          JOB_NOT_FOUND        404   exit 1   no job has the id, or it is no longer kept

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 import attrs
 import pluggy
 
-from mold_core.placement import MemoryPlan, MemoryWishes
+from mold_core.memory_plan import MemoryPlan, MemoryPolicy
 
 if TYPE_CHECKING:
     import click
@@ -42,10 +42,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Capability",
     "ChainRenderer",
+    "DecodedClip",
     "Executor",
     "ExpandContext",
     "Expansion",
-    "Film",
     "Frames",
     "LoadContext",
     "ModelFamily",
@@ -131,9 +131,9 @@ Capability = Literal[
 
 @attrs.frozen(kw_only=True)
 class SizeRules:
-    """Which picture sizes a family can make. A request's size is adjusted to the nearest that obeys.
+    """Which image sizes a family can make. A request's size is adjusted to the nearest that obeys.
 
-    `multiple`: width and height are rounded to it. `max_pixels` and `max_side`: larger pictures are scaled down,
+    `multiple`: width and height are rounded to it. `max_pixels` and `max_side`: larger images are scaled down,
     keeping the aspect ratio. `min_side`: neither side becomes smaller. `recommended`: sizes that come out best, for
     forms and hints. `max_side` is a multiple of `multiple`.
     """
@@ -169,7 +169,7 @@ class Sound:
 
 @attrs.frozen(kw_only=True)
 class Frames:
-    """What a pipeline makes from one request: one image for a picture, several with `fps` for a video."""
+    """What a pipeline makes from one request: one image for an image, several with `fps` for a video."""
 
     images: tuple[Image, ...]
     fps: float | None = None
@@ -177,7 +177,7 @@ class Frames:
 
 
 @attrs.frozen(kw_only=True)
-class Film:
+class DecodedClip:
     """Frames of a clip, as RGB images that are decoded while they are read, and the sound that goes with them."""
 
     images: Iterable[Image]
@@ -225,7 +225,7 @@ class LoadContext:
     expand_weights: ExpandWeights = "never"
     attention: AttentionChoice = "auto"
     cuda_graphs: bool = False
-    wishes: MemoryWishes = MemoryWishes()
+    wishes: MemoryPolicy = MemoryPolicy()
     room: Mapping[str, int] = attrs.Factory(dict)
     plan: MemoryPlan | None = None
     capabilities: Mapping[str, tuple[int, int]] = attrs.Factory(dict)
@@ -272,7 +272,7 @@ class ModelFamily(Protocol):
 #   batch_key(spec: ModelSpec, request: GenerateRequest) -> Hashable
 #                                                       requests with equal keys may be computed together; without this
 #                                                       method, or where it returns None, a request runs alone
-#   parts(spec, files: LocalFiles, context: LoadContext) -> Sequence[ModelPart]
+#   parts(spec, files: LocalFiles, context: LoadContext) -> Sequence[ModelComponent]
 #                                                       what the parts of a model take in memory, in the order of use;
 #                                                       the engine makes `context.plan` of it before `load`. Files that
 #                                                       are not here yet are measured by the catalog
@@ -312,7 +312,7 @@ class ChainRenderer(Protocol):
     """Makes the clips of a long video, each of which may go on from the one before.
 
     Between its two verbs a clip is a set of latents: torch tensors on the CPU by name, which mold saves, so that a
-    chain that was stopped goes on from them. `before` is the clip that comes before, None where this one begins anew;
+    chain that was stopped goes on from them. `before` is the clip that comes before, None where this one begins again;
     `overlap` is the number of frames, of the form 8n+1, that this clip has in common with the end of that one.
     `after` is the clip that goes on from this one, None where none does: what is decoded with the latents on both sides
     of a seam in view does not show it.
@@ -343,7 +343,7 @@ class ChainRenderer(Protocol):
         before: Mapping[str, Tensor] | None,
         overlap: int,
         after: Mapping[str, Tensor] | None,
-    ) -> Film:
+    ) -> DecodedClip:
         """Return the frames of a clip after its first `overlap`, and their sound.
 
         It may run in another thread than `render`, which may be busy with a later clip.
@@ -358,12 +358,12 @@ class ChainRenderer(Protocol):
 
 @attrs.frozen(kw_only=True, eq=False)
 class UpscalerNetwork:
-    """A super-resolution network, loaded and ready, and what the tiling of pictures must know about it.
+    """A super-resolution network, loaded and ready, and what the tiling of images must know about it.
 
     `module` takes float32 [B, 3, H, W] in 0..1 on the device and returns [B, 3, H·scale, W·scale] of any float dtype;
     values may leave 0..1. It may compute in whatever dtype it likes.
 
-    `multiple`: H and W are multiples of it, and tiles begin at multiples; pictures are padded. `min_side`: no smaller
+    `multiple`: H and W are multiples of it, and tiles begin at multiples; images are padded. `min_side`: no smaller
     input comes. `overlap`: how many pixels of the input neighbouring tiles share. `feather`: across how many of these,
     in the middle, one tile fades into the other; the rest is only context. Overlap less feather, halved, is best as
     wide as the network looks around a pixel. `tile`: the side of a tile that suits it. `bytes_per_pixel`: memory at
@@ -474,7 +474,7 @@ class Worker(Protocol):
         """Return the prompts that a complete request asks for; nothing of what wrote them stays in memory."""
 
     def upscale(self, spec: ModelSpec, request: UpscaleRequest, run: Run) -> UpscaleResponse:
-        """Return the larger picture that a complete request asks for; the network is loaded if need be."""
+        """Return the larger image that a complete request asks for; the network is loaded if need be."""
 
     def close(self) -> None:
         """Free everything."""

@@ -40,7 +40,7 @@ def serve(
     state.use_flags(bind=bind, port=port, api_key=api_key, queue_size=queue_size, gpus=gpus, log_format=log_format)
     try:
         from mold_http.app import create_service
-        from mold_http.observe import configure_logs
+        from mold_http.request_logging import configure_logs
         from mold_http.server import listening, serve, warnings_for
     except ImportError as error:
         raise SettingsError(

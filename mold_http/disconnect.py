@@ -1,4 +1,4 @@
-"""Notices clients that leave while their request is being worked on.
+"""PluginNotifier clients that leave while their request is being worked on.
 
 ASGI says so only to who asks for the next message after the body, and Falcon asks only for its own event streams. The
 wrapper here asks, for handlers that want to know.
@@ -11,7 +11,16 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
-__all__ = ["ODD_METHOD", "ODD_VERSION", "App", "Gone", "Presence", "presence_of", "watching", "while_connected"]
+__all__ = [
+    "ODD_METHOD",
+    "ODD_VERSION",
+    "App",
+    "ClientDisconnected",
+    "Presence",
+    "presence_of",
+    "watching",
+    "while_connected",
+]
 
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -30,7 +39,7 @@ ODD_METHOD = "mold.odd_method"
 _FALCONS_OWN = "WEBSOCKET"
 
 
-class Gone(Exception):
+class ClientDisconnected(Exception):
     """The client left; nobody waits for the answer."""
 
 
@@ -107,7 +116,7 @@ async def while_connected(scope: Message, work: Awaitable[T]) -> T:
         await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        raise Gone
+        raise ClientDisconnected
     finally:
         leaving.cancel()
         task.cancel()

@@ -32,7 +32,7 @@ from mold_core.errors import (
     MoldError,
     QueueFullError,
 )
-from mold_http.disconnect import Gone
+from mold_http.disconnect import ClientDisconnected
 
 __all__ = [
     "ConflictError",
@@ -133,7 +133,7 @@ def add_error_handlers(app: falcon.asgi.App[Any, Any]) -> None:
     app.add_error_handler(Exception, _answer_unexpected)
     app.add_error_handler(falcon.HTTPError, _answer_http_error)
     app.add_error_handler(MoldError, _answer_mold_error)
-    app.add_error_handler(Gone, _answer_nobody)
+    app.add_error_handler(ClientDisconnected, _answer_nobody)
 
 
 async def _answer_mold_error(
@@ -167,7 +167,7 @@ def _translated(req: falcon.asgi.Request, error: falcon.HTTPError) -> MoldError:
 
 
 async def _answer_nobody(
-    req: falcon.asgi.Request, resp: falcon.asgi.Response, error: Gone, params: dict[str, Any]
+    req: falcon.asgi.Request, resp: falcon.asgi.Response, error: ClientDisconnected, params: dict[str, Any]
 ) -> None:
     resp.status = 499
 

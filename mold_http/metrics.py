@@ -10,13 +10,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from mold_core.engine import Engine
-from mold_core.engine.observe import Measure
+from mold_core.engine.metrics import MetricSample
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-# Seconds; pictures take from one to a few hundred.
+# Seconds; images take from one to a few hundred.
 _LONG_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000)
 
 # What requests outside the table of routes, or with methods outside HTTP, are counted under: they are anybody's.
@@ -49,7 +49,7 @@ class Metrics:
         self._errors = counter("mold_generation_errors", "Jobs that failed.", "model")
         self._wait_s = durations("mold_queue_wait_seconds", "Time that jobs waited for a worker.", "kind")
         self._batch = Histogram(
-            "mold_batch_size", "Pictures computed together.", buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry
+            "mold_batch_size", "Images computed together.", buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry
         )
         self._stage_s = durations("mold_stage_duration_seconds", "Time of a stage of the work.", "stage")
         self._loads = counter("mold_model_loads", "Models that were loaded.", "name")
@@ -73,8 +73,8 @@ class Metrics:
         found[0].inc()
         found[1].observe(elapsed_s)
 
-    def observe(self, measure: Measure) -> None:
-        """Count what the engine measured; see `mold_core.engine.observe`."""
+    def observe(self, measure: MetricSample) -> None:
+        """Count what the engine measured; see `mold_core.engine.metrics`."""
         labels, value = measure.labels, measure.value
         match measure.name:
             case "queue_wait_s":

@@ -15,7 +15,7 @@ from mold_core.wire import ProgressEvent
 from mold_core.wire.chain import ChainEvent
 from mold_core.wire.events import event_type
 from mold_core.wire.schema import class_schema, classes_within, type_schema
-from mold_http.answers import JSON, dumps
+from mold_http.responses import JSON, dumps
 from mold_http.routes.route import ERRORS, Answer, Query, Route
 
 __all__ = ["document", "document_text"]

@@ -11,7 +11,7 @@ import attrs
 
 from mold_core.engine import Engine
 from mold_core.wire.fields import wire_field
-from mold_http.answers import json_of
+from mold_http.responses import json_of
 from mold_http.sse import Feed, Feeds, Source, frame
 
 __all__ = ["CpuUsage", "GpuUsage", "MemoryUsage", "ResourceSnapshot", "ResourceSource", "Resources"]

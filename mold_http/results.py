@@ -16,13 +16,13 @@ from mold_core.wire.expand import ExpandResponse
 from mold_core.wire.generate import MAX_SEED
 from mold_core.wire.upscale import UpscaleResponse
 from mold_http.accept import preferred
-from mold_http.answers import JSON, answer_json, dumps, json_of
 from mold_http.guard.proxies import site_of
+from mold_http.responses import JSON, answer_json, dumps, json_of
 from mold_http.sse import frame
 
 __all__ = ["FORMS", "RESULT_CONTENT", "ImageDataForm", "answer_result", "generate_json", "result_frame"]
 
-# How JSON carries pictures.
+# How JSON carries images.
 ImageDataForm = Literal["bytes", "base64", "url", "none"]
 FORMS: tuple[ImageDataForm, ...] = ("bytes", "base64", "url", "none")
 
@@ -31,20 +31,20 @@ _FILES = dict.fromkeys(CONTENT_TYPES.values(), "the file")
 # What a result of any kind may look like.
 RESULT_CONTENT: dict[str, Any] = {
     **_FILES,
-    "multipart/mixed": "one part for each picture",
+    "multipart/mixed": "one part for each image",
     "text/plain": "one line, of a pull",
     JSON: GenerateResponse | UpscaleResponse | ExpandResponse | ChainResponse,
 }
 
 
 async def answer_result(req: falcon.asgi.Request, resp: falcon.asgi.Response, result: Any, form: ImageDataForm) -> None:
-    """Answer with a result: pictures as they are, all else, and pictures where Accept prefers it, as JSON."""
+    """Answer with a result: images as they are, all else, and images where Accept prefers it, as JSON."""
     if isinstance(result, GenerateResponse | UpscaleResponse):
         resp.append_header("Vary", "Accept")
     if isinstance(result, GenerateResponse):
         resp.set_headers(_image_headers(result))
         if preferred(req, (_type_of(result), JSON)) != JSON:
-            _answer_pictures(resp, result)
+            _answer_images(resp, result)
             return
         resp.content_type = JSON
         prefix = site_of(req).prefix
@@ -79,7 +79,7 @@ def result_frame(result: Any, form: ImageDataForm = "bytes", prefix: str = "") -
 
 
 def generate_json(result: GenerateResponse, form: ImageDataForm, prefix: str = "") -> dict[str, Any]:
-    """Return the page's shape of a result, and beside it the fields of its first picture or its video as flat ones.
+    """Return the page's shape of a result, and beside it the fields of its first image or its video as flat ones.
 
     `prefix` is the path that clients call the server below.
     """
@@ -152,7 +152,7 @@ def _type_of(result: GenerateResponse) -> str:
     return CONTENT_TYPES[result.images[0].format] if len(result.images) == 1 else "multipart/mixed"
 
 
-def _answer_pictures(resp: falcon.asgi.Response, result: GenerateResponse) -> None:
+def _answer_images(resp: falcon.asgi.Response, result: GenerateResponse) -> None:
     resp.content_type = _type_of(result)
     if result.video is not None:
         resp.data = result.video.data
@@ -165,7 +165,7 @@ def _answer_pictures(resp: falcon.asgi.Response, result: GenerateResponse) -> No
 
 
 def _parts(result: GenerateResponse, boundary: str) -> Iterator[bytes]:
-    """Yield a multipart/mixed body (RFC 2046): one part for each picture, with its seed."""
+    """Yield a multipart/mixed body (RFC 2046): one part for each image, with its seed."""
     for image in result.images:
         seed = (result.seed_used + image.index) % (MAX_SEED + 1)
         yield (

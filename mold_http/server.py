@@ -11,7 +11,7 @@ from types import FrameType
 
 import uvicorn
 
-from mold_core.engine.turns import SHORT_S, ask_for_turns
+from mold_core.engine.scheduler_slice import SHORT_S, request_scheduler_slice
 from mold_core.errors import SettingsError
 from mold_core.media.decoder import close_decoders
 from mold_http.app import app_of
@@ -42,7 +42,9 @@ def serve(service: Service, listener: socket.socket, started: Callable[[], objec
     """
     settings = service.settings
     if settings.executor != "inline":
-        ask_for_turns(SHORT_S)  # there is little to do here, and clients wait for it, while models compute elsewhere
+        request_scheduler_slice(
+            SHORT_S
+        )  # there is little to do here, and clients wait for it, while models compute elsewhere
     config = uvicorn.Config(
         app_of(service),
         http=with_limits(settings.request_timeout_s, Connections(raise_descriptor_limit())),

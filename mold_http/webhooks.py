@@ -12,9 +12,9 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from mold_core.engine import Engine
-from mold_core.engine.webhook_book import Webhook
+from mold_core.engine.webhook_outbox import Webhook
 from mold_core.errors import JobNotFoundError, ValidationError
-from mold_http.answers import dumps
+from mold_http.responses import dumps
 
 __all__ = ["Webhooks", "pause_after"]
 

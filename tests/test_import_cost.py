@@ -40,7 +40,7 @@ def imported_by(code: str) -> list[str]:
     ],
     ids=" ".join,
 )
-def test_a_command_that_makes_no_picture_is_light(arguments: list[str]) -> None:
+def test_a_command_that_makes_no_image_is_light(arguments: list[str]) -> None:
     run = f"""
 from mold_core.cli.main import main
 sys.argv = ["mold", *{arguments!r}]

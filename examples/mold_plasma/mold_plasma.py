@@ -1,4 +1,4 @@
-"""Plasma: pictures from three sine waves. The smallest family there is, and a whole plugin."""
+"""Plasma: images from three sine waves. The smallest family there is, and a whole plugin."""
 
 from __future__ import annotations
 

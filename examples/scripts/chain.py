@@ -1,4 +1,4 @@
-"""A film of two scenes out of a TOML script, and how far it is."""
+"""A video of two scenes out of a TOML script, and how far it is."""
 
 from pathlib import Path
 
@@ -11,5 +11,5 @@ def show(event: ProgressEvent) -> None:
 
 
 with Engine() as engine:
-    film = engine.chain(read_script(Path(__file__).with_name("film.toml")), show).video
-print(f"{film.save('film.mp4')}: {film.frames} frames of {film.width}x{film.height}")
+    video = engine.chain(read_script(Path(__file__).with_name("video.toml")), show).video
+print(f"{video.save('video.mp4')}: {video.frames} frames of {video.width}x{video.height}")

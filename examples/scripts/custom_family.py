@@ -14,11 +14,11 @@ class Circles:
         return self  # there is nothing to load: the family is its own pipeline
 
     def generate(self, requests, run):
-        pictures = [Image.new("RGB", (request.width, request.height), "ivory") for request in requests]
-        for request, picture in zip(requests, pictures, strict=True):
+        images = [Image.new("RGB", (request.width, request.height), "ivory") for request in requests]
+        for request, image in zip(requests, images, strict=True):
             for radius in range(4, 8 * len(request.prompt), 8):
-                ImageDraw.Draw(picture).circle((128, 128), radius, outline="crimson", width=3)
-        return [Frames(images=(picture,)) for picture in pictures]
+                ImageDraw.Draw(image).circle((128, 128), radius, outline="crimson", width=3)
+        return [Frames(images=(image,)) for image in images]
 
     def close(self): ...
 

@@ -1,4 +1,4 @@
-"""Pictures kept in a gallery, found again by a word, as one sheet."""
+"""Images kept in a gallery, found again by a word, as one sheet."""
 
 from io import BytesIO
 

@@ -1,4 +1,4 @@
-"""A day, and the same at night: a picture as the start of another."""
+"""A day, and the same at night: an image as the start of another."""
 
 from mold_core import Engine, GenerateRequest
 

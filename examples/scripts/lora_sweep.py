@@ -1,4 +1,4 @@
-"""One picture with an adapter at six strengths, as one row: none at all on the left, twice of it on the right."""
+"""One image with a LoRA at six strengths, as one row: none at all on the left, twice of it on the right."""
 
 from PIL import Image
 

@@ -1,4 +1,4 @@
-"""A picture made again from what its file says of it, in another colour."""
+"""An image made again from what its file says of it, in another colour."""
 
 from pathlib import Path
 

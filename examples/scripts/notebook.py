@@ -1,6 +1,6 @@
 """Cells for a notebook (Jupyter and VS Code read this file as one): the last thing of a cell shows itself."""
 
-# %% A picture, shown as it is
+# %% An image, shown as it is
 from mold_core import Engine, GenerateRequest, UpscaleRequest
 
 engine = Engine()
@@ -8,10 +8,10 @@ response = engine.generate(GenerateRequest(prompt="a castle on an island", model
 response
 
 # %% One of them, as Pillow and as numbers
-picture = response.images[0].to_pil()
+image = response.images[0].to_pil()
 print(response.images[0].to_numpy().mean(axis=(0, 1)))
-picture.save("castle.png")
-picture
+image.save("castle.png")
+image
 
 # %% The same larger, and the end of it
 larger = engine.upscale(UpscaleRequest(image=response.images[0].data))

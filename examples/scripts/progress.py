@@ -1,4 +1,4 @@
-"""A picture, and how far it is after every step."""
+"""An image, and how far it is after every step."""
 
 from mold_core import DenoiseStep, Engine, GenerateRequest, ProgressEvent
 

@@ -1,4 +1,4 @@
-"""Pictures by a server, four at once: MOLD_HOST says where it is, MOLD_API_KEY has its key. Needs no torch here."""
+"""Images by a server, four at once: MOLD_HOST says where it is, MOLD_API_KEY has its key. Needs no torch here."""
 
 import asyncio
 

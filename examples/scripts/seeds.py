@@ -11,7 +11,7 @@ with Engine() as engine:
         GenerateRequest(prompt="a white castle at sunset", model="flux-nano", seed=1, batch_size=9)
     )
 sheet = Image.new("RGB", (3 * 128, 3 * 128))
-for picture in response.images:
-    row, column = divmod(picture.index, 3)
-    sheet.paste(Image.open(BytesIO(picture.data)), (128 * column, 128 * row))
+for image in response.images:
+    row, column = divmod(image.index, 3)
+    sheet.paste(Image.open(BytesIO(image.data)), (128 * column, 128 * row))
 sheet.save("seeds.png")

@@ -1,4 +1,4 @@
-"""A picture, and the same four times as large."""
+"""An image, and the same four times as large."""
 
 from mold_core import Engine, GenerateRequest, UpscaleRequest
 

@@ -1,4 +1,4 @@
-"""Every picture of a folder four times as large, in another folder; run again, it does what is missing."""
+"""Every image of a folder four times as large, in another folder; run again, it does what is missing."""
 
 from pathlib import Path
 

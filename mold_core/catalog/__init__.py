@@ -4,14 +4,13 @@ What fetches them is `mold_core.catalog.pull`; it is not among these names, beca
 """
 
 from mold_core.catalog.default import DefaultModel, default_model, remember_model
-from mold_core.catalog.loras import BroughtLora, LoraFolder, refuse_lora_paths
+from mold_core.catalog.loras import LoraFolder, SuppliedLora, refuse_lora_paths
 from mold_core.catalog.model import ModelDefaults, ModelEntry, ModelFile, ModelSpec, Vocabulary, read_catalog
 from mold_core.catalog.names import nearest_names, resolve
-from mold_core.catalog.own import own_models
 from mold_core.catalog.store import LocalFiles, ModelStore
+from mold_core.catalog.user_models import user_models
 
 __all__ = [
-    "BroughtLora",
     "DefaultModel",
     "LocalFiles",
     "LoraFolder",
@@ -20,12 +19,13 @@ __all__ = [
     "ModelFile",
     "ModelSpec",
     "ModelStore",
+    "SuppliedLora",
     "Vocabulary",
     "default_model",
     "nearest_names",
-    "own_models",
     "read_catalog",
     "refuse_lora_paths",
     "remember_model",
     "resolve",
+    "user_models",
 ]

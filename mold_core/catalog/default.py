@@ -36,7 +36,7 @@ def default_model(
 ) -> DefaultModel:
     """Return the default: setting, else last used, else the only one downloaded, else the embedded one.
 
-    `generates` says which models make pictures or videos by themselves. A setting is taken at its word, even when the
+    `generates` says which models make images or videos by themselves. A setting is taken at its word, even when the
     model is not downloaded. Raises ModelNotFoundError when there is nothing to fall back to.
     """
     if settings.default_model:

@@ -1,6 +1,6 @@
-"""What a machine tells of what lies on its disk: models in detail, adapters, removals, room taken, chains begun.
+"""What a machine tells of what lies on its disk: models in detail, LoRAs, removals, room taken, chains begun.
 
-`mold_core.engine.shelf.Shelf` makes these, a server sends them, and commands show them. Paths are absolute on the
+`mold_core.engine.disk_usage.DiskInventory` makes these, a server sends them, and commands show them. Paths are absolute on the
 machine that they are on, and relative to its folder of models where a server tells them.
 """
 
@@ -85,7 +85,7 @@ class ModelDetails:
 
 @attrs.frozen(kw_only=True)
 class LoraFile:
-    """An adapter (LoRA) by name."""
+    """A LoRA (LoRA) by name."""
 
     name: str = wire_field("Its name.")
     path: str | None = wire_field("Its file; only the machine itself knows.", default=None)

@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA) by name: the folder they lie in, and which file a name means."""
+"""Low-rank LoRAs (LoRA) by name: the folder they lie in, and which file a name means."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from mold_core.errors import ValidationError
 from mold_core.wire import GenerateRequest, LoraWeight
 from mold_core.wire.fields import shorten
 
-__all__ = ["BroughtLora", "LoraFolder", "refuse_lora_paths"]
+__all__ = ["LoraFolder", "SuppliedLora", "refuse_lora_paths"]
 
 SUFFIX = ".safetensors"
 
 
 @attrs.frozen(kw_only=True)
-class BroughtLora:
-    """An adapter of the catalog: its file, here or not, and how the names of the models begin that it is for."""
+class SuppliedLora:
+    """A LoRA of the catalog: its file, here or not, and how the names of the models begin that it is for."""
 
     file: Path
     models: str = ""
@@ -27,24 +27,24 @@ class BroughtLora:
 
 @attrs.frozen
 class LoraFolder:
-    """The folder `loras` in MOLD_HOME. Adapters in it have names: their path without `.safetensors`.
+    """The folder `loras` in MOLD_HOME. LoRAs in it have names: their path without `.safetensors`.
 
     `brought` are those that the catalog has for a model's family, by the names they are pulled by; `model` is that
     model.
     """
 
     path: Path
-    brought: Mapping[str, BroughtLora] = attrs.Factory(dict)
+    brought: Mapping[str, SuppliedLora] = attrs.Factory(dict)
     model: str = ""
 
     def names(self) -> Iterator[tuple[str, Path]]:
-        """Yield every adapter in the folder, by name, with its file."""
+        """Yield every LoRA in the folder, by name, with its file."""
         for file in sorted(self.path.rglob(f"*{SUFFIX}")):
             if file.is_file():
                 yield file.relative_to(self.path).as_posix().removesuffix(SUFFIX), file
 
     def locate(self, lora: LoraWeight, field: str) -> LoraWeight:
-        """Return the adapter with the absolute path of its file in `path`.
+        """Return the LoRA with the absolute path of its file in `path`.
 
         A path is taken as it is where it is absolute or begins with ``~``; anything else is a name, looked for in the
         folder only. Raises ValidationError for `field`, with the nearest names.
@@ -77,7 +77,7 @@ class LoraFolder:
         )
 
     def _pulled(self, lora: LoraWeight, field: str) -> LoraWeight:
-        """Return an adapter of the catalog. Raises ValidationError where it is not here or for other models."""
+        """Return a LoRA of the catalog. Raises ValidationError where it is not here or for other models."""
         brought = self.brought[lora.path]
         if not self.model.startswith(brought.models):
             raise ValidationError(
@@ -96,14 +96,14 @@ class LoraFolder:
         return attrs.evolve(lora, path=str(brought.file.absolute()))
 
     def located(self, request: GenerateRequest) -> tuple[LoraWeight, ...] | None:
-        """Return all adapters of a request, `lora` before `loras`, with the paths of their files; None for none."""
+        """Return all LoRAs of a request, `lora` before `loras`, with the paths of their files; None for none."""
         named = [(request.lora, "lora.path")] if request.lora else []
         named += [(lora, f"loras[{index}].path") for index, lora in enumerate(request.loras or ())]
         return tuple(self.locate(lora, field) for lora, field in named) or None
 
 
 def refuse_lora_paths(request: object) -> None:
-    """Raise ValidationError if a request from elsewhere names an adapter by path: that would read any file here."""
+    """Raise ValidationError if a request from elsewhere names a LoRA by path: that would read any file here."""
     for lora in (getattr(request, "lora", None), *(getattr(request, "loras", None) or ())):
         if lora is not None and _is_path(lora.path):
             raise ValidationError(

@@ -24,7 +24,7 @@ _HEAD = (
 
 
 def renew_tables(page: str, models: Iterable[ModelSpec]) -> str:
-    """Return a page of documentation with its tables of models made anew."""
+    """Return a page of documentation with its tables of models made again."""
     known = [spec for spec in models if not spec.embedded]
 
     def table(found: re.Match[str]) -> str:

@@ -16,7 +16,7 @@ import attrs
 
 from mold_core.errors import InferenceError
 from mold_core.files import write_whole
-from mold_core.hookspecs import ChainRenderer, Film, Run, Sound
+from mold_core.hookspecs import ChainRenderer, DecodedClip, Run, Sound
 from mold_core.media.joining import frames_of_parts
 from mold_core.media.preview import PreviewFrames
 from mold_core.media.video import VideoWriter
@@ -56,7 +56,7 @@ class ClipWork:
     `after` is the clip that goes on from this one, if one does: its latents are needed to decode this one.
     `frames`: how many frames after the overlap are used. The first `fade_in` of them are blended with the last of
     `before`; the last `fade_out` are left to the next clip. `shown` are those of the GIF preview. `lossless` is for
-    formats that are encoded once more. `later` are the requests of the clips to come, without their pictures.
+    formats that are encoded once more. `later` are the requests of the clips to come, without their images.
     """
 
     request: GenerateRequest
@@ -103,16 +103,16 @@ def render_clip(renderer: ChainRenderer, pipeline: Any, work: ClipWork, run: Run
 def encode_clip(renderer: ChainRenderer, pipeline: Any, work: ClipWork) -> None:
     """Leave the frames and the sound of a rendered clip on disk; nothing is done if they are there."""
     if work.decoded:
-        if not work.files.preview.is_file():  # it is that of a shorter or longer film
+        if not work.files.preview.is_file():  # it is that of a shorter or longer video
             write_whole(work.files.preview, partial(_write_frames, frames=_shown_of(work)))
         return
     after = _read_latents(work.after.latents) if work.after is not None else None
-    film = renderer.decode(pipeline, _read_latents(work.files.latents), _latents_before(work), work.overlap, after)
-    sound, sound_left = _cut_sound(film.sound, work)
+    video = renderer.decode(pipeline, _read_latents(work.files.latents), _latents_before(work), work.overlap, after)
+    sound, sound_left = _cut_sound(video.sound, work)
     held: list[Image] = []
     small: list[Image] = []
     # Readers take the part as the sign that all is here, so it comes last.
-    with_part = partial(_write_part, work=work, frames=_faded_in(film, work), held=held, small=small)
+    with_part = partial(_write_part, work=work, frames=_faded_in(video, work), held=held, small=small)
     staged = _Staged(work.files.part, with_part)
     write_whole(work.files.preview, partial(_write_frames, frames=small))
     if sound is not None:
@@ -175,11 +175,11 @@ def _write_part(
         raise InferenceError(f"a clip came out with {count} frames after its overlap, not {work.frames}")
 
 
-def _faded_in(film: Film, work: ClipWork) -> Iterator[Image]:
+def _faded_in(video: DecodedClip, work: ClipWork) -> Iterator[Image]:
     """Yield the frames that are used, the first of them blended with those the clip before left for it."""
     from PIL.Image import blend, fromarray
 
-    images = iter(islice(film.images, work.frames))
+    images = iter(islice(video.images, work.frames))
     if work.fade_in and work.before is not None:
         import numpy as np
 

@@ -36,7 +36,7 @@ _IMAGE_KEYS = ("source_image", "source_image_path", "source_image_b64")
 
 
 def read_script(path: Path) -> ChainRequest:
-    """Return the chain that a file describes; pictures are read from beside it.
+    """Return the chain that a file describes; images are read from beside it.
 
     Raises ValidationError that names the file, the key and the way out.
     """
@@ -55,7 +55,7 @@ def read_script(path: Path) -> ChainRequest:
 
 
 def write_script(request: ChainRequest) -> str:
-    """Return a chain with stages as the text of a file; pictures are in it as base64."""
+    """Return a chain with stages as the text of a file; images are in it as base64."""
     chain = {
         field.name: value
         for field in attrs.fields(ChainRequest)
@@ -98,13 +98,13 @@ def _stage(index: int, stage: dict[str, Any], folder: Path) -> dict[str, Any]:
         )
     body = {key: value for key, value in stage.items() if key not in _IMAGE_KEYS}
     if "source_image_path" in stage:
-        body["source_image"] = _picture(index, stage["source_image_path"], folder)
+        body["source_image"] = _image(index, stage["source_image_path"], folder)
     elif given:
         body["source_image"] = stage[given[0]]
     return body
 
 
-def _picture(index: int, name: object, folder: Path) -> bytes:
+def _image(index: int, name: object, folder: Path) -> bytes:
     field = f"stages[{index}].source_image_path"
     if not isinstance(name, str):
         raise ValidationError(f"{field} must be text, not {name!r}", field=field)

@@ -1,4 +1,4 @@
-"""mold run --from: a picture made again from what its file says, with changes by flags."""
+"""mold run --from: an image made again from what its file says, with changes by flags."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _SAME = ("model", "negative_prompt", "seed", "steps", "guidance", "width", "heig
 
 
 def fields_of(path: str) -> dict[str, Any]:
-    """Return the prompt and the flags that made a picture or a video, by the names of `mold run`.
+    """Return the prompt and the flags that made an image or a video, by the names of `mold run`.
 
-    Raises ValidationError. A strength says that the picture began with another one, which no file holds: `mold run`
+    Raises ValidationError. A strength says that the image began with another one, which no file holds: `mold run`
     asks for it.
     """
     from mold_core.wire import LoraWeight
@@ -65,19 +65,19 @@ def fill_in(
 ) -> tuple[str, tuple[str, ...]]:
     """Give the flags that were not given the values of `made`; return the model and the words of the prompt.
 
-    With another `model` its own size, steps and so on hold. Raises ValidationError where the picture that the first one
+    With another `model` its own size, steps and so on hold. Raises ValidationError where the image that the first one
     began with is not named.
     """
     if made.get("strength") is not None and image is None:
-        raise ValidationError("this picture was made from another one", field="image", hint="name that with --image")
+        raise ValidationError("this image was made from another one", field="image", hint="name that with --image")
     another = model is not None and model != made["model"]
     for name, value in made.items():
         if name in flags and flags[name] is None and not (another and name in _OF_MODEL):
             flags[name] = value
     if "frames" in made:
         echo(
-            f"{style('note:', fg='yellow')} of what made a film, its file holds words, numbers and one adapter: sounds,"
-            " pictures, videos, further prompts and a pipeline have to be named again",
+            f"{style('note:', fg='yellow')} of what made a video, its file holds words, numbers and one LoRA: sounds,"
+            " images, videos, further prompts and a pipeline have to be named again",
             err=True,
         )
     if flags["expand"] is None:

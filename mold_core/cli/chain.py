@@ -22,8 +22,8 @@ __all__ = ["command", "describe", "run_chain", "run_script"]
 
 EPILOG = """\b
 Examples:
-  mold chain validate film.toml
-  mold chain run film.toml -o film.mp4
+  mold chain validate video.toml
+  mold chain run video.toml -o video.mp4
   mold chain list
   mold chain resume 3f0c9a6b12de4f77"""
 

@@ -29,7 +29,7 @@ def command(state: State, model: str | None) -> None:
         echo(f"{chosen.spec.name}  ({reason})")
         return
     spec = engine.resolve(model)
-    engine.family_of(spec)  # what makes no pictures cannot be the default
+    engine.family_of(spec)  # what makes no images cannot be the default
     change_key(state.settings.config_path, "default_model", spec.name)
     if os.environ.get("MOLD_DEFAULT_MODEL"):
         note = style("note:", fg="yellow")

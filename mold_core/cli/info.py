@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mold_core.cli.completions import model_names
-from mold_core.cli.list_models import picture_size, readable_size, step_count
+from mold_core.cli.list_models import image_size, readable_size, step_count
 from mold_core.cli.memory_flags import memory_flags, take_memory_flags
 from mold_core.cli.output import echo, echo_json, style
 from mold_core.cli.server_flags import server_flags
@@ -90,7 +90,7 @@ def _model(details: ModelDetails) -> None:
         "family": _family(details),
         "can do": ", ".join(details.abilities),
         "licence": details.licence or "not stated",
-        "picture": _picture(details.defaults),
+        "image": _image(details.defaults),
         "files": f"{len(details.files)}, {readable_size(size_bytes)}"
         + (" (inside the plugin)" if details.embedded else ""),
         "here": f"no, {missing} missing" if missing else "yes",
@@ -135,9 +135,9 @@ def _family(details: ModelDetails) -> str:
     return details.family if details.abilities else f"{details.family} (no loaded plugin brings it)"
 
 
-def _picture(defaults: ModelDefaults) -> str:
+def _image(defaults: ModelDefaults) -> str:
     """Return the size, steps and guidance a request gets by default, as far as there are any."""
-    parts = [picture_size(defaults), step_count(defaults)]
+    parts = [image_size(defaults), step_count(defaults)]
     if defaults.guidance is not None:
         parts.append(f"guidance {defaults.guidance:g}")
     return ", ".join(part for part in parts if part)

@@ -17,7 +17,7 @@ from mold_core.errors import MoldError
 if TYPE_CHECKING:
     from mold_core.catalog import ModelDefaults, ModelEntry
 
-__all__ = ["command", "picture_size", "readable_size", "step_count"]
+__all__ = ["command", "image_size", "readable_size", "step_count"]
 
 # A narrower terminal would tear the table; each model has lines of its own there.
 _TABLE_COLUMNS = 90
@@ -25,7 +25,7 @@ _TABLE_COLUMNS = 90
 
 @click.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--loras", is_flag=True, help="List adapters (LoRA) instead.")
+@click.option("--loras", is_flag=True, help="List LoRAs (LoRA) instead.")
 @server_flags
 @click.pass_obj
 def command(state: State, as_json: bool, loras: bool) -> None:
@@ -72,17 +72,17 @@ def _table(title: str, entries: list[ModelEntry], default: str | None) -> None:
         spec = entry.spec
         star = "★" if spec.name == default else " "
         size = "embedded" if spec.embedded else readable_size(spec.size_bytes) if spec.size_bytes else "–"
-        picture, steps = picture_size(spec.defaults), step_count(spec.defaults)
+        image, steps = image_size(spec.defaults), step_count(spec.defaults)
         problem = (
             "" if entry.runnable or spec.part_of else style(f"  (no plugin brings family {spec.family})", fg="yellow")
         )
         if narrow:
-            about = " · ".join(filter(None, [size, picture, steps, spec.description]))
+            about = " · ".join(filter(None, [size, image, steps, spec.description]))
             echo(f"{star} {spec.name}{problem}")
             for line in textwrap.wrap(about, columns - 1, initial_indent="  ", subsequent_indent="  "):
                 echo(line)
         else:
-            echo(f"{star} {spec.name:<{width}}  {size:>8}  {picture:>9}  {steps:>9}  {spec.description}{problem}")
+            echo(f"{star} {spec.name:<{width}}  {size:>8}  {image:>9}  {steps:>9}  {spec.description}{problem}")
 
 
 def _as_json(entry: ModelEntry, default: str | None) -> dict[str, object]:
@@ -103,8 +103,8 @@ def _as_json(entry: ModelEntry, default: str | None) -> dict[str, object]:
     }
 
 
-def picture_size(defaults: ModelDefaults) -> str:
-    """Return the default size as 128x128; nothing for a model that makes no pictures of a size of its own."""
+def image_size(defaults: ModelDefaults) -> str:
+    """Return the default size as 128x128; nothing for a model that makes no images of a size of its own."""
     return f"{defaults.width}x{defaults.height}" if defaults.width and defaults.height else ""
 
 

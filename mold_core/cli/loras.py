@@ -15,7 +15,7 @@ __all__ = ["list_loras", "lora_weight"]
 
 
 def lora_weight(text: str) -> LoraWeight:
-    """Return the adapter that ``NAME``, ``PATH`` or either with ``:SCALE`` means. Files are looked for from here."""
+    """Return the LoRA that ``NAME``, ``PATH`` or either with ``:SCALE`` means. Files are looked for from here."""
     from mold_core.wire import LoraWeight
 
     name, colon, scale = text.rpartition(":")
@@ -29,7 +29,7 @@ def lora_weight(text: str) -> LoraWeight:
 
 
 def list_loras(state: State, *, as_json: bool) -> None:
-    """Print the adapters that have names, here or at the server that is named, with their sizes."""
+    """Print the LoRAs that have names, here or at the server that is named, with their sizes."""
     from mold_core.cli.list_models import readable_size
     from mold_core.wire.convert import to_json
 

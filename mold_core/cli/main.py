@@ -23,9 +23,9 @@ __all__ = ["main", "mold"]
 
 # Command → module below mold_core.cli, imported when it is needed, and what the help page says of it, in its order.
 COMMANDS = {
-    "run": ("run", "Make a picture or a video from words."),
+    "run": ("run", "Make an image or a video from words."),
     "expand": ("expand", "Write a short wish out as a full prompt."),
-    "upscale": ("upscale", "Make pictures and videos larger."),
+    "upscale": ("upscale", "Make images and videos larger."),
     "list": ("list_models", "List models: what is here, what could be."),
     "info": ("info", "Show a model, or this installation."),
     "pull": ("pull", "Fetch the files of a model."),
@@ -132,9 +132,9 @@ class _LazyGroup(click.Group):
 @click.option("--version", is_flag=True, help="Show the version.")
 @click.pass_context
 def mold(ctx: click.Context, no_plugins: bool, version: bool) -> None:
-    """Make pictures from words, on your own machine.
+    """Make images from words, on your own machine.
 
-    The first picture needs no download: a tiny model ships with mold.
+    The first image needs no download: a tiny model ships with mold.
     """
     ctx.ensure_object(State).no_plugins = no_plugins
     ctx.color = _color()

@@ -1,4 +1,4 @@
-"""Pictures in the terminal: by kitty's protocol, iTerm2's, sixels, or half blocks, which every terminal can show.
+"""Images in the terminal: by kitty's protocol, iTerm2's, sixels, or half blocks, which every terminal can show.
 
 The environment tells which; where it is silent the terminal itself does, asked for its attributes.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 from mold_core.cli.output import at_terminal, echo
 
-__all__ = ["Protocol", "half_blocks", "protocol_wished", "show_picture"]
+__all__ = ["Protocol", "half_blocks", "requested_protocol", "show_image"]
 
 Protocol: TypeAlias = Literal["kitty", "iterm2", "sixel", "blocks"]
 
@@ -49,8 +49,8 @@ _KNOWN: Mapping[str, Protocol] = {
 }
 
 
-def protocol_wished(flag: bool, named: str | None, environ: Mapping[str, str]) -> Protocol | Literal["auto"] | None:
-    """Return how pictures shall be shown, by --preview, --preview-as and MOLD_PREVIEW; None: not at all."""
+def requested_protocol(flag: bool, named: str | None, environ: Mapping[str, str]) -> Protocol | Literal["auto"] | None:
+    """Return how images shall be shown, by --preview, --preview-as and MOLD_PREVIEW; None: not at all."""
     setting = environ.get("MOLD_PREVIEW", "").strip().lower()
     if named is not None:
         return cast("Protocol", named)
@@ -59,13 +59,13 @@ def protocol_wished(flag: bool, named: str | None, environ: Mapping[str, str]) -
     return "auto" if flag or setting not in ("", "0", "false", "no", "off") else None
 
 
-def show_picture(
+def show_image(
     data: bytes,
     stream: TextIO | None = None,
     environ: Mapping[str, str] | None = None,
     protocol: Protocol | Literal["auto"] = "auto",
 ) -> None:
-    """Draw a picture file on the terminal; nothing where there is none, or where people want no colour."""
+    """Draw an image file on the terminal; nothing where there is none, or where people want no colour."""
     environ = os.environ if environ is None else environ
     stream = stream or (sys.stdout if at_terminal() else sys.stderr)
     if not stream.isatty() or environ.get("NO_COLOR"):
@@ -73,23 +73,23 @@ def show_picture(
     from PIL import Image, UnidentifiedImageError
 
     try:
-        picture = Image.open(BytesIO(data)).convert("RGB")
+        image = Image.open(BytesIO(data)).convert("RGB")
     except (UnidentifiedImageError, OSError):
         echo("note: this file cannot be shown in a terminal", err=True)
         return
     match _told(environ) or _asked(stream) if protocol == "auto" else protocol:
         case "kitty":
-            stream.writelines(_kitty(_png(picture)))
+            stream.writelines(_kitty(_png(image)))
         case "iterm2":
-            stream.write(f"\x1b]1337;File=inline=1:{base64.b64encode(_png(picture)).decode()}\a\n")
+            stream.write(f"\x1b]1337;File=inline=1:{base64.b64encode(_png(image)).decode()}\a\n")
         case "sixel":
             from mold_core.cli.sixel import sixels
 
-            picture.thumbnail((_MAX_SIXEL_PX, _MAX_SIXEL_PX))
-            stream.write(sixels(picture) + "\n")
+            image.thumbnail((_MAX_SIXEL_PX, _MAX_SIXEL_PX))
+            stream.write(sixels(image) + "\n")
         case _:
             size = shutil.get_terminal_size()
-            stream.write(half_blocks(picture, min(size.columns - 1, _MAX_COLUMNS), size.lines - _MARGIN_ROWS, environ))
+            stream.write(half_blocks(image, min(size.columns - 1, _MAX_COLUMNS), size.lines - _MARGIN_ROWS, environ))
     stream.flush()
 
 
@@ -131,11 +131,11 @@ def _asked(stream: TextIO) -> Protocol:
     return "sixel" if b"4" in attributes else "blocks"
 
 
-def half_blocks(picture: Image.Image, columns: int, rows: int, environ: Mapping[str, str]) -> str:
-    """Return a picture as lines of ▀: the colour of the letter is one pixel, the one behind it the pixel below."""
-    width = max(1, min(columns, round(2 * rows * picture.width / picture.height), picture.width))
-    height = max(2, 2 * round(width * picture.height / picture.width / 2))
-    small = picture.resize((width, height))
+def half_blocks(image: Image.Image, columns: int, rows: int, environ: Mapping[str, str]) -> str:
+    """Return an image as lines of ▀: the colour of the letter is one pixel, the one behind it the pixel below."""
+    width = max(1, min(columns, round(2 * rows * image.width / image.height), image.width))
+    height = max(2, 2 * round(width * image.height / image.width / 2))
+    small = image.resize((width, height))
     color = _true if environ.get("COLORTERM") in ("truecolor", "24bit") else _of_256
     lines = []
     for y in range(0, height, 2):
@@ -144,8 +144,8 @@ def half_blocks(picture: Image.Image, columns: int, rows: int, environ: Mapping[
     return "".join(lines)
 
 
-def _pixel(picture: Image.Image, x: int, y: int) -> Pixel:
-    red, green, blue = picture.getpixel((x, y))  # type: ignore[misc]  # the picture is RGB
+def _pixel(image: Image.Image, x: int, y: int) -> Pixel:
+    red, green, blue = image.getpixel((x, y))  # type: ignore[misc]  # the image is RGB
     return int(red), int(green), int(blue)
 
 
@@ -169,7 +169,7 @@ def _kitty(png: bytes) -> Iterator[str]:
     yield "\n"
 
 
-def _png(picture: Image.Image) -> bytes:
+def _png(image: Image.Image) -> bytes:
     buffer = BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()

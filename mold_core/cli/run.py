@@ -1,4 +1,4 @@
-"""mold run: a prompt in, a picture or a video out."""
+"""mold run: a prompt in, an image or a video out."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from mold_core.cli.again import fields_of, fill_in
 from mold_core.cli.chain import run_script
 from mold_core.cli.completions import first_word, model_names
 from mold_core.cli.expand import expand_flags
+from mold_core.cli.images import source_fields
 from mold_core.cli.loras import lora_weight
 from mold_core.cli.memory_flags import memory_flags, take_memory_flags
 from mold_core.cli.output import echo, style
-from mold_core.cli.pictures import source_fields
 from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
 from mold_core.cli.targets import Target
@@ -41,8 +41,8 @@ Examples:
   mold run "a blue house" --image house.png --mask wall.png --strength 1
   mold run "a castle" --lora sepia --lora ~/Downloads/ink.safetensors:0.6
   mold run --from house.png --seed 8                the same with another seed
-  mold run ltx-2-19b-distilled "a boat at sea" --frames 400      a film of five clips
-  mold run --script film.toml --dry-run             what a film would come to
+  mold run ltx-2-19b-distilled "a boat at sea" --frames 400      a video of five clips
+  mold run --script video.toml --dry-run             what a video would come to
   mold run --expand "a house" --batch 4 -o house.png
   echo "a blue boat on the sea at night" | mold run -o boat.png"""
 
@@ -55,9 +55,9 @@ Examples:
 @click.option("--height", type=int, help="Height in pixels.")
 @click.option("--steps", type=int, help="Denoising steps.")
 @click.option("--guidance", type=float, help="How strictly the prompt is followed.")
-@click.option("--seed", type=int, help="Same seed, same picture.")
+@click.option("--seed", type=int, help="Same seed, same image.")
 @click.option(
-    "--batch", "batch_size", type=int, default=1, show_default=True, help="Pictures to make, seeds counting up."
+    "--batch", "batch_size", type=int, default=1, show_default=True, help="Images to make, seeds counting up."
 )
 @click.option("-n", "--negative-prompt", help="What not to show, for models that know the idea.")
 @click.option(
@@ -66,11 +66,11 @@ Examples:
     type=click.Choice(["png", "jpeg", "jpg", "webp", "mp4", "gif", "apng"]),
     help="File format; default: by the suffix of --output, else png, or mp4 for a video.",
 )
-@click.option("-i", "--image", metavar="PATH", help="Picture to start from; '-' is standard input.")
+@click.option("-i", "--image", metavar="PATH", help="Image to start from; '-' is standard input.")
 @click.option(
     "--strength", type=float, help="How far to move away from --image: 0 keeps it, 1 forgets it; default 0.75."
 )
-@click.option("--mask", metavar="PATH", help="Paint only the white parts of --image anew, and keep the black ones.")
+@click.option("--mask", metavar="PATH", help="Paint only the white parts of --image again, and keep the black ones.")
 @click.option(
     "--lora",
     "loras",
@@ -88,7 +88,7 @@ Examples:
     "--from", "from_", metavar="FILE", help="Make a result again from its own metadata; other flags change it."
 )
 @click.option(
-    "--preview", "shown", is_flag=True, help="Show the picture in the terminal, too; MOLD_PREVIEW=1 always does."
+    "--preview", "shown", is_flag=True, help="Show the image in the terminal, too; MOLD_PREVIEW=1 always does."
 )
 @click.option(
     "--preview-as",
@@ -97,7 +97,7 @@ Examples:
 )
 @click.option("--no-metadata", is_flag=True, help="Do not write the prompt and settings into the file.")
 @click.option(
-    "--script", type=click.Path(path_type=Path), metavar="FILE", help="Make the film that a TOML script describes."
+    "--script", type=click.Path(path_type=Path), metavar="FILE", help="Make the video that a TOML script describes."
 )
 @click.option("--dry-run", is_flag=True, help="With --script: only say what it comes to.")
 @click.option("--device", help="cpu, cuda or mps; default: the best there is.")
@@ -123,7 +123,7 @@ def command(
     dry_run: bool,
     **flags: Any,
 ) -> None:
-    """Make a picture, or with a model of video a video, from PROMPT, or from standard input when no words are given.
+    """Make an image, or with a model of video a video, from PROMPT, or from standard input when no words are given.
 
     Without -o it is saved in the current directory, or written to standard output when that is a pipe.
     """
@@ -143,7 +143,7 @@ def command(
     if from_ is not None:
         model, words_before = fill_in(flags, made, model and engine.resolve(model).name, prompt_words, image)
         prompt_words = prompt_words or words_before
-    pictures = source_fields(image, flags.pop("strength"), mask)
+    images = source_fields(image, flags.pop("strength"), mask)
     prompt = " ".join(prompt_words) if prompt_words else _prompt_from_stdin(taken=image == "-")
     chained = take_video_flags(flags)
     spec = engine.resolve(model) if model else engine.default_model().spec
@@ -151,7 +151,7 @@ def command(
     target = Target.choose(output, flags.pop("output_format"), count=flags["batch_size"], videos=videos)
     if not model:
         _announce_default(engine)
-    request = _request(prompt, spec.name, target, **pictures, **flags)
+    request = _request(prompt, spec.name, target, **images, **flags)
     chain = chain_of(engine, request, spec, chained)
     if chain is not None and state.lost is not None:
         raise state.lost  # hours of work are not begun on another machine than the one that was named
@@ -180,14 +180,14 @@ def _refuse_beside_script() -> None:
 
 
 def _show(files: list[Any], flag: bool, named: str | None) -> None:
-    """Show pictures in the terminal where that is wished for."""
-    from mold_core.cli.preview import protocol_wished, show_picture
+    """Show images in the terminal where that is wished for."""
+    from mold_core.cli.preview import requested_protocol, show_image
 
-    protocol = protocol_wished(flag, named, os.environ)
+    protocol = requested_protocol(flag, named, os.environ)
     if protocol is None:
         return
     for file in files:
-        show_picture(file.data, protocol=protocol)
+        show_image(file.data, protocol=protocol)
 
 
 def _split_model(engine: AnyEngine, named: str | None, words: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:

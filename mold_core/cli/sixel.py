@@ -1,4 +1,4 @@
-"""Pictures as sixels: six rows of pixels a band, colour by colour, as DEC's terminals drew them and many do today.
+"""Images as sixels: six rows of pixels a band, colour by colour, as DEC's terminals drew them and many do today.
 
 The format: DEC STD 070, chapter 9, and the VT330/VT340 Programmer Reference Manual, volume 2, chapter 14.
 """
@@ -23,11 +23,11 @@ _FIRST_SIXEL = 0x3F  # "?": six empty pixels
 _RUN = re.compile(rb"(.)\1{3,}", re.DOTALL)
 
 
-def sixels(picture: Image.Image) -> str:
-    """Return the escape sequence that draws an RGB picture where the cursor is, pixel by pixel."""
+def sixels(image: Image.Image) -> str:
+    """Return the escape sequence that draws an RGB image where the cursor is, pixel by pixel."""
     from PIL import Image
 
-    small = picture.quantize(_COLORS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG)
+    small = image.quantize(_COLORS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG)
     palette = small.getpalette("RGB") or []
     colors = "".join(
         f"#{index};2;" + ";".join(str(round(channel * 100 / 255)) for channel in palette[3 * index : 3 * index + 3])
@@ -38,9 +38,9 @@ def sixels(picture: Image.Image) -> str:
     return f'\x1bP0;1q"1;1;{small.width};{small.height}{colors}{bands}\x1b\\'
 
 
-def _bands(picture: Image.Image) -> Iterator[list[bytes]]:
+def _bands(image: Image.Image) -> Iterator[list[bytes]]:
     """Yield the rows of each band, a byte a pixel: the number of its colour."""
-    pixels, width = picture.tobytes(), picture.width
+    pixels, width = image.tobytes(), image.width
     rows = [pixels[start : start + width] for start in range(0, len(pixels), width)]
     for start in range(0, len(rows), _BAND_ROWS):
         yield rows[start : start + _BAND_ROWS]

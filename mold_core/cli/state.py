@@ -10,17 +10,17 @@ from mold_core.errors import SettingsError, UnreachableError
 
 if TYPE_CHECKING:
     from mold_core.client import Client
+    from mold_core.client.disk_usage import RemoteDiskInventory
     from mold_core.client.gallery import RemoteGallery
-    from mold_core.client.shelf import RemoteShelf
     from mold_core.engine import Engine
-    from mold_core.engine.shelf import Shelf
+    from mold_core.engine.disk_usage import DiskInventory
     from mold_core.gallery import Gallery
     from mold_core.plugins import Plugins
     from mold_core.settings import Settings
 
     AnyEngine: TypeAlias = Engine | Client
     AnyGallery: TypeAlias = Gallery | RemoteGallery
-    AnyShelf: TypeAlias = Shelf | RemoteShelf
+    AnyDiskInventory: TypeAlias = DiskInventory | RemoteDiskInventory
 
 __all__ = ["State"]
 
@@ -91,7 +91,7 @@ class State:
         return Engine(self.settings, self.plugins)
 
     @cached_property
-    def shelf(self) -> AnyShelf:
+    def shelf(self) -> AnyDiskInventory:
         """What lies on the disk of this machine, or of the server that is named: never of another than was meant."""
         return self.server.shelf if self._named() else self.local_engine.shelf
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Target"]
 
-_PICTURES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+_IMAGES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 _VIDEOS = {".mp4": "mp4", ".gif": "gif", ".png": "apng", ".apng": "apng", ".webp": "webp"}
 
 
@@ -46,13 +46,13 @@ class Target:
         `format_` is what was asked for, `default` what a path without a suffix gets. Raises ValidationError and
         OutputError.
         """
-        suffixes = _VIDEOS if videos else _PICTURES
+        suffixes = _VIDEOS if videos else _IMAGES
         format_ = _known(format_, suffixes)
         default = default or ("mp4" if videos else "png")
         if output == "-" or (output is None and not at_terminal()):
             if count != 1:
                 raise ValidationError(
-                    f"--batch {count} makes several pictures and standard output takes one",
+                    f"--batch {count} makes several images and standard output takes one",
                     field="batch_size",
                     hint="name a file with -o",
                 )
@@ -100,7 +100,7 @@ def _known(format_: str | None, suffixes: dict[str, str]) -> str | None:
     format_ = "jpeg" if format_ == "jpg" else format_
     if format_ is not None and format_ not in suffixes.values():
         raise ValidationError(
-            f"--format {format_} is not for {'videos' if 'mp4' in suffixes.values() else 'pictures'}",
+            f"--format {format_} is not for {'videos' if 'mp4' in suffixes.values() else 'images'}",
             field="output_format",
             value=format_,
             hint=f"use one of {', '.join(dict.fromkeys(suffixes.values()))}",

@@ -1,4 +1,4 @@
-"""mold upscale: pictures and videos made larger."""
+"""mold upscale: images and videos made larger."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EPILOG = """\b
 Examples:
   mold upscale photo.png                            photo_upscaled.png, beside it
   mold upscale photo.jpg -o large.jpg --tile-size 256
-  mold upscale holiday/ -o large/                   all pictures in it; again: only what is missing
+  mold upscale holiday/ -o large/                   all images in it; again: only what is missing
   mold upscale 'scans/*.png' -m real-esrgan-x2plus
   mold upscale clip.mp4                             frame by frame, with its sound
   mold run "a black cat" | mold upscale - > cat.png"""
@@ -36,7 +36,7 @@ Examples:
     "-m",
     "--model",
     shell_complete=model_names,
-    help="Upscaler to use (mold list); default: the one that suits the picture.",
+    help="Upscaler to use (mold list); default: the one that suits the image.",
 )
 @click.option("-o", "--output", metavar="PATH", help="File to write, or folder for several; '-' is standard output.")
 @click.option(
@@ -48,7 +48,7 @@ Examples:
 @click.option(
     "--tile-size", type=int, help="Side of the tiles in pixels; 0: none; default: what suits model and memory."
 )
-@click.option("--overwrite", is_flag=True, help="Of several pictures, make those again that are there already.")
+@click.option("--overwrite", is_flag=True, help="Of several images, make those again that are there already.")
 @click.option("--device", help="cpu, cuda or mps; default: the best there is.")
 @server_flags
 @click.pass_obj
@@ -63,9 +63,9 @@ def command(
     overwrite: bool,
     device: str | None,
 ) -> None:
-    """Make pictures (PNG, JPEG, WebP) and videos (MP4) larger; '-' is a picture on standard input.
+    """Make images (PNG, JPEG, WebP) and videos (MP4) larger; '-' is an image on standard input.
 
-    One picture goes to the file `<name>_upscaled.png` beside it, or to standard output when that is a pipe. Of several,
+    One image goes to the file `<name>_upscaled.png` beside it, or to standard output when that is a pipe. Of several,
     or of a folder, those that are done already are left out, so the same command goes on after an interruption.
     """
     from mold_core.cli.upscale_plan import plan
@@ -98,7 +98,7 @@ def _one(engine: AnyEngine, piece: Piece, options: dict[str, Any]) -> None:
 
 
 def _many(engine: AnyEngine, pieces: list[Piece], options: dict[str, Any], overwrite: bool) -> None:
-    """Enlarge several pictures; one that fails is named, and the others go on."""
+    """Enlarge several images; one that fails is named, and the others go on."""
     left = [piece for piece in pieces if overwrite or not piece.done()]
     if len(left) < len(pieces):
         echo(f"{len(pieces) - len(left)} of {len(pieces)} are there already", err=True)

@@ -29,7 +29,7 @@ _SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "mp4": ".mp4"}
 
 @attrs.frozen(kw_only=True)
 class Piece:
-    """One picture or video. `source` None is standard input, `target` None standard output.
+    """One image or video. `source` None is standard input, `target` None standard output.
 
     A `resumable` one is left out when its target is there.
     """
@@ -79,17 +79,17 @@ def plan(sources: tuple[str, ...], output: str | None, format: str | None) -> li
     format = "jpeg" if format == "jpg" else format
     if not sources:
         if sys.stdin is None or sys.stdin.isatty():
-            raise click.UsageError("there is no picture; try: mold upscale photo.png")
+            raise click.UsageError("there is no image; try: mold upscale photo.png")
         sources = ("-",)
     if sources == ("-",) or (len(sources) == 1 and _is_one_file(sources[0])):
         return [_single(None if sources == ("-",) else Path(sources[0]), output, format)]
     if "-" in sources:
         raise ValidationError("standard input cannot be enlarged together with files", field="image")
     if output == "-":
-        raise ValidationError("standard output takes one picture", field="output", hint="name a folder with -o")
+        raise ValidationError("standard output takes one image", field="output", hint="name a folder with -o")
     pieces = [piece for source in sources for piece in _pieces(source, output, format)]
     made = {piece.target.absolute() for piece in pieces if piece.target}
-    # A pattern also finds what was made of its pictures the last time.
+    # A pattern also finds what was made of its images the last time.
     pieces = [piece for piece in pieces if piece.source is None or piece.source.absolute() not in made]
     _refuse_collisions(pieces)
     return pieces
@@ -102,7 +102,7 @@ def _is_one_file(source: str) -> bool:
 def _single(source: Path | None, output: str | None, format: str | None) -> Piece:
     video = source is not None and source.suffix.lower() in _VIDEOS
     if video and format:
-        raise ValidationError(f"--format {format} is for pictures; a video stays an MP4", field="output_format")
+        raise ValidationError(f"--format {format} is for images; a video stays an MP4", field="output_format")
     if output == "-" or (output is None and not at_terminal()):
         if video and output == "-":
             raise ValidationError("a video cannot be written to standard output", field="output", hint="name a file")
@@ -140,7 +140,7 @@ def _by_suffix(path: Path, format: str | None) -> str:
 def _pieces(source: str, output: str | None, format: str | None) -> list[Piece]:
     """Return the pieces that a file, a folder or a pattern stands for."""
     if output is not None and os.path.isfile(output):
-        raise OutputError(f"{output!r} is a file, and there are several pictures", field="output", hint="name a folder")
+        raise OutputError(f"{output!r} is a file, and there are several images", field="output", hint="name a folder")
     if os.path.isdir(source):
         return _folder(Path(source), output, format)
     paths = [source] if os.path.exists(source) else sorted(glob.glob(source, recursive=True))
@@ -161,7 +161,7 @@ def _folder(folder: Path, output: str | None, format: str | None) -> list[Piece]
         and path.is_file()
     )
     if not found:
-        raise ValidationError(f"there are no pictures in {str(folder)!r}", field="image")
+        raise ValidationError(f"there are no images in {str(folder)!r}", field="image")
     return [_piece(path, str(target), path.relative_to(folder).parent, format) for path in found]
 
 

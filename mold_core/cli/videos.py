@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mold_core.cli.pictures import read_file, read_picture
+from mold_core.cli.images import read_file, read_image
 from mold_core.errors import ValidationError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ __all__ = ["chain_of", "makes_videos", "take_video_flags", "video_flags"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# What begins the path of an adapter that is a way for the camera to move, and not a file.
+# What begins the path of a LoRA that is a way for the camera to move, and not a file.
 CAMERA_CONTROL = "camera-control:"
 
 _CHAIN_ONLY = ("clip_frames", "motion_tail_frames")
@@ -54,18 +54,16 @@ def video_flags(function: Function) -> Function:
         click.option("--frames", type=int, help="Frames of a video; more than a clip has make a chain of clips."),
         click.option("--fps", type=int, help="Frames per second."),
         click.option("--audio/--no-audio", "enable_audio", default=None, help="Whether a video has sound."),
-        click.option(
-            "--keyframe", "keyframes", metavar="FRAME:PATH", multiple=True, help="Picture to show at a frame."
-        ),
+        click.option("--keyframe", "keyframes", metavar="FRAME:PATH", multiple=True, help="Image to show at a frame."),
         click.option("--audio-file", metavar="PATH", help="Sound that a video is made for, and has."),
         click.option(
             "--video",
             "source_video",
             metavar="PATH",
-            help="MP4 that a video begins with, or of which --retake makes a part anew.",
+            help="MP4 that a video begins with, or of which --retake makes a part again.",
         ),
         click.option(
-            "--retake", "retake_range", metavar="START:END", help="Part of --video to make anew, in seconds: 1.5:3."
+            "--retake", "retake_range", metavar="START:END", help="Part of --video to make again, in seconds: 1.5:3."
         ),
         click.option(
             "--pipeline", type=click.Choice(_PIPELINES), help="How a video is made, for models that know several ways."
@@ -83,7 +81,7 @@ def video_flags(function: Function) -> Function:
         click.option(
             "--camera-control",
             metavar="NAME|PATH",
-            help="How the camera moves, for models with adapters for it: dolly-in, jib-up, static and the like.",
+            help="How the camera moves, for models with LoRAs for it: dolly-in, jib-up, static and the like.",
         ),
         click.option("--clip-frames", type=int, help="Frames of each clip of a chain."),
         click.option("--motion-tail", "motion_tail_frames", type=int, help="Frames that clips share; default 4."),
@@ -160,9 +158,9 @@ def _keyframe(text: str) -> Any:
     frame, colon, path = text.partition(":")
     if not colon or not frame.isdigit():
         raise ValidationError(
-            f"--keyframe {text!r} must be a frame's number and a picture", field="keyframes", hint="as in 48:boat.png"
+            f"--keyframe {text!r} must be a frame's number and an image", field="keyframes", hint="as in 48:boat.png"
         )
-    return Keyframe(frame=int(frame), image=read_picture(path, "--keyframe"))
+    return Keyframe(frame=int(frame), image=read_image(path, "--keyframe"))
 
 
 def _time_range(text: str) -> Any:

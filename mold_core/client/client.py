@@ -36,8 +36,8 @@ from mold_core.wire.convert import check, from_json, to_json
 from mold_core.wire.fields import wire_field
 
 if TYPE_CHECKING:
+    from mold_core.client.disk_usage import RemoteDiskInventory
     from mold_core.client.gallery import RemoteGallery
-    from mold_core.client.shelf import RemoteShelf
 
 __all__ = ["Client", "ServerStatus"]
 
@@ -131,7 +131,7 @@ class Client:
     def generate(
         self, request: GenerateRequest, on_event: Callable[[ProgressEvent], object] | None = None
     ) -> GenerateResponse:
-        """Return the pictures that a request asks for; see `run`."""
+        """Return the images that a request asks for; see `run`."""
         result: GenerateResponse = self.run(request, on_event)
         return result
 
@@ -150,7 +150,7 @@ class Client:
     def upscale(
         self, request: UpscaleRequest, on_event: Callable[[ProgressEvent], object] | None = None
     ) -> UpscaleResponse:
-        """Return the larger picture that a request asks for; see `run`. Files are read and written here."""
+        """Return the larger image that a request asks for; see `run`. Files are read and written here."""
         result: UpscaleResponse = self.run(request, on_event)
         return result
 
@@ -269,11 +269,11 @@ class Client:
         return RemoteGallery(self.connection)
 
     @property
-    def shelf(self) -> RemoteShelf:
-        """What lies on the server's disk: models in detail and their removal, adapters, room taken, chains begun."""
-        from mold_core.client.shelf import RemoteShelf
+    def shelf(self) -> RemoteDiskInventory:
+        """What lies on the server's disk: models in detail and their removal, LoRAs, room taken, chains begun."""
+        from mold_core.client.disk_usage import RemoteDiskInventory
 
-        return RemoteShelf(self.connection)
+        return RemoteDiskInventory(self.connection)
 
     # --- the server ----------------------------------------------------------------------------------------------
 

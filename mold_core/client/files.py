@@ -1,4 +1,4 @@
-"""Pictures on this machine's disk that a server enlarges: read here, sent, and written here."""
+"""Images on this machine's disk that a server enlarges: read here, sent, and written here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def upscale_file(request: FileUpscaleRequest, run: Callable[[UpscaleRequest], Up
     Raises ValidationError for a file that cannot be read, and for a video, which no server takes.
     """
     if is_video(request.source):
-        raise ValidationError(f"{request.source} is a video, and a server enlarges pictures", hint="say --local")
+        raise ValidationError(f"{request.source} is a video, and a server enlarges images", hint="say --local")
     try:
         image = request.source.read_bytes()
     except OSError as error:

@@ -38,7 +38,7 @@ def response_of(kind: str, data: Mapping[str, Any]) -> Any:
 
 
 def _generated(data: Mapping[str, Any]) -> GenerateResponse:
-    """Return the response whose pictures stand in a list, and whose video is spread over the object."""
+    """Return the response whose images stand in a list, and whose video is spread over the object."""
     images = [_named(image) for image in data.get("images", ())]
     video = {name.removeprefix(_VIDEO): value for name, value in data.items() if name.startswith(_VIDEO)}
     whole: dict[str, Any] = {**data, "images": images}
@@ -49,6 +49,6 @@ def _generated(data: Mapping[str, Any]) -> GenerateResponse:
 
 
 def _named(image: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a picture with its name in the gallery, which the wire carries as a path."""
+    """Return an image with its name in the gallery, which the wire carries as a path."""
     url = image.get("url")
     return {**image, "name": unquote(url.rpartition("/")[2])} if isinstance(url, str) else dict(image)

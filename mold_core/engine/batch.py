@@ -21,7 +21,7 @@ class BatchRun:
     """The side of a running batch that pipelines see: events go to every job, and it ends when nobody waits.
 
     A batch that is computed in several parts counts its steps through all of them; `part` is the one under way, from
-    0, and `pictures` are those that it makes: the job of each, and its place among the job's. `on_stage` is called with
+    0, and `images` are those that it makes: the job of each, and its place among the job's. `on_stage` is called with
     the name and the seconds of each stage that is done.
     """
 
@@ -32,7 +32,7 @@ class BatchRun:
         self._parts = parts
         self._on_stage = on_stage
         self.part = 0
-        self.pictures: Sequence[tuple[Job, int]] = ()
+        self.images: Sequence[tuple[Job, int]] = ()
 
     @property
     def cancelled(self) -> bool:
@@ -40,7 +40,7 @@ class BatchRun:
         return all(job.finished for job in self._jobs)
 
     def report(self, event: ProgressEvent) -> None:
-        """Send an event to every job of the batch; a preview only to the job whose picture it shows."""
+        """Send an event to every job of the batch; a preview only to the job whose image it shows."""
         if isinstance(event, Preview):
             self._show(event)
             return
@@ -50,8 +50,8 @@ class BatchRun:
             self._on_stage(event.name, event.elapsed_ms / 1000)
 
     def _show(self, preview: Preview) -> None:
-        if preview.index < len(self.pictures):
-            job, index = self.pictures[preview.index]
+        if preview.index < len(self.images):
+            job, index = self.images[preview.index]
             job.report(
                 attrs.evolve(
                     preview,

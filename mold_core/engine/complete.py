@@ -47,7 +47,7 @@ def complete(
 ) -> tuple[GenerateRequest, tuple[str, ...]]:
     """Return the request with everything filled in, and what had to be adjusted, in words.
 
-    Adapters are named by their files afterwards, all of them in `loras`; names are looked up in the folder that is
+    LoRAs are named by their files afterwards, all of them in `loras`; names are looked up in the folder that is
     given, else in that of MOLD_HOME. Raises ValidationError for what the family cannot honour.
     """
     _refuse_unsupported(request, spec, family)  # before a family puts its own values in place of those asked for
@@ -116,9 +116,9 @@ def _size(
 
 
 def _source_size(request: GenerateRequest) -> tuple[int, int] | None:
-    """Return the size of the picture or video a request starts from. Raises ValidationError for pictures that are none.
+    """Return the size of the image or video a request starts from. Raises ValidationError for images that are none.
 
-    All pictures are decoded whole, so that a damaged one is refused now and not when its turn has come.
+    All images are decoded whole, so that a damaged one is refused now and not when its turn has come.
     """
     if request.mask_image is not None:
         check_image(request.mask_image, name="mask_image")
@@ -135,7 +135,7 @@ def _source_size(request: GenerateRequest) -> tuple[int, int] | None:
 def _in_shape_of(
     source: tuple[int, int], request: GenerateRequest, box: tuple[int, int], multiple: int
 ) -> tuple[int, int]:
-    """Return the size of a picture in the shape of another: as large as fits the box, or with the side asked for."""
+    """Return the size of an image in the shape of another: as large as fits the box, or with the side asked for."""
     if request.width is None and request.height is None:
         scale = min(box[0] / source[0], box[1] / source[1])
     else:

@@ -13,26 +13,26 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from mold_core.catalog import DefaultModel, LocalFiles, ModelSpec, ModelStore, own_models
+from mold_core.catalog import DefaultModel, LocalFiles, ModelSpec, ModelStore, user_models
 from mold_core.catalog.pull import pull
+from mold_core.engine.background_runner import BackgroundRunner
 from mold_core.engine.device import DeviceInfo, choose_devices, torch_name
+from mold_core.engine.device_map import Placements
+from mold_core.engine.device_runner import DeviceRunner, DeviceStatus, load_task
 from mold_core.engine.executors import executor_named
-from mold_core.engine.feeder import DeviceStatus, Feeder, load_errand
 from mold_core.engine.job_store import JobStore
 from mold_core.engine.jobs import Job, JobKind, JobState
-from mold_core.engine.keeper import Keeper, digest_of
-from mold_core.engine.kinds import Prepared, kind_of
+from mold_core.engine.kinds import Prepared, job_kind_of
 from mold_core.engine.kinds.upscale import origin_of
-from mold_core.engine.lane import Lane
 from mold_core.engine.memory import MemoryReport, memory_report
+from mold_core.engine.metrics import Observers
 from mold_core.engine.models import ModelEntry, Models
-from mold_core.engine.notices import Notices
-from mold_core.engine.observe import Observers
-from mold_core.engine.placing import Placements
+from mold_core.engine.plugin_notifier import PluginNotifier
 from mold_core.engine.queue import JobQueue
-from mold_core.engine.recover import pause_s, recovered
+from mold_core.engine.recovery import pause_s, recovered
+from mold_core.engine.repository import JobRepository, digest_of
 from mold_core.engine.upscalers import installed_upscaler
-from mold_core.engine.webhook_book import WebhookBook
+from mold_core.engine.webhook_outbox import WebhookOutbox
 from mold_core.errors import CancelledError, InferenceError, OutputError, ValidationError
 from mold_core.gallery import Gallery
 from mold_core.hookspecs import ModelFamily, Worker
@@ -54,7 +54,7 @@ from mold_core.wire import (
 from mold_core.wire.convert import check
 
 if TYPE_CHECKING:
-    from mold_core.engine.shelf import Shelf
+    from mold_core.engine.disk_usage import DiskInventory
 
 __all__ = ["Engine", "EngineStatus"]
 
@@ -92,13 +92,13 @@ class Engine:
 
     All methods may be called from any thread. `settings` and `plugins` default to those of the environment; `executor`
     says where models run unless the settings do: ``inline``, ``process`` or the name of a plugin's executor. With a
-    `gallery` every picture and video is saved there before its job is done. A `durable` engine keeps jobs and results
+    `gallery` every image and video is saved there before its job is done. A `durable` engine keeps jobs and results
     on the disk, under ``jobs`` in MOLD_HOME, and goes on with the jobs that an engine before it left.
 
     A server calls `submit` and watches the job: `Job.events`, `Job.watch`, `Job.result`, `Job.cancel`. Jobs are found
     again by `job` and `jobs`. The queue is ruled by `pause`, `resume` and `move`; memory by `load` and `unload`.
     `status` and `devices` never wait for work under way. `observers` are told figures (see
-    `mold_core.engine.observe`).
+    `mold_core.engine.metrics`).
     """
 
     def __init__(
@@ -112,19 +112,19 @@ class Engine:
     ) -> None:
         self.settings = settings if settings is not None else Settings.load()
         found = plugins if plugins is not None else load_plugins(self.settings.plugins)
-        self.plugins = found.with_models(own_models(self.settings, found.models))
+        self.plugins = found.with_models(user_models(self.settings, found.models))
         self.store = ModelStore(self.settings.models_path)
         self.queue = JobQueue(self.settings.queue_size)
         self.observers = Observers()
         self._executor = executor_named(self.settings.executor or executor, self.plugins)
         self._models = Models(self.settings, self.plugins, self.store, Placements(self.settings))
         jobs = JobStore(self.settings.home / "jobs", self.settings.job_retention_h * 3600) if durable else None
-        self._keeper = Keeper(jobs, gallery)
-        self.webhooks = WebhookBook(jobs)
-        self._lane = Lane(self._models, self.observers, self._keeper)
-        self._feeders: tuple[Feeder, ...] = ()
+        self._repository = JobRepository(jobs, gallery)
+        self.webhooks = WebhookOutbox(jobs)
+        self._background = BackgroundRunner(self._models, self.observers, self._repository)
+        self._runners: tuple[DeviceRunner, ...] = ()
         self._lock = threading.RLock()
-        self._notices = Notices(self.plugins)
+        self._notifier = PluginNotifier(self.plugins)
         self._closed = False
         self._recover()
 
@@ -148,7 +148,7 @@ class Engine:
         Raises ValidationError, UnknownModelError, ModelNotFoundError, QueueFullError or, for a job that is kept,
         InsufficientStorageError for what can be told now.
         """
-        kind = kind_of(request)
+        kind = job_kind_of(request)
         check(request)
         digest = digest_of(request) if idempotency_key is not None else ""
         before = self._same(idempotency_key, digest)
@@ -156,7 +156,7 @@ class Engine:
             return self._telling(before, webhook_url)
         job = self._new_job(kind.name, kind.prepare(request, self._models))
         if durable:
-            self._keeper.check_room(job)
+            self._repository.check_room(job)
         queue = self._queue_of(job)
         with self._lock:
             if self._closed:
@@ -165,14 +165,14 @@ class Engine:
             if before is not None:
                 return self._telling(before, webhook_url)
             queue.reserve()
-            accepted = self._keeper.accept(job, durable=durable, key=idempotency_key, digest=digest)
+            accepted = self._repository.accept(job, durable=durable, key=idempotency_key, digest=digest)
         try:
             accepted.result()
             self._telling(job, webhook_url)
         except BaseException:
             queue.release()
             self.webhooks.forget(job.id)
-            self._keeper.refuse(job)
+            self._repository.refuse(job)
             raise
         self._enqueue(job)
         return job
@@ -196,7 +196,7 @@ class Engine:
     def generate(
         self, request: GenerateRequest, on_event: Callable[[ProgressEvent], object] | None = None
     ) -> GenerateResponse:
-        """Return the pictures that a request asks for; see `run`."""
+        """Return the images that a request asks for; see `run`."""
         result: GenerateResponse = self.run(request, on_event)
         return result
 
@@ -215,7 +215,7 @@ class Engine:
     def upscale(
         self, request: UpscaleRequest, on_event: Callable[[ProgressEvent], object] | None = None
     ) -> UpscaleResponse:
-        """Return the larger picture that a request asks for; see `run`. A step is a tile, or a frame of a video.
+        """Return the larger image that a request asks for; see `run`. A step is a tile, or a frame of a video.
 
         A `mold_core.FileUpscaleRequest` reads and writes files, without ever holding the whole result in memory.
         """
@@ -243,11 +243,11 @@ class Engine:
 
     def job(self, id: str) -> Job:
         """Return a job by its id. Raises JobNotFoundError for one that never was or is no longer kept."""
-        return self._keeper.find(id)
+        return self._repository.find(id)
 
     def jobs(self, *, state: JobState | None = None, kind: JobKind | None = None) -> list[Job]:
         """Return the jobs that are kept, oldest first."""
-        return [job for job in self._keeper.all() if state in (None, job.state) and kind in (None, job.kind)]
+        return [job for job in self._repository.all() if state in (None, job.state) and kind in (None, job.kind)]
 
     def move(self, id: str, position: int) -> int:
         """Put a waiting job at a position in its queue, from 1; return its place, 0 if it no longer waits.
@@ -278,7 +278,7 @@ class Engine:
 
     def loaded(self) -> frozenset[str]:
         """Return the full names of the models in memory, on whatever device."""
-        return frozenset().union(*(feeder.loaded() for feeder in self._feeders))
+        return frozenset().union(*(runner.loaded() for runner in self._runners))
 
     def load(self, name: str | None, device: str | None = None) -> str:
         """Bring a model into memory, after the jobs under way, and return the device that has it.
@@ -295,12 +295,12 @@ class Engine:
             raise ValidationError(
                 f"{spec.name} is placed on {found.device}", field="device", value=device, hint="change its placement"
             )
-        feeder = min(
+        runner = min(
             self._named(device or found.device),
-            key=lambda feeder: (spec.name not in feeder.loaded(), len(feeder.loaded())),
+            key=lambda runner: (spec.name not in runner.loaded(), len(runner.loaded())),
         )
-        feeder.run_errand(load_errand(spec, feeder)).result()
-        return feeder.device
+        runner.run_control(load_task(spec, runner)).result()
+        return runner.device
 
     def placement(self, name: str) -> DevicePlacement | None:
         """Return where the parts of a model are to be, if anybody has said so. Raises UnknownModelError."""
@@ -309,7 +309,7 @@ class Engine:
     def place(self, name: str, placement: DevicePlacement | None) -> str:
         """Say in config.toml where the parts of a model are to be, or None: as mold likes; return its full name.
 
-        It holds for requests from now on that have no placement of their own; the model is loaded anew for them.
+        It holds for requests from now on that have no placement of their own; the model is loaded again for them.
         Raises UnknownModelError, ValidationError for what cannot be honoured here, and SettingsError or OutputError
         where config.toml cannot be changed.
         """
@@ -330,9 +330,9 @@ class Engine:
         Raises UnknownModelError, and ValidationError for a device that is not here.
         """
         wanted = None if name is None else self.resolve(name).name
-        holding = [feeder for feeder in self._named(device) if feeder.loaded()]
-        futures = [(feeder, feeder.run_errand(lambda worker: worker.unload(wanted))) for feeder in holding]
-        return tuple((feeder.device, dropped) for feeder, future in futures for dropped in future.result())
+        holding = [runner for runner in self._named(device) if runner.loaded()]
+        futures = [(runner, runner.run_control(lambda worker: worker.unload(wanted))) for runner in holding]
+        return tuple((runner.device, dropped) for runner, future in futures for dropped in future.result())
 
     def default_model(self) -> DefaultModel:
         """Return the model that requests without a name get, and why that one."""
@@ -391,22 +391,22 @@ class Engine:
         return frames
 
     @property
-    def shelf(self) -> Shelf:
-        """What lies on this machine's disk: models in detail and their removal, adapters, room taken, chains begun."""
-        from mold_core.engine.shelf import Shelf
+    def shelf(self) -> DiskInventory:
+        """What lies on this machine's disk: models in detail and their removal, LoRAs, room taken, chains begun."""
+        from mold_core.engine.disk_usage import DiskInventory
 
-        return Shelf(self._models, self._device_infos)
+        return DiskInventory(self._models, self._device_infos)
 
     # --- what it does now ----------------------------------------------------------------------------------------
 
     @property
     def busy(self) -> bool:
         """Whether a job is running."""
-        return any(job.state == "running" for job in self._keeper.registry.live())
+        return any(job.state == "running" for job in self._repository.registry.live())
 
     def devices(self) -> tuple[DeviceStatus, ...]:
         """Return what each device does now; empty before the engine has started."""
-        return tuple(feeder.status() for feeder in self._feeders)
+        return tuple(runner.status() for runner in self._runners)
 
     def status(self) -> EngineStatus:
         """Return what the engine does now, without waiting for it."""
@@ -414,9 +414,9 @@ class Engine:
             queue_depth=len(self.queue),
             queue_capacity=self.queue.capacity,
             paused=self.queue.paused,
-            running=tuple(job for job in self._keeper.registry.live() if job.state == "running"),
+            running=tuple(job for job in self._repository.registry.live() if job.state == "running"),
             devices=self.devices(),
-            gallery_error=self._keeper.gallery_error,
+            gallery_error=self._repository.gallery_error,
         )
 
     # --- life ----------------------------------------------------------------------------------------------------
@@ -426,10 +426,10 @@ class Engine:
         with self._lock:
             if self._closed:
                 raise InferenceError("the engine was closed")
-            if not self._feeders:
-                self._feeders = tuple(map(self._feeder, count(), choose_devices(self.settings)))
-            for feeder in self._feeders:
-                feeder.start()
+            if not self._runners:
+                self._runners = tuple(map(self._runner, count(), choose_devices(self.settings)))
+            for runner in self._runners:
+                runner.start()
 
     def close(self, grace_s: float = 0.0) -> None:
         """Take no more requests, wait up to `grace_s` for the jobs under way, cancel the rest and free all models.
@@ -438,22 +438,22 @@ class Engine:
         """
         with self._lock:
             self._closed = True
-            waiting = [*self.queue.close(), *self._lane.queue.close()]
+            waiting = [*self.queue.close(), *self._background.queue.close()]
         deadline = monotonic() + grace_s
         self._end(waiting)
-        running = self._keeper.registry.live()
+        running = self._repository.registry.live()
         for job in running:
             job.wait(max(deadline - monotonic(), 0))
         self._end(running)
-        parts: tuple[Feeder | Lane, ...] = (*self._feeders, self._lane)
+        parts: tuple[DeviceRunner | BackgroundRunner, ...] = (*self._runners, self._background)
         for part in parts:
             part.close()
         deadline = monotonic() + _CLOSE_TIMEOUT_S
         for part in parts:
             part.join(max(deadline - monotonic(), 0))
-        self._notices.close(_CLOSE_TIMEOUT_S)
-        if self._keeper.store is not None:
-            self._keeper.store.close()
+        self._notifier.close(_CLOSE_TIMEOUT_S)
+        if self._repository.store is not None:
+            self._repository.store.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -467,7 +467,7 @@ class Engine:
 
     def _device_infos(self) -> dict[str, DeviceInfo]:
         """Return what workers have told of their devices, by the names that torch knows these by."""
-        return {torch_name(feeder.device): feeder.device_info() for feeder in self._feeders}
+        return {torch_name(runner.device): runner.device_info() for runner in self._runners}
 
     def _new_job(self, kind: JobKind, prepared: Prepared, id: str | None = None) -> Job:
         job = Job(
@@ -488,15 +488,15 @@ class Engine:
         return job
 
     def _note_paused(self, paused: bool) -> None:
-        if self._keeper.store is not None:
+        if self._repository.store is not None:
             with suppress(OutputError):  # it is in the log; the queue is paused now in any case
-                self._keeper.store.set_flag(_PAUSED, paused).result()
+                self._repository.store.set_flag(_PAUSED, paused).result()
 
     def _same(self, key: str | None, digest: str) -> Job | None:
         """Return the job that was submitted with this key before, once it is where it is kept."""
-        job = None if key is None else self._keeper.find_key(key, digest)
-        if job is not None and self._keeper.store is not None:
-            self._keeper.store.flush()
+        job = None if key is None else self._repository.find_key(key, digest)
+        if job is not None and self._repository.store is not None:
+            self._repository.store.flush()
         return job
 
     def _telling(self, job: Job, webhook_url: str | None) -> Job:
@@ -508,37 +508,37 @@ class Engine:
         return job
 
     def _same_pull(self, job: Job) -> Job | None:
-        pulls = (other for other in self._keeper.registry.live() if other.kind == job.kind == "pull")
+        pulls = (other for other in self._repository.registry.live() if other.kind == job.kind == "pull")
         return next((other for other in pulls if other.model == job.model and not other.finished), None)
 
-    def _feeder(self, index: int, device: str) -> Feeder:
+    def _runner(self, index: int, device: str) -> DeviceRunner:
         def start_worker() -> Worker:
             return self._executor.start(device, self.settings, self.plugins)
 
-        return Feeder(
+        return DeviceRunner(
             device,
             start_worker,
             self.queue,
             self._models,
             self.observers,
-            self._keeper,
+            self._repository,
             index=index,
             eager=self._executor.name != "inline",
         )
 
-    def _named(self, device: str | None) -> tuple[Feeder, ...]:
-        named = tuple(feeder for feeder in self._feeders if device in (None, feeder.device))
+    def _named(self, device: str | None) -> tuple[DeviceRunner, ...]:
+        named = tuple(runner for runner in self._runners if device in (None, runner.device))
         if device is not None and not named:
             raise ValidationError(
                 f"there is no device {device!r} here",
                 field="device",
                 value=device,
-                hint=f"there is {', '.join(feeder.device for feeder in self._feeders) or 'none'}",
+                hint=f"there is {', '.join(runner.device for runner in self._runners) or 'none'}",
             )
         return named
 
     def _queue_of(self, job: Job) -> JobQueue:
-        return self._lane.queue if job.kind == "pull" else self.queue
+        return self._background.queue if job.kind == "pull" else self.queue
 
     def _enqueue(self, job: Job, delay_s: float = 0.0) -> None:
         """Let a job wait whose place was reserved; in an engine that is closing it ends instead."""
@@ -547,7 +547,7 @@ class Engine:
             if self._closed:
                 self._queue_of(job).discard(job)
             else:
-                self._lane.start() if job.kind == "pull" else self.start()
+                self._background.start() if job.kind == "pull" else self.start()
         if self._closed:
             self._end([job])
 
@@ -556,7 +556,7 @@ class Engine:
         for job in jobs:
             if not job.seal():
                 job.wait(_CLOSE_TIMEOUT_S)  # it has ended, or its result is just being saved
-            elif self._keeper.postpone(job):
+            elif self._repository.postpone(job):
                 self.webhooks.forget(job.id)
                 job.fail(CancelledError("the engine was closed; the job goes on when it starts again"))
             else:
@@ -564,19 +564,19 @@ class Engine:
 
     def _recover(self) -> None:
         """Queue the jobs that an engine before this one left behind, and pause the queue if that was."""
-        if self._keeper.store is not None and self._keeper.store.flag(_PAUSED):
+        if self._repository.store is not None and self._repository.store.flag(_PAUSED):
             log.warning("the queue is paused, as it was before the restart; POST /api/queue/resume begins jobs again")
             self.queue.pause()
-        for job in recovered(self._keeper, self._models, self._new_job):
+        for job in recovered(self._repository, self._models, self._new_job):
             self._queue_of(job).reserve(force=True)
             self._enqueue(job, pause_s(job))
         for id_ in self.webhooks.waiting():
-            if self._keeper.ended_before(id_):
+            if self._repository.ended_before(id_):
                 self.webhooks.ended(id_)
 
     def _finished(self, job: Job) -> None:
         self._queue_of(job).discard(job)
-        self._keeper.ended(job)
+        self._repository.ended(job)
         code = job.error.code if job.error is not None else ""
         if job.error is not None and job.error.hides and log.hasHandlers():
             # What a server keeps to itself is found here; without a log, the error itself has it for its caller.
@@ -586,4 +586,4 @@ class Engine:
         if job.state == "done" and job.started_at is not None and job.finished_at is not None:
             self.observers.measure("job_s", job.finished_at - job.started_at, **labels)
         self.webhooks.ended(job.id)
-        self._notices.put(job)
+        self._notifier.put(job)

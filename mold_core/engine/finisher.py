@@ -32,7 +32,7 @@ class Finisher:
             self._thread.start()
         self._queue.put((work, jobs))
 
-    def settle(self) -> None:
+    def wait_finished(self) -> None:
         """Wait until all work that was put so far is done."""
         if self._thread is not None and self._thread is not threading.current_thread():
             self._queue.join()

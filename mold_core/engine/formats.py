@@ -1,4 +1,4 @@
-"""What differs between requests for pictures and for videos: file formats, frames and sound."""
+"""What differs between requests for images and for videos: file formats, frames and sound."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ VIDEO_FIELDS = (
     "temporal_upscale",
 )
 
-_PICTURES: tuple[OutputFormat, ...] = ("png", "jpeg", "webp")
+_IMAGES: tuple[OutputFormat, ...] = ("png", "jpeg", "webp")
 _VIDEOS: tuple[OutputFormat, ...] = ("mp4", "gif", "apng", "webp")
 
 _DEFAULT_FRAMES = 25
@@ -36,12 +36,12 @@ _DEFAULT_FPS = 24
 def with_format(request: GenerateRequest, spec: ModelSpec, family: ModelFamily) -> GenerateRequest:
     """Return the request with its file format and, for a video, frames, rate and sound. Raises ValidationError."""
     makes_videos = "text-to-video" in family.capabilities
-    possible = _VIDEOS if makes_videos else _PICTURES
+    possible = _VIDEOS if makes_videos else _IMAGES
     format = request.output_format or possible[0]
     if format not in possible:
         raise ValidationError(
-            f"output_format {format!r} is for {'pictures' if makes_videos else 'videos'}; {spec.name} makes "
-            f"{'videos' if makes_videos else 'pictures'}",
+            f"output_format {format!r} is for {'images' if makes_videos else 'videos'}; {spec.name} makes "
+            f"{'videos' if makes_videos else 'images'}",
             field="output_format",
             value=format,
             hint=f"use one of {', '.join(possible)}",

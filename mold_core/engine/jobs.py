@@ -26,7 +26,7 @@ JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 
 _FINAL: frozenset[JobState] = frozenset({"done", "failed", "cancelled"})
 
-# Events that are kept for readers who come later: the largest job there can be, a thousand pictures, has as many.
+# Events that are kept for readers who come later: the largest job there can be, a thousand images, has as many.
 # When there are more, the older half goes.
 MAX_EVENTS = 20_000
 
@@ -274,7 +274,7 @@ class Job:
         return True
 
     def _outdate_previews(self, preview: Preview) -> None:
-        """Let the previews before this one show the same, so that only one image of each picture is kept.
+        """Let the previews before this one show the same, so that only one image of each image is kept.
 
         Readers that keep up have seen them; for those that come later the newest is the one that matters.
         """

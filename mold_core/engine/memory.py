@@ -22,7 +22,15 @@ from mold_core.engine.device import (
 from mold_core.engine.nvml import gpu_state
 from mold_core.errors import InsufficientMemoryError, SettingsError
 from mold_core.hookspecs import LoadContext, ModelFamily
-from mold_core.placement import STRATEGIES, MemoryPlan, MemoryWishes, ModelPart, Strategy, needed_bytes, plan_memory
+from mold_core.memory_plan import (
+    STRATEGIES,
+    MemoryPlan,
+    MemoryPolicy,
+    ModelComponent,
+    Strategy,
+    needed_bytes,
+    plan_memory,
+)
 from mold_core.plugins import Plugins
 from mold_core.settings import Settings
 from mold_core.wire import GenerateRequest, ProgressEvent
@@ -31,11 +39,11 @@ __all__ = [
     "MemoryReport",
     "explained",
     "load_context",
+    "memory_policy_of",
     "memory_report",
     "pixels_of",
     "plan_for",
     "spec_for",
-    "wishes_of",
 ]
 
 # Settings that place a part of a model on a device, by the name that families know it under.
@@ -52,7 +60,7 @@ class MemoryReport:
     how it would be held, or None where it cannot be, and then `problem` says why.
     """
 
-    parts: tuple[ModelPart, ...]
+    parts: tuple[ModelComponent, ...]
     room: Mapping[str, int]
     needs: Mapping[Strategy, Mapping[str, int]]
     chosen: Strategy | None
@@ -138,7 +146,9 @@ def _number(device: str) -> int:
     return int(device.partition(":")[2] or 0)
 
 
-def wishes_of(settings: Settings, placed: Mapping[str, str] | None = None, device: str = "cuda:0") -> MemoryWishes:
+def memory_policy_of(
+    settings: Settings, placed: Mapping[str, str] | None = None, device: str = "cuda:0"
+) -> MemoryPolicy:
     """Return what the settings ask for about memory; devices that a model is `placed` on go before those they name.
 
     ``cuda`` without a number is `device` if that is a GPU, else the first GPU.
@@ -154,7 +164,7 @@ def wishes_of(settings: Settings, placed: Mapping[str, str] | None = None, devic
     said = {name: device for name, device in devices.items() if device != "auto"}
     if placed and "text_encoders" in placed:
         said = {name: device for name, device in said.items() if name not in _TEXT_ENCODERS}
-    return MemoryWishes(
+    return MemoryPolicy(
         strategy=None if strategy == "auto" else cast("Strategy", strategy),
         devices={**said, **{name: torch_name(where, device) for name, where in (placed or {}).items()}},
         variants={} if settings.t5_variant == "auto" else {"t5": settings.t5_variant},
@@ -177,7 +187,7 @@ def load_context(
     `held_bytes` is what models hold there that would be dropped to make room; `placed` are the devices that were asked
     for, by parts. Of a device whose memory cannot be told, a model may take what it wants.
     """
-    wishes = wishes_of(settings, placed, device)
+    wishes = memory_policy_of(settings, placed, device)
     memory = {name: memory_of(name) for name in (device, *sorted({*wishes.devices.values(), "cpu"} - {device}))}
     room = {name: found.available_bytes for name, found in memory.items() if found is not None}
     here = memory[device]
@@ -245,7 +255,9 @@ def explained(plan: MemoryPlan, device: str, name: str) -> str | None:
     )
 
 
-def _parts_of(family: ModelFamily, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> tuple[ModelPart, ...]:
+def _parts_of(
+    family: ModelFamily, spec: ModelSpec, files: LocalFiles, context: LoadContext
+) -> tuple[ModelComponent, ...]:
     parts = getattr(family, "parts", None)
     return () if parts is None else tuple(parts(spec, files, context))
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import attrs
 
 from mold_core.catalog import (
-    BroughtLora,
     DefaultModel,
     LoraFolder,
     ModelEntry,
     ModelSpec,
     ModelStore,
+    SuppliedLora,
     default_model,
     resolve,
 )
 from mold_core.engine.device import choose_devices
-from mold_core.engine.placing import Placed, Placements, placed
+from mold_core.engine.device_map import PlacedModel, Placements, placed
 from mold_core.errors import PluginError, ValidationError
 from mold_core.hookspecs import ModelFamily
 from mold_core.plugins import Plugins
@@ -46,11 +46,11 @@ class Models:
     def family_of(self, spec: ModelSpec) -> ModelFamily:
         """Return the family that runs a model. Raises PluginError when its plugin is not there.
 
-        Raises ValidationError for a model that makes no pictures by itself.
+        Raises ValidationError for a model that makes no images by itself.
         """
         if spec.family == UPSCALERS:
             raise ValidationError(
-                f"{spec.name} enlarges pictures and makes none", field="model", value=spec.name, hint="use mold upscale"
+                f"{spec.name} enlarges images and makes none", field="model", value=spec.name, hint="use mold upscale"
             )
         family = self.plugins.families.get(spec.family)
         if spec.part_of is not None:
@@ -62,7 +62,7 @@ class Models:
             )
         if family is None and spec.family in self._language_families():
             raise ValidationError(
-                f"{spec.name} is a language model: it writes prompts and makes no pictures",
+                f"{spec.name} is a language model: it writes prompts and makes no images",
                 field="model",
                 value=spec.name,
                 hint="mold expand uses it, and mold run --expand",
@@ -75,9 +75,9 @@ class Models:
         return family
 
     def loras_for(self, spec: ModelSpec) -> LoraFolder:
-        """Return where the adapters of requests to a model lie: in the folder for them, and those of the catalog."""
+        """Return where the LoRAs of requests to a model lie: in the folder for them, and those of the catalog."""
         brought = {
-            part.name: BroughtLora(file=self.store.path_of(part, file), models=str(part.options.get("models", "")))
+            part.name: SuppliedLora(file=self.store.path_of(part, file), models=str(part.options.get("models", "")))
             for part in self.plugins.models.values()
             if part.part_of == spec.family
             for file in part.files
@@ -85,14 +85,14 @@ class Models:
         }
         return LoraFolder(self.settings.loras_path, brought, spec.name)
 
-    def placed(self, spec: ModelSpec, placement: DevicePlacement | None = None) -> Placed:
+    def placed(self, spec: ModelSpec, placement: DevicePlacement | None = None) -> PlacedModel:
         """Return a model with the devices of a request's placement, or else of its own.
 
         Raises ValidationError for what cannot be honoured here.
         """
         wanted = placement or self.placements.get(spec.name)
         if wanted is None:
-            return Placed(spec=spec)
+            return PlacedModel(spec=spec)
         return placed(spec, self.family_of(spec), wanted, lambda: choose_devices(self.settings))
 
     def entries(self, loaded: frozenset[str]) -> list[ModelEntry]:

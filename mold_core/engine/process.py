@@ -135,7 +135,7 @@ class ProcessWorker:
         return prompts
 
     def upscale(self, spec: ModelSpec, request: UpscaleRequest, run: Run) -> UpscaleResponse:
-        """Return the larger picture; files are read and written in the other process."""
+        """Return the larger image; files are read and written in the other process."""
         response: UpscaleResponse = self._call("upscale", (spec, request), run, of=spec)
         return response
 
@@ -159,7 +159,7 @@ class ProcessWorker:
         assert self._process.stdout is not None
         self._process.stdout.close()
 
-    # --- what a feeder asks beside -------------------------------------------------------------------------------
+    # --- what a runner asks beside -------------------------------------------------------------------------------
 
     @property
     def alive(self) -> bool:

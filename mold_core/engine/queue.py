@@ -14,10 +14,10 @@ from mold_core.engine.jobs import Job
 from mold_core.errors import QueueFullError
 from mold_core.wire import Queued
 
-__all__ = ["JobQueue", "Taker"]
+__all__ = ["JobQueue", "QueueConsumer"]
 
 
-class Taker(Protocol):
+class QueueConsumer(Protocol):
     """A device that asks the queue for work."""
 
     def loaded(self) -> frozenset[str]:
@@ -56,7 +56,7 @@ class JobQueue:
         self.capacity = capacity
         self.patience_s = patience_s
         self._waiting: list[_Waiting] = []
-        self._idle: list[Taker] = []
+        self._idle: list[QueueConsumer] = []
         self._changed = threading.Condition()
         self._reserved = 0
         self._paused = False
@@ -173,14 +173,14 @@ class JobQueue:
 
     def take(
         self,
-        taker: Taker,
+        consumer: QueueConsumer,
         limit: int,
         *,
         timeout_s: float | None = None,
         made_together: int = 0,
         gather_s: float = 0.0,
     ) -> list[Job] | None:
-        """Wait for work and return a job, with others of the same batch key up to `limit` pictures in all.
+        """Wait for work and return a job, with others of the same batch key up to `limit` images in all.
 
         The job is the first whose model the device has in memory, unless the oldest has waited too long, and of which
         no other idle device would have less work. `made_together` is the number of jobs that the device took last:
@@ -188,13 +188,13 @@ class JobQueue:
         Returns an empty list when the device is wanted elsewhere or the time is over, None when the queue was closed.
         """
         with self._changed:
-            self._gather(taker, limit, made_together, gather_s)
-            self._idle.append(taker)
+            self._gather(consumer, limit, made_together, gather_s)
+            self._idle.append(consumer)
             self._changed.notify_all()
             try:
-                first = self._wait_for_job(taker, timeout_s)
+                first = self._wait_for_job(consumer, timeout_s)
             finally:
-                self._idle.remove(taker)
+                self._idle.remove(consumer)
                 self._changed.notify_all()  # another idle device may now be the best for what is left
             if first is None:
                 return None if self._closed else []
@@ -207,10 +207,10 @@ class JobQueue:
             self._waiting = [attrs.evolve(w, since=-inf, gives_way=False) if w.gives_way else w for w in self._waiting]
             return batch
 
-    def _wait_for_job(self, taker: Taker, timeout_s: float | None) -> Job | None:
+    def _wait_for_job(self, consumer: QueueConsumer, timeout_s: float | None) -> Job | None:
         deadline = None if timeout_s is None else monotonic() + timeout_s
-        while not (self._closed or taker.wanted()):
-            job = None if self._paused else self._choose(taker)
+        while not (self._closed or consumer.wanted()):
+            job = None if self._paused else self._choose(consumer)
             now = monotonic()
             if job is not None or (deadline is not None and deadline <= now):
                 return job
@@ -219,12 +219,12 @@ class JobQueue:
             self._changed.wait(min(moments) - now if moments else None)
         return None
 
-    def _choose(self, taker: Taker) -> Job | None:
-        for job in self._by_preference(taker.loaded()):
-            if not taker.takes(job):
+    def _choose(self, consumer: QueueConsumer) -> Job | None:
+        for job in self._by_preference(consumer.loaded()):
+            if not consumer.takes(job):
                 continue
-            mine = taker.cost(job)
-            if not any(other.takes(job) and other.cost(job) < mine for other in self._idle if other is not taker):
+            mine = consumer.cost(job)
+            if not any(other.takes(job) and other.cost(job) < mine for other in self._idle if other is not consumer):
                 return job
         return None
 
@@ -237,21 +237,21 @@ class JobQueue:
         late = {id(waiting.job) for waiting in order if waiting.gives_way}
         return sorted(jobs, key=lambda job: (id(job) in late, job.model is not None and job.model not in loaded))
 
-    def _gather(self, taker: Taker, limit: int, made_together: int, gather_s: float) -> None:
+    def _gather(self, consumer: QueueConsumer, limit: int, made_together: int, gather_s: float) -> None:
         """Wait a moment for as many jobs as there were before."""
         askers = made_together + len(self._waiting)
         if made_together < 1 or askers < 2:
             return
         enough = min(askers, limit)
         deadline = monotonic() + gather_s
-        while not (self._closed or taker.wanted() or self._paused) and len(self._waiting) < enough:
+        while not (self._closed or consumer.wanted() or self._paused) and len(self._waiting) < enough:
             left = deadline - monotonic()
             if left <= 0:
                 return
             self._changed.wait(left)
 
     def _share(self, first: Job, limit: int) -> int:
-        """Return how many pictures one device shall take, when others that have the model are idle too."""
+        """Return how many images one device shall take, when others that have the model are idle too."""
         ready = 1 + sum(1 for other in self._idle if other.takes(first) and other.cost(first)[0] == 0)
         if ready == 1:
             return limit

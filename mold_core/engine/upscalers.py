@@ -11,7 +11,7 @@ from mold_core.upscaling.memory import SMALLEST_TILE
 
 __all__ = ["AUTO", "checked_tile_size", "embedded_upscaler", "installed_upscaler", "upscaler_for"]
 
-# A name that means: the upscaler that suits the picture.
+# A name that means: the upscaler that suits the image.
 AUTO = "auto"
 
 _FOR_PHOTOS = "real-esrgan-x4plus:fp16"
@@ -20,8 +20,8 @@ _FOR_PHOTOS = "real-esrgan-x4plus:fp16"
 def upscaler_for(models: Models, name: str | None, origin: str | None) -> ModelSpec:
     """Return the upscaler of a name; None and "auto" mean mold's own choice.
 
-    That is the one inside mold for pictures by a model inside mold (`origin` is the name of the model that made the
-    picture), else the setting upscale_model, else the first one downloaded, else real-esrgan-x4plus:fp16, which is
+    That is the one inside mold for images by a model inside mold (`origin` is the name of the model that made the
+    image), else the setting upscale_model, else the first one downloaded, else real-esrgan-x4plus:fp16, which is
     fetched. Raises UnknownModelError, ValidationError for a model that is no upscaler, PluginError where none is there.
     """
     if name is not None and name != AUTO:

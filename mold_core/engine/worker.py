@@ -18,20 +18,20 @@ from mold_core.cancelling import cancelled_by
 from mold_core.catalog import LocalFiles, ModelSpec, ModelStore
 from mold_core.chains.clips import ClipWork, encode_clip, render_clip
 from mold_core.engine.device import DeviceInfo, budget_bytes, device_info, free_bytes, torch_name, use_device
-from mold_core.engine.expanding import Expanding
+from mold_core.engine.device_map import WHOLE_MODEL
 from mold_core.engine.memory import explained, load_context, pixels_of, plan_for, spec_for
-from mold_core.engine.placing import WHOLE
+from mold_core.engine.prompt_expansion import Expanding
 from mold_core.engine.residency import Residency
 from mold_core.engine.within_memory import generate_within_memory, saying_out_of_memory
 from mold_core.errors import CancelledError, InferenceError, MoldError
 from mold_core.hookspecs import ChainRenderer, Frames, ModelFamily, Pipeline, Run, UpscalerNetwork
-from mold_core.placement import MemoryPlan
+from mold_core.memory_plan import MemoryPlan
 from mold_core.plugins import Plugins
 from mold_core.settings import Settings
 from mold_core.upscaling.loading import COMPONENT, FAMILY, load_network
 from mold_core.wire import ExpandRequest, GenerateRequest, Info, StageDone, StageStart, UpscaleRequest, UpscaleResponse
 
-__all__ = ["InlineExecutor", "LocalWorker", "blaming"]
+__all__ = ["InlineExecutor", "LocalWorker", "wrap_plugin_errors"]
 
 log = logging.getLogger("mold.engine")
 
@@ -93,7 +93,7 @@ class LocalWorker:
         pipeline = self._pipeline(spec, run, requests)
         run.check()
         plan = self._plans.get(spec.name)
-        with blaming(f"{spec.name} failed while generating"):
+        with wrap_plugin_errors(f"{spec.name} failed while generating"):
             made = generate_within_memory(
                 pipeline,
                 requests,
@@ -127,7 +127,7 @@ class LocalWorker:
             for other in beside:
                 thread.submit(_encode_or_leave, renderer, pipeline, other, run)
             what = f"{spec.name} failed while rendering"
-            with blaming(what), saying_out_of_memory(what, self.device):
+            with wrap_plugin_errors(what), saying_out_of_memory(what, self.device):
                 render_clip(renderer, pipeline, work, run)
 
     @_cancellable
@@ -135,7 +135,7 @@ class LocalWorker:
         """Leave the frames and the sound of a rendered clip on disk."""
         pipeline = self._pipeline(spec, run, [work.request])
         renderer, what = self._plugins.chain_renderers[spec.family], f"{spec.name} failed while decoding"
-        with blaming(what), saying_out_of_memory(what, self.device):
+        with wrap_plugin_errors(what), saying_out_of_memory(what, self.device):
             encode_clip(renderer, pipeline, work)
 
     @_cancellable
@@ -143,18 +143,20 @@ class LocalWorker:
         """Return the prompts that a complete request asks for; room is made for what writes them."""
         expanding = Expanding.of(request, self._settings, self._plugins, self.device)
         what = "the prompt could not be expanded"
-        with blaming(what), saying_out_of_memory(what, self.device):
+        with wrap_plugin_errors(what), saying_out_of_memory(what, self.device):
             expanding.check()
             self._residency.make_room(expanding.size_bytes())
             return expanding.write(run)
 
     @_cancellable
     def upscale(self, spec: ModelSpec, request: UpscaleRequest, run: Run) -> UpscaleResponse:
-        """Return the larger picture; the network is loaded if need be, once the picture has turned out to be one."""
-        from mold_core.upscaling.run import Where, upscale
+        """Return the larger image; the network is loaded if need be, once the image has turned out to be one."""
+        from mold_core.upscaling.run import ExecutionDevice, upscale
 
-        with blaming(f"{spec.name} failed while upscaling"):
-            return upscale(request, lambda: self._network(spec, run), Where(self.device, free_bytes), spec.name, run)
+        with wrap_plugin_errors(f"{spec.name} failed while upscaling"):
+            return upscale(
+                request, lambda: self._network(spec, run), ExecutionDevice(self.device, free_bytes), spec.name, run
+            )
 
     def close(self) -> None:
         """Free everything."""
@@ -181,7 +183,7 @@ class LocalWorker:
         versions = files.versions()
         if self._versions.get(spec.name, versions) != versions:
             self._drop(spec.name)  # its files are not those it was loaded from
-        device = torch_name(spec.devices.get(WHOLE, self.device), self.device)
+        device = torch_name(spec.devices.get(WHOLE_MODEL, self.device), self.device)
         residency = self._residency if device == self.device else self._beside
         sized = spec_for(spec, requests)
         if spec.name in residency.names and pixels_of(sized) > self._planned_px.get(spec.name, 0):
@@ -224,7 +226,7 @@ class LocalWorker:
         context = load_context(
             self._settings, self._plugins, device, run.report, held_bytes=held_bytes, placed=spec.devices
         )
-        with blaming(f"{spec.name} could not be loaded"):
+        with wrap_plugin_errors(f"{spec.name} could not be loaded"):
             plan = plan_for(family, sized, files, context)
         if plan is not None:
             self._plans[spec.name], self._planned_px[spec.name] = plan, pixels_of(sized)
@@ -237,7 +239,7 @@ class LocalWorker:
             stage = f"Loading {spec.name}"
             run.report(StageStart(name=stage))
             what = f"{spec.name} could not be loaded"
-            with blaming(what), saying_out_of_memory(what, device):
+            with wrap_plugin_errors(what), saying_out_of_memory(what, device):
                 pipeline = family.load(spec, files, attrs.evolve(context, plan=plan))
             run.report(StageDone(name=stage, elapsed_ms=int((monotonic() - started) * 1000)))
             return pipeline
@@ -256,7 +258,7 @@ class LocalWorker:
             context = load_context(
                 self._settings, self._plugins, self.device, run.report, held_bytes=self._residency.used_bytes
             )
-            with blaming(f"{spec.name} could not be loaded"):
+            with wrap_plugin_errors(f"{spec.name} could not be loaded"):
                 network = load_network(files.one(COMPONENT), self._plugins.upscalers.values(), context)
             run.report(StageDone(name=stage, elapsed_ms=int((monotonic() - started) * 1000)))
             return network
@@ -281,7 +283,7 @@ def _encode_or_leave(renderer: ChainRenderer, pipeline: Pipeline, work: ClipWork
 
 
 @contextmanager
-def blaming(what: str) -> Iterator[None]:
+def wrap_plugin_errors(what: str) -> Iterator[None]:
     """Turn what a plugin raises, unless it is mold's own, into an InferenceError that says what was being done."""
     try:
         yield

@@ -27,8 +27,8 @@ import attrs
 from mold_core.engine.batch import own_error
 from mold_core.engine.device import DeviceInfo
 from mold_core.engine.pulse import Pulse
+from mold_core.engine.scheduler_slice import request_scheduler_slice
 from mold_core.engine.shared_file import LARGE_BYTES, write_shared
-from mold_core.engine.turns import ask_for_turns
 from mold_core.engine.worker import LocalWorker
 from mold_core.errors import CancelledError, InferenceError, MoldError
 from mold_core.plugins import PluginSource, load_plugins
@@ -70,7 +70,7 @@ def main() -> None:
     connection = Connection(int(sys.argv[1]))
     boot: Boot = connection.recv()
     _end_with(boot.parent)
-    ask_for_turns(None)  # before there are threads: each takes over what the one before it asked for
+    request_scheduler_slice(None)  # before there are threads: each takes over what the one before it asked for
     process = _Process(connection, int(sys.argv[2]), Pulse(int(sys.argv[3])))
     logging.basicConfig(level=boot.log_level, handlers=[_Handler(process)])
     plugins = load_plugins(boot.source.names, extra=boot.source.extra)

@@ -41,7 +41,7 @@ _MAX_TAG_CHARACTERS = 100
 class Gallery:
     """The results in a folder, and in others beside it, with a SQLite file that knows them.
 
-        gallery = Gallery(Path("pictures"), Path("gallery.db"))
+        gallery = Gallery(Path("images"), Path("gallery.db"))
         entry = gallery.add(png, metadata)
         page = gallery.list(q="red house", limit=50)
 
@@ -228,7 +228,7 @@ class Gallery:
         return self._thumbnails.thumbnail(self.get(name))
 
     def preview(self, name: str) -> bytes:
-        """Return a GIF of a result that moves. Raises ResultNotFoundError for a still picture, else as `get` does."""
+        """Return a GIF of a result that moves. Raises ResultNotFoundError for a still image, else as `get` does."""
         return self._thumbnails.preview(self.get(name))
 
     # --- keeping in step with the folders ------------------------------------------------------------------------

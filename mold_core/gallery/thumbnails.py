@@ -1,4 +1,4 @@
-"""Small pictures of results, kept in a cache that may be deleted at any time."""
+"""Small images of results, kept in a cache that may be deleted at any time."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ _PLACEHOLDER = (
 
 @attrs.frozen(kw_only=True)
 class Thumbnail:
-    """A small picture, or what stands for one that cannot be made: the file itself, or a drawing of a film.
+    """A small image, or what stands for one that cannot be made: the file itself, or a drawing of a video.
 
-    `stand_in` pictures should not be kept for long.
+    `stand_in` images should not be kept for long.
     """
 
     data: bytes
@@ -45,7 +45,7 @@ class Thumbnail:
 
 
 class Thumbnails:
-    """Thumbnails (PNG, at most 256 pixels a side) and previews of films (GIF), made when they are first asked for."""
+    """Thumbnails (PNG, at most 256 pixels a side) and previews of videos (GIF), made when they are first asked for."""
 
     def __init__(self, cache: Path) -> None:
         self._cache = cache
@@ -65,7 +65,7 @@ class Thumbnails:
                 return Thumbnail(data=file.read(), content_type=entry.content_type, stand_in=True)
 
     def preview(self, entry: Entry) -> bytes:
-        """Return a GIF of what moves. Raises ResultNotFoundError for a still picture and what cannot be decoded."""
+        """Return a GIF of what moves. Raises ResultNotFoundError for a still image and what cannot be decoded."""
         return self._cached("previews", entry, _preview)
 
     def forget(self, folder: str, filename: str) -> None:

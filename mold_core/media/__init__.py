@@ -1,4 +1,4 @@
-"""Pixels to bytes and back: pictures, and the metadata inside them."""
+"""Pixels to bytes and back: images, and the metadata inside them."""
 
 from mold_core.media.formats import CONTENT_TYPES, EXTENSIONS, ImageFormat
 from mold_core.media.images import DEFAULT_MAX_PIXELS, decode_image, encode_image

@@ -1,4 +1,4 @@
-"""The outer structure of picture files: which format, which chunks. Nothing here decodes pixels.
+"""The outer structure of image files: which format, which chunks. Nothing here decodes pixels.
 
 The walkers take untrusted files. They read headers and skip bodies, end quietly where a file stops making sense, and
 never take more than `MAX_CHUNKS` steps.

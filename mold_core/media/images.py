@@ -1,4 +1,4 @@
-"""Still pictures to bytes and back."""
+"""Still images to bytes and back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mold_core.media.containers import image_format, is_cut_off, too_many_parts,
 from mold_core.media.formats import ImageFormat
 from mold_core.media.metadata import OutputMetadata, embed_metadata
 
-# PERF: Pillow takes 40 ms to import, so it is imported when the first picture comes along.
+# PERF: Pillow takes 40 ms to import, so it is imported when the first image comes along.
 if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFile import ImageFile
@@ -31,7 +31,7 @@ __all__ = [
 
 DEFAULT_MAX_PIXELS = 32_000_000
 
-# PERF: zlib-ng's level 4 takes 72 ms for a clean 1024x1024 picture and 1.8 ms for 128x128; Pillow's default, 6, takes
+# PERF: zlib-ng's level 4 takes 72 ms for a clean 1024x1024 image and 1.8 ms for 128x128; Pillow's default, 6, takes
 # 196 and 4.3 ms to save 4 % of the bytes, and level 1 takes 49 and 1.1 ms for 21 % more.
 _PNG_COMPRESSION = 4
 _JPEG_QUALITY = 95
@@ -45,7 +45,7 @@ _MODES: Mapping[ImageFormat, tuple[str, ...]] = MappingProxyType(
 
 _NAMES: Mapping[ImageFormat, str] = MappingProxyType({"png": "PNG", "jpeg": "JPEG", "webp": "WebP"})
 _MAX_PNG_TEXT_BYTES = 8 * 1024 * 1024
-_REPAIR = "open it in a picture editor and save it again"
+_REPAIR = "open it in an image editor and save it again"
 
 
 def encode_image(
@@ -61,11 +61,11 @@ def encode_image(
     """Return `image` as a whole PNG, JPEG or WebP file with `metadata` in it.
 
     `quality` is 0 to 100 and defaults to 95 for JPEG (always 4:4:4, full colour resolution) and 90 for WebP; PNG has
-    none. `lossless` is for WebP, and `quality` is then the effort, 50 by default. JPEG has no transparency: the picture
+    none. `lossless` is for WebP, and `quality` is then the effort, 50 by default. JPEG has no transparency: the image
     is laid on white. `icc` and `exif` are a colour profile and EXIF to write; nothing that the image itself carries
     besides its pixels is. The same arguments give the same bytes.
 
-    Raises ValidationError if the picture is too large for the format.
+    Raises ValidationError if the image is too large for the format.
     """
     check_sides(*image.size, format)
     # Importing a plugin registers it; left alone, Pillow would import all of its 40 to find WebP.
@@ -84,7 +84,7 @@ def encode_image(
 
 
 def check_sides(width: int, height: int, format: ImageFormat) -> None:
-    """Raise ValidationError if a picture of this size does not fit into the format."""
+    """Raise ValidationError if an image of this size does not fit into the format."""
     limit = _LARGEST_SIDE[format]
     if max(width, height) > limit:
         raise ValidationError(
@@ -96,9 +96,9 @@ def check_sides(width: int, height: int, format: ImageFormat) -> None:
 
 
 def decode_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str = "image") -> Image:
-    """Return the picture in `data`, a PNG, JPEG or WebP file from anyone, as an image of mode RGB or RGBA.
+    """Return the image in `data`, a PNG, JPEG or WebP file from anyone, as an image of mode RGB or RGBA.
 
-    It is RGBA only where the file has transparency. The picture is turned upright as its EXIF says; of an animation
+    It is RGBA only where the file has transparency. The image is turned upright as its EXIF says; of an animation
     it is the first frame; 16-bit samples keep their upper 8 bits. Nothing but pixels is kept. The size is looked at
     before pixels are unpacked.
 
@@ -115,7 +115,7 @@ def decode_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str
 
 
 def open_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str = "image") -> ImageFile:
-    """Return the picture in `data` unpacked, in the mode of the file and with all it says in `info`, not yet upright.
+    """Return the image in `data` unpacked, in the mode of the file and with all it says in `info`, not yet upright.
 
     Everything is checked as `decode_image` does, and the same ValidationError raised.
     """
@@ -130,7 +130,7 @@ def open_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str =
 
 
 def check_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str = "image") -> tuple[int, int]:
-    """Return width and height in pixels of the picture in `data`, as stored; pixels are not unpacked.
+    """Return width and height in pixels of the image in `data`, as stored; pixels are not unpacked.
 
     Raises ValidationError for what `decode_image` refuses, as far as it can be told without unpacking: another format,
     a file that breaks off, too many pixels.
@@ -162,7 +162,7 @@ def _opened(data: bytes, max_pixels: int, name: str) -> ImageFile:
 def _known_format(data: bytes, name: str) -> ImageFormat:
     format = image_format(data)
     if format is None:
-        raise ValidationError(f"{name} must be a PNG, JPEG or WebP picture, not {_likeness(data)}", field=name)
+        raise ValidationError(f"{name} must be a PNG, JPEG or WebP image, not {_likeness(data)}", field=name)
     return format
 
 
@@ -173,7 +173,7 @@ def _damaged(format: ImageFormat, name: str) -> ValidationError:
 
 
 def _open(data: bytes, format: ImageFormat) -> ImageFile:
-    # NOTE: not Image.open(): it tries other formats, follows a JPEG's multi-picture index, and warns about large sizes
+    # NOTE: not Image.open(): it tries other formats, follows a JPEG's multi-image index, and warns about large sizes
     # before we can refuse them.
     match format:
         case "png":
@@ -227,7 +227,7 @@ def _on_white(image: Image) -> Image:
 
 
 def upright(image: Image, exif: object) -> Image:
-    """Return the picture turned as its EXIF says."""
+    """Return the image turned as its EXIF says."""
     from PIL.Image import Transpose
 
     turns = {
@@ -281,9 +281,9 @@ def _likeness(data: bytes) -> str:
 _OTHER_BEGINNINGS: Mapping[bytes, str] = MappingProxyType(
     {
         b"GIF8": "a GIF",
-        b"BM": "a BMP picture",
-        b"II*\0": "a TIFF picture",
-        b"MM\0*": "a TIFF picture",
+        b"BM": "a BMP image",
+        b"II*\0": "a TIFF image",
+        b"MM\0*": "a TIFF image",
         b"%PDF": "a PDF",
         b"iVBORw0KGgo": "base64 text of a PNG",
         b"/9j/": "base64 text of a JPEG",

@@ -1,8 +1,8 @@
-"""The request that made a picture, written into the picture's file and read back from it.
+"""The request that made an image, written into the image's file and read back from it.
 
 A PNG carries it as text chunks, a JPEG as comments and XMP, a WebP as XMP, a GIF as a comment. Each holds the same JSON
 object under ``mold:parameters``, which alone is read back; the other ``mold:`` entries are copies for people and
-picture viewers.
+image viewers.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class OutputMetadata:
     NUL and line breaks included, comes back from a file as it went in.
     """
 
-    prompt: str = wire_field("What the picture shows.")
+    prompt: str = wire_field("What the image shows.")
     negative_prompt: str | None = wire_field("What it must not show.", default=None)
     original_prompt: str | None = wire_field("The prompt before it was expanded.", default=None)
     model: str = wire_field("Full name of the model.")
@@ -112,21 +112,21 @@ class OutputMetadata:
         return from_text(cls, text)
 
 
-def embed_metadata(picture: bytes, metadata: OutputMetadata) -> bytes:
+def embed_metadata(image: bytes, metadata: OutputMetadata) -> bytes:
     """Return a PNG, JPEG, WebP or GIF file, animated or not, with `metadata` in it; the pixels stay untouched.
 
     JPEG segments hold at most 65,533 bytes: longer parameters continue in further comments, and XMP that does not fit
     is left out. Raises ValueError for a file of another format.
     """
-    if is_gif(picture):
-        return _embed_in_gif(picture, metadata)
-    match image_format(picture):
+    if is_gif(image):
+        return _embed_in_gif(image, metadata)
+    match image_format(image):
         case "png":
-            return _embed_in_png(picture, metadata)
+            return _embed_in_png(image, metadata)
         case "jpeg":
-            return _embed_in_jpeg(picture, metadata)
+            return _embed_in_jpeg(image, metadata)
         case "webp":
-            return _embed_in_webp(picture, metadata)
+            return _embed_in_webp(image, metadata)
     raise ValueError("metadata can be written into PNG, JPEG, WebP and GIF files only")
 
 
@@ -165,9 +165,9 @@ _PNG_INTERNATIONAL = ("prompt", "model", "negative_prompt", "original_prompt", "
 _PNG_PLAIN = ("seed", "steps", "guidance", "width", "height", "strength", "scheduler", "frames", "fps")
 
 
-def _embed_in_png(picture: bytes, metadata: OutputMetadata) -> bytes:
+def _embed_in_png(image: bytes, metadata: OutputMetadata) -> bytes:
     after_header = len(PNG_SIGNATURE) + 8 + 13 + 4
-    return b"".join([picture[:after_header], png_metadata(metadata), picture[after_header:]])
+    return b"".join([image[:after_header], png_metadata(metadata), image[after_header:]])
 
 
 def png_metadata(metadata: OutputMetadata) -> bytes:
@@ -219,12 +219,12 @@ def _inflate(data: bytes) -> bytes:
 # --- JPEG --------------------------------------------------------------------------------------------------------
 
 
-def _embed_in_jpeg(picture: bytes, metadata: OutputMetadata) -> bytes:
+def _embed_in_jpeg(image: bytes, metadata: OutputMetadata) -> bytes:
     segments = [jpeg_segment(_JPEG_COMMENT, body) for body in _comments(metadata.to_json().encode())]
     xmp = _JPEG_XMP + _xmp(metadata)
     if len(xmp) <= _JPEG_MAX_BODY:
         segments.append(jpeg_segment(_JPEG_APP1, xmp))
-    return b"".join([picture[:2], *segments, picture[2:]])
+    return b"".join([image[:2], *segments, image[2:]])
 
 
 def _comments(text: bytes) -> Iterator[bytes]:
@@ -254,18 +254,18 @@ def _texts_of_jpeg(file: BinaryIO) -> Iterator[str]:
 # --- WebP --------------------------------------------------------------------------------------------------------
 
 
-def _embed_in_webp(picture: bytes, metadata: OutputMetadata) -> bytes:
-    canvas = webp_canvas(picture)
+def _embed_in_webp(image: bytes, metadata: OutputMetadata) -> bytes:
+    canvas = webp_canvas(image)
     if canvas is None:
         raise ValueError("this WebP file has no size")
-    if picture[12:16] == b"VP8X":
-        body = picture[12:20] + bytes((picture[20] | _WEBP_HAS_XMP,)) + picture[21:]
+    if image[12:16] == b"VP8X":
+        body = image[12:20] + bytes((image[20] | _WEBP_HAS_XMP,)) + image[21:]
     else:
         # The short form of the file has no room for XMP: say the same in the extended form.
         width, height, alpha = canvas
         flags = _WEBP_HAS_XMP | (_WEBP_HAS_ALPHA if alpha else 0)
         size = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
-        body = riff_chunk(b"VP8X", bytes((flags, 0, 0, 0)) + size) + picture[12:]
+        body = riff_chunk(b"VP8X", bytes((flags, 0, 0, 0)) + size) + image[12:]
     return riff_chunk(b"RIFF", b"".join([b"WEBP", body, riff_chunk(b"XMP ", _xmp(metadata))]))
 
 
@@ -279,12 +279,12 @@ def _texts_of_webp(file: BinaryIO) -> Iterator[str]:
 # --- GIF ---------------------------------------------------------------------------------------------------------
 
 
-def _embed_in_gif(picture: bytes, metadata: OutputMetadata) -> bytes:
+def _embed_in_gif(image: bytes, metadata: OutputMetadata) -> bytes:
     # Comments are ASCII; programs that know only GIF87a have no comments, so the file is said to be the newer.
     text = json.dumps(json.loads(metadata.to_json()))
-    start = gif_comment_place(picture)
+    start = gif_comment_place(image)
     comment = gif_comment(_COMMENT_START + text.encode("ascii"))
-    return b"".join([b"GIF89a", picture[6:start], comment, picture[start:]])
+    return b"".join([b"GIF89a", image[6:start], comment, image[start:]])
 
 
 def _texts_of_gif(file: BinaryIO) -> Iterator[str]:

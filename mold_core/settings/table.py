@@ -199,7 +199,7 @@ class Settings:
         "Upscaler used when none is named.", env="MOLD_UPSCALE_MODEL", key="upscale.model"
     )
     upscale_tile_size: int | None = setting(
-        "Side of the tiles that pictures are enlarged in, in pixels; 0: none; default: what suits model and memory.",
+        "Side of the tiles that images are enlarged in, in pixels; 0: none; default: what suits model and memory.",
         env="MOLD_UPSCALE_TILE_SIZE",
         key="upscale.tile_size",
         minimum=0,
@@ -298,7 +298,7 @@ class Settings:
         "Jobs that may wait.", env="MOLD_QUEUE_SIZE", key="queue_size", default=200, minimum=1, maximum=100_000
     )
     max_batch: int = setting(
-        "Pictures that are computed together at most.",
+        "Images that are computed together at most.",
         env="MOLD_MAX_BATCH",
         key="max_batch",
         default=8,
@@ -419,8 +419,8 @@ class Settings:
         "How the server's logs look.", env="MOLD_LOG_FORMAT", key="logging.format", default="text"
     )
 
-    own_models: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
-    """The tables `[models."name:tag"]` of config.toml as they stand there; see `mold_core.catalog.own_models`."""
+    user_models: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+    """The tables `[models."name:tag"]` of config.toml as they stand there; see `mold_core.catalog.user_models`."""
 
     sources: Mapping[str, str] = attrs.field(factory=dict, repr=False, eq=False)
     """Where the values came from that are not the default: setting → variable, key of config.toml or flag."""
@@ -432,7 +432,7 @@ class Settings:
 
     @property
     def loras_path(self) -> Path:
-        """The folder of adapters (LoRA)."""
+        """The folder of LoRAs (LoRA)."""
         return self.home / "loras"
 
     @property
@@ -463,7 +463,7 @@ class Settings:
         rows = setting_table()
         config = read_config(home / "config.toml")
         refuse_unknown_keys(config, rows, home / "config.toml")
-        values: dict[str, Any] = {"home": home, "own_models": tables(config, "models", home / "config.toml")}
+        values: dict[str, Any] = {"home": home, "user_models": tables(config, "models", home / "config.toml")}
         sources: dict[str, str] = {}
         for row in rows:
             found = find(row, flags, environ, config)

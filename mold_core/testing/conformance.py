@@ -66,9 +66,9 @@ def check_family(
     """Raise AssertionError, saying what is wrong, unless the family keeps the promises of its protocol with this model.
 
     Checked are: its modules are cheap to import; the same request gives the same pixels, also from a model loaded
-    anew and after other requests; a batch gives the pictures that each request gives alone, within `tolerance` of the
+    again and after other requests; a batch gives the images that each request gives alone, within `tolerance` of the
     256 levels of a channel; steps are reported as 1 … N; it stops between steps when nobody waits any more, and works
-    on afterwards; the pictures have the size that was asked for; it knows its own size in memory.
+    on afterwards; the images have the size that was asked for; it knows its own size in memory.
 
     Model files are looked for in `models_dir`. Size and steps default to those of the model; small ones save time.
     `module` is the one whose import is checked, the family's own if it is not given.
@@ -122,13 +122,13 @@ def _check_pipeline(first: Pipeline, second: Pipeline, requests: Sequence[Genera
         f"a request of {steps} steps must report steps 1 to {steps}, not {run.steps[:steps]}"
     )
     for request, before in zip(requests, alone, strict=True):
-        assert _difference(_one(first, request), before) == 0, "the same request gave another picture the second time"
-        assert _difference(_one(second, request), before) == 0, "the same request gave another picture when loaded anew"
+        assert _difference(_one(first, request), before) == 0, "the same request gave another image the second time"
+        assert _difference(_one(second, request), before) == 0, "the same request gave another image when loaded again"
     together = first.generate(requests, RecordedRun())
     assert len(together) == len(requests), f"{len(requests)} requests gave {len(together)} results"
     for made, before in zip(together, alone, strict=True):
         off = _difference(made, before)
-        assert off <= tolerance, f"in a batch the picture differs by {off} levels, more than the tolerance {tolerance}"
+        assert off <= tolerance, f"in a batch the image differs by {off} levels, more than the tolerance {tolerance}"
     _check_cancelling(first, requests[0], alone[0])
 
 
@@ -141,7 +141,7 @@ def _check_cancelling(pipeline: Pipeline, request: GenerateRequest, before: Fram
     else:
         raise AssertionError("the pipeline went on after run.step() raised CancelledError")
     assert len(run.steps) == 1, f"the pipeline took {len(run.steps)} steps though it was cancelled after the first"
-    assert _difference(_one(pipeline, request), before) == 0, "after a cancelled request the pictures are others"
+    assert _difference(_one(pipeline, request), before) == 0, "after a cancelled request the images are others"
 
 
 def _check_sizes(pipeline: Pipeline, request: GenerateRequest, rules: SizeRules) -> None:
@@ -169,10 +169,10 @@ def _difference(made: Frames, other: Frames) -> int:
     """Return by how many of 256 levels two results differ where they differ most."""
     if len(made.images) != len(other.images):
         return 255
-    return max(map(_picture_difference, made.images, other.images))
+    return max(map(_image_difference, made.images, other.images))
 
 
-def _picture_difference(one: Image.Image, other: Image.Image) -> int:
+def _image_difference(one: Image.Image, other: Image.Image) -> int:
     if one.size != other.size or one.mode != other.mode:
         return 255
     extrema = ImageChops.difference(one, other).getextrema()

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from mold_core.catalog import LocalFiles, ModelDefaults, ModelSpec
 from mold_core.errors import ValidationError
-from mold_core.hookspecs import Capability, Film, Frames, LoadContext, Parameter, Run, SizeRules, Sound
+from mold_core.hookspecs import Capability, DecodedClip, Frames, LoadContext, Parameter, Run, SizeRules, Sound
 from mold_core.testing.sketch import Gate
 from mold_core.wire import GenerateRequest
 
@@ -60,8 +60,8 @@ class FlipbookPipeline:
         """Return one clip per request."""
         made = []
         for request in requests:
-            film = _film(*self.way(request, None, 0, run), request.frames or 1, 0)
-            made.append(Frames(images=tuple(film.images), fps=request.fps, sound=film.sound))
+            video = _video(*self.way(request, None, 0, run), request.frames or 1, 0)
+            made.append(Frames(images=tuple(video.images), fps=request.fps, sound=video.sound))
         return made
 
     def way(
@@ -125,10 +125,10 @@ class FlipbookRenderer:
         before: Mapping[str, Tensor] | None,
         overlap: int,
         after: Mapping[str, Tensor] | None,
-    ) -> Film:
+    ) -> DecodedClip:
         """Return the ball's flight after the overlap."""
         start, velocity, look = (clip[name].tolist() for name in ("start", "velocity", "look"))
-        return _film(start, velocity, look, int(clip["frames"]), overlap)
+        return _video(start, velocity, look, int(clip["frames"]), overlap)
 
 
 def ball_at(image: Image.Image) -> tuple[float, float]:
@@ -154,7 +154,7 @@ def flipbook_model(name: str = "flipbook:v1", **options: Any) -> ModelSpec:
     )
 
 
-def _film(start: list[float], velocity: list[float], look: list[float], frames: int, skip: int) -> Film:
+def _video(start: list[float], velocity: list[float], look: list[float], frames: int, skip: int) -> DecodedClip:
     import numpy as np
 
     width, height, fps, colour = look
@@ -172,7 +172,9 @@ def _film(start: list[float], velocity: list[float], look: list[float], frames: 
 
     count = round((frames - skip) * _SAMPLE_RATE / fps)
     hum = 0.3 * np.sin(np.arange(count, dtype=np.float32) * (0.2 + 0.05 * colour))
-    return Film(images=images(), sound=Sound(samples=np.stack([hum, hum]).astype(np.float32), sample_rate=_SAMPLE_RATE))
+    return DecodedClip(
+        images=images(), sound=Sound(samples=np.stack([hum, hum]).astype(np.float32), sample_rate=_SAMPLE_RATE)
+    )
 
 
 def _bounce(place: float, side: float) -> float:

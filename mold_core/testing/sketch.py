@@ -114,20 +114,20 @@ class SketchPipeline:
     size_bytes: int
 
     def generate(self, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
-        """Return one picture per request. Colours and places follow from prompt, guidance and seed alone."""
+        """Return one image per request. Colours and places follow from prompt, guidance and seed alone."""
         self.family.batches.append(tuple(requests))
         chances = [random.Random(f"{request.prompt}|{request.guidance}|{request.seed}") for request in requests]
-        pictures = [Image.new("RGB", _size(request), "white") for request in requests]
+        images = [Image.new("RGB", _size(request), "white") for request in requests]
         steps = requests[0].steps or 1
         for step in range(1, steps + 1):
             self._be_difficult(step, requests)
-            for picture, chance in zip(pictures, chances, strict=True):
-                _draw_rectangle(picture, chance)
+            for image, chance in zip(images, chances, strict=True):
+                _draw_rectangle(image, chance)
             run.step(step, steps, elapsed_ms=int(self.family.step_s * 1000))
             if self.family.gate is not None:
                 self.family.gate.pass_through()
                 run.check()
-        return [Frames(images=(picture,)) for picture in pictures]
+        return [Frames(images=(image,)) for image in images]
 
     def close(self) -> None:
         """Count the end of this pipeline."""
@@ -147,10 +147,10 @@ def _size(request: GenerateRequest) -> tuple[int, int]:
     return request.width, request.height
 
 
-def _draw_rectangle(picture: Image.Image, chance: random.Random) -> None:
-    across, down = (sorted(chance.randrange(side + 1) for _ in "ab") for side in picture.size)
+def _draw_rectangle(image: Image.Image, chance: random.Random) -> None:
+    across, down = (sorted(chance.randrange(side + 1) for _ in "ab") for side in image.size)
     color = (chance.randrange(256), chance.randrange(256), chance.randrange(256))
-    ImageDraw.Draw(picture).rectangle((across[0], down[0], across[1], down[1]), fill=color)
+    ImageDraw.Draw(image).rectangle((across[0], down[0], across[1], down[1]), fill=color)
 
 
 def sketch_model(

@@ -32,8 +32,8 @@ def check_upscaler(
     """Raise AssertionError, saying what is wrong, unless the architecture keeps its promises with this weight file.
 
     Checked are: its module is cheap to import; it recognises the file's tensors and no others, and says by a
-    CheckpointError that one is missing; the network makes pictures of every size it is asked for `scale` times as
-    large, leaves its input as it is, gives the same pixels again, in a batch and loaded anew; pictures made in tiles of
+    CheckpointError that one is missing; the network makes images of every size it is asked for `scale` times as
+    large, leaves its input as it is, gives the same pixels again, in a batch and loaded again; images made in tiles of
     `tile` pixels differ from whole ones by at most `tolerance` (of a range of 1).
     """
     check_import(module or type(architecture).__module__)
@@ -91,28 +91,28 @@ def _check_pixels(first: UpscalerNetwork, second: UpscalerNetwork, device: str) 
         pixels = _noise(2, height, width).to(device)
         before = pixels.clone()
         with torch.inference_mode():
-            made, again, anew = first.module(pixels), first.module(pixels), second.module(pixels)
+            made, again, again = first.module(pixels), first.module(pixels), second.module(pixels)
             alone = first.module(pixels[:1])
         size = (2, 3, height * first.scale, width * first.scale)
         assert tuple(made.shape) == size, f"{tuple(pixels.shape)} became {tuple(made.shape)}, not {size}"
         assert made.is_floating_point(), f"pixels are floats, not {made.dtype}"
         assert torch.equal(pixels, before), "the network changed its input"
         assert torch.equal(made, again), "the same pixels gave others the second time"
-        assert torch.equal(made, anew), "the same pixels gave others when loaded anew"
+        assert torch.equal(made, again), "the same pixels gave others when loaded again"
         off = float((made[:1].float() - alone.float()).abs().max())
-        assert off <= 1 / 255, f"in a batch a picture differs by {off:.4f}"
+        assert off <= 1 / 255, f"in a batch an image differs by {off:.4f}"
 
 
 def _check_tiles(network: UpscalerNetwork, device: str, tile: int, tolerance: float) -> None:
     from mold_core.upscaling.enlarge import Enlarger
 
     side = max(tile, 2 * network.overlap + network.multiple) + 33
-    picture = _noise(1, side, side + 10)[0]
-    whole = Enlarger(network, device, tile=0).whole(picture)
+    image = _noise(1, side, side + 10)[0]
+    whole = Enlarger(network, device, tile=0).whole(image)
     tiled = Enlarger(network, device, tile=tile)
     assert tiled.tiles(side, side + 10) > 1
-    off = float((tiled.whole(picture) - whole).abs().max())
-    assert off <= tolerance, f"in tiles the picture differs by {off:.4f}, more than {tolerance:.4f}; widen overlap"
+    off = float((tiled.whole(image) - whole).abs().max())
+    assert off <= tolerance, f"in tiles the image differs by {off:.4f}, more than {tolerance:.4f}; widen overlap"
 
 
 def _noise(count: int, height: int, width: int) -> Tensor:

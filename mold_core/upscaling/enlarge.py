@@ -1,4 +1,4 @@
-"""Runs a network over a picture tile by tile, and puts the tiles together without a seam."""
+"""Runs a network over an image tile by tile, and puts the tiles together without a seam."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OnTile = Callable[[int, int, int], None]
 
 
 class Enlarger:
-    """Makes pictures larger with one network. `tile` is the side of a tile in pixels of the input; 0 means none.
+    """Makes images larger with one network. `tile` is the side of a tile in pixels of the input; 0 means none.
 
     Where memory runs out, tiles are halved and the work goes on with what is done; `tile` then is the smaller side.
     """
@@ -41,14 +41,14 @@ class Enlarger:
         self._together = together
 
     def tiles(self, height: int, width: int) -> int:
-        """Return how many tiles a picture of that size takes."""
+        """Return how many tiles an image of that size takes."""
         rows, columns = self._parts(height, width, self.tile)
         return len(rows) * len(columns)
 
     def strips(self, read: Reader, height: int, width: int, on_tile: OnTile | None = None) -> Iterator[Tensor]:
-        """Yield the larger picture from top to bottom as float32 [C, rows, width·scale], not clamped, on the CPU.
+        """Yield the larger image from top to bottom as float32 [C, rows, width·scale], not clamped, on the CPU.
 
-        A strip is one row of tiles high, less what the next one shares. `read` is asked for each pixel of the picture
+        A strip is one row of tiles high, less what the next one shares. `read` is asked for each pixel of the image
         once or, where tiles overlap, a few times.
         """
         scale = self.network.scale
@@ -63,7 +63,7 @@ class Enlarger:
                 del strip  # or it would be in memory together with the next one
 
     def whole(self, pixels: Tensor) -> Tensor:
-        """Return a picture float32 [C, H, W] in 0..1 enlarged, [C, H·scale, W·scale], clamped to 0..1."""
+        """Return an image float32 [C, H, W] in 0..1 enlarged, [C, H·scale, W·scale], clamped to 0..1."""
         _, height, width = pixels.shape
         strips = self.strips(reader_of(pixels), height, width)
         return torch.cat([strip.clamp(0, 1) for strip in strips], dim=1)
@@ -182,7 +182,7 @@ class Enlarger:
         return -(-max(side, network.min_side) // network.multiple) * network.multiple
 
     def _padded(self, read: Reader, height: int, width: int) -> tuple[Reader, int, int]:
-        """Return a reader of the picture grown to sides that the network takes, by repeating its last pixels."""
+        """Return a reader of the image grown to sides that the network takes, by repeating its last pixels."""
         tall, wide = self._grown(height), self._grown(width)
         if (tall, wide) == (height, width):
             return read, height, width
@@ -196,7 +196,7 @@ class Enlarger:
 
 
 def reader_of(pixels: Tensor) -> Reader:
-    """Return a reader of a picture float32 [C, H, W] in memory."""
+    """Return a reader of an image float32 [C, H, W] in memory."""
     return lambda rows, columns: pixels[:, rows.start : rows.stop, columns.start : columns.stop]
 
 

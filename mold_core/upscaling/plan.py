@@ -1,4 +1,4 @@
-"""Where the tiles of a picture lie, and how much each counts where two of them meet."""
+"""Where the tiles of an image lie, and how much each counts where two of them meet."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Span", "ramps", "spans"]
 
 @attrs.frozen
 class Span:
-    """The pixels from `start` up to `stop` along one side of a picture."""
+    """The pixels from `start` up to `stop` along one side of an image."""
 
     start: int
     stop: int

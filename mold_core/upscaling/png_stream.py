@@ -1,4 +1,4 @@
-"""Writes a PNG row by row, so that a picture of any size takes no more memory than a strip of it.
+"""Writes a PNG row by row, so that an image of any size takes no more memory than a strip of it.
 
 Source: PNG specification 3rd edition, §9 (filters; the choice among them is that of §12.7) and §11 (chunks).
 """

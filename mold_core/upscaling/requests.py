@@ -1,4 +1,4 @@
-"""A picture or video on this machine's disk to be enlarged: what the command line and scripts ask for."""
+"""An image or video on this machine's disk to be enlarged: what the command line and scripts ask for."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class FileUpscaleRequest(UpscaleRequest):
     `image.data`. A source named .mp4, .m4v or .mov is a video: each frame is enlarged, the sound copied.
     """
 
-    image: bytes = wire_field("Not used; the picture is read from `source`.", default=b"")
+    image: bytes = wire_field("Not used; the image is read from `source`.", default=b"")
     source: Path = attrs.field(converter=Path)
     target: Path = attrs.field(converter=Path)
 

@@ -1,4 +1,4 @@
-"""One request for a larger picture, from its bytes to the finished file."""
+"""One request for a larger image, from its bytes to the finished file."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from mold_core.wire import ImageData, StageDone, StageStart, UpscaleRequest, Ups
 if TYPE_CHECKING:
     from mold_core.media.formats import ImageFormat
     from mold_core.upscaling.enlarge import Enlarger
-    from mold_core.upscaling.pictures import Picture
+    from mold_core.upscaling.images import SourceImage
 
-__all__ = ["Where", "enlarger_for", "read_file", "read_source", "upscale"]
+__all__ = ["ExecutionDevice", "enlarger_for", "read_file", "read_source", "upscale"]
 
 # A strip is turned into samples some rows at a time: each step on the way takes as much memory as what it works on.
 _ROWS_AT_ONCE = 128
 
 
 @attrs.frozen
-class Where:
+class ExecutionDevice:
     """The device that a network runs on, and what tells how much memory is free there, in bytes."""
 
     device: str
@@ -38,44 +38,44 @@ class Where:
 
 
 def upscale(
-    request: UpscaleRequest, network: Callable[[], UpscalerNetwork], where: Where, model: str, run: Run
+    request: UpscaleRequest, network: Callable[[], UpscalerNetwork], where: ExecutionDevice, model: str, run: Run
 ) -> UpscaleResponse:
-    """Return the larger picture that a request asks for; of a FileUpscaleRequest it is in the target file instead.
+    """Return the larger image that a request asks for; of a FileUpscaleRequest it is in the target file instead.
 
-    `network` gives the network when the picture has turned out to be one. Raises ValidationError for what is no
-    picture, OutputError for a target that cannot be written.
+    `network` gives the network when the image has turned out to be one. Raises ValidationError for what is no
+    image, OutputError for a target that cannot be written.
     """
     started = monotonic()
     if isinstance(request, FileUpscaleRequest) and is_video(request.source):
         from mold_core.upscaling.video import upscale_video
 
         return upscale_video(request, network, where, model, run)
-    from mold_core.upscaling.pictures import read_picture
+    from mold_core.upscaling.images import read_image
 
     with _stage(run, "Decoding input image"):
-        picture = read_picture(read_source(request))
+        image = read_image(read_source(request))
     run.check()
     enlarger = enlarger_for(network(), request.tile_size, where)
     format: ImageFormat = request.output_format
     data = b""
     if isinstance(request, FileUpscaleRequest):
-        write_whole(request.target, lambda file: _write(file, format, picture, enlarger, model, run))
+        write_whole(request.target, lambda file: _write(file, format, image, enlarger, model, run))
     else:
         buffer = BytesIO()
-        _write(buffer, format, picture, enlarger, model, run)
+        _write(buffer, format, image, enlarger, model, run)
         data = buffer.getvalue()
     scale = enlarger.network.scale
     return UpscaleResponse(
-        image=ImageData(data=data, format=format, width=picture.width * scale, height=picture.height * scale),
+        image=ImageData(data=data, format=format, width=image.width * scale, height=image.height * scale),
         upscale_time_ms=int((monotonic() - started) * 1000),
         model=model,
         scale_factor=scale,
-        original_width=picture.width,
-        original_height=picture.height,
+        original_width=image.width,
+        original_height=image.height,
     )
 
 
-def enlarger_for(network: UpscalerNetwork, tile_size: int | None, where: Where) -> Enlarger:
+def enlarger_for(network: UpscalerNetwork, tile_size: int | None, where: ExecutionDevice) -> Enlarger:
     """Return what runs a network with tiles of a size, 0 for none, or of the size that suits it and the memory."""
     from mold_core.upscaling.enlarge import Enlarger
 
@@ -86,7 +86,7 @@ def enlarger_for(network: UpscalerNetwork, tile_size: int | None, where: Where) 
 
 
 def read_source(request: UpscaleRequest) -> bytes:
-    """Return the bytes of the picture. Raises ValidationError for a file that cannot be read."""
+    """Return the bytes of the image. Raises ValidationError for a file that cannot be read."""
     if not isinstance(request, FileUpscaleRequest):
         return request.image
     return read_file(request.source)
@@ -102,14 +102,14 @@ def read_file(path: Path) -> bytes:
         ) from error
 
 
-def _write(file: BinaryIO, format: ImageFormat, picture: Picture, enlarger: Enlarger, model: str, run: Run) -> None:
+def _write(file: BinaryIO, format: ImageFormat, image: SourceImage, enlarger: Enlarger, model: str, run: Run) -> None:
     from mold_core.upscaling.results import open_result
 
-    result = open_result(file, format, picture, enlarger.network.scale, upscaler=model)
+    result = open_result(file, format, image, enlarger.network.scale, upscaler=model)
     with _stage(run, "Upscaling"):
-        for strip in enlarger.strips(picture.read, picture.height, picture.width, run.step):
+        for strip in enlarger.strips(image.read, image.height, image.width, run.step):
             for first in range(0, strip.shape[1], _ROWS_AT_ONCE):
-                result.write(picture.samples_of(strip[:, first : first + _ROWS_AT_ONCE]))
+                result.write(image.samples_of(strip[:, first : first + _ROWS_AT_ONCE]))
             del strip  # or it would be in memory together with the next one
     with _stage(run, "Encoding output"):
         result.close()

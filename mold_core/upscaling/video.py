@@ -28,7 +28,7 @@ from mold_core.unfinished import unfinished
 from mold_core.upscaling.enlarge import Enlarger
 from mold_core.upscaling.pixels import bytes_of, tensor_of
 from mold_core.upscaling.requests import FileUpscaleRequest
-from mold_core.upscaling.run import Where, enlarger_for
+from mold_core.upscaling.run import ExecutionDevice, enlarger_for
 from mold_core.wire import ImageData, StageDone, StageStart, UpscaleResponse
 
 if TYPE_CHECKING:
@@ -41,11 +41,11 @@ _LARGEST_SIDE = 8192
 
 
 def upscale_video(
-    request: FileUpscaleRequest, network: Callable[[], UpscalerNetwork], where: Where, model: str, run: Run
+    request: FileUpscaleRequest, network: Callable[[], UpscalerNetwork], where: ExecutionDevice, model: str, run: Run
 ) -> UpscaleResponse:
     """Write the larger video to the target, whole or not at all, and return what became of it.
 
-    The video is encoded anew with its average frame rate; sound is copied packet by packet. One frame is in memory at
+    The video is encoded again with its average frame rate; sound is copied packet by packet. One frame is in memory at
     a time. A step is a frame. Raises ValidationError for what is no MP4 and for results over 8192 pixels a side.
     """
     started = monotonic()
@@ -129,15 +129,15 @@ def _with_sound(file: BinaryIO, silent: Path, source: BinaryIO, model: str) -> N
     source.seek(0)
     with (
         silent.open("rb") as made,
-        av.open(made, "r", format="mp4") as pictures,
+        av.open(made, "r", format="mp4") as images,
         av.open(source, "r", format="mp4") as sounds,
         av.open(file, "w", format="mp4", options=MP4_OPTIONS, io_open=reader_of(file)) as out,
     ):
         if metadata is not None:
             out.metadata[PARAMETERS_TAG] = attrs.evolve(metadata, upscaler=model).to_json()
-        frames = pictures.streams.video[0]
+        frames = images.streams.video[0]
         tracks = [track for track in sounds.streams.audio if track.codec_context is not None]
-        copies: list[tuple[Any, Any, Any]] = [(pictures, frames, out.add_stream_from_template(frames))]
+        copies: list[tuple[Any, Any, Any]] = [(images, frames, out.add_stream_from_template(frames))]
         copies += [(sounds, track, out.add_stream_from_template(track)) for track in tracks[:1]]
         for container, stream, target in copies:
             for packet in container.demux(stream):

@@ -10,85 +10,84 @@ from typing import TYPE_CHECKING, Any
 
 from mold_core.cancelling import check_cancelled
 from mold_core.weights.files import BUILT_IN, open_weights, read_weights
-from mold_core.weights.measuring import PartSizes, held_bytes, measure
+from mold_core.weights.measuring import ComponentSizes, held_bytes, measure
 from mold_core.weights.out_of_memory import is_out_of_memory, release_cached
 from mold_core.weights.source import TensorSource, WeightFile
 from mold_core.weights.types import StoredType, type_named
 
 if TYPE_CHECKING:
     from mold_core.weights.blocks import check_before_block, check_between_blocks
-    from mold_core.weights.building import unfilled
     from mold_core.weights.compiled import Kernel, kernel_for
-    from mold_core.weights.expand import dequantise
-    from mold_core.weights.filling import fill, weight_bytes
+    from mold_core.weights.components import ComponentLoader, LoadedComponents
+    from mold_core.weights.dequantization import dequantize
     from mold_core.weights.finite import all_finite, check_finite
     from mold_core.weights.int8 import Int8Embedding, Int8Linear, to_int8
+    from mold_core.weights.int8_gemm import compiled_product
     from mold_core.weights.layers import PackedEmbedding, PackedLinear
-    from mold_core.weights.lora import Adapter, AdapterShelf, read_adapter
-    from mold_core.weights.lora_names import AdapterNames, Place, flat, linear_layers
+    from mold_core.weights.lora import Lora, LoraCache, read_lora
+    from mold_core.weights.lora_linear import with_loras_applied
+    from mold_core.weights.lora_names import LoraNames, Place, flat, linear_layers
+    from mold_core.weights.meta_device import empty_modules
     from mold_core.weights.packed import PackedTensor, Scratch, concatenate
-    from mold_core.weights.panels import compiled_product
-    from mold_core.weights.parts import LoadedParts, PartLoader
     from mold_core.weights.progress import LoadProgress
-    from mold_core.weights.side_branch import adapted
     from mold_core.weights.streaming import BlockStream
+    from mold_core.weights.weight_loading import load_weights, weight_bytes
 
 _WITH_TORCH = {
-    "Adapter": "lora",
-    "AdapterNames": "lora_names",
-    "AdapterShelf": "lora",
+    "Lora": "lora",
+    "LoraNames": "lora_names",
+    "LoraCache": "lora",
     "Place": "lora_names",
-    "adapted": "side_branch",
+    "with_loras_applied": "lora_linear",
     "all_finite": "finite",
     "check_before_block": "blocks",
     "check_between_blocks": "blocks",
     "check_finite": "finite",
     "flat": "lora_names",
     "linear_layers": "lora_names",
-    "read_adapter": "lora",
+    "read_lora": "lora",
     "BlockStream": "streaming",
     "Kernel": "compiled",
     "LoadProgress": "progress",
-    "LoadedParts": "parts",
+    "LoadedComponents": "components",
     "Int8Embedding": "int8",
     "Int8Linear": "int8",
     "PackedEmbedding": "layers",
     "PackedLinear": "layers",
     "PackedTensor": "packed",
-    "PartLoader": "parts",
+    "ComponentLoader": "components",
     "Scratch": "packed",
-    "compiled_product": "panels",
+    "compiled_product": "int8_gemm",
     "concatenate": "packed",
-    "dequantise": "expand",
-    "fill": "filling",
+    "dequantize": "dequantization",
+    "load_weights": "weight_loading",
     "kernel_for": "compiled",
-    "weight_bytes": "filling",
+    "weight_bytes": "weight_loading",
     "to_int8": "int8",
-    "unfilled": "building",
+    "empty_modules": "meta_device",
 }
 
 __all__ = [
     "BUILT_IN",
-    "Adapter",
-    "AdapterNames",
-    "AdapterShelf",
     "BlockStream",
+    "ComponentLoader",
+    "ComponentSizes",
     "Int8Embedding",
     "Int8Linear",
     "Kernel",
     "LoadProgress",
-    "LoadedParts",
+    "LoadedComponents",
+    "Lora",
+    "LoraCache",
+    "LoraNames",
     "PackedEmbedding",
     "PackedLinear",
     "PackedTensor",
-    "PartLoader",
-    "PartSizes",
     "Place",
     "Scratch",
     "StoredType",
     "TensorSource",
     "WeightFile",
-    "adapted",
     "all_finite",
     "check_before_block",
     "check_between_blocks",
@@ -96,22 +95,23 @@ __all__ = [
     "check_finite",
     "compiled_product",
     "concatenate",
-    "dequantise",
-    "fill",
+    "dequantize",
+    "empty_modules",
     "flat",
     "held_bytes",
     "is_out_of_memory",
     "kernel_for",
     "linear_layers",
+    "load_weights",
     "measure",
     "open_weights",
-    "read_adapter",
+    "read_lora",
     "read_weights",
     "release_cached",
     "to_int8",
     "type_named",
-    "unfilled",
     "weight_bytes",
+    "with_loras_applied",
 ]
 
 

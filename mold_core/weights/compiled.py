@@ -28,7 +28,7 @@ from torch import Tensor
 from mold_core.errors import MoldError
 from mold_core.unfinished import unfinished
 from mold_core.weights import kernels
-from mold_core.weights.expand import dequantise
+from mold_core.weights.dequantization import dequantize
 from mold_core.weights.kernels import Source
 from mold_core.weights.types import StoredType
 
@@ -78,7 +78,7 @@ class Kernel:
         )
 
     def expand(self, out: Tensor, rows: Tensor, scale: Tensor | None) -> None:
-        """Write the numbers of rows of blocks; `scale` as in `expand_into`."""
+        """Write the numbers of rows of blocks; `scale` as in `dequantize_into`."""
         if self.type.block_size == 1:
             scales = torch.ones((), device=rows.device) if scale is None else scale
             self.run(rows, scales.expand(len(rows), 1).contiguous(), out)
@@ -157,7 +157,7 @@ def _library_kernel(type_: StoredType, dtype: torch.dtype, folder: Path, make: b
     try:
         runner = torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1)
     except Exception:
-        path.unlink(missing_ok=True)  # a damaged file is made anew next time
+        path.unlink(missing_ok=True)  # a damaged file is made again next time
         raise
 
     def run(blocks: Tensor, second: Tensor, out: Tensor) -> None:
@@ -218,7 +218,7 @@ def _check(run: Source, type_: StoredType, dtype: torch.dtype, place: str) -> No
     """Refuse a kernel that computes other numbers than eager code; off the CPU the last bit may differ."""
     raw, second, out = _arguments(type_, dtype, place, 1024)
     run(raw, second, out)
-    expected = dequantise(raw.reshape(-1, type_.block_bytes), type_).view(out.shape)
+    expected = dequantize(raw.reshape(-1, type_.block_bytes), type_).view(out.shape)
     if type_.block_size == 1:
         expected = expected * second
     same = out.equal(expected.to(dtype)) if place == "cpu" else torch.allclose(out.float(), expected, rtol=0.01)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from mold_core.errors import InferenceError
+from mold_core.weights.lora_linear import AdaptedLinear
 from mold_core.weights.packed import PackedTensor
-from mold_core.weights.side_branch import AdaptedLinear
 
 __all__ = ["all_finite", "check_finite"]
 
@@ -54,7 +54,7 @@ def _culprits(network: nn.Module) -> Iterator[str]:
     """Yield what of a network is not finite itself: LoRAs first, then weights."""
     for path, module in network.named_modules():
         if isinstance(module, AdaptedLinear):
-            for branch, _ in module.branches:
+            for branch, _ in module.deltas:
                 if not all_finite(branch.down, *(up.weight for up in branch.ups)):
                     yield f"the LoRA {branch.source} holds {_NOT_FINITE} for {path}"
     for path, module in network.named_modules():

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mold_core.cancelling import check_cancelled
-from mold_core.weights.expand import expand_into
+from mold_core.weights.dequantization import dequantize_into
+from mold_core.weights.int8_gemm import PACK_ROWS, Multiply, pack_rows, unpack_rows
 from mold_core.weights.layers import PackedEmbedding, PackedLinear
 from mold_core.weights.packed import PackedTensor, Scratch
-from mold_core.weights.panels import PANEL, Multiply, from_panels, in_panels
 
-__all__ = ["Int8Embedding", "Int8Linear", "Int8Panels", "Int8Rows", "to_int8"]
+__all__ = ["Int8Embedding", "Int8Linear", "Int8Packed", "Int8Rows", "to_int8"]
 
 # Rows of input up to which multiplying by int8 is faster than expanding the weights and multiplying then: measured on
 # a processor with bf16 instructions, where one row takes a third of the time of a dense product and ten rows as much.
@@ -70,7 +70,7 @@ class Int8Rows(nn.Module):
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
-class Int8Panels(nn.Module):
+class Int8Packed(nn.Module):
     """The same as panels of 64 rows, which a compiled function multiplies by, in float32."""
 
     def __init__(self, panels: Tensor, scales: Tensor, multiply: Multiply) -> None:
@@ -79,27 +79,27 @@ class Int8Panels(nn.Module):
         self.panels = nn.Parameter(panels, requires_grad=False)
         self.scales = nn.Parameter(scales, requires_grad=False)
         self.multiply = multiply
-        self.shape = (PANEL * panels.shape[0], panels.shape[1])
+        self.shape = (PACK_ROWS * panels.shape[0], panels.shape[1])
 
     @classmethod
-    def of(cls, weight: PackedTensor, multiply: Multiply) -> Int8Panels:
+    def of(cls, weight: PackedTensor, multiply: Multiply) -> Int8Packed:
         """Return the numbers of `Int8Rows.of` for weights whose rows are a multiple of 64."""
         rows, columns = weight.shape
-        panels = torch.empty((rows // PANEL, columns, PANEL // 4, 4), dtype=torch.int8)
+        panels = torch.empty((rows // PACK_ROWS, columns, PACK_ROWS // 4, 4), dtype=torch.int8)
         scales = torch.empty(rows)
-        for part, piece, row_scales in _rounded(weight, PANEL):
-            panels[part.start // PANEL : part.stop // PANEL], scales[part] = in_panels(piece), row_scales
+        for part, piece, row_scales in _rounded(weight, PACK_ROWS):
+            panels[part.start // PACK_ROWS : part.stop // PACK_ROWS], scales[part] = pack_rows(piece), row_scales
         return cls(panels, scales, multiply)
 
     def take(self, ids: Tensor) -> Tensor:
         """Return rows, float32 [..., columns], for their numbers, int64 [...]."""
-        panel, row = ids // PANEL, ids % PANEL
-        numbers = self.panels[panel, :, row % (PANEL // 4), row // (PANEL // 4)]
+        panel, row = ids // PACK_ROWS, ids % PACK_ROWS
+        numbers = self.panels[panel, :, row % (PACK_ROWS // 4), row // (PACK_ROWS // 4)]
         return numbers.float() * self.scales[ids][..., None]
 
     def expand(self) -> Tensor:
         """Return all rows, float32."""
-        return from_panels(self.panels).float() * self.scales[:, None]
+        return unpack_rows(self.panels).float() * self.scales[:, None]
 
     def multiply_few(self, x: Tensor) -> Tensor:
         """Return x [few, columns] times the rows: float32 [..., rows]."""
@@ -109,11 +109,11 @@ class Int8Panels(nn.Module):
         """Return the same in bf16 for any number of rows of x; the int8 numbers are expanded to bf16 in pieces."""
         x, parts = x.bfloat16(), []
         columns = self.shape[1]
-        for some in torch.split(self.panels, max(1, scratch.numbers // (PANEL * columns))):
-            memory = scratch.rows(1, some.numel(), x).view(columns, len(some), PANEL)
-            memory.copy_(some.view(len(some), columns, PANEL).transpose(0, 1))
+        for some in torch.split(self.panels, max(1, scratch.numbers // (PACK_ROWS * columns))):
+            memory = scratch.rows(1, some.numel(), x).view(columns, len(some), PACK_ROWS)
+            memory.copy_(some.view(len(some), columns, PACK_ROWS).transpose(0, 1))
             product = x @ memory.view(columns, -1)
-            parts.append(product.view(len(x), len(some), PANEL // 4, 4).transpose(2, 3).flatten(1))
+            parts.append(product.view(len(x), len(some), PACK_ROWS // 4, 4).transpose(2, 3).flatten(1))
         return torch.cat(parts, dim=-1).mul_(self.scales)
 
 
@@ -123,7 +123,7 @@ class Int8Linear(nn.Module):
     Up to eight rows are multiplied by the int8 numbers themselves; for more they are expanded into `scratch` in pieces.
     """
 
-    def __init__(self, rows: Int8Rows | Int8Panels, bias: Tensor | None = None, scratch: Scratch | None = None) -> None:
+    def __init__(self, rows: Int8Rows | Int8Packed, bias: Tensor | None = None, scratch: Scratch | None = None) -> None:
         super().__init__()
         self.rows = rows
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
@@ -144,7 +144,7 @@ class Int8Linear(nn.Module):
 class Int8Embedding(nn.Module):
     """An embedding of int8 rows [vocabulary, width]; the rows may be those of an output layer too."""
 
-    def __init__(self, rows: Int8Rows | Int8Panels, dtype: torch.dtype) -> None:
+    def __init__(self, rows: Int8Rows | Int8Packed, dtype: torch.dtype) -> None:
         """`dtype` is what the vectors come out in."""
         super().__init__()
         self.rows = rows
@@ -162,10 +162,10 @@ def to_int8(module: nn.Module, dtype: torch.dtype, multiply: Multiply | None = N
     """
     scratch = Scratch()
 
-    def rows_of(weight: PackedTensor) -> Int8Rows | Int8Panels:
-        if multiply is None or weight.shape[0] % PANEL:
+    def rows_of(weight: PackedTensor) -> Int8Rows | Int8Packed:
+        if multiply is None or weight.shape[0] % PACK_ROWS:
             return Int8Rows.of(weight)
-        return Int8Panels.of(weight, multiply)
+        return Int8Packed.of(weight, multiply)
 
     for path, layer in list(module.named_modules()):
         check_cancelled()
@@ -184,7 +184,7 @@ def _rounded(weight: PackedTensor, multiple: int) -> Iterator[tuple[slice, Tenso
         part = slice(first, min(first + step, rows))
         piece = memory[: part.stop - first]
         scale = weight.scale if weight.scale is None or weight.scale.ndim == 0 else weight.scale[part]
-        expand_into(piece, weight.data[part], weight.type, scale)
+        dequantize_into(piece, weight.data[part], weight.type, scale)
         # Rounded before it is divided by, so that what it multiplies later is what was rounded for it.
         scales = (piece.abs().amax(1) / 127).bfloat16()
         piece.div_(scales.float().clamp_(min=torch.finfo(torch.float32).tiny)[:, None])

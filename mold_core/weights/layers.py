@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mold_core.weights.expand import expand_into
+from mold_core.weights.dequantization import dequantize_into
 from mold_core.weights.fp8 import multiplies_fp8, scaled_linear
 from mold_core.weights.kernels import KERNELS
 from mold_core.weights.packed import PackedTensor, Scratch
@@ -101,7 +101,7 @@ class PackedLinear(_Packed):
             memory = self.scratch.rows(self.out_features - first, self.in_features, x)
             rows = slice(first, first + len(memory))
             row_scale = scale if scale is None or scale.ndim == 0 else scale[rows]
-            expand_into(memory, self.blocks[rows], self.stored_type, row_scale, self.kernel)
+            dequantize_into(memory, self.blocks[rows], self.stored_type, row_scale, self.kernel)
             parts.append(F.linear(x, memory, None if self.bias is None else self.bias[rows]))
             first = rows.stop
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
@@ -151,7 +151,7 @@ class PackedEmbedding(_Packed):
         rows = ids.reshape(-1)
         out = torch.empty((len(rows), self.shape[1]), dtype=self.dtype, device=self.blocks.device)
         scale = self._scale()
-        expand_into(
+        dequantize_into(
             out, self.blocks[rows], self.stored_type, scale if scale is None or scale.ndim == 0 else scale[rows]
         )
         return out.view(*ids.shape, self.shape[1])

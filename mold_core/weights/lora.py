@@ -1,4 +1,4 @@
-"""Files of low-rank adapters (LoRA) → branches beside a network's layers, remembered for the next request."""
+"""Files of low-rank LoRAs (LoRA) → branches beside a network's layers, remembered for the next request."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from torch import Tensor, nn
 
 from mold_core.errors import CheckpointError
 from mold_core.weights.files import open_weights, read_weights
-from mold_core.weights.lora_names import AdapterNames, Place, flat, read_key
+from mold_core.weights.lora_linear import LoraDelta, LoraUp, with_loras_applied
+from mold_core.weights.lora_names import LoraNames, Place, flat, read_key
 from mold_core.weights.packed import PackedTensor
-from mold_core.weights.side_branch import Branch, Up, adapted
 from mold_core.wire import Info, LoraWeight
 
 if TYPE_CHECKING:
     from mold_core.hookspecs import Run
 
-__all__ = ["Adapter", "AdapterShelf", "read_adapter"]
+__all__ = ["Lora", "LoraCache", "read_lora"]
 
 # What other methods than plain low-rank pairs store; without it the pairs would mean something else.
 _OTHER_METHODS = {"dora_scale": "DoRA", "hada_w1_a": "LoHa", "lokr_w1": "LoKr", "oft_diag": "OFT"}
 
-# Adapters of FLUX.1 take 20 to 350 MB; larger ones are read for each request.
-SHELF_BYTES = 512 * 1024 * 1024
+# LoRAs of FLUX.1 take 20 to 350 MB; larger ones are read for each request.
+LORA_CACHE_BYTES = 512 * 1024 * 1024
 _REMEMBERED_NAMES = 100
 
 
 @frozen(kw_only=True, eq=False)
-class Adapter:
-    """What an adapter adds to one network: branches by layer. `ignored` are the keys that it has no place for."""
+class Lora:
+    """What a LoRA adds to one network: branches by layer. `ignored` are the keys that it has no place for."""
 
-    branches: Mapping[str, Branch]
+    deltas: Mapping[str, LoraDelta]
     ignored: tuple[str, ...] = ()
 
     @property
     def size_bytes(self) -> int:
         """Memory of the numbers."""
-        return sum(branch.size_bytes for branch in self.branches.values())
+        return sum(branch.size_bytes for branch in self.deltas.values())
 
 
 @frozen(kw_only=True, eq=False)
@@ -56,15 +56,15 @@ class _Pair:
     up: Tensor
 
 
-def read_adapter(
+def read_lora(
     path: Path,
     component: str,
     network: nn.Module,
-    names: AdapterNames,
+    names: LoraNames,
     *,
     dtype: torch.dtype,
     device: str | torch.device,
-) -> Adapter:
+) -> Lora:
     """Return what a file adds to a component of the model, in the dtype and on the device to compute with.
 
     Pairs may be called lora_A and lora_B, lora_down and lora_up, or as diffusers once did; layers as `names` knows
@@ -79,18 +79,18 @@ def read_adapter(
         raise CheckpointError("%s: %s", path, error, hint=error.hint) from None
 
 
-class AdapterShelf:
+class LoraCache:
     """Adapters of one model, read when they are first asked for. Those used last are kept, up to so many bytes."""
 
-    def __init__(self, names: AdapterNames, limit_bytes: int = SHELF_BYTES) -> None:
+    def __init__(self, names: LoraNames, limit_bytes: int = LORA_CACHE_BYTES) -> None:
         self._names = names
         self._limit_bytes = limit_bytes
-        self._kept: OrderedDict[tuple[object, ...], Adapter] = OrderedDict()
+        self._kept: OrderedDict[tuple[object, ...], Lora] = OrderedDict()
         self._for_text: OrderedDict[tuple[str, int, int], bool] = OrderedDict()
 
     @property
     def size_bytes(self) -> int:
-        """Memory of the adapters that are kept."""
+        """Memory of the LoRAs that are kept."""
         return sum(adapter.size_bytes for adapter in self._kept.values())
 
     @contextmanager
@@ -104,21 +104,21 @@ class AdapterShelf:
         dtype: torch.dtype,
         device: str | torch.device,
     ) -> Iterator[None]:
-        """Let a network compute with adapters for a while; afterwards it is as it was.
+        """Let a network compute with LoRAs for a while; afterwards it is as it was.
 
-        `run` is told what of a file is not used. Raises CheckpointError as `read_adapter` does.
+        `run` is told what of a file is not used. Raises CheckpointError as `read_lora` does.
         """
         stack = []
         for lora in loras:
             adapter = self._get(Path(lora.path), component, network, dtype, device)
             _tell(Path(lora.path), adapter.ignored, run)
             if lora.scale:
-                stack.append((adapter.branches, lora.scale))
-        with adapted(network, stack):
+                stack.append((adapter.deltas, lora.scale))
+        with with_loras_applied(network, stack):
             yield
 
     def text_variant(self, loras: Sequence[LoraWeight]) -> Hashable:
-        """Return what tells apart what adapters make of prompts; empty where none of them is for a text encoder."""
+        """Return what tells apart what LoRAs make of prompts; empty where none of them is for a text encoder."""
         states = [(_state(Path(lora.path)), lora.scale) for lora in loras]
         return tuple((state, scale) for state, scale in states if scale and self._is_for_text(state))
 
@@ -136,10 +136,10 @@ class AdapterShelf:
 
     def _get(
         self, path: Path, component: str, network: nn.Module, dtype: torch.dtype, device: str | torch.device
-    ) -> Adapter:
+    ) -> Lora:
         key = (component, dtype, str(device), *_state(path))
         if key not in self._kept:
-            self._kept[key] = read_adapter(path, component, network, self._names, dtype=dtype, device=device)
+            self._kept[key] = read_lora(path, component, network, self._names, dtype=dtype, device=device)
         self._kept.move_to_end(key)
         adapter = self._kept[key]
         while self.size_bytes > self._limit_bytes:
@@ -167,11 +167,11 @@ def _read(
     tensors: Mapping[str, Tensor | PackedTensor],
     component: str,
     network: nn.Module,
-    names: AdapterNames,
+    names: LoraNames,
     dtype: torch.dtype,
     device: str | torch.device,
     source: str,
-) -> Adapter:
+) -> Lora:
     _refuse_other_methods(tensors)
     keys = {name: read_key(name, names) for name in tensors}
     if not any(keys.values()):
@@ -192,8 +192,8 @@ def _read(
     pairs: dict[str, list[_Pair]] = defaultdict(list)
     for place, parts in halves.items():
         pairs[place.layer].append(_pair(place, parts, tensors))
-    branches = {layer: _branch(found, dtype, device, source) for layer, found in pairs.items()}
-    return Adapter(branches=branches, ignored=tuple(ignored))
+    deltas = {layer: _branch(found, dtype, device, source) for layer, found in pairs.items()}
+    return Lora(deltas=deltas, ignored=tuple(ignored))
 
 
 def _pair(place: Place, names: Mapping[str, str], tensors: Mapping[str, Tensor | PackedTensor]) -> _Pair:
@@ -231,18 +231,18 @@ def _alpha(name: str, tensors: Mapping[str, Tensor | PackedTensor]) -> float:
     return float(tensor.item())
 
 
-def _branch(pairs: Sequence[_Pair], dtype: torch.dtype, device: str | torch.device, source: str) -> Branch:
+def _branch(pairs: Sequence[_Pair], dtype: torch.dtype, device: str | torch.device, source: str) -> LoraDelta:
     ups, first = [], 0
     for pair in pairs:
         ranks = slice(first, first + len(pair.down))
-        ups.append(Up(weight=_own(pair.up, dtype, device), first=pair.place.first, ranks=ranks))
+        ups.append(LoraUp(weight=_own(pair.up, dtype, device), first=pair.place.first, ranks=ranks))
         first = ranks.stop
     down = _own(torch.cat([pair.down for pair in pairs]), dtype, device)
-    return Branch(down=down, ups=tuple(ups), source=source)
+    return LoraDelta(down=down, ups=tuple(ups), source=source)
 
 
 def _own(matrix: Tensor, dtype: torch.dtype, device: str | torch.device) -> Tensor:
-    """Return a copy that shares no memory with the file, which may change while the adapter is kept."""
+    """Return a copy that shares no memory with the file, which may change while the LoRA is kept."""
     with torch.inference_mode(False):
         return matrix.to(device=device, dtype=dtype, copy=True).contiguous()
 

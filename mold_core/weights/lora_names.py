@@ -1,4 +1,4 @@
-"""The names of tensors in files of low-rank adapters, and what a family says of them.
+"""The names of tensors in files of low-rank LoRAs, and what a family says of them.
 
 Trainers name a layer as the checkpoint does, as diffusers does, or either with underscores for dots (kohya's
 ``lora_unet_…``). So names of layers are compared with underscores.
@@ -13,7 +13,7 @@ from typing import Protocol
 from attrs import frozen
 from torch import nn
 
-__all__ = ["AdapterNames", "Key", "Place", "flat", "linear_layers", "read_key"]
+__all__ = ["Key", "LoraNames", "Place", "flat", "linear_layers", "read_key"]
 
 
 @frozen(kw_only=True)
@@ -32,7 +32,7 @@ class Place:
 
 @frozen(kw_only=True)
 class Key:
-    """The name of a tensor of an adapter, taken apart.
+    """The name of a tensor of a LoRA, taken apart.
 
     `layer` is the layer's name with underscores and without prefixes, `component` the network that has it, and `part`
     says which part of a pair it is: down, up or alpha.
@@ -43,11 +43,11 @@ class Key:
     part: str
 
 
-class AdapterNames(Protocol):
-    """What a family knows of how adapters name its layers. All names have underscores for dots."""
+class LoraNames(Protocol):
+    """What a family knows of how LoRAs name its layers. All names have underscores for dots."""
 
     def component_of(self, name: str) -> str:
-        """Return which network a tensor of an adapter is for."""
+        """Return which network a tensor of a LoRA is for."""
 
     def layer_of(self, name: str) -> str:
         """Return the name of a layer without what trainers put before it."""
@@ -65,8 +65,8 @@ _PARTS = (
 )
 
 
-def read_key(name: str, names: AdapterNames) -> Key | None:
-    """Return the name of an adapter's tensor taken apart, or None if it is none of a pair's."""
+def read_key(name: str, names: LoraNames) -> Key | None:
+    """Return the name of a LoRA's tensor taken apart, or None if it is none of a pair's."""
     for pattern, part in _PARTS:
         found = pattern.search(name)
         if found:

@@ -13,14 +13,14 @@ import attrs
 if TYPE_CHECKING:
     from mold_core.weights.source import TensorSource
 
-__all__ = ["PartSizes", "held_bytes", "measure"]
+__all__ = ["ComponentSizes", "held_bytes", "measure"]
 
 # Tensors of a unit that is streamed begin at multiples of this.
 _ALIGN = 256
 
 
 @attrs.frozen(kw_only=True)
-class PartSizes:
+class ComponentSizes:
     """What a part takes: in all, what of it does not stream, and its largest unit (0: nothing streams)."""
 
     total_bytes: int
@@ -39,7 +39,7 @@ def measure(
     *,
     expand: bool = False,
     unit: re.Pattern[str] | None = None,
-) -> PartSizes:
+) -> ComponentSizes:
     """Return what tensors take in memory where numbers are computed with in `number_bytes` each.
 
     Quantised matrices stay as they are unless `expand`. `unit` finds, in the name of a tensor that is streamed, what
@@ -53,7 +53,7 @@ def measure(
         found = unit.search(name) if unit else None
         if found:
             units[found[0]] += -(-size_bytes // _ALIGN) * _ALIGN
-    return PartSizes(
+    return ComponentSizes(
         total_bytes=total,
         staying_bytes=max(0, total - sum(units.values())),
         largest_bytes=max(units.values(), default=0),

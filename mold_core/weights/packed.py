@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mold_core.errors import CheckpointError
-from mold_core.weights.expand import expand_into
+from mold_core.weights.dequantization import dequantize_into
 from mold_core.weights.types import StoredType
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class PackedTensor:
         `kernel` is a compiled one from `kernel_for`, for speed.
         """
         out = torch.empty((len(self.data), self.columns), dtype=dtype, device=self.data.device)
-        expand_into(out, self.data, self.type, self.scale, kernel)
+        dequantize_into(out, self.data, self.type, self.scale, kernel)
         return out.view(self.shape)
 
     def chunk(self, count: int) -> tuple[PackedTensor, ...]:

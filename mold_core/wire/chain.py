@@ -8,8 +8,8 @@ import attrs
 
 from mold_core.wire.fields import wire_field
 from mold_core.wire.generate import MAX_PROMPT_BYTES, MAX_SEED, LoraWeight
+from mold_core.wire.media_file import html_of
 from mold_core.wire.placement import DevicePlacement
-from mold_core.wire.shown import html_of
 from mold_core.wire.video import VideoData
 
 __all__ = [
@@ -36,7 +36,7 @@ class ChainStage:
     """One clip of a chain.
 
     Its frames are of the form 8n+1. `transition` says how it follows the stage before: `smooth` goes on from its
-    motion, `cut` begins anew, `fade` begins anew and is blended in over `fade_frames`.
+    motion, `cut` begins again, `fade` begins again and is blended in over `fade_frames`.
     """
 
     prompt: str = wire_field("What the clip shows.", max_length=MAX_PROMPT_BYTES)

@@ -86,12 +86,12 @@ class DenoiseStep:
 
 @attrs.frozen(kw_only=True)
 class Preview:
-    """What the picture is going to look like, as far as can be told after a step. Sent only when asked for."""
+    """What the image is going to look like, as far as can be told after a step. Sent only when asked for."""
 
     step: int = wire_field("Number of the step, from 1.")
     total: int = wire_field("Steps in all.")
     image: bytes = wire_field("A small JPEG file; on the wire in base64.")
-    index: int = wire_field("Place of the picture in the batch, from 0.", default=0)
+    index: int = wire_field("Place of the image in the batch, from 0.", default=0)
 
 
 @attrs.frozen(kw_only=True)

@@ -1,4 +1,4 @@
-"""The request for a larger picture, and its answer."""
+"""The request for a larger image, and its answer."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import attrs
 
 from mold_core.wire.fields import wire_field
 from mold_core.wire.generate import ImageData
-from mold_core.wire.shown import html_of
+from mold_core.wire.media_file import html_of
 
 __all__ = ["UpscaleRequest", "UpscaleResponse"]
 
 
 @attrs.frozen(kw_only=True)
 class UpscaleRequest:
-    """A picture and the network that enlarges it. Only `image` is required; None means mold's own choice.
+    """An image and the network that enlarges it. Only `image` is required; None means mold's own choice.
 
-    A `tile_size` of 0 takes the picture whole; other values are checked by the engine, which takes no tile under 64.
+    A `tile_size` of 0 takes the image whole; other values are checked by the engine, which takes no tile under 64.
     """
 
     image: bytes = wire_field("PNG, JPEG or WebP file to enlarge.", min_length=1)
@@ -30,9 +30,9 @@ class UpscaleRequest:
 
 @attrs.frozen(kw_only=True)
 class UpscaleResponse:
-    """The larger picture."""
+    """The larger image."""
 
-    image: ImageData = wire_field("The picture.")
+    image: ImageData = wire_field("The image.")
     upscale_time_ms: int = wire_field("From the start of the work to the last byte, in milliseconds.")
     model: str = wire_field("Full name of the upscaler that made it.")
     scale_factor: int = wire_field("How many times wider and higher it is.")

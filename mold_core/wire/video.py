@@ -7,7 +7,7 @@ from typing import Literal
 import attrs
 
 from mold_core.wire.fields import wire_field
-from mold_core.wire.shown import VideoFile
+from mold_core.wire.media_file import VideoFile
 
 __all__ = ["Keyframe", "TimeRange", "VideoData", "VideoPipeline"]
 
@@ -18,7 +18,7 @@ VideoPipeline = Literal[
 
 @attrs.frozen(kw_only=True)
 class Keyframe:
-    """A picture that the video shows at one of its frames."""
+    """An image that the video shows at one of its frames."""
 
     frame: int = wire_field("Number of the frame, from 0.", minimum=0, maximum=100_000)
     image: bytes = wire_field("PNG or JPEG.", min_length=1)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import attrs
 import falcon.asgi
 
-from mold_core.engine.placing import gpu_number
+from mold_core.engine.device_map import gpu_number
 from mold_core.wire.fields import wire_field
-from mold_http.answers import JSON, answer_json
 from mold_http.guard.hosts import is_loopback
+from mold_http.responses import JSON, answer_json
 from mold_http.routes.route import Answer, Route
 from mold_http.service import Service
 
@@ -42,7 +42,7 @@ class FamilyInfo:
     capabilities: tuple[str, ...] = wire_field("What it can do.")
     parameters: tuple[ParameterInfo, ...] = wire_field("The fields it honours.")
     size_multiple: int = wire_field("Widths and heights are multiples of it.")
-    max_pixels: int = wire_field("Pixels of a picture at most.")
+    max_pixels: int = wire_field("Pixels of an image at most.")
     recommended_sizes: tuple[str, ...] = wire_field("Sizes that come out best, as WIDTHxHEIGHT.")
     places: tuple[str, ...] = wire_field("Parts that can be placed on devices; none: a model is placed as a whole.")
 

@@ -12,9 +12,9 @@ from mold_core.errors import ValidationError
 from mold_core.wire import ProgressEvent
 from mold_core.wire.chain import MAX_STAGES, ChainEvent, ChainRequest, ChainResponse
 from mold_core.wire.fields import wire_field
-from mold_http.answers import JSON, answer_json
 from mold_http.guard.bodies import query_of, read_json
 from mold_http.jobs import JobSource, result_of, submit
+from mold_http.responses import JSON, answer_json
 from mold_http.results import answer_result, result_frame
 from mold_http.routes.route import EVENT_STREAM, EVENTS, Answer, Query, Route
 from mold_http.service import Service

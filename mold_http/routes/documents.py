@@ -10,11 +10,11 @@ from importlib.resources import files
 
 import falcon.asgi
 
-from mold_http.answers import JSON
 from mold_http.conditional import answer_bytes
 from mold_http.guard.proxies import site_of
 from mold_http.metrics import CONTENT_TYPE
 from mold_http.openapi import document_text
+from mold_http.responses import JSON
 from mold_http.routes.route import Answer, Route
 from mold_http.service import Service
 

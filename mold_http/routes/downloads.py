@@ -10,10 +10,10 @@ import falcon.asgi
 from mold_core.errors import JobNotFoundError
 from mold_core.wire import PullRequest
 from mold_core.wire.fields import wire_field
-from mold_http.answers import JSON, answer_json
 from mold_http.downloads import DownloadSource, DownloadState
 from mold_http.guard.bodies import read_json
 from mold_http.jobs import submit
+from mold_http.responses import JSON, answer_json
 from mold_http.routes.route import EVENT_STREAM, Answer, Route
 from mold_http.service import Service
 from mold_http.sse import send_events

@@ -5,9 +5,9 @@ from __future__ import annotations
 import falcon.asgi
 
 from mold_core.wire.expand import ExpandRequest, ExpandResponse
-from mold_http.answers import JSON, answer_json
 from mold_http.guard.bodies import read_json
 from mold_http.jobs import result_of, submit
+from mold_http.responses import JSON, answer_json
 from mold_http.routes.route import Answer, Route
 from mold_http.service import Service
 

@@ -14,10 +14,10 @@ from mold_core.errors import ModelNotFoundError, ValidationError
 from mold_core.gallery import Gallery, Relation
 from mold_core.media.metadata import OutputMetadata
 from mold_core.wire.fields import shorten, wire_field
-from mold_http.answers import JSON, answer_json
 from mold_http.conditional import Span, Validators, answer_bytes, answer_not_modified, requested_span
 from mold_http.errors import ForbiddenError
 from mold_http.guard.bodies import query_of, read_json
+from mold_http.responses import JSON, answer_json
 from mold_http.routes.capabilities import may_delete
 from mold_http.routes.route import Answer, Query, Route
 from mold_http.service import Service
@@ -147,7 +147,7 @@ async def delete_file(service: Service, req: falcon.asgi.Request, resp: falcon.a
 
 
 async def thumbnail(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, name: str) -> None:
-    """Answer with a picture of at most 256 pixels a side."""
+    """Answer with an image of at most 256 pixels a side."""
     entry = await asyncio.to_thread(_gallery(service).get, name)
     small = await service.media.run(req, _gallery(service).thumbnail, name)
     resp.content_type = small.content_type
@@ -276,7 +276,7 @@ ROUTES = (
             ),
         ),
         errors=_ERRORS,
-        example="curl localhost:7680/api/gallery/image/mold-flux-nano-bf16-1764000000000.png -o picture.png",
+        example="curl localhost:7680/api/gallery/image/mold-flux-nano-bf16-1764000000000.png -o image.png",
     ),
     Route(
         method="GET",
@@ -321,7 +321,7 @@ ROUTES = (
         method="GET",
         path="/api/gallery/thumbnail/{name}",
         name="thumbnail",
-        summary="A small picture of a result",
+        summary="A small image of a result",
         doc="At most 256 pixels a side; of a video its first frame.",
         handler=thumbnail,
         tag="gallery",
@@ -329,7 +329,7 @@ ROUTES = (
         path_docs=_NAME,
         answers=(
             Answer(
-                doc="The picture.",
+                doc="The image.",
                 content={**dict.fromkeys(_FILE_TYPES, "the file"), "image/svg+xml": "a drawing that stands for it"},
                 headers=_VALIDATORS,
             ),

@@ -7,10 +7,10 @@ import falcon.asgi
 from mold_core.errors import ValidationError
 from mold_core.media.formats import CONTENT_TYPES
 from mold_core.wire import GenerateRequest, GenerateResponse
-from mold_http.answers import JSON
 from mold_http.guard.bodies import query_of, read_json
 from mold_http.guard.proxies import site_of
 from mold_http.jobs import JobSource, result_of, submit
+from mold_http.responses import JSON
 from mold_http.results import FORMS, ImageDataForm, answer_result, result_frame
 from mold_http.routes.route import EVENT_STREAM, EVENTS, Answer, Query, Route
 from mold_http.service import Service
@@ -21,7 +21,7 @@ __all__ = ["IMAGE_DATA", "IMAGE_HEADERS", "ROUTES", "image_data_of"]
 IMAGE_DATA = Query(
     name="image_data",
     doc=(
-        "How JSON carries the pictures: `bytes` as arrays of numbers, `base64` as text, `url` as paths into the "
+        "How JSON carries the images: `bytes` as arrays of numbers, `base64` as text, `url` as paths into the "
         "gallery, `none` not at all."
     ),
     type=ImageDataForm,
@@ -30,7 +30,7 @@ IMAGE_DATA = Query(
 
 
 async def generate(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Answer with the picture itself; with several as multipart/mixed; with JSON where Accept asks for it."""
+    """Answer with the image itself; with several as multipart/mixed; with JSON where Accept asks for it."""
     form = image_data_of(req)
     job = await submit(service, req, await read_json(req, GenerateRequest), durable=False)
     await answer_result(req, resp, await result_of(req, job), form)
@@ -67,7 +67,7 @@ _ERRORS = (
     "INSUFFICIENT_MEMORY",
 )
 IMAGE_HEADERS = {
-    "X-Mold-Seed-Used": "Seed of the first picture.",
+    "X-Mold-Seed-Used": "Seed of the first image.",
     "X-Mold-Dimension-Warning": "`dimensions adjusted from AxB to CxD`, where they were.",
     "X-Mold-Gpu": "Number of the GPU that made it, where there are several.",
 }
@@ -77,8 +77,8 @@ ROUTES = (
         method="POST",
         path="/api/generate",
         name="generate",
-        summary="Make pictures; the answer is the picture",
-        doc=_DOC + " `batch_size` pictures have seeds that count up from `seed`.",
+        summary="Make images; the answer is the image",
+        doc=_DOC + " `batch_size` images have seeds that count up from `seed`.",
         handler=generate,
         tag="generate",
         request=GenerateRequest,
@@ -86,12 +86,12 @@ ROUTES = (
         answers=(
             Answer(
                 doc=(
-                    "One picture as it is; several as `multipart/mixed`, each part with its `X-Mold-Seed-Used`; JSON "
+                    "One image as it is; several as `multipart/mixed`, each part with its `X-Mold-Seed-Used`; JSON "
                     "where Accept asks for `application/json`."
                 ),
                 content={
                     **dict.fromkeys(CONTENT_TYPES.values(), "the file"),
-                    "multipart/mixed": "one part for each picture",
+                    "multipart/mixed": "one part for each image",
                     JSON: GenerateResponse,
                 },
                 headers=IMAGE_HEADERS,
@@ -109,7 +109,7 @@ ROUTES = (
         method="POST",
         path="/api/generate/stream",
         name="generate_stream",
-        summary="Make pictures and follow the progress",
+        summary="Make images and follow the progress",
         doc=_DOC + " Events are `progress` (queued, stage_start, stage_done, weight_load, denoise_step, preview, info, "
         "cache_hit), then one `complete` with the result, or one `error` with `message` and `code`.",
         handler=generate_stream,

@@ -18,11 +18,11 @@ from mold_core.wire.convert import from_json
 from mold_core.wire.expand import ExpandRequest
 from mold_core.wire.fields import wire_field
 from mold_core.wire.upscale import UpscaleRequest
-from mold_http.answers import JSON, answer_json
 from mold_http.errors import ConflictError
 from mold_http.guard.bodies import query_of, read_json
 from mold_http.guard.proxies import site_of
 from mold_http.jobs import JobSource, submit
+from mold_http.responses import JSON, answer_json
 from mold_http.results import RESULT_CONTENT, answer_result, result_frame
 from mold_http.routes.generate import IMAGE_DATA, image_data_of
 from mold_http.routes.route import EVENT_STREAM, EVENTS, Answer, Query, Route
@@ -340,7 +340,7 @@ ROUTES = (
         path="/api/jobs/{id}/result",
         name="job_result",
         summary="What a job made",
-        doc="As the route of its kind answers: pictures as they are, JSON where Accept asks for it.",
+        doc="As the route of its kind answers: images as they are, JSON where Accept asks for it.",
         handler=result,
         tag="jobs",
         path_docs=_ID,

@@ -13,9 +13,9 @@ from mold_core.errors import ModelNotFoundError, MoldError
 from mold_core.wire import DevicePlacement, PullRequest
 from mold_core.wire.fields import wire_field
 from mold_http.accept import wants_events
-from mold_http.answers import JSON, answer_json
 from mold_http.guard.bodies import read_json
 from mold_http.jobs import JobSource, result_of, submit
+from mold_http.responses import JSON, answer_json
 from mold_http.results import answer_result, result_frame
 from mold_http.routes.route import EVENT_STREAM, EVENTS, Answer, Route
 from mold_http.service import Service

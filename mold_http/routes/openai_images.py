@@ -1,4 +1,4 @@
-"""The part of OpenAI's API that makes pictures, as its official Python client calls it."""
+"""The part of OpenAI's API that makes images, as its official Python client calls it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from mold_core.wire import GenerateRequest, GenerateResponse, ImageData, LoraWei
 from mold_core.wire.convert import from_json
 from mold_core.wire.fields import wire_field
 from mold_core.wire.generate import MAX_PROMPT_BYTES, MAX_SEED
-from mold_http.answers import JSON, answer_json, json_of
 from mold_http.guard.bodies import read_json
 from mold_http.guard.forms import read_form
 from mold_http.guard.json_text import parse_json
 from mold_http.guard.proxies import site_of
 from mold_http.jobs import JobSource, result_of, submit
+from mold_http.responses import JSON, answer_json, json_of
 from mold_http.routes.route import EVENT_STREAM, Answer, Route
 from mold_http.service import Service
 from mold_http.sse import frame, send_events
@@ -47,9 +47,9 @@ _SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 class ImageGeneration:
     """What `client.images.generate` sends. Beyond OpenAI's own fields there are those that mold adds (extra_body)."""
 
-    prompt: str = wire_field("What the picture shows.", not_blank=True, max_length=MAX_PROMPT_BYTES)
+    prompt: str = wire_field("What the image shows.", not_blank=True, max_length=MAX_PROMPT_BYTES)
     model: str | None = wire_field("Model; default: mold's.", default=None, not_blank=True, max_length=200)
-    n: int | None = wire_field("How many pictures.", default=None, minimum=1, maximum=10)
+    n: int | None = wire_field("How many images.", default=None, minimum=1, maximum=10)
     size: str | None = wire_field("WIDTHxHEIGHT or auto.", default=None, max_length=20)
     response_format: Literal["b64_json", "url"] | None = wire_field(
         "`b64_json` (default), or `url` into the gallery.", default=None
@@ -57,14 +57,12 @@ class ImageGeneration:
     output_format: Literal["png", "jpeg", "webp"] | None = wire_field("File format; default png.", default=None)
     stream: bool | None = wire_field("Send events.", default=None)
     partial_images: int | None = wire_field(
-        "Pictures on the way, of a stream, at most.", default=None, minimum=0, maximum=3
+        "Images on the way, of a stream, at most.", default=None, minimum=0, maximum=3
     )
     steps: int | None = wire_field("Denoising steps.", default=None, minimum=1, maximum=100)
-    seed: int | None = wire_field("Seed of the first picture.", default=None, minimum=0, maximum=MAX_SEED)
+    seed: int | None = wire_field("Seed of the first image.", default=None, minimum=0, maximum=MAX_SEED)
     guidance: float | None = wire_field("How strictly the prompt is followed.", default=None, minimum=0, maximum=100)
-    negative_prompt: str | None = wire_field(
-        "What the picture must not show.", default=None, max_length=MAX_PROMPT_BYTES
-    )
+    negative_prompt: str | None = wire_field("What the image must not show.", default=None, max_length=MAX_PROMPT_BYTES)
     loras: tuple[LoraWeight, ...] | None = wire_field("Adapters.", default=None, min_length=1)
 
 
@@ -79,7 +77,7 @@ class ImageEdit(ImageGeneration):
 
 @attrs.frozen(kw_only=True)
 class ImageAnswer:
-    """One picture."""
+    """One image."""
 
     b64_json: str | None = wire_field("The file in base64.", default=None)
     url: str | None = wire_field("Where it is.", default=None)
@@ -87,7 +85,7 @@ class ImageAnswer:
 
 @attrs.frozen(kw_only=True)
 class ImagesAnswer:
-    """The pictures."""
+    """The images."""
 
     created: int = wire_field("When, in seconds since 1970.")
     data: tuple[ImageAnswer, ...] = wire_field("One for each.")
@@ -123,13 +121,13 @@ async def list_models(service: Service, req: falcon.asgi.Request, resp: falcon.a
 
 
 async def generations(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Answer with pictures of a prompt."""
+    """Answer with images of a prompt."""
     wish = await read_json(req, ImageGeneration)
     await _answer(service, req, resp, wish, _request_of(wish), "image_generation")
 
 
 async def edits(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Answer with pictures made from one that was sent."""
+    """Answer with images made from one that was sent."""
     edit = await _read_form(req)
     request = await service.media.run(req, _edit_request_of, edit)
     await _answer(service, req, resp, edit, request, "image_edit")
@@ -174,7 +172,7 @@ def _image(image: ImageData, base: str | None) -> ImageAnswer:
 
 
 class _Stream(JobSource):
-    """The events of OpenAI's streams: previews on the way, and each picture when all are done."""
+    """The events of OpenAI's streams: previews on the way, and each image when all are done."""
 
     def __init__(self, service: Service, job: Job, event: str, partial_images: int) -> None:
         super().__init__(service, job, self._completed)
@@ -333,7 +331,7 @@ def _value(name: str, text: str) -> Any:
 
 
 def _loras(texts: Mapping[str, list[str]]) -> list[dict[str, Any]] | None:
-    """Return adapters that came as ``loras[][path]`` and ``loras[][scale]``, which is how the client sends lists."""
+    """Return LoRAs that came as ``loras[][path]`` and ``loras[][scale]``, which is how the client sends lists."""
     columns: dict[str, list[str]] = {}
     for name, values in texts.items():
         match = _LORA.fullmatch(name)
@@ -374,12 +372,12 @@ ROUTES = (
         method="POST",
         path="/v1/images/generations",
         name="openai_generate",
-        summary="Make pictures as OpenAI's client asks for them",
+        summary="Make images as OpenAI's client asks for them",
         doc="With `stream`, events `image_generation.partial_image` and `image_generation.completed`.",
         handler=generations,
         tag="openai",
         request=ImageGeneration,
-        answers=(Answer(doc="The pictures.", content={JSON: ImagesAnswer, EVENT_STREAM: _EVENTS}),),
+        answers=(Answer(doc="The images.", content={JSON: ImagesAnswer, EVENT_STREAM: _EVENTS}),),
         errors=_ERRORS,
         tier="generation",
         example=(
@@ -392,13 +390,13 @@ ROUTES = (
         method="POST",
         path="/v1/images/edits",
         name="openai_edit",
-        summary="Make pictures from one that is sent",
+        summary="Make images from one that is sent",
         doc="A form with the file `image`, perhaps the file `mask`, and the fields of generations beside `strength`.",
         handler=edits,
         tag="openai",
         request=ImageEdit,
         body_type="multipart/form-data",
-        answers=(Answer(doc="The pictures.", content={JSON: ImagesAnswer, EVENT_STREAM: _EDIT_EVENTS}),),
+        answers=(Answer(doc="The images.", content={JSON: ImagesAnswer, EVENT_STREAM: _EDIT_EVENTS}),),
         errors=_ERRORS,
         tier="generation",
     ),

@@ -9,8 +9,8 @@ import falcon.asgi
 
 from mold_core.wire import DevicePlacement
 from mold_core.wire.fields import wire_field
-from mold_http.answers import JSON, answer_json
 from mold_http.guard.bodies import read_json
+from mold_http.responses import JSON, answer_json
 from mold_http.routes.route import Answer, Route
 from mold_http.routes.status import refuse_strangers
 from mold_http.service import Service
@@ -54,7 +54,7 @@ ROUTES = (
         name="place_model",
         summary="Say on which devices the parts of a model are",
         doc=(
-            "Kept in config.toml, for all requests that have no `placement` of their own; the model is loaded anew for "
+            "Kept in config.toml, for all requests that have no `placement` of their own; the model is loaded again for "
             "the next. A placement names one GPU at most, and the worker of that GPU runs the model. "
             "/api/capabilities tells devices, and the parts that a family places; a model of another family is placed "
             "as a whole, by the same device for text_encoders, transformer and vae. Without API keys only clients on "

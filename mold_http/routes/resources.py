@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import falcon.asgi
 
-from mold_http.answers import JSON, answer_json
 from mold_http.resources import ResourceSnapshot, ResourceSource
+from mold_http.responses import JSON, answer_json
 from mold_http.routes.route import EVENT_STREAM, Answer, Route
 from mold_http.service import Service
 from mold_http.sse import send_events

@@ -14,9 +14,9 @@ import falcon.asgi
 from mold_core.engine import DeviceStatus, Job
 from mold_core.version import VERSION
 from mold_core.wire.fields import wire_field
-from mold_http.answers import answer_json
 from mold_http.errors import ForbiddenError
 from mold_http.guard.hosts import is_loopback
+from mold_http.responses import answer_json
 from mold_http.routes.route import Answer, Route
 from mold_http.service import Service
 

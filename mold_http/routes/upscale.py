@@ -1,4 +1,4 @@
-"""POST /api/upscale and its stream: larger pictures."""
+"""POST /api/upscale and its stream: larger images."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import falcon.asgi
 
 from mold_core.media.formats import CONTENT_TYPES
 from mold_core.wire.upscale import UpscaleRequest, UpscaleResponse
-from mold_http.answers import JSON
 from mold_http.guard.bodies import read_json
 from mold_http.jobs import JobSource, result_of, submit
+from mold_http.responses import JSON
 from mold_http.results import answer_result, result_frame
 from mold_http.routes.route import EVENT_STREAM, EVENTS, Answer, Route
 from mold_http.service import Service
@@ -18,7 +18,7 @@ __all__ = ["ROUTES"]
 
 
 async def upscale(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Answer with the larger picture itself, or with JSON where Accept asks for it."""
+    """Answer with the larger image itself, or with JSON where Accept asks for it."""
     job = await submit(service, req, await read_json(req, UpscaleRequest), durable=False)
     await answer_result(req, resp, await result_of(req, job), "base64")
 
@@ -43,14 +43,14 @@ ROUTES = (
         method="POST",
         path="/api/upscale",
         name="upscale",
-        summary="Enlarge a picture; the answer is the picture",
+        summary="Enlarge an image; the answer is the image",
         doc="Without `model` one that needs no download is used.",
         handler=upscale,
         tag="upscale",
         request=UpscaleRequest,
         answers=(
             Answer(
-                doc="The picture as it is; JSON where Accept asks for `application/json`.",
+                doc="The image as it is; JSON where Accept asks for `application/json`.",
                 content={
                     **{CONTENT_TYPES[name]: "the file" for name in ("png", "jpeg", "webp")},
                     JSON: UpscaleResponse,
@@ -68,7 +68,7 @@ ROUTES = (
         method="POST",
         path="/api/upscale/stream",
         name="upscale_stream",
-        summary="Enlarge a picture and follow the progress",
+        summary="Enlarge an image and follow the progress",
         doc="Events are `progress` (a denoise_step for each tile), then one `complete` or one `error`.",
         handler=upscale_stream,
         tag="upscale",

@@ -97,7 +97,7 @@ ROUTES = (
         path="/",
         name="web_page",
         summary="The page",
-        doc="To make pictures and videos in a browser. Its files are under `/web/`; it asks no other server.",
+        doc="To make images and videos in a browser. Its files are under `/web/`; it asks no other server.",
         handler=page,
         tag="page",
         answers=(Answer(doc="The page.", content={"text/html": "the page"}),),

@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mold_core.weights import adapted
-from mold_core.weights.side_branch import Branch, Up
-from mold_flux import speed
-from mold_flux.speed import compile_blocks, problem_of
+from mold_core.weights import with_loras_applied
+from mold_core.weights.lora_linear import LoraDelta, LoraUp
+from mold_flux.compile import compile_blocks, problem_of
 from mold_flux.transformer import FluxConfig, FluxTransformer, rope
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own modules
@@ -57,7 +56,7 @@ def velocity(transformer: FluxTransformer, side: int = 4, batch: int = 1) -> Ten
         )
 
 
-def lora(transformer: FluxTransformer, rank: int) -> tuple[dict[str, Branch], float]:
+def lora(transformer: FluxTransformer, rank: int) -> tuple[dict[str, LoraDelta], float]:
     torch.manual_seed(rank)
     layers = {
         name: layer
@@ -65,9 +64,9 @@ def lora(transformer: FluxTransformer, rank: int) -> tuple[dict[str, Branch], fl
         if isinstance(layer, nn.Linear) and "_blocks" in name and "mod" not in name
     }
     return {
-        name: Branch(
+        name: LoraDelta(
             down=torch.randn(rank, layer.in_features),
-            ups=(Up(weight=torch.randn(layer.out_features, rank), first=0, ranks=slice(0, rank)),),
+            ups=(LoraUp(weight=torch.randn(layer.out_features, rank), first=0, ranks=slice(0, rank)),),
         )
         for name, layer in layers.items()
     }, 0.1
@@ -87,14 +86,14 @@ def test_a_model_has_variants_of_its_own_and_one_too_many_is_told_of(
     for side, batch in ((4, 1), (4, 2)):
         velocity(one, side, batch)
     assert (first.graphs, problem_of(one)) == (4, None)
-    with adapted(one, [lora(one, 2)]), caplog.at_level(logging.WARNING, "mold.flux"):
+    with with_loras_applied(one, [lora(one, 2)]), caplog.at_level(logging.WARNING, "mold.flux"):
         slow = velocity(one)
     told = problem_of(one)
     assert told is not None and "compiled blocks are not used" in told
     assert problem_of(one) is None  # once is enough
     assert [record.name for record in caplog.records].count("mold.flux") == 1
     plain = model()
-    with adapted(plain, [lora(plain, 2)]):
+    with with_loras_applied(plain, [lora(plain, 2)]):
         assert torch.allclose(slow, velocity(plain), atol=1e-5)
     # Another model begins with nothing counted against it.
     velocity(other)
@@ -125,7 +124,7 @@ def test_sizes_batches_adapters_and_models_are_all_compiled() -> None:
             velocity(transformer, side, batch)
         for rank in (2, 3, 4, 5, 6, 7):
             before = compiler.graphs
-            with adapted(transformer, [lora(transformer, rank)]):
+            with with_loras_applied(transformer, [lora(transformer, rank)]):
                 velocity(transformer)
             assert compiler.graphs == before + 2
         assert problem_of(transformer) is None

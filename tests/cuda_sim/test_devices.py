@@ -12,7 +12,7 @@ import pytest
 import torch
 from poisoned import FAULT, PoisonedFamily
 
-from mold_core import GenerateRequest, InferenceError, ModelPart, Settings, load_plugins, plan_memory
+from mold_core import GenerateRequest, InferenceError, ModelComponent, Settings, load_plugins, plan_memory
 from mold_core.engine import device as device_module
 from mold_core.engine import nvml
 from mold_core.engine import worker as worker_module
@@ -69,11 +69,11 @@ class Cuda(SimpleNamespace):
 class Family(SketchFamily):
     """A family of two parts, 10 and 9 GB, the first of which can be placed by itself."""
 
-    def parts(self, spec: Any, files: Any, context: Any) -> tuple[ModelPart, ...]:
+    def parts(self, spec: Any, files: Any, context: Any) -> tuple[ModelComponent, ...]:
         where = context.wishes.device_of("t5", default=context.device)
         return (
-            ModelPart(name="t5", size_bytes=10 * GB, device=where),
-            ModelPart(name="transformer", size_bytes=9 * GB, device=context.device, working_bytes=GB),
+            ModelComponent(name="t5", size_bytes=10 * GB, device=where),
+            ModelComponent(name="transformer", size_bytes=9 * GB, device=context.device, working_bytes=GB),
         )
 
 
@@ -203,7 +203,7 @@ def test_a_worker_process_tells_what_its_models_could_take() -> None:
     plugin = FakePlugin(families=[SketchFamily(size_bytes=900_000 * GB)], models=[sketch_model()])
     with engine_with(plugin, executor="process", memory_budget_gb=1_000_000) as engine:
         engine.load("sketch")
-        info = engine._feeders[0].device_info()
+        info = engine._runners[0].device_info()
         assert info.available_bytes > 900_000 * GB > info.memory_total_bytes > 0
 
 

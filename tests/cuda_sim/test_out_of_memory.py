@@ -18,14 +18,14 @@ from mold_core import (
     GenerateRequest,
     Info,
     InsufficientMemoryError,
-    ModelPart,
+    ModelComponent,
     ProgressEvent,
     Run,
     Settings,
     load_plugins,
 )
 from mold_core.engine.worker import LocalWorker
-from mold_core.placement import needed_bytes, plan_memory
+from mold_core.memory_plan import needed_bytes, plan_memory
 from mold_core.testing import (
     FakePlugin,
     FlipbookFamily,
@@ -55,11 +55,11 @@ class Family(SketchFamily):
     strategies: list[str] = attrs.Factory(list)
     held: list[weakref.ref[Ballast]] = attrs.Factory(list)
 
-    def parts(self, spec: Any, files: Any, context: Any) -> tuple[ModelPart, ...]:
+    def parts(self, spec: Any, files: Any, context: Any) -> tuple[ModelComponent, ...]:
         pixels = spec.defaults.width * spec.defaults.height
         self.sizes_planned.append(pixels)
         return (
-            ModelPart(
+            ModelComponent(
                 name="transformer",
                 size_bytes=100 * MB,
                 streamed_bytes=10 * MB,
@@ -227,8 +227,8 @@ def test_memory_that_torch_keeps_is_given_back(device: str, called: list[str], m
 # --- rendering beside decoding -----------------------------------------------------------------------------------
 
 PARTS = (
-    ModelPart(name="transformer", size_bytes=100, device="cuda:0", working_bytes=30),
-    ModelPart(name="vae", size_bytes=10, device="cuda:0", working_bytes=50, together=1),
+    ModelComponent(name="transformer", size_bytes=100, device="cuda:0", working_bytes=30),
+    ModelComponent(name="vae", size_bytes=10, device="cuda:0", working_bytes=50, together=1),
 )
 
 
@@ -249,11 +249,11 @@ def test_clips_are_decoded_beside_a_render_only_with_memory_for_both(
 ) -> None:
     from mold_core.engine import worker as worker_module
 
-    class Placed(FlipbookFamily):
-        def parts(self, spec: Any, files: Any, context: Any) -> tuple[ModelPart, ...]:
+    class PlacedModel(FlipbookFamily):
+        def parts(self, spec: Any, files: Any, context: Any) -> tuple[ModelComponent, ...]:
             return tuple(attrs.evolve(part, device=context.device) for part in PARTS)
 
-    found = FakePlugin(families=[Placed()], models=[flipbook_model()], chain_renderers=[FlipbookRenderer()])
+    found = FakePlugin(families=[PlacedModel()], models=[flipbook_model()], chain_renderers=[FlipbookRenderer()])
     worker = LocalWorker("cpu", Settings(), load_plugins(found=(), extra=[("mine", found)]))
     threads: list[str] = []
     monkeypatch.setattr(worker_module, "render_clip", lambda *all: None)

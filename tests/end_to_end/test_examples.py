@@ -26,7 +26,7 @@ def here(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def surroundings(script: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a script needs besides: an adapter in the folder of adapters, a server."""
+    """What a script needs besides: a LoRA in the folder of LoRAs, a server."""
     if script.stem == "lora_sweep":
         (home / "loras").mkdir(parents=True)
         chance = torch.Generator().manual_seed(1)
@@ -43,15 +43,15 @@ def surroundings(script: Path, home: Path, tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_a_script_is_short_and_leaves_pictures(script: Path, here: Path, surroundings: None) -> None:
+def test_a_script_is_short_and_leaves_images(script: Path, here: Path, surroundings: None) -> None:
     code = [line for line in script.read_text("utf-8").splitlines() if line.strip()]
     assert len(code) <= 22  # twenty lines, and what it is for
     runpy.run_path(str(script), run_name="__main__")
-    pictures = list(here.rglob("*.png"))
-    assert pictures or list(here.glob("*.mp4"))
-    for path in pictures:
-        with Image.open(path) as picture:
-            assert np.asarray(picture.convert("RGB")).std() > 20, path  # it shows something
+    images = list(here.rglob("*.png"))
+    assert images or list(here.glob("*.mp4"))
+    for path in images:
+        with Image.open(path) as image:
+            assert np.asarray(image.convert("RGB")).std() > 20, path  # it shows something
 
 
 def test_the_night_is_darker_than_the_day(here: Path) -> None:

@@ -64,19 +64,19 @@ def test_its_model_is_in_the_list(plasma: Mold) -> None:
     assert "can do   text-to-image" in plasma("info", "plasma").stdout
 
 
-def test_it_makes_a_picture(plasma: Mold, tmp_path: Path) -> None:
+def test_it_makes_a_image(plasma: Mold, tmp_path: Path) -> None:
     done = plasma("run", "-m", "plasma", "a storm", "--seed", "7", "-o", "storm.png")
     assert done.returncode == 0, done.stderr
     data = (tmp_path / "storm.png").read_bytes()
-    picture = Image.open(BytesIO(data))
-    assert picture.size == (128, 128)
-    assert min(ImageStat.Stat(picture.convert("RGB")).stddev) > 20
+    image = Image.open(BytesIO(data))
+    assert image.size == (128, 128)
+    assert min(ImageStat.Stat(image.convert("RGB")).stddev) > 20
     metadata = read_metadata(data)
     assert metadata is not None
     assert (metadata.prompt, metadata.model, metadata.seed) == ("a storm", "plasma:v1", 7)
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_another_picture(plasma: Mold) -> None:
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_another_image(plasma: Mold) -> None:
     first, again, other = (plasma("run", "-m", "plasma", "a", "--seed", s, text=False).stdout for s in ("7", "7", "8"))
     assert first == again != other
 

@@ -97,7 +97,7 @@ def models(home: Path) -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in found.items() if path.is_file() and "/." not in f"/{name}"}
 
 
-WHOLE = {"house-q8/house.safetensors": WEIGHTS, "shared/paint/tokenizer.json": TOKENIZER}
+WHOLE_MODEL = {"house-q8/house.safetensors": WEIGHTS, "shared/paint/tokenizer.json": TOKENIZER}
 
 
 def until(happened: Callable[[], object]) -> None:
@@ -131,7 +131,7 @@ def test_a_model_is_pulled_and_then_listed(mold: Run, world: dict[str, Any], hom
         "✓ 2/2 tokenizer.json",
         "✓ house:q8 is here, 1.0 MB",
     ]
-    assert models(home) == WHOLE
+    assert models(home) == WHOLE_MODEL
     again = mold("pull", "house:q8", **world)
     assert again.stderr.splitlines()[1:] == ["✓ house:q8 is here, 1.0 MB"]
     assert weights.bytes_sent == len(WEIGHTS)
@@ -159,7 +159,7 @@ def test_a_pull_that_was_ended_goes_on_with_what_came(
     assert mold("pull", "house", **world).returncode == 0
     assert weights.ranges == ["", f"bytes={came}-"]
     assert weights.sent[1] == len(WEIGHTS) - came
-    assert models(home) == WHOLE
+    assert models(home) == WHOLE_MODEL
 
 
 def test_two_pulls_at_once_share_the_work(start: Start, world: dict[str, Any], weights: FakeFile, home: Path) -> None:
@@ -173,7 +173,7 @@ def test_two_pulls_at_once_share_the_work(start: Start, world: dict[str, Any], w
         _, words = process.communicate(timeout=120)
         assert (process.returncode, "✓ house:q8 is here, 1.0 MB" in words) == (0, True)
     assert weights.bytes_sent == len(WEIGHTS)
-    assert models(home) == WHOLE
+    assert models(home) == WHOLE_MODEL
 
 
 def test_a_pull_takes_over_from_one_that_was_killed(
@@ -189,7 +189,7 @@ def test_a_pull_takes_over_from_one_that_was_killed(
     second.communicate(timeout=120)
     assert second.returncode == 0
     assert len(weights.ranges) == 2
-    assert models(home) == WHOLE
+    assert models(home) == WHOLE_MODEL
 
 
 @pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.soak)])
@@ -205,12 +205,12 @@ def test_a_kill_at_any_moment_leaves_whole_files_or_none(
         time.sleep(chance.uniform(0.0, 0.5))  # the file takes half a second
         process.kill()
         process.communicate()
-        assert models(home).items() <= WHOLE.items()
-        if models(home) == WHOLE:
+        assert models(home).items() <= WHOLE_MODEL.items()
+        if models(home) == WHOLE_MODEL:
             shutil.rmtree(home / "models")
     weights.pause_s = 0.0
     assert mold("pull", "house", **world).returncode == 0
-    assert models(home) == WHOLE
+    assert models(home) == WHOLE_MODEL
 
 
 def test_a_disk_that_fills_up_is_reported_and_the_pull_goes_on_later(
@@ -231,7 +231,7 @@ def test_a_disk_that_fills_up_is_reported_and_the_pull_goes_on_later(
     assert came == 600_000
     assert mold("pull", "house", **world).returncode == 0
     assert weights.ranges[1:] == ["bytes=600000-"]
-    assert models(home) == WHOLE
+    assert models(home) == WHOLE_MODEL
 
 
 def test_a_damaged_file_is_an_error_of_one_line(

@@ -34,7 +34,7 @@ before, started = peak(), time.process_time()
 resource.setrlimit(resource.RLIMIT_DATA, (4 << 30, 4 << 30))
 from mold_core import Engine, Settings
 name, table, home = json.loads(sys.argv[1])
-with Engine(Settings(home=Path(home), device="cpu", own_models={name: table}, memory_budget_gb=20)) as engine:
+with Engine(Settings(home=Path(home), device="cpu", user_models={name: table}, memory_budget_gb=20)) as engine:
     memory = engine.shelf.model(name).memory
 print(json.dumps({
     "parts": {part.name: part.size_bytes for part in memory.parts},

@@ -1,4 +1,4 @@
-"""A family whose pictures can take their process with them."""
+"""A family whose images can take their process with them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class DeadlyPipeline:
         return int(self.sketch.size_bytes)
 
     def generate(self, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
-        """Return pictures, or end."""
+        """Return images, or end."""
         for request in requests:
             if "killed" in request.prompt:
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -150,7 +150,7 @@ def serving(
     settings = {
         "MOLD_HOME": str(home),
         "MOLD_DEVICE": "cpu",
-        "MOLD_EXECUTOR": "inline",  # most servers here make no picture, and need no worker that imports torch
+        "MOLD_EXECUTOR": "inline",  # most servers here make no image, and need no worker that imports torch
         "PYTHONWARNINGS": "error",
         **environment,
     }

@@ -49,7 +49,7 @@ class LeakyPipeline:
         return int(self.sketch.size_bytes)
 
     def generate(self, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
-        """Return pictures, or raise."""
+        """Return images, or raise."""
         print("generating, from Python")
         os.write(1, b"generating, from C\n")
         os.system("echo generating, from a child")

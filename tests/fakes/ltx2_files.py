@@ -324,14 +324,14 @@ def official_layout(version: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return type and shape of every tensor of a published model in fp8, by its official name, and of its Gemma."""
     from sparse_files import layout_of
 
-    from mold_core.weights import unfilled
+    from mold_core.weights import empty_modules
     from mold_ltx2.configs import OFFICIAL
     from mold_ltx2.gemma import gemma_config, gemma_network
     from mold_ltx2.loading import _networks
 
     networks, sizes = _networks(), OFFICIAL[version]  # type: ignore[index]
     kinds = {name: networks["extended_vocoder" if name == "vocoder" and version == "2.3" else name] for name in sizes}
-    with unfilled():
+    with empty_modules():
         made = {name: kinds[name](**sizes[name]) for name in sizes}
     prefix = "model.diffusion_model."
     layout = layout_of(

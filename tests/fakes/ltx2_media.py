@@ -1,4 +1,4 @@
-"""Small pictures, videos and sounds that requests for videos carry."""
+"""Small images, videos and sounds that requests for videos carry."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["frames", "mp4", "png", "wav"]
 
 
 def frames(count: int, size: tuple[int, int] = (64, 32)) -> list[Image.Image]:
-    """Return pictures of a bright bar that moves across a coloured ground."""
+    """Return images of a bright bar that moves across a coloured ground."""
     made = []
     for index in range(count):
         pixels = np.zeros((size[1], size[0], 3), np.uint8)
@@ -28,16 +28,16 @@ def frames(count: int, size: tuple[int, int] = (64, 32)) -> list[Image.Image]:
     return made
 
 
-def png(picture: Image.Image) -> bytes:
-    """Return a picture as a PNG."""
+def png(image: Image.Image) -> bytes:
+    """Return an image as a PNG."""
     buffer = BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def mp4(pictures: list[Image.Image], fps: int = 25, sound: np.ndarray | None = None) -> bytes:
-    """Return pictures as an MP4, with sound [2, n] at 16 kHz where there is any."""
-    width, height = pictures[0].size
+def mp4(images: list[Image.Image], fps: int = 25, sound: np.ndarray | None = None) -> bytes:
+    """Return images as an MP4, with sound [2, n] at 16 kHz where there is any."""
+    width, height = images[0].size
     with TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"
         rate = None if sound is None else 16_000
@@ -45,8 +45,8 @@ def mp4(pictures: list[Image.Image], fps: int = 25, sound: np.ndarray | None = N
             path.open("w+b") as file,
             VideoWriter(file, "mp4", width=width, height=height, fps=fps, sample_rate=rate) as video,
         ):
-            for picture in pictures:
-                video.add(picture)
+            for image in images:
+                video.add(image)
             if sound is not None:
                 video.add_sound(sound)
         return path.read_bytes()

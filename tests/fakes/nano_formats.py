@@ -14,7 +14,7 @@ from torch import Tensor
 from mold_core import ModelSpec
 from mold_flux.checkpoints import transformer_config
 from mold_flux.diffusers_layout import layer_names
-from mold_flux.lora_places import FluxNames
+from mold_flux.lora_names import FluxNames
 from mold_flux.transformer import FluxTransformer
 
 __all__ = ["FORMATS", "nano_in"]

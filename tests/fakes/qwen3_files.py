@@ -127,7 +127,7 @@ def _stored(name: str) -> str:
 
 
 def greedy(model: Qwen3ForCausalLM, ids: list[int], count: int) -> list[int]:
-    """Return the likeliest `count` tokens after a text, computed anew for each by transformers."""
+    """Return the likeliest `count` tokens after a text, computed again for each by transformers."""
     ids = list(ids)
     with torch.inference_mode():
         for _ in range(count):

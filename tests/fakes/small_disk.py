@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["fill", "small_disk"]
+__all__ = ["load_weights", "small_disk"]
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def small_disk(place: Path, size: str = "1m") -> Iterator[Path]:
         subprocess.run(["umount", "-l", place], check=True)
 
 
-def fill(disk: Path, *, leave_bytes: int = 0) -> Path:
+def load_weights(disk: Path, *, leave_bytes: int = 0) -> Path:
     """Write a file that takes all room of a disk, or all but some bytes, and return it."""
     filler = disk / "filler"
     with filler.open("wb", buffering=0) as file:

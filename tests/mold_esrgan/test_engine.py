@@ -40,19 +40,19 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield engine
 
 
-def picture(width: int = 20, height: int = 16, format: Any = "png") -> bytes:
+def image(width: int = 20, height: int = 16, format: Any = "png") -> bytes:
     gradient = Image.linear_gradient("L").resize((width, height))
     return encode_image(
         Image.merge("RGB", (gradient, gradient.transpose(Image.Transpose.FLIP_TOP_BOTTOM), gradient)), format
     )
 
 
-def test_a_picture_is_enlarged_and_looks_as_before(engine: Engine) -> None:
+def test_a_image_is_enlarged_and_looks_as_before(engine: Engine) -> None:
     events: list[ProgressEvent] = []
-    answer = engine.upscale(UpscaleRequest(image=picture(), model=NANO), events.append)
+    answer = engine.upscale(UpscaleRequest(image=image(), model=NANO), events.append)
     assert (answer.model, answer.scale_factor) == ("esrgan-nano-x4:fp32", 4)
     assert (answer.original_width, answer.original_height, answer.image.width, answer.image.height) == (20, 16, 80, 64)
-    made, before = Image.open(BytesIO(answer.image.data)), Image.open(BytesIO(picture()))
+    made, before = Image.open(BytesIO(answer.image.data)), Image.open(BytesIO(image()))
     assert made.size == (80, 64)
     small = made.resize((20, 16), Image.Resampling.BOX)
     assert max(abs(a - b) for a, b in zip(small.tobytes(), before.tobytes(), strict=True)) < 24
@@ -62,16 +62,16 @@ def test_a_picture_is_enlarged_and_looks_as_before(engine: Engine) -> None:
 
 
 def test_the_network_stays_loaded_and_steps_are_tiles(engine: Engine) -> None:
-    engine.upscale(UpscaleRequest(image=picture(), model=NANO))
+    engine.upscale(UpscaleRequest(image=image(), model=NANO))
     events: list[ProgressEvent] = []
-    engine.upscale(UpscaleRequest(image=picture(150, 70), model=NANO, tile_size=64), events.append)
+    engine.upscale(UpscaleRequest(image=image(150, 70), model=NANO, tile_size=64), events.append)
     assert "esrgan-nano-x4:fp32" in engine.loaded()
     assert not any(isinstance(event, StageStart) and event.name.startswith("Loading") for event in events)
     steps = [(event.step, event.total) for event in events if isinstance(event, DenoiseStep)]
     assert steps == [(number, 8) for number in range(1, 9)]
 
 
-def test_generate_enlarges_each_picture_of_a_batch(engine: Engine) -> None:
+def test_generate_enlarges_each_image_of_a_batch(engine: Engine) -> None:
     request = GenerateRequest(
         prompt="a red house", model="flux-nano", width=64, height=64, steps=1, seed=1, batch_size=2,
         upscale_model="auto", output_format="webp",
@@ -88,13 +88,13 @@ def test_generate_enlarges_each_picture_of_a_batch(engine: Engine) -> None:
     ]
 
 
-def test_in_the_gallery_an_enlarged_picture_names_the_one_it_came_from(tmp_path: Path) -> None:
+def test_in_the_gallery_an_enlarged_image_names_the_one_it_came_from(tmp_path: Path) -> None:
     gallery = Gallery(tmp_path / "output", tmp_path / "gallery.db")
     wish = GenerateRequest(prompt="a cat", model="flux-nano", width=64, height=64, steps=1, seed=3)
     with Engine(Settings(home=tmp_path, device="cpu", threads=1), gallery=gallery) as engine:
         small = engine.generate(wish)
         engine.upscale(UpscaleRequest(image=small.images[0].data))
-        engine.upscale(UpscaleRequest(image=picture(), model=NANO))
+        engine.upscale(UpscaleRequest(image=image(), model=NANO))
         engine.generate(attrs.evolve(wish, upscale_model="auto"))
         by_itself, stranger, enlarged, first = gallery.list().entries
     assert first.filename == small.images[0].name
@@ -107,28 +107,28 @@ def test_in_the_gallery_an_enlarged_picture_names_the_one_it_came_from(tmp_path:
     gallery.close()
 
 
-def test_pictures_of_a_model_inside_mold_get_the_upscaler_inside_mold(engine: Engine) -> None:
+def test_images_of_a_model_inside_mold_get_the_upscaler_inside_mold(engine: Engine) -> None:
     made = engine.generate(GenerateRequest(prompt="a cat", model="flux-nano", width=64, height=64, steps=1)).images[0]
     assert engine.submit(UpscaleRequest(image=made.data)).model == "esrgan-nano-x4:fp32"
 
 
-def test_other_pictures_get_the_one_for_photos_and_it_is_fetched_first(tmp_path: Path) -> None:
+def test_other_images_get_the_one_for_photos_and_it_is_fetched_first(tmp_path: Path) -> None:
     with Engine(Settings(home=tmp_path, device="cpu")) as engine:
         engine.pause()
-        assert engine.submit(UpscaleRequest(image=picture())).model == "real-esrgan-x4plus:fp16"
+        assert engine.submit(UpscaleRequest(image=image())).model == "real-esrgan-x4plus:fp16"
     with Engine(Settings(home=tmp_path, device="cpu", upscale_model=NANO)) as engine:
-        assert engine.upscale(UpscaleRequest(image=picture())).model == "esrgan-nano-x4:fp32"
+        assert engine.upscale(UpscaleRequest(image=image())).model == "esrgan-nano-x4:fp32"
 
 
 def test_where_nothing_can_be_fetched_the_one_inside_mold_is_named(tmp_path: Path) -> None:
     inside = "esrgan-nano-x4:fp32 is inside mold and needs no fetching"
     with Engine(Settings(home=tmp_path, offline=True)) as engine, pytest.raises(DownloadError, match=inside):
-        engine.upscale(UpscaleRequest(image=picture()))
+        engine.upscale(UpscaleRequest(image=image()))
 
 
 def test_a_file_becomes_a_file(engine: Engine, tmp_path: Path) -> None:
     source, target = tmp_path / "a.jpg", tmp_path / "b.webp"
-    source.write_bytes(picture(format="jpeg"))
+    source.write_bytes(image(format="jpeg"))
     request = FileUpscaleRequest(source=source, target=target, model=NANO, output_format="webp")
     answer = engine.upscale(request)
     assert answer.image.data == b""
@@ -138,7 +138,7 @@ def test_a_file_becomes_a_file(engine: Engine, tmp_path: Path) -> None:
 
 def test_a_file_that_fails_leaves_the_old_one(engine: Engine, tmp_path: Path) -> None:
     source, target = tmp_path / "a.png", tmp_path / "b.png"
-    data = picture(120, 90)
+    data = image(120, 90)
     middle = data.index(b"IDAT") + 40
     source.write_bytes(data[:middle] + b"\xff" * 20 + data[middle + 20 :])
     target.write_bytes(b"old")
@@ -152,18 +152,18 @@ def bomb() -> bytes:
     return PNG_SIGNATURE + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(bytes(10**6)))
 
 
-BAD_PICTURES = {
-    "truncated": (picture(100, 100)[:-40], "ends too early or is damaged"),
+BAD_IMAGES = {
+    "truncated": (image(100, 100)[:-40], "ends too early or is damaged"),
     "bomb": (bomb(), "20000 x 10000 = 200.0 megapixels, over the limit of 32"),
     "gif": (b"GIF89a" + bytes(50), "not a GIF"),
-    "text": (b"this is only text", "must be a PNG, JPEG or WebP picture"),
+    "text": (b"this is only text", "must be a PNG, JPEG or WebP image"),
     "empty": (b"", "must not be empty"),
 }
 
 
-@pytest.mark.parametrize("name", BAD_PICTURES)
-def test_bad_pictures_are_refused_at_once_in_one_sentence(name: str, engine: Engine) -> None:
-    data, words = BAD_PICTURES[name]
+@pytest.mark.parametrize("name", BAD_IMAGES)
+def test_bad_images_are_refused_at_once_in_one_sentence(name: str, engine: Engine) -> None:
+    data, words = BAD_IMAGES[name]
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(ValidationError) as caught:
         engine.submit(UpscaleRequest(image=data, model=NANO))
@@ -176,14 +176,14 @@ def test_bad_pictures_are_refused_at_once_in_one_sentence(name: str, engine: Eng
 @pytest.mark.parametrize("tile_size", [1, 63, -5])
 def test_impossible_tile_sizes_are_refused(tile_size: int, engine: Engine) -> None:
     with pytest.raises(ValidationError, match="tile_size must be") as caught:
-        engine.submit(UpscaleRequest(image=picture(), model=NANO, tile_size=tile_size))
+        engine.submit(UpscaleRequest(image=image(), model=NANO, tile_size=tile_size))
     assert caught.value.field == "tile_size"
 
 
 def test_models_that_are_no_upscalers_are_refused_and_upscalers_generate_nothing(engine: Engine) -> None:
     with pytest.raises(ValidationError, match="flux-nano:bf16 is no upscaler; there are real-esrgan-x4plus:fp16"):
-        engine.submit(UpscaleRequest(image=picture(), model="flux-nano"))
-    with pytest.raises(ValidationError, match="enlarges pictures and makes none; use mold upscale"):
+        engine.submit(UpscaleRequest(image=image(), model="flux-nano"))
+    with pytest.raises(ValidationError, match="enlarges images and makes none; use mold upscale"):
         engine.submit(GenerateRequest(prompt="a cat", model=NANO))
 
 

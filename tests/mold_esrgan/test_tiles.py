@@ -1,4 +1,4 @@
-"""Tiles put together are the picture that one run over the whole of it gives."""
+"""Tiles put together are the image that one run over the whole of it gives."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ def test_what_is_48_pixels_away_is_in_view_wherever_a_tile_counts() -> None:
     network = UpscalerNetwork(
         module=LooksFar(), scale=1, size_bytes=0, overlap=RRDB_OVERLAP, feather=RRDB_FEATHER, tile=RRDB_TILE
     )
-    picture = torch.rand(3, 700, 900).round()
-    whole = Enlarger(network, "cpu", tile=0).whole(picture)
+    image = torch.rand(3, 700, 900).round()
+    whole = Enlarger(network, "cpu", tile=0).whole(image)
     tiled = Enlarger(network, "cpu", tile=RRDB_TILE)
     assert tiled.tiles(700, 900) == 4
-    torch.testing.assert_close(tiled.whole(picture), whole, rtol=0, atol=1e-5)
+    torch.testing.assert_close(tiled.whole(image), whole, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("convs", "scale"), [(8, 4), (16, 2)])
@@ -76,11 +76,11 @@ def test_an_srvggnet_in_tiles_equals_the_whole(convs: int, scale: int) -> None:
 
 
 def check(network: UpscalerNetwork, height: int, width: int, tile: int) -> None:
-    picture = torch.rand(3, height, width)
-    whole = Enlarger(network, "cpu", tile=0).whole(picture)
+    image = torch.rand(3, height, width)
+    whole = Enlarger(network, "cpu", tile=0).whole(image)
     tiled = Enlarger(network, "cpu", tile=tile)
     assert tiled.tiles(height, width) > 2
-    made = tiled.whole(picture)
+    made = tiled.whole(image)
     assert made.shape == whole.shape == (3, height * network.scale, width * network.scale)
     assert float(whole.std()) > 0.1
     assert float((made - whole).abs().max()) <= LEVEL

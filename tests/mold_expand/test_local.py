@@ -58,7 +58,7 @@ def test_prompts_are_written_by_the_model_of_the_settings(with_engine: Callable[
     assert not any(mark in prompt for prompt in response.expanded for mark in MARKS)
 
 
-def test_a_picture_is_made_from_what_it_wrote(with_engine: Callable[..., Any]) -> None:
+def test_a_image_is_made_from_what_it_wrote(with_engine: Callable[..., Any]) -> None:
     with with_engine() as engine:
         assert (
             len(
@@ -99,9 +99,9 @@ def test_a_name_that_is_no_language_model_is_refused(with_engine: Callable[..., 
         assert "MOLD_EXPAND_MODEL to one of qwen3-expand:q8, qwen3-expand-small:q8" in str(caught.value)
 
 
-def test_a_language_model_makes_no_pictures(with_engine: Callable[..., Any]) -> None:
+def test_a_language_model_makes_no_images(with_engine: Callable[..., Any]) -> None:
     with with_engine() as engine:
-        with pytest.raises(ValidationError, match="makes no pictures; mold expand uses it"):
+        with pytest.raises(ValidationError, match="makes no images; mold expand uses it"):
             engine.submit(GenerateRequest(prompt="a cat", model="qwen3-expand"))
         assert {entry.spec.name for entry in engine.models() if not entry.runnable} == set()
 

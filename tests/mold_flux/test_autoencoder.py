@@ -1,4 +1,4 @@
-"""The autoencoder computes what diffusers' AutoencoderKL computes; large pictures are done in tiles nobody sees."""
+"""The autoencoder computes what diffusers' AutoencoderKL computes; large images are done in tiles nobody sees."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from mold_flux.autoencoder import FLUX_AE, Autoencoder, AutoencoderConfig
-from mold_flux.checkpoints import autoencoder_config, autoencoder_tensors, fill
+from mold_flux.checkpoints import autoencoder_config, autoencoder_tensors, load_weights
 
 CHANNELS = (8, 16, 24)
 
@@ -37,12 +37,12 @@ def ours(model: AutoencoderKL) -> Autoencoder:
     tensors = autoencoder_tensors(model.state_dict())
     config = autoencoder_config({n: t.shape for n, t in tensors.items()}, groups=4, scale=0.4, shift=0.1)
     autoencoder = Autoencoder(config)
-    fill(autoencoder, tensors, "the test's autoencoder")
+    load_weights(autoencoder, tensors, "the test's autoencoder")
     return autoencoder
 
 
 @torch.no_grad()
-def test_decoded_pictures_equal_those_of_diffusers() -> None:
+def test_decoded_images_equal_those_of_diffusers() -> None:
     model = reference()
     latents = torch.randn(2, 4, 5, 7)
     expected = model.decode(latents / 0.4 + 0.1).sample
@@ -88,7 +88,7 @@ class Local(nn.Module):
 
 @pytest.mark.parametrize(("height", "width"), [(9, 8), (8, 30), (17, 23), (64, 9)])
 @torch.no_grad()
-def test_tiles_of_a_local_decoder_make_the_whole_picture(height: int, width: int) -> None:
+def test_tiles_of_a_local_decoder_make_the_whole_image(height: int, width: int) -> None:
     autoencoder = ours(reference())
     autoencoder.decoder = Local()
     latents = torch.randn(2, 4, height, width)
@@ -99,7 +99,7 @@ def test_tiles_of_a_local_decoder_make_the_whole_picture(height: int, width: int
 
 
 @torch.no_grad()
-def test_no_tile_is_larger_than_asked_and_small_pictures_have_only_one() -> None:
+def test_no_tile_is_larger_than_asked_and_small_images_have_only_one() -> None:
     autoencoder, sizes = ours(reference()), []
     autoencoder.decoder.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape[2:])))
     autoencoder.decode(torch.randn(1, 4, 20, 8), tile_px=32)
@@ -110,7 +110,7 @@ def test_no_tile_is_larger_than_asked_and_small_pictures_have_only_one() -> None
 
 
 @torch.no_grad()
-def test_large_pictures_are_encoded_in_tiles_too() -> None:
+def test_large_images_are_encoded_in_tiles_too() -> None:
     autoencoder = ours(reference())
     autoencoder.encoder = nn.Sequential(nn.AvgPool2d(4), nn.Conv2d(3, 8, 1))
     images = torch.rand(1, 3, 36, 100) * 2 - 1
@@ -118,7 +118,7 @@ def test_large_pictures_are_encoded_in_tiles_too() -> None:
     torch.testing.assert_close(autoencoder.encode(images, tile_px=32), whole, atol=1e-5, rtol=1e-5)
 
 
-def test_a_picture_that_is_no_multiple_of_the_factor_is_refused() -> None:
+def test_a_image_that_is_no_multiple_of_the_factor_is_refused() -> None:
     with pytest.raises(ValueError, match="30x20 pixels are not multiples of 4"):
         ours(reference()).encode(torch.zeros(1, 3, 20, 30))
 

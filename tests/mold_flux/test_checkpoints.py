@@ -14,7 +14,7 @@ from mold_flux.checkpoints import (
     autoencoder_tensors,
     clip_config,
     clip_tensors,
-    fill,
+    load_weights,
     t5_config,
     t5_tensors,
     transformer_config,
@@ -163,7 +163,7 @@ def test_filling_uses_the_tensors_themselves() -> None:
     tensors = FluxTransformer(SMALL).bfloat16().state_dict()
     with torch.device("meta"):
         module = FluxTransformer(SMALL)
-    fill(module, tensors, "x.safetensors")
+    load_weights(module, tensors, "x.safetensors")
     assert module.img_in.weight.data_ptr() == tensors["img_in.weight"].data_ptr()
     assert module.img_in.weight.dtype == torch.bfloat16
 
@@ -174,7 +174,7 @@ def test_filling_says_what_is_lacking_left_over_or_of_the_wrong_shape() -> None:
     tensors["img_in.weight_scale"] = torch.ones(1)
     tensors["txt_in.bias"] = torch.zeros(5)
     with pytest.raises(CheckpointError) as caught:
-        fill(FluxTransformer(SMALL), tensors, "x.safetensors")
+        load_weights(FluxTransformer(SMALL), tensors, "x.safetensors")
     assert str(caught.value) == (
         "x.safetensors is of another model: it lacks img_in.weight; it has img_in.weight_scale, which the model does"
         " not; it has txt_in.bias of shape [5] where [32] is needed"
@@ -183,4 +183,4 @@ def test_filling_says_what_is_lacking_left_over_or_of_the_wrong_shape() -> None:
 
 def test_only_the_first_problems_are_named() -> None:
     with pytest.raises(CheckpointError, match=r"it lacks img_in\.weight; .* and \d+ more$"):
-        fill(FluxTransformer(SMALL), {}, "x.safetensors")
+        load_weights(FluxTransformer(SMALL), {}, "x.safetensors")

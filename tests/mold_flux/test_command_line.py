@@ -1,4 +1,4 @@
-"""`mold run` with pictures, on the model that ships."""
+"""`mold run` with images, on the model that ships."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from mold_core.cli.loras import lora_weight
 
 Mold = Callable[..., subprocess.CompletedProcess[Any]]
 
-PICTURE = Image.linear_gradient("L").resize((128, 96)).convert("RGB")
+IMAGE = Image.linear_gradient("L").resize((128, 96)).convert("RGB")
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    PICTURE.save(tmp_path / "source.png")
+def images(tmp_path: Path) -> Path:
+    IMAGE.save(tmp_path / "source.png")
     mask = Image.new("L", (128, 96), 0)
     ImageDraw.Draw(mask).rectangle((64, 0, 127, 95), fill=255)
     mask.save(tmp_path / "mask.png")
@@ -34,19 +34,19 @@ def pixels(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(BytesIO(data)).convert("RGB")).astype(int)
 
 
-def test_a_picture_is_changed_where_the_mask_is_white(mold: Mold, pictures: Path) -> None:
+def test_a_image_is_changed_where_the_mask_is_white(mold: Mold, images: Path) -> None:
     done = mold(
         "run", "a red house", "-i", "source.png", "--mask", "mask.png", "--strength", "1", "-o", "x.png", "--seed", "1"
     )
     assert done.returncode == 0, done.stderr
-    made = pixels((pictures / "x.png").read_bytes())
+    made = pixels((images / "x.png").read_bytes())
     assert made.shape == (96, 128, 3)
-    assert (made[:, :64] == np.asarray(PICTURE)[:, :64]).all()
-    assert np.abs(made[:, 80:] - np.asarray(PICTURE)[:, 80:]).mean() > 20
+    assert (made[:, :64] == np.asarray(IMAGE)[:, :64]).all()
+    assert np.abs(made[:, 80:] - np.asarray(IMAGE)[:, 80:]).mean() > 20
 
 
-def test_the_picture_may_come_through_a_pipe(mold: Mold, pictures: Path) -> None:
-    data = (pictures / "source.png").read_bytes()
+def test_the_image_may_come_through_a_pipe(mold: Mold, images: Path) -> None:
+    data = (images / "source.png").read_bytes()
     done = mold("run", "a red house", "--image", "-", "--strength", "0", stdin=data, text=False)
     assert done.returncode == 0, done.stderr
     assert pixels(done.stdout).shape == (96, 128, 3)
@@ -56,22 +56,22 @@ def test_the_picture_may_come_through_a_pipe(mold: Mold, pictures: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--strength", "0.5"), "--strength needs a picture to change; name one with --image"),
-        (("--mask", "mask.png"), "--mask needs a picture to change; name one with --image"),
+        (("--strength", "0.5"), "--strength needs an image to change; name one with --image"),
+        (("--mask", "mask.png"), "--mask needs an image to change; name one with --image"),
         (("--image", "absent.png"), "--image 'absent.png' cannot be read: No such file or directory"),
         (("--image", "."), "--image '.' cannot be read: Is a directory"),
         (("--image", "empty"), "--image 'empty' is empty"),
-        (("--image", "text"), "--image 'text' must be a PNG, JPEG or WebP picture, not a web page"),
+        (("--image", "text"), "--image 'text' must be a PNG, JPEG or WebP image, not a web page"),
         (("--image", "source.png", "--strength", "2"), "strength must be from 0 to 1, not 2.0"),
     ],
 )
-def test_what_cannot_be_used_is_one_line(mold: Mold, pictures: Path, arguments: tuple[str, ...], message: str) -> None:
-    (pictures / "empty").touch()
-    (pictures / "text").write_text("<html>")
+def test_what_cannot_be_used_is_one_line(mold: Mold, images: Path, arguments: tuple[str, ...], message: str) -> None:
+    (images / "empty").touch()
+    (images / "text").write_text("<html>")
     done = mold("run", "a red house", *arguments, "-o", "x.png")
     assert done.returncode != 0
     assert [line for line in done.stderr.splitlines() if line.startswith("error: ")] == [f"error: {message}"]
-    assert not (pictures / "x.png").exists()
+    assert not (images / "x.png").exists()
 
 
 def test_adapters_are_listed(mold: Mold, home: Path) -> None:

@@ -1,4 +1,4 @@
-"""Quantised weights are made dense where there is room for it and it is wished, and draw the same picture."""
+"""Quantised weights are made dense where there is room for it and it is wished, and draw the same image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nano_formats import nano_in
 from torch import nn
 
 from mold_core import Engine, GenerateRequest, LoadContext, Settings, plan_memory
-from mold_core.placement import needed_bytes
+from mold_core.memory_plan import needed_bytes
 from mold_core.settings import ExpandWeights
 from mold_core.testing import RecordedRun
 from mold_core.weights import PackedLinear
@@ -24,7 +24,7 @@ REQUEST = GenerateRequest(
 
 
 def drawn(folder: Path, wish: ExpandWeights, spare_bytes: int) -> tuple[type[nn.Module], Any]:
-    """Return the kind of layer that flux-nano in Q8_0 is loaded with, and its picture."""
+    """Return the kind of layer that flux-nano in Q8_0 is loaded with, and its image."""
     with Engine(Settings(device="cpu")) as engine:
         spec = nano_in("Q8_0", engine.resolve("flux-nano:bf16"), folder)
         family, files = engine.family_of(spec), engine.store.files_of(spec)
@@ -38,9 +38,9 @@ def drawn(folder: Path, wish: ExpandWeights, spare_bytes: int) -> tuple[type[nn.
         pipeline: Any = family.load(spec, files, attrs.evolve(context, plan=plan))
     with pipeline.parts.use("transformer", lambda event: None) as transformer:
         kind = type(transformer.double_blocks[0].img_attn.qkv)
-    picture = np.asarray(pipeline.generate([REQUEST], RecordedRun())[0].images[0], np.int16)
+    image = np.asarray(pipeline.generate([REQUEST], RecordedRun())[0].images[0], np.int16)
     pipeline.close()
-    return kind, picture
+    return kind, image
 
 
 @pytest.mark.parametrize(
@@ -58,6 +58,6 @@ def test_weights_are_made_dense_where_it_is_wished_and_fits(
     assert drawn(tmp_path, wish, spare_mb * 1_000_000)[0] is kind
 
 
-def test_the_picture_is_the_same(tmp_path: Path) -> None:
+def test_the_image_is_the_same(tmp_path: Path) -> None:
     packed, dense = (drawn(tmp_path, wish, 10**9)[1] for wish in ("never", "auto"))  # type: ignore[arg-type]
     assert np.abs(packed - dense).max() <= 1

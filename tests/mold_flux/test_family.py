@@ -49,11 +49,11 @@ def test_the_same_seed_gives_the_same_bytes(engine: Engine) -> None:
     assert first.images[0].data != other.images[0].data
 
 
-def test_seeds_that_differ_only_above_32_bits_give_different_pictures(engine: Engine) -> None:
+def test_seeds_that_differ_only_above_32_bits_give_different_images(engine: Engine) -> None:
     assert (pixels(engine.generate(request(seed=7))) != pixels(engine.generate(request(seed=7 + 2**32)))).any()
 
 
-def test_a_picture_of_a_batch_is_the_picture_made_alone_within_rounding(engine: Engine) -> None:
+def test_a_image_of_a_batch_is_the_image_made_alone_within_rounding(engine: Engine) -> None:
     batch = engine.generate(request(seed=20, batch_size=5))
     for index in range(5):
         difference = np.abs(pixels(batch, index) - pixels(engine.generate(request(seed=20 + index))))
@@ -67,12 +67,12 @@ def test_prompts_of_one_batch_do_not_mix(engine: Engine) -> None:
     jobs = [engine.submit(request(prompt, seed=3)) for prompt in (house, trees, house, trees)]
     together = [pixels(job.result(timeout_s=120)) for job in jobs]
     alone = [pixels(engine.generate(request(prompt, seed=3))) for prompt in (house, trees)]
-    for picture, expected in zip(together, alone * 2, strict=True):
-        assert np.abs(picture - expected).mean() < 0.6
+    for image, expected in zip(together, alone * 2, strict=True):
+        assert np.abs(image - expected).mean() < 0.6
 
 
 @pytest.mark.parametrize(("width", "height"), [(128, 128), (192, 128), (96, 128), (256, 256)])
-def test_pictures_have_the_size_that_was_asked_for(engine: Engine, width: int, height: int) -> None:
+def test_images_have_the_size_that_was_asked_for(engine: Engine, width: int, height: int) -> None:
     image = engine.generate(request(width=width, height=height)).images[0]
     assert (image.width, image.height) == (width, height)
     assert decode_image(image.data).size == (width, height)
@@ -84,7 +84,7 @@ def test_sizes_beyond_the_model_are_adjusted_and_said(engine: Engine) -> None:
     assert response.warnings == ("dimensions adjusted from 1000x500 to 256x128",)
 
 
-def test_a_second_picture_of_a_prompt_does_not_encode_it_again(engine: Engine) -> None:
+def test_a_second_image_of_a_prompt_does_not_encode_it_again(engine: Engine) -> None:
     first, second = [], []
     engine.generate(request(), first.append)
     engine.generate(request(seed=9), second.append)
@@ -112,7 +112,7 @@ def test_cancelling_takes_effect_between_two_steps_and_leaves_the_model_usable(e
     ["\0", "a\0red\0house", "😀 🏠", "x" * 77_000, "house " * 12_000, "a red house\n\nunder\ta moon", "ß"],
     ids=["nul", "nuls", "emoji", "one long word", "many words", "line breaks", "sharp s"],
 )
-def test_any_prompt_gives_a_picture(engine: Engine, prompt: str) -> None:
+def test_any_prompt_gives_a_image(engine: Engine, prompt: str) -> None:
     assert decode_image(engine.generate(request(prompt, steps=1)).images[0].data).size == (128, 128)
 
 
@@ -197,7 +197,7 @@ def test_the_autoencoder_in_place_of_the_transformer_is_told(engine: Engine, tmp
         engine.generate(request())
 
 
-def test_metadata_holds_what_is_needed_to_make_the_picture_again(engine: Engine, tmp_path: Path) -> None:
+def test_metadata_holds_what_is_needed_to_make_the_image_again(engine: Engine, tmp_path: Path) -> None:
     from mold_core.media.metadata import read_metadata
 
     first = engine.generate(request(seed=None, width=144))

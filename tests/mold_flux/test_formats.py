@@ -1,6 +1,6 @@
-"""flux-nano in every format: the picture of the bf16 weights, and a LoRA that makes it sepia whatever it is stored in.
+"""flux-nano in every format: the image of the bf16 weights, and a LoRA that makes it sepia whatever it is stored in.
 
-Stated tolerances are means over the picture, in levels of 255.
+Stated tolerances are means over the image, in levels of 255.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TOLERANCES = {
 PROMPTS = ("a red house on a hill by day", "three blue boats on the sea")
 
 
-def pictures(spec: ModelSpec | None, *loras: LoraWeight) -> list[np.ndarray]:
+def images(spec: ModelSpec | None, *loras: LoraWeight) -> list[np.ndarray]:
     with Engine(Settings(device="cpu")) as engine:
         if spec is not None:
             engine.plugins.models[NANO] = spec
@@ -41,29 +41,29 @@ def nano() -> ModelSpec:
 
 @pytest.fixture(scope="module")
 def plain() -> list[np.ndarray]:
-    return pictures(None)
+    return images(None)
 
 
-def warmth(picture: np.ndarray) -> float:
-    """Return for what share of a picture's pixels red > green > blue, as in all browns."""
-    red, green, blue = picture[..., 0], picture[..., 1], picture[..., 2]
+def warmth(image: np.ndarray) -> float:
+    """Return for what share of an image's pixels red > green > blue, as in all browns."""
+    red, green, blue = image[..., 0], image[..., 1], image[..., 2]
     return float(((red >= green) & (green >= blue) & (red - blue < 130)).mean())
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_the_picture_is_that_of_bf16_and_sepia_with_the_lora(
+def test_the_image_is_that_of_bf16_and_sepia_with_the_lora(
     nano: ModelSpec, plain: list[np.ndarray], tmp_path: Path, format: str
 ) -> None:
     spec = nano_in(format, nano, tmp_path)
-    for made, expected in zip(pictures(spec), plain, strict=True):
+    for made, expected in zip(images(spec), plain, strict=True):
         assert np.abs(made - expected).mean() <= TOLERANCES[format]
-    sepia = pictures(spec, LoraWeight(path=str(SEPIA)))
+    sepia = images(spec, LoraWeight(path=str(SEPIA)))
     assert np.mean([warmth(made) for made in sepia]) > np.mean([warmth(made) for made in plain]) + 0.4
 
 
 def test_less_of_the_lora_changes_less() -> None:
     shares = [
-        np.mean([warmth(made) for made in pictures(None, LoraWeight(path=str(SEPIA), scale=scale))])
+        np.mean([warmth(made) for made in images(None, LoraWeight(path=str(SEPIA), scale=scale))])
         for scale in (0.0, 0.6, 1.0)
     ]
     assert shares == sorted(shares)

@@ -37,7 +37,7 @@ class ReversedPlugin:
         return [Reversed()]
 
 
-def test_a_transformer_in_a_format_of_a_plugin_draws_the_same_picture(tmp_path: Path) -> None:
+def test_a_transformer_in_a_format_of_a_plugin_draws_the_same_image(tmp_path: Path) -> None:
     request = GenerateRequest(prompt="a red house under a yellow moon", model=NANO, seed=7, steps=2)
     with Engine(Settings(device="cpu")) as engine:
         spec = engine.resolve(NANO)

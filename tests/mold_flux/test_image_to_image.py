@@ -1,4 +1,4 @@
-"""Image to image and inpainting: latents as diffusers computes them, and pictures of flux-nano that show it."""
+"""Image to image and inpainting: latents as diffusers computes them, and images of flux-nano that show it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from torch import Tensor
 
 from mold_core import Engine, GenerateRequest, Settings
 from mold_core.media import encode_image
-from mold_flux.checkpoints import fill, transformer_config, transformer_tensors
+from mold_flux.checkpoints import load_weights, transformer_config, transformer_tensors
+from mold_flux.image_to_image import Kept, SourceEncoder, source_image
 from mold_flux.sampling import denoise, initial_noise, noised, pack
 from mold_flux.schedule import DEV, start_index
-from mold_flux.source import Kept, SourceEncoder, source_picture
 from mold_flux.transformer import FluxTransformer, rope
 
 NANO = "flux-nano:bf16"
@@ -29,7 +29,7 @@ TEXT, ROWS, COLUMNS, CHANNELS = 6, 8, 6, 16
 
 
 class Tiny:
-    """A FLUX with random weights, twice, and one picture's latents to start from."""
+    """A FLUX with random weights, twice, and one image's latents to start from."""
 
     def __init__(self) -> None:
         torch.manual_seed(4)
@@ -40,9 +40,9 @@ class Tiny:
         tensors = transformer_tensors(self.reference.state_dict())
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
         self.transformer = FluxTransformer(transformer_config(shapes, axes_dim=(4, 6, 6)))
-        fill(self.transformer, tensors, "the test's transformer")
+        load_weights(self.transformer, tensors, "the test's transformer")
         self.txt, self.pooled = torch.randn(1, TEXT, 12), torch.randn(1, 10)
-        self.picture = torch.randn(1, CHANNELS, ROWS * 2, COLUMNS * 2)
+        self.source = torch.randn(1, CHANNELS, ROWS * 2, COLUMNS * 2)
 
     def reference_latents(self, name: str, steps: int, strength: float, **arguments: object) -> Tensor:
         pipeline = getattr(diffusers, name)(
@@ -55,7 +55,7 @@ class Tiny:
         )  # fmt: skip
         pipeline.set_progress_bar_config(disable=True)
         latents: Tensor = pipeline(
-            image=self.picture, strength=strength, prompt_embeds=self.txt, pooled_prompt_embeds=self.pooled,
+            image=self.source, strength=strength, prompt_embeds=self.txt, pooled_prompt_embeds=self.pooled,
             width=COLUMNS * 16, height=ROWS * 16, num_inference_steps=steps, guidance_scale=3.5,
             generator=torch.Generator().manual_seed(7), output_type="latent", **arguments,
         ).images  # fmt: skip
@@ -71,9 +71,9 @@ class Tiny:
         noise = initial_noise(7, CHANNELS, ROWS * 2, COLUMNS * 2)
         kept = None
         if mask is not None:
-            tokens = pack(mask.expand(self.picture.shape).contiguous())
-            kept = Kept(mask=tokens, pictures=pack(self.picture), noise=pack(noise))
-        start = pack(noised(self.picture, noise, sigmas[0]))
+            tokens = pack(mask.expand(self.source.shape).contiguous())
+            kept = Kept(mask=tokens, images=pack(self.source), noise=pack(noise))
+        start = pack(noised(self.source, noise, sigmas[0]))
         return denoise(
             self.transformer, start, conditioning, sigmas, lambda *_: None, blend=kept.blend if kept else None
         )
@@ -94,13 +94,13 @@ def test_inpainting_equals_that_of_diffusers(steps: int, strength: float) -> Non
     mask[..., : ROWS // 2, :] = 1
     pixels = torch.nn.functional.interpolate(mask, scale_factor=8)
     expected = tiny.reference_latents(
-        "FluxInpaintPipeline", steps, strength, mask_image=pixels, masked_image_latents=tiny.picture
+        "FluxInpaintPipeline", steps, strength, mask_image=pixels, masked_image_latents=tiny.source
     )
     made = tiny.latents(steps, strength, mask)
     assert (made - expected).abs().max() < 1e-5 * (expected.max() - expected.min())
 
 
-# --- pictures --------------------------------------------------------------------------------------------------------
+# --- images --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +121,8 @@ def pixels(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
 
 
-def png(picture: np.ndarray | Image.Image) -> bytes:
-    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture.astype(np.uint8))
+def png(source: np.ndarray | Image.Image) -> bytes:
+    image = source if isinstance(source, Image.Image) else Image.fromarray(source.astype(np.uint8))
     return encode_image(image, "png")
 
 
@@ -156,10 +156,10 @@ def test_strength_1_is_text_to_image(engine: Engine, day: np.ndarray) -> None:
 def test_more_strength_moves_further_from_the_source_towards_the_prompt(engine: Engine, day: np.ndarray) -> None:
     strengths = (0.0, 0.5, 0.875, 1.0)
     made = [draw(engine, NIGHT, source_image=png(day), strength=strength, steps=8) for strength in strengths]
-    away = [np.abs(picture - day).mean() for picture in made]
+    away = [np.abs(source - day).mean() for source in made]
     assert away == sorted(away)
     assert away[-1] > 60
-    sky = [picture[:40, :40].mean() for picture in made]  # bright by day, dark at night
+    sky = [source[:40, :40].mean() for source in made]  # bright by day, dark at night
     assert sky[0] > 150
     assert sky[-1] < 90
 
@@ -173,7 +173,7 @@ def test_steps_that_are_left_out_are_not_reported(engine: Engine, day: np.ndarra
 
 def test_only_the_white_half_of_the_mask_is_painted_anew(engine: Engine, day: np.ndarray) -> None:
     made = draw(engine, NIGHT, source_image=png(day), strength=1.0, steps=8, mask_image=png(right_half()))
-    # Lanczos reaches three latents, 24 pixels, across the edge of the mask; pixels of the picture are kept exactly.
+    # Lanczos reaches three latents, 24 pixels, across the edge of the mask; pixels of the image are kept exactly.
     assert (made[:, :64] == day[:, :64]).all()
     assert made[:40, 90:].mean() < 100 < day[:40, 90:].mean()
 
@@ -199,7 +199,7 @@ def test_a_mask_may_have_any_size_and_transparent_parts_are_kept(engine: Engine,
     assert np.abs(made[:40, :40] - day[:40, :40]).mean() > 40
 
 
-def test_requests_of_one_batch_keep_their_own_pictures_and_masks(engine: Engine, day: np.ndarray) -> None:
+def test_requests_of_one_batch_keep_their_own_images_and_masks(engine: Engine, day: np.ndarray) -> None:
     other = draw(engine, "a blue boat on the sea at sunset")
     mask = png(right_half())
     wanted = [
@@ -222,7 +222,7 @@ def test_requests_of_different_strength_in_one_queue_come_out_as_alone(engine: E
         assert np.abs(made - pixels(engine.generate(one).images[0].data)).mean() < 0.6
 
 
-def test_the_picture_takes_the_shape_of_its_source(engine: Engine, day: np.ndarray) -> None:
+def test_the_image_takes_the_shape_of_its_source(engine: Engine, day: np.ndarray) -> None:
     wide = Image.fromarray(day.astype(np.uint8)).resize((300, 200))
     response = engine.generate(request(NIGHT, source_image=png(wide), strength=0.0))
     assert (response.images[0].width, response.images[0].height) == (128, 80)
@@ -230,7 +230,7 @@ def test_the_picture_takes_the_shape_of_its_source(engine: Engine, day: np.ndarr
 
 
 @pytest.mark.parametrize("kind", ["grey", "transparent", "turned", "jpeg"])
-def test_pictures_come_in_every_kind(day: np.ndarray, kind: str) -> None:
+def test_images_come_in_every_kind(day: np.ndarray, kind: str) -> None:
     image = Image.fromarray(day.astype(np.uint8))
     data, expected = png(image), day
     if kind == "grey":
@@ -246,17 +246,17 @@ def test_pictures_come_in_every_kind(day: np.ndarray, kind: str) -> None:
         data = buffer.getvalue()
     else:
         data = encode_image(image, "jpeg")
-    made = source_picture(request(NIGHT, source_image=data, width=128, height=128))
+    made = source_image(request(NIGHT, source_image=data, width=128, height=128))
     assert made.mode == "RGB"
     assert np.abs(np.asarray(made).astype(int) - expected).mean() < 3
 
 
-def test_source_pictures_are_encoded_once_and_the_last_four_kept() -> None:
+def test_source_images_are_encoded_once_and_the_last_four_kept() -> None:
     encoded = []
 
-    def encode(picture: Tensor) -> Tensor:
-        encoded.append(picture.mean().item())
-        return picture[:, :, ::8, ::8]
+    def encode(source: Tensor) -> Tensor:
+        encoded.append(source.mean().item())
+        return source[:, :, ::8, ::8]
 
     sources = SourceEncoder()
     asked = [
@@ -270,4 +270,4 @@ def test_source_pictures_are_encoded_once_and_the_last_four_kept() -> None:
 
 
 def encode_alone(one: GenerateRequest) -> Tensor:
-    return SourceEncoder().latents(one, lambda picture: picture[:, :, ::8, ::8])
+    return SourceEncoder().latents(one, lambda source: source[:, :, ::8, ::8])

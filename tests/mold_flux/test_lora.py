@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from mold_core import CheckpointError, Info, LoraWeight
 from mold_core.testing import RecordedRun
-from mold_core.weights import AdapterShelf, PackedLinear, adapted, fill, read_adapter, read_weights
+from mold_core.weights import LoraCache, PackedLinear, load_weights, read_lora, read_weights, with_loras_applied
 from mold_flux.checkpoints import transformer_tensors
-from mold_flux.lora_places import FluxNames
-from mold_flux.speed import compile_blocks
+from mold_flux.compile import compile_blocks
+from mold_flux.lora_names import FluxNames
 from mold_flux.text_encoders import ClipConfig, ClipTextEncoder
 from mold_flux.transformer import FluxConfig, FluxTransformer, rope
 
@@ -101,11 +101,11 @@ def merged(pairs: dict[str, tuple[Tensor, Tensor]], scale: float) -> FluxTransfo
 
 
 def with_adapter(
-    network: nn.Module, *files: Path, scales: tuple[float, ...] = (1.0,), shelf: AdapterShelf | None = None
+    network: nn.Module, *files: Path, scales: tuple[float, ...] = (1.0,), shelf: LoraCache | None = None
 ) -> Tensor:
     loras = [LoraWeight(path=str(file), scale=scale) for file, scale in zip(files, scales, strict=True)]
     dtype = torch.bfloat16 if any(t.dtype == torch.bfloat16 for t in network.state_dict().values()) else torch.float32
-    beside = (shelf or AdapterShelf(FluxNames())).beside(
+    beside = (shelf or LoraCache(FluxNames())).beside(
         "transformer", network, loras, RecordedRun(), dtype=dtype, device="cpu"
     )
     with beside:
@@ -197,7 +197,7 @@ def test_it_is_what_diffusers_computes_with_merged_weights(tmp_path: Path) -> No
         joint_attention_dim=64, pooled_projection_dim=32, guidance_embeds=True, axes_dims_rope=(16, 24, 24),
     ).eval().requires_grad_(False)  # fmt: skip
     ours = FluxTransformer(SMALL).eval()
-    fill(ours, transformer_tensors(reference.state_dict()), "the reference")
+    load_weights(ours, transformer_tensors(reference.state_dict()), "the reference")
     ours = copy.deepcopy(ours)  # fill shares memory, and the reference is changed below
     layers = {name: layer for name, layer in reference.named_modules() if isinstance(layer, nn.Linear)}
     pairs = {name: pair(layer.out_features, layer.in_features, seed=7) for name, layer in layers.items()}
@@ -231,7 +231,7 @@ def test_a_stack_adds_up_whatever_the_names(tmp_path: Path) -> None:
 
 
 def test_nothing_of_an_adapter_stays(tmp_path: Path) -> None:
-    path, network, shelf = write(tmp_path / "x", OFFICIAL, kohya), transformer(), AdapterShelf(FluxNames())
+    path, network, shelf = write(tmp_path / "x", OFFICIAL, kohya), transformer(), LoraCache(FluxNames())
     before, modules = step(network), dict(network.named_modules())
     with_adapter(network, path, shelf=shelf)
     assert torch.equal(step(network), before)
@@ -243,10 +243,10 @@ def test_nothing_stays_either_when_something_goes_wrong() -> None:
     network = transformer()
     modules = dict(network.named_modules())
     adapter = {"img_in": "no branch", "nowhere": "no layer"}
-    with pytest.raises(AttributeError), adapted(network, [(adapter, 1.0)]):  # type: ignore[list-item]
+    with pytest.raises(AttributeError), with_loras_applied(network, [(adapter, 1.0)]):  # type: ignore[list-item]
         pass
     assert dict(network.named_modules()) == modules
-    with pytest.raises(ZeroDivisionError), adapted(network, [({"img_in": "no branch"}, 1.0)]):  # type: ignore[dict-item]
+    with pytest.raises(ZeroDivisionError), with_loras_applied(network, [({"img_in": "no branch"}, 1.0)]):  # type: ignore[dict-item]
         raise ZeroDivisionError
     assert dict(network.named_modules()) == modules
 
@@ -277,7 +277,7 @@ def test_over_quantised_weights_it_equals_that_over_the_dequantised_ones(tmp_pat
     with torch.device("meta"):
         packed, dense = FluxTransformer(WIDE), FluxTransformer(WIDE)
     for network, expand in ((packed, False), (dense, True)):
-        fill(network, read_weights(tmp_path / "x"), "x", dtype=torch.bfloat16, expand=expand)
+        load_weights(network, read_weights(tmp_path / "x"), "x", dtype=torch.bfloat16, expand=expand)
         network.eval().requires_grad_(False)
     assert isinstance(packed.double_blocks[0].img_attn.qkv, PackedLinear)
     assert isinstance(dense.double_blocks[0].img_attn.qkv, nn.Linear)
@@ -300,7 +300,7 @@ def velocity(network: FluxTransformer, files: tuple[Path, ...]) -> Tensor:
         torch.randn(shape, generator=generator).bfloat16() for shape in ((1, 6, 256), (1, 4, 256), (1, 256))
     )
     loras = [LoraWeight(path=str(file)) for file in files]
-    shelf = AdapterShelf(FluxNames())
+    shelf = LoraCache(FluxNames())
     beside = shelf.beside("transformer", network, loras, RecordedRun(), dtype=torch.bfloat16, device="cpu")
     with torch.inference_mode(), beside:
         return network(img, txt, pooled, torch.tensor([0.7]), torch.tensor([3.5]), rope(WIDE, 4, 2, 3))
@@ -320,11 +320,11 @@ def test_a_text_encoder_has_places_too(tmp_path: Path, prefix: str) -> None:
     save_file({f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up}, tmp_path / "x")
     run = RecordedRun()
     loras = [LoraWeight(path=str(tmp_path / "x"))]
-    with AdapterShelf(FluxNames()).beside("clip_encoder", clip, loras, run, dtype=torch.float32, device="cpu"):
+    with LoraCache(FluxNames()).beside("clip_encoder", clip, loras, run, dtype=torch.float32, device="cpu"):
         made = clip(ids)
     clip.get_submodule(layer).weight.data += up @ down  # type: ignore[union-attr, operator]
     assert_close(made, clip(ids))
-    with AdapterShelf(FluxNames()).beside("transformer", transformer(), loras, run, dtype=torch.float32, device="cpu"):
+    with LoraCache(FluxNames()).beside("transformer", transformer(), loras, run, dtype=torch.float32, device="cpu"):
         pass
     assert run.events == []  # a transformer has nothing to say about a text encoder's layers
 
@@ -333,7 +333,7 @@ def test_a_text_encoder_has_places_too(tmp_path: Path, prefix: str) -> None:
 
 
 def read(path: Path) -> object:
-    return read_adapter(path, "transformer", transformer(), FluxNames(), dtype=torch.float32, device="cpu")
+    return read_lora(path, "transformer", transformer(), FluxNames(), dtype=torch.float32, device="cpu")
 
 
 def test_keys_that_are_not_understood_are_told_once_per_use(tmp_path: Path) -> None:
@@ -341,7 +341,7 @@ def test_keys_that_are_not_understood_are_told_once_per_use(tmp_path: Path) -> N
     extra = {f"transformer.unknown.{number}.lora_A.weight": down.clone() for number in range(5)}
     path = tmp_path / "style.safetensors"
     save_file({"img_in.lora_A.weight": down, "img_in.lora_B.weight": up, **extra}, path)
-    run, shelf = RecordedRun(), AdapterShelf(FluxNames())
+    run, shelf = RecordedRun(), LoraCache(FluxNames())
     for _ in range(2):
         loras = [LoraWeight(path=str(path))]
         with shelf.beside("transformer", transformer(), loras, run, dtype=torch.float32, device="cpu"):
@@ -399,18 +399,18 @@ def test_a_file_that_is_none_is_named(tmp_path: Path, data: bytes) -> None:
 def test_adapters_are_kept_up_to_so_many_bytes(tmp_path: Path) -> None:
     files = [write(tmp_path / str(number), OFFICIAL, kohya) for number in range(4)]
     network, one = transformer(), read(files[0]).size_bytes  # type: ignore[attr-defined]
-    shelf = AdapterShelf(FluxNames(), limit_bytes=2 * one + 1)
+    shelf = LoraCache(FluxNames(), limit_bytes=2 * one + 1)
     for file in files:
         with_adapter(network, file, shelf=shelf)
     assert shelf.size_bytes == 2 * one
-    small = AdapterShelf(FluxNames(), limit_bytes=one - 1)
+    small = LoraCache(FluxNames(), limit_bytes=one - 1)
     expected = with_adapter(network, files[0])
     assert torch.equal(with_adapter(network, files[0], shelf=small), expected)
     assert small.size_bytes == 0
 
 
 def test_a_file_that_was_changed_is_read_again(tmp_path: Path) -> None:
-    network, shelf, path = transformer(), AdapterShelf(FluxNames()), tmp_path / "x"
+    network, shelf, path = transformer(), LoraCache(FluxNames()), tmp_path / "x"
     first = with_adapter(network, write(path, OFFICIAL, kohya), shelf=shelf)
     os.utime(write(path, {"img_in": OFFICIAL["img_in"]}, kohya), ns=(1, 1))
     second = with_adapter(network, path, shelf=shelf)
@@ -420,11 +420,11 @@ def test_a_file_that_was_changed_is_read_again(tmp_path: Path) -> None:
 
 def test_what_is_kept_does_not_hang_on_the_file(tmp_path: Path) -> None:
     path = write(tmp_path / "x", {name: (d.bfloat16(), u.bfloat16()) for name, (d, u) in OFFICIAL.items()}, kohya)
-    adapter = read_adapter(path, "transformer", transformer(), FluxNames(), dtype=torch.bfloat16, device="cpu")
-    before = {name: branch.down.clone() for name, branch in adapter.branches.items()}
+    adapter = read_lora(path, "transformer", transformer(), FluxNames(), dtype=torch.bfloat16, device="cpu")
+    before = {name: branch.down.clone() for name, branch in adapter.deltas.items()}
     with path.open("r+b") as file:
         file.truncate(100)
-    assert all(torch.equal(branch.down, before[name]) for name, branch in adapter.branches.items())
+    assert all(torch.equal(branch.down, before[name]) for name, branch in adapter.deltas.items())
 
 
 def test_compiled_blocks_compute_with_each_stack_and_without(tmp_path: Path) -> None:

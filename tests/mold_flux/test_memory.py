@@ -1,4 +1,4 @@
-"""However a model is held in memory, it draws the same picture, and takes what the plan says."""
+"""However a model is held in memory, it draws the same image, and takes what the plan says."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mold_core import (
     StageStart,
     WeightLoad,
 )
-from mold_core.placement import needed_bytes
+from mold_core.memory_plan import needed_bytes
 from mold_core.testing import RecordedRun
 
 NANO = "flux-nano:bf16"
@@ -67,7 +67,7 @@ def pipelines() -> Iterator[object]:
 
 
 @pytest.mark.parametrize("strategy", ["eager", "sequential", "offload"])
-def test_a_strategy_does_not_change_the_picture(strategy: str, expected: bytes) -> None:
+def test_a_strategy_does_not_change_the_image(strategy: str, expected: bytes) -> None:
     assert drawn(memory_strategy=strategy) == expected
 
 
@@ -133,7 +133,7 @@ def test_a_known_prompt_needs_no_text_encoder(pipelines: object) -> None:
     assert not any(isinstance(event, StageStart) and event.name == "Encoding prompt" for event in run.events)
 
 
-def test_with_room_for_the_transformer_it_stays_for_the_next_picture(pipelines: object) -> None:
+def test_with_room_for_the_transformer_it_stays_for_the_next_image(pipelines: object) -> None:
     parts = plan().parts
     room = needed_bytes(parts, "eager")["cpu"] - 1
     pipeline = pipelines(plan(room={"cpu": room}))  # type: ignore[operator]

@@ -1,4 +1,4 @@
-"""Previews: only for who asked, of the right picture, and more like it with every step."""
+"""Previews: only for who asked, of the right image, and more like it with every step."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def test_previews_come_to_who_asked_for_them_and_show_what_will_be() -> None:
     ]
     for index in (0, 1):
         shown = [small(event.image) for event in previews[0] if event.index == index]
-        away = [np.abs(picture - finished[0][index]).mean() for picture in shown]
-        assert away[-1] <= away[0]  # who reads late gets the newest picture with older events
+        away = [np.abs(source - finished[0][index]).mean() for source in shown]
+        assert away[-1] <= away[0]  # who reads late gets the newest image with older events
         assert away[-1] < 5
         assert away[-1] < np.abs(shown[-1] - finished[1][0]).mean()
-        # Asking for previews does not change the picture.
+        # Asking for previews does not change the image.
         assert np.abs(small(without.images[index].data) - finished[0][index]).mean() < 0.6
 
 

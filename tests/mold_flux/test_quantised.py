@@ -1,4 +1,4 @@
-"""FLUX.1 from GGUF and fp8 files: the dense model's numbers, its picture, and the size of the file in memory."""
+"""FLUX.1 from GGUF and fp8 files: the dense model's numbers, its image, and the size of the file in memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mold_core import CheckpointError, Engine, GenerateRequest, LoadContext, ModelSpec, Settings
 from mold_core.catalog import ModelStore
-from mold_core.weights import PackedEmbedding, PackedLinear, PackedTensor, fill, read_weights, type_named
+from mold_core.weights import PackedEmbedding, PackedLinear, PackedTensor, load_weights, read_weights, type_named
 from mold_flux import loading
 from mold_flux.checkpoints import t5_config, t5_tensors, transformer_config, transformer_tensors
 from mold_flux.family import FluxFamily
@@ -89,8 +89,8 @@ def test_a_gguf_transformer_equals_the_dense_one(tmp_path: Path, kind: str) -> N
     assert config == SMALL
     with torch.device("meta"):
         packed, dense = FluxTransformer(config), FluxTransformer(config)
-    fill(packed, tensors, "x", dtype=torch.bfloat16)
-    fill(dense, dense_state, "x", dtype=torch.bfloat16)
+    load_weights(packed, tensors, "x", dtype=torch.bfloat16)
+    load_weights(dense, dense_state, "x", dtype=torch.bfloat16)
     assert isinstance(packed.double_blocks[0].img_attn.qkv, PackedLinear)
     assert torch.equal(step(packed, torch.bfloat16), step(dense, torch.bfloat16))
 
@@ -106,15 +106,15 @@ def test_a_gguf_t5_equals_the_dense_one(tmp_path: Path, kind: str) -> None:
     assert t5_config({name: tensor.shape for name, tensor in tensors.items()}) == T5
     with torch.device("meta"):
         packed, dense = T5Encoder(T5), T5Encoder(T5)
-    fill(packed, tensors, "x", dtype=torch.bfloat16)
-    fill(dense, {names[name]: tensor for name, tensor in dense_state.items()}, "x", dtype=torch.bfloat16)
+    load_weights(packed, tensors, "x", dtype=torch.bfloat16)
+    load_weights(dense, {names[name]: tensor for name, tensor in dense_state.items()}, "x", dtype=torch.bfloat16)
     assert isinstance(packed.shared, PackedEmbedding)
     ids = torch.tensor([[3, 39, 1, 0, 0, 7]])
     with torch.inference_mode():
         assert torch.equal(packed(ids), dense(ids))
 
 
-# --- whole pictures ---------------------------------------------------------------------------------------------------
+# --- whole images ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def with_file(spec: ModelSpec, component: str, path: Path, **options: object) ->
     return attrs.evolve(spec, files=files, options={**spec.options, **options})
 
 
-def picture(spec: ModelSpec, **settings: object) -> np.ndarray:
+def image(spec: ModelSpec, **settings: object) -> np.ndarray:
     with Engine(Settings(device="cpu", **settings)) as engine:
         engine.plugins.models[NANO] = spec
         request = GenerateRequest(prompt="a red house under a yellow moon", model=NANO, seed=7)
@@ -158,23 +158,23 @@ def as_gguf(spec: ModelSpec, component: str, path: Path, kind: str, *, without: 
 
 
 def assert_nearly_same(left: np.ndarray, right: np.ndarray, mean: float) -> None:
-    """Assert that pictures differ by so many of 255 levels in the mean, and nowhere by much."""
+    """Assert that images differ by so many of 255 levels in the mean, and nowhere by much."""
     difference = np.abs(left - right)
     assert difference.mean() < mean
     assert np.quantile(difference, 0.99) < 20 * mean
 
 
-def test_nano_as_q8_gguf_draws_the_same_picture(nano: ModelSpec, tmp_path: Path) -> None:
+def test_nano_as_q8_gguf_draws_the_same_image(nano: ModelSpec, tmp_path: Path) -> None:
     spec = with_file(nano, "transformer", as_gguf(nano, "transformer", tmp_path / "nano.gguf", "Q8_0"))
     spec = with_file(spec, "t5_encoder", as_gguf(nano, "t5_encoder", tmp_path / "t5.gguf", "Q8_0"))
-    drawn = picture(spec)
-    assert_nearly_same(drawn, picture(nano), mean=1.5)
-    assert (picture(with_file(spec, "vae", file_of(nano, "vae"), expand=True)) == drawn).all()
+    drawn = image(spec)
+    assert_nearly_same(drawn, image(nano), mean=1.5)
+    assert (image(with_file(spec, "vae", file_of(nano, "vae"), expand=True)) == drawn).all()
 
 
-def test_nano_as_q4_gguf_draws_nearly_the_same_picture(nano: ModelSpec, tmp_path: Path) -> None:
+def test_nano_as_q4_gguf_draws_nearly_the_same_image(nano: ModelSpec, tmp_path: Path) -> None:
     spec = with_file(nano, "transformer", as_gguf(nano, "transformer", tmp_path / "nano.gguf", "Q4_0"))
-    assert_nearly_same(picture(spec), picture(nano), mean=8)
+    assert_nearly_same(image(spec), image(nano), mean=8)
 
 
 def test_memory_is_what_the_file_takes(nano: ModelSpec, tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_memory_is_what_the_file_takes(nano: ModelSpec, tmp_path: Path) -> None:
 def test_quantised_blocks_are_streamed_as_they_are(nano: ModelSpec, tmp_path: Path, kind: str) -> None:
     spec = with_file(nano, "transformer", as_gguf(nano, "transformer", tmp_path / "nano.gguf", kind))
     spec = with_file(spec, "t5_encoder", as_gguf(nano, "t5_encoder", tmp_path / "t5.gguf", kind))
-    assert (picture(spec, memory_strategy="offload") == picture(spec)).all()
+    assert (image(spec, memory_strategy="offload") == image(spec)).all()
 
 
 def to_fp8(path: Path, state: Mapping[str, Tensor], scale_name: str | None) -> Path:
@@ -212,14 +212,14 @@ def to_fp8(path: Path, state: Mapping[str, Tensor], scale_name: str | None) -> P
 
 
 @pytest.mark.parametrize("scale_name", [None, "scale_weight", "weight_scale"])
-def test_nano_in_fp8_draws_nearly_the_same_picture(nano: ModelSpec, tmp_path: Path, scale_name: str | None) -> None:
+def test_nano_in_fp8_draws_nearly_the_same_image(nano: ModelSpec, tmp_path: Path, scale_name: str | None) -> None:
     spec = nano
     for component in ("transformer", "t5_encoder"):
         path = to_fp8(tmp_path / component, load_file(file_of(nano, component)), scale_name)
         spec = with_file(spec, component, path)
     with load(spec).parts.use("transformer", print) as transformer:
         assert isinstance(transformer.img_in, PackedLinear)
-    assert_nearly_same(picture(spec), picture(nano), mean=6)
+    assert_nearly_same(image(spec), image(nano), mean=6)
 
 
 # --- embedding layers of another model --------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ def test_a_gguf_file_without_embeddings_takes_them_from_a_donor(nano: ModelSpec,
     )
     donors = {"donors": ["absent/nano.gguf", "whole/nano.gguf"]}
     bare = attrs.evolve(nano, files=others, root=tmp_path, options={**nano.options, **donors})
-    assert (picture(bare) == picture(with_file(nano, "transformer", whole))).all()
+    assert (image(bare) == image(with_file(nano, "transformer", whole))).all()
 
 
 @pytest.mark.parametrize("variant", ["dev", "schnell"])

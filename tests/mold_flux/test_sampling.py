@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from torch import Tensor
 
-from mold_flux.checkpoints import fill, transformer_config, transformer_tensors
+from mold_flux.checkpoints import load_weights, transformer_config, transformer_tensors
 from mold_flux.sampling import denoise, initial_noise, noised, pack, unpack
 from mold_flux.schedule import DEV, SCHNELL, Schedule
 from mold_flux.transformer import FluxTransformer, rope
@@ -40,7 +40,7 @@ class Tiny:
         tensors = transformer_tensors(self.reference.state_dict())
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
         self.transformer = FluxTransformer(transformer_config(shapes, axes_dim=(4, 6, 6)))
-        fill(self.transformer, tensors, "the test's transformer")
+        load_weights(self.transformer, tensors, "the test's transformer")
         self.txt, self.pooled = torch.randn(3, TEXT, 12), torch.randn(3, 10)
 
     def diffusers_latents(self, which: list[int], seeds: list[int], steps: int) -> Tensor:
@@ -162,7 +162,7 @@ def test_packing_is_that_of_diffusers_and_is_undone_by_unpacking() -> None:
     assert torch.equal(pack(channels_last), tokens)
 
 
-def test_noised_latents_go_from_picture_to_noise() -> None:
+def test_noised_latents_go_from_image_to_noise() -> None:
     latents, noise = torch.randn(1, 4, 8), torch.randn(1, 4, 8)
     assert torch.equal(noised(latents, noise, 0.0), latents)
     assert torch.equal(noised(latents, noise, 1.0), noise)

@@ -39,7 +39,7 @@ def test_a_constant_shift_equals_that_of_diffusers() -> None:
     torch.testing.assert_close(torch.tensor(Schedule(shift=3.0).sigmas(20, 64)), expected, atol=2e-7, rtol=0)
 
 
-def test_larger_pictures_stay_noisy_longer() -> None:
+def test_larger_images_stay_noisy_longer() -> None:
     assert all(large > small for small, large in zip(DEV.sigmas(9, 256)[1:-1], DEV.sigmas(9, 4096)[1:-1], strict=True))
 
 

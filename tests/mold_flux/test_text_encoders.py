@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from mold_core import CheckpointError
-from mold_flux.checkpoints import clip_tensors, fill, t5_tensors
+from mold_flux.checkpoints import clip_tensors, load_weights, t5_tensors
 from mold_flux.text_encoders import CLIP_L, T5_XXL, ClipConfig, ClipTextEncoder, ClipTokenizer, T5Encoder, T5Tokenizer
 from mold_flux.text_encoders import T5Config as OurT5Config
 
@@ -112,7 +112,7 @@ def clip_pair(activation: str) -> tuple[ClipTextEncoder, transformers.CLIPTextMo
         hidden_size=32, mlp_size=48, heads=4, depth=3, vocabulary=60, positions=20, activation=activation, eos_id=59
     )
     encoder = ClipTextEncoder(config)
-    fill(encoder, clip_tensors(reference.state_dict()), "the test's CLIP")
+    load_weights(encoder, clip_tensors(reference.state_dict()), "the test's CLIP")
     return encoder, reference
 
 
@@ -145,7 +145,7 @@ def t5_pair() -> tuple[T5Encoder, transformers.T5EncoderModel]:
         torch.nn.init.normal_(parameter, 1.0 if "norm" in name else 0.0, 0.3)
     config = OurT5Config(hidden_size=32, mlp_size=40, heads=3, head_dim=8, depth=3, vocabulary=50)
     encoder = T5Encoder(config)
-    fill(encoder, t5_tensors(reference.state_dict()), "the test's T5")
+    load_weights(encoder, t5_tensors(reference.state_dict()), "the test's T5")
     return encoder, reference
 
 

@@ -7,7 +7,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 
-from mold_flux.checkpoints import fill, transformer_config, transformer_tensors
+from mold_flux.checkpoints import load_weights, transformer_config, transformer_tensors
 from mold_flux.transformer import FLUX_DEV, FLUX_SCHNELL, FluxConfig, FluxTransformer, rope
 
 TEXT, ROWS, COLUMNS = 7, 3, 5
@@ -36,7 +36,7 @@ def reference(*, guidance: bool) -> FluxTransformer2DModel:
 def ours(model: FluxTransformer2DModel) -> FluxTransformer:
     tensors = transformer_tensors(model.state_dict())
     transformer = FluxTransformer(transformer_config({n: t.shape for n, t in tensors.items()}, axes_dim=AXES))
-    fill(transformer, tensors, "the test's transformer")
+    load_weights(transformer, tensors, "the test's transformer")
     return transformer
 
 

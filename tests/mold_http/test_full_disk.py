@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from http_server import Server, events, serving
 from PIL import Image
-from small_disk import fill, small_disk
+from small_disk import load_weights, small_disk
 
 SMALL = {"prompt": "a tree", "steps": 1, "width": 64, "height": 64, "seed": 3}
 
@@ -32,7 +32,7 @@ def queue(server: Server, request: dict[str, Any] = SMALL) -> Any:
 @contextmanager
 def full_output(place: Path) -> Iterator[Path]:
     with small_disk(place) as output:
-        fill(output)
+        load_weights(output)
         yield output
 
 
@@ -83,7 +83,7 @@ def test_the_status_is_well_again_when_results_are_saved_again(tmp_path: Path) -
         small_disk(tmp_path / "disk") as output,
         serving(tmp_path / "home", MOLD_OUTPUT_DIR=str(output)) as server,
     ):
-        filler = fill(output)
+        filler = load_weights(output)
         server.ask("POST", "/api/generate", SMALL)
         assert server.ask("GET", "/api/status").json()["gallery_error"] == "the disk is full"
         filler.unlink()
@@ -103,7 +103,7 @@ def test_a_job_that_is_kept_is_refused_where_there_is_no_room_for_its_result(tmp
         refused = queue(server, {**SMALL, "batch_size": 100})
         assert (refused.status, refused.json()["code"]) == (507, "INSUFFICIENT_STORAGE")
         assert "MB are free" in refused.json()["error"]
-        fill(output)
+        load_weights(output)
         assert queue(server).status == 507
         server.ask("POST", "/api/queue/resume")
         job = finished(server, waits.json()["id"])
@@ -118,14 +118,14 @@ def test_a_server_on_a_full_disk_answers_cancels_deletes_and_starts_again(tmp_pa
                 assert server.ask("POST", "/api/generate", SMALL).status == 200
             server.ask("POST", "/api/queue/pause")
             ids = [queue(server).json()["id"] for _ in range(3)]
-            fill(disk)
+            load_weights(disk)
             assert queue(server).status == 507
             for id_ in ids[:2]:
                 assert server.ask("DELETE", f"/api/jobs/{id_}").json()["state"] == "cancelled"
             names = [entry["filename"] for entry in server.ask("GET", "/api/gallery").json()]
             for name in names[:2]:
                 assert server.ask("DELETE", f"/api/gallery/image/{name}").status == 204
-            fill(disk)
+            load_weights(disk)
             assert len(server.ask("GET", "/api/gallery").json()) == 1
             server.process.kill()
             server.process.wait(20)

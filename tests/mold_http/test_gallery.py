@@ -19,7 +19,7 @@ NAMES = ("one.png", "mold-sketch-1764000000.jpg", "three.gif")
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that finds three pictures."""
+    """A server that finds three images."""
     home = tmp_path_factory.mktemp("shelf") / "home"
     output = home / "output"
     output.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Pictures over HTTP: what /api/generate and its stream answer."""
+"""Images over HTTP: what /api/generate and its stream answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mold_core.media.images import decode_image
 from mold_core.media.metadata import read_metadata
 
 
-def test_generate_answers_with_the_picture_and_its_seed(server: Server) -> None:
+def test_generate_answers_with_the_image_and_its_seed(server: Server) -> None:
     answer = server.ask("POST", "/api/generate", {"prompt": "a red house", "seed": 42, "steps": 2})
     assert (answer.status, answer.type) == (200, "image/png")
     assert answer.headers["x-mold-seed-used"] == "42"
@@ -46,17 +46,17 @@ def test_adjusted_dimensions_are_said_in_a_header(server: Server) -> None:
     assert decode_image(answer.body).size == (96, 96)
 
 
-def test_several_pictures_come_as_parts_with_their_seeds(server: Server) -> None:
+def test_several_images_come_as_parts_with_their_seeds(server: Server) -> None:
     request = {"prompt": "a tree", "steps": 1, "batch_size": 3, "seed": 7, "width": 64, "height": 64}
     answer = server.ask("POST", "/api/generate", request)
     assert (answer.status, answer.type) == (200, "multipart/mixed")
     whole = b"Content-Type: " + answer.headers["content-type"].encode() + b"\r\n\r\n" + answer.body
     parts = list(email.message_from_bytes(whole, policy=email.policy.HTTP).iter_parts())
     assert [part["x-mold-seed-used"] for part in parts] == ["7", "8", "9"]
-    pictures = [part.get_content() for part in parts]
-    assert [Image.open(BytesIO(picture)).size for picture in pictures] == [(64, 64)] * 3
+    images = [part.get_content() for part in parts]
+    assert [Image.open(BytesIO(image)).size for image in images] == [(64, 64)] * 3
     alone = server.ask("POST", "/api/generate", {**request, "batch_size": 1, "seed": 8}).body
-    difference = ImageChops.difference(*(Image.open(BytesIO(picture)) for picture in (pictures[1], alone)))
+    difference = ImageChops.difference(*(Image.open(BytesIO(image)) for image in (images[1], alone)))
     assert max(ImageStat.Stat(difference).mean) < 1  # a batch rounds a little differently
 
 
@@ -69,7 +69,7 @@ def test_json_is_answered_where_accept_asks_for_it(server: Server) -> None:
     assert decode_image(bytes(result["images"][0]["data"])).size == (64, 64)
 
 
-def test_the_stream_reports_every_step_and_ends_with_the_same_picture(server: Server) -> None:
+def test_the_stream_reports_every_step_and_ends_with_the_same_image(server: Server) -> None:
     request = {"prompt": "a blue boat on the sea", "seed": 5, "steps": 3}
     answer = server.ask("POST", "/api/generate/stream", request)
     found = events(answer.body)
@@ -80,14 +80,14 @@ def test_the_stream_reports_every_step_and_ends_with_the_same_picture(server: Se
     name, complete = found[-1]
     assert name == "complete"
     assert complete["seed_used"] == 5
-    picture = bytes(complete["images"][0]["data"])
-    assert picture == server.ask("POST", "/api/generate", request).body
-    assert base64.b64decode(complete["image"]) == picture
+    image = bytes(complete["images"][0]["data"])
+    assert image == server.ask("POST", "/api/generate", request).body
+    assert base64.b64decode(complete["image"]) == image
     assert (complete["format"], complete["width"], complete["height"]) == ("png", 128, 128)
 
 
 @pytest.mark.parametrize("form", ["bytes", "base64", "url", "none"])
-def test_the_stream_carries_pictures_as_it_is_asked_to(server: Server, form: str) -> None:
+def test_the_stream_carries_images_as_it_is_asked_to(server: Server, form: str) -> None:
     request = {"prompt": "a tree", "seed": 5, "steps": 1, "width": 64, "height": 64}
     path = f"/api/generate/stream?image_data={form}"
     _, complete = events(server.ask("POST", path, request).body)[-1]

@@ -390,7 +390,7 @@ def test_logs_are_lines_of_json_with_the_ids_of_request_and_job(tmp_path: object
 
     code = """
 import logging
-from mold_http.observe import configure_logs, _REQUEST_ID
+from mold_http.request_logging import configure_logs, _REQUEST_ID
 configure_logs("info", "json")
 _REQUEST_ID.set("abc")
 logging.getLogger("mold.http").info("job accepted", extra={"job": "j1"})

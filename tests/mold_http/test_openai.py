@@ -22,7 +22,7 @@ def png(size: tuple[int, int] = (64, 64), mode: str = "RGB") -> BytesIO:
     file = BytesIO()
     Image.new(mode, size, "red").save(file, "PNG")
     file.seek(0)
-    file.name = "picture.png"
+    file.name = "image.png"
     return file
 
 
@@ -37,13 +37,13 @@ def test_it_generates(client: openai.OpenAI) -> None:
         model="flux-nano", prompt="a red house", n=2, size="64x96", output_format="webp", extra_body=extra
     )
     assert answer.data is not None
-    pictures = [base64.b64decode(image.b64_json or "") for image in answer.data]
-    assert [Image.open(BytesIO(picture)).format for picture in pictures] == ["WEBP", "WEBP"]
-    assert decode_image(pictures[0]).size == (64, 96)
+    images = [base64.b64decode(image.b64_json or "") for image in answer.data]
+    assert [Image.open(BytesIO(opened)).format for opened in images] == ["WEBP", "WEBP"]
+    assert decode_image(images[0]).size == (64, 96)
     assert (answer.size, answer.output_format) == ("64x96", "webp")
 
 
-def test_the_same_seed_gives_the_picture_that_the_own_route_gives(client: openai.OpenAI, server: Server) -> None:
+def test_the_same_seed_gives_the_image_that_the_own_route_gives(client: openai.OpenAI, server: Server) -> None:
     answer = client.images.generate(prompt="a tree", size="64x64", extra_body={"steps": 1, "seed": 9})
     assert answer.data is not None
     own = server.ask("POST", "/api/generate", {"prompt": "a tree", "width": 64, "height": 64, "steps": 1, "seed": 9})
@@ -85,10 +85,10 @@ def test_it_edits_what_a_mask_leaves_open(client: openai.OpenAI) -> None:
         image=[png(), png()], mask=("mask.png", file), prompt="a blue boat", size="64x64", extra_body={"steps": 2}
     )
     assert answer.data is not None
-    picture = decode_image(base64.b64decode(answer.data[0].b64_json or ""))
-    red = Image.new("RGB", picture.size, "red")
+    opened = decode_image(base64.b64decode(answer.data[0].b64_json or ""))
+    red = Image.new("RGB", opened.size, "red")
     kept, repainted = (
-        sum(abs(a - b) for a, b in zip(picture.getpixel((x, y)), red.getpixel((x, y)), strict=True))  # type: ignore[arg-type]
+        sum(abs(a - b) for a, b in zip(opened.getpixel((x, y)), red.getpixel((x, y)), strict=True))  # type: ignore[arg-type]
         for x, y in ((56, 32), (8, 32))
     )
     assert kept < repainted
@@ -111,7 +111,7 @@ def test_errors_are_those_that_it_knows(client: openai.OpenAI) -> None:
         client.images.generate(prompt="x", n=11)
     assert (wrong.value.param, wrong.value.type) == ("n", "invalid_request_error")
     with pytest.raises(openai.BadRequestError, match="source_image"):
-        client.images.edit(image=("a.png", b"not a picture"), prompt="x", extra_body={"steps": 1})
+        client.images.edit(image=("a.png", b"not an image"), prompt="x", extra_body={"steps": 1})
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("flux-nano")
 

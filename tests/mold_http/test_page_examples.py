@@ -84,7 +84,7 @@ def test_generate_with_every_field_and_its_headers(server: Server, tmp_path: Pat
 def test_the_request_shape(server: Server, tmp_path: Path) -> None:
     file = BytesIO()
     Image.new("RGB", (64, 64), "white").save(file, "PNG")
-    picture = base64.b64encode(file.getvalue()).decode()
+    image = base64.b64encode(file.getvalue()).decode()
     request = {
         "prompt": "a cat on a skateboard",
         "model": "flux-nano",
@@ -95,15 +95,15 @@ def test_the_request_shape(server: Server, tmp_path: Path) -> None:
         "guidance": 0.0,
         "batch_size": 1,
         "negative_prompt": "",
-        "source_image": picture,
+        "source_image": image,
         "strength": 0.75,
-        "mask_image": picture,
+        "mask_image": image,
         "expand": False,
     }
     answer = server.ask("POST", "/api/generate", request)
     assert (answer.status, answer.type) == (200, "image/png")
     answer = server.ask("POST", "/api/generate", {**request, "lora": {"path": "/path/to/adapter.safetensors"}})
-    assert answer.status >= 400  # there is no such adapter
+    assert answer.status >= 400  # there is no such LoRA
     assert "adapter" in answer.json()["error"] or "lora" in answer.json()["error"]
 
 
@@ -213,8 +213,8 @@ def test_upscale_an_image(server: Server, photo: Path) -> None:
 
 
 def test_upscale_in_another_format_and_as_json(server: Server, photo: Path) -> None:
-    picture = base64.b64encode((photo / "photo.png").read_bytes()).decode()
-    request = {"model": "esrgan-nano-x4", "image": picture, "output_format": "jpeg", "tile_size": 512}
+    image = base64.b64encode((photo / "photo.png").read_bytes()).decode()
+    request = {"model": "esrgan-nano-x4", "image": image, "output_format": "jpeg", "tile_size": 512}
     answer = server.ask("POST", "/api/upscale", request)
     assert (answer.status, answer.type, answer.body[:2]) == (200, "image/jpeg", b"\xff\xd8")
     told = server.ask("POST", "/api/upscale", request, Accept="application/json").json()

@@ -25,7 +25,7 @@ OPERATIONS = [route.name for route in LISTED if route.name not in LEFT_OUT]
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that asks for a key and makes small pictures only, or none."""
+    """A server that asks for a key and makes small images only, or none."""
     with serving(tmp_path_factory.mktemp("judged") / "home", MOLD_API_KEY=KEY, MOLD_QUEUE_SIZE="20") as running:
         yield running
 

@@ -15,7 +15,7 @@ import pytest
 from http_server import EXECUTABLE, Server, events, read_all, read_until, serving
 
 from mold_core.build import this_build
-from mold_core.engine.turns import SHORT_S, turns_of
+from mold_core.engine.scheduler_slice import SHORT_S, scheduler_slice_of
 
 LONG = {"prompt": "a long tree", "steps": 100, "width": 256, "height": 256, "batch_size": 50}
 
@@ -291,6 +291,6 @@ def test_the_server_asks_for_short_turns_and_its_workers_for_usual_ones(tmp_path
         tasks = Path(f"/proc/{server.process.pid}/task").glob("*/children")
         here = [pid for children in tasks for pid in children.read_text().split()]
         (worker,) = (int(pid) for pid in here if b"worker_process" in Path(f"/proc/{pid}/cmdline").read_bytes())
-        usual = turns_of()
+        usual = scheduler_slice_of()
         if usual is not None:  # on Linux 6.12 and later
-            assert (turns_of(server.process.pid), turns_of(worker)) == (SHORT_S, usual)
+            assert (scheduler_slice_of(server.process.pid), scheduler_slice_of(worker)) == (SHORT_S, usual)

@@ -38,8 +38,8 @@ def headers_of(answer: Answer) -> dict[str, str]:
 @pytest.mark.parametrize("route", [route for route in ROUTES if route.method == "GET"], ids=lambda route: route.path)
 def test_head_answers_as_get_does_without_the_body(server: Server, route: Any) -> None:
     id = job_that_is_done(server)
-    picture = server.ask("GET", f"/api/jobs/{id}").json()["files"][0]
-    path = route.path.replace("{id}", id).replace("{name}", picture)
+    image = server.ask("GET", f"/api/jobs/{id}").json()["files"][0]
+    path = route.path.replace("{id}", id).replace("{name}", image)
     if any(query.name == "model" and query.required for query in route.parameters):
         path += "?model=ltx2-nano"
     head = server.ask("HEAD", path)

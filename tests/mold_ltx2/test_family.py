@@ -90,9 +90,9 @@ def test_the_tail_of_a_clip_is_held_exactly(one_stage: Any) -> None:
     assert torch.equal(after["video"][:, :, 1], before["video"][:, :, -1])
     heard = round(9 / 25 * 25)
     assert torch.equal(after["audio"][:, :, :heard], before["audio"][:, :, -heard:])
-    film = renderer.decode(one_stage, after, before, 9, None)
-    assert len(list(film.images)) == 17 - 9
-    assert film.sound is not None and film.sound.samples.shape == (2, round(17 / 25 * 8000) - round(9 / 25 * 8000))
+    video = renderer.decode(one_stage, after, before, 9, None)
+    assert len(list(video.images)) == 17 - 9
+    assert video.sound is not None and video.sound.samples.shape == (2, round(17 / 25 * 8000) - round(9 / 25 * 8000))
 
 
 def test_clips_are_decoded_as_if_they_were_one_video(one_stage: Any) -> None:
@@ -130,8 +130,8 @@ def test_a_source_image_is_where_the_clip_begins(one_stage: Any) -> None:
         one_stage.render(attrs.evolve(RENDER, source_image=png("red"), strength=strength), RecordedRun())[0]
         for strength in (1.0, 0.0)
     )
-    picture = one_stage.autoencoders.as_compressed(Image.new("RGB", (64, 32), "red"))
-    wanted = one_stage.autoencoders.encode_picture(picture, 64, 32)
+    image = one_stage.autoencoders.as_compressed(Image.new("RGB", (64, 32), "red"))
+    wanted = one_stage.autoencoders.encode_image(image, 64, 32)
     assert torch.allclose(held[:, :, :1], wanted, atol=1e-5)
     assert not torch.allclose(free[:, :, :1], wanted, atol=1e-1)
 

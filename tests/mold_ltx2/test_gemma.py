@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mold_core import CheckpointError, LocalFiles
-from mold_core.weights import BlockStream, PackedEmbedding, PackedLinear, fill, read_weights
+from mold_core.weights import BlockStream, PackedEmbedding, PackedLinear, load_weights, read_weights
 from mold_ltx2.components import Components
 from mold_ltx2.gemma import gemma_config, gemma_network, scale_embeddings
 
@@ -76,7 +76,7 @@ def states(network: Any) -> Tensor:
 def loaded(*paths: Path) -> Any:
     tensors = Components(LocalFiles({"text_encoder": paths}), {}).text_tensors()
     network = gemma_network(gemma_config(**SIZES))
-    fill(network, tensors, paths[0], dtype=torch.float32, device="cpu")
+    load_weights(network, tensors, paths[0], dtype=torch.float32, device="cpu")
     scale_embeddings(network)
     return network.eval()
 
@@ -98,7 +98,7 @@ def test_a_gguf_file_stays_packed_and_equals_the_dense_model(gemma: Any, tmp_pat
         for name, tensor in state.items()
     }
     other = gemma_network(gemma_config(**SIZES))
-    fill(other, dense, path, dtype=torch.float32, device="cpu")
+    load_weights(other, dense, path, dtype=torch.float32, device="cpu")
     scale_embeddings(other)
     assert torch.allclose(states(network), states(other.eval()), atol=1e-4)
     error = (states(network) - states(gemma)).std() / states(gemma).std()
@@ -106,9 +106,9 @@ def test_a_gguf_file_stays_packed_and_equals_the_dense_model(gemma: Any, tmp_pat
 
 
 @pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model.", "model."])
-def test_shards_are_put_together_and_what_is_for_pictures_is_left_out(gemma: Any, tmp_path: Path, prefix: str) -> None:
+def test_shards_are_put_together_and_what_is_for_images_is_left_out(gemma: Any, tmp_path: Path, prefix: str) -> None:
     tensors = [(f"{prefix}{name}", tensor.clone()) for name, tensor in gemma.state_dict().items()]
-    pictures = {
+    images = {
         "vision_tower.vision_model.embeddings.patch_embedding.bias": torch.ones(4),
         "model.vision_tower.vision_model.post_layernorm.weight": torch.ones(4),
         "multi_modal_projector.mm_input_projection_weight": torch.ones(4, 4),
@@ -116,7 +116,7 @@ def test_shards_are_put_together_and_what_is_for_pictures_is_left_out(gemma: Any
         "language_model.lm_head.weight": torch.ones(4, 4),
         "spiece_model": torch.ones(4),
     }
-    shards = [dict(tensors[:9]), pictures, dict(tensors[9:])]
+    shards = [dict(tensors[:9]), images, dict(tensors[9:])]
     paths = [tmp_path / f"model-{number}.safetensors" for number in range(3)]
     for shard, path in zip(shards, paths, strict=True):
         save_file(shard, path)
@@ -141,7 +141,7 @@ def test_layers_in_fp8_stand_beside_others(gemma: Any, tmp_path: Path) -> None:
 def test_streamed_block_by_block_it_gives_the_same_bits_in_bf16(gemma: Any) -> None:
     def filled(dtype: torch.dtype | None) -> Any:
         network = gemma_network(gemma_config(**SIZES))
-        fill(network, gemma.state_dict(), "here", dtype=dtype, device="cpu", as_stored=dtype is None)
+        load_weights(network, gemma.state_dict(), "here", dtype=dtype, device="cpu", as_stored=dtype is None)
         scale_embeddings(network)
         return network.eval().requires_grad_(False)
 

@@ -1,4 +1,4 @@
-"""In-context adapters: the model sees the source video beside its own, as diffusers' pipeline for them has it."""
+"""In-context LoRAs: the model sees the source video beside its own, as diffusers' pipeline for them has it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VIDEO = mp4(frames(18))
 
 
 def adapter(path: Path, smaller: str | None, scale: float = 0.0) -> LoraWeight:
-    """Write an adapter for one layer that says how large the videos are that it is shown."""
+    """Write a LoRA for one layer that says how large the videos are that it is shown."""
     name = "diffusion_model.transformer_blocks.0.attn1.to_q"
     generator = torch.Generator().manual_seed(5)
     tensors = {
@@ -76,7 +76,7 @@ def test_video_and_adapter_are_for_the_first_pass_only(
 
 def test_adapters_must_agree(one_stage: Any, tmp_path: Path) -> None:
     one, two = adapter(tmp_path / "one.safetensors", "2"), adapter(tmp_path / "two.safetensors", "4")
-    with pytest.raises(CheckpointError, match=r"two\.safetensors: this adapter is shown videos 4 times smaller"):
+    with pytest.raises(CheckpointError, match=r"two\.safetensors: this LoRA is shown videos 4 times smaller"):
         one_stage.render(asked(one, two), RecordedRun())
     wrong = adapter(tmp_path / "wrong.safetensors", "half")
     with pytest.raises(CheckpointError, match="reference_downscale_factor must be a whole number from 1, not 'half'"):

@@ -113,14 +113,14 @@ def test_ltx_25_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
 @pytest.mark.parametrize("version", ["2.0", "2.3"])
 def test_the_published_sizes_can_be_built(version: Any) -> None:
     """The tables fit diffusers' classes, and how many numbers they make is what the releases have."""
-    from mold_core.weights import unfilled
+    from mold_core.weights import empty_modules
     from mold_ltx2.configs import OFFICIAL
     from mold_ltx2.loading import _networks
 
     classes = _networks() | ({"vocoder": _networks()["extended_vocoder"]} if version == "2.3" else {})
     count = 0
     for name, config in OFFICIAL[version].items():
-        with unfilled():
+        with empty_modules():
             network = classes[name](**config)
         count += sum(tensor.numel() for tensor in network.state_dict().values())
     assert count == pytest.approx({"2.0": 21.64e9, "2.3": 23.07e9}[version], rel=1e-3)

@@ -31,10 +31,10 @@ def test_a_distilled_clip_is_diffusers_own(tiny: TinyLtx2, one_stage: Any) -> No
     close(packed, their_audio.transpose(1, 2).flatten(2))
 
 
-def test_a_clip_from_a_picture_is_diffusers_own(tiny: TinyLtx2, one_stage: Any) -> None:
-    picture = frames(1)[0]
-    given = attrs.evolve(REQUEST, source_image=png(picture), strength=0.8)
-    close_to_theirs(tiny, one_stage, given, [LTX2VideoCondition(frames=picture, index=0, strength=0.8)])
+def test_a_clip_from_a_image_is_diffusers_own(tiny: TinyLtx2, one_stage: Any) -> None:
+    image = frames(1)[0]
+    given = attrs.evolve(REQUEST, source_image=png(image), strength=0.8)
+    close_to_theirs(tiny, one_stage, given, [LTX2VideoCondition(frames=image, index=0, strength=0.8)])
 
 
 def test_a_clip_through_keyframes_is_diffusers_own(tiny: TinyLtx2, one_stage: Any) -> None:

@@ -92,11 +92,11 @@ def test_new_noise_leaves_the_spread_of_the_clips_as_it_should_be() -> None:
 
 def test_noise_is_exchanged_for_as_much_new() -> None:
     generator = torch.Generator().manual_seed(1)
-    picture, old, new = (torch.randn(100_000, generator=generator, dtype=torch.float64) for _ in range(3))
-    at = {sigma: (1 - sigma) * picture + sigma * old for sigma in (0.8, 0.5)}
+    image, old, new = (torch.randn(100_000, generator=generator, dtype=torch.float64) for _ in range(3))
+    at = {sigma: (1 - sigma) * image + sigma * old for sigma in (0.8, 0.5)}
     made = exchanged(at[0.8], at[0.5], new, torch.ones(1), 0.8, 0.5, 0.5)
-    left = made - 0.5 * picture
-    assert float((left * picture).mean()) == pytest.approx(0, abs=0.01)
+    left = made - 0.5 * image
+    assert float((left * image).mean()) == pytest.approx(0, abs=0.01)
     assert float(left.std()) == pytest.approx(0.5, rel=0.01)
     assert float((left * new).mean()) == pytest.approx(0.25, rel=0.03)
 
@@ -123,22 +123,22 @@ def test_tokens_that_are_held_have_as_much_noise_as_the_model_is_told() -> None:
     generator = torch.Generator().manual_seed(3)
     held = (0.0, 0.25, 0.75, 1.0)
     mask = torch.tensor(held)[None, :, None]
-    picture, noise = (torch.randn(1, len(held), 20_000, generator=generator) for _ in range(2))
+    image, noise = (torch.randn(1, len(held), 20_000, generator=generator) for _ in range(2))
 
     def at(sigma: float) -> Tensor:
-        return (1 - (1 - mask) * sigma) * picture + (1 - mask) * sigma * noise
+        return (1 - (1 - mask) * sigma) * image + (1 - mask) * sigma * noise
 
     def watched(values: Values, sigma: float) -> Values:
         for index, m in enumerate(held):
-            value, clean, level = values[0][0, index], picture[0, index], (1 - m) * sigma
+            value, clean, level = values[0][0, index], image[0, index], (1 - m) * sigma
             assert float((value - (1 - level) * clean).std()) == pytest.approx(level, rel=0.02)
             if m == 1:
                 assert torch.equal(value, clean)
-        return picture, values[1]
+        return image, values[1]
 
     silence = torch.zeros(1, 2, 3)
     made = second_order(
         watched, (at(0.9), silence), [0.9, 0.8, 0.4], generator, lambda *_: None, (mask, torch.ones(1, 2, 1))
     )
-    assert torch.equal(made[0], picture)
+    assert torch.equal(made[0], image)
     assert torch.equal(made[1], silence)

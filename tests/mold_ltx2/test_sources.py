@@ -1,4 +1,4 @@
-"""Clips made for a sound, from a video, or a part of one anew: what is given stays, all else is made."""
+"""Clips made for a sound, from a video, or a part of one again: what is given stays, all else is made."""
 
 from __future__ import annotations
 
@@ -112,12 +112,12 @@ def test_a_retake_goes_over_a_clip_once(files: dict[str, Path]) -> None:
     assert run.steps == [(number, 8) for number in range(1, 9)] and video.shape == (1, 16, 3, 4, 8)
 
 
-def test_pictures_of_the_keyframe_pipeline_take_no_frames_place(one_stage: Any) -> None:
-    shown = tuple(Keyframe(frame=frame, image=png(picture)) for frame, picture in zip((0, 16), frames(2), strict=True))
+def test_images_of_the_keyframe_pipeline_take_no_frames_place(one_stage: Any) -> None:
+    shown = tuple(Keyframe(frame=frame, image=png(image)) for frame, image in zip((0, 16), frames(2), strict=True))
     held, _ = render(one_stage, keyframes=shown)
     guided, _ = render(one_stage, keyframes=shown, pipeline="keyframe")
     codec = one_stage.autoencoders
-    first = codec.encode_picture(codec.as_compressed(frames(1)[0]), 64, 32)
+    first = codec.encode_image(codec.as_compressed(frames(1)[0]), 64, 32)
     assert torch.equal(held[:, :, :1], first) and not torch.allclose(guided[:, :, :1], first, atol=0.1)
     assert not torch.allclose(guided, render(one_stage)[0], atol=1e-4)
 
@@ -160,7 +160,7 @@ def test_a_clip_for_a_sound_is_a_video_with_it(engine: Engine) -> None:
     assert np.corrcoef(heard.samples[0, 2000:10_000], wanted[0, 2000:10_000])[0, 1] > 0.95
 
 
-WHOLE = TimeRange(start_seconds=0, end_seconds=0.5)
+WHOLE_MODEL = TimeRange(start_seconds=0, end_seconds=0.5)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ WHOLE = TimeRange(start_seconds=0, end_seconds=0.5)
             {"source_video": VIDEO},
             "frames",
             "the source_video has 18 frames, and the video shall have 17: nothing is left to make; ask for more "
-            "frames, or name a part to make anew with retake_range",
+            "frames, or name a part to make again with retake_range",
         ),
         (
             {"source_video": VIDEO, "frames": 33, "fps": 24},
@@ -205,9 +205,9 @@ WHOLE = TimeRange(start_seconds=0, end_seconds=0.5)
             "source_image and source_video both say how the clip begins; give one of them",
         ),
         (
-            {"retake_range": WHOLE},
+            {"retake_range": WHOLE_MODEL},
             "retake_range",
-            "retake_range needs a source_video, of which that part is made anew; give the video, or leave "
+            "retake_range needs a source_video, of which that part is made again; give the video, or leave "
             "retake_range out",
         ),
         (
@@ -226,31 +226,31 @@ WHOLE = TimeRange(start_seconds=0, end_seconds=0.5)
             "retake_range begins at 0.7 s, and of the source_video 17 frames are used, 0.68 s",
         ),
         (
-            {"source_video": VIDEO, "retake_range": WHOLE, "frames": 25},
+            {"source_video": VIDEO, "retake_range": WHOLE_MODEL, "frames": 25},
             "frames",
             "frames is 25, and the source_video has 18; a retake keeps the length of the video: leave frames out",
         ),
         (
-            {"source_video": VIDEO, "retake_range": WHOLE, "spatial_upscale": "x2"},
+            {"source_video": VIDEO, "retake_range": WHOLE_MODEL, "spatial_upscale": "x2"},
             "spatial_upscale",
             "spatial_upscale is not for retakes: the rest of the video stays as it is; leave it out; mold upscale "
             "enlarges a finished video",
         ),
         (
-            {"source_video": VIDEO, "retake_range": WHOLE, "pipeline": "distilled"},
+            {"source_video": VIDEO, "retake_range": WHOLE_MODEL, "pipeline": "distilled"},
             "pipeline",
             "pipeline 'distilled' makes a whole clip, and retake_range asks for a part; use retake, or leave it out",
         ),
         (
             {"pipeline": "retake"},
             "pipeline",
-            "pipeline 'retake' makes a part of a video anew; give source_video and retake_range",
+            "pipeline 'retake' makes a part of a video again; give source_video and retake_range",
         ),
         ({"pipeline": "a2-vid"}, "pipeline", "pipeline 'a2-vid' makes a video for a sound; give one as audio_file"),
         (
             {"pipeline": "keyframe"},
             "pipeline",
-            "pipeline 'keyframe' goes from one picture to the next; give two keyframes or more",
+            "pipeline 'keyframe' goes from one image to the next; give two keyframes or more",
         ),
         (
             {"pipeline": "two-stage-hq", "model": "ltx-2-tiny-dev"},
@@ -266,7 +266,7 @@ WHOLE = TimeRange(start_seconds=0, end_seconds=0.5)
         (
             {"pipeline": "ic-lora", "source_video": VIDEO},
             "pipeline",
-            "pipeline 'ic-lora' takes an adapter that was trained in context; name it in loras",
+            "pipeline 'ic-lora' takes a LoRA that was trained in context; name it in loras",
         ),
         (
             {"pipeline": "ic-lora", "model": "ltx-2-tiny-dev"},

@@ -11,19 +11,19 @@ Mold = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.mark.parametrize(
-    ("model", "can", "picture"),
+    ("model", "can", "image"),
     [
         ("flux-nano", "image-to-image, inpaint, lora, text-to-image", "128x128, 4 steps, guidance 0"),
         ("esrgan-nano-x4", "upscale", None),
         ("expand-nano", "expand", None),
     ],
 )
-def test_info_says_what_each_can_do(mold: Mold, model: str, can: str, picture: str | None) -> None:
+def test_info_says_what_each_can_do(mold: Mold, model: str, can: str, image: str | None) -> None:
     done = mold("info", model)
     rows = dict(line.split(maxsplit=1) for line in done.stdout.splitlines()[:8] if line)
     assert done.returncode == 0, done.stderr
     assert f"can do   {can}\n" in done.stdout
-    assert rows.get("picture") == picture
+    assert rows.get("image") == image
     assert "no loaded plugin" not in done.stdout
     assert " 0 B" not in done.stdout
 

@@ -69,11 +69,11 @@ def test_a_bomb_is_refused(
     assert honest.refused == []
 
 
-def test_a_picture_of_the_largest_size_is_kept_in_bounded_memory(
+def test_a_image_of_the_largest_size_is_kept_in_bounded_memory(
     server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture, file = Image.frombytes("RGB", (3800, 3800), random.Random(1).randbytes(3800 * 3800 * 3)), BytesIO()
-    picture.save(file, "PNG", compress_level=0)
+    image, file = Image.frombytes("RGB", (3800, 3800), random.Random(1).randbytes(3800 * 3800 * 3)), BytesIO()
+    image.save(file, "PNG", compress_level=0)
     request = {"prompt": "a", "model": "flux-nano", "source_image": base64.b64encode(file.getvalue()).decode()}
     body = json.dumps({"kind": "generate", "request": request}).encode()
     assert server.ask("POST", "/api/queue/pause").status == 200

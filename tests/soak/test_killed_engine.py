@@ -95,7 +95,7 @@ def soak(home: Path, kills: int) -> None:
     done = sum(len(row.files) for row in rows if row.state == "done")
     undecided = sum(2 for row in rows if row.state != "done")
     assert done <= len(list((home / "output").iterdir())) <= done + undecided
-    print({state: sum(row.state == state for row in rows) for state in FINAL}, done, "pictures")
+    print({state: sum(row.state == state for row in rows) for state in FINAL}, done, "images")
 
 
 def test_an_engine_that_is_killed_leaves_every_job_in_one_true_state(home: Path) -> None:

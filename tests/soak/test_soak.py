@@ -129,7 +129,7 @@ class Clients:
         stop()
 
     def _kill(self) -> None:
-        workers = [feeder._worker for feeder in self._engine._feeders]
+        workers = [runner._worker for runner in self._engine._runners]
         pids = [worker.pid for worker in workers if isinstance(worker, ProcessWorker) and worker.alive]
         if pids:
             os.kill(self._chance.choice(pids), signal.SIGKILL)
@@ -147,7 +147,7 @@ def until(condition: Callable[[], object]) -> None:
 
 def ready(engine: Engine) -> bool:
     """Say whether both workers run and have nothing to do."""
-    alive = [isinstance(feeder._worker, ProcessWorker) and feeder._worker.alive for feeder in engine._feeders]
+    alive = [isinstance(runner._worker, ProcessWorker) and runner._worker.alive for runner in engine._runners]
     return alive == [True, True] and engine.queue.wait_for_idle(2, 0.0)
 
 
@@ -186,7 +186,7 @@ def check_jobs(engine: Engine, clients: Clients, load: Load) -> None:
     assert len(jobs) == load.generations + load.cancels + load.dropped_readers
     assert clients.kills == load.kills
     assert not any(job._watchers for job in jobs)
-    store = engine._keeper.store
+    store = engine._repository.store
     assert store is not None
     store.flush()
     rows = {row.id: row for row in store.all()}

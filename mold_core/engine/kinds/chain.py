@@ -15,11 +15,11 @@ from mold_core.chains import Chain, ChainStore, ClipWork, join, lay_out, plan, s
 from mold_core.engine.batch import BatchRun
 from mold_core.engine.complete import complete
 from mold_core.engine.jobs import Job, JobKind
-from mold_core.engine.kinds.kind import Bench, Prepared, ResultFile
+from mold_core.engine.kinds.kind import Prepared, ResultFile, RunContext
 from mold_core.engine.kinds.shots import metadata_of
 from mold_core.engine.memory import spec_for
 from mold_core.engine.models import Models
-from mold_core.engine.worker import blaming
+from mold_core.engine.worker import wrap_plugin_errors
 from mold_core.errors import CancelledError, ChainError, MoldError, ValidationError, WorkerError
 from mold_core.files import version_of
 from mold_core.hookspecs import ChainRenderer, Worker
@@ -78,7 +78,7 @@ class ChainKind:
         """Return the video."""
         return [ResultFile(data=result.video.data, format=result.video.format)]
 
-    def run(self, jobs: Sequence[Job], worker: Worker, bench: Bench) -> Sequence[Job] | None:
+    def run(self, jobs: Sequence[Job], worker: Worker, context: RunContext) -> Sequence[Job] | None:
         """Make the next clip that is not on disk; after the last, join all of them beside the device.
 
         What is on disk says how far a chain is, so nothing is remembered between two calls but that it has begun.
@@ -86,25 +86,25 @@ class ChainKind:
         (job,) = jobs  # without a batch_key a job runs alone
         spec = job.spec
         assert spec is not None  # prepare found it
-        chain = _laid_out(job.request, spec, bench.models)
+        chain = _laid_out(job.request, spec, context.models)
         if job not in self._begun:
-            self._begin(job, chain, bench)
+            self._begin(job, chain, context)
         if chain.first_missing < len(chain.works) or chain.ready:
-            with bench.loading(spec):
+            with context.loading(spec):
                 worker.load(spec_for(spec, [work.request for work in chain.works]), _ClipRun(job, 0))
         if chain.first_missing < len(chain.works):
             _make_clip(job, spec, chain, chain.first_missing, worker)
             return jobs
         _decode(job, spec, chain, chain.ready, worker)
         job.report(Stitching(total_frames=chain.plan.total_frames))
-        bench.beside(partial(_deliver, job, chain, bench), jobs)
+        context.beside(partial(_deliver, job, chain, context), jobs)
         return None
 
-    def _begin(self, job: Job, chain: Chain, bench: Bench) -> None:
+    def _begin(self, job: Job, chain: Chain, context: RunContext) -> None:
         self._begun.add(job)
-        store = chain_store(bench.models)
+        store = chain_store(context.models)
         store.keep(chain)
-        store.remove_older(bench.models.settings.chain_retention_h * 3600)
+        store.remove_older(context.models.settings.chain_retention_h * 3600)
         store.save(chain)
         job.report(ChainStart(stage_count=len(chain.works), estimated_total_frames=chain.plan.rendered_frames))
         if chain.first_missing > 0:
@@ -170,13 +170,13 @@ def _stage_error(chain: Chain, index: int, error: MoldError) -> ChainError:
     )
 
 
-def _deliver(job: Job, chain: Chain, bench: Bench) -> None:
+def _deliver(job: Job, chain: Chain, context: RunContext) -> None:
     first = chain.works[0].request
     total = attrs.evolve(first, frames=chain.plan.total_frames, seed=chain.request.seed)
     metadata = metadata_of(total) if chain.request.embed_metadata else None
     video = join(chain, metadata)
     assert first.model is not None and chain.request.seed is not None  # the request is complete
-    bench.deliver(
+    context.deliver(
         job,
         ChainResponse(
             video=video,
@@ -204,7 +204,7 @@ def _renderer(spec: ModelSpec, models: Models) -> ChainRenderer:
 
 def _completed(request: ChainRequest, spec: ModelSpec, models: Models) -> tuple[ChainRequest, tuple[str, ...]]:
     family = models.family_of(spec)
-    with blaming(f"{spec.name} could not take the request"):
+    with wrap_plugin_errors(f"{spec.name} could not take the request"):
         clip, warnings = complete(
             _clip(request, plan(request).stages[0]),
             spec,

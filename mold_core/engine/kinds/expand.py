@@ -1,4 +1,4 @@
-"""Expanding: short prompts become full ones, by themselves or on the way to a picture."""
+"""Expanding: short prompts become full ones, by themselves or on the way to an image."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import attrs
 
 from mold_core.catalog import ModelSpec
 from mold_core.engine.batch import BatchRun, fail_jobs
-from mold_core.engine.expanding import Expanding
 from mold_core.engine.jobs import Job, JobKind
-from mold_core.engine.kinds.kind import Bench, Prepared
+from mold_core.engine.kinds.kind import Prepared, RunContext
 from mold_core.engine.models import Models
-from mold_core.engine.worker import blaming
+from mold_core.engine.prompt_expansion import Expanding
+from mold_core.engine.worker import wrap_plugin_errors
 from mold_core.errors import ModelNotFoundError, WorkerError
 from mold_core.hookspecs import Worker
 from mold_core.wire import ExpandRequest, ExpandResponse, GenerateRequest, Info
@@ -50,11 +50,11 @@ class ExpandKind:
             model_family=spec.family if spec is not None else request.model_family or _USUAL_FAMILY,
             seed=request.seed if request.seed is not None else secrets.randbits(_RANDOM_SEED_BITS),
         )
-        with blaming("the prompt could not be expanded"):
+        with wrap_plugin_errors("the prompt could not be expanded"):
             Expanding.of(completed, models.settings, models.plugins).check()
         return Prepared(request=completed)
 
-    def run(self, jobs: Sequence[Job], worker: Worker, bench: Bench) -> None:
+    def run(self, jobs: Sequence[Job], worker: Worker, context: RunContext) -> None:
         """Expand the prompts of each job."""
         for job in jobs:
             if job.finished:
@@ -63,7 +63,7 @@ class ExpandKind:
                 request: ExpandRequest = job.request
                 prompts = worker.expand(request, BatchRun([job]))
                 response = ExpandResponse(original=request.prompt, expanded=prompts, seed_used=request.seed)
-                bench.deliver(job, response)
+                context.deliver(job, response)
             except WorkerError:
                 raise
             except Exception as error:
@@ -81,15 +81,15 @@ def _target(request: ExpandRequest, models: Models) -> ModelSpec | None:
 
 
 def check_expansion(request: GenerateRequest, models: Models) -> None:
-    """Raise what can be told now of a complete request for pictures whose prompt is to be expanded."""
-    with blaming("the prompt could not be expanded"):
+    """Raise what can be told now of a complete request for images whose prompt is to be expanded."""
+    with wrap_plugin_errors("the prompt could not be expanded"):
         Expanding.of(_parts(request, models)[0], models.settings, models.plugins).check()
 
 
 def expand_prompts(job: Job, worker: Worker, models: Models) -> tuple[str, ...]:
-    """Return a prompt for each picture of a job, or none if it wants no expansion.
+    """Return a prompt for each image of a job, or none if it wants no expansion.
 
-    Each belongs to the seed of its picture: asked for alone, that picture gets the same prompt.
+    Each belongs to the seed of its image: asked for alone, that image gets the same prompt.
     """
     request: GenerateRequest = job.request
     if not request.expand:
@@ -104,7 +104,7 @@ def expand_prompts(job: Job, worker: Worker, models: Models) -> tuple[str, ...]:
 
 
 def _parts(request: GenerateRequest, models: Models) -> list[ExpandRequest]:
-    """Return requests for as many prompts as there are pictures."""
+    """Return requests for as many prompts as there are images."""
     assert request.seed is not None  # the request is complete
     family = models.resolve(request.model).family
     return [

@@ -15,7 +15,7 @@ from mold_core.hookspecs import Worker
 from mold_core.media.metadata import OutputMetadata
 from mold_core.wire.generate import OutputFormat
 
-__all__ = ["Bench", "BesideKind", "DeviceKind", "Kind", "Prepared", "ResultFile"]
+__all__ = ["BackgroundKind", "DeviceKind", "Kind", "Prepared", "ResultFile", "RunContext"]
 
 
 @attrs.frozen(kw_only=True)
@@ -49,7 +49,7 @@ class ResultFile:
     enlarged: bytes | None = None
 
 
-class Bench(Protocol):
+class RunContext(Protocol):
     """What a kind has at hand while it runs jobs: the catalog, and hands that finish what a device has made."""
 
     @property
@@ -60,7 +60,7 @@ class Bench(Protocol):
         """Note that a model is being loaded, for status and metrics, while the block runs."""
 
     def measure(self, name: str, value: float, **labels: str) -> None:
-        """Let observers know a figure; see `mold_core.engine.observe`."""
+        """Let observers know a figure; see `mold_core.engine.metrics`."""
 
     def beside(self, work: Callable[[], object], jobs: Sequence[Job]) -> None:
         """Do `work` in a thread beside the device, in the order given; what it raises fails the jobs.
@@ -68,7 +68,7 @@ class Bench(Protocol):
         Waits when too much is waiting already, so that results do not pile up in memory.
         """
 
-    def settle(self) -> None:
+    def wait_finished(self) -> None:
         """Wait until everything that was given to `beside` is done, to know which jobs have ended."""
 
     def deliver(self, job: Job, result: Any) -> None:
@@ -105,7 +105,7 @@ class Kind(Protocol):
 class DeviceKind(Kind, Protocol):
     """A kind whose jobs need a worker."""
 
-    def run(self, jobs: Sequence[Job], worker: Worker, bench: Bench) -> Sequence[Job] | None:
+    def run(self, jobs: Sequence[Job], worker: Worker, context: RunContext) -> Sequence[Job] | None:
         """Run jobs with equal batch_key and deliver or fail each of them, now or `beside`.
 
         A kind whose jobs are long runs a part of one and returns it: others that wait get their turn, and then it is
@@ -114,8 +114,8 @@ class DeviceKind(Kind, Protocol):
         """
 
 
-class BesideKind(Kind, Protocol):
+class BackgroundKind(Kind, Protocol):
     """A kind whose jobs need no device: they run one at a time beside the queue."""
 
-    def run_beside(self, job: Job, models: Models) -> Any:
+    def run_in_background(self, job: Job, models: Models) -> Any:
         """Return the result of a job."""

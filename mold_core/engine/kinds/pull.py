@@ -34,7 +34,7 @@ class PullKind:
             warnings = (f"no loaded plugin brings the family {spec.family}, so nothing runs {spec.name} yet",)
         return Prepared(request=attrs.evolve(request, model=spec.name), spec=spec, warnings=warnings)
 
-    def run_beside(self, job: Job, models: Models) -> PullResponse:
+    def run_in_background(self, job: Job, models: Models) -> PullResponse:
         """Fetch the files; a failure of the network is tried once more after a moment."""
         try:
             return self._pull(job, models)

@@ -1,4 +1,4 @@
-"""A request for several pictures as single pictures, and those as finished files."""
+"""A request for several images as single images, and those as finished files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import attrs
 
 from mold_core.engine.jobs import Job
-from mold_core.engine.kinds.films import encode_video
+from mold_core.engine.kinds.videos import encode_video
 from mold_core.hookspecs import Frames
 from mold_core.media.images import encode_image
 from mold_core.media.metadata import OutputMetadata
@@ -25,7 +25,7 @@ __all__ = ["Shot", "encode", "metadata_of", "response_of", "shots_of"]
 
 @attrs.frozen
 class Shot:
-    """One picture of one job: `request` asks for this picture alone."""
+    """One image of one job: `request` asks for this image alone."""
 
     job: Job
     index: int
@@ -33,7 +33,7 @@ class Shot:
 
 
 def shots_of(job: Job, prompts: Sequence[str] = ()) -> list[Shot]:
-    """Return the pictures of a job, their seeds counting up; `prompts` are those that its own was expanded to."""
+    """Return the images of a job, their seeds counting up; `prompts` are those that its own was expanded to."""
     request = job.request
     assert request.seed is not None  # the request is complete
     shots = []
@@ -46,7 +46,7 @@ def shots_of(job: Job, prompts: Sequence[str] = ()) -> list[Shot]:
 
 
 def encode(shot: Shot, made: Frames) -> ImageData | VideoData:
-    """Return the finished file of a picture or a video, its metadata inside."""
+    """Return the finished file of an image or a video, its metadata inside."""
     if made.fps is not None:
         return encode_video(shot.request, made, metadata_of(shot.request) if shot.request.embed_metadata else None)
     image = made.images[0]
@@ -61,7 +61,7 @@ def encode(shot: Shot, made: Frames) -> ImageData | VideoData:
 
 
 def metadata_of(request: GenerateRequest) -> OutputMetadata:
-    """Return what the file says of a complete request for one picture."""
+    """Return what the file says of a complete request for one image."""
     assert request.model is not None and request.seed is not None
     assert request.width is not None and request.height is not None
     assert request.steps is not None and request.guidance is not None

@@ -1,4 +1,4 @@
-"""Upscaling: one picture at a time; the network is fetched when it is first asked for, and stays in memory."""
+"""Upscaling: one image at a time; the network is fetched when it is first asked for, and stays in memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mold_core.catalog import ModelSpec
 from mold_core.catalog.pull import pull
 from mold_core.engine.batch import BatchRun
 from mold_core.engine.jobs import Job, JobKind
-from mold_core.engine.kinds.kind import Bench, Prepared, ResultFile
+from mold_core.engine.kinds.kind import Prepared, ResultFile, RunContext
 from mold_core.engine.models import Models
 from mold_core.engine.upscalers import checked_tile_size, embedded_upscaler, upscaler_for
 from mold_core.errors import DownloadError, OutputError, ValidationError
@@ -28,14 +28,14 @@ __all__ = ["UpscaleKind", "fetch_upscaler", "origin_of"]
 
 
 class UpscaleKind:
-    """Larger pictures."""
+    """Larger images."""
 
     name: JobKind = "upscale"
     request_class = UpscaleRequest
     response_class = UpscaleResponse
 
     def prepare(self, request: UpscaleRequest, models: Models) -> Prepared:
-        """Return the request with upscaler and tile size filled in. The picture is looked at, not unpacked."""
+        """Return the request with upscaler and tile size filled in. The image is looked at, not unpacked."""
         tile_size = checked_tile_size(request.tile_size, models.settings)
         if isinstance(request, FileUpscaleRequest):
             _check_target(request.target)
@@ -47,25 +47,25 @@ class UpscaleKind:
         )
 
     def files_of(self, job: Job, result: UpscaleResponse) -> list[ResultFile]:
-        """Return the larger picture; of one that went to a file of the caller's, nothing."""
+        """Return the larger image; of one that went to a file of the caller's, nothing."""
         image = result.image
         if not image.data:
             return []
         return [ResultFile(data=image.data, format=image.format, enlarged=job.request.image)]
 
-    def run(self, jobs: Sequence[Job], worker: Worker, bench: Bench) -> None:
-        """Enlarge the picture of each job."""
+    def run(self, jobs: Sequence[Job], worker: Worker, context: RunContext) -> None:
+        """Enlarge the image of each job."""
         for job in jobs:
             assert job.spec is not None  # prepare found it
-            fetch_upscaler(job.spec, [job], bench)
-            with bench.loading(job.spec):
+            fetch_upscaler(job.spec, [job], context)
+            with context.loading(job.spec):
                 made = worker.upscale(job.spec, job.request, BatchRun([job]))
-            bench.beside(partial(bench.deliver, job, made), [job])
+            context.beside(partial(context.deliver, job, made), [job])
 
 
-def fetch_upscaler(spec: ModelSpec, jobs: Sequence[Job], bench: Bench) -> None:
+def fetch_upscaler(spec: ModelSpec, jobs: Sequence[Job], context: RunContext) -> None:
     """Pull an upscaler that is not here; the jobs see how far it is, and cancelling them all stops it."""
-    if bench.models.store.has(spec):
+    if context.models.store.has(spec):
         return
 
     def on_event(event: ProgressEvent) -> bool:
@@ -74,16 +74,16 @@ def fetch_upscaler(spec: ModelSpec, jobs: Sequence[Job], bench: Bench) -> None:
         return not all(job.finished for job in jobs)
 
     try:
-        pull(spec, bench.models.store, on_event=on_event, offline=bench.models.settings.offline)
+        pull(spec, context.models.store, on_event=on_event, offline=context.models.settings.offline)
     except DownloadError as error:
-        inside = embedded_upscaler(bench.models)
+        inside = embedded_upscaler(context.models)
         if inside is not None:
             error.hint = "; ".join(filter(None, [error.hint, f"{inside.name} is inside mold and needs no fetching"]))
         raise
 
 
 def origin_of(request: UpscaleRequest) -> str | None:
-    """Return the model that made the picture, if it says so. Raises ValidationError for what is no picture."""
+    """Return the model that made the image, if it says so. Raises ValidationError for what is no image."""
     if isinstance(request, FileUpscaleRequest):
         if not os.path.isfile(request.source):
             raise ValidationError("there is no file '%s'", request.source, field="image")

@@ -48,7 +48,7 @@ class RRDB:
             size_bytes=size_bytes,
             multiple=config.unshuffle,
             min_side=config.unshuffle,
-            # What counts are the network's own pixels, of which a folded picture has fewer.
+            # What counts are the network's own pixels, of which a folded image has fewer.
             overlap=RRDB_OVERLAP * config.unshuffle,
             feather=RRDB_FEATHER * config.unshuffle,
             tile=RRDB_TILE * config.unshuffle,

@@ -19,7 +19,7 @@ class RRDBConfig:
 
     @property
     def scale(self) -> int:
-        """How many times larger the picture becomes."""
+        """How many times larger the image becomes."""
         return 2**self.stages // self.unshuffle
 
 

@@ -64,7 +64,7 @@ def rrdb_config(tensors: Mapping[str, T]) -> RRDBConfig:
     unshuffle = {3: 1, 12: 2, 48: 4}.get(channels)
     if unshuffle is None or 2**stages % unshuffle:
         raise CheckpointError(
-            f"an RRDBNet with {channels} input channels and {stages} doublings is not one of Real-ESRGAN's; pictures"
+            f"an RRDBNet with {channels} input channels and {stages} doublings is not one of Real-ESRGAN's; images"
             " have 3 channels, or 12 or 48 when they are folded"
         )
     blocks = 1 + max(int(found[1]) for found in map(_BLOCK.match, tensors) if found)
@@ -123,7 +123,7 @@ def compact_config(tensors: Mapping[str, T]) -> CompactConfig:
     scale = round((outputs / 3) ** 0.5)
     if channels != 3 or outputs != 3 * scale**2 or last % 2 or last < 2:
         raise CheckpointError(
-            f"an SRVGGNetCompact of {last + 1} layers from {channels} to {outputs} channels enlarges no pictures: 3"
+            f"an SRVGGNetCompact of {last + 1} layers from {channels} to {outputs} channels enlarges no images: 3"
             " channels go in and 3·scale² come out"
         )
     return CompactConfig(features=features, convs=(last - 2) // 2, scale=scale)

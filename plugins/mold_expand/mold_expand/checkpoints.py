@@ -22,10 +22,10 @@ from mold_core.weights import (
     PackedLinear,
     WeightFile,
     compiled_product,
-    fill,
+    empty_modules,
+    load_weights,
     open_weights,
     to_int8,
-    unfilled,
 )
 from mold_expand.qwen3 import Qwen3, Qwen3Config
 
@@ -89,9 +89,9 @@ def load_qwen3(
         raise CheckpointError("%s: %s", path, error, hint=error.hint) from None
     dense = sum(math.prod(source.shape) for source in file.values()) < small
     dtype = torch.float32 if dense else dtype
-    with unfilled():
+    with empty_modules():
         network = Qwen3(config)
-    fill(network, tensors, path, dtype=dtype, device=device, expand=dense)
+    load_weights(network, tensors, path, dtype=dtype, device=device, expand=dense)
     if int8 and not dense and device == "cpu":
         to_int8(network, dtype, compiled_product(compile, cache_dir))
     if config.tied:

@@ -122,7 +122,7 @@ def _written(
     context: ExpandContext,
     run: Run,
 ) -> list[str | None]:
-    """Return the prompts. A model with ``tries`` in its options writes those anew that have faults, so many times."""
+    """Return the prompts. A model with ``tries`` in its options writes those again that have faults, so many times."""
     from mold_expand.writing import write
 
     sampling, max_tokens = _sampling(spec, context)

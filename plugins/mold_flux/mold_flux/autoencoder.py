@@ -1,4 +1,4 @@
-"""The FLUX.1 autoencoder: pictures to latents an eighth the size, and back.
+"""The FLUX.1 autoencoder: images to latents an eighth the size, and back.
 
 The convolutional network of latent diffusion (Rombach et al. 2022, arXiv 2112.10752) with FLUX's 16 latent channels;
 parameter names are those of ae.safetensors.
@@ -132,7 +132,7 @@ class Level(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Pictures [B, 3, H, W] to mean and log variance [B, 2 * latent_channels, H / factor, W / factor]."""
+    """Images [B, 3, H, W] to mean and log variance [B, 2 * latent_channels, H / factor, W / factor]."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents [B, latent_channels, h, w] to pictures [B, 3, h * factor, w * factor]; `up.0` is the last level."""
+    """Latents [B, latent_channels, h, w] to images [B, 3, h * factor, w * factor]; `up.0` is the last level."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -188,7 +188,7 @@ class Decoder(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """Pictures to scaled latents and back. It computes in the dtype of its weights.
+    """Images to scaled latents and back. It computes in the dtype of its weights.
 
     PERF: on a CPU `.to(memory_format=torch.channels_last)` saves a fifth of the time.
     """
@@ -203,12 +203,12 @@ class Autoencoder(nn.Module):
         """Return latents [B, latent_channels, H / factor, W / factor], scaled for the transformer.
 
         images [B, 3, H, W] in -1 to 1; H and W multiples of `config.factor`. The mean of the encoder's distribution,
-        or with a (CPU) generator a sample of it. Pictures longer than tile_px on a side are done in tiles.
+        or with a (CPU) generator a sample of it. Images longer than tile_px on a side are done in tiles.
         """
         factor = self.config.factor
         if images.shape[-2] % factor or images.shape[-1] % factor:
             height, width = images.shape[-2:]
-            raise ValueError(f"the picture's {width}x{height} pixels are not multiples of {factor}")
+            raise ValueError(f"the image's {width}x{height} pixels are not multiples of {factor}")
         mean, log_variance = tiled(self.encoder, images, tile_px, factor, 1).chunk(2, dim=1)
         if generator is not None:
             noise = torch.randn(mean.shape, generator=generator).to(mean)
@@ -216,9 +216,9 @@ class Autoencoder(nn.Module):
         return (mean - self.config.shift) * self.config.scale
 
     def decode(self, latents: Tensor, *, tile_px: int | None = 1024) -> Tensor:
-        """Return pictures [B, 3, h * factor, w * factor], about -1 to 1, of latents [B, latent_channels, h, w].
+        """Return images [B, 3, h * factor, w * factor], about -1 to 1, of latents [B, latent_channels, h, w].
 
-        Pictures longer than tile_px on a side are done in tiles of that size, so that memory stays bounded.
+        Images longer than tile_px on a side are done in tiles of that size, so that memory stays bounded.
         """
         return tiled(self.decoder, latents / self.config.scale + self.config.shift, tile_px, 1, self.config.factor)
 

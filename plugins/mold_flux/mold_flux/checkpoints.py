@@ -4,7 +4,7 @@ Transformer files come in two layouts, Black Forest Labs' (the modules' own; Com
 and diffusers'; autoencoder files in latent diffusion's (the modules' own) and diffusers'; T5 files with Hugging Face's
 names (the modules' own) or llama.cpp's. Tensors may be quantised: they are renamed and joined as they are. Sizes are
 read off shapes alone, so a file's header is enough. Nothing is dropped in silence: what is not named here stays, and
-`fill` refuses it.
+`load_weights` refuses it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from mold_core import CheckpointError
-from mold_core.weights import PackedTensor, fill
+from mold_core.weights import PackedTensor, load_weights
 from mold_flux.autoencoder import AutoencoderConfig
 from mold_flux.diffusers_layout import autoencoder_name, from_diffusers, some
 from mold_flux.text_encoders import ClipConfig, T5Config
@@ -29,8 +29,8 @@ __all__ = [
     "clip_config",
     "clip_tensors",
     "component_tensors",
-    "fill",
     "lacks_embeddings",
+    "load_weights",
     "t5_config",
     "t5_tensors",
     "transformer_config",

@@ -9,7 +9,7 @@ from mold_core import Parameter, SizeRules
 from mold_flux.schedule import first_step
 
 if TYPE_CHECKING:
-    from mold_core import GenerateRequest, LoadContext, LocalFiles, ModelPart, ModelSpec, Pipeline
+    from mold_core import GenerateRequest, LoadContext, LocalFiles, ModelComponent, ModelSpec, Pipeline
 
 __all__ = ["FluxFamily"]
 
@@ -28,17 +28,17 @@ class FluxFamily:
     )
     places = ("text_encoders", "t5", "clip_l", "transformer", "vae")
     parameters = (
-        Parameter(name="prompt", doc="What the picture shows."),
+        Parameter(name="prompt", doc="What the image shows."),
         Parameter(name="width", doc="Width in pixels, a multiple of 16."),
         Parameter(name="height", doc="Height in pixels, a multiple of 16."),
         Parameter(name="steps", doc="Denoising steps: 4 for schnell, 20 to 50 for dev.", minimum=1, maximum=100),
         Parameter(name="guidance", doc="Distilled guidance of dev models; schnell has none.", minimum=0, maximum=20),
-        Parameter(name="seed", doc="The same seed gives the same picture."),
-        Parameter(name="source_image", doc="Picture to start from; without width and height its shape is kept."),
+        Parameter(name="seed", doc="The same seed gives the same image."),
+        Parameter(name="source_image", doc="Image to start from; without width and height its shape is kept."),
         Parameter(name="strength", doc="How far to move away from source_image: 0 keeps it, 1 only takes its size."),
-        Parameter(name="mask_image", doc="White parts of source_image are painted anew, black ones stay as they are."),
-        Parameter(name="loras", doc="Low-rank adapters (LoRA), by name or path, each with its scale."),
-        Parameter(name="preview", doc="Send small previews while the picture is made."),
+        Parameter(name="mask_image", doc="White parts of source_image are painted again, black ones stay as they are."),
+        Parameter(name="loras", doc="Low-rank LoRAs (LoRA), by name or path, each with its scale."),
+        Parameter(name="preview", doc="Send small previews while the image is made."),
     )
 
     def sizes_of(self, spec: ModelSpec) -> SizeRules:
@@ -53,11 +53,11 @@ class FluxFamily:
         """Return what requests must have in common to be computed together."""
         return request.width, request.height, request.steps, first_step(request), request.loras
 
-    def parts(self, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> tuple[ModelPart, ...]:
+    def parts(self, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> tuple[ModelComponent, ...]:
         """Return what the text encoders, the transformer and the autoencoder take in memory."""
-        from mold_flux.parts import model_parts
+        from mold_flux.components import model_components
 
-        return model_parts(spec, files, context)
+        return model_components(spec, files, context)
 
     def warm(self) -> None:
         """Import what loading a model needs."""

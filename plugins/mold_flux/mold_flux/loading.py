@@ -11,21 +11,21 @@ from attrs import frozen
 from torch import nn
 
 from mold_core import CheckpointError, Info, MemoryPlan
-from mold_core.weights import BlockStream, LoadedParts, LoadProgress, fill, read_weights, unfilled
+from mold_core.weights import BlockStream, LoadedComponents, LoadProgress, empty_modules, load_weights, read_weights
 from mold_flux import checkpoints
 from mold_flux.autoencoder import Autoencoder, AutoencoderConfig
-from mold_flux.native import NativeSize
-from mold_flux.parts import COMPONENTS, expands, model_parts
+from mold_flux.compile import attention_for, compile_blocks, worth_compiling
+from mold_flux.components import COMPONENTS, expands, model_components
+from mold_flux.native_resolution import NativeSize
 from mold_flux.pipeline import FluxPipeline, fast_dtype
 from mold_flux.prompts import PromptEncoder
 from mold_flux.schedule import DEV, SCHNELL
-from mold_flux.speed import attention_for, compile_blocks, worth_compiling
 from mold_flux.text_encoders import ClipTextEncoder, ClipTokenizer, T5Encoder, T5Tokenizer
 from mold_flux.transformer import FluxTransformer
 
 if TYPE_CHECKING:
     from mold_core import LoadContext, LocalFiles, ModelSpec, ProgressEvent
-    from mold_core.weights import PartLoader
+    from mold_core.weights import ComponentLoader
     from mold_flux.checkpoints import Weights
 
 __all__ = ["load_pipeline"]
@@ -60,17 +60,17 @@ def load_pipeline(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> F
     ``transformer``, ``autoencoder``, ``clip`` and ``t5`` of the options, and ``text_tokens``, say it of models that
     are not FLUX.1's size. Quantised weights stay so in memory unless ``expand`` is true. ``donors`` lists transformer
     files, below the models folder, that lend embedding layers to one without. ``native_side`` is the side of the square
-    pictures that a model was trained on, where it draws no others well. Raises CheckpointError naming the file.
+    images that a model was trained on, where it draws no others well. Raises CheckpointError naming the file.
     """
     options = spec.options
     schedule, text_tokens = _VARIANTS[options["variant"]]
-    plan = context.plan or MemoryPlan(strategy="eager", parts=model_parts(spec, files, context), room={})
+    plan = context.plan or MemoryPlan(strategy="eager", parts=model_components(spec, files, context), room={})
     loader = _Loader(spec, files, context, plan)
     prompts = PromptEncoder(
         ClipTokenizer(files.one("clip_tokenizer")),
         T5Tokenizer(files.one("t5_tokenizer"), length=options.get("text_tokens", text_tokens)),
     )
-    parts = LoadedParts(plan, {name: loader.part(name) for name in COMPONENTS})
+    parts = LoadedComponents(plan, {name: loader.part(name) for name in COMPONENTS})
     if plan.strategy == "eager":
         parts.load_all(context.report)
     return FluxPipeline(
@@ -130,7 +130,7 @@ class _Loader:
         self._loaded_bytes = 0
         self._total_bytes = sum(part.size_bytes for part in plan.parts)
 
-    def part(self, component: str) -> PartLoader:
+    def part(self, component: str) -> ComponentLoader:
         """Return what loads a component."""
         return lambda report: self.load(component, report)
 
@@ -147,24 +147,24 @@ class _Loader:
         kind, device, streamed = _KINDS[component], self._plan.part(component).device, self._plan.streams(component)
         dtype = fast_dtype(device)
         tensors, config = self._tensors(component)
-        with unfilled():
+        with empty_modules():
             module = kind.network(config)
         path = self._path(component)
         expand, progress = expands(self._spec, self._context), self._progress(component, report)
         compiling = {"progress": progress, "compile": self._context.compile, "cache_dir": self._context.cache_dir}
         if streamed:
-            fill(module, tensors, path, dtype=dtype, device="cpu", expand=expand, as_stored=True, **compiling)
+            load_weights(module, tensors, path, dtype=dtype, device="cpu", expand=expand, as_stored=True, **compiling)
             stream = BlockStream(module, kind.units_of(module), device=device, dtype=dtype, pin=True)
         else:
             within = self._dense_within(component, device)
-            fill(
+            load_weights(
                 module,
                 tensors,
                 path,
                 dtype=dtype,
                 device=device,
                 expand=expand,
-                expand_within_bytes=within,
+                dequantize_within_bytes=within,
                 **compiling,
             )
             stream = None

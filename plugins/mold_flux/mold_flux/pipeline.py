@@ -1,4 +1,4 @@
-"""A loaded FLUX.1 model: requests in, pictures out."""
+"""A loaded FLUX.1 model: requests in, images out."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mold_core import CacheHit, Frames, GenerateRequest, Info, LoraWeight, MemoryPlan, Run, StageDone, StageStart
-from mold_core.weights import AdapterShelf, LoadedParts, check_finite
+from mold_core.weights import LoadedComponents, LoraCache, check_finite
 from mold_flux.autoencoder import Autoencoder, AutoencoderConfig
-from mold_flux.lora_places import FluxNames
-from mold_flux.native import NativeSize
-from mold_flux.parts import DECODED_PX
+from mold_flux.compile import fast_attention, problem_of
+from mold_flux.components import DECODED_PX
+from mold_flux.image_to_image import SourceEncoder, kept, with_kept_pixels
+from mold_flux.lora_names import FluxNames
+from mold_flux.native_resolution import NativeSize
 from mold_flux.preview import Previews
 from mold_flux.prompts import PromptEncoder
 from mold_flux.sampling import denoise, initial_noise, noised, pack, unpack
 from mold_flux.schedule import Schedule, first_step
-from mold_flux.side_by_side import can_share, shares, side_by_side
-from mold_flux.source import SourceEncoder, kept, with_kept_pixels
-from mold_flux.speed import fast_attention, problem_of
+from mold_flux.thread_parallel import can_share, shares, thread_parallel
 from mold_flux.transformer import Conditioning, FluxTransformer, rope
 
 __all__ = ["FluxPipeline", "fast_dtype"]
 
-# Pixels of the picture per token of the transformer, along each side: 8 in the autoencoder, 2 in packing.
+# Pixels of the image per token of the transformer, along each side: 8 in the autoencoder, 2 in packing.
 _PACKING = 2
 
 # Multiply-adds of one step that keep a thread busy, about one for each weight and token: measured with flux-nano.
@@ -37,16 +37,16 @@ _WORK_PER_THREAD = 400_000_000
 
 
 class FluxPipeline:
-    """Pictures from words, or from words and a picture, with FLUX.1.
+    """Images from words, or from words and an image, with FLUX.1.
 
     `device` is where it denoises, `home` the one whose memory budget it counts against. Holds weights, and remembers
-    prompts, source pictures and adapters by their content; nothing else of a request.
+    prompts, source images and LoRAs by their content; nothing else of a request.
     """
 
     def __init__(
         self,
         *,
-        parts: LoadedParts,
+        parts: LoadedComponents,
         autoencoder_config: AutoencoderConfig,
         prompts: PromptEncoder,
         schedule: Schedule,
@@ -63,7 +63,7 @@ class FluxPipeline:
         self._device = device
         self._home = home
         self._threads = threads
-        self._adapters = AdapterShelf(FluxNames())
+        self._adapters = LoraCache(FluxNames())
         self._attention = attention
         self._native = native
         self._sources = SourceEncoder()
@@ -71,12 +71,12 @@ class FluxPipeline:
 
     @property
     def size_bytes(self) -> int:
-        """Memory that weights, and the adapters that are kept, take of the device whose budget counts, in bytes."""
+        """Memory that weights, and the LoRAs that are kept, take of the device whose budget counts, in bytes."""
         return self.parts.size_bytes(self._home) + self._adapters.size_bytes
 
     @property
     def peak_bytes(self) -> int:
-        """The most that weights and computing take of that device while a picture is made, in bytes."""
+        """The most that weights and computing take of that device while an image is made, in bytes."""
         return self.parts.plan.peak_bytes(self._home)
 
     def replan(self, plan: MemoryPlan) -> None:
@@ -84,14 +84,13 @@ class FluxPipeline:
         self.parts.plan = plan
 
     def generate(self, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
-        """Return one picture per request; all have one `batch_key`."""
+        """Return one image per request; all have one `batch_key`."""
         native = self._native
         drawn = self._draw(requests if native is None else [native.drawn(request) for request in requests], run)
         if native is not None:
-            drawn = [native.scaled(picture, request) for picture, request in zip(drawn, requests, strict=True)]
+            drawn = [native.scaled(image, request) for image, request in zip(drawn, requests, strict=True)]
         return [
-            Frames(images=(with_kept_pixels(picture, request),))
-            for picture, request in zip(drawn, requests, strict=True)
+            Frames(images=(with_kept_pixels(image, request),)) for image, request in zip(drawn, requests, strict=True)
         ]
 
     def _draw(self, requests: Sequence[GenerateRequest], run: Run) -> list[Image.Image]:
@@ -102,11 +101,11 @@ class FluxPipeline:
         with torch.inference_mode(), _threads(1 if small else threads), attention:
             latents = self._latents(requests, parts, run)
             with _stage(run, "Decoding"), self.parts.use("vae", run.report) as autoencoder:
-                decoded = side_by_side(
+                decoded = thread_parallel(
                     lambda part, _check: _decoded(autoencoder, latents[part]),
                     parts if can_share(autoencoder) else [slice(None)],
                 )
-                return [picture for pictures in decoded for picture in pictures]
+                return [image for images in decoded for image in images]
 
     def close(self) -> None:
         """Free the weights."""
@@ -126,12 +125,12 @@ class FluxPipeline:
         rows, columns = self._token_grid(first)
         shape = (self.autoencoder_config.latent_channels, rows * _PACKING, columns * _PACKING)
         noise = torch.cat([initial_noise(_given(request.seed), *shape) for request in requests])
-        pictures = self._source_latents(requests, noise, run)
+        images = self._source_latents(requests, noise, run)
         sigmas = self.schedule.sigmas(_given(first.steps), rows * columns)[first_step(first) :]
         if len(sigmas) == 1:  # strength 0 makes no step
-            return pictures.to(self._device)
-        start = noise if first_step(first) == 0 else noised(pictures, noise, sigmas[0])
-        keeping = kept(requests, pictures, noise, self._device)
+            return images.to(self._device)
+        start = noise if first_step(first) == 0 else noised(images, noise, sigmas[0])
+        keeping = kept(requests, images, noise, self._device)
         txt, pooled = self._encode(requests, run)
         with self._use(first.loras or (), run)("transformer") as transformer:
             tokens = pack(start).to(self._device)
@@ -158,7 +157,7 @@ class FluxPipeline:
                     on_estimate=previews,
                 )
 
-            packed = torch.cat(side_by_side(denoised, [slice(None)] if together else parts))
+            packed = torch.cat(thread_parallel(denoised, [slice(None)] if together else parts))
             problem = problem_of(transformer)
         if problem is not None:
             run.report(Info(message=problem))
@@ -178,7 +177,7 @@ class FluxPipeline:
         return Previews(requests, grid, decode, run)
 
     def _source_latents(self, requests: Sequence[GenerateRequest], noise: Tensor, run: Run) -> Tensor:
-        """Return the latents [B, C, h, w] of the source pictures, fp32; zeros for requests without one."""
+        """Return the latents [B, C, h, w] of the source images, fp32; zeros for requests without one."""
         if all(request.source_image is None for request in requests):
             return torch.zeros_like(noise)
 
@@ -186,7 +185,7 @@ class FluxPipeline:
             with self.parts.use("vae", run.report) as autoencoder:
                 return _encoded(autoencoder, pixels)
 
-        with _stage(run, "Encoding picture"):
+        with _stage(run, "Encoding image"):
             return torch.cat(
                 [
                     torch.zeros_like(own) if request.source_image is None else self._sources.latents(request, encode)
@@ -228,7 +227,7 @@ class FluxPipeline:
         return tokens.to(self._device, dtype), pooled.to(self._device, dtype)
 
     def _use(self, loras: Sequence[LoraWeight], run: Run) -> Callable[[str], AbstractContextManager[nn.Module]]:
-        """Return what gives a part of the model, with adapters beside its layers, for the time of a `with`."""
+        """Return what gives a part of the model, with LoRAs beside its layers, for the time of a `with`."""
 
         @contextmanager
         def use(name: str) -> Iterator[nn.Module]:
@@ -253,8 +252,8 @@ def _encoded(autoencoder: Autoencoder, pixels: Tensor) -> Tensor:
 def _decoded(autoencoder: Autoencoder, latents: Tensor) -> list[Image.Image]:
     weight = next(autoencoder.parameters())
     latents = latents.to(weight.device, weight.dtype, memory_format=torch.channels_last)
-    pictures = latents.split(max(1, DECODED_PX // (latents.shape[-2] * latents.shape[-1] * 64)))
-    return [image for few in pictures for image in _images(_pixels(autoencoder, few))]
+    images = latents.split(max(1, DECODED_PX // (latents.shape[-2] * latents.shape[-1] * 64)))
+    return [image for few in images for image in _images(_pixels(autoencoder, few))]
 
 
 def _pixels(autoencoder: Autoencoder, latents: Tensor) -> Tensor:
@@ -264,9 +263,9 @@ def _pixels(autoencoder: Autoencoder, latents: Tensor) -> Tensor:
 
 
 def _images(pixels: Tensor) -> list[Image.Image]:
-    """Return pictures of pixels [B, 3, H, W] in -1 to 1."""
+    """Return images of pixels [B, 3, H, W] in -1 to 1."""
     levels = pixels.float().add_(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
-    return [Image.fromarray(picture.numpy()) for picture in levels.permute(0, 2, 3, 1).contiguous().cpu()]
+    return [Image.fromarray(image.numpy()) for image in levels.permute(0, 2, 3, 1).contiguous().cpu()]
 
 
 class _Steps:

@@ -1,4 +1,4 @@
-"""Small pictures of what is going to be, while it is being made."""
+"""Small images of what is going to be, while it is being made."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mold_flux.sampling import unpack
 
 __all__ = ["Previews", "reduced"]
 
-# PERF: latents are averaged down to so many a side, 256 pixels, before they are decoded: the whole picture of
+# PERF: latents are averaged down to so many a side, 256 pixels, before they are decoded: the whole image of
 # 1024x1024 would take sixteen times as long.
 _LONGEST = 32
 _JPEG_QUALITY = 80

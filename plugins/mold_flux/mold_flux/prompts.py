@@ -39,7 +39,7 @@ class PromptEncoder:
         """Return token embeddings [B, L, context_dim] and pooled embeddings [B, pooled_dim] of the prompts.
 
         Each prompt is encoded by itself, so that its embeddings do not depend on what it is batched with. `variant`
-        tells apart what `use` gives: with other adapters the embeddings are others.
+        tells apart what `use` gives: with other LoRAs the embeddings are others.
         """
         new = [prompt for prompt in dict.fromkeys(prompts) if (variant, prompt) not in self._remembered]
         if new:

@@ -15,7 +15,7 @@ __all__ = ["DEV", "SCHNELL", "Schedule", "first_step", "start_index"]
 
 @frozen(kw_only=True)
 class Schedule:
-    """How noise levels are spaced. `dynamic`: the larger the picture, the longer it stays noisy (dev models).
+    """How noise levels are spaced. `dynamic`: the larger the image, the longer it stays noisy (dev models).
 
     `shift` (> 0) does the same for every size; 1 leaves the levels evenly spaced (schnell).
     """
@@ -28,7 +28,7 @@ class Schedule:
     max_tokens: int = 4096
 
     def sigmas(self, steps: int, image_tokens: int) -> list[float]:
-        """Return steps + 1 noise levels from 1 (noise) down to 0 (picture).
+        """Return steps + 1 noise levels from 1 (noise) down to 0 (image).
 
         t in 1, (n-1)/n, …, 1/n becomes s·t / (1 + (s-1)·t), where s = exp(mu) for dynamic schedules and mu goes
         linearly from `base_shift` at 256 image tokens to `max_shift` at 4096.
@@ -55,6 +55,6 @@ def start_index(steps: int, strength: float) -> int:
 
 
 def first_step(request: GenerateRequest) -> int:
-    """Return the number of the step that a complete request begins with: 0 without a source picture."""
+    """Return the number of the step that a complete request begins with: 0 without a source image."""
     assert request.steps is not None
     return 0 if request.source_image is None else start_index(request.steps, request.strength)

@@ -1,4 +1,4 @@
-"""The FLUX.1 transformer: noisy latents and a prompt in, the velocity towards the picture out.
+"""The FLUX.1 transformer: noisy latents and a prompt in, the velocity towards the image out.
 
 The architecture is the one Black Forest Labs published with FLUX.1 (model card black-forest-labs/FLUX.1-dev, after
 Esser et al. 2024, "Scaling Rectified Flow Transformers", arXiv 2403.03206): double blocks, in which text and image
@@ -7,7 +7,7 @@ side (Dehghani et al. 2023, arXiv 2302.05442); everywhere shift, scale and gate 
 pooled prompt (adaLN, Peebles & Xie 2022, arXiv 2212.09748). Parameter names are those of the official files.
 
 A step costs only the blocks: `prepare` computes all that is constant over the steps, among it the modulation of
-every block for every step, so that a quarter of FLUX's weights is read once per picture, not once per step.
+every block for every step, so that a quarter of FLUX's weights is read once per image, not once per step.
 
 NOTE: no code here looks at the weight of a Linear; packed (still quantised) layers may take the place of any of them.
 """
@@ -278,7 +278,7 @@ class FinalLayer(nn.Module):
 
 @frozen(kw_only=True, eq=False)
 class Conditioning:
-    """All that a picture's steps have in common: what `FluxTransformer.prepare` made of prompt and timesteps.
+    """All that an image's steps have in common: what `FluxTransformer.prepare` made of prompt and timesteps.
 
     Modulations hold every step in their first dimension: [S, B, 3 or 6, 1, H], or [S, 3 or 6, H] where the whole batch
     has the same.
@@ -299,16 +299,16 @@ class Conditioning:
         """The dtype that the steps compute in."""
         return self.txt.dtype
 
-    def part(self, pictures: slice) -> Conditioning:
-        """Return the same for some of the batch's pictures."""
+    def part(self, images: slice) -> Conditioning:
+        """Return the same for some of the batch's images."""
         if self.final.ndim == 3:  # modulations without a batch dimension are everybody's
-            return evolve(self, txt=self.txt[pictures])
+            return evolve(self, txt=self.txt[images])
         return evolve(
             self,
-            txt=self.txt[pictures],
-            double=[(image[:, pictures], text[:, pictures]) for image, text in self.double],
-            single=[modulation[:, pictures] for modulation in self.single],
-            final=self.final[:, pictures],
+            txt=self.txt[images],
+            double=[(image[:, images], text[:, images]) for image, text in self.double],
+            single=[modulation[:, images] for modulation in self.single],
+            final=self.final[:, images],
         )
 
 
@@ -343,10 +343,10 @@ class FluxTransformer(nn.Module):
         guidance: Tensor | None,
         rope: Tensor,
     ) -> Tensor:
-        """Return the velocity [B, N, out_channels]: noise minus picture, for a picture at noise level `timestep`.
+        """Return the velocity [B, N, out_channels]: noise minus image, for an image at noise level `timestep`.
 
         img [B, N, in_channels] packed latents, txt [B, L, context_dim], pooled [B, pooled_dim], all of the dtype to
-        compute in; timestep [B] in 0 (picture) to 1 (noise); guidance [B] or None, as `config.guidance_embed` asks;
+        compute in; timestep [B] in 0 (image) to 1 (noise); guidance [B] or None, as `config.guidance_embed` asks;
         rope from `rope(...)` for L text tokens and N image tokens.
         """
         return self.step(img, self.prepare(txt, pooled, timestep[None], guidance, rope), 0)
@@ -356,7 +356,7 @@ class FluxTransformer(nn.Module):
     ) -> Conditioning:
         """Return what is constant over the steps.
 
-        timesteps [S] shared by the batch, or [S, B]; the rest as in `forward`. pooled and guidance of a single picture
+        timesteps [S] shared by the batch, or [S, B]; the rest as in `forward`. pooled and guidance of a single image
         hold for all.
         """
         if (guidance is not None) != self.config.guidance_embed:

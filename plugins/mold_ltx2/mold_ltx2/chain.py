@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mold_core import Film, GenerateRequest, ModelSpec, Run
+    from mold_core import DecodedClip, GenerateRequest, ModelSpec, Run
 
 __all__ = ["Ltx2ChainRenderer"]
 
-# Latents on either side that the decoders are shown as well. Pictures of `ltx2-nano` differ by a tenth of a level (of
+# Latents on either side that the decoders are shown as well. Images of `ltx2-nano` differ by a tenth of a level (of
 # 255) from those of the whole video decoded at once.
 _CONTEXT, _SOUND_CONTEXT = 3, 8
 
@@ -66,11 +66,11 @@ class Ltx2ChainRenderer:
         before: Mapping[str, Tensor] | None,
         overlap: int,
         after: Mapping[str, Tensor] | None,
-    ) -> Film:
+    ) -> DecodedClip:
         """Return the frames and the sound after the overlap."""
         import torch
 
-        from mold_core import Film
+        from mold_core import DecodedClip
 
         codec, fps = pipeline.autoencoders, float(clip["fps"])
         stride = codec.vae.temporal_compression_ratio
@@ -85,7 +85,7 @@ class Ltx2ChainRenderer:
             video.append(_own(after, "video")[:, :, :_CONTEXT])
             audio.append(_own(after, "audio")[:, :, :_SOUND_CONTEXT])
         frames = (clip["video"].shape[2] - 1) * stride + 1
-        return Film(
+        return DecodedClip(
             images=islice(codec.frames(torch.cat(video, dim=2), skip=skip), count),
             sound=codec.sound(torch.cat(audio, dim=2), frames / fps, overlap / fps),
         )

@@ -110,7 +110,7 @@ def _check_retake(request: GenerateRequest) -> None:
         return
     if request.source_video is None:
         raise ValidationError(
-            "retake_range needs a source_video, of which that part is made anew",
+            "retake_range needs a source_video, of which that part is made again",
             field="retake_range",
             hint="give the video, or leave retake_range out",
         )
@@ -177,7 +177,7 @@ def _check_prefix(count: int, frames: int) -> None:
             f"the source_video has {count} frames, and the video shall have {frames}: nothing is left to make",
             field="frames",
             value=frames,
-            hint="ask for more frames, or name a part to make anew with retake_range",
+            hint="ask for more frames, or name a part to make again with retake_range",
         )
 
 
@@ -198,7 +198,7 @@ def _check_pipeline(spec: ModelSpec, request: GenerateRequest) -> None:
         case "ic-lora" if request.source_video is None:
             raise _refused(request, "shows the model a video beside its own", "give one as source_video")
         case "ic-lora" if not request.loras:
-            raise _refused(request, "takes an adapter that was trained in context", "name it in loras")
+            raise _refused(request, "takes a LoRA that was trained in context", "name it in loras")
         case "distilled" if not distilled:
             raise _refused(
                 request,
@@ -223,9 +223,9 @@ def _check_pipeline(spec: ModelSpec, request: GenerateRequest) -> None:
         case "a2-vid" if request.audio_file is None:
             raise _refused(request, "makes a video for a sound", "give one as audio_file")
         case "retake" if request.retake_range is None:
-            raise _refused(request, "makes a part of a video anew", "give source_video and retake_range")
+            raise _refused(request, "makes a part of a video again", "give source_video and retake_range")
         case "keyframe" if len(request.keyframes or ()) < 2:
-            raise _refused(request, "goes from one picture to the next", "give two keyframes or more")
+            raise _refused(request, "goes from one image to the next", "give two keyframes or more")
 
 
 def _refused(request: GenerateRequest, why: str, hint: str) -> ValidationError:

@@ -1,4 +1,4 @@
-"""What a clip is given: how it begins, which of its frames and sound stay, pictures that it comes by."""
+"""What a clip is given: how it begins, which of its frames and sound stay, images that it comes by."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Conditioning", "Fixed", "Held", "Pinned", "prefix_frames"]
 
-# How far a picture after what a clip goes on from is held to, as published.
+# How far an image after what a clip goes on from is held to, as published.
 _LATER_STRENGTH = 0.4
 
 
 @frozen(kw_only=True, eq=False)
 class Held:
-    """A picture that the clip shows at a frame, and how surely: 1 exactly, 0 not at all.
+    """An image that the clip shows at a frame, and how surely: 1 exactly, 0 not at all.
 
     `appended`: it is shown to the model beside the clip's own frames, not in the place of one.
     """
 
     frame: float
-    picture: Image.Image
+    image: Image.Image
     strength: float
     appended: bool
 
@@ -81,7 +81,7 @@ class Conditioning:
         return Fixed(latents=latents, stays=self._outside(times))
 
     def shown(self, geometry: Geometry, smaller: int) -> Tensor:
-        """Return the latents of the source video that in-context adapters are shown, so many times smaller."""
+        """Return the latents of the source video that in-context LoRAs are shown, so many times smaller."""
         return self._encoded_frames(max(geometry.width // smaller, 1), max(geometry.height // smaller, 1), geometry)
 
     def audio(self, geometry: Geometry) -> Fixed | None:
@@ -110,8 +110,8 @@ class Conditioning:
         return None if data is None else decode_sound(data, max_seconds=self._seconds, name=name)
 
     @cached_property
-    def pictures(self) -> tuple[Held, ...]:
-        """Pictures that the clip shows: keyframes, and its source image, which is where it begins or goes on."""
+    def images(self) -> tuple[Held, ...]:
+        """Images that the clip shows: keyframes, and its source image, which is where it begins or goes on."""
         request = self._request
         guiding = request.pipeline == "keyframe"
         held = [self._held(item.frame, item.image, 1.0, guiding) for item in request.keyframes or ()]
@@ -124,10 +124,10 @@ class Conditioning:
         return tuple(held)
 
     def _held(self, frame: int, image: bytes, strength: float, guiding: bool) -> Held:
-        picture = decode_image(image).convert("RGB")
+        image = decode_image(image).convert("RGB")
         return Held(
             frame=frame / 2 if self._doubled else frame,
-            picture=self._codec.as_compressed(picture),
+            image=self._codec.as_compressed(image),
             strength=strength,
             appended=guiding or frame != 0,
         )

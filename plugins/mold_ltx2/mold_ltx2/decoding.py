@@ -1,4 +1,4 @@
-"""Latents to frames and sound, and pictures to latents."""
+"""Latents to frames and sound, and images to latents."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mold_core import Sound
 from mold_core.media.sound import resampled
-from mold_core.weights import LoadedParts, check_finite
+from mold_core.weights import LoadedComponents, check_finite
 from mold_ltx2.spectrum import log_mel
 from mold_ltx2.tiles import decoded, encoded
 
@@ -35,19 +35,19 @@ class Autoencoders:
 
     `vae`, `audio_vae` and `vocoder` have no weights: they tell sizes. The networks at work are parts of these names.
     `statistics` are mean and standard deviation of the latents of video [C] and of sound [C·M].
-    `picture_crf` is the quality, as x264 counts it, that pictures are brought down to before they are encoded; 0: none.
+    `image_crf` is the quality, as x264 counts it, that images are brought down to before they are encoded; 0: none.
     """
 
     def __init__(
         self,
-        parts: LoadedParts,
+        parts: LoadedComponents,
         *,
         vae: Any,
         audio_vae: Any,
         vocoder: Any,
         statistics: Mapping[str, tuple[Tensor, Tensor]],
         device: str,
-        picture_crf: int = 0,
+        image_crf: int = 0,
     ) -> None:
         self.vae = vae
         self.audio_vae = audio_vae
@@ -55,7 +55,7 @@ class Autoencoders:
         self._parts = parts
         self._of_latents = statistics
         self._device = device
-        self._picture_crf = picture_crf
+        self._image_crf = image_crf
 
     def normalised(self, latents: Tensor) -> Tensor:
         """Return the autoencoder's latents [B, C, F, H, W] as the transformer has them."""
@@ -113,21 +113,21 @@ class Autoencoders:
         mean, std = self._sound_statistics(latents)
         return (latents - mean) / std
 
-    def as_compressed(self, picture: Image.Image) -> Image.Image:
-        """Return a picture as a frame of a video that is encoded at the quality of those the model was trained on."""
-        if not self._picture_crf:
-            return picture
+    def as_compressed(self, image: Image.Image) -> Image.Image:
+        """Return an image as a frame of a video that is encoded at the quality of those the model was trained on."""
+        if not self._image_crf:
+            return image
         from diffusers.pipelines.ltx2.utils import apply_image_conditioning_crf
 
-        return Image.fromarray(apply_image_conditioning_crf(np.asarray(picture), self._picture_crf))
+        return Image.fromarray(apply_image_conditioning_crf(np.asarray(image), self._image_crf))
 
     def encode_video(self, frames: Sequence[Image.Image], width: int, height: int) -> Tensor:
         """Return frames, 8n+1 of them, cropped to fill the size, as latents [1, C, n+1, H, W]."""
         return self.encode_frames([_filling(frame, width, height) for frame in frames])
 
-    def encode_picture(self, picture: Image.Image, width: int, height: int) -> Tensor:
-        """Return a picture, cropped to fill the size, as one latent frame [1, C, 1, H, W]."""
-        return self.encode_frames([_filling(picture, width, height)])
+    def encode_image(self, image: Image.Image, width: int, height: int) -> Tensor:
+        """Return an image, cropped to fill the size, as one latent frame [1, C, 1, H, W]."""
+        return self.encode_frames([_filling(image, width, height)])
 
     def encode_frames(self, frames: list[Image.Image]) -> Tensor:
         """Return frames, 8n+1 of them, as latents [1, C, n+1, H, W]."""
@@ -162,16 +162,16 @@ def _like(tensor: Tensor, network: Any) -> Tensor:
 
 
 def _images(pixels: Tensor) -> Iterator[Image.Image]:
-    """Yield pictures of pixels [3, F, H, W] in -1 to 1."""
+    """Yield images of pixels [3, F, H, W] in -1 to 1."""
     for frame in pixels.unbind(1):
         levels = frame.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
         yield Image.fromarray(levels.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
-def _filling(picture: Image.Image, width: int, height: int) -> Image.Image:
-    """Return a picture scaled to cover width x height, cut evenly at its longer sides."""
-    scale = max(width / picture.width, height / picture.height)
-    size = (max(round(picture.width * scale), width), max(round(picture.height * scale), height))
+def _filling(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Return an image scaled to cover width x height, cut evenly at its longer sides."""
+    scale = max(width / image.width, height / image.height)
+    size = (max(round(image.width * scale), width), max(round(image.height * scale), height))
     left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    resized = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    resized = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
     return resized.crop((left, top, left + width, top + height))

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 from mold_core import Parameter, SizeRules
 
 if TYPE_CHECKING:
-    from mold_core import GenerateRequest, LoadContext, LocalFiles, ModelPart, ModelSpec, Pipeline
+    from mold_core import GenerateRequest, LoadContext, LocalFiles, ModelComponent, ModelSpec, Pipeline
 
 __all__ = ["Ltx2Family"]
 
 
 class Ltx2Family:
-    """LTX-2 by Lightricks: video with sound, from words and pictures."""
+    """LTX-2 by Lightricks: video with sound, from words and images."""
 
     name = "ltx2"
     title = "LTX-2"
@@ -31,16 +31,16 @@ class Ltx2Family:
         Parameter(name="frames", doc="Frames, of the form 8n+1.", minimum=1, maximum=257),
         Parameter(name="fps", doc="Frames per second.", minimum=1, maximum=60),
         Parameter(name="seed", doc="The same seed gives the same video."),
-        Parameter(name="source_image", doc="Picture that the video begins with."),
-        Parameter(name="strength", doc="How surely it begins with that picture."),
-        Parameter(name="keyframes", doc="Pictures that the video shows at given frames."),
-        Parameter(name="source_video", doc="MP4 that the video begins with, or of which a part is made anew."),
-        Parameter(name="retake_range", doc="Part of source_video to make anew; all else of it stays."),
+        Parameter(name="source_image", doc="Image that the video begins with."),
+        Parameter(name="strength", doc="How surely it begins with that image."),
+        Parameter(name="keyframes", doc="Images that the video shows at given frames."),
+        Parameter(name="source_video", doc="MP4 that the video begins with, or of which a part is made again."),
+        Parameter(name="retake_range", doc="Part of source_video to make again; all else of it stays."),
         Parameter(name="audio_file", doc="Sound that the video is made for, and has."),
         Parameter(name="pipeline", doc="How the video is made; left out, by what is given and what the model is."),
         Parameter(name="spatial_upscale", doc="How much smaller the first pass is, whose latents are then enlarged."),
         Parameter(name="temporal_upscale", doc="x2: every second frame is made, and those between by an upsampler."),
-        Parameter(name="loras", doc="Low-rank adapters (LoRA), by name or path, each with its scale."),
+        Parameter(name="loras", doc="Low-rank LoRAs (LoRA), by name or path, each with its scale."),
         Parameter(name="enable_audio", doc="Whether there is sound."),
         Parameter(name="steps", doc="Denoising steps of models that are not distilled.", minimum=1, maximum=100),
         Parameter(name="guidance", doc="Guidance of models that are not distilled.", minimum=0, maximum=20),
@@ -66,11 +66,11 @@ class Ltx2Family:
 
         check(spec, request)
 
-    def parts(self, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> tuple[ModelPart, ...]:
+    def parts(self, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> tuple[ModelComponent, ...]:
         """Return what text encoder, connectors, transformer, autoencoders and upsamplers take in memory."""
-        from mold_ltx2.parts import model_parts
+        from mold_ltx2.component_sizes import model_components
 
-        return model_parts(spec, files, context)
+        return model_components(spec, files, context)
 
     def warm(self) -> None:
         """Import what loading a model needs, but not diffusers, which takes seconds and not every worker needs."""

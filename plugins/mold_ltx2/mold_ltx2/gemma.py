@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from mold_core.weights import PackedTensor, unfilled
+from mold_core.weights import PackedTensor, empty_modules
 
 __all__ = ["gemma_config", "gemma_names", "gemma_network", "gemma_tensors", "scale_embeddings"]
 
@@ -70,7 +70,7 @@ def gemma_network(config: Any) -> Any:
     """
     from transformers import Gemma3TextModel
 
-    with unfilled():
+    with empty_modules():
         network: Any = Gemma3TextModel(config)
         network.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
     network.rotary_emb = type(network.rotary_emb)(config)

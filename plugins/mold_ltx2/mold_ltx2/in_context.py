@@ -1,4 +1,4 @@
-"""In-context adapters: what their files say of the video that the model is shown beside its own."""
+"""In-context LoRAs: what their files say of the video that the model is shown beside its own."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 __all__ = ["shown_smaller"]
 
-# How many times smaller than the clip the videos were that an adapter was trained to be shown.
+# How many times smaller than the clip the videos were that a LoRA was trained to be shown.
 _FACTOR = "reference_downscale_factor"
 
 
 def shown_smaller(loras: Sequence[LoraWeight]) -> int:
-    """Return how many times smaller the video is shown: what the adapters say that say anything, 1 where none does.
+    """Return how many times smaller the video is shown: what the LoRAs say that say anything, 1 where none does.
 
-    Raises CheckpointError naming the file for a value that is none, and for adapters that disagree.
+    Raises CheckpointError naming the file for a value that is none, and for LoRAs that disagree.
     """
     factors = {lora.path: factor for lora in loras if (factor := _factor(Path(lora.path))) != 1}
     if len(set(factors.values())) > 1:
         (one, first), (other, second), *_ = factors.items()
         raise CheckpointError(
-            f"%s: this adapter is shown videos {second} times smaller, and %s {first} times",
+            f"%s: this LoRA is shown videos {second} times smaller, and %s {first} times",
             Path(other),
             Path(one),
             hint="use one of them",

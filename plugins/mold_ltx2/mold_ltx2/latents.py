@@ -73,7 +73,7 @@ def unpack_audio(tokens: Tensor, channels: int) -> Tensor:
 
 
 def frame_tokens(geometry: Geometry, frame: float, device: str) -> Tensor:
-    """Return where one picture at frame `frame` lies in time and space: [1, 3, H·W, 2], in seconds and pixels.
+    """Return where one image at frame `frame` lies in time and space: [1, 3, H·W, 2], in seconds and pixels.
 
     It takes one frame's time, wherever it is; source: Lightricks' VideoConditionByKeyframeIndex, as in diffusers 0.42.
     """

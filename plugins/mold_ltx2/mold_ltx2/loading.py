@@ -10,26 +10,26 @@ import torch
 from torch import Tensor, nn
 
 from mold_core import MemoryPlan
-from mold_core.weights import BlockStream, LoadedParts, LoadProgress, fill, read_weights, unfilled
+from mold_core.weights import BlockStream, LoadedComponents, LoadProgress, empty_modules, load_weights, read_weights
+from mold_ltx2.component_sizes import model_components
 from mold_ltx2.components import COMPONENTS, Components
 from mold_ltx2.decoding import Autoencoders
 from mold_ltx2.dtypes import dtype_of
 from mold_ltx2.gemma import gemma_config, gemma_network, scale_embeddings
-from mold_ltx2.parts import model_parts
 from mold_ltx2.pipeline import Ltx2Pipeline
 from mold_ltx2.prompts import GemmaTokenizer, PromptEncoder
 from mold_ltx2.upsampling import Upsamplers
 
 if TYPE_CHECKING:
     from mold_core import LoadContext, LocalFiles, ModelSpec, ProgressEvent
-    from mold_core.weights import PartLoader
+    from mold_core.weights import ComponentLoader
 
 __all__ = ["load_pipeline"]
 
 _TEXT_TOKENS = 1024
 
-# Quality of the videos that LTX-2 was trained on, as x264 counts it; pictures that are too good hardly move.
-_PICTURE_CRF = 33
+# Quality of the videos that LTX-2 was trained on, as x264 counts it; images that are too good hardly move.
+_IMAGE_CRF = 33
 
 
 def load_pipeline(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> Ltx2Pipeline:
@@ -39,20 +39,20 @@ def load_pipeline(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> L
     own component (``vae``, ``audio_vae``, ``vocoder``, ``connectors``). Whether it is LTX-2 or LTX-2.3 is told by the
     transformer's tensors. The tables of those names in the options, and ``text_encoder``, say sizes that are not the
     published ones. ``distilled`` says that the model needs no guidance, ``sigmas`` the noise levels it was trained for
-    where those are its own, ``text_tokens`` the length that prompts are filled up to, ``picture_crf`` the quality of
+    where those are its own, ``text_tokens`` the length that prompts are filled up to, ``image_crf`` the quality of
     the videos it was trained on, ``dtype`` what is computed in. Raises CheckpointError naming the file.
     """
     options = spec.options
-    plan = context.plan or MemoryPlan(strategy="eager", parts=model_parts(spec, files, context), room={})
+    plan = context.plan or MemoryPlan(strategy="eager", parts=model_components(spec, files, context), room={})
     loader = _Loader(spec, files, context, plan)
-    parts = LoadedParts(plan, {part.name: loader.part(part.name) for part in plan.parts})
+    parts = LoadedComponents(plan, {part.name: loader.part(part.name) for part in plan.parts})
     device = plan.part("transformer").device
     autoencoders = Autoencoders(
         parts,
         **{name: loader.outline(name) for name in ("vae", "audio_vae", "vocoder")},
         statistics={name: loader.statistics(name) for name in ("vae", "audio_vae")},
         device=device,
-        picture_crf=int(options.get("picture_crf", _PICTURE_CRF)),
+        image_crf=int(options.get("image_crf", _IMAGE_CRF)),
     )
     tokenizer = GemmaTokenizer(files.one("tokenizer"), int(options.get("text_tokens", _TEXT_TOKENS)))
     if plan.strategy == "eager":
@@ -83,7 +83,7 @@ class _Loader:
         self._loaded_bytes = 0
         self._total_bytes = sum(part.size_bytes for part in plan.parts)
 
-    def part(self, name: str) -> PartLoader:
+    def part(self, name: str) -> ComponentLoader:
         """Return what loads a part."""
         return lambda report: self.load(name, report)
 
@@ -105,7 +105,7 @@ class _Loader:
         dtype = dtype_of(name, self._spec, device)
         network, tensors, path = self._found(name)
         context, progress = self._context, self._progress(name, report)
-        fill(
+        load_weights(
             network,
             tensors,
             path,
@@ -161,7 +161,7 @@ def _units(name: str, network: Any) -> list[nn.Module]:
 
 def _empty(network: Any, config: Mapping[str, Any]) -> Any:
     """Return a network without weights, on the meta device."""
-    with unfilled():
+    with empty_modules():
         return network(**config)
 
 

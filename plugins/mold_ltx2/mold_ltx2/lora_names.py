@@ -1,4 +1,4 @@
-"""How adapters (LoRA) name LTX-2's layers: as the official files do, as diffusers does, both with prefixes."""
+"""How LoRAs (LoRA) name LTX-2's layers: as the official files do, as diffusers does, both with prefixes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PREFIXES = (
 
 
 class Ltx2Names:
-    """How adapters name the layers of LTX-2's transformer, which is the only network they are put beside."""
+    """How LoRAs name the layers of LTX-2's transformer, which is the only network they are put beside."""
 
     def component_of(self, name: str) -> str:
         """Return that a tensor is for the transformer; it will have no place for those of others."""

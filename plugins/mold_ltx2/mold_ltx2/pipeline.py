@@ -16,7 +16,7 @@ from attrs import evolve
 from torch import Tensor
 
 from mold_core import CacheHit, Frames, GenerateRequest, MemoryPlan, Run, Sound, StageDone, StageStart
-from mold_core.weights import AdapterShelf, LoadedParts
+from mold_core.weights import LoadedComponents, LoraCache
 from mold_ltx2.checks import lacking_upsampler
 from mold_ltx2.conditioning import Conditioning, Pinned
 from mold_ltx2.configs import Version
@@ -25,8 +25,8 @@ from mold_ltx2.in_context import shown_smaller
 from mold_ltx2.latents import Geometry, frame_tokens, pack, pack_audio, unpack, unpack_audio
 from mold_ltx2.lora_names import Ltx2Names
 from mold_ltx2.prompts import PromptEncoder
-from mold_ltx2.recipe import Pass, Recipe, recipe_of
 from mold_ltx2.sampling import Prompt, Stream, denoise, noised, schedule
+from mold_ltx2.sampling_plan import Pass, SamplingPlan, sampling_plan_of
 from mold_ltx2.upsampling import Upsamplers
 
 __all__ = ["Ltx2Pipeline"]
@@ -43,7 +43,7 @@ class Ltx2Pipeline:
     def __init__(
         self,
         *,
-        parts: LoadedParts,
+        parts: LoadedComponents,
         transformer: Any,
         autoencoders: Autoencoders,
         prompts: PromptEncoder,
@@ -66,11 +66,11 @@ class Ltx2Pipeline:
         self._device = device
         self._dtype = dtype
         self._distilled_lora = distilled_lora
-        self._adapters = AdapterShelf(Ltx2Names())
+        self._adapters = LoraCache(Ltx2Names())
 
     @property
     def size_bytes(self) -> int:
-        """Memory of the weights that are on the device now, and of the adapters that are kept, in bytes."""
+        """Memory of the weights that are on the device now, and of the LoRAs that are kept, in bytes."""
         return self.parts.size_bytes(self._device) + self._adapters.size_bytes
 
     @property
@@ -119,7 +119,9 @@ class Ltx2Pipeline:
 
     # --- passes --------------------------------------------------------------------------------------------------
 
-    def _made(self, request: GenerateRequest, recipe: Recipe, given: Conditioning, run: Run) -> tuple[Tensor, Tensor]:
+    def _made(
+        self, request: GenerateRequest, recipe: SamplingPlan, given: Conditioning, run: Run
+    ) -> tuple[Tensor, Tensor]:
         """Denoise a clip as often as its recipe says, and make it larger and smoother in between."""
         with torch.inference_mode():
             prompts = self._encode(request, recipe, run)
@@ -175,7 +177,7 @@ class Ltx2Pipeline:
 
     @contextmanager
     def _transformer(self, one: Pass, run: Run) -> Iterator[Any]:
-        """Give the transformer, with the adapters beside its layers that a pass takes."""
+        """Give the transformer, with the LoRAs beside its layers that a pass takes."""
         with (
             self.parts.use("transformer", run.report) as transformer,
             self._adapters.beside("transformer", transformer, one.loras, run, dtype=self._dtype, device=self._device),
@@ -193,9 +195,9 @@ class Ltx2Pipeline:
             latents[:, :, stays] = clean[:, :, stays] = fixed.latents[:, :, stays].to(self._device)
             mask[:, :, stays] = 1
         appended: list[tuple[Tensor, float, Tensor]] = []
-        for item in given.pictures:
+        for item in given.images:
             space = geometry.strides[1]
-            encoded = self.autoencoders.encode_picture(item.picture, geometry.width * space, geometry.height * space)
+            encoded = self.autoencoders.encode_image(item.image, geometry.width * space, geometry.height * space)
             if item.appended:
                 appended.append((pack(encoded), item.strength, frame_tokens(geometry, item.frame, self._device)))
             else:
@@ -244,8 +246,8 @@ class Ltx2Pipeline:
 
     # --- what a request asks for ---------------------------------------------------------------------------------
 
-    def _recipe(self, request: GenerateRequest) -> Recipe:
-        recipe = recipe_of(
+    def _recipe(self, request: GenerateRequest) -> SamplingPlan:
+        recipe = sampling_plan_of(
             request,
             distilled=self._distilled,
             sigmas=self._sigmas,
@@ -257,7 +259,7 @@ class Ltx2Pipeline:
                 raise lacking_upsampler(request.model or "the model", kind)
         return recipe
 
-    def _geometry(self, request: GenerateRequest, recipe: Recipe, scale: Fraction) -> Geometry:
+    def _geometry(self, request: GenerateRequest, recipe: SamplingPlan, scale: Fraction) -> Geometry:
         codec = self.autoencoders
         space = codec.vae.spatial_compression_ratio
         width, height = (ceil(_given(side) // space / scale) * space for side in (request.width, request.height))
@@ -266,7 +268,7 @@ class Ltx2Pipeline:
             frames, fps = (frames - 1) // 2 + 1, fps / 2
         return Geometry.of(codec.vae, codec.audio_vae, frames=frames, width=width, height=height, fps=fps)
 
-    def _encode(self, request: GenerateRequest, recipe: Recipe, run: Run) -> tuple[Prompt, Prompt | None]:
+    def _encode(self, request: GenerateRequest, recipe: SamplingPlan, run: Run) -> tuple[Prompt, Prompt | None]:
         wanted = [request.prompt]
         if any(one.guidance.needs_negative for one in recipe.passes):
             wanted.append(request.negative_prompt or _DEFAULT_NEGATIVE)

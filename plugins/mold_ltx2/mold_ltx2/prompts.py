@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from mold_core.weights import LoadedParts, check_finite
+from mold_core.weights import LoadedComponents, check_finite
 from mold_ltx2.sampling import Prompt
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class PromptEncoder:
     remembered.
     """
 
-    def __init__(self, parts: LoadedParts, tokenizer: GemmaTokenizer) -> None:
+    def __init__(self, parts: LoadedComponents, tokenizer: GemmaTokenizer) -> None:
         self.tokenizer = tokenizer
         self._parts = parts
         self._remembered: OrderedDict[str, Prompt] = OrderedDict()

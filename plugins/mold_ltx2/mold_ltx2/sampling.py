@@ -21,7 +21,7 @@ from mold_ltx2.second_order import Values, second_order
 
 __all__ = ["DISTILLED", "REFINING", "Guidance", "Prompt", "Stream", "denoise", "noised", "schedule"]
 
-# Noise levels that the distilled models were trained for: of a clip, and of one that is made anew at twice the size.
+# Noise levels that the distilled models were trained for: of a clip, and of one that is made again at twice the size.
 DISTILLED = (1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875)
 REFINING = (0.909375, 0.725, 0.421875)
 

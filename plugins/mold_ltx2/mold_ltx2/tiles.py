@@ -68,7 +68,7 @@ def _means(vae: Any, pixels: Tensor) -> Tensor:
 
 
 def _stretch(vae: Any, latents: Tensor, space: int) -> Tensor:
-    """Return the pixels [C, f, H, W] of some latent frames, decoded in tiles of the picture."""
+    """Return the pixels [C, f, H, W] of some latent frames, decoded in tiles of the image."""
 
     def tile(top: int, bottom: int, left: int, right: int) -> Tensor:
         pixels: Tensor = vae.decode(latents[:, :, :, top:bottom, left:right], return_dict=False)[0][0]

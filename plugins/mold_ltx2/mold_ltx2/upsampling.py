@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from mold_core.weights import LoadedParts, check_finite
+from mold_core.weights import LoadedComponents, check_finite
 from mold_ltx2.decoding import Autoencoders
 from mold_ltx2.upsampling_files import UpsamplerKind
 
@@ -17,7 +17,7 @@ __all__ = ["Upsamplers"]
 class Upsamplers:
     """The upsamplers that a model has; each is a part of its own name."""
 
-    def __init__(self, kinds: Iterable[UpsamplerKind], parts: LoadedParts, autoencoders: Autoencoders) -> None:
+    def __init__(self, kinds: Iterable[UpsamplerKind], parts: LoadedComponents, autoencoders: Autoencoders) -> None:
         self.kinds = frozenset(kinds)
         self._parts = parts
         self._autoencoders = autoencoders

@@ -17,7 +17,7 @@ __all__ = ["mold_models"]
 _HERE = Path(__file__).parent
 CATALOG = _HERE / "models" / "catalog.toml"
 VOCABULARY = _HERE / "vocabulary.toml"
-FILM_TOKENIZER = _HERE / "models" / "ltx2-nano" / "tokenizer.json"
+VIDEO_TOKENIZER = _HERE / "models" / "ltx2-nano" / "tokenizer.json"
 
 
 @hookimpl
@@ -28,10 +28,10 @@ def mold_models() -> list[ModelSpec]:
     from mold_core import read_catalog
 
     specs = read_catalog(CATALOG, embedded=True)
-    return [attrs.evolve(spec, vocabulary=_films() if spec.family == "ltx2" else _pictures()) for spec in specs]
+    return [attrs.evolve(spec, vocabulary=_videos() if spec.family == "ltx2" else _images()) for spec in specs]
 
 
-def _pictures() -> Vocabulary:
+def _images() -> Vocabulary:
     from mold_core import Vocabulary
 
     table = tomllib.loads(VOCABULARY.read_text("utf-8"))
@@ -42,10 +42,10 @@ def _pictures() -> Vocabulary:
     return Vocabulary(words=tuple(table["words"]), summary=summary)
 
 
-def _films() -> Vocabulary:
+def _videos() -> Vocabulary:
     from mold_core import Vocabulary
 
-    tokens = json.loads(FILM_TOKENIZER.read_text("utf-8"))["model"]["vocab"]
+    tokens = json.loads(VIDEO_TOKENIZER.read_text("utf-8"))["model"]["vocab"]
     summary = (
         "a ball bouncing, a boat sailing or a car driving, left to right or right to left, a ball bouncing up and "
         "down, or a balloon rising, sinking or floating; in colours such as red, orange or yellow, with a place and a "

@@ -69,7 +69,7 @@ def test_a_last_model_that_is_no_longer_here_is_passed_over(home: Path) -> None:
     assert told(choose(home, here=("a:q8",))) == ("a:q8", "only downloaded")
 
 
-def test_a_model_that_makes_no_pictures_is_never_the_default(home: Path) -> None:
+def test_a_model_that_makes_no_images_is_never_the_default(home: Path) -> None:
     remember_model(home, "c:q8")
     assert told(choose(home, here=("c:q8",))) == ("nano:bf16", "embedded")
 

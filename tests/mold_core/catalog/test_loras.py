@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from mold_core import GenerateRequest, LoraWeight, ValidationError
-from mold_core.catalog import BroughtLora, LoraFolder, refuse_lora_paths
+from mold_core.catalog import LoraFolder, SuppliedLora, refuse_lora_paths
 
 
 @pytest.fixture
@@ -100,8 +100,8 @@ def test_adapters_of_the_catalog_go_by_the_names_they_are_pulled_by(tmp_path: Pa
     folder = LoraFolder(
         tmp_path / "loras",
         {
-            "camera:static": BroughtLora(file=here, models="big-1"),
-            "camera:in": BroughtLora(file=tmp_path / "in.safetensors", models="big-1"),
+            "camera:static": SuppliedLora(file=here, models="big-1"),
+            "camera:in": SuppliedLora(file=tmp_path / "in.safetensors", models="big-1"),
         },
         "big-1-fast:fp8",
     )

@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from mold_core import Engine, ModelDefaults, ModelFile, ModelSpec, Plugins, Settings, SettingsError, load_plugins
-from mold_core.catalog import own_models
+from mold_core.catalog import user_models
 from mold_core.testing import sketch_model
 
 FILES = (ModelFile(component="weights", path="sketch-v1/w", repo="a/b"), ModelFile(component="vae", path="shared/vae"))
@@ -18,7 +18,7 @@ CATALOG = {"sketch:v1": KNOWN, "inside:v1": attrs.evolve(KNOWN, name="inside:v1"
 
 
 def own(name: str = "my:model", **table: Any) -> ModelSpec:
-    (spec,) = own_models(Settings(own_models={name: table}), CATALOG).values()
+    (spec,) = user_models(Settings(user_models={name: table}), CATALOG).values()
     return spec
 
 

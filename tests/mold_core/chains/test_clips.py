@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from mold_core import CancelledError, ChainRequest, ChainStage, GenerateRequest, InferenceError, VideoData
 from mold_core.catalog import LocalFiles
 from mold_core.chains import Chain, ChainStore, encode_clip, join, lay_out, plan, render_clip, stage_seed
-from mold_core.hookspecs import Film, LoadContext
+from mold_core.hookspecs import DecodedClip, LoadContext
 from mold_core.media.video import decode_frames, probe_video
 from mold_core.testing import FlipbookFamily, FlipbookRenderer, RecordedRun, ball_at, flipbook_model
 
@@ -142,7 +142,7 @@ def test_a_clip_is_decoded_with_what_comes_before_and_after_it_in_view(tmp_path:
     seen: list[tuple[float | None, float | None]] = []
 
     class Watched(FlipbookRenderer):
-        def decode(self, pipeline: object, clip: Any, before: Any, overlap: int, after: Any) -> Film:  # type: ignore[override]
+        def decode(self, pipeline: object, clip: Any, before: Any, overlap: int, after: Any) -> DecodedClip:  # type: ignore[override]
             seen.append(tuple(None if other is None else float(other["start"][0]) for other in (before, after)))  # type: ignore[arg-type]
             return super().decode(pipeline, clip, before, overlap, after)  # type: ignore[arg-type]
 
@@ -244,7 +244,7 @@ def test_a_lost_preview_is_made_again_from_the_clip(tmp_path: Path) -> None:
             assert off.mean() < 4
 
 
-def test_a_longer_film_with_another_preview_keeps_the_clips_that_are_here(tmp_path: Path) -> None:
+def test_a_longer_video_with_another_preview_keeps_the_clips_that_are_here(tmp_path: Path) -> None:
     stages = tuple(
         ChainStage(prompt="a red ball", frames=25, transition="cut" if index else "smooth") for index in range(3)
     )
@@ -279,9 +279,9 @@ def test_a_clip_whose_end_was_lost_is_decoded_again(tmp_path: Path) -> None:
 
 def test_a_renderer_that_makes_too_few_frames_is_found_out(tmp_path: Path) -> None:
     class Short(FlipbookRenderer):
-        def decode(self, *arguments: object) -> Film:  # type: ignore[override]
-            film = super().decode(*arguments)  # type: ignore[arg-type]
-            return Film(images=list(film.images)[:-2], sound=film.sound)
+        def decode(self, *arguments: object) -> DecodedClip:  # type: ignore[override]
+            video = super().decode(*arguments)  # type: ignore[arg-type]
+            return DecodedClip(images=list(video.images)[:-2], sound=video.sound)
 
     work, following, *_ = laid_out(SMOOTH, tmp_path).works
     for clip in (work, following):

@@ -30,20 +30,20 @@ transition = "fade"
 
 
 def written(folder: Path, text: str) -> Path:
-    path = folder / "film.toml"
+    path = folder / "video.toml"
     path.write_text(text, "utf-8")
     return path
 
 
-def test_a_script_is_read_with_the_pictures_beside_it(tmp_path: Path) -> None:
-    (tmp_path / "boat.png").write_bytes(b"picture")
+def test_a_script_is_read_with_the_images_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "boat.png").write_bytes(b"image")
     request = read_script(written(tmp_path, GOOD))
     assert request == ChainRequest(
         model="flipbook",
         seed=7,
         motion_tail_frames=9,
         stages=(
-            ChainStage(prompt="a boat", frames=97, source_image=b"picture"),
+            ChainStage(prompt="a boat", frames=97, source_image=b"image"),
             ChainStage(prompt="a storm", frames=33, transition="fade"),
         ),
     )
@@ -75,15 +75,15 @@ def test_what_is_written_reads_back_the_same(tmp_path: Path) -> None:
         (GOOD.replace('prompt = "a storm"', ""), r"stages\[1\].prompt is required"),
         (GOOD.replace('"boat.png"', '"nowhere.png"'), r"stages\[0\].source_image_path: 'nowhere.png' cannot be read"),
         (GOOD.replace('"boat.png"', '"boat.png"\nsource_image_b64 = "AA=="'), "keep one of them"),
-        (GOOD.replace("[chain]", "[film]"), "unknown key 'film'"),
+        (GOOD.replace("[chain]", "[video]"), "unknown key 'video'"),
         (GOOD.replace("[[stage]]", "[stage]", 1).split("[[stage]]")[0], "stage must be a list of tables"),
     ],
 )
 def test_what_is_wrong_is_named_with_the_file(tmp_path: Path, text: str, words: str) -> None:
-    (tmp_path / "boat.png").write_bytes(b"picture")
+    (tmp_path / "boat.png").write_bytes(b"image")
     with pytest.raises(ValidationError, match=words) as caught:
         read_script(written(tmp_path, text))
-    assert "film.toml" in str(caught.value)
+    assert "video.toml" in str(caught.value)
 
 
 def test_a_file_that_is_not_there_is_one_error(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""mold run --from and --preview: pictures made again, and shown in the terminal."""
+"""mold run --from and --preview: images made again, and shown in the terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from mold_core.cli.again import fields_of
-from mold_core.cli.preview import half_blocks, show_picture
+from mold_core.cli.preview import half_blocks, show_image
 from mold_core.media.metadata import OutputMetadata, embed_metadata, read_metadata
 from mold_core.media.video import VideoFormat, VideoWriter
 
@@ -29,23 +29,23 @@ class Terminal(StringIO):
 
 
 def png(*colors: tuple[int, int, int]) -> bytes:
-    """Return a picture one pixel wide, of these colours from above."""
-    picture = Image.new("RGB", (1, len(colors)))
-    picture.putdata(colors)
+    """Return an image one pixel wide, of these colours from above."""
+    image = Image.new("RGB", (1, len(colors)))
+    image.putdata(colors)
     buffer = BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
 @pytest.fixture
 def house(sketch_inside: Mold, tmp_path: Path) -> Path:
-    """A picture that mold has made."""
+    """An image that mold has made."""
     made = sketch_inside("run", "a red house", "--seed", "7", "--steps", "3", "--width", "48", "-o", "house.png")
     assert made.returncode == 0
     return tmp_path / "house.png"
 
 
-def test_a_picture_is_made_again_byte_by_byte(sketch_inside: Mold, house: Path) -> None:
+def test_a_image_is_made_again_byte_by_byte(sketch_inside: Mold, house: Path) -> None:
     assert sketch_inside("run", "--from", "house.png", "-o", "again.png").returncode == 0
     assert house.with_name("again.png").read_bytes() == house.read_bytes()
 
@@ -57,8 +57,8 @@ def test_flags_and_words_change_it(sketch_inside: Mold, house: Path) -> None:
     assert (metadata.prompt, metadata.seed, metadata.steps, metadata.width) == ("a boat", 8, 3, 48)
 
 
-@pytest.mark.parametrize("name", ["film.mp4", "film.gif"])
-def test_a_film_tells_what_made_it(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["video.mp4", "video.gif"])
+def test_a_video_tells_what_made_it(tmp_path: Path, name: str) -> None:
     told = OutputMetadata(
         prompt="a red ball",
         model="flipbook:v1",
@@ -96,11 +96,9 @@ def test_what_tells_nothing_is_refused(sketch_inside: Mold, tmp_path: Path, data
 
 
 def test_half_blocks_hold_two_pixels_each() -> None:
-    picture = Image.open(BytesIO(png((255, 0, 0), (0, 0, 255))))
-    assert half_blocks(picture, 80, 20, {"COLORTERM": "truecolor"}) == (
-        "\x1b[38;2;255;0;0m\x1b[48;2;0;0;255m▀\x1b[0m\n"
-    )
-    assert half_blocks(picture, 80, 20, {}) == "\x1b[38;5;196m\x1b[48;5;21m▀\x1b[0m\n"
+    image = Image.open(BytesIO(png((255, 0, 0), (0, 0, 255))))
+    assert half_blocks(image, 80, 20, {"COLORTERM": "truecolor"}) == ("\x1b[38;2;255;0;0m\x1b[48;2;0;0;255m▀\x1b[0m\n")
+    assert half_blocks(image, 80, 20, {}) == "\x1b[38;5;196m\x1b[48;5;21m▀\x1b[0m\n"
 
 
 def test_half_blocks_fit_into_the_terminal() -> None:
@@ -116,9 +114,9 @@ def test_half_blocks_fit_into_the_terminal() -> None:
         ({"TERM_PROGRAM": "iTerm.app"}, r"\x1b\]1337;File=inline=1:([^\a]+)\a\n"),
     ],
 )
-def test_terminals_that_know_pictures_get_the_file(environ: dict[str, str], pattern: str) -> None:
+def test_terminals_that_know_images_get_the_file(environ: dict[str, str], pattern: str) -> None:
     terminal = Terminal()
-    show_picture(png((1, 2, 3)), terminal, environ)
+    show_image(png((1, 2, 3)), terminal, environ)
     match = re.fullmatch(pattern, terminal.getvalue())
     assert match
     assert Image.open(BytesIO(base64.b64decode(match[1]))).getpixel((0, 0)) == (1, 2, 3)
@@ -126,6 +124,6 @@ def test_terminals_that_know_pictures_get_the_file(environ: dict[str, str], patt
 
 def test_where_there_is_no_terminal_or_no_colour_nothing_is_shown() -> None:
     pipe, colourless = StringIO(), Terminal()
-    show_picture(png((1, 2, 3)), pipe, {})
-    show_picture(png((1, 2, 3)), colourless, {"NO_COLOR": "1"})
+    show_image(png((1, 2, 3)), pipe, {})
+    show_image(png((1, 2, 3)), colourless, {"NO_COLOR": "1"})
     assert pipe.getvalue() == colourless.getvalue() == ""

@@ -42,7 +42,7 @@ Run = Callable[..., subprocess.CompletedProcess[Any]]
 
 
 @pytest.fixture
-def films(sketch_inside: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+def videos(sketch_inside: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run `mold` with the family flipbook, in this process."""
     monkeypatch.setenv("SKETCH_FILMS", "1")
     return sketch_inside
@@ -50,38 +50,38 @@ def films(sketch_inside: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 @pytest.fixture
 def script(tmp_path: Path) -> Path:
-    path = tmp_path / "film.toml"
+    path = tmp_path / "video.toml"
     path.write_text(SCRIPT)
     return path
 
 
-def test_a_script_is_checked_without_making_anything(films: Run, script: Path) -> None:
-    ran = films("chain", "validate", str(script))
+def test_a_script_is_checked_without_making_anything(videos: Run, script: Path) -> None:
+    ran = videos("chain", "validate", str(script))
     assert (ran.returncode, ran.stdout) == (0, f"OK — 3 stages, {FRAMES} frames estimated\n")
-    ran = films("chain", "run", str(script), "--dry-run")
+    ran = videos("chain", "run", str(script), "--dry-run")
     assert (ran.returncode, ran.stdout) == (0, f"3 stages, {FRAMES} frames estimated\n")
 
 
-def test_a_wrong_script_is_one_line_and_status_2(films: Run, script: Path) -> None:
+def test_a_wrong_script_is_one_line_and_status_2(videos: Run, script: Path) -> None:
     script.write_text(SCRIPT.replace("frames = 17", "frames = 16", 1))
-    ran = films("chain", "validate", str(script))
+    ran = videos("chain", "validate", str(script))
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr == "error: stages[0].frames must be of the form 8n+1, not 16; the nearest are 9 and 17\n"
 
 
-def test_a_script_becomes_a_video(films: Run, script: Path, tmp_path: Path) -> None:
-    target = tmp_path / "film.mp4"
-    ran = films("chain", "run", str(script), "-o", str(target))
+def test_a_script_becomes_a_video(videos: Run, script: Path, tmp_path: Path) -> None:
+    target = tmp_path / "video.mp4"
+    ran = videos("chain", "run", str(script), "-o", str(target))
     assert ran.returncode == 0, ran.stderr
     with target.open("rb") as file:
         assert probe_video(file).frames == FRAMES
     assert f"{FRAMES} frames at 24, seed 7" in ran.stderr + ran.stdout
 
 
-def test_mold_run_takes_a_script_too(films: Run, script: Path, tmp_path: Path) -> None:
-    assert films("run", "--script", str(script), "--dry-run").stdout == f"3 stages, {FRAMES} frames estimated\n"
-    target = tmp_path / "film.mp4"
-    ran = films("run", "--script", str(script), "--seed", "9", "-o", str(target))
+def test_mold_run_takes_a_script_too(videos: Run, script: Path, tmp_path: Path) -> None:
+    assert videos("run", "--script", str(script), "--dry-run").stdout == f"3 stages, {FRAMES} frames estimated\n"
+    target = tmp_path / "video.mp4"
+    ran = videos("run", "--script", str(script), "--seed", "9", "-o", str(target))
     assert ran.returncode == 0, ran.stderr
     with target.open("rb") as file:
         assert probe_video(file).frames == FRAMES
@@ -91,35 +91,35 @@ def test_mold_run_takes_a_script_too(films: Run, script: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("extra", "what"), [(("--steps", "4"), "--steps"), (("a red ball",), "a prompt"), (("-m", "flipbook"), "-m")]
 )
-def test_what_a_script_says_has_no_flag(films: Run, script: Path, extra: tuple[str, ...], what: str) -> None:
-    ran = films("run", "--script", str(script), *extra)
+def test_what_a_script_says_has_no_flag(videos: Run, script: Path, extra: tuple[str, ...], what: str) -> None:
+    ran = videos("run", "--script", str(script), *extra)
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr == (
         f"error: {what} is not for --script, which says all but the seed; change the script, or leave one of both out\n"
     )
 
 
-def test_the_suffix_decides_the_format(films: Run, script: Path, tmp_path: Path) -> None:
-    target = tmp_path / "film.gif"
-    assert films("chain", "run", str(script), "-o", str(target)).returncode == 0
+def test_the_suffix_decides_the_format(videos: Run, script: Path, tmp_path: Path) -> None:
+    target = tmp_path / "video.gif"
+    assert videos("chain", "run", str(script), "-o", str(target)).returncode == 0
     assert target.read_bytes().startswith(b"GIF89a")
-    ran = films("chain", "run", str(script), "-o", str(tmp_path / "film.avi"))
+    ran = videos("chain", "run", str(script), "-o", str(tmp_path / "video.avi"))
     assert ran.returncode == 2
     assert "use .mp4, .gif, .png, .apng or .webp" in ran.stderr
 
 
-def test_chains_are_listed_and_resumed_by_their_names(films: Run, script: Path, tmp_path: Path) -> None:
+def test_chains_are_listed_and_resumed_by_their_names(videos: Run, script: Path, tmp_path: Path) -> None:
     first, again = tmp_path / "a.mp4", tmp_path / "b.mp4"
-    films("chain", "run", str(script), "-o", str(first))
-    (row,) = json.loads(films("chain", "list", "--json").stdout)
+    videos("chain", "run", str(script), "-o", str(first))
+    (row,) = json.loads(videos("chain", "list", "--json").stdout)
     assert (row["model"], row["prompt"], row["stages"]) == ("flipbook:v1", "a red ball", 3)
-    assert row["id"] in films("chain", "list").stdout
-    assert films("chain", "resume", row["id"], "-o", str(again)).returncode == 0
+    assert row["id"] in videos("chain", "list").stdout
+    assert videos("chain", "resume", row["id"], "-o", str(again)).returncode == 0
     assert again.read_bytes() == first.read_bytes()
 
 
-def test_an_unknown_name_says_which_there_are(films: Run) -> None:
-    ran = films("chain", "resume", "0123456789abcdef")
+def test_an_unknown_name_says_which_there_are(videos: Run) -> None:
+    ran = videos("chain", "resume", "0123456789abcdef")
     assert ran.returncode == 2
     assert "there is no chain '0123456789abcdef' here; known: none" in ran.stderr
 
@@ -128,7 +128,7 @@ def test_an_unknown_name_says_which_there_are(films: Run) -> None:
 def test_a_chain_killed_in_any_stage_ends_in_the_same_bytes(
     sketch: Run, sketch_process: Callable[..., subprocess.Popen[Any]], script: Path, home: Path, steps: int
 ) -> None:
-    film = partial(sketch, SKETCH_FILMS="1", text=False)
+    video = partial(sketch, SKETCH_FILMS="1", text=False)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     command = ("chain", "run", str(script), "-o", "-")
     with sketch_process(*command, SKETCH_FILMS="1", SKETCH_SAYS="1", **pipes) as process:
@@ -136,30 +136,30 @@ def test_a_chain_killed_in_any_stage_ends_in_the_same_bytes(
         while said < steps:
             said += b"step" in process.stderr.readline()
         process.kill()
-    resumed = film(*command)
-    whole = film(*command, MOLD_HOME=str(home / "other"))
+    resumed = video(*command)
+    whole = video(*command, MOLD_HOME=str(home / "other"))
     assert resumed.returncode == whole.returncode == 0, resumed.stderr
     assert resumed.stdout == whole.stdout
     assert sum(1 for _ in decode_frames(BytesIO(whole.stdout))) == FRAMES
 
 
-def test_mold_run_makes_a_video_with_a_model_of_videos(films: Run, tmp_path: Path) -> None:
+def test_mold_run_makes_a_video_with_a_model_of_videos(videos: Run, tmp_path: Path) -> None:
     target = tmp_path / "ball.mp4"
-    ran = films("run", "-m", "flipbook", "a red ball", "--frames", "9", "--fps", "12", "--no-audio", "-o", str(target))
+    ran = videos("run", "-m", "flipbook", "a red ball", "--frames", "9", "--fps", "12", "--no-audio", "-o", str(target))
     assert ran.returncode == 0, ran.stderr
     with target.open("rb") as file:
         info = probe_video(file)
     assert (info.frames, info.fps, info.has_audio) == (9, 12.0, False)
 
 
-def test_mold_run_chains_clips_for_a_longer_video(films: Run, tmp_path: Path) -> None:
+def test_mold_run_chains_clips_for_a_longer_video(videos: Run, tmp_path: Path) -> None:
     target = tmp_path / "ball.mp4"
     long = ("--frames", "40", "--clip-frames", "17", "--motion-tail", "1", "--seed", "3")
-    ran = films("run", "-m", "flipbook", "a red ball", *long, "-o", str(target))
+    ran = videos("run", "-m", "flipbook", "a red ball", *long, "-o", str(target))
     assert ran.returncode == 0, ran.stderr
     with target.open("rb") as file:
         assert probe_video(file).frames == 40
-    (row,) = json.loads(films("chain", "list", "--json").stdout)
+    (row,) = json.loads(videos("chain", "list", "--json").stdout)
     assert row["stages"] == 3
 
 
@@ -168,7 +168,7 @@ def test_mold_run_chains_clips_for_a_longer_video(films: Run, tmp_path: Path) ->
     [
         (("-o", "a.jpeg"), "ends in .jpeg; use .mp4, .gif"),
         (("--format", "jpeg", "-o", "a"), "--format jpeg is not for videos; use one of mp4, gif, apng, webp"),
-        (("--keyframe", "a.png"), "must be a frame's number and a picture; as in 48:boat.png"),
+        (("--keyframe", "a.png"), "must be a frame's number and an image; as in 48:boat.png"),
         (("--frames", "40", "--clip-frames", "17", "-n", "rain"), "--negative-prompt is not for chains"),
         (("--frames", "40", "--clip-frames", "17", "--temporal-upscale", "x2"), "--temporal-upscale is not for chains"),
         (("--frames", "40", "--clip-frames", "17", "--pipeline", "a2vid"), "--pipeline is not for chains"),
@@ -180,7 +180,7 @@ def test_mold_run_chains_clips_for_a_longer_video(films: Run, tmp_path: Path) ->
         (("--dry-run",), "error: --dry-run says what a script comes to; name one with --script"),
     ],
 )
-def test_what_a_video_cannot_have_is_one_line(films: Run, flags: tuple[str, ...], words: str) -> None:
-    ran = films("run", "-m", "flipbook", "a red ball", *flags)
+def test_what_a_video_cannot_have_is_one_line(videos: Run, flags: tuple[str, ...], words: str) -> None:
+    ran = videos("run", "-m", "flipbook", "a red ball", *flags)
     assert (ran.returncode, ran.stdout) == (2, "")
     assert words in ran.stderr

@@ -30,7 +30,7 @@ NOWHERE = {"completions", "version"}
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A MOLD_HOME with two models, an adapter, a chain and three results, one made from another."""
+    """A MOLD_HOME with two models, a LoRA, a chain and three results, one made from another."""
     home = tmp_path_factory.mktemp("disk") / "home"
     for model in ("sketch-v1", "far-q8"):
         (home / "models" / model).mkdir(parents=True)
@@ -39,7 +39,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "loras").mkdir()
     (home / "loras" / "ink.safetensors").write_bytes(b"123")
     (home / "chains").mkdir()
-    chain = {"model": "film:v1", "stages": [{"prompt": "a boat", "frames": 9}, {"prompt": "the boat", "frames": 9}]}
+    chain = {"model": "video:v1", "stages": [{"prompt": "a boat", "frames": 9}, {"prompt": "the boat", "frames": 9}]}
     (home / "chains" / "0123456789abcdef.json").write_text(json.dumps(chain))
     gallery = Gallery.of(Settings(home=home))
     assert gallery is not None
@@ -47,9 +47,9 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         about = OutputMetadata(
             prompt=prompt, model="sketch:v1", seed=number, steps=4, guidance=0.0, width=16, height=16, version="1.0"
         )
-        picture = encode_image(Image.new("RGB", (16, 16), (number, 0, 0)), "png", about)
+        image = encode_image(Image.new("RGB", (16, 16), (number, 0, 0)), "png", about)
         parents = [Parent(relation="upscaled-from", name="0.png")] if number == 2 else []
-        gallery.add(picture, about, name=f"{number}.png", parents=parents)
+        gallery.add(image, about, name=f"{number}.png", parents=parents)
     gallery.update("1.png", favourite=True, tags=["sea"])
     gallery.close()
     return home

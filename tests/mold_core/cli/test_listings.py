@@ -59,7 +59,7 @@ def test_info_shows_a_model_and_where_its_files_lie(sketch: Mold, home: Path) ->
     text = output(sketch("info", "far"))
     rows = dict(line.split("  ", 1) for line in text.splitlines() if "  " in line)
     assert rows["name"].strip() == "far:q8"
-    assert rows["picture"].strip() == "32x32, 2 steps, guidance 1"
+    assert rows["image"].strip() == "32x32, 2 steps, guidance 1"
     assert rows["here"].strip() == "no, 1 missing"
     assert f"✗ weights                    {home}/models/far-q8/weights" in text
 

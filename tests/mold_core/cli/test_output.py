@@ -89,7 +89,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "loras").mkdir()
     (home / "loras" / "ink\x1b[2J\nFORGED.safetensors").write_bytes(b"123")
     (home / "chains").mkdir()
-    chain = {"model": "film:v1", "stages": [{"prompt": HOSTILE, "frames": 25}, {"prompt": HOSTILE, "frames": 25}]}
+    chain = {"model": "video:v1", "stages": [{"prompt": HOSTILE, "frames": 25}, {"prompt": HOSTILE, "frames": 25}]}
     (home / "chains" / "0123456789abcdef.json").write_text(json.dumps(chain))
     gallery = Gallery.of(Settings(home=home))
     assert gallery is not None
@@ -175,7 +175,7 @@ def test_a_reader_that_has_left_is_no_trouble(
     assert process.returncode in (CALLS[call], -signal.SIGPIPE)
 
 
-def test_a_picture_is_not_made_for_a_standard_output_that_is_closed(site: Path, disk: Path, tmp_path: Path) -> None:
+def test_a_image_is_not_made_for_a_standard_output_that_is_closed(site: Path, disk: Path, tmp_path: Path) -> None:
     done = in_shell(site, disk, tmp_path, ">&-", "run", "a red house")
     assert (done.returncode, done.stderr.decode()) == (1, "error: standard output is closed; name a file with -o\n")
 
@@ -195,7 +195,7 @@ def leaky_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("executor", ["inline", "process"])
-def test_a_picture_in_a_pipe_is_nothing_but_the_picture(mold: Mold, leaky_site: Path, executor: str) -> None:
+def test_a_image_in_a_pipe_is_nothing_but_the_image(mold: Mold, leaky_site: Path, executor: str) -> None:
     plugin: dict[str, Any] = {"paths": [leaky_site], "MOLD_PLUGINS": "leaky", "MOLD_EXECUTOR": executor, "text": False}
     done = mold("run", "-m", "leaky", "a red house", "--width", "32", "--height", "32", **plugin)
     assert done.returncode == 0, done.stderr

@@ -142,7 +142,7 @@ def test_control_c_cancels_the_job_on_the_server(
     assert _wait_for(lambda: running[0].state == "cancelled")
 
 
-def test_a_picture_of_a_server_costs_no_heavy_import(server: Server, tmp_path: Path) -> None:
+def test_a_image_of_a_server_costs_no_heavy_import(server: Server, tmp_path: Path) -> None:
     code = """
 import sys
 from mold_core.cli.main import main
@@ -218,7 +218,7 @@ def test_errors_are_those_of_the_engine(client: Client, server: Server) -> None:
     with pytest.raises(ValidationError, match="steps"):
         client.generate(GenerateRequest(prompt="a house", steps=1000))
     with pytest.raises(ValidationError):
-        client.upscale(UpscaleRequest(image=b"no picture"))
+        client.upscale(UpscaleRequest(image=b"no image"))
     with pytest.raises(ServerError, match="invalid API key") as refused:
         Client(f"127.0.0.1:{server.port}", "another key").status()
     assert refused.value.code == "UNAUTHORIZED"

@@ -1,4 +1,4 @@
-"""mold run: a prompt in, a picture out, and one line for whatever goes wrong."""
+"""mold run: a prompt in, an image out, and one line for whatever goes wrong."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from small_disk import fill, small_disk
+from small_disk import load_weights, small_disk
 
 from mold_core.media.metadata import OutputMetadata, read_metadata
 
@@ -44,10 +44,10 @@ def error_line(done: CompletedProcess[str], status: int) -> str:
     return line.removeprefix("error: ")
 
 
-# --- where the picture goes --------------------------------------------------------------------------------------
+# --- where the image goes --------------------------------------------------------------------------------------
 
 
-def test_into_a_pipe_go_the_bytes_of_the_picture_and_nothing_else(sketch: Mold, tmp_path: Path) -> None:
+def test_into_a_pipe_go_the_bytes_of_the_image_and_nothing_else(sketch: Mold, tmp_path: Path) -> None:
     done = sketch(*REQUEST, text=False)
     assert (done.returncode, done.stderr) == (0, b"")
     assert format_of(done.stdout) == "PNG"
@@ -205,7 +205,7 @@ MORE_MISTAKES = [
     (("-o", "a.png", "--format", "webp"), 2, "--output 'a.png' is a png file and --format says webp; leave one"),
     (("-o", "."), 1, "'.' is a directory; name a file in it"),
     (("-o", "nowhere/"), 1, "'nowhere/' is a directory; name a file in it"),
-    (("-o", "-", "--batch", "2"), 2, "--batch 2 makes several pictures and standard output takes one; name a file"),
+    (("-o", "-", "--batch", "2"), 2, "--batch 2 makes several images and standard output takes one; name a file"),
     (("-o", "x" * 300 + ".png"), 1, f"cannot write '{'x' * 300}.png': the name is too long; choose a shorter one"),
 ]
 
@@ -283,7 +283,7 @@ def test_a_broken_config_gives_one_line(sketch: Mold, home: Path) -> None:
 def test_an_image_that_the_disk_has_no_room_for_is_kept_elsewhere(sketch: Mold, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     with small_disk(tmp_path / "disk") as disk:
-        fill(disk)
+        load_weights(disk)
         done = sketch("run", "a red house", "-o", str(disk / "a.png"), TMPDIR=str(tmp_path / "elsewhere"))
     line = error_line(done, 1)
     (kept,) = (tmp_path / "elsewhere").glob("mold-*.png")

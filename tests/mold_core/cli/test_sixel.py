@@ -1,4 +1,4 @@
-"""Pictures as sixels: what a terminal draws of them, and which terminals get them."""
+"""Images as sixels: what a terminal draws of them, and which terminals get them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from io import BytesIO
 import pytest
 from PIL import Image, ImageChops
 
-from mold_core.cli.preview import protocol_wished, show_picture
+from mold_core.cli.preview import requested_protocol, show_image
 from mold_core.cli.sixel import sixels
 
 
@@ -19,7 +19,7 @@ def drawn(text: str) -> Image.Image:
     """Return what a terminal makes of sixels, by the VT340's manual."""
     found = re.fullmatch(r'\x1bP0;1q"1;1;(\d+);(\d+)(.*)\x1b\\', text.rstrip("\n"), re.DOTALL)
     assert found
-    picture = Image.new("RGB", (int(found[1]), int(found[2])), "magenta")
+    image = Image.new("RGB", (int(found[1]), int(found[2])), "magenta")
     colors: dict[str, tuple[int, ...]] = {}
     x = y = 0
     color: tuple[int, ...] = ()
@@ -34,22 +34,22 @@ def drawn(text: str) -> Image.Image:
             for column in range(x, x + int(count or 1)):
                 for row in range(6):
                     if (ord(sign) - 63) >> row & 1:
-                        picture.putpixel((column, y + row), color)  # type: ignore[arg-type]
+                        image.putpixel((column, y + row), color)  # type: ignore[arg-type]
             x += int(count or 1)
-    return picture
+    return image
 
 
 def painted(size: tuple[int, int]) -> Image.Image:
-    picture = Image.linear_gradient("L").resize(size)
-    return Image.merge("RGB", (picture, picture.rotate(180), Image.new("L", size, 40)))
+    image = Image.linear_gradient("L").resize(size)
+    return Image.merge("RGB", (image, image.rotate(180), Image.new("L", size, 40)))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (50, 6), (33, 47)], ids=str)
 def test_a_terminal_draws_every_pixel_in_nearly_its_colour(size: tuple[int, int]) -> None:
-    picture = painted(size)
-    shown = drawn(sixels(picture))
+    image = painted(size)
+    shown = drawn(sixels(image))
     assert shown.size == size
-    assert max(high for _, high in ImageChops.difference(shown, picture).getextrema()) <= 24  # type: ignore[misc]
+    assert max(high for _, high in ImageChops.difference(shown, image).getextrema()) <= 24  # type: ignore[misc]
 
 
 def test_a_plane_of_one_colour_is_short() -> None:
@@ -77,7 +77,7 @@ def test_a_terminal_that_is_not_known_is_asked(answer: bytes, beginning: str) ->
     data = BytesIO()
     painted((8, 2)).save(data, "PNG")
     with os.fdopen(theirs, "w") as stream:
-        show_picture(data.getvalue(), stream, {"TERM": "xterm-256color"})
+        show_image(data.getvalue(), stream, {"TERM": "xterm-256color"})
         thread.join(10)
     os.close(ours)
     assert b"".join(shown).decode().startswith(beginning)
@@ -95,4 +95,4 @@ def test_a_terminal_that_is_not_known_is_asked(answer: bytes, beginning: str) ->
     ],
 )
 def test_a_flag_stands_before_the_setting(flag: bool, named: str | None, setting: str, wished: str | None) -> None:
-    assert protocol_wished(flag, named, {"MOLD_PREVIEW": setting}) == wished
+    assert requested_protocol(flag, named, {"MOLD_PREVIEW": setting}) == wished

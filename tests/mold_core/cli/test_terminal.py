@@ -88,7 +88,7 @@ def test_the_list_of_models_fits_a_narrow_terminal(sketch_process: Start) -> Non
     assert "32x32 · 2 steps · Rectangles for tests" in " ".join(models.split())
 
 
-def test_progress_is_shown_while_the_picture_goes_into_a_pipe(sketch_process: Start, tmp_path: Path) -> None:
+def test_progress_is_shown_while_the_image_goes_into_a_pipe(sketch_process: Start, tmp_path: Path) -> None:
     with (tmp_path / "piped").open("wb") as piped:
         text = Terminal(sketch_process).show(*RUN, streams=("stdin", "stderr"), stdout=piped)
     assert "step 2/2" in text
@@ -102,7 +102,7 @@ def test_without_a_terminal_nothing_is_drawn(sketch: Callable[..., Any]) -> None
     assert "step" not in done.stderr
 
 
-def test_at_a_terminal_the_picture_is_saved_in_the_current_folder(sketch_process: Start, tmp_path: Path) -> None:
+def test_at_a_terminal_the_image_is_saved_in_the_current_folder(sketch_process: Start, tmp_path: Path) -> None:
     text = Terminal(sketch_process).show(*RUN)
     (saved,) = tmp_path.glob("*.png")
     assert re.fullmatch(r"mold-sketch-v1-\d+\.png", saved.name)

@@ -24,14 +24,14 @@ def upscale(mold: Run) -> Run:
     return partial(mold, "upscale", MOLD_PLUGINS="esrgan,nano", OMP_NUM_THREADS="1")
 
 
-def picture(format: str = "PNG", colour: str = "#4080c0") -> bytes:
+def image(format: str = "PNG", colour: str = "#4080c0") -> bytes:
     buffer = BytesIO()
     Image.new("RGB", (12, 10), colour).save(buffer, format)
     return buffer.getvalue()
 
 
 def test_a_file_is_enlarged_into_the_format_that_the_name_says(upscale: Run, tmp_path: Path) -> None:
-    (tmp_path / "photo.png").write_bytes(picture())
+    (tmp_path / "photo.png").write_bytes(image())
     done = upscale("photo.png", *NANO, "-o", "large.jpg")
     assert (done.returncode, done.stdout) == (0, "")
     assert "✓ large.jpg  12x10 → 48x40, esrgan-nano-x4:fp32" in done.stderr
@@ -41,7 +41,7 @@ def test_a_file_is_enlarged_into_the_format_that_the_name_says(upscale: Run, tmp
 
 
 def test_a_pipe_is_enlarged_into_a_pipe(upscale: Run, tmp_path: Path) -> None:
-    done = upscale("-", *NANO, "--format", "webp", stdin=picture("JPEG"), text=False)
+    done = upscale("-", *NANO, "--format", "webp", stdin=image("JPEG"), text=False)
     assert done.returncode == 0, done.stderr
     with Image.open(BytesIO(done.stdout)) as made:
         assert (made.size, made.format) == ((48, 40), "WEBP")
@@ -51,17 +51,17 @@ def test_a_pipe_is_enlarged_into_a_pipe(upscale: Run, tmp_path: Path) -> None:
 def test_a_folder_goes_on_where_it_stopped(upscale: Run, tmp_path: Path) -> None:
     folder = tmp_path / "holiday"
     (folder / "beach").mkdir(parents=True)
-    (folder / "a.png").write_bytes(picture())
-    (folder / "beach" / "b.jpg").write_bytes(picture("JPEG"))
+    (folder / "a.png").write_bytes(image())
+    (folder / "beach" / "b.jpg").write_bytes(image("JPEG"))
     (folder / "c.png").write_bytes(b"this is only text")
     first = upscale("holiday", *NANO, "-o", "large")
     assert first.returncode == 1
-    assert "✗ holiday/c.png: image must be a PNG, JPEG or WebP picture" in first.stderr
+    assert "✗ holiday/c.png: image must be a PNG, JPEG or WebP image" in first.stderr
     assert first.stderr.endswith("1 of 3 could not be enlarged\n")
     made = sorted(path.relative_to(tmp_path).as_posix() for path in (tmp_path / "large").rglob("*.*"))
     assert made == ["large/a.png", "large/beach/b.png"]
     before = (tmp_path / "large" / "a.png").stat().st_mtime_ns
-    (folder / "c.png").write_bytes(picture())
+    (folder / "c.png").write_bytes(image())
     (tmp_path / "large" / "beach" / "b.png").unlink()
     second = upscale("holiday", *NANO, "-o", "large")
     assert second.returncode == 0
@@ -71,7 +71,7 @@ def test_a_folder_goes_on_where_it_stopped(upscale: Run, tmp_path: Path) -> None
 
 
 REFUSED = {
-    "text": (["text.png"], 2, "must be a PNG, JPEG or WebP picture"),
+    "text": (["text.png"], 2, "must be a PNG, JPEG or WebP image"),
     "cut off": (["cut.png"], 2, "ends too early or is damaged"),
     "empty": (["empty.png"], 2, "not an empty file"),
     "not there": (["nothing.png"], 2, "there is no file 'nothing.png'"),
@@ -85,7 +85,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_is_refused_in_one_sentence_and_nothing_is_left(case: str, upscale: Run, tmp_path: Path) -> None:
     arguments, status, words = REFUSED[case]
-    files = {"text.png": b"text", "cut.png": picture()[:-20], "empty.png": b"", "good.png": picture()}
+    files = {"text.png": b"text", "cut.png": image()[:-20], "empty.png": b"", "good.png": image()}
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
     model = () if "-m" in arguments else NANO
@@ -105,7 +105,7 @@ def test_an_upscaler_is_fetched_when_it_is_first_used(upscale: Run, tmp_path: Pa
 
     torch.manual_seed(0)
     weights = save(SRVGGNetCompact(CompactConfig(features=8, convs=1, scale=2)).state_dict())
-    (tmp_path / "small.png").write_bytes(picture())
+    (tmp_path / "small.png").write_bytes(image())
     with fake_hub() as hub:
         file = hub.add("glass/lens", "lens.safetensors", weights)
         world = {

@@ -46,7 +46,7 @@ from mold_core.testing import (
 from mold_core.wire.events import event_to_json
 from mold_core.wire.generate import OutputFormat
 
-FILM = ChainRequest(model="flipbook", prompt="a red ball", total_frames=40, clip_frames=17, seed=3)
+VIDEO = ChainRequest(model="flipbook", prompt="a red ball", total_frames=40, clip_frames=17, seed=3)
 
 
 def plugin(family: FlipbookFamily) -> FakePlugin:
@@ -77,7 +77,7 @@ def frames(response: ChainResponse) -> int:
 
 
 def test_a_chain_gives_the_frames_that_were_asked_for(engine: Engine) -> None:
-    response = engine.chain(FILM)
+    response = engine.chain(VIDEO)
     assert frames(response) == response.video.frames == 40
     assert (response.stage_count, response.model, response.seed_used) == (4, "flipbook:v1", 3)
     assert response.video.has_audio
@@ -85,7 +85,7 @@ def test_a_chain_gives_the_frames_that_were_asked_for(engine: Engine) -> None:
 
 def test_events_come_in_the_order_of_the_page(engine: Engine) -> None:
     events: list[dict[str, object]] = []
-    engine.chain(FILM, lambda event: events.append(event_to_json(event)))
+    engine.chain(VIDEO, lambda event: events.append(event_to_json(event)))
     told = [event for event in events if event["type"] not in ("queued", "info")]
     clip = [("stage_start", None), ("denoise_step", 1), ("denoise_step", 2), ("stage_done", None)]
     assert told[0] == {"type": "chain_start", "stage_count": 4, "estimated_total_frames": 41}
@@ -97,37 +97,37 @@ def test_events_come_in_the_order_of_the_page(engine: Engine) -> None:
 
 
 def test_the_file_says_what_it_was_made_from(engine: Engine) -> None:
-    metadata = read_video_metadata(BytesIO(engine.chain(FILM).video.data))
+    metadata = read_video_metadata(BytesIO(engine.chain(VIDEO).video.data))
     assert metadata is not None
     assert (metadata.prompt, metadata.seed, metadata.frames, metadata.fps) == ("a red ball", 3, 40, 24)
 
 
 @pytest.mark.parametrize("format", ["gif", "apng", "webp"])
 def test_files_of_other_formats_say_it_too(engine: Engine, format: OutputFormat) -> None:
-    metadata = read_metadata(engine.chain(attrs.evolve(FILM, output_format=format)).video.data)
+    metadata = read_metadata(engine.chain(attrs.evolve(VIDEO, output_format=format)).video.data)
     assert metadata is not None
     assert (metadata.prompt, metadata.seed, metadata.frames, metadata.fps) == ("a red ball", 3, 40, 24)
-    quiet = attrs.evolve(FILM, output_format=format, embed_metadata=False)
+    quiet = attrs.evolve(VIDEO, output_format=format, embed_metadata=False)
     assert read_metadata(engine.chain(quiet).video.data) is None
 
 
 def test_the_same_seed_gives_the_same_video_and_a_new_one_another(engine: Engine, family: FlipbookFamily) -> None:
-    first = engine.chain(FILM)
+    first = engine.chain(VIDEO)
     with engine_with(plugin(family)) as other:
-        assert other.chain(FILM).video.data == first.video.data
-        assert other.chain(attrs.evolve(FILM, seed=4)).video.data != first.video.data
+        assert other.chain(VIDEO).video.data == first.video.data
+        assert other.chain(attrs.evolve(VIDEO, seed=4)).video.data != first.video.data
 
 
 def test_a_seed_that_was_not_given_is_reported_and_gives_the_video_again(engine: Engine) -> None:
-    first = engine.chain(attrs.evolve(FILM, seed=None))
-    assert engine.chain(attrs.evolve(FILM, seed=first.seed_used)).video.data == first.video.data
+    first = engine.chain(attrs.evolve(VIDEO, seed=None))
+    assert engine.chain(attrs.evolve(VIDEO, seed=first.seed_used)).video.data == first.video.data
 
 
 def test_a_finished_chain_is_not_rendered_again(engine: Engine, family: FlipbookFamily) -> None:
-    first = engine.chain(FILM)
+    first = engine.chain(VIDEO)
     family.clips.clear()
     events: list[object] = []
-    assert engine.chain(FILM, events.append).video.data == first.video.data
+    assert engine.chain(VIDEO, events.append).video.data == first.video.data
     assert family.clips == []
     assert Info(message="going on after 4 of 4 stages") in events
 
@@ -153,7 +153,7 @@ def test_a_first_stage_that_fails_keeps_nothing(engine: Engine, family: Flipbook
 
 def test_a_cancelled_chain_stops_at_the_next_step_and_goes_on_later(engine: Engine, family: FlipbookFamily) -> None:
     family.gate = gate = Gate()
-    job = engine.submit(FILM)
+    job = engine.submit(VIDEO)
     gate.let(2)
     for _ in range(3):
         gate.wait_for_arrival()  # the first step of the second clip
@@ -163,17 +163,17 @@ def test_a_cancelled_chain_stops_at_the_next_step_and_goes_on_later(engine: Engi
         job.result()
     family.gate = None
     family.clips.clear()
-    assert frames(engine.chain(FILM)) == 40
+    assert frames(engine.chain(VIDEO)) == 40
     assert len(family.clips) == 3
 
 
 @pytest.mark.parametrize(
     ("request_", "words"),
     [
-        (attrs.evolve(FILM, model="sketch"), "sketch:v1 cannot make chains: its family sketch has no chain renderer"),
-        (attrs.evolve(FILM, model="flipbook-single"), "makes single clips only"),
-        (attrs.evolve(FILM, clip_frames=16), "8n\\+1"),
-        (attrs.evolve(FILM, motion_tail_frames=-1), "motion_tail_frames must be from 0"),
+        (attrs.evolve(VIDEO, model="sketch"), "sketch:v1 cannot make chains: its family sketch has no chain renderer"),
+        (attrs.evolve(VIDEO, model="flipbook-single"), "makes single clips only"),
+        (attrs.evolve(VIDEO, clip_frames=16), "8n\\+1"),
+        (attrs.evolve(VIDEO, motion_tail_frames=-1), "motion_tail_frames must be from 0"),
     ],
 )
 def test_what_cannot_be_chained_is_refused_at_once(engine: Engine, request_: ChainRequest, words: str) -> None:
@@ -183,29 +183,29 @@ def test_what_cannot_be_chained_is_refused_at_once(engine: Engine, request_: Cha
 
 def test_an_unknown_model_is_one(engine: Engine) -> None:
     with pytest.raises(UnknownModelError):
-        engine.submit(attrs.evolve(FILM, model="flipbock"))
+        engine.submit(attrs.evolve(VIDEO, model="flipbock"))
 
 
 def test_clips_are_kept_for_as_long_as_the_setting_says(family: FlipbookFamily, tmp_path: Path) -> None:
     with engine_with(plugin(family), home=tmp_path, chain_retention_h=0) as engine:
-        engine.chain(FILM)
+        engine.chain(VIDEO)
         kept = set((tmp_path / "chains" / "clips").iterdir())
         assert kept
-        engine.chain(attrs.evolve(FILM, seed=9))
+        engine.chain(attrs.evolve(VIDEO, seed=9))
         assert not kept & set((tmp_path / "chains" / "clips").iterdir())
 
 
 def test_clips_that_a_chain_goes_on_from_count_as_used(family: FlipbookFamily, tmp_path: Path) -> None:
     clips = tmp_path / "chains" / "clips"
     with engine_with(plugin(family), home=tmp_path, chain_retention_h=1) as engine:
-        first = engine.chain(FILM)
+        first = engine.chain(VIDEO)
         kept = set(clips.iterdir())
         for path in kept:
             os.utime(path, (time.time() - 7200,) * 2)
         family.clips.clear()
-        assert engine.chain(FILM).video.data == first.video.data
+        assert engine.chain(VIDEO).video.data == first.video.data
         assert family.clips == []
-        engine.chain(attrs.evolve(FILM, seed=9))
+        engine.chain(attrs.evolve(VIDEO, seed=9))
         assert kept <= set(clips.iterdir())
 
 
@@ -217,7 +217,7 @@ def test_other_weights_under_the_same_name_make_other_clips(
     for name in ("models/weights.bin", "bright.safetensors"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"old")
-    film = attrs.evolve(FILM, loras=(LoraWeight(path=str(tmp_path / "bright.safetensors")),))
+    video = attrs.evolve(VIDEO, loras=(LoraWeight(path=str(tmp_path / "bright.safetensors")),))
     family.capabilities = family.capabilities | {"lora"}
     made = FakePlugin(families=[family], models=[spec], chain_renderers=[FlipbookRenderer()])
     loads: list[bytes] = []
@@ -229,11 +229,11 @@ def test_other_weights_under_the_same_name_make_other_clips(
 
     monkeypatch.setattr(FlipbookFamily, "load", watched)
     with engine_with(made, home=tmp_path) as engine:
-        engine.chain(film)
-        engine.chain(film)
+        engine.chain(video)
+        engine.chain(video)
         assert len(family.clips) == 4
         (tmp_path / changed).write_bytes(b"newer")
-        engine.chain(film)
+        engine.chain(video)
         assert len(family.clips) == 8
     assert loads == ([b"old", b"newer"] if changed.startswith("models") else [b"old"])
 
@@ -242,10 +242,10 @@ def test_a_chain_that_is_whole_needs_no_model(
     family: FlipbookFamily, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with engine_with(plugin(family), home=tmp_path) as engine:
-        first = engine.chain(FILM)
+        first = engine.chain(VIDEO)
     monkeypatch.setattr(FlipbookFamily, "load", lambda *_: pytest.fail("the model was loaded"))
     with engine_with(plugin(FlipbookFamily()), home=tmp_path) as engine:
-        assert engine.chain(FILM).video.data == first.video.data
+        assert engine.chain(VIDEO).video.data == first.video.data
 
 
 def test_nobody_is_waited_for_between_clips(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +257,7 @@ def test_nobody_is_waited_for_between_clips(engine: Engine, monkeypatch: pytest.
         return take(self, *given, **options)
 
     monkeypatch.setattr(JobQueue, "take", watched)
-    engine.chain(FILM)
+    engine.chain(VIDEO)
     assert len(asked) > 4
     assert set(asked) == {0}
 
@@ -276,7 +276,7 @@ def test_on_a_processor_clips_are_decoded_between_two_that_are_rendered() -> Non
 
     watched = FakePlugin(families=[FlipbookFamily()], models=[flipbook_model()], chain_renderers=[Watched()])
     with engine_with(watched) as engine:
-        engine.chain(FILM)
+        engine.chain(VIDEO)
     assert len({thread for _, thread in done}) == 1
     order = ["render", "render", "decode", "render", "decode", "render", "decode", "decode"]
     assert [verb for verb, _ in done] == order
@@ -299,7 +299,7 @@ class Stumbling(FlipbookRenderer):
 def test_a_clip_that_cannot_be_decoded_beside_another_is_tried_again_by_itself() -> None:
     stumbling = FakePlugin(families=[FlipbookFamily()], models=[flipbook_model()], chain_renderers=[Stumbling(1)])
     with engine_with(stumbling) as engine:
-        assert frames(engine.chain(FILM)) == 40
+        assert frames(engine.chain(VIDEO)) == 40
 
 
 def test_a_renderer_that_gives_up_altogether_fails_its_chain_only() -> None:
@@ -307,61 +307,61 @@ def test_a_renderer_that_gives_up_altogether_fails_its_chain_only() -> None:
     stumbling = FakePlugin(families=[FlipbookFamily()], models=[flipbook_model()], chain_renderers=[renderer])
     with engine_with(stumbling) as engine:
         with pytest.raises(ChainError, match=r"stage 1 of 4 failed.*bad plugin"):
-            engine.chain(FILM)
+            engine.chain(VIDEO)
         renderer.left = 0
-        assert frames(engine.chain(FILM)) == 40
+        assert frames(engine.chain(VIDEO)) == 40
 
 
 def test_a_clip_that_cannot_be_decoded_is_the_one_that_is_named(family: FlipbookFamily) -> None:
     stumbling = FakePlugin(families=[family], models=[flipbook_model()], chain_renderers=[Stumbling(99)])
     with engine_with(stumbling) as engine, pytest.raises(ChainError, match=r"stage 1 of 4 failed.*no memory") as caught:
-        engine.chain(FILM)
+        engine.chain(VIDEO)
     assert "4 finished stages are kept" in str(caught.value)
     assert len(family.clips) == 4  # the last one was under way
 
 
-def test_pictures_get_their_turn_between_two_clips(engine: Engine, family: FlipbookFamily) -> None:
+def test_images_get_their_turn_between_two_clips(engine: Engine, family: FlipbookFamily) -> None:
     family.gate = gate = Gate()
-    chain = engine.submit(FILM)
+    chain = engine.submit(VIDEO)
     gate.wait_for_arrival()  # the first clip is under way
-    picture = engine.submit(GenerateRequest(prompt="a", model="sketch", seed=1))
+    image = engine.submit(GenerateRequest(prompt="a", model="sketch", seed=1))
     other = engine.submit(GenerateRequest(prompt="b", model="sketch", seed=1, steps=3))
     gate.let(2)
-    picture.result(20)
+    image.result(20)
     assert (chain.state, chain.position) == ("running", 0)
     gate.let(2)
     other.result(20)
-    assert len(family.clips) <= 3  # the next clip had its turn between the two pictures
+    assert len(family.clips) <= 3  # the next clip had its turn between the two images
     gate.open()
     assert chain.result(20).stage_count == 4
     ran = [clip.frames for clip in family.clips]
     assert ran == [17, 17, 17, 17]
 
 
-def test_a_chain_is_not_kept_waiting_by_pictures_that_keep_coming(engine: Engine) -> None:
+def test_a_chain_is_not_kept_waiting_by_images_that_keep_coming(engine: Engine) -> None:
     engine.pause()
-    chain = engine.submit(FILM)
-    pictures = [
+    chain = engine.submit(VIDEO)
+    images = [
         engine.submit(GenerateRequest(prompt="a", model="sketch", seed=1, steps=1 + index % 20)) for index in range(40)
     ]
     engine.resume()
     chain.result(30)
     assert chain.finished_at is not None
-    later = [job for job in pictures if (job.finished_at or chain.finished_at + 1) > chain.finished_at]
+    later = [job for job in images if (job.finished_at or chain.finished_at + 1) > chain.finished_at]
     assert len(later) >= 20
 
 
 def test_waiting_between_clips_is_no_event(engine: Engine) -> None:
     events: list[dict[str, object]] = []
     engine.submit(GenerateRequest(prompt="a", model="sketch", seed=1))
-    engine.chain(FILM, lambda event: events.append(event_to_json(event)))
+    engine.chain(VIDEO, lambda event: events.append(event_to_json(event)))
     kinds = [event["type"] for event in events]
     assert "queued" not in kinds[kinds.index("chain_start") :]
 
 
 def test_a_chain_that_waits_between_clips_can_be_cancelled(engine: Engine, family: FlipbookFamily) -> None:
     family.gate = gate = Gate()
-    chain = engine.submit(FILM)
+    chain = engine.submit(VIDEO)
     gate.wait_for_arrival()
     engine.pause()
     gate.open()

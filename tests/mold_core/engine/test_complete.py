@@ -77,13 +77,13 @@ def test_a_completed_request_stays_as_it_is() -> None:
     assert complete(request, SPEC, SketchFamily()) == (request, ())
 
 
-def test_a_model_without_defaults_still_makes_a_picture() -> None:
+def test_a_model_without_defaults_still_makes_a_image() -> None:
     spec = attrs.evolve(SPEC, defaults=ModelDefaults())
     request, _ = complete(GenerateRequest(prompt="a", width=64), spec, SketchFamily())
     assert (request.width, request.height, request.steps, request.guidance) == (64, 64, 1, 0.0)
 
 
-# --- the shape of a source picture -------------------------------------------------------------------------------
+# --- the shape of a source image -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_model_without_defaults_still_makes_a_picture() -> None:
         ((640, 480), {"width": 64, "height": 64}, (64, 64)),
     ],
 )
-def test_a_picture_keeps_the_shape_of_its_source(
+def test_a_image_keeps_the_shape_of_its_source(
     source: tuple[int, int], asked: dict[str, int], got: tuple[int, int]
 ) -> None:
     request, warnings = completed(able("image-to-image"), source_image=png(*source), **asked)
@@ -109,10 +109,10 @@ def test_a_picture_keeps_the_shape_of_its_source(
 
 @pytest.mark.parametrize("name", ["source_image", "mask_image"])
 @pytest.mark.parametrize("data", [b"GIF89a", png(32, 32)[:-20], b"x"], ids=["gif", "truncated", "junk"])
-def test_a_picture_that_is_none_is_refused_at_once(name: str, data: bytes) -> None:
-    pictures = {"source_image": png(8, 8), "mask_image": png(8, 8), name: data}
+def test_a_image_that_is_none_is_refused_at_once(name: str, data: bytes) -> None:
+    images = {"source_image": png(8, 8), "mask_image": png(8, 8), name: data}
     with pytest.raises(ValidationError, match=f"^{name} ") as caught:
-        completed(able("image-to-image", "inpaint"), **pictures)
+        completed(able("image-to-image", "inpaint"), **images)
     assert caught.value.field == name
 
 
@@ -248,7 +248,7 @@ def test_adapters_are_named_by_their_files_all_in_one_place(tmp_path: Path) -> N
     assert complete(request, SPEC, able("lora"), loras=LoraFolder(tmp_path))[0] == request
 
 
-def test_a_mask_needs_a_picture() -> None:
+def test_a_mask_needs_a_image() -> None:
     with pytest.raises(ValidationError, match="mask_image needs a source_image"):
         completed(able("image-to-image", "inpaint"), mask_image=b"x")
 
@@ -258,7 +258,7 @@ def test_saying_no_to_expansion_is_kept() -> None:
 
 
 @pytest.mark.parametrize("output_format", ["gif", "apng", "mp4"])
-def test_a_video_format_is_refused_for_a_picture(output_format: str) -> None:
+def test_a_video_format_is_refused_for_a_image(output_format: str) -> None:
     with pytest.raises(
         ValidationError, match=f"output_format '{output_format}' is for videos; .* use one of png, jpeg"
     ):

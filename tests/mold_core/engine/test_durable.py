@@ -34,14 +34,14 @@ PROGRAM = """
 import os, sys, threading
 from pathlib import Path
 from mold_core import GenerateRequest
-from mold_core.engine.keeper import Keeper
+from mold_core.engine.repository import JobRepository
 from mold_core.gallery import Gallery
 from mold_core.testing import FakePlugin, SketchFamily, engine_with, sketch_model
 
 home = Path(sys.argv[1])
 family = SketchFamily(step_s=float(sys.argv[2]))
 if sys.argv[3] == "dies before it writes":
-    Keeper._write_down = lambda *arguments: os._exit(9)
+    JobRepository._write_down = lambda *arguments: os._exit(9)
 gallery = Gallery(home / "output", home / "gallery.db")
 plugin = FakePlugin(families=[family], models=[sketch_model()])
 with engine_with(plugin, home=home, durable=True, gallery=gallery) as engine:
@@ -222,7 +222,7 @@ def test_a_table_of_an_older_version_is_used_as_it_is(home: Path) -> None:
         assert engine.generate(request("a tree")).images
 
 
-def test_a_picture_saved_just_before_a_crash_is_not_saved_twice(home: Path) -> None:
+def test_a_image_saved_just_before_a_crash_is_not_saved_twice(home: Path) -> None:
     id_ = killed(home, step_s=0, dies=True)
     gallery = Gallery(home / "output", home / "gallery.db")
     (first,) = gallery.list().entries
@@ -237,7 +237,7 @@ def test_a_picture_saved_just_before_a_crash_is_not_saved_twice(home: Path) -> N
     gallery.close()
 
 
-def test_all_pictures_of_a_job_go_to_the_gallery_before_it_is_done(home: Path) -> None:
+def test_all_images_of_a_job_go_to_the_gallery_before_it_is_done(home: Path) -> None:
     gallery = Gallery(home / "output", home / "gallery.db")
     with durable_engine(home, gallery=gallery) as engine:
         jobs = [engine.submit(request(batch_size=3)) for _ in range(3)]

@@ -1,4 +1,4 @@
-"""The engine: requests in, events and pictures out."""
+"""The engine: requests in, events and images out."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def plugin(family: SketchFamily, *names: str, **options: Any) -> FakePlugin:
     return FakePlugin(families=[family], models=[sketch_model(name) for name in names or ("sketch:v1",)], **options)
 
 
-def picture(response: GenerateResponse, index: int = 0) -> bytes:
+def opened(response: GenerateResponse, index: int = 0) -> bytes:
     return response.images[index].data
 
 
@@ -61,7 +61,7 @@ def engine(family: SketchFamily) -> Iterator[Engine]:
 # --- results -----------------------------------------------------------------------------------------------------
 
 
-def test_a_request_gives_a_picture_of_the_size_and_format_it_asked_for(engine: Engine) -> None:
+def test_a_request_gives_a_image_of_the_size_and_format_it_asked_for(engine: Engine) -> None:
     response = engine.generate(request(width=40, height=24, output_format="webp"))
     (made,) = response.images
     image = Image.open(BytesIO(made.data))
@@ -72,36 +72,36 @@ def test_a_request_gives_a_picture_of_the_size_and_format_it_asked_for(engine: E
 
 
 def test_the_same_request_gives_the_same_bytes(engine: Engine) -> None:
-    assert picture(engine.generate(request())) == picture(engine.generate(request()))
+    assert opened(engine.generate(request())) == opened(engine.generate(request()))
 
 
-def test_another_seed_or_prompt_gives_another_picture(engine: Engine) -> None:
-    pictures = {picture(engine.generate(request(**fields))) for fields in ({}, {"seed": 8}, {"prompt": "a tree"})}
-    assert len(pictures) == 3
+def test_another_seed_or_prompt_gives_another_image(engine: Engine) -> None:
+    images = {opened(engine.generate(request(**fields))) for fields in ({}, {"seed": 8}, {"prompt": "a tree"})}
+    assert len(images) == 3
 
 
 def test_a_request_leaves_nothing_behind_for_the_next(engine: Engine) -> None:
-    first = picture(engine.generate(request()))
+    first = opened(engine.generate(request()))
     engine.generate(request("three trees", seed=9, steps=5, width=64, guidance=9.0))
-    assert picture(engine.generate(request())) == first
+    assert opened(engine.generate(request())) == first
 
 
 def test_the_seed_that_was_used_is_always_reported(engine: Engine) -> None:
     response = engine.generate(request(seed=None))
-    assert picture(engine.generate(request(seed=response.seed_used))) == picture(response)
+    assert opened(engine.generate(request(seed=response.seed_used))) == opened(response)
 
 
-def test_the_metadata_of_a_picture_is_the_completed_request(engine: Engine) -> None:
+def test_the_metadata_of_a_image_is_the_completed_request(engine: Engine) -> None:
     job = engine.submit(request(seed=None, width=33, negative_prompt="fog"))
-    metadata = read_metadata(picture(job.result(WAIT_S)))
+    metadata = read_metadata(opened(job.result(WAIT_S)))
     assert metadata is not None
     for field in ("prompt", "negative_prompt", "model", "seed", "steps", "guidance", "width", "height"):
         assert getattr(metadata, field) == getattr(job.request, field)
     assert (metadata.model, metadata.width) == ("sketch:v1", 32)
 
 
-def test_a_picture_can_be_made_again_from_its_metadata(engine: Engine) -> None:
-    first = picture(engine.generate(request(seed=None, steps=3)))
+def test_a_image_can_be_made_again_from_its_metadata(engine: Engine) -> None:
+    first = opened(engine.generate(request(seed=None, steps=3)))
     metadata = read_metadata(first)
     assert metadata is not None
     again = GenerateRequest(
@@ -110,17 +110,17 @@ def test_a_picture_can_be_made_again_from_its_metadata(engine: Engine) -> None:
             for name in ("prompt", "model", "seed", "steps", "guidance", "width", "height")
         }
     )
-    assert picture(engine.generate(again)) == first
+    assert opened(engine.generate(again)) == first
 
 
 def test_metadata_is_left_out_on_request(engine: Engine) -> None:
-    assert read_metadata(picture(engine.generate(request(embed_metadata=False)))) is None
+    assert read_metadata(opened(engine.generate(request(embed_metadata=False)))) is None
 
 
 def test_metadata_is_left_out_by_setting_but_a_request_may_ask_for_it(family: SketchFamily) -> None:
     with engine_with(plugin(family), embed_metadata=False) as engine:
-        assert read_metadata(picture(engine.generate(request()))) is None
-        assert read_metadata(picture(engine.generate(request(embed_metadata=True)))) is not None
+        assert read_metadata(opened(engine.generate(request()))) is None
+        assert read_metadata(opened(engine.generate(request(embed_metadata=True)))) is not None
 
 
 def test_without_a_name_the_default_model_is_used(family: SketchFamily) -> None:
@@ -136,14 +136,14 @@ def test_adjustments_are_told_in_the_response_and_as_events(engine: Engine) -> N
     assert [event.message for event in events if isinstance(event, Info)] == list(expected)
 
 
-# --- several pictures --------------------------------------------------------------------------------------------
+# --- several images --------------------------------------------------------------------------------------------
 
 
 def test_a_batch_counts_its_seeds_up(engine: Engine, family: SketchFamily) -> None:
     response = engine.generate(request(batch_size=3))
     assert [image.index for image in response.images] == [0, 1, 2]
     for index in range(3):
-        assert picture(response, index) == picture(engine.generate(request(seed=7 + index)))
+        assert opened(response, index) == opened(engine.generate(request(seed=7 + index)))
     assert response.seed_used == 7
     assert [one.seed for one in family.batches[0]] == [7, 8, 9]
 
@@ -154,7 +154,7 @@ def test_seeds_go_round_at_the_largest(engine: Engine, family: SketchFamily) -> 
     assert [one.seed for one in family.batches[0]] == [MAX_SEED, 0]
 
 
-def test_no_more_pictures_are_computed_together_than_the_setting_allows(family: SketchFamily) -> None:
+def test_no_more_images_are_computed_together_than_the_setting_allows(family: SketchFamily) -> None:
     events: list[object] = []
     with engine_with(plugin(family), max_batch=2) as engine:
         response = engine.generate(request(batch_size=5), events.append)
@@ -188,7 +188,7 @@ def test_a_model_that_is_loaded_is_not_loaded_again(engine: Engine, family: Sket
 def test_a_stream_ends_with_the_response(engine: Engine) -> None:
     *events, last = engine.stream(request())
     assert isinstance(last, GenerateResponse)
-    assert picture(last) == picture(engine.generate(request()))
+    assert opened(last) == opened(engine.generate(request()))
     assert [type(event) for event in events] == [Queued, Queued, StageStart, StageDone, DenoiseStep, DenoiseStep]
 
 
@@ -255,7 +255,7 @@ def test_a_running_job_stops_at_its_next_step(engine: Engine, family: SketchFami
     gate.wait_for_arrival()
     assert (job.state, job.cancel(), job.finished) == ("running", True, True)
     gate.open()
-    assert picture(engine.generate(request()))
+    assert opened(engine.generate(request()))
     steps = [event for event in job.events() if isinstance(event, DenoiseStep)]
     assert len(steps) == 1
 
@@ -287,7 +287,7 @@ def test_a_reader_cancels_by_answering_no(engine: Engine) -> None:
 
 
 def test_a_reader_that_answers_nothing_goes_on(engine: Engine) -> None:
-    assert picture(engine.generate(request(), lambda event: None))
+    assert opened(engine.generate(request(), lambda event: None))
 
 
 def test_a_reader_that_raises_cancels_the_job(engine: Engine, gate: Gate) -> None:
@@ -322,7 +322,7 @@ def test_in_a_batch_the_others_go_on_when_one_is_cancelled(engine: Engine, famil
     assert len(family.batches[1]) == 2
     jobs[0].cancel()
     gate.open()
-    assert picture(jobs[1].result(WAIT_S)) == picture(engine.generate(request(seed=2)))
+    assert opened(jobs[1].result(WAIT_S)) == opened(engine.generate(request(seed=2)))
     assert jobs[0].state == "cancelled"
 
 
@@ -346,7 +346,7 @@ def test_requests_of_one_shape_run_together_each_with_its_own_seed(
     together = held(engine, gate, *requests)
     assert [[one.prompt for one in batch] for batch in family.batches[1:]] == [["one", "two", "three"], ["wide"]]
     for one, response in zip(requests, together, strict=True):
-        assert picture(engine.generate(one)) == picture(response)
+        assert opened(engine.generate(one)) == opened(response)
         assert response.seed_used == one.seed
 
 
@@ -426,7 +426,7 @@ def test_a_model_that_cannot_be_loaded_fails_its_jobs_and_is_tried_again(family:
     assert family.loads == ["sketch:v1"] * 2
 
 
-def test_a_faulty_request_does_not_cost_its_batch_mates_their_pictures(
+def test_a_faulty_request_does_not_cost_its_batch_mates_their_images(
     engine: Engine, family: SketchFamily, gate: Gate
 ) -> None:
     family.error, family.error_for, family.error_at = RuntimeError("boom"), "cursed", 2
@@ -437,8 +437,8 @@ def test_a_faulty_request_does_not_cost_its_batch_mates_their_pictures(
     blocker.result(WAIT_S)
     with pytest.raises(InferenceError, match="boom"):
         bad.result(WAIT_S)
-    assert picture(good.result(WAIT_S)) == picture(engine.generate(request("a tree")))
-    assert picture(fine.result(WAIT_S)) == picture(engine.generate(request("a house")))
+    assert opened(good.result(WAIT_S)) == opened(engine.generate(request("a tree")))
+    assert opened(fine.result(WAIT_S)) == opened(engine.generate(request("a house")))
     assert len(family.batches[1]) == 3
 
 
@@ -504,11 +504,11 @@ def test_files_of_a_model_are_found_in_the_models_folder(home: Path, family: Ske
 
 
 def test_many_threads_share_one_engine(engine: Engine) -> None:
-    expected = [picture(engine.generate(request(seed=seed))) for seed in range(12)]
+    expected = [opened(engine.generate(request(seed=seed))) for seed in range(12)]
     got: dict[int, bytes] = {}
 
     def ask(seed: int) -> None:
-        got[seed] = picture(engine.generate(request(seed=seed)))
+        got[seed] = opened(engine.generate(request(seed=seed)))
 
     threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(12)]
     for thread in threads:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mold_core import Engine, GenerateRequest, UnknownModelError, ValidationError
-from mold_core.engine import Measure
+from mold_core.engine import MetricSample
 from mold_core.errors import JobNotFoundError
 from mold_core.testing import FakePlugin, Gate, SketchFamily, engine_with, sketch_model
 from mold_core.wire import PullRequest, PullResponse
@@ -157,7 +157,7 @@ def test_status_tells_what_runs_and_what_waits(engine: Engine, family: SketchFam
 
 
 def test_observers_are_told_figures(engine: Engine, family: SketchFamily) -> None:
-    measures: list[Measure] = []
+    measures: list[MetricSample] = []
     engine.observers.add(lambda measure: 1 / 0)
     engine.observers.add(measures.append)
     family.error, family.error_for = RuntimeError("boom"), "cursed"

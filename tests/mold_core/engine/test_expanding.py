@@ -1,4 +1,4 @@
-"""Expansion in the engine: which expander, for whom, with what seeds, on the way to a picture or by itself."""
+"""Expansion in the engine: which expander, for whom, with what seeds, on the way to an image or by itself."""
 
 from __future__ import annotations
 
@@ -115,17 +115,17 @@ def test_what_an_expander_knows_before_it_begins_is_told_when_the_request_comes(
                 engine.submit(request)
 
 
-# --- on the way to a picture -------------------------------------------------------------------------------------
+# --- on the way to an image -------------------------------------------------------------------------------------
 
 
 def written(engine: Engine, **fields: Any) -> list[tuple[str, str | None]]:
-    """Return prompt and original prompt of each picture, as its file says."""
+    """Return prompt and original prompt of each image, as its file says."""
     response = engine.generate(GenerateRequest(**{"prompt": "a cat", "model": "sketch", "seed": 7, **fields}))
     texts = [Image.open(BytesIO(image.data)).text for image in response.images]  # type: ignore[attr-defined]
     return [(text["mold:prompt"], text.get("mold:original_prompt")) for text in texts]
 
 
-def test_a_picture_is_made_from_the_expanded_prompt_and_keeps_the_wish() -> None:
+def test_a_image_is_made_from_the_expanded_prompt_and_keeps_the_wish() -> None:
     with engine_with(plugin()) as engine:
         assert written(engine, expand=True) == [("a cat for sketch, 7", "a cat")]
         assert written(engine) == [("a cat", None)]
@@ -135,7 +135,7 @@ def test_a_picture_is_made_from_the_expanded_prompt_and_keeps_the_wish() -> None
     assert pixels[0] == pixels[1]
 
 
-def test_every_picture_of_a_batch_has_its_own_prompt_that_of_its_seed() -> None:
+def test_every_image_of_a_batch_has_its_own_prompt_that_of_its_seed() -> None:
     expander = EchoExpander("local")
     with engine_with(plugin(expander)) as engine:
         batch = written(engine, expand=True, batch_size=13)
@@ -145,7 +145,7 @@ def test_every_picture_of_a_batch_has_its_own_prompt_that_of_its_seed() -> None:
     assert [one.variations for one in expander.asked] == [10, 3, 1]
 
 
-def test_the_prompts_are_told_while_the_picture_is_made() -> None:
+def test_the_prompts_are_told_while_the_image_is_made() -> None:
     with engine_with(plugin()) as engine:
         job = engine.submit(GenerateRequest(prompt="a cat", model="sketch", seed=7, expand=True))
         job.result()

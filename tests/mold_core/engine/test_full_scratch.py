@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from small_disk import fill, small_disk
+from small_disk import load_weights, small_disk
 
 from mold_core import Frames, GenerateRequest
-from mold_core.engine.kinds.films import encode_video
+from mold_core.engine.kinds.videos import encode_video
 
 
 def test_a_video_is_encoded_although_the_temporary_folder_is_full(
@@ -21,7 +21,7 @@ def test_a_video_is_encoded_although_the_temporary_folder_is_full(
     request = GenerateRequest(prompt="a house", width=64, height=64, frames=5, fps=8, output_format="mp4")
     made = Frames(images=[Image.effect_noise((64, 64), 90).convert("RGB") for _ in range(5)], fps=8)
     with small_disk(tmp_path / "disk") as disk:
-        fill(disk, leave_bytes=8192)
+        load_weights(disk, leave_bytes=8192)
         monkeypatch.setattr(tempfile, "tempdir", str(disk))
         video = encode_video(request, made, None)
     assert (video.frames, video.data[4:8]) == (5, b"ftyp")

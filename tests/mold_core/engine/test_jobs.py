@@ -26,7 +26,7 @@ def test_every_reader_gets_all_events_however_late() -> None:
     job = new_job()
     job.report(info(1))
     job.report(info(2))
-    job.finish("picture")
+    job.finish("image")
     assert list(job.events()) == list(job.events()) == [info(1), info(2)]
 
 
@@ -34,7 +34,7 @@ def test_a_reader_that_comes_back_goes_on_where_it_stopped() -> None:
     job = new_job()
     for number in range(4):
         job.report(info(number))
-    job.finish("picture")
+    job.finish("image")
     assert list(job.events(start=2)) == [info(2), info(3)]
     assert list(job.events(start=9)) == []
 
@@ -54,7 +54,7 @@ def test_a_reader_gets_events_as_they_come() -> None:
     job.report(info(1))
     assert got_one.wait(120)
     job.report(info(2))
-    job.finish("picture")
+    job.finish("image")
     reader.join(10)
     assert seen == [info(1), info(2)]
 
@@ -72,7 +72,7 @@ def test_a_watcher_is_told_of_every_event_and_of_the_end_until_it_stops() -> Non
     job.report(info(1))
     other()
     job.report(info(2))
-    job.finish("picture")
+    job.finish("image")
     stop()
     stop()
     assert heard == [(1, False), (1, False), (2, False), (2, True)]
@@ -86,8 +86,8 @@ def test_a_reader_may_stop_waiting() -> None:
 
 def test_the_result_is_waited_for() -> None:
     job = new_job()
-    threading.Timer(0.01, job.finish, ["picture"]).start()
-    assert job.result(timeout_s=120) == "picture"
+    threading.Timer(0.01, job.finish, ["image"]).start()
+    assert job.result(timeout_s=120) == "image"
 
 
 def test_waiting_for_a_result_may_end() -> None:
@@ -113,10 +113,10 @@ def test_a_cancelled_job_ends_at_once() -> None:
 
 def test_only_the_first_end_counts() -> None:
     job = new_job()
-    assert job.finish("picture")
+    assert job.finish("image")
     assert not job.cancel()
     assert not job.fail(InferenceError("late"))
-    assert (job.state, job.result()) == ("done", "picture")
+    assert (job.state, job.result()) == ("done", "image")
 
 
 def test_a_job_that_was_cancelled_while_it_waited_does_not_start() -> None:
@@ -128,7 +128,7 @@ def test_a_job_that_was_cancelled_while_it_waited_does_not_start() -> None:
 
 def test_events_after_the_end_are_dropped() -> None:
     job = new_job()
-    job.finish("picture")
+    job.finish("image")
     job.report(info(1))
     assert list(job.events()) == []
 
@@ -138,7 +138,7 @@ def test_whoever_wants_to_know_of_the_end_is_told_once() -> None:
     job = Job(GenerateRequest(prompt="a"), on_finish=lambda job: told.append(job.state))
     job.cancel()
     job.cancel()
-    job.finish("picture")
+    job.finish("image")
     assert told == ["cancelled"]
 
 
@@ -163,7 +163,7 @@ def test_ids_are_all_different() -> None:
     assert len({new_job().id for _ in range(100)}) == 100
 
 
-def test_of_previews_only_the_newest_image_of_each_picture_is_kept() -> None:
+def test_of_previews_only_the_newest_image_of_each_image_is_kept() -> None:
     job = new_job()
     for step in (1, 2, 3):
         for index in (0, 1):

@@ -1,4 +1,4 @@
-"""Workers in processes of their own: the same pictures, and a death there is survived here."""
+"""Workers in processes of their own: the same images, and a death there is survived here."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from mold_core import (
     hookimpl,
     load_plugins,
 )
-from mold_core.engine import Measure
+from mold_core.engine import MetricSample
 from mold_core.engine.process import ProcessExecutor, ProcessWorker
 from mold_core.engine.worker import InlineExecutor, LocalWorker
 from mold_core.errors import WorkerError
@@ -76,12 +76,12 @@ def engine() -> Iterator[Engine]:
 
 
 def pid_of(engine: Engine) -> int:
-    worker = engine._feeders[0]._worker
+    worker = engine._runners[0]._worker
     assert isinstance(worker, ProcessWorker)
     return worker.pid
 
 
-def test_a_process_makes_the_same_picture_and_tells_the_same_events(engine: Engine) -> None:
+def test_a_process_makes_the_same_image_and_tells_the_same_events(engine: Engine) -> None:
     there: list[ProgressEvent] = []
     here: list[ProgressEvent] = []
     made = engine.generate(request(width=33), there.append)
@@ -114,7 +114,7 @@ def test_models_there_are_loaded_and_unloaded_from_here(engine: Engine) -> None:
 
 
 def test_a_job_whose_process_is_killed_is_run_again_and_done() -> None:
-    measures: list[Measure] = []
+    measures: list[MetricSample] = []
     with engine_with(plugin(SketchFamily(step_s=0.02)), executor="process") as engine:
         engine.observers.add(measures.append)
         job = engine.submit(request(steps=40))
@@ -143,7 +143,7 @@ def test_a_process_that_dies_idle_is_replaced_before_the_next_job(engine: Engine
     engine.generate(request())
     first = pid_of(engine)
     os.kill(first, signal.SIGKILL)
-    until(lambda: engine.devices()[0].state == "idle" and engine._feeders[0]._worker and pid_of(engine) != first)
+    until(lambda: engine.devices()[0].state == "idle" and engine._runners[0]._worker and pid_of(engine) != first)
     job = engine.submit(request())
     assert job.result(WAIT_S).images
     assert job.attempts == 1

@@ -13,7 +13,7 @@ from huggingface_hub import close_session, constants
 
 from mold_core import CancelledError, DownloadError, DownloadProgress, Engine, Info, ModelFile, PullComplete
 from mold_core.catalog import fetch
-from mold_core.engine.kinds import KINDS
+from mold_core.engine.kinds import JOB_KINDS
 from mold_core.testing import FakePlugin, SketchFamily, engine_with, sketch_model
 from mold_core.wire import PullRequest
 
@@ -62,21 +62,21 @@ def test_a_pulled_model_is_here_and_its_progress_was_told(engine: Engine) -> Non
 
 
 def test_a_model_is_pulled_once_however_often_it_is_asked_for(engine: Engine) -> None:
-    engine._lane.queue.pause()
+    engine._background.queue.pause()
     first, other = (engine.submit(PullRequest(model=name)) for name in ("house", "barn"))
     assert engine.submit(PullRequest(model="house:v1")) is first
     assert [job.position for job in (first, other)] == [1, 2]
-    engine._lane.queue.resume()
+    engine._background.queue.resume()
     for job in (first, other):
         job.result(WAIT_S)
     assert engine.submit(PullRequest(model="house")) is not first
 
 
 def test_a_pull_that_waits_is_cancelled(engine: Engine) -> None:
-    engine._lane.queue.pause()
+    engine._background.queue.pause()
     job = engine.submit(PullRequest(model="house"))
     job.cancel()
-    engine._lane.queue.resume()
+    engine._background.queue.resume()
     with pytest.raises(CancelledError):
         job.result(WAIT_S)
     engine.submit(PullRequest(model="barn")).result(WAIT_S)
@@ -97,7 +97,7 @@ def test_a_pull_under_way_is_cancelled_and_the_next_one_begins(engine: Engine, h
 
 
 def test_a_pull_that_fails_is_tried_once_more(engine: Engine, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(KINDS["pull"], "_retry_after_s", 0.0)
+    monkeypatch.setattr(JOB_KINDS["pull"], "_retry_after_s", 0.0)
     tries = len(fetch._WAITS_S) + 1
     file = hub.files["paint/house", "weights.safetensors"]
     file.statuses = [503] * tries

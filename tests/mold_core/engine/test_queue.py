@@ -121,7 +121,7 @@ def test_jobs_that_may_run_together_are_taken_together_up_to_the_limit() -> None
     assert take(queue, limit=3) == jobs[3:]
 
 
-def test_the_limit_counts_pictures() -> None:
+def test_the_limit_counts_images() -> None:
     jobs = [job(batch_size=2), job(batch_size=3), job(batch_size=1), job(batch_size=1)]
     queue = filled(*jobs)
     assert take(queue, limit=4) == [jobs[0], jobs[2], jobs[3]]

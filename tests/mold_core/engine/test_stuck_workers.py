@@ -43,7 +43,7 @@ def until(condition: Callable[[], object]) -> None:
 
 
 def worker_of(engine: Engine) -> ProcessWorker:
-    worker = engine._feeders[0]._worker
+    worker = engine._runners[0]._worker
     assert isinstance(worker, ProcessWorker)
     return worker
 

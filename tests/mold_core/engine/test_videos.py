@@ -30,7 +30,7 @@ def engine() -> Iterator[Engine]:
         yield engine
 
 
-def film(engine: Engine, **fields: Any) -> VideoData:
+def clip(engine: Engine, **fields: Any) -> VideoData:
     request = GenerateRequest(**{"prompt": "a red ball", "model": "flipbook", "seed": 7, **fields})
     response = engine.generate(request)
     assert response.images == ()
@@ -39,7 +39,7 @@ def film(engine: Engine, **fields: Any) -> VideoData:
 
 
 def test_a_video_has_the_model_s_frames_and_rate_and_sound(engine: Engine) -> None:
-    video = film(engine)
+    video = clip(engine)
     info = probe_video(BytesIO(video.data))
     assert (info.frames, info.fps, info.width, info.height, info.has_audio) == (17, 24.0, 64, 48, True)
     assert (video.format, video.frames, video.fps, video.has_audio, video.duration_ms) == ("mp4", 17, 24, True, 708)
@@ -47,13 +47,13 @@ def test_a_video_has_the_model_s_frames_and_rate_and_sound(engine: Engine) -> No
 
 
 def test_frames_rate_and_silence_are_as_asked(engine: Engine) -> None:
-    video = film(engine, frames=9, fps=12, enable_audio=False)
+    video = clip(engine, frames=9, fps=12, enable_audio=False)
     info = probe_video(BytesIO(video.data))
     assert (info.frames, info.fps, info.has_audio) == (9, 12.0, False)
 
 
 def test_the_first_frame_and_a_preview_come_along(engine: Engine) -> None:
-    video = film(engine, gif_preview=True)
+    video = clip(engine, gif_preview=True)
     assert video.thumbnail is not None and video.gif_preview is not None
     with Image.open(BytesIO(video.thumbnail)) as first, Image.open(BytesIO(video.gif_preview)) as gif:
         assert ball_at(first) == pytest.approx(ball_at(next(decode_frames(BytesIO(video.data)))), abs=0.5)
@@ -61,29 +61,29 @@ def test_the_first_frame_and_a_preview_come_along(engine: Engine) -> None:
 
 
 def test_the_file_says_what_it_was_made_from(engine: Engine) -> None:
-    metadata = read_video_metadata(BytesIO(film(engine).data))
+    metadata = read_video_metadata(BytesIO(clip(engine).data))
     assert metadata is not None
     assert (metadata.model, metadata.seed, metadata.frames, metadata.fps) == ("flipbook:v1", 7, 17, 24)
-    assert read_video_metadata(BytesIO(film(engine, embed_metadata=False).data)) is None
+    assert read_video_metadata(BytesIO(clip(engine, embed_metadata=False).data)) is None
 
 
 @pytest.mark.parametrize("format", ["gif", "apng", "webp"])
 def test_files_of_other_formats_say_it_too(engine: Engine, format: str) -> None:
-    metadata = read_metadata(film(engine, output_format=format).data)
+    metadata = read_metadata(clip(engine, output_format=format).data)
     assert metadata is not None
     assert (metadata.model, metadata.seed, metadata.frames, metadata.fps) == ("flipbook:v1", 7, 17, 24)
-    assert read_metadata(film(engine, output_format=format, embed_metadata=False).data) is None
+    assert read_metadata(clip(engine, output_format=format, embed_metadata=False).data) is None
 
 
 def test_the_same_request_gives_the_same_bytes(engine: Engine) -> None:
-    assert film(engine).data == film(engine).data
+    assert clip(engine).data == clip(engine).data
 
 
 @pytest.mark.parametrize(
     ("fields", "field", "words"),
     [
-        ({"output_format": "png"}, "output_format", "is for pictures; flipbook:v1 makes videos"),
-        ({"output_format": "mp4", "model": "sketch"}, "output_format", "is for videos; sketch:v1 makes pictures"),
+        ({"output_format": "png"}, "output_format", "is for images; flipbook:v1 makes videos"),
+        ({"output_format": "mp4", "model": "sketch"}, "output_format", "is for videos; sketch:v1 makes images"),
         ({"frames": 9, "model": "sketch"}, "frames", "needs a model that can do text-to-video"),
         ({"enable_audio": True, "output_format": "gif"}, "enable_audio", "a gif has no sound"),
         ({"batch_size": 2}, "batch_size", "one at a time"),
@@ -91,5 +91,5 @@ def test_the_same_request_gives_the_same_bytes(engine: Engine) -> None:
 )
 def test_what_cannot_be_is_refused(engine: Engine, fields: dict[str, Any], field: str, words: str) -> None:
     with pytest.raises(ValidationError, match=words) as caught:
-        film(engine, **fields)
+        clip(engine, **fields)
     assert caught.value.field == field

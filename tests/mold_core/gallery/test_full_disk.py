@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from small_disk import fill, small_disk
+from small_disk import load_weights, small_disk
 
 from mold_core.disk import is_full
 from mold_core.errors import OutputError
@@ -17,7 +17,7 @@ from mold_core.media import OutputMetadata, encode_image
 RED_HOUSE = OutputMetadata(
     prompt="a red house", model="flux-nano:bf16", seed=7, steps=4, guidance=0.0, width=64, height=48, version="1.0"
 )
-PICTURE = encode_image(Image.new("RGB", (64, 48)), "png", RED_HOUSE)
+IMAGE = encode_image(Image.new("RGB", (64, 48)), "png", RED_HOUSE)
 
 
 def whole(database: Path) -> bool:
@@ -31,10 +31,10 @@ def whole(database: Path) -> bool:
 def test_everything_can_be_deleted_on_a_full_disk(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "2m") as disk:
         gallery = Gallery(disk / "output", disk / "gallery.db")
-        names = [gallery.add(PICTURE, RED_HOUSE).filename for _ in range(20)]
-        fill(disk)
+        names = [gallery.add(IMAGE, RED_HOUSE).filename for _ in range(20)]
+        load_weights(disk)
         with pytest.raises(OutputError) as refused:
-            gallery.add(PICTURE, RED_HOUSE)
+            gallery.add(IMAGE, RED_HOUSE)
         assert is_full(refused.value)
         for name in names:
             assert gallery.delete(name)
@@ -44,12 +44,12 @@ def test_everything_can_be_deleted_on_a_full_disk(tmp_path: Path) -> None:
         assert whole(disk / "gallery.db")
 
 
-def test_a_picture_is_deleted_where_no_room_was_kept_back(tmp_path: Path) -> None:
+def test_a_image_is_deleted_where_no_room_was_kept_back(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "2m") as disk:
         gallery = Gallery(disk / "output", disk / "gallery.db")
-        entry = gallery.add(PICTURE + b"\0" * 300_000, RED_HOUSE)
+        entry = gallery.add(IMAGE + b"\0" * 300_000, RED_HOUSE)
         (disk / "gallery.db-spare").unlink()
-        fill(disk)
+        load_weights(disk)
         assert gallery.delete(entry.filename)
         assert gallery.list().entries == ()
         assert not entry.path.exists()
@@ -59,9 +59,9 @@ def test_a_picture_is_deleted_where_no_room_was_kept_back(tmp_path: Path) -> Non
 def test_a_gallery_opens_on_a_full_disk(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "2m") as disk:
         gallery = Gallery(disk / "output", disk / "gallery.db")
-        entry = gallery.add(PICTURE, RED_HOUSE)
+        entry = gallery.add(IMAGE, RED_HOUSE)
         gallery.close()
-        fill(disk)
+        load_weights(disk)
         again = Gallery(disk / "output", disk / "gallery.db")
         assert again.get(entry.filename) == entry
         assert again.delete(entry.filename)
@@ -75,7 +75,7 @@ def test_a_database_of_another_program_is_put_aside(statement: str, tmp_path: Pa
     connection.commit()
     connection.close()
     gallery = Gallery(tmp_path / "output", tmp_path / "gallery.db")
-    entry = gallery.add(PICTURE, RED_HOUSE)
+    entry = gallery.add(IMAGE, RED_HOUSE)
     assert gallery.list().entries == (entry,)
     (aside,) = tmp_path.glob("gallery.db.damaged-*")
     assert whole(aside)
@@ -83,7 +83,7 @@ def test_a_database_of_another_program_is_put_aside(statement: str, tmp_path: Pa
 
 def test_a_database_that_was_cut_is_put_aside(tmp_path: Path) -> None:
     gallery = Gallery(tmp_path / "output", tmp_path / "gallery.db")
-    entry = gallery.add(PICTURE, RED_HOUSE)
+    entry = gallery.add(IMAGE, RED_HOUSE)
     gallery.close()
     data = (tmp_path / "gallery.db").read_bytes()
     (tmp_path / "gallery.db").write_bytes(data[: len(data) // 2])

@@ -21,13 +21,13 @@ RED_HOUSE = OutputMetadata(
 )
 
 
-def picture(format: str = "PNG") -> bytes:
+def image(format: str = "PNG") -> bytes:
     buffer = BytesIO()
     Image.effect_noise((300, 200), 50).convert("RGB").save(buffer, format)
     return buffer.getvalue()
 
 
-def film(frames: int = 4) -> bytes:
+def video(frames: int = 4) -> bytes:
     with NamedTemporaryFile() as file:
         with VideoWriter(file, "mp4", width=64, height=64, fps=8) as writer:  # type: ignore[arg-type]
             for shade in range(frames):
@@ -42,7 +42,7 @@ def put(folder: Path, name: str, data: bytes) -> None:
 
 def dated(year_s: int) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
-        put(folder, "odd.png", picture())
+        put(folder, "odd.png", image())
         # Written in this way because not every system's utime() takes such a date.
         try:
             os.utime(folder / "odd.png", (year_s, year_s))
@@ -60,19 +60,19 @@ def cut(name: str, data: Callable[[], bytes]) -> Callable[[Path], None]:
 
 ODD: dict[str, tuple[Callable[[Path], object], str]] = {
     "a date beyond 2262": (dated(9_223_372_037), "its date is not"),
-    "a cut PNG": (cut("odd.png", picture), "its end is missing"),
-    "a cut JPEG": (cut("odd.jpg", lambda: picture("JPEG")), "its end is missing"),
-    "a cut WebP": (cut("odd.webp", lambda: picture("WEBP")), "its end is missing"),
-    "a cut GIF": (cut("odd.gif", lambda: picture("GIF")), "its end is missing"),
-    "a cut MP4": (cut("odd.mp4", film), "its end is missing"),
-    "an unknown codec": (lambda folder: put(folder, "odd.mp4", film().replace(b"avc1", b"zz9q")), ""),
-    "text": (lambda folder: put(folder, "odd.png", b"no picture at all" * 9), "of another kind"),
+    "a cut PNG": (cut("odd.png", image), "its end is missing"),
+    "a cut JPEG": (cut("odd.jpg", lambda: image("JPEG")), "its end is missing"),
+    "a cut WebP": (cut("odd.webp", lambda: image("WEBP")), "its end is missing"),
+    "a cut GIF": (cut("odd.gif", lambda: image("GIF")), "its end is missing"),
+    "a cut MP4": (cut("odd.mp4", video), "its end is missing"),
+    "an unknown codec": (lambda folder: put(folder, "odd.mp4", video().replace(b"avc1", b"zz9q")), ""),
+    "text": (lambda folder: put(folder, "odd.png", b"no image at all" * 9), "of another kind"),
     "nothing": (lambda folder: put(folder, "odd.png", b""), "it is empty"),
     "a broken link": (lambda folder: (folder / "odd.png").symlink_to("nowhere.png"), "symbolic link"),
     "a pipe": (lambda folder: os.mkfifo(folder / "odd.png"), "not a regular file"),
     "a folder": (lambda folder: (folder / "odd.png").mkdir(), "it is a folder"),
-    "a line break": (lambda folder: put(folder, "odd\nERROR.png", picture()), "control characters"),
-    "no text": (lambda folder: put(folder, os.fsdecode(b"odd\xff\xfe.png"), picture()), "not UTF-8"),
+    "a line break": (lambda folder: put(folder, "odd\nERROR.png", image()), "control characters"),
+    "no text": (lambda folder: put(folder, os.fsdecode(b"odd\xff\xfe.png"), image()), "not UTF-8"),
 }
 
 
@@ -83,7 +83,7 @@ def test_one_odd_file_is_passed_over_with_one_line(odd: str, tmp_path: Path, cap
     folder.mkdir()
     make(folder)
     put(folder, "a.png", encode_image(Image.new("RGB", (64, 48)), "png", RED_HOUSE))
-    put(folder, "z.png", picture())
+    put(folder, "z.png", image())
     with caplog.at_level(logging.WARNING):
         gallery = Gallery(folder, tmp_path / "gallery.db")
         assert gallery.reconcile() == Changes(added=2)
@@ -96,7 +96,7 @@ def test_one_odd_file_is_passed_over_with_one_line(odd: str, tmp_path: Path, cap
     assert {entry.filename for entry in again.list().entries} == {"a.png", "z.png"}
     (skipped,) = again.skipped()
     assert (skipped.name.startswith("odd"), reason in skipped.reason) == (True, True)
-    put(folder, "new.png", picture())
+    put(folder, "new.png", image())
     assert again.reconcile() == Changes(added=1)
 
 
@@ -105,8 +105,8 @@ def test_one_odd_file_is_passed_over_with_one_line(odd: str, tmp_path: Path, cap
 )
 def test_a_whole_file_is_no_odd_one(name: str, format: str, tmp_path: Path) -> None:
     (tmp_path / "output").mkdir()
-    put(tmp_path / "output", name, picture(format))
-    put(tmp_path / "output", "film.mp4", film())
+    put(tmp_path / "output", name, image(format))
+    put(tmp_path / "output", "video.mp4", video())
     gallery = Gallery(tmp_path / "output", tmp_path / "gallery.db")
     assert gallery.reconcile() == Changes(added=2)
     assert gallery.skipped() == ()
@@ -114,7 +114,7 @@ def test_a_whole_file_is_no_odd_one(name: str, format: str, tmp_path: Path) -> N
 
 def test_a_file_before_1970_is_shown(tmp_path: Path) -> None:
     (tmp_path / "output").mkdir()
-    put(tmp_path / "output", "old.png", picture())
+    put(tmp_path / "output", "old.png", image())
     os.utime(tmp_path / "output" / "old.png", (-86_400, -86_400))
     gallery = Gallery(tmp_path / "output", tmp_path / "gallery.db")
     assert gallery.reconcile() == Changes(added=1)
@@ -123,12 +123,12 @@ def test_a_file_before_1970_is_shown(tmp_path: Path) -> None:
 
 def test_a_file_that_is_mended_is_shown_and_one_that_broke_no_longer_is(tmp_path: Path) -> None:
     (tmp_path / "output").mkdir()
-    put(tmp_path / "output", "one.png", picture()[:5000])
-    put(tmp_path / "output", "two.png", picture())
+    put(tmp_path / "output", "one.png", image()[:5000])
+    put(tmp_path / "output", "two.png", image())
     gallery = Gallery(tmp_path / "output", tmp_path / "gallery.db")
     assert gallery.reconcile() == Changes(added=1)
-    put(tmp_path / "output", "one.png", picture())
-    put(tmp_path / "output", "two.png", picture()[:5000])
+    put(tmp_path / "output", "one.png", image())
+    put(tmp_path / "output", "two.png", image()[:5000])
     gallery.reconcile()
     gallery.reconcile()
     assert [entry.filename for entry in gallery.list().entries] == ["one.png"]

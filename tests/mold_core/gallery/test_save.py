@@ -27,8 +27,8 @@ def test_a_file_is_named_after_its_model_and_time(model: str, index: int | None,
 
 
 def test_a_very_long_model_name_still_makes_a_file(tmp_path: Path) -> None:
-    path = save(tmp_path, file_name("m" * 5000, 1_700_000_000_000, 999, "png"), b"picture")
-    assert path.read_bytes() == b"picture"
+    path = save(tmp_path, file_name("m" * 5000, 1_700_000_000_000, 999, "png"), b"image")
+    assert path.read_bytes() == b"image"
 
 
 def test_a_taken_name_is_counted_up(tmp_path: Path) -> None:
@@ -47,10 +47,10 @@ def test_results_saved_at_once_all_survive(tmp_path: Path) -> None:
 
 
 def test_the_output_folder_is_made(tmp_path: Path) -> None:
-    assert save(tmp_path / "home" / "output", "a.png", b"picture").read_bytes() == b"picture"
+    assert save(tmp_path / "home" / "output", "a.png", b"image").read_bytes() == b"image"
 
 
 def test_an_output_folder_that_is_a_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "output").write_bytes(b"")
     with pytest.raises(OutputError, match=r"cannot write '.*output/a\.png': '.*output' is not a folder"):
-        save(tmp_path / "output", "a.png", b"picture")
+        save(tmp_path / "output", "a.png", b"image")

@@ -1,4 +1,4 @@
-"""Pictures survive being written, and hostile pictures are refused in plain words."""
+"""Images survive being written, and hostile images are refused in plain words."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 
 
 def scene(size: tuple[int, int] = (96, 64)) -> Image.Image:
-    """A picture with smooth shades, hard edges and strong colours."""
+    """An image with smooth shades, hard edges and strong colours."""
     shades = [Image.linear_gradient("L").rotate(turn).resize(size) for turn in (0, 90, 180)]
     image = Image.merge("RGB", shades)
     image.paste((255, 0, 0), (20, 10, 50, 40))
@@ -49,7 +49,7 @@ def saved(image: Image.Image, format: str, **options: object) -> bytes:
 @pytest.mark.parametrize(
     ("format", "worst"), [("png", 0), ("jpeg", 2.5), ("webp", 12)]
 )  # WebP halves the resolution of colour
-def test_a_picture_comes_back_nearly_as_it_was(format: ImageFormat, worst: float) -> None:
+def test_a_image_comes_back_nearly_as_it_was(format: ImageFormat, worst: float) -> None:
     data = encode_image(scene(), format)
     assert image_format(data) == format
     assert difference(decode_image(data), scene()) <= worst
@@ -95,14 +95,14 @@ def test_nothing_of_the_source_but_its_pixels_is_written() -> None:
         assert decode_image(source).info == {}
 
 
-def test_writing_a_picture_leaves_it_as_it_was() -> None:
+def test_writing_a_image_leaves_it_as_it_was() -> None:
     image = scene()
     image.info["comment"] = b"mine"
     encode_image(image, "jpeg")
     assert image.info == {"comment": b"mine"}
 
 
-def test_a_picture_too_large_for_a_format_is_refused_in_words() -> None:
+def test_a_image_too_large_for_a_format_is_refused_in_words() -> None:
     with pytest.raises(
         ValidationError, match="webp holds at most 16,383 pixels a side, not 16384 x 1; choose png"
     ) as caught:
@@ -121,12 +121,12 @@ def test_every_output_format_has_a_content_type_and_an_extension() -> None:
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
-def test_an_opaque_picture_becomes_rgb(mode: str) -> None:
+def test_an_opaque_image_becomes_rgb(mode: str) -> None:
     assert decode_image(saved(scene().convert(mode), "PNG")).mode == "RGB"
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
-def test_a_transparent_picture_becomes_rgba(mode: str) -> None:
+def test_a_transparent_image_becomes_rgba(mode: str) -> None:
     assert decode_image(saved(scene().convert(mode), "PNG")).mode == "RGBA"
     assert decode_image(saved(scene().quantize(16), "PNG", transparency=0)).mode == "RGBA"
 
@@ -177,7 +177,7 @@ def test_of_an_animation_the_first_frame_is_taken() -> None:
         assert decode_image(data).convert("RGB").getpixel((4, 4)) == (255, 0, 0)
 
 
-# --- hostile pictures --------------------------------------------------------------------------------------------
+# --- hostile images --------------------------------------------------------------------------------------------
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -223,7 +223,7 @@ def decoded_or_refused(data: bytes) -> Image.Image | str:
         return str(error)
 
 
-def test_a_small_file_with_a_huge_picture_is_refused_before_it_is_unpacked() -> None:
+def test_a_small_file_with_a_huge_image_is_refused_before_it_is_unpacked() -> None:
     script = (
         "import resource, sys; from mold_core.media import decode_image; from PIL import PngImagePlugin\n"
         "data, before = sys.stdin.buffer.read(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
@@ -266,7 +266,7 @@ def test_a_file_cut_anywhere_is_refused_or_whole(format: ImageFormat) -> None:
     for end in range(12, len(data) - 1, max(1, len(data) // 60)):
         image = decoded_or_refused(data[:end])
         if isinstance(image, str):
-            assert "ends too early or is damaged; open it in a picture editor" in image
+            assert "ends too early or is damaged; open it in an image editor" in image
         else:
             assert difference(image, whole) == 0  # only marks after the pixels were missing
 
@@ -285,16 +285,16 @@ def test_a_file_cut_anywhere_is_refused_or_whole(format: ImageFormat) -> None:
     ],
 )
 def test_another_kind_of_file_is_named(data: bytes, words: str) -> None:
-    assert refusal(data) == f"source_image must be a PNG, JPEG or WebP picture, not {words}"
+    assert refusal(data) == f"source_image must be a PNG, JPEG or WebP image, not {words}"
 
 
 @pytest.mark.parametrize("format", ["GIF", "BMP", "TIFF", "PPM", "ICO", "PCX", "TGA"])
 def test_formats_that_pillow_would_open_are_refused(format: str) -> None:
-    assert "must be a PNG, JPEG or WebP picture" in refusal(saved(scene(), format))
+    assert "must be a PNG, JPEG or WebP image" in refusal(saved(scene(), format))
 
 
 @pytest.mark.parametrize("size", [(0, 5), (5, 0)])
-def test_a_picture_without_pixels_is_refused(size: tuple[int, int]) -> None:
+def test_a_image_without_pixels_is_refused(size: tuple[int, int]) -> None:
     assert "damaged" in refusal(png_header(*size) + png_chunk(b"IDAT", zlib.compress(b"")) + png_chunk(b"IEND", b""))
 
 
@@ -328,13 +328,13 @@ def test_files_that_would_keep_a_decoder_busy_are_refused_at_once() -> None:
     assert time.process_time() - started < 0.5
 
 
-def test_a_photo_with_a_film_behind_it_is_accepted() -> None:
+def test_a_photo_with_a_video_behind_it_is_accepted() -> None:
     noise = random.Random(3).randbytes(1_000_000) + b"\xff\xda" * 200
     assert decode_image(saved(scene(), "JPEG", exif=b"Exif\0\0" + b"\xff\xda\xff\xd9" * 999) + noise).size == (96, 64)
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_no_damage_makes_anything_but_a_picture_or_a_clear_refusal(format: ImageFormat) -> None:
+def test_no_damage_makes_anything_but_a_image_or_a_clear_refusal(format: ImageFormat) -> None:
     data, dice = encode_image(scene(), format), random.Random(9)
     for _ in range(250):
         damaged = bytearray(data)

@@ -1,4 +1,4 @@
-"""What made a picture can be read back from its file, whatever the prompt was."""
+"""What made an image can be read back from its file, whatever the prompt was."""
 
 from __future__ import annotations
 
@@ -55,26 +55,26 @@ PROMPTS = {
 }
 
 
-def picture(format: ImageFormat, metadata: OutputMetadata | None, mode: str = "RGB") -> bytes:
+def opened(format: ImageFormat, metadata: OutputMetadata | None, mode: str = "RGB") -> bytes:
     image = Image.radial_gradient("L").resize((64, 48)).convert(mode)
     return encode_image(image, format, metadata)
 
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS)
-def test_every_prompt_comes_back_and_the_picture_still_opens(format: ImageFormat, prompt: str) -> None:
+def test_every_prompt_comes_back_and_the_image_still_opens(format: ImageFormat, prompt: str) -> None:
     metadata = attrs.evolve(METADATA, prompt=prompt, negative_prompt=prompt)
-    data = picture(format, metadata)
+    data = opened(format, metadata)
     assert read_metadata(data) == metadata
     with Image.open(BytesIO(data)) as image:
         assert image.format == format.upper()
-        assert image.tobytes() == Image.open(BytesIO(picture(format, None))).tobytes()
+        assert image.tobytes() == Image.open(BytesIO(opened(format, None))).tobytes()
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_all_fields_come_back_from_a_file_on_disk(format: ImageFormat, tmp_path: Path) -> None:
-    path = tmp_path / "picture"
-    path.write_bytes(picture(format, FULL))
+    path = tmp_path / "image"
+    path.write_bytes(opened(format, FULL))
     assert read_metadata(path) == FULL
 
 
@@ -82,13 +82,13 @@ def test_all_fields_come_back_from_a_file_on_disk(format: ImageFormat, tmp_path:
 def test_lone_surrogates_become_replacement_characters(format: ImageFormat) -> None:
     metadata = attrs.evolve(METADATA, prompt="broken \ud83d text \udc80")
     assert metadata.prompt == "broken \ufffd text \ufffd"
-    assert read_metadata(picture(format, metadata)) == metadata
+    assert read_metadata(opened(format, metadata)) == metadata
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_picture_without_metadata_has_none(format: ImageFormat) -> None:
-    assert read_metadata(picture(format, None)) is None
-    assert b"mold" not in picture(format, None)
+def test_a_image_without_metadata_has_none(format: ImageFormat) -> None:
+    assert read_metadata(opened(format, None)) is None
+    assert b"mold" not in opened(format, None)
 
 
 def test_fields_that_are_not_set_are_left_out_of_the_json() -> None:
@@ -98,14 +98,14 @@ def test_fields_that_are_not_set_are_left_out_of_the_json() -> None:
 
 
 def test_the_same_metadata_gives_the_same_bytes() -> None:
-    assert all(picture(format, FULL) == picture(format, FULL) for format in FORMATS)
+    assert all(opened(format, FULL) == opened(format, FULL) for format in FORMATS)
 
 
 # --- what other programs see -------------------------------------------------------------------------------------
 
 
 def test_pillow_sees_each_field_as_png_text_before_the_pixels() -> None:
-    data = picture("png", attrs.evolve(FULL, prompt="naïve 🤖\0"))
+    data = opened("png", attrs.evolve(FULL, prompt="naïve 🤖\0"))
     with Image.open(BytesIO(data)) as image:
         text = {key: value for key, value in image.info.items() if str(key).startswith("mold:")}
     assert OutputMetadata.from_json(text.pop("mold:parameters")).prompt == "naïve 🤖\0"
@@ -129,7 +129,7 @@ def test_pillow_sees_each_field_as_png_text_before_the_pixels() -> None:
 
 
 def test_a_jpeg_has_the_comment_right_after_its_start() -> None:
-    data = picture("jpeg", METADATA)
+    data = opened("jpeg", METADATA)
     assert data[:4] == b"\xff\xd8\xff\xfe"
     assert data[6:].startswith(b'mold:parameters {"prompt": "a glowing robot", ')
     with Image.open(BytesIO(data)) as image:
@@ -140,7 +140,7 @@ def test_a_jpeg_has_the_comment_right_after_its_start() -> None:
 @pytest.mark.parametrize("prompt", ["plain", "lines", "quotes", "xml", "spoof", "emoji", "controls"])
 def test_xmp_is_well_formed_and_holds_the_fields(format: Literal["jpeg", "webp"], prompt: str) -> None:
     metadata = attrs.evolve(FULL, prompt=PROMPTS[prompt])
-    with Image.open(BytesIO(picture(format, metadata))) as image:
+    with Image.open(BytesIO(opened(format, metadata))) as image:
         packet = image.info["xmp"]
     found = {element.tag: element.text for element in ElementTree.fromstring(packet).iter()}
     mold = "{urn:mold:metadata:1#}"
@@ -151,14 +151,14 @@ def test_xmp_is_well_formed_and_holds_the_fields(format: Literal["jpeg", "webp"]
 
 
 def test_a_jpeg_with_a_long_prompt_has_several_comments_and_no_xmp() -> None:
-    data = picture("jpeg", attrs.evolve(METADATA, prompt=PROMPTS["long"]))
+    data = opened("jpeg", attrs.evolve(METADATA, prompt=PROMPTS["long"]))
     markers = [marker for marker, _ in jpeg_segments(BytesIO(data))]
     assert markers[:2] == [0xFE, 0xFE]
     assert 0xE1 not in markers
 
 
 def test_a_jpeg_that_lost_its_comment_is_read_from_its_xmp() -> None:
-    data = picture("jpeg", METADATA)
+    data = opened("jpeg", METADATA)
     comment_size = 2 + int.from_bytes(data[4:6], "big")
     assert read_metadata(data[:2] + data[2 + comment_size :]) == METADATA
 
@@ -181,7 +181,7 @@ def test_a_transparent_webp_stays_transparent() -> None:
         assert read_metadata(data) == METADATA
 
 
-def test_animated_pictures_carry_it_too() -> None:
+def test_animated_images_carry_it_too() -> None:
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "lime", "blue")]
     for format in ("PNG", "WEBP", "GIF"):
         buffer = BytesIO()
@@ -232,7 +232,7 @@ def test_every_kind_of_png_text_is_read(kind: str) -> None:
         "iTXt": b"mold:parameters\0\0\0en\0key\0" + text,
         "iTXt compressed": b"mold:parameters\0\1\0\0\0" + zlib.compress(text),
     }
-    plain = picture("png", None)
+    plain = opened("png", None)
     end = len(plain) - 12
     chunk = png_chunk(kind[:4].encode(), bodies[kind])
     assert read_metadata(plain[:33] + chunk + plain[33:]) == METADATA
@@ -258,7 +258,7 @@ def test_every_kind_of_png_text_is_read(kind: str) -> None:
     ],
 )
 def test_parameters_that_make_no_sense_are_no_metadata(text: str) -> None:
-    plain = picture("png", None)
+    plain = opened("png", None)
     assert read_metadata(plain[:33] + png_chunk(b"tEXt", b"mold:parameters\0" + text.encode()) + plain[33:]) is None
 
 
@@ -272,7 +272,7 @@ def test_unknown_fields_are_ignored() -> None:
 
 
 def test_a_text_bomb_is_not_unpacked() -> None:
-    plain = picture("png", None)
+    plain = opened("png", None)
     bomb = png_chunk(b"zTXt", b"mold:parameters\0\0" + zlib.compress(b" " * 30_000_000, 1))
     tracemalloc.start()
     assert read_metadata(plain[:33] + bomb + plain[33:]) is None
@@ -312,7 +312,7 @@ def gif() -> bytes:
 
 @pytest.mark.parametrize("format", [*FORMATS, "gif"])
 def test_no_damage_makes_reading_fail(format: Literal[ImageFormat, "gif"]) -> None:
-    data, dice = gif() if format == "gif" else picture(format, FULL), random.Random(8)
+    data, dice = gif() if format == "gif" else opened(format, FULL), random.Random(8)
     for _ in range(300):
         damaged = bytearray(data[: dice.randrange(len(data))] if dice.random() < 0.5 else data)
         for _ in range(min(len(damaged), 3)):

@@ -78,7 +78,7 @@ def write(path: Path, format: VideoFormat, frames: int = 24, *, sound: bool = Fa
 
 
 def shows(image: Image.Image, index: int) -> bool:
-    """Say whether the picture is frame `index`, as nearly as a lossy format keeps it."""
+    """Say whether the image is frame `index`, as nearly as a lossy format keeps it."""
     difference = np.abs(np.asarray(image.convert("RGB"), np.int16) - np.asarray(ball(index), np.int16))
     return float(difference.mean()) < 6
 
@@ -130,7 +130,7 @@ def test_what_is_lost_of_sound_is_a_hundredth_of_it_at_most(tmp_path: Path, rate
     assert float((lost**2).mean()) < 0.01 * float((samples**2).mean())
 
 
-def test_players_find_the_index_before_the_pictures(tmp_path: Path) -> None:
+def test_players_find_the_index_before_the_images(tmp_path: Path) -> None:
     data = write(tmp_path / "a.mp4", "mp4", sound=True).read_bytes()
     assert data[4:8] == b"ftyp"
     assert 0 < data.find(b"moov") < data.find(b"mdat")

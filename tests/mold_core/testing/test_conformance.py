@@ -126,8 +126,8 @@ def always_square(generate: Generate) -> Generate:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (drawing_at_random, "the same request gave another picture the second time"),
-        (forgetting_seeds_in_batches, "in a batch the picture differs by"),
+        (drawing_at_random, "the same request gave another image the second time"),
+        (forgetting_seeds_in_batches, "in a batch the image differs by"),
         (dropping_the_last_of_a_batch, "3 requests gave 2 results"),
         (returning_nothing, "one request gave 0 results"),
         (never_cancelling, r"the pipeline went on after run\.step\(\) raised CancelledError"),

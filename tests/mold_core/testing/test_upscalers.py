@@ -71,11 +71,11 @@ def changed(made: Pixels, pixels: Pixels) -> Pixels:
 BAD = {
     "takes what is not its own": (Blur(greedy=True), "recognises tensors with names of others"),
     "lies about its scale": (Blur(scale=4), r"became \(2, 3, 8, 8\), not \(2, 3, 16, 16\)"),
-    "shares too little": (Blur(overlap=2, feather=2), "in tiles the picture differs by .* widen overlap"),
+    "shares too little": (Blur(overlap=2, feather=2), "in tiles the image differs by .* widen overlap"),
     "fades beyond what it shares": (Blur(overlap=4, feather=8), "feather lies within overlap"),
     "changes its input": (Blur(changed), "the network changed its input"),
     "is random": (Blur(lambda made, pixels: made + torch.rand(1)), "gave others the second time"),
-    "depends on the batch": (Blur(lambda made, pixels: made * len(made)), "in a batch a picture differs"),
+    "depends on the batch": (Blur(lambda made, pixels: made * len(made)), "in a batch an image differs"),
     "makes bytes": (Blur(lambda made, pixels: (made * 255).to(torch.uint8)), "floats, not torch.uint8"),
 }
 

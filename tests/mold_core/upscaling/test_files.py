@@ -1,4 +1,4 @@
-"""Picture files in and out: kinds of samples, and what else files say."""
+"""Image files in and out: kinds of samples, and what else files say."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mold_core import ValidationError
 from mold_core.media import OutputMetadata, embed_metadata, encode_image, read_metadata
 from mold_core.media.containers import PNG_SIGNATURE, png_chunk
 from mold_core.upscaling.enlarge import Enlarger
-from mold_core.upscaling.pictures import read_picture
+from mold_core.upscaling.images import read_image
 from mold_core.upscaling.pixels import bytes_of, tensor_of
 from mold_core.upscaling.png_stream import PngStream
 from mold_core.upscaling.results import open_result
@@ -38,10 +38,10 @@ def doubled(data: bytes, format: Any = "png") -> bytes:
     from mold_core import UpscalerNetwork
 
     network = UpscalerNetwork(module=lambda x: F.interpolate(x, scale_factor=2), scale=2, size_bytes=0)
-    picture, buffer = read_picture(data), BytesIO()
-    result = open_result(buffer, format, picture, 2, upscaler="twice:fp32")
-    for strip in Enlarger(network, "cpu", tile=64).strips(picture.read, picture.height, picture.width):
-        result.write(picture.samples_of(strip))
+    image, buffer = read_image(data), BytesIO()
+    result = open_result(buffer, format, image, 2, upscaler="twice:fp32")
+    for strip in Enlarger(network, "cpu", tile=64).strips(image.read, image.height, image.width):
+        result.write(image.samples_of(strip))
     result.close()
     return buffer.getvalue()
 
@@ -76,7 +76,7 @@ def test_16_bits_are_read_and_written_in_full(channels: int) -> None:
     stream = PngStream(buffer, 7, 600, channels, bits=16)
     stream.write(samples)
     stream.close()
-    again = read_picture(buffer.getvalue())
+    again = read_image(buffer.getvalue())
     assert again.bits == 16 and torch.equal(again.samples.to(torch.int32), samples.to(torch.int32))
 
 
@@ -89,7 +89,7 @@ def test_every_filter_of_deep_pngs_is_undone(kind: int) -> None:
     header = (11).to_bytes(4, "big") + (9).to_bytes(4, "big") + bytes((16, 2, 0, 0, 0))
     chunks = [png_chunk(b"IHDR", header), png_chunk(b"IDAT", zlib.compress(raw)), png_chunk(b"IEND", b"")]
     data = PNG_SIGNATURE + b"".join(chunks)
-    upper = (read_picture(data).samples.to(torch.int32) >> 8).to(torch.uint8)
+    upper = (read_image(data).samples.to(torch.int32) >> 8).to(torch.uint8)
     image = Image.open(BytesIO(data))
     assert image.mode == "RGB" and torch.equal(upper, tensor_of(image.tobytes(), 9, 11, 3))
 
@@ -114,7 +114,7 @@ def test_other_modes_become_what_loses_nothing(mode: str, becomes: str) -> None:
     assert Image.open(BytesIO(doubled(saved(image)))).mode == becomes
 
 
-def test_a_picture_lying_on_its_side_comes_out_upright_and_says_so() -> None:
+def test_a_image_lying_on_its_side_comes_out_upright_and_says_so() -> None:
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "a camera"
     lying = image_of(noise(20, 30, 3))
@@ -152,7 +152,7 @@ def test_texts_of_other_programs_and_the_resolution_are_kept() -> None:
     assert made.info["dpi"] == pytest.approx((300, 300), abs=0.1)
 
 
-def test_a_picture_that_is_too_wide_for_the_format_is_refused_before_any_work() -> None:
+def test_a_image_that_is_too_wide_for_the_format_is_refused_before_any_work() -> None:
     data = encode_image(Image.new("RGB", (8200, 1)), "png")
     with pytest.raises(ValidationError, match="output_format webp holds at most 16,383 pixels a side"):
         doubled(data, "webp")
@@ -167,4 +167,4 @@ def test_a_file_that_breaks_off_is_refused(cut: float, bits: int) -> None:
     stream.close()
     data = buffer.getvalue()
     with pytest.raises(ValidationError, match="is a PNG file that ends too early or is damaged"):
-        read_picture(data[: int(len(data) * cut)])
+        read_image(data[: int(len(data) * cut)])

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mold_core import CancelledError
 from mold_core.cancelling import cancelled_by, check_cancelled, current_check
-from mold_core.weights import check_between_blocks, fill, unfilled
+from mold_core.weights import check_between_blocks, empty_modules, load_weights
 
 
 class Block(nn.Module):
@@ -48,9 +48,9 @@ class Countdown:
 def network() -> Network:
     torch.manual_seed(0)
     made = Network()
-    with unfilled():
+    with empty_modules():
         empty = Network()
-    fill(empty, made.state_dict(), "a test")
+    load_weights(empty, made.state_dict(), "a test")
     return empty
 
 
@@ -91,10 +91,10 @@ def test_a_network_that_is_filled_twice_asks_once() -> None:
 
 def test_filling_stops_between_two_tensors() -> None:
     weights = Network().state_dict()
-    with unfilled():
+    with empty_modules():
         empty = Network()
     with cancelled_by(Countdown(3)), pytest.raises(CancelledError):
-        fill(empty, weights, "a test")
+        load_weights(empty, weights, "a test")
     assert all(tensor.is_meta for tensor in empty.parameters())
 
 

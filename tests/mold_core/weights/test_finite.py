@@ -8,8 +8,8 @@ from torch import nn
 
 from mold_core import InferenceError, UpscalerNetwork
 from mold_core.upscaling.enlarge import Enlarger
-from mold_core.weights import PackedLinear, PackedTensor, adapted, all_finite, check_finite, type_named
-from mold_core.weights.side_branch import Branch, Up
+from mold_core.weights import PackedLinear, PackedTensor, all_finite, check_finite, type_named, with_loras_applied
+from mold_core.weights.lora_linear import LoraDelta, LoraUp
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
@@ -45,10 +45,10 @@ def test_a_quantised_weight_is_named() -> None:
 
 def test_a_lora_is_named_rather_than_the_layer_it_is_beside() -> None:
     network = nn.Sequential(nn.Linear(2, 2))
-    up = Up(weight=torch.tensor([[float("nan")], [1.0]]), first=0, ranks=slice(0, 1))
-    branch = Branch(down=torch.ones(1, 2), ups=(up,), source="bad.safetensors")
+    up = LoraUp(weight=torch.tensor([[float("nan")], [1.0]]), first=0, ranks=slice(0, 1))
+    branch = LoraDelta(down=torch.ones(1, 2), ups=(up,), source="bad.safetensors")
     with (
-        adapted(network, [({"0": branch}, 1.0)]),
+        with_loras_applied(network, [({"0": branch}, 1.0)]),
         pytest.raises(InferenceError, match=r"the LoRA bad\.safetensors holds NaN or infinity for 0 "),
     ):
         check_finite("transformer", torch.tensor(float("nan")), network=network, when="in step 1 of 4")
@@ -62,7 +62,7 @@ def test_numbers_that_grew_too_large_are_told_from_damage() -> None:
 def test_an_enlarged_image_with_one_bad_pixel_is_an_error() -> None:
     network = nn.Upsample(scale_factor=2)
     upscaler = UpscalerNetwork(module=network, scale=2, size_bytes=0, overlap=8, feather=4)
-    picture = torch.rand(3, 40, 40)
-    picture[0, 30, 30] = float("nan")  # stands for what a network makes of good pixels
+    image = torch.rand(3, 40, 40)
+    image[0, 30, 30] = float("nan")  # stands for what a network makes of good pixels
     with pytest.raises(InferenceError, match="the upscaler computed NaN or infinity"):
-        Enlarger(upscaler, "cpu", tile=0).whole(picture)
+        Enlarger(upscaler, "cpu", tile=0).whole(image)

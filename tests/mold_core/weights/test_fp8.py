@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mold_core.weights import PackedLinear, PackedTensor, concatenate, fill, read_weights, type_named
+from mold_core.weights import PackedLinear, PackedTensor, concatenate, load_weights, read_weights, type_named
 from mold_core.weights.fp8 import multiplies_fp8, scaled_linear
 
 
@@ -89,7 +89,7 @@ def test_hardware_file_and_caller_decide(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_casting_a_module_keeps_both_scales() -> None:
     weight = fp8(16, 16, torch.tensor(0.3), torch.tensor(0.7))
     holder = nn.ModuleDict({"layer": nn.Linear(16, 16, bias=False)})
-    fill(holder, {"layer.weight": weight}, "x", dtype=torch.bfloat16)
+    load_weights(holder, {"layer.weight": weight}, "x", dtype=torch.bfloat16)
     holder.to(torch.bfloat16)
     kept = holder["layer"].weight
     assert torch.equal(kept.scale, weight.scale)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mold_core import MoldError
-from mold_core.weights import Kernel, PackedLinear, PackedTensor, fill, kernel_for, type_named, weight_bytes
+from mold_core.weights import Kernel, PackedLinear, PackedTensor, kernel_for, load_weights, type_named, weight_bytes
 from mold_core.weights.compiled import WORTH_COMPILING, _check, _compiled_where_used
 from mold_core.weights.kernels import KERNELS
 
@@ -184,7 +184,7 @@ def test_weights_are_made_dense_where_all_of_them_fit() -> None:
     for room, kind in ((wanted, nn.Linear), (wanted - 1, PackedLinear)):
         holder = nn.ModuleDict({"layer": nn.Linear(32, 64)})
         named = {f"layer.{name}": tensor for name, tensor in tensors.items()}
-        fill(holder, named, "x", dtype=torch.bfloat16, expand_within_bytes=room)
+        load_weights(holder, named, "x", dtype=torch.bfloat16, dequantize_within_bytes=room)
         assert type(holder["layer"]) is kind
         x = torch.randn(2, 32).bfloat16()
         assert torch.equal(holder["layer"](x), F.linear(x, dense.bfloat16(), torch.zeros(64).bfloat16()))

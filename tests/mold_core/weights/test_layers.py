@@ -9,7 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mold_core import CheckpointError
-from mold_core.weights import PackedEmbedding, PackedLinear, PackedTensor, Scratch, concatenate, fill, type_named
+from mold_core.weights import (
+    PackedEmbedding,
+    PackedLinear,
+    PackedTensor,
+    Scratch,
+    concatenate,
+    load_weights,
+    type_named,
+)
 
 
 def packed(kind: str, rows: int, columns: int, seed: int = 0) -> tuple[PackedTensor, Tensor]:
@@ -170,7 +178,7 @@ def test_a_filled_network_equals_the_dense_one(expand: bool, dtype: torch.dtype)
     tensors, dense = quantised_network()
     with torch.device("meta"):
         network = Network()
-    fill(network, tensors, "x", dtype=dtype, expand=expand)
+    load_weights(network, tensors, "x", dtype=dtype, expand=expand)
     ids = torch.tensor([[1, 9, 4]])
     assert torch.equal(network(ids), dense.to(dtype)(ids))
     kinds = [type(layer) for layer in (network.embed, network.inner[0], network.inner[2], network.conv)]
@@ -183,7 +191,7 @@ def test_plain_tensors_are_used_without_a_copy() -> None:
     tensors, _ = quantised_network()
     with torch.device("meta"):
         network = Network()
-    fill(network, tensors, "x", dtype=torch.float32)
+    load_weights(network, tensors, "x", dtype=torch.float32)
     packed_layer, given = network.inner[0], tensors["inner.0.weight"]
     assert isinstance(packed_layer, PackedLinear)
     assert isinstance(given, PackedTensor)
@@ -198,7 +206,7 @@ def test_what_does_not_fit_is_said_and_the_network_stays_as_it_was() -> None:
     tensors["inner.0.weight"] = packed("Q8_0", 64, 64)[0]
     network = Network()
     with pytest.raises(CheckpointError) as caught:
-        fill(network, tensors, "x.gguf")
+        load_weights(network, tensors, "x.gguf")
     assert str(caught.value) == (
         "x.gguf is of another model: it lacks norm.bias; it has more.weight, which the model does not; it has"
         " inner.0.weight of shape [64, 64] where [64, 32] is needed"

@@ -11,11 +11,11 @@ from sparse_files import write_sparse
 from torch import nn
 
 from mold_core import ProgressEvent, StageDone, StageStart, WeightLoad
-from mold_core.weights import LoadProgress, fill, read_weights, unfilled
+from mold_core.weights import LoadProgress, empty_modules, load_weights, read_weights
 
 
 def network(layers: int, width: int) -> nn.Module:
-    with unfilled():
+    with empty_modules():
         return nn.Sequential(*(nn.Linear(width, width, bias=False) for _ in range(layers)))
 
 
@@ -24,7 +24,7 @@ def test_bytes_are_reported_as_they_come(tmp_path: Path) -> None:
     path = write_sparse(tmp_path / "x", {f"{n}.weight": ("BF16", (width, width)) for n in range(layers)})
     size_bytes, events = layers * width * width * 2, list[ProgressEvent]()
     progress = LoadProgress(events.append, "transformer", size_bytes, size_bytes + 1000, 1000)
-    fill(network(layers, width), read_weights(path), path, dtype=torch.bfloat16, progress=progress)
+    load_weights(network(layers, width), read_weights(path), path, dtype=torch.bfloat16, progress=progress)
     progress.finish()
     loads = [event for event in events if isinstance(event, WeightLoad)]
     assert loads == events
@@ -39,7 +39,7 @@ def test_a_small_part_is_one_event(tmp_path: Path) -> None:
     path = write_sparse(tmp_path / "x", {f"{n}.weight": ("BF16", (8, 8)) for n in range(5)})
     events: list[ProgressEvent] = []
     progress = LoadProgress(events.append, "vae", 640, 640)
-    fill(network(5, 8), read_weights(path), path, progress=progress)
+    load_weights(network(5, 8), read_weights(path), path, progress=progress)
     progress.finish()
     assert events == [WeightLoad(bytes_loaded=640, bytes_total=640, component="vae")]
 
@@ -51,6 +51,6 @@ def test_compiling_is_told_before_it_begins_also_where_it_fails(
     write_gguf(tmp_path / "x", {"0.weight": torch.zeros(64, 64)}, {"0.weight": "Q4_0"})
     events: list[ProgressEvent] = []
     progress = LoadProgress(events.append, "transformer", 640, 640)
-    fill(network(1, 64), read_weights(tmp_path / "x"), "x", compile="on", cache_dir=tmp_path, progress=progress)
+    load_weights(network(1, 64), read_weights(tmp_path / "x"), "x", compile="on", cache_dir=tmp_path, progress=progress)
     told = [event for event in events if isinstance(event, StageStart | StageDone)]
     assert [event.name for event in told] == ["Compiling the kernel for Q4_0, once on this machine"] * 2

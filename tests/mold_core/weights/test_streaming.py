@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mold_core import ModelPart, plan_memory
-from mold_core.weights import BlockStream, LoadedParts, fill
+from mold_core import ModelComponent, plan_memory
+from mold_core.weights import BlockStream, LoadedComponents, load_weights
 from mold_core.weights.streaming import tensors_of
 
 
@@ -103,24 +103,24 @@ def test_what_is_not_in_the_slot_stays_where_it_was() -> None:
 # --- parts -------------------------------------------------------------------------------------------------------
 
 
-class Shelf:
+class DiskInventory:
     """Three parts of 100 bytes that note when they are loaded."""
 
     def __init__(self, room: int | None = None, strategy: str | None = None, streamed: bool = False) -> None:
         parts = [
-            ModelPart(name=name, size_bytes=100, device="cpu", streamed_bytes=50 if streamed else None)
+            ModelComponent(name=name, size_bytes=100, device="cpu", streamed_bytes=50 if streamed else None)
             for name in "abc"
         ]
         self.loads: list[str] = []
         plan = plan_memory(parts, {} if room is None else {"cpu": room}, strategy)  # type: ignore[arg-type]
-        self.parts = LoadedParts(plan, {name: self._loader(name) for name in "abc"})
+        self.parts = LoadedComponents(plan, {name: self._loader(name) for name in "abc"})
 
     def _loader(self, name: str):  # type: ignore[no-untyped-def]
         def load(report: object) -> tuple[nn.Module, None]:
             self.loads.append(name)
             with torch.device("meta"):
                 module = nn.Linear(25, 1, bias=False)
-            fill(module, {"weight": torch.zeros(1, 25)}, "here")
+            load_weights(module, {"weight": torch.zeros(1, 25)}, "here")
             return module, None
 
         return load
@@ -135,13 +135,13 @@ class Shelf:
 
 
 def test_a_sequential_plan_that_is_asked_for_holds_one_part_and_then_none() -> None:
-    shelf = Shelf(strategy="sequential")
+    shelf = DiskInventory(strategy="sequential")
     assert shelf.use("a", "b", "c") == [("a",), ("b",), ("c",)]
     assert (shelf.parts.names, shelf.parts.size_bytes()) == ((), 0)
 
 
 def test_a_sequential_plan_that_was_chosen_keeps_what_there_is_room_for() -> None:
-    shelf = Shelf(room=200)
+    shelf = DiskInventory(room=200)
     assert shelf.use("a", "b", "c", "b") == [("a",), ("a", "b"), ("b", "c"), ("c", "b")]
     assert shelf.loads == ["a", "b", "c"]
     assert shelf.parts.size_bytes("cpu") == 200
@@ -149,21 +149,21 @@ def test_a_sequential_plan_that_was_chosen_keeps_what_there_is_room_for() -> Non
 
 
 def test_an_eager_plan_keeps_all() -> None:
-    shelf = Shelf()
+    shelf = DiskInventory()
     shelf.parts.load_all(print)
     assert shelf.use("a", "c") == [("b", "c", "a"), ("b", "a", "c")]
     assert shelf.loads == ["a", "b", "c"]
 
 
 def test_a_part_in_use_is_not_dropped_for_another() -> None:
-    shelf = Shelf(strategy="sequential")
+    shelf = DiskInventory(strategy="sequential")
     with shelf.parts.use("a", print):
         assert shelf.use("b") == [("a", "b")]
         assert shelf.parts.names == ("a",)
 
 
 def test_closing_frees_everything() -> None:
-    shelf = Shelf()
+    shelf = DiskInventory()
     shelf.parts.load_all(print)
     shelf.parts.close()
     assert (shelf.parts.names, shelf.parts.size_bytes()) == ((), 0)
@@ -171,9 +171,9 @@ def test_closing_frees_everything() -> None:
 
 def test_a_thread_waits_for_room_that_another_one_takes() -> None:
     plan = plan_memory(
-        [ModelPart(name=name, size_bytes=1024, device="cpu") for name in "ab"], {"cpu": 1500}, "sequential"
+        [ModelComponent(name=name, size_bytes=1024, device="cpu") for name in "ab"], {"cpu": 1500}, "sequential"
     )
-    parts = LoadedParts(plan, {name: lambda report: (nn.Linear(16, 16, bias=False), None) for name in "ab"})
+    parts = LoadedComponents(plan, {name: lambda report: (nn.Linear(16, 16, bias=False), None) for name in "ab"})
     held: list[tuple[str, ...]] = []
     used = threading.Event()
 

@@ -15,7 +15,7 @@ from mold_core.wire.chain import ChainRequest
 from mold_core.wire.convert import check, from_json, from_text, to_json
 from mold_core.wire.schema import classes_within
 
-PICTURE = b"\x89PNG\r\n\x1a\n picture"
+IMAGE = b"\x89PNG\r\n\x1a\n image"
 
 FULL = {
     "prompt": "a cat on a skateboard",
@@ -30,16 +30,16 @@ FULL = {
     "output_format": "webp",
     "embed_metadata": False,
     "scheduler": "ddim",
-    "source_image": base64.b64encode(PICTURE).decode(),
+    "source_image": base64.b64encode(IMAGE).decode(),
     "strength": 0.5,
-    "mask_image": base64.b64encode(PICTURE).decode(),
+    "mask_image": base64.b64encode(IMAGE).decode(),
     "lora": {"path": "/a.safetensors", "scale": 0.5},
     "loras": [{"path": "/a.safetensors", "scale": 1.0}, {"path": "/b.safetensors", "scale": 2.0}],
     "frames": 97,
     "fps": 24,
     "enable_audio": True,
     "gif_preview": True,
-    "keyframes": [{"frame": 8, "image": base64.b64encode(PICTURE).decode()}],
+    "keyframes": [{"frame": 8, "image": base64.b64encode(IMAGE).decode()}],
     "audio_file": base64.b64encode(b"RIFF").decode(),
     "source_video": base64.b64encode(b"ftyp").decode(),
     "retake_range": {"start_seconds": 0.5, "end_seconds": 2.0},
@@ -80,7 +80,7 @@ def test_a_full_request_survives_the_way_there_and_back() -> None:
     request = from_json(GenerateRequest, FULL)
     assert to_json(request) == FULL
     assert from_text(GenerateRequest, json.dumps(to_json(request))) == request
-    assert request.source_image == PICTURE
+    assert request.source_image == IMAGE
 
 
 def test_the_fields_of_the_test_are_all_the_fields_there_are() -> None:
@@ -88,9 +88,9 @@ def test_the_fields_of_the_test_are_all_the_fields_there_are() -> None:
 
 
 def test_a_response_survives_the_way_there_and_back() -> None:
-    picture = ImageData(data=PICTURE, format="png", width=8, height=16, index=1)
+    image = ImageData(data=IMAGE, format="png", width=8, height=16, index=1)
     response = GenerateResponse(
-        images=(picture,), generation_time_ms=5, model="flux-dev:q4", seed_used=2**64 - 1, warnings=("smaller",)
+        images=(image,), generation_time_ms=5, model="flux-dev:q4", seed_used=2**64 - 1, warnings=("smaller",)
     )
     assert from_text(GenerateResponse, json.dumps(to_json(response))) == response
 

@@ -1,0 +1,113 @@
+"""Models of the user's own: `[models."name:tag"]` in config.toml, with files from anywhere on this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from mold_core.catalog.model import ModelDefaults, ModelFile, ModelSpec
+from mold_core.catalog.names import nearest_names
+from mold_core.errors import SettingsError, ValidationError
+from mold_core.settings import Settings
+from mold_core.wire.convert import from_json
+
+__all__ = ["user_models"]
+
+_KEYS = ("like", "family", "description", "licence", "files", "defaults", "options", "placement")
+
+
+def user_models(settings: Settings, catalog: Mapping[str, ModelSpec]) -> dict[str, ModelSpec]:
+    """Return the models that config.toml describes, by full name.
+
+    A model is `like` another one, or like the one of its own name: what it does not say is taken from there. `files`
+    are paths by component, absolute, below ``~`` or relative to the models folder. A table with nothing but a placement
+    describes no model: it says where one of the catalog goes. Raises SettingsError that names the model.
+    """
+    return {
+        name.lower(): _own_model(name.lower(), table, settings, catalog)
+        for name, table in settings.user_models.items()
+        if not (isinstance(table, Mapping) and table.keys() == {"placement"})
+    }
+
+
+def _own_model(name: str, table: Any, settings: Settings, catalog: Mapping[str, ModelSpec]) -> ModelSpec:
+    def wrong(problem: str, hint: str | None = None) -> SettingsError:
+        return SettingsError("%s: models.%r %s", settings.config_path, name, problem, field=f"models.{name}", hint=hint)
+
+    if not isinstance(table, Mapping):
+        raise wrong("must be a table")
+    unknown = ", ".join(sorted(table.keys() - set(_KEYS)))
+    if unknown:
+        raise wrong(f"has unknown keys {unknown}", hint=f"known: {', '.join(_KEYS)}")
+    base, _, tag = name.partition(":")
+    if not base or not tag:
+        raise wrong("needs a name with a tag", hint=f"such as {base or 'mine'}:bf16")
+    like = table.get("like", name)
+    if "like" in table and like not in catalog:
+        near = ", ".join(nearest_names(str(like), catalog))
+        raise wrong(f"is like {like!r}, which is no model", hint=f"nearest: {near}" if near else "mold list shows all")
+    model = catalog.get(like) or ModelSpec(name=name, family="")
+    try:
+        return attrs.evolve(
+            model,
+            name=name,
+            root=None,
+            family=_text(table, "family", model.family),
+            description=_text(table, "description", model.description),
+            licence=_text(table, "licence", model.licence),
+            defaults=_defaults(table.get("defaults", {}), model.defaults),
+            files=_files(table.get("files", {}), model, settings.models_path),
+            options={**model.options, **_table(table.get("options", {}), "options")},
+        )
+    except ValidationError as error:
+        raise wrong(str(error)) from None
+
+
+def _files(paths: Any, model: ModelSpec, models_dir: Path) -> tuple[ModelFile, ...]:
+    """Return a model's files with those of some components replaced; files in a wheel are named by absolute paths."""
+    own: dict[str, tuple[str, ...]] = {}
+    for component, given in _table(paths, "files").items():
+        listed = [given] if isinstance(given, str) else given
+        if not isinstance(listed, list) or not listed or not all(isinstance(path, str) and path for path in listed):
+            raise ValidationError(f"files.{component} must be a path, or a list of paths")
+        own[component] = tuple(_path(path, models_dir) for path in listed)
+    kept = [
+        file if model.root is None else ModelFile(component=file.component, path=str(Path(model.root, file.path)))
+        for file in model.files
+        if file.component not in own
+    ]
+    added = [ModelFile(component=component, path=path) for component, paths in own.items() for path in paths]
+    if not kept and not added:
+        raise ValidationError("has no files", hint="name them by component, or say which model it is like")
+    return (*added, *kept)
+
+
+def _path(path: str, models_dir: Path) -> str:
+    """Return a path relative to the models folder, or an absolute one where it leads out of it."""
+    path = os.path.expanduser(path)
+    return os.path.normpath(models_dir / path) if ".." in Path(path).parts else path
+
+
+def _defaults(table: Any, defaults: ModelDefaults) -> ModelDefaults:
+    given = from_json(ModelDefaults, _table(table, "defaults"), strict_keys=True)
+    said = {name: value for name, value in attrs.asdict(given).items() if value is not None}
+    return attrs.evolve(defaults, **said)
+
+
+def _text(table: Mapping[str, Any], key: str, default: Any) -> Any:
+    value = table.get(key, default)
+    if key == "family" and not value:
+        raise ValidationError("needs a family", hint='such as family = "flux", or say which model it is like')
+    if value is not None and not isinstance(value, str):
+        raise ValidationError(f"{key} must be text, not {value!r}")
+    return value
+
+
+def _table(value: Any, key: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValidationError(f"{key} must be a table, not {value!r}")
+    return value

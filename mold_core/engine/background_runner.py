@@ -1,0 +1,84 @@
+"""Runs jobs that need no device, one at a time, beside the queue of those that do."""
+
+from __future__ import annotations
+
+import threading
+from time import time
+from typing import cast
+
+from mold_core.engine.batch import fail_jobs
+from mold_core.engine.jobs import Job
+from mold_core.engine.kinds import JOB_KINDS, BackgroundKind
+from mold_core.engine.metrics import Observers
+from mold_core.engine.models import Models
+from mold_core.engine.queue import JobQueue
+from mold_core.engine.repository import JobRepository
+
+__all__ = ["BackgroundRunner"]
+
+_CAPACITY = 10_000
+
+
+class BackgroundRunner:
+    """One thread and its queue; the thread starts with the first job."""
+
+    def __init__(self, models: Models, observers: Observers, repository: JobRepository) -> None:
+        self.queue = JobQueue(_CAPACITY)
+        self._models = models
+        self._observers = observers
+        self._repository = repository
+        self._thread: threading.Thread | None = None
+        self._closing = threading.Event()
+
+    def start(self) -> None:
+        """Start the thread, if it does not run yet."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="mold-lane", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """Let the thread end after the job under way; `join` waits for it."""
+        self._closing.set()
+        self.queue.wake()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait until the thread has ended."""
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
+
+    def loaded(self) -> frozenset[str]:
+        """Return nothing: jobs here need no model in memory."""
+        return frozenset()
+
+    def takes(self, job: Job) -> bool:
+        """Return that every job may run here."""
+        return True
+
+    def cost(self, job: Job) -> tuple[int, ...]:
+        """Return that all jobs cost the same."""
+        return (0,)
+
+    def wanted(self) -> bool:
+        """Say whether the lane is to end."""
+        return self._closing.is_set()
+
+    def _work(self) -> None:
+        while not self._closing.is_set():
+            jobs = self.queue.take(self, 1)
+            if jobs is None:
+                return
+            for job in jobs:
+                if job.start():
+                    self._run(job)
+
+    def _run(self, job: Job) -> None:
+        self._observers.measure("queue_wait_s", time() - job.created_at, kind=job.kind)
+        try:
+            self._repository.began([job])
+            if job.finished:
+                return
+            kind = cast(BackgroundKind, JOB_KINDS[job.kind])  # jobs of other kinds wait elsewhere
+            result = kind.run_in_background(job, self._models)
+            self._repository.deliver(job, result)
+        except Exception as error:
+            fail_jobs([job], error)

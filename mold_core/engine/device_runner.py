@@ -1,0 +1,354 @@
+"""Feeds one device: takes jobs from the queue, lets a worker run them, and starts it again when it died."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from time import monotonic, time
+from typing import Any, Literal, cast
+
+import attrs
+
+from mold_core.catalog import ModelSpec
+from mold_core.engine.batch import BatchRun, fail_jobs
+from mold_core.engine.device import DeviceInfo
+from mold_core.engine.finisher import Finisher
+from mold_core.engine.jobs import Job
+from mold_core.engine.kinds import JOB_KINDS
+from mold_core.engine.kinds.kind import DeviceKind
+from mold_core.engine.metrics import Observers
+from mold_core.engine.models import Models
+from mold_core.engine.queue import JobQueue
+from mold_core.engine.repository import JobRepository
+from mold_core.errors import WorkerError
+from mold_core.hookspecs import Worker
+
+__all__ = ["DeviceRunner", "DeviceState", "DeviceStatus", "load_task"]
+
+log = logging.getLogger("mold.engine")
+
+DeviceState = Literal["idle", "loading", "generating", "degraded"]
+
+# How often a job may be begun: a worker that dies is not always the job's fault, one that dies twice probably is.
+_MAX_ATTEMPTS = 2
+
+# Of the time that the last batch took, so much may be spent on waiting for a fuller one.
+_GATHER_SHARE = 0.05
+_LONGEST_GATHER_S = 0.1
+
+_FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 30.0
+
+
+@attrs.frozen(kw_only=True)
+class DeviceStatus:
+    """A device as status pages show it. `degraded` means that its worker died and is not started again yet.
+
+    Memory is that of the device in bytes, 0 where it is not known; `jobs` are the ids of the jobs it works on.
+    """
+
+    device: str
+    name: str
+    state: DeviceState
+    models: tuple[str, ...]
+    jobs: tuple[str, ...]
+    memory_used_bytes: int
+    memory_total_bytes: int
+    restarts: int
+
+
+class DeviceRunner:
+    """One device, its thread and its worker. It is the `QueueConsumer` of the queue and the `RunContext` of kinds."""
+
+    def __init__(
+        self,
+        device: str,
+        start_worker: Callable[[], Worker],
+        queue: JobQueue,
+        models: Models,
+        observers: Observers,
+        repository: JobRepository,
+        *,
+        index: int = 0,
+        eager: bool = False,
+    ) -> None:
+        self.device = device
+        self.models = models
+        self._start_worker = start_worker
+        self._queue = queue
+        self._observers = observers
+        self._repository = repository
+        self._index = index
+        self._eager = self._start_next = eager
+        self._worker: Worker | None = None
+        self._finisher = Finisher(f"mold-finish-{device}")
+        self._control_tasks: deque[tuple[Callable[[Worker], Any], Future[Any]]] = deque()
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._running: tuple[Job, ...] = ()
+        self._state: DeviceState = "idle"
+        self._deaths = 0
+        self._restarts = 0
+        self._ran_s = 0.0
+        self._used = monotonic()
+
+    # --- for the engine ------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread, if it does not run yet."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name=f"mold-feed-{self.device}", daemon=True)
+            self._thread.start()
+
+    def status(self) -> DeviceStatus:
+        """Return what the device does now."""
+        info = self.device_info()
+        return DeviceStatus(
+            device=self.device,
+            name=info.name,
+            state=self._state,
+            models=tuple(sorted(self.loaded())),
+            jobs=tuple(job.id for job in self._running if not job.finished),
+            memory_used_bytes=info.memory_used_bytes,
+            memory_total_bytes=info.memory_total_bytes,
+            restarts=self._restarts,
+        )
+
+    def device_info(self) -> DeviceInfo:
+        """Return what the worker has told of the device; only its name before there is a worker."""
+        info: DeviceInfo = getattr(self._worker, "device_info", lambda: DeviceInfo(name=self.device))()
+        return info
+
+    def run_control(self, task: Callable[[Worker], Any]) -> Future[Any]:
+        """Let the worker do something between two batches."""
+        future: Future[Any] = Future()
+        self._control_tasks.append((task, future))
+        self.start()
+        self._queue.wake()
+        return future
+
+    def close(self) -> None:
+        """Let the thread end after what it is doing; `join` waits for it."""
+        self._closing.set()
+        self._queue.wake()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait until results are saved and the worker is closed; one in another process is killed after `timeout_s`."""
+        if self._thread is None or self._thread is threading.current_thread():
+            return
+        self._thread.join(timeout_s)
+        kill = getattr(self._worker, "kill", None)
+        if self._thread.is_alive() and kill is not None:
+            log.warning("the worker of %s did not stop in time and is ended", self.device)
+            kill()
+            self._thread.join()
+
+    # --- for the queue -------------------------------------------------------------------------------------------
+
+    def loaded(self) -> frozenset[str]:
+        """Return the full names of the models in memory."""
+        worker = self._worker
+        return worker.loaded() if worker is not None else frozenset()
+
+    def takes(self, job: Job) -> bool:
+        """Say whether the job may run here: its model may be placed on another device."""
+        return job.device in (None, self.device)
+
+    def cost(self, job: Job) -> tuple[int, ...]:
+        """Return the bytes that have to be loaded for a job, how many models are here, and which device this is."""
+        loaded = self.loaded()
+        return (0 if job.model in loaded else job.load_bytes, len(loaded), self._index)
+
+    def wanted(self) -> bool:
+        """Say whether there is something else to do than to wait for jobs."""
+        return bool(self._control_tasks) or self._closing.is_set() or self._is_dead()
+
+    # --- for kinds -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def loading(self, spec: ModelSpec) -> Iterator[None]:
+        """Note that a model is being loaded, unless it is here."""
+        if spec.name in self.loaded():
+            yield
+            return
+        self._state = "loading"
+        started = monotonic()
+        try:
+            yield
+        finally:
+            self._state = "generating"
+        self.measure("model_load_s", monotonic() - started, model=spec.name, device=self.device)
+
+    def measure(self, name: str, value: float, **labels: str) -> None:
+        """Let observers know a figure."""
+        self._observers.measure(name, value, **labels)
+
+    def beside(self, work: Callable[[], object], jobs: Sequence[Job]) -> None:
+        """Do `work` in the finishing thread."""
+        self._finisher.put(work, jobs)
+
+    def wait_finished(self) -> None:
+        """Wait until everything that was given to `beside` is done."""
+        self._finisher.wait_finished()
+
+    def deliver(self, job: Job, result: Any) -> None:
+        """Save the result where the engine saves results, and end the job with it."""
+        self._repository.deliver(job, result)
+
+    # --- the thread ----------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        made_together = 0
+        while not self._closing.is_set():
+            if self._start_next:
+                self._start_early()
+            elif self._is_dead():
+                self._bury(WorkerError(f"the worker of {self.device} died while it had nothing to do"))
+            elif self._control_tasks:
+                self._run_control()
+            else:
+                jobs = self._queue.take(
+                    self,
+                    self.models.settings.max_batch,
+                    timeout_s=self._patience_s(),
+                    made_together=made_together,
+                    gather_s=min(self._ran_s * _GATHER_SHARE, _LONGEST_GATHER_S),
+                )
+                if jobs is None:
+                    break
+                # What runs by itself, and comes back between two parts of it, is no asker among others.
+                made_together = len(jobs) if jobs and jobs[0].batch_key is not None else 0
+                if jobs:
+                    self._run(jobs)
+                else:
+                    self._unload_if_idle()
+        self._end()
+
+    def _run(self, jobs: Sequence[Job]) -> None:
+        begun = [job for job in jobs if job.state == "queued"]
+        running = self._running = tuple(job for job in jobs if job.start())
+        if not running:
+            return
+        kind = cast(DeviceKind, JOB_KINDS[running[0].kind])  # jobs of other kinds wait elsewhere
+        began = monotonic()
+        try:
+            self._note_start([job for job in running if job in begun])
+            running = self._running = tuple(job for job in running if not job.finished)
+            if not running:
+                return
+            self._state = "generating"
+            unfinished = kind.run(running, self._worker_now(), self)
+            self._deaths = 0
+            self._queue.put_between(unfinished or ())
+        except WorkerError as error:
+            self.wait_finished()
+            self._bury(error)
+            self._run_again(running, error)
+        except Exception as error:
+            self.wait_finished()
+            fail_jobs(running, error)
+        finally:
+            self._state = "degraded" if self._deaths else "idle"
+            self._used = monotonic()
+            self._ran_s = self._used - began
+
+    def _note_start(self, jobs: Sequence[Job]) -> None:
+        if jobs:
+            self.measure("batch_jobs", len(jobs), kind=jobs[0].kind)
+        self._repository.began(jobs)
+        for job in jobs:
+            self.measure("queue_wait_s", time() - job.created_at, kind=job.kind)
+
+    def _run_again(self, jobs: Sequence[Job], error: WorkerError) -> None:
+        """Give jobs that lost their worker another try, each by itself; fail those that had it."""
+        again = [job for job in jobs if job.attempts < _MAX_ATTEMPTS and not self._closing.is_set()]
+        fail_jobs([job for job in jobs if job not in again], error)
+        again = [job for job in again if job.wait_again()]
+        for job in again:
+            job.batch_key = None
+        self._queue.put_first(again)
+
+    def _worker_now(self) -> Worker:
+        if self._worker is None:
+            worker = self._worker = self._start_worker()
+            if hasattr(worker, "on_death"):
+                worker.on_death = self._queue.wake
+        return self._worker
+
+    def _start_early(self) -> None:
+        """Start the worker before there is work. When it does not start, the next job tries again and is told why."""
+        self._start_next = False
+        try:
+            self._worker_now()
+            self._state = "idle"
+        except Exception as error:
+            self._bury(error)
+            self._start_next = False
+
+    def _is_dead(self) -> bool:
+        return not getattr(self._worker, "alive", True)
+
+    def _bury(self, error: Exception) -> None:
+        """Let go of a worker that died; after several deaths in a row wait before the next is started."""
+        log.warning("starting the worker of %s again: %s", self.device, error)
+        worker, self._worker = self._worker, None
+        self._start_next = self._eager
+        if worker is not None:
+            worker.close()
+        self._deaths += 1
+        self._restarts += 1
+        self._state = "degraded"
+        self.measure("worker_restart", 1, device=self.device)
+        if self._deaths > 1:
+            self._closing.wait(min(_FIRST_PAUSE_S * 2 ** (self._deaths - 2), _LONGEST_PAUSE_S))
+
+    def _run_control(self) -> None:
+        task, future = self._control_tasks.popleft()
+        try:
+            future.set_result(task(self._worker_now()))
+        except WorkerError as error:
+            self._bury(error)
+            future.set_exception(error)
+        except Exception as error:
+            future.set_exception(error)
+        self._state = "degraded" if self._deaths else "idle"
+        self._used = monotonic()
+
+    def _patience_s(self) -> float | None:
+        """Return the seconds until idle models are unloaded; None means never."""
+        limit = self.models.settings.idle_unload_s
+        return max(self._used + limit - monotonic(), 0.01) if limit and self.loaded() else None
+
+    def _unload_if_idle(self) -> None:
+        limit = self.models.settings.idle_unload_s
+        if limit and self._worker is not None and monotonic() - self._used >= limit and self.loaded():
+            self._used = monotonic()
+            try:
+                dropped = self._worker.unload()
+            except Exception as error:  # the thread goes on, and with it the device
+                log.warning("%s: idle models could not be unloaded: %s", self.device, error)
+                if isinstance(error, WorkerError):
+                    self._bury(error)
+            else:
+                log.info("%s: unloaded %s after %g idle seconds", self.device, ", ".join(dropped), limit)
+
+    def _end(self) -> None:
+        self._finisher.close()
+        while self._control_tasks:
+            self._control_tasks.popleft()[1].set_exception(WorkerError("the engine was closed"))
+        if self._worker is not None:
+            self._worker.close()
+
+
+def load_task(spec: ModelSpec, runner: DeviceRunner) -> Callable[[Worker], None]:
+    """Return what a worker does to load a model for nobody in particular."""
+
+    def load(worker: Worker) -> None:
+        with runner.loading(spec):
+            worker.load(spec, BatchRun([Job(None)]))
+
+    return load

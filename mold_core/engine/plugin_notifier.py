@@ -1,0 +1,49 @@
+"""Tells plugins of jobs that ended, in a thread of its own, so that a slow plugin keeps no job waiting."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from queue import SimpleQueue
+
+from mold_core.engine.jobs import Job
+from mold_core.plugins import Plugins
+
+__all__ = ["PluginNotifier"]
+
+log = logging.getLogger("mold.engine")
+
+
+class PluginNotifier:
+    """Calls the hook `mold_job_finished` for every job it is given, one at a time and in order."""
+
+    def __init__(self, plugins: Plugins) -> None:
+        self._plugins = plugins
+        self._wanted = bool(plugins.manager.hook.mold_job_finished.get_hookimpls())
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def put(self, job: Job) -> None:
+        """Let the plugins know of a job that is done, failed or cancelled. Returns at once."""
+        if not self._wanted:
+            return
+        self._jobs.put(job)
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="mold-notices", daemon=True)
+                self._thread.start()
+
+    def close(self, timeout_s: float) -> None:
+        """Wait until the plugins have heard of all jobs, but no longer than `timeout_s`."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            self._jobs.put(None)
+            if thread is not threading.current_thread():
+                thread.join(timeout_s)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            for plugin, failure in self._plugins.notify("mold_job_finished", job=job):
+                log.warning("mold_job_finished of plugin %s failed: %s", plugin, failure)

@@ -1,0 +1,74 @@
+"""Quantised blocks → numbers, in pieces small enough to stay in the processor's cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mold_core.errors import CheckpointError
+from mold_core.weights import blocks32, blocks256
+from mold_core.weights.types import StoredType
+
+if TYPE_CHECKING:
+    from mold_core.weights.compiled import Kernel
+
+__all__ = ["dequantize", "dequantize_into"]
+
+_EXPANSIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "Q4_0": blocks32.q4_0,
+    "Q4_1": blocks32.q4_1,
+    "Q5_0": blocks32.q5_0,
+    "Q5_1": blocks32.q5_1,
+    "Q8_0": blocks32.q8_0,
+    "Q2_K": blocks256.q2_k,
+    "Q3_K": blocks256.q3_k,
+    "Q4_K": blocks256.q4_k,
+    "Q5_K": blocks256.q5_k,
+    "Q6_K": blocks256.q6_k,
+    "IQ4_NL": blocks32.iq4_nl,
+    "IQ4_XS": blocks256.iq4_xs,
+    "F8_E4M3": blocks32.f8_e4m3,
+    "F8_E5M2": blocks32.f8_e5m2,
+}
+
+# Numbers expanded at a time. PERF: on a CPU what is in between stays in the cache; elsewhere few large kernels win.
+_CPU_NUMBERS = 2**18
+_NUMBERS = 2**24
+
+
+def dequantize(blocks: Tensor, type_: StoredType, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return the numbers, [n, block size], that blocks, uint8 [n, bytes of a block], stand for.
+
+    They are computed in float32, with gguf-py's result to the last bit, and then rounded to `dtype`; what is no number
+    (NaN) stays none. Works on any device. Raises CheckpointError for a type without blocks.
+    """
+    expansion = _EXPANSIONS.get(type_.name)
+    if expansion is None:
+        raise CheckpointError(f"{type_.name} is no quantised type (those are {', '.join(_EXPANSIONS)})")
+    return expansion(blocks).to(dtype)
+
+
+def dequantize_into(
+    out: Tensor, rows: Tensor, type_: StoredType, scale: Tensor | None = None, kernel: Kernel | None = None
+) -> None:
+    """Write the numbers of rows, uint8 [n, bytes of a row], into out [n, columns], rounded to its dtype.
+
+    `scale`, float32 [] or [n, 1], is multiplied with before rounding. `rows` and `out` are contiguous. A compiled
+    `kernel` for the type is used where it fits; the numbers are the same with and without.
+    """
+    if kernel is not None and kernel.fits(out, rows):
+        kernel.expand(out, rows, scale)
+        return
+    per_row = out.shape[1]
+    if not out.numel():
+        return
+    step = max(1, (_CPU_NUMBERS if out.device.type == "cpu" else _NUMBERS) // per_row)
+    for first in range(0, len(rows), step):
+        piece = rows[first : first + step]
+        numbers = dequantize(piece.view(-1, type_.block_bytes), type_).view(len(piece), per_row)
+        if scale is not None:
+            numbers.mul_(scale if scale.ndim == 0 else scale[first : first + step])
+        out[first : first + step].copy_(numbers)

@@ -1,0 +1,192 @@
+"""Weights into networks: every tensor finds its place, or the file is of another model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from mold_core.cancelling import check_cancelled
+from mold_core.errors import CheckpointError
+from mold_core.weights.blocks import check_between_blocks
+from mold_core.weights.compiled import is_to_be_compiled, kernel_for
+from mold_core.weights.layers import PackedEmbedding, PackedLinear
+from mold_core.weights.packed import PackedTensor, Scratch
+from mold_core.weights.progress import LoadProgress, bring_into_memory
+from mold_core.weights.source import TensorSource, shown
+from mold_core.weights.types import StoredType
+
+if TYPE_CHECKING:
+    from mold_core.settings import CompileMode
+    from mold_core.weights.compiled import Kernel
+
+__all__ = ["load_weights", "weight_bytes"]
+
+
+def load_weights(
+    module: nn.Module,
+    tensors: Mapping[str, Tensor | PackedTensor],
+    source: object,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    expand: bool = False,
+    as_stored: bool = False,
+    dequantize_within_bytes: int | None = None,
+    compile: CompileMode = "auto",
+    cache_dir: Path | None = None,
+    uses: int = 4,
+    progress: LoadProgress | None = None,
+) -> None:
+    """Make `tensors` the weights of `module`, best one built on the meta device.
+
+    Linear layers and embeddings with quantised weights are replaced by packed ones, or with `expand` made dense once;
+    any other quantised tensor is made dense. Plain tensors are used themselves, without a copy, if they have `dtype`
+    (with `as_stored`: whatever they have) and lie on `device` already. Every tensor must be there, none left over, all
+    of the right shape: else CheckpointError names `source` (a path) and the first tensors that do not fit, and the
+    module is as it was. Filling stops, and the module later does between two blocks, when the work is cancelled.
+
+    `dequantize_within_bytes` is memory that may be taken to save time: quantised weights are made dense if all weights fit.
+    `compile` and `cache_dir` say whether to expand by compiled kernels and where to keep them, as in `kernel_for`; what
+    "auto" weighs is how often the module will run, about: `uses`. `progress` is told of bytes as they come and
+    of what is compiled.
+    """
+    _check(module, tensors, source)
+    dtype_or_bf16 = dtype or torch.bfloat16
+    if dequantize_within_bytes is not None:
+        expand = expand or weight_bytes(tensors, dtype_or_bf16, expand=True) <= dequantize_within_bytes
+    numbers = _packed_numbers(tensors)
+    kernels = {
+        type_: _kernel(
+            type_,
+            dtype_or_bf16,
+            device or "cpu",
+            progress,
+            work=count * (1 if expand else uses),
+            compile=compile,
+            cache_dir=cache_dir,
+        )
+        for type_, count in numbers.items()
+    }
+    scratch = Scratch(_scratch_numbers(sum(numbers.values()), device or "cpu"))
+    dense: dict[str, Tensor] = {}
+    done, total = 0, sum(map(_stored_bytes, tensors.values()))
+    for name, tensor in tensors.items():
+        check_cancelled()
+        if progress is not None:
+            if not as_stored:
+                bring_into_memory(tensor if isinstance(tensor, Tensor) else tensor.data)
+            done += _stored_bytes(tensor)
+            progress.advance(done, total)
+        if isinstance(tensor, Tensor):
+            wanted = dtype if tensor.is_floating_point() and not as_stored else None
+            dense[name] = tensor.to(device=device, dtype=wanted)
+            continue
+        packed = tensor if device is None else tensor.to(device)
+        kernel = kernels.get(packed.type)
+        if expand or not _take(module, name, packed, dtype_or_bf16, scratch, kernel):
+            dense[name] = packed.expand(dtype_or_bf16, kernel)
+    module.load_state_dict(dense, assign=True, strict=False)
+    check_between_blocks(module)
+
+
+def _kernel(
+    type_: StoredType,
+    dtype: torch.dtype,
+    device: str | torch.device,
+    progress: LoadProgress | None,
+    *,
+    work: int,
+    compile: CompileMode,
+    cache_dir: Path | None,
+) -> Kernel | None:
+    """Return what `kernel_for` does, and say so if it has to be compiled."""
+    if progress is None or not is_to_be_compiled(type_, dtype, device, work=work, compile=compile, cache_dir=cache_dir):
+        return kernel_for(type_, dtype, device, work=work, compile=compile, cache_dir=cache_dir)
+    with progress.compiling(f"the kernel for {type_.name}"):
+        return kernel_for(type_, dtype, device, work=work, compile=compile, cache_dir=cache_dir)
+
+
+def _stored_bytes(tensor: Tensor | PackedTensor) -> int:
+    data = tensor if isinstance(tensor, Tensor) else tensor.data
+    return data.numel() * data.element_size()
+
+
+def weight_bytes(
+    tensors: Mapping[str, Tensor | PackedTensor | TensorSource], dtype: torch.dtype, *, expand: bool = False
+) -> int:
+    """Return the memory that tensors take in a network: quantised ones as they are, or with `expand` made dense.
+
+    All others are counted in `dtype`. Tensors may be known by the header of a file alone.
+    """
+    total = 0
+    for tensor in tensors.values():
+        if isinstance(tensor, Tensor):
+            stays, size_bytes = not tensor.is_floating_point(), tensor.numel() * tensor.element_size()
+        else:
+            plain = isinstance(tensor, TensorSource) and not tensor.type.quantised
+            stays, size_bytes = not (expand or (plain and _is_float(tensor.type))), tensor.size_bytes
+        total += size_bytes if stays else math.prod(tensor.shape) * dtype.itemsize
+    return total
+
+
+def _is_float(type_: StoredType) -> bool:
+    return bool(getattr(torch, type_.torch_dtype or "uint8").is_floating_point)
+
+
+def _packed_numbers(tensors: Mapping[str, Tensor | PackedTensor]) -> dict[StoredType, int]:
+    """Return how many numbers of each quantised type there are in matrices."""
+    counts: dict[StoredType, int] = {}
+    for tensor in tensors.values():
+        if isinstance(tensor, PackedTensor) and tensor.ndim == 2:
+            counts[tensor.type] = counts.get(tensor.type, 0) + math.prod(tensor.shape)
+    return counts
+
+
+def _scratch_numbers(packed: int, device: str | torch.device) -> int:
+    """Return how many numbers layers may expand at a time.
+
+    PERF: every piece of a layer costs a third of a millisecond beyond its work, so few and large ones win: with 2^24
+    numbers FLUX's layers at 96 tokens take 1.26 times the dense ones' time, with 2^21 1.49. A small network shall not
+    take much more memory than its file: a 64th, of numbers that are several times as large, stays below a tenth.
+    """
+    if torch.device(device).type != "cpu":
+        return 2**26
+    return min(2**24, max(2**20, packed // 64))
+
+
+def _take(
+    module: nn.Module, name: str, weight: PackedTensor, dtype: torch.dtype, scratch: Scratch, kernel: Kernel | None
+) -> bool:
+    """Replace the layer that a tensor is the weight of by a packed one; say whether it is of a kind that can be."""
+    path, _, kind = name.rpartition(".")
+    layer = module.get_submodule(path)
+    if kind != "weight" or len(weight.shape) != 2:
+        return False
+    if type(layer) is nn.Linear:
+        module.set_submodule(path, PackedLinear(weight, layer.bias, scratch, kernel))
+    elif type(layer) is nn.Embedding:
+        module.set_submodule(path, PackedEmbedding(weight, dtype))
+    else:
+        return False
+    return True
+
+
+def _check(module: nn.Module, tensors: Mapping[str, Tensor | PackedTensor], source: object) -> None:
+    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    problems = [
+        *(f"lacks {name}" for name in wanted if name not in tensors),
+        *(f"has {shown(name)[1:-1]}, which the model does not" for name in tensors if name not in wanted),
+        *(
+            f"has {name} of shape {list(tensor.shape)} where {list(wanted[name])} is needed"
+            for name, tensor in tensors.items()
+            if name in wanted and tuple(tensor.shape) != wanted[name]
+        ),
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise CheckpointError("%s is of another model: it %s", source, "; it ".join(problems[:3]) + more)

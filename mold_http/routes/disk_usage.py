@@ -1,0 +1,168 @@
+"""What lies on this machine's disk: a model in detail, its removal, LoRAs, room taken, chains begun."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TypeVar
+
+import attrs
+import falcon.asgi
+
+from mold_core.catalog.details import ChainDetails, DiskUsage, LoraFile, ModelDetails, Removal
+from mold_core.errors import ValidationError
+from mold_core.wire.chain import ChainRequest
+from mold_core.wire.fields import wire_field
+from mold_http.guard.bodies import query_of, read_json
+from mold_http.responses import JSON, answer_json
+from mold_http.routes.route import Answer, Query, Route
+from mold_http.routes.status import refuse_strangers
+from mold_http.service import Service
+
+__all__ = ["ROUTES", "RemoveRequest"]
+
+PlacedModel = TypeVar("PlacedModel")
+
+
+@attrs.frozen(kw_only=True)
+class RemoveRequest:
+    """A model to take off the disk."""
+
+    model: str = wire_field("Model name, with or without its tag.", not_blank=True, max_length=200)
+    dry_run: bool = wire_field("Only answer what would be done.", default=False)
+
+
+async def model(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+    """Answer with all that is known of a model."""
+    name = query_of(req).get("model")
+    if not name:
+        raise ValidationError("model is required", field="model", hint="ask with ?model=NAME")
+    details = await asyncio.to_thread(service.engine.shelf.model, name)
+    root = service.engine.resolve(name).root or service.engine.store.models_dir
+    files = tuple(attrs.evolve(file, path=_within(file.path, root)) for file in details.files)
+    answer_json(resp, attrs.evolve(details, files=files))
+
+
+async def remove(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+    """Take a model out of memory and off the disk, and answer with what that did."""
+    request = await read_json(req, RemoveRequest)
+    refuse_strangers(service, req, "models can be removed from this machine only", hint="or with a key: MOLD_API_KEY")
+    removal = await asyncio.to_thread(_remove, service, request)
+    models = service.engine.store.models_dir
+    files = tuple(attrs.evolve(file, path=_within(file.path, models)) for file in removal.files)
+    kept = tuple(attrs.evolve(file, path=_within(file.path, models)) for file in removal.kept)
+    answer_json(resp, attrs.evolve(removal, files=files, kept=kept))
+
+
+async def loras(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+    """Answer with the LoRAs that requests may name."""
+    found = await asyncio.to_thread(service.engine.shelf.loras)
+    answer_json(resp, [attrs.evolve(lora, path=None) for lora in found])
+
+
+async def disk(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+    """Answer with what takes room."""
+    usage = await asyncio.to_thread(service.engine.shelf.usage)
+    answer_json(resp, attrs.evolve(usage, models_dir=None, output_dir=None))
+
+
+async def chains(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+    """Answer with the chains that were begun."""
+    answer_json(resp, list(await asyncio.to_thread(service.engine.shelf.chains)))
+
+
+async def saved_chain(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, id: str) -> None:
+    """Answer with the request of a chain that was begun."""
+    answer_json(resp, await asyncio.to_thread(service.engine.shelf.chain, id))
+
+
+def _remove(service: Service, request: RemoveRequest) -> Removal:
+    shelf = service.engine.shelf
+    planned = shelf.plan_removal(request.model)
+    if request.dry_run:
+        return planned
+    if planned.model in service.engine.loaded():
+        service.engine.unload(planned.model)
+    return shelf.remove(request.model)
+
+
+def _within(path: str, folder: Path) -> str:
+    """Return a path as others may see it: below a folder of models, or else its name alone."""
+    file = Path(path)
+    return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.name
+
+
+ROUTES = (
+    Route(
+        method="GET",
+        path="/api/models/details",
+        name="model_details",
+        summary="All that is known of a model",
+        doc="Its files, and whether it fits into memory: what each part takes, and what each way to hold it needs.",
+        handler=model,
+        tag="models",
+        parameters=(Query(name="model", doc="Name of the model.", required=True),),
+        answers=(Answer(doc="The model.", content={JSON: ModelDetails}),),
+        errors=("UNKNOWN_MODEL", "CHECKPOINT_ERROR"),
+        example="curl 'localhost:7680/api/models/details?model=flux-nano'",
+    ),
+    Route(
+        method="DELETE",
+        path="/api/models/files",
+        name="remove_model",
+        summary="Take a model off the disk",
+        doc=(
+            "Files that another downloaded model needs stay. Allowed with an API key, or from this machine. With "
+            "`dry_run` nothing is deleted."
+        ),
+        handler=remove,
+        tag="models",
+        request=RemoveRequest,
+        answers=(Answer(doc="What went, or would go, and what stays.", content={JSON: Removal}),),
+        errors=("UNKNOWN_MODEL", "MODEL_NOT_FOUND", "OUTPUT_ERROR"),
+        tier="generation",
+        example=(
+            "curl -X DELETE localhost:7680/api/models/files -H 'Content-Type: application/json' \\\n"
+            """  -d '{"model": "flux-schnell:q8", "dry_run": true}'"""
+        ),
+    ),
+    Route(
+        method="GET",
+        path="/api/loras",
+        name="list_loras",
+        summary="The LoRAs (LoRA) that requests may name",
+        handler=loras,
+        tag="models",
+        answers=(Answer(doc="The adapters.", content={JSON: tuple[LoraFile, ...]}),),
+    ),
+    Route(
+        method="GET",
+        path="/api/disk",
+        name="disk",
+        summary="What takes room on the disk",
+        handler=disk,
+        tag="server",
+        answers=(Answer(doc="Bytes of models, results, caches and the rest.", content={JSON: DiskUsage}),),
+    ),
+    Route(
+        method="GET",
+        path="/api/chains",
+        name="list_chains",
+        summary="The chains that were begun, the latest first",
+        handler=chains,
+        tag="generate",
+        answers=(Answer(doc="The chains.", content={JSON: tuple[ChainDetails, ...]}),),
+    ),
+    Route(
+        method="GET",
+        path="/api/chains/{id}",
+        name="get_chain",
+        summary="The request of a chain that was begun",
+        doc="Sent again, it goes on after its last whole clip.",
+        handler=saved_chain,
+        tag="generate",
+        path_docs={"id": "Name of the chain."},
+        answers=(Answer(doc="The request.", content={JSON: ChainRequest}),),
+        errors=("VALIDATION_ERROR",),
+    ),
+)

@@ -1,0 +1,173 @@
+"""What the parts of a FLUX.1 model take in memory, from the headers of its files. Imports torch only for a dtype."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mold_core import ModelComponent, ModelNotFoundError
+from mold_core.weights import ComponentSizes, measure, open_weights
+
+if TYPE_CHECKING:
+    from mold_core import LoadContext, LocalFiles, ModelSpec
+
+__all__ = ["COMPONENTS", "DECODED_PX", "device_of", "expands", "model_components"]
+
+# Components with weights, in the order they are used in, and the names that a device can be asked for by.
+COMPONENTS = {
+    "t5_encoder": ("t5", "text_encoders"),
+    "clip_encoder": ("clip_l", "text_encoders"),
+    "transformer": ("transformer",),
+    "vae": ("vae",),
+}
+
+# What is streamed together: modulations, which are used once an image, and the rest of a block, by either layout.
+_TRANSFORMER_UNIT = re.compile(
+    r"((?:double|single|transformer|single_transformer)_blocks\.\d+)\."
+    r"((?:img_mod|txt_mod|modulation|norm1\.linear|norm1_context\.linear|norm\.linear)\.)?"
+)
+_T5_UNIT = re.compile(r"(?:block|blk)\.(\d+)\.")
+
+# FLUX.1's own sizes, for files whose header is not here yet: shares of the weights that do not stream, and of the
+# largest unit.
+_STAYING_SHARE, _LARGEST_SHARE = 0.006, 0.019
+_T5_STAYING_SHARE, _T5_LARGEST_SHARE = 0.028, 0.0405
+
+# Numbers per token and channel that are in memory at once: queries and keys in float32, both halves of a block's MLP.
+_TOKEN_WIDTHS = 40
+# Channels, in multiples of those of the last level, that the autoencoder has in memory for every pixel: 9 in live
+# tensors, the rest for cuDNN's workspace and for copies in another order that group norms make on CUDA.
+_PIXEL_WIDTHS = 12
+
+
+# Pixels that are decoded together: eight images of 128x128, which take a fifth less time than one by one.
+DECODED_PX = 131_072
+
+
+def model_components(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> tuple[ModelComponent, ...]:
+    """Return the parts of a model in the order in which they are used.
+
+    Files that are here are measured by their headers; of others the catalog tells the size. Raises CheckpointError for
+    a header that cannot be read.
+    """
+    parts = {name: _part(name, files.one(name), spec, context) for name in COMPONENTS if name != "t5_encoder"}
+    parts["t5_encoder"] = _t5_part(spec, files, context, tuple(parts.values()))
+    return tuple(parts[name] for name in COMPONENTS)
+
+
+def expands(spec: ModelSpec, context: LoadContext) -> bool:
+    """Say whether quantised weights are made dense whatever memory it takes."""
+    return bool(spec.options.get("expand")) or context.expand_weights == "always"
+
+
+def device_of(component: str, context: LoadContext) -> str:
+    """Return where a component runs: where it was asked for, else the device of the context."""
+    return context.wishes.device_of(*COMPONENTS[component], default=context.device)
+
+
+def _t5_part(
+    spec: ModelSpec, files: LocalFiles, context: LoadContext, others: tuple[ModelComponent, ...]
+) -> ModelComponent:
+    """Return the T5 encoder from the best file that fits by itself, or beside the others where all shall stay."""
+    paths = files.choices.get("t5_encoder") or (files.one("t5_encoder"),)
+    wanted = context.wishes.variants.get("t5")
+    if wanted is not None:
+        paths = tuple(path for path in paths if _variant(path) == wanted)
+        if not paths:
+            raise ModelNotFoundError(
+                f"the T5 text encoder {wanted!r} is not downloaded",
+                field="t5_variant",
+                value=wanted,
+                hint=f"mold pull t5:{wanted} fetches it",
+            )
+    parts = [_part("t5_encoder", path, spec, context) for path in paths]
+    device = parts[0].device
+    taken = sum(part.size_bytes for part in others if part.device == device)
+    room = context.room.get(device, sys.maxsize) - (taken if context.wishes.strategy == "eager" else 0)
+    fitting = [part for part in parts if part.size_bytes + part.working_bytes <= room]
+    return fitting[0] if fitting else min(parts, key=lambda part: part.size_bytes)
+
+
+def _variant(path: Path) -> str:
+    """Return the tag of a T5 file by its name: q8 for …-Q8_0.gguf, fp16 for what has none."""
+    found = re.search(r"-q(\d)_", path.name.lower())
+    return f"q{found[1]}" if found else "fp16"
+
+
+def _part(component: str, path: Path, spec: ModelSpec, context: LoadContext) -> ModelComponent:
+    from mold_flux.pipeline import fast_dtype
+
+    device = device_of(component, context)
+    number_bytes = fast_dtype(device).itemsize
+    sizes, width = (
+        _measured(component, path, number_bytes, expands(spec, context), context)
+        if path.is_file()
+        else _announced(component, spec, number_bytes)
+    )
+    return ModelComponent(
+        name=component,
+        size_bytes=sizes.total_bytes,
+        device=device,
+        streamed_bytes=sizes.streamed_bytes(device),
+        working_bytes=_working_bytes(component, spec, width) * number_bytes,
+        together=max(1, DECODED_PX // _pixels(spec)) if component == "vae" else None,
+        files=(path,),
+    )
+
+
+def _measured(
+    component: str, path: Path, number_bytes: int, expand: bool, context: LoadContext
+) -> tuple[ComponentSizes, int]:
+    """Return what a file takes in memory, and its main width."""
+    from mold_flux.checkpoints import component_tensors
+
+    sources = component_tensors(component, open_weights(path, context.loaders))
+    unit = {"transformer": _TRANSFORMER_UNIT, "t5_encoder": _T5_UNIT}.get(component)
+    return measure(sources, number_bytes, expand=expand, unit=unit), _width(component, sources)
+
+
+def _announced(component: str, spec: ModelSpec, number_bytes: int) -> tuple[ComponentSizes, int]:
+    """Return FLUX.1's sizes for a file that is not here, after the catalog."""
+    file = next(file for file in spec.files if file.component == component)
+    stored_bytes = 1 if component == "transformer" and spec.tag not in ("bf16", "fp16") else 2
+    total = (file.size_bytes or 0) * (number_bytes // 2 if stored_bytes == 2 else 1)
+    staying, largest = {
+        "transformer": (_STAYING_SHARE, _LARGEST_SHARE),
+        "t5_encoder": (_T5_STAYING_SHARE, _T5_LARGEST_SHARE),
+    }.get(component, (1.0, 0.0))
+    sizes = ComponentSizes(total_bytes=total, staying_bytes=int(total * staying), largest_bytes=int(total * largest))
+    return sizes, _WIDTHS[component]
+
+
+# FLUX.1's channels, and the tensors that tell those of other sizes.
+_WIDTHS = {"transformer": 3072, "t5_encoder": 4096, "clip_encoder": 768, "vae": 128}
+_TELLING = {
+    "transformer": ("img_in.weight", "x_embedder.weight"),
+    "t5_encoder": ("final_layer_norm.weight", "enc.output_norm.weight"),
+    "clip_encoder": ("final_layer_norm.weight",),
+    "vae": ("decoder.norm_out.weight", "decoder.conv_norm_out.weight"),
+}
+
+
+def _width(component: str, sources: Mapping[str, Any]) -> int:
+    for name, source in sources.items():
+        if name.endswith(_TELLING[component]):
+            return int(source.shape[0])
+    return _WIDTHS[component]
+
+
+def _working_bytes(component: str, spec: ModelSpec, width: int) -> int:
+    """Return how many numbers are in memory besides the weights, for one image of the model's default size."""
+    pixels = _pixels(spec)
+    text_tokens = int(spec.options.get("text_tokens", 512))
+    if component == "vae":
+        return pixels * width * _PIXEL_WIDTHS
+    tokens = {"transformer": pixels // 256 + text_tokens, "t5_encoder": text_tokens}.get(component, 77)
+    return tokens * width * _TOKEN_WIDTHS
+
+
+def _pixels(spec: ModelSpec) -> int:
+    return (spec.defaults.width or 1024) * (spec.defaults.height or 1024)

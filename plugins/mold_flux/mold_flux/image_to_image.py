@@ -1,0 +1,118 @@
+"""The image that image-to-image starts from, and the mask that says which parts of it are painted again."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+
+import numpy as np
+import torch
+from attrs import frozen
+from PIL import Image
+from torch import Tensor
+
+from mold_core import GenerateRequest, decode_image
+from mold_flux.sampling import noised, pack
+
+__all__ = ["Kept", "SourceEncoder", "kept", "latent_mask", "source_image", "with_kept_pixels"]
+
+_REMEMBERED = 4
+
+
+class SourceEncoder:
+    """Source images → latents. Those of the last four images and sizes are remembered."""
+
+    def __init__(self) -> None:
+        self._remembered: OrderedDict[tuple[bytes, tuple[int, int]], Tensor] = OrderedDict()
+
+    def latents(self, request: GenerateRequest, encode: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the scaled latents [1, C, h, w], fp32, of a request's source image at the request's size.
+
+        `encode` turns pixels [1, 3, H, W] in -1 to 1 into scaled latents; it is called for new images only.
+        """
+        assert request.source_image is not None
+        key = (sha256(request.source_image).digest(), _size(request))
+        if key not in self._remembered:
+            levels = torch.from_numpy(np.asarray(source_image(request)).copy())
+            pixels = levels.permute(2, 0, 1)[None].float().div(127.5).sub(1)
+            self._remembered[key] = encode(pixels).float()
+            if len(self._remembered) > _REMEMBERED:
+                self._remembered.popitem(last=False)
+        self._remembered.move_to_end(key)
+        return self._remembered[key]
+
+
+@frozen(kw_only=True, eq=False)
+class Kept:
+    """What inpainting keeps: tokens [B, N, C] of images, their noise, and masks from 0 (kept) to 1 (painted again)."""
+
+    mask: Tensor
+    images: Tensor
+    noise: Tensor
+
+    def blend(self, latents: Tensor, sigma: float) -> Tensor:
+        """Return latents [B, N, C] with what is kept put back at noise level sigma; a mask of 1 changes nothing."""
+        return torch.lerp(noised(self.images, self.noise, sigma), latents, self.mask)
+
+    def part(self, images: slice) -> Kept:
+        """Return the same for some of the batch's images."""
+        return Kept(mask=self.mask[images], images=self.images[images], noise=self.noise[images])
+
+
+def kept(requests: Sequence[GenerateRequest], images: Tensor, noise: Tensor, device: str) -> Kept | None:
+    """Return, on a device, what the masks of requests keep of their images; None where no request has a mask.
+
+    images and noise [B, C, h, w].
+    """
+    if all(request.mask_image is None for request in requests):
+        return None
+    masks = [latent_mask(request, images.shape[2], images.shape[3]) for request in requests]
+    mask = torch.stack(masks)[:, None].expand(images.shape)
+    mask, images, noise = (pack(part.contiguous()).to(device) for part in (mask, images, noise))
+    return Kept(mask=mask, images=images, noise=noise)
+
+
+def latent_mask(request: GenerateRequest, height: int, width: int) -> Tensor:
+    """Return the mask [height, width] of a request at latent size, 0 (kept) to 1 (repainted); without one, ones."""
+    if request.mask_image is None:
+        return torch.ones(height, width)
+    levels = _mask(request, (width, height))
+    return torch.from_numpy(np.asarray(levels).copy()).float().div(255)
+
+
+def with_kept_pixels(drawn: Image.Image, request: GenerateRequest) -> Image.Image:
+    """Return a drawn image with the pixels of the source wherever the mask keeps them.
+
+    The autoencoder does not give back exactly what it was given; without this, what was not to be touched would change.
+    """
+    if request.mask_image is None or request.source_image is None:
+        return drawn
+    return Image.composite(drawn, source_image(request), _mask(request, drawn.size))
+
+
+def source_image(request: GenerateRequest) -> Image.Image:
+    """Return the source image at exactly the request's size, RGB; what is transparent is laid on white."""
+    assert request.source_image is not None
+    image = decode_image(request.source_image, name="source_image")
+    return _laid_on(image, "white").resize(_size(request), Image.Resampling.LANCZOS)
+
+
+def _mask(request: GenerateRequest, size: tuple[int, int]) -> Image.Image:
+    """Return the mask in a size, 8-bit grey; what is transparent counts as black."""
+    assert request.mask_image is not None
+    mask = decode_image(request.mask_image, name="mask_image")
+    return _laid_on(mask, "black").convert("L").resize(size, Image.Resampling.LANCZOS)
+
+
+def _laid_on(image: Image.Image, colour: str) -> Image.Image:
+    if image.mode != "RGBA":
+        return image.convert("RGB")
+    ground = Image.new("RGBA", image.size, colour)
+    ground.alpha_composite(image)
+    return ground.convert("RGB")
+
+
+def _size(request: GenerateRequest) -> tuple[int, int]:
+    assert request.width is not None and request.height is not None  # the request is complete
+    return request.width, request.height
