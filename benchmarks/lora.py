@@ -145,14 +145,14 @@ def main() -> None:
         step(*stack)
         measured = []
         for number in range(pairs):
-            (with_loras_applied, with_loras), (plain, without) = step(*stack), step()
+            (stacked, with_loras), (plain, without) = step(*stack), step()
             if torch.equal(with_loras, without):
                 raise SystemExit("the LoRAs changed nothing: nothing was measured")
-            measured.append((with_loras_applied, plain))
-            print(f"pair {number}: double block {with_loras_applied[0]:.2f} s with two LoRAs, {plain[0]:.2f} s without; "
-                  f"single block {with_loras_applied[1]:.2f} s and {plain[1]:.2f} s")  # fmt: skip
+            measured.append((stacked, plain))
+            print(f"pair {number}: double block {stacked[0]:.2f} s with two LoRAs, {plain[0]:.2f} s without; "
+                  f"single block {stacked[1]:.2f} s and {plain[1]:.2f} s")  # fmt: skip
     step_s = statistics.median(whole(plain) for _, plain in measured)
-    ratio = statistics.median(whole(with_loras_applied) / whole(plain) for with_loras_applied, plain in measured)
+    ratio = statistics.median(whole(stacked) / whole(plain) for stacked, plain in measured)
     print(f"a step of 19 double and 38 single blocks, extrapolated: {step_s:.0f} s on one thread")
     report("change of a LoRA, reading it included ÷ a step", change_s / step_s, 0.1, "×", better="lower")
     report("a stack of two LoRAs, more time in a step", ratio - 1, 0.1, "×", better="lower")

@@ -4,8 +4,8 @@
 - ``sequential``: a part is loaded when it is used, and dropped before the next one is loaded.
 - ``offload``: as sequential, and of the parts that can be streamed only a few blocks are on the device at a time.
 
-Nothing here knows a model family or imports torch: families say what their parts take (`ModelComponent`), measured from the
-headers of the files, the engine says what room there is, and `plan_memory` compares.
+Nothing here knows a model family or imports torch: families say what their parts take (`ModelComponent`), measured from
+the headers of the files, the engine says what room there is, and `plan_memory` compares.
 """
 
 from __future__ import annotations

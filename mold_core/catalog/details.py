@@ -1,7 +1,7 @@
-"""What a machine tells of what lies on its disk: models in detail, LoRAs, removals, room taken, chains begun.
+"""What a machine reports about its disk: models in detail, LoRAs, removals, disk usage, chains begun.
 
-`mold_core.engine.disk_usage.DiskInventory` makes these, a server sends them, and commands show them. Paths are absolute on the
-machine that they are on, and relative to its folder of models where a server tells them.
+`mold_core.engine.disk_usage.DiskInventory` creates these, a server sends them, and commands show them. Paths are
+absolute on their own machine, and relative to its models folder in a server's responses.
 """
 
 from __future__ import annotations

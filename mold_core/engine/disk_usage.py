@@ -33,7 +33,7 @@ __all__ = ["DiskInventory"]
 
 @attrs.frozen
 class DiskInventory:
-    """Tells of the disk, and takes models off it. `mold_core.client.disk_usage.RemoteDiskInventory` has the same verbs."""
+    """Reports disk usage and removes models; `mold_core.client.disk_usage.RemoteDiskInventory` has the same methods."""
 
     models: Models
     devices: Callable[[], Mapping[str, DeviceInfo]] = dict  # what workers have told of them

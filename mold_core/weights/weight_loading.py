@@ -50,7 +50,7 @@ def load_weights(
     of the right shape: else CheckpointError names `source` (a path) and the first tensors that do not fit, and the
     module is as it was. Filling stops, and the module later does between two blocks, when the work is cancelled.
 
-    `dequantize_within_bytes` is memory that may be taken to save time: quantised weights are made dense if all weights fit.
+    `dequantize_within_bytes` is memory that may be taken to save time: quantised weights are made dense if all fit.
     `compile` and `cache_dir` say whether to expand by compiled kernels and where to keep them, as in `kernel_for`; what
     "auto" weighs is how often the module will run, about: `uses`. `progress` is told of bytes as they come and
     of what is compiled.

@@ -54,7 +54,7 @@ ROUTES = (
         name="place_model",
         summary="Say on which devices the parts of a model are",
         doc=(
-            "Kept in config.toml, for all requests that have no `placement` of their own; the model is loaded again for "
+            "Kept in config.toml, for all requests without a `placement` of their own; the model is loaded again for "
             "the next. A placement names one GPU at most, and the worker of that GPU runs the model. "
             "/api/capabilities tells devices, and the parts that a family places; a model of another family is placed "
             "as a whole, by the same device for text_encoders, transformer and vae. Without API keys only clients on "

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mold_core.weights import with_loras_applied
 from mold_core.weights.lora_linear import LoraDelta, LoraUp
+from mold_flux import compile
 from mold_flux.compile import compile_blocks, problem_of
 from mold_flux.transformer import FluxConfig, FluxTransformer, rope
 
@@ -80,7 +81,7 @@ def fresh() -> None:
 def test_a_model_has_variants_of_its_own_and_one_too_many_is_told_of(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(speed, "_MOST_VARIANTS", 2)
+    monkeypatch.setattr(compile, "_MOST_VARIANTS", 2)
     first, second = Compiler(), Compiler()
     one, other = model(first), model(second)
     for side, batch in ((4, 1), (4, 2)):

@@ -1,7 +1,7 @@
 """The kinds of jobs an engine can do, one module each.
 
-A new kind is a module with a class that keeps to `DeviceKind` or `BackgroundKind`, a line in `JOB_KINDS`, and, when it needs
-the device, a verb in `mold_core.hookspecs.Worker`, in `LocalWorker` and in `ProcessWorker`.
+A new kind is a module with a class that keeps to `DeviceKind` or `BackgroundKind`, a line in `JOB_KINDS`, and, when
+it needs the device, a verb in `mold_core.hookspecs.Worker`, in `LocalWorker` and in `ProcessWorker`.
 """
 
 from __future__ import annotations
