@@ -17,10 +17,15 @@ PLUGIN_MODULES = sorted({entry.value for entry in entry_points(group="mold")})
 def imported_by(code: str) -> list[str]:
     """Return which heavy libraries a fresh Python has imported after running `code`."""
     report = f"print('imported:', *(name for name in {HEAVY!r} if name in sys.modules))"
+    # Commands keep standard output to their result, so what is printed after one goes to standard error.
     done = subprocess.run(
-        [sys.executable, "-c", f"import sys\n{code}\n{report}"], capture_output=True, text=True, check=True
+        [sys.executable, "-c", f"import sys\n{code}\n{report}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=True,
     )
-    return done.stdout.splitlines()[-1].split()[1:]
+    return next(line for line in reversed(done.stdout.splitlines()) if line.startswith("imported:")).split()[1:]
 
 
 @pytest.mark.parametrize(
