@@ -49,6 +49,10 @@ with a body `BODY_TOO_LARGE`, `UNSUPPORTED_MEDIA_TYPE` and `VALIDATION_ERROR`. W
 **Every answer** carries `X-Request-ID`: the one that the request brought, if it is plain (`[A-Za-z0-9._-]`, 64
 at most), or a new one. The log has it too.
 
+**HEAD** is answered wherever GET is. Where there is a choice of content types, `Accept` decides by its quality values
+(RFC 9110), and the first of a route's types wins between equals. Bodies in a `Content-Encoding` are refused with 415.
+Under `/v1` an error that asking again cannot mend carries `X-Should-Retry: false`.
+
 **Streams** are server-sent events: `event: progress` with `{"type": …}`, then one `event: complete` or one
 `event: error` with `{"message", "code"}`. A comment is sent in every ten seconds without an event.
 

@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS jobs (
     finished_at REAL,
     attempts INTEGER NOT NULL DEFAULT 0,
     interruptions INTEGER NOT NULL DEFAULT 0,
+    event_count INTEGER,
     warnings TEXT NOT NULL DEFAULT '[]',
     files TEXT NOT NULL DEFAULT '[]',
     error TEXT,
@@ -48,7 +49,7 @@ CREATE TABLE IF NOT EXISTS flags (name TEXT PRIMARY KEY);
 """
 
 # Columns that the first version of the table did not have.
-_ADDED_COLUMNS = {"interruptions": "INTEGER NOT NULL DEFAULT 0"}
+_ADDED_COLUMNS = {"interruptions": "INTEGER NOT NULL DEFAULT 0", "event_count": "INTEGER"}
 
 _FIRST_COLUMNS = frozenset({"id", "kind", "state", "request", "created_at", "files", "error", "key", "digest"})
 

@@ -33,6 +33,7 @@ class JobRow:
     """A job as it is on disk. `request` is JSON text, `error` the envelope of a failure; times in Unix seconds.
 
     `attempts` counts how often the last engine began it, `interruptions` how often an engine was killed meanwhile.
+    `event_count` is the number of the event that stands for the end of a job that has ended.
     """
 
     id: str
@@ -45,6 +46,7 @@ class JobRow:
     finished_at: float | None = None
     attempts: int = 0
     interruptions: int = 0
+    event_count: int | None = None
     warnings: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     error: dict[str, str] | None = None

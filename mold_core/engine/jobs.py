@@ -17,7 +17,7 @@ from mold_core.wire import Preview, ProgressEvent
 if TYPE_CHECKING:
     from mold_core.catalog import ModelSpec
 
-__all__ = ["Job", "JobKind", "JobState"]
+__all__ = ["Job", "JobKind", "JobState", "events_before"]
 
 log = logging.getLogger("mold.engine")
 
@@ -300,3 +300,11 @@ class Job:
         with self._changed:
             self._changed.wait_for(lambda: self._dropped + len(self._events) > start or self.finished, timeout_s)
             return self._since(start), self.finished
+
+
+def events_before(created_at: float, until: float | None) -> int:
+    """Return a number that no event of a job has reached by a moment: there are far fewer than one a millisecond.
+
+    The events of an earlier engine are gone; those of this one go on from there, so that no number is used twice.
+    """
+    return max(int(((until or created_at) - created_at) * 1000), 0) + 1

@@ -11,7 +11,7 @@ import attrs
 
 from mold_core.engine.batch import own_error
 from mold_core.engine.job_store import JobRow, JobStore
-from mold_core.engine.jobs import Job, JobKind
+from mold_core.engine.jobs import Job, JobKind, events_before
 from mold_core.engine.kinds import JOB_KINDS, Prepared
 from mold_core.engine.models import Models
 from mold_core.engine.repository import JobRepository
@@ -79,4 +79,11 @@ def _interrupted(row: JobRow, store: JobStore) -> JobRow:
 def _give_up(store: JobStore, row: JobRow, error: MoldError) -> None:
     log.warning("job %s does not go on: %s", row.id, error)
     with suppress(OutputError):  # it is in the log; the next start comes to the same
-        store.update(row.id, durable=True, state="failed", finished_at=time.time(), error=error.to_json()).result()
+        store.update(
+            row.id,
+            durable=True,
+            state="failed",
+            finished_at=time.time(),
+            error=error.to_json(),
+            event_count=events_before(row.created_at, time.time()),
+        ).result()

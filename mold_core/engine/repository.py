@@ -17,7 +17,7 @@ import attrs
 from mold_core.disk import reason_of
 from mold_core.engine.batch import own_error
 from mold_core.engine.job_store import JobRow, JobStore, error_of
-from mold_core.engine.jobs import Job, JobKind, JobState
+from mold_core.engine.jobs import Job, JobKind, JobState, events_before
 from mold_core.engine.kinds import JOB_KINDS, ResultFile
 from mold_core.engine.recent_jobs import RecentJobs, result_bytes
 from mold_core.engine.room import check_room
@@ -117,7 +117,13 @@ class JobRepository:
         """Know that a job has ended; a failure is written down, a result has been."""
         self.registry.ended(job, result_bytes(job._result))
         if self._forget_durable(job) and self.store is not None and job.error is not None:
-            self.store.update(job.id, state=job.state, finished_at=job.finished_at, error=job.error.to_json())
+            self.store.update(
+                job.id,
+                state=job.state,
+                finished_at=job.finished_at,
+                error=job.error.to_json(),
+                event_count=job.event_count,
+            )
 
     def postpone(self, job: Job) -> bool:
         """Let a job that has not ended go on when the engine starts again; False if it is not written down."""
@@ -180,6 +186,7 @@ class JobRepository:
         job.interruptions = row.interruptions
         if job.interruptions:
             job.batch_key = None  # it may have ended the engine before this one: it takes no other with it again
+        job.count_events_from(events_before(row.created_at, time.time()))
         self.registry.add(job, row.key, row.digest)
         with self._lock:
             self._durable.add(job.id)
@@ -242,7 +249,13 @@ class JobRepository:
     def _write_down(self, store: JobStore, job: Job, result: Any) -> None:
         store.write_result(job.id, to_text(result))
         store.update(
-            job.id, durable=True, state="done", finished_at=time.time(), files=job.files, warnings=job.warnings
+            job.id,
+            durable=True,
+            state="done",
+            finished_at=time.time(),
+            files=job.files,
+            warnings=job.warnings,
+            event_count=job.event_count,
         ).result()
 
     def _restored(self, row: JobRow) -> Job:
@@ -257,6 +270,8 @@ class JobRepository:
         job.model, job.files = row.model, tuple(row.files)
         job.attempts, job.interruptions = row.attempts, row.interruptions
         job.started_at, job.finished_at = row.started_at, row.finished_at
+        last = events_before(row.created_at, row.finished_at) if row.event_count is None else row.event_count
+        job.count_events_from(last)
         job.restore(cast(JobState, row.state), error_of(row), lambda: self._read_result(row))
         return job
 

@@ -561,6 +561,22 @@ def test_the_page_works_below_a_path(browser: Any, server: Server, below: str) -
         expect(page.locator("body")).to_contain_text("/api/generate/chain/stream")
 
 
+def test_an_event_source_sees_the_end_once_and_stays_closed(visit: Visit, server: Server) -> None:
+    request = {"prompt": "a tree", "steps": 1, "width": 64, "height": 64}
+    job = server.ask("POST", "/api/jobs", {"kind": "generate", "request": request}).json()["id"]
+    page = visit.go()
+    ends = page.evaluate(
+        """(path) => new Promise((resolve) => {
+        let ends = 0;
+        const source = new EventSource(path);
+        source.addEventListener('complete', () => { ends += 1; });
+        source.onerror = () => { if (source.readyState === EventSource.CLOSED) resolve(ends); };
+        })""",
+        f"api/jobs/{job}/events?image_data=none",
+    )
+    assert ends == 1
+
+
 def test_the_files_are_small_and_guarded(server: Server) -> None:
     answers = [server.ask("GET", "/"), *(server.ask("GET", f"/web/{name}") for name in FILES)]
     assert sum(len(answer.body) for answer in answers) < 150_000

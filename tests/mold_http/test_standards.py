@@ -247,3 +247,27 @@ def test_deleting_from_the_gallery_counts_as_reading(tmp_path: Any) -> None:
     with serving(tmp_path / "home", MOLD_RATE_LIMIT="1/hour", MOLD_RATE_LIMIT_BURST="1") as limited:
         statuses = [limited.ask("DELETE", f"/api/gallery/image/{n}.png").status for n in range(11)]
     assert statuses == [204] * 10 + [429]
+
+
+def test_ids_of_events_outlive_the_server(tmp_path: Any) -> None:
+    home = tmp_path / "home"
+    with serving(home) as server:
+        done = job_that_is_done(server)
+        seen = ids_of(server.ask("GET", f"/api/jobs/{done}/events").body)
+        server.ask("POST", "/api/queue/pause")
+        request = {"kind": "generate", "request": SMALL}
+        waiting, cancelled = (server.ask("POST", "/api/jobs", request).json()["id"] for _ in range(2))
+        server.ask("DELETE", f"/api/jobs/{cancelled}")
+        with server.begin("GET", f"/api/jobs/{waiting}/events") as connection:
+            before = ids_of(read_until(connection, b"queued"))
+        ended = ids_of(server.ask("GET", f"/api/jobs/{cancelled}/events").body)
+    with serving(home) as server:
+        server.ask("POST", "/api/queue/resume")
+        for id, last in ((done, seen[-1]), (cancelled, ended[-1])):
+            assert server.ask("GET", f"/api/jobs/{id}/events", Last_Event_ID=last).status == 204
+            assert ids_of(server.ask("GET", f"/api/jobs/{id}/events").body) == [last]
+        assert server.soon(f"/api/jobs/{waiting}", lambda job: job["state"] == "done")
+        whole = server.ask("GET", f"/api/jobs/{waiting}/events").body
+        assert server.ask("GET", f"/api/jobs/{waiting}/events", Last_Event_ID=before[-1]).body == whole
+        assert set(map(int, ids_of(whole))).isdisjoint(map(int, before))
+        assert events(re.sub(rb"^id: .*\n", b"", whole, flags=re.MULTILINE))[-1][0] == "complete"
