@@ -554,7 +554,7 @@ def test_the_page_works_below_a_path(browser: Any, server: Server, below: str) -
         thumbnail = page.locator("#gallery img").first
         expect(thumbnail).to_be_visible()
         assert natural_size(thumbnail)[0] > 0
-        for place, words in (("models", "flux-nano"), ("film", "DecodedClip"), ("server", "Queue")):
+        for place, words in (("models", "flux-nano"), ("film", "Add a clip"), ("server", "Queue")):
             page.goto(f"{visit.url}/#/{place}")
             expect(page.locator(f"#{place}")).to_contain_text(words)
         page.get_by_role("link", name="The HTTP API").click()
