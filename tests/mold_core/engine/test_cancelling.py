@@ -74,7 +74,9 @@ def written(worker: LocalWorker, run: Any) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("work", "more_than"), [(drawn, 40), (filmed, 40), (enlarged, 10), (written, 20)], ids=lambda value: str(value)
+    ("work", "more_than"),
+    [(drawn, 40), (filmed, 40), (enlarged, 10), (written, 20)],
+    ids=["drawn", "filmed", "enlarged", "written"],
 )
 def test_work_stops_wherever_it_is_and_the_model_is_as_good_as_before(
     worker: LocalWorker, work: Callable[[LocalWorker, Any], bytes], more_than: int
