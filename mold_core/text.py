@@ -43,10 +43,8 @@ class LogLines(logging.Formatter):
 
 
 def trace_of(record: logging.LogRecord) -> list[str]:
-    """Return the lines of a record's traceback. One of another process comes as the extra `traceback`."""
-    text: str = getattr(record, "traceback", "")
-    if record.exc_info:
-        text = logging.Formatter().formatException(record.exc_info)
+    """Return the lines of a record's traceback. One of another process comes as text."""
+    text = logging.Formatter().formatException(record.exc_info) if record.exc_info else record.exc_text or ""
     return text.splitlines()
 
 

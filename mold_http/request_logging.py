@@ -31,7 +31,6 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
     "asctime",
     "request_id",
     "color_message",
-    "traceback",
 }
 
 

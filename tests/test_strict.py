@@ -47,4 +47,4 @@ def test_a_skip_for_something_missing_is_a_failure(tmp_path: Path, strict: str, 
         check=False,
     )
     assert counts in done.stdout, done.stdout
-    assert ("MOLD_TESTS_STRICT is set, and this was skipped: no browser" in done.stdout) == bool(strict)
+    assert ("MOLD_TESTS_STRICT is set, and this was skipped: Skipped: no browser" in done.stdout) == bool(strict)

@@ -260,9 +260,7 @@ class ProcessWorker:
                 name = message[0]
                 if name == "log":
                     _name, logger, level, text = message
-                    first, _, traceback = text.partition("\n")
-                    extra = {"traceback": traceback} if traceback else None
-                    logging.getLogger(logger).log(level, "%s: %s", self.device, first, extra=extra)
+                    self._log(logging.getLogger(logger), level, text)
                 elif name in ("done", "failed"):
                     self._answers.put((*message, self._connection.recv_bytes() or read_shared(self._shared)))
                 else:
@@ -281,6 +279,14 @@ class ProcessWorker:
         self._fault = Vigil(self._pulse, self._settings, lambda: self._calling).keep(self._over)
         if self._fault is not None:
             self.kill()
+
+    def _log(self, logger: logging.Logger, level: int, text: str) -> None:
+        """Log what the process logged; the lines after the first are its traceback."""
+        if logger.isEnabledFor(level):
+            first, _, traceback = text.partition("\n")
+            record = logger.makeRecord(logger.name, level, __file__, 0, "%s: %s", (self.device, first), None)
+            record.exc_text = traceback or None
+            logger.handle(record)
 
     def _read_output(self) -> None:
         """Send what the process prints to the log."""

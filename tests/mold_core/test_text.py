@@ -61,5 +61,5 @@ def test_a_traceback_stands_further_in_than_records_begin() -> None:
 
 
 def test_a_traceback_of_another_process_stands_there_too() -> None:
-    text = LogLines("%(message)s").format(record("cpu: it failed", traceback="Traceback …\n  boom\x1b[2J"))
+    text = LogLines("%(message)s").format(record("cpu: it failed", exc_text="Traceback …\n  boom\x1b[2J"))
     assert text.split("\n") == ["cpu: it failed", "    Traceback …", r"      boom\x1b[2J"]

@@ -39,7 +39,7 @@ CALLS: dict[tuple[str, ...], int] = {
     ("run", "a red house", "--seed", "7", "-o", "house.png"): 0,
     ("run", "a red house", "--steps", "0", "-o", "house.png"): 2,
     ("expand", "a house"): 1,
-    ("upscale", "nowhere.png"): 2,
+    ("upscale", "nowhere.png", "-o", "large.png"): 2,
     ("list",): 0,
     ("list", "--json"): 0,
     ("list", "--loras"): 0,
