@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mold_core.weights.compiled import Kernel, kernel_for
     from mold_core.weights.components import ComponentLoader, LoadedComponents
     from mold_core.weights.dequantization import dequantize
+    from mold_core.weights.dtypes import fast_dtype, overflows_fp16, wide_dtype
     from mold_core.weights.finite import all_finite, check_finite
     from mold_core.weights.int8 import Int8Embedding, Int8Linear, to_int8
     from mold_core.weights.int8_gemm import compiled_product
@@ -60,6 +61,9 @@ _WITH_TORCH = {
     "compiled_product": "int8_gemm",
     "concatenate": "packed",
     "dequantize": "dequantization",
+    "fast_dtype": "dtypes",
+    "overflows_fp16": "dtypes",
+    "wide_dtype": "dtypes",
     "load_weights": "weight_loading",
     "kernel_for": "compiled",
     "weight_bytes": "weight_loading",
@@ -97,6 +101,7 @@ __all__ = [
     "concatenate",
     "dequantize",
     "empty_modules",
+    "fast_dtype",
     "flat",
     "held_bytes",
     "is_out_of_memory",
@@ -105,12 +110,14 @@ __all__ = [
     "load_weights",
     "measure",
     "open_weights",
+    "overflows_fp16",
     "read_lora",
     "read_weights",
     "release_cached",
     "to_int8",
     "type_named",
     "weight_bytes",
+    "wide_dtype",
     "with_loras_applied",
 ]
 

@@ -117,10 +117,10 @@ def f8_e5m2(blocks: Tensor) -> Tensor:
 
 
 def _fp8(blocks: Tensor, dtype: torch.dtype) -> Tensor:
-    if not blocks.is_cpu:
+    if blocks.is_cuda:
         return blocks.view(dtype).float()
-    # PERF: torch converts fp8 one by one on CPUs; looking them up takes a fraction of the time.
-    return _every_fp8(dtype).index_select(0, blocks.flatten().int()).view(blocks.shape)
+    # PERF: torch converts fp8 one by one on CPUs; looking them up takes a fraction of the time. MPS does not know fp8.
+    return _every_fp8(dtype).to(blocks.device).index_select(0, blocks.flatten().int()).view(blocks.shape)
 
 
 @functools.lru_cache(maxsize=2)

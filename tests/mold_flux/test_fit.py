@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from mold_core import Engine, ModelNotFoundError, Settings, ValidationError
 from mold_core.engine.memory import memory_report
-from mold_flux.pipeline import fast_dtype
+from mold_core.weights import fast_dtype
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mold_core import CheckpointError, WeightLoad
-from mold_core.weights import check_finite, load_weights, release_cached
+from mold_core.weights import check_finite, load_weights, overflows_fp16, release_cached
 
 if TYPE_CHECKING:
     from mold_core import LoadContext
@@ -33,7 +33,10 @@ def filled(
         if not isinstance(tensor, Tensor):
             raise CheckpointError(f"{name} is quantised, and convolutions are not computed with quantised weights")
     load_weights(module, read, "the file", dtype=torch.float32, device=context.device)
-    module.compute_in(fast_dtype(context.device)).to(memory_format=torch.channels_last)
+    dtype = fast_dtype(context.device)
+    if dtype == torch.float16 and overflows_fp16(read.values()):
+        dtype = torch.float32
+    module.compute_in(dtype).to(memory_format=torch.channels_last)
     module.eval().requires_grad_(False)
     size_bytes = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
     context.report(WeightLoad(bytes_loaded=size_bytes, bytes_total=size_bytes, component="upscaler"))

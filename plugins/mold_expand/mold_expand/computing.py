@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from mold_core.weights import wide_dtype
 from mold_expand.checkpoints import SMALL
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ __all__ = ["precision_of", "threads_for"]
 
 
 def precision_of(device: str) -> torch.dtype:
-    """Return the dtype that large models compute in; Qwen3 was trained in bf16, which every device has some way for."""
+    """Return the dtype that large models compute in; Qwen3 was trained in bf16, and outgrows fp16 on older GPUs."""
+    if device.startswith("cuda"):
+        return wide_dtype(device, torch.cuda.get_device_capability(device))
     return torch.float16 if device.startswith("mps") else torch.bfloat16
 
 

@@ -12,9 +12,11 @@ from mold_core import ModelComponent, ModelNotFoundError
 from mold_core.weights import ComponentSizes, measure, open_weights
 
 if TYPE_CHECKING:
+    import torch
+
     from mold_core import LoadContext, LocalFiles, ModelSpec
 
-__all__ = ["COMPONENTS", "DECODED_PX", "device_of", "expands", "model_components"]
+__all__ = ["COMPONENTS", "DECODED_PX", "device_of", "dtype_of", "expands", "model_components"]
 
 # Components with weights, in the order they are used in, and the names that a device can be asked for by.
 COMPONENTS = {
@@ -38,7 +40,7 @@ _T5_STAYING_SHARE, _T5_LARGEST_SHARE = 0.028, 0.0405
 
 # Numbers per token and channel that are in memory at once: queries and keys in float32, both halves of a block's MLP.
 _TOKEN_WIDTHS = 40
-# Channels, in multiples of those of the last level, that the autoencoder has in memory for every pixel: 9 in live
+# Channels, in multiples of those of the last level, that the autoencoder has in memory for every pixel: 6 in live
 # tensors, the rest for cuDNN's workspace and for copies in another order that group norms make on CUDA.
 _PIXEL_WIDTHS = 12
 
@@ -61,6 +63,15 @@ def model_components(spec: ModelSpec, files: LocalFiles, context: LoadContext) -
 def expands(spec: ModelSpec, context: LoadContext) -> bool:
     """Say whether quantised weights are made dense whatever memory it takes."""
     return bool(spec.options.get("expand")) or context.expand_weights == "always"
+
+
+def dtype_of(component: str, context: LoadContext) -> torch.dtype:
+    """Return what a component computes in; only the transformer, whose residuals are clamped for it, in fp16."""
+    from mold_core.weights import fast_dtype, wide_dtype
+
+    device = device_of(component, context)
+    choose = fast_dtype if component == "transformer" else wide_dtype
+    return choose(device, context.capabilities.get(device))
 
 
 def device_of(component: str, context: LoadContext) -> str:
@@ -98,10 +109,8 @@ def _variant(path: Path) -> str:
 
 
 def _part(component: str, path: Path, spec: ModelSpec, context: LoadContext) -> ModelComponent:
-    from mold_flux.pipeline import fast_dtype
-
     device = device_of(component, context)
-    number_bytes = fast_dtype(device).itemsize
+    number_bytes = dtype_of(component, context).itemsize
     sizes, width = (
         _measured(component, path, number_bytes, expands(spec, context), context)
         if path.is_file()

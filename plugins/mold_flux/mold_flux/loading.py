@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,21 @@ from attrs import frozen
 from torch import nn
 
 from mold_core import CheckpointError, Info, MemoryPlan
-from mold_core.weights import BlockStream, LoadedComponents, LoadProgress, empty_modules, load_weights, read_weights
+from mold_core.weights import (
+    BlockStream,
+    LoadedComponents,
+    LoadProgress,
+    empty_modules,
+    load_weights,
+    overflows_fp16,
+    read_weights,
+)
 from mold_flux import checkpoints
 from mold_flux.autoencoder import Autoencoder, AutoencoderConfig
 from mold_flux.compile import attention_for, compile_blocks, worth_compiling
-from mold_flux.components import COMPONENTS, expands, model_components
+from mold_flux.components import COMPONENTS, dtype_of, expands, model_components
 from mold_flux.native_resolution import NativeSize
-from mold_flux.pipeline import FluxPipeline, fast_dtype
+from mold_flux.pipeline import FluxPipeline
 from mold_flux.prompts import PromptEncoder
 from mold_flux.schedule import DEV, SCHNELL
 from mold_flux.text_encoders import ClipTextEncoder, ClipTokenizer, T5Encoder, T5Tokenizer
@@ -81,6 +90,7 @@ def load_pipeline(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> F
         device=plan.part("transformer").device,
         home=context.device,
         threads=context.threads,
+        dtypes=loader.dtypes,
         attention=context.attention,
         native=NativeSize(side=int(options["native_side"])) if "native_side" in options else None,
     )
@@ -130,6 +140,14 @@ class _Loader:
         self._loaded_bytes = 0
         self._total_bytes = sum(part.size_bytes for part in plan.parts)
 
+    @cached_property
+    def dtypes(self) -> Mapping[str, torch.dtype]:
+        """What each component computes in. A transformer with numbers too large for fp16 computes in fp32."""
+        dtypes = {component: dtype_of(component, self._context) for component in COMPONENTS}
+        if dtypes["transformer"] == torch.float16 and overflows_fp16(self._tensors("transformer")[0].values()):
+            dtypes["transformer"] = torch.float32
+        return dtypes
+
     def part(self, component: str) -> ComponentLoader:
         """Return what loads a component."""
         return lambda report: self.load(component, report)
@@ -145,7 +163,7 @@ class _Loader:
         Where the plan streams it, its blocks stay in the mapped file, and what brings them comes too.
         """
         kind, device, streamed = _KINDS[component], self._plan.part(component).device, self._plan.streams(component)
-        dtype = fast_dtype(device)
+        dtype = self.dtypes[component]
         tensors, config = self._tensors(component)
         with empty_modules():
             module = kind.network(config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from time import perf_counter
@@ -27,7 +27,7 @@ from mold_flux.schedule import Schedule, first_step
 from mold_flux.thread_parallel import can_share, shares, thread_parallel
 from mold_flux.transformer import Conditioning, FluxTransformer, rope
 
-__all__ = ["FluxPipeline", "fast_dtype"]
+__all__ = ["FluxPipeline"]
 
 # Pixels of the image per token of the transformer, along each side: 8 in the autoencoder, 2 in packing.
 _PACKING = 2
@@ -53,9 +53,11 @@ class FluxPipeline:
         device: str,
         home: str,
         threads: int | None,
+        dtypes: Mapping[str, torch.dtype],
         attention: str = "auto",
         native: NativeSize | None = None,
     ) -> None:
+        """`dtypes` is what each part computes in."""
         self.parts = parts
         self.autoencoder_config = autoencoder_config
         self.prompts = prompts
@@ -67,7 +69,8 @@ class FluxPipeline:
         self._attention = attention
         self._native = native
         self._sources = SourceEncoder()
-        self._weights = parts.plan.part("transformer").size_bytes // fast_dtype(device).itemsize
+        self._dtypes = dtypes
+        self._weights = parts.plan.part("transformer").size_bytes // dtypes["transformer"].itemsize
 
     @property
     def size_bytes(self) -> int:
@@ -223,7 +226,7 @@ class FluxPipeline:
         else:
             with _stage(run, "Encoding prompt"):
                 tokens, pooled = self.prompts.encode(prompts, use, variant)
-        dtype = fast_dtype(self._device)
+        dtype = self._dtypes["transformer"]
         return tokens.to(self._device, dtype), pooled.to(self._device, dtype)
 
     def _use(self, loras: Sequence[LoraWeight], run: Run) -> Callable[[str], AbstractContextManager[nn.Module]]:
@@ -232,7 +235,7 @@ class FluxPipeline:
         @contextmanager
         def use(name: str) -> Iterator[nn.Module]:
             device = self.parts.plan.part(name).device
-            dtype = fast_dtype(device)
+            dtype = self._dtypes[name]
             with (
                 self.parts.use(name, run.report) as network,
                 self._adapters.beside(name, network, loras, run, dtype=dtype, device=device),
@@ -287,13 +290,6 @@ def _stage(run: Run, name: str) -> Iterator[None]:
     run.report(StageStart(name=name))
     yield
     run.report(StageDone(name=name, elapsed_ms=round((perf_counter() - started) * 1000)))
-
-
-def fast_dtype(device: str) -> torch.dtype:
-    """Return the dtype to compute in: bf16 where the hardware multiplies it, fp32 elsewhere."""
-    if device != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
-        return torch.bfloat16
-    return torch.float32
 
 
 def _useful_threads(multiply_adds: int, threads: int) -> int:

@@ -27,6 +27,8 @@ __all__ = ["FLUX_DEV", "FLUX_SCHNELL", "Conditioning", "FluxConfig", "FluxTransf
 
 TIME_CHANNELS = 256
 
+_LARGEST_FP16 = torch.finfo(torch.float16).max
+
 
 @frozen(kw_only=True)
 class FluxConfig:
@@ -221,7 +223,12 @@ class DoubleBlock(nn.Module):
         txt = torch.addcmul(txt, t_gate, self.txt_attn.proj(txt_out))
         img = torch.addcmul(img, i_mlp[2], self.img_mlp(modulated(img, i_mlp[0], i_mlp[1])))
         txt = torch.addcmul(txt, t_mlp[2], self.txt_mlp(modulated(txt, t_mlp[0], t_mlp[1])))
-        return img, txt
+        return held_finite(img), held_finite(txt)
+
+
+def held_finite(x: Tensor) -> Tensor:
+    """Return residuals with what outgrew fp16 cut to its largest number; other types have room for them."""
+    return x.clamp(-_LARGEST_FP16, _LARGEST_FP16) if x.dtype == torch.float16 else x
 
 
 class SingleBlock(nn.Module):
@@ -244,7 +251,7 @@ class SingleBlock(nn.Module):
         qkv, mlp = self.linear1(modulated(x, shift, scale)).split(self.widths, dim=-1)
         qkv = qkv.unflatten(-1, (3, self.heads, -1))
         attended = attention(self.norm(qkv[:, :, :2]), qkv[:, :, 2], rope)
-        return torch.addcmul(x, gate, self.linear2(torch.cat([attended, self.gelu(mlp)], dim=-1)))
+        return held_finite(torch.addcmul(x, gate, self.linear2(torch.cat([attended, self.gelu(mlp)], dim=-1))))
 
 
 class Embedder(nn.Module):

@@ -50,7 +50,8 @@ def number_bytes(part: str, spec: ModelSpec, context: LoadContext) -> int:
     """Return how many bytes the numbers of a part take that are not quantised."""
     from mold_ltx2.dtypes import dtype_of
 
-    return dtype_of(part, spec, device_of(part, context)).itemsize
+    device = device_of(part, context)
+    return dtype_of(part, spec, device, context.capabilities.get(device)).itemsize
 
 
 def model_components(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> tuple[ModelComponent, ...]:

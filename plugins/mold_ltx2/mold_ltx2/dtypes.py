@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from mold_core.weights import wide_dtype
+
 if TYPE_CHECKING:
     from mold_core import ModelSpec
 
@@ -15,16 +17,14 @@ __all__ = ["dtype_of"]
 _EXACT = ("vocoder",)
 
 
-def dtype_of(part: str, spec: ModelSpec, device: str) -> torch.dtype:
+def dtype_of(part: str, spec: ModelSpec, device: str, capability: tuple[int, int] | None = None) -> torch.dtype:
     """Return the dtype of a part: what ``options.dtype`` says, else bf16 where the hardware multiplies it, else fp32.
 
-    The vocoder's is always fp32.
+    The vocoder's is always fp32. Gemma 3 and LTX-2 outgrow fp16. `capability` is that of a CUDA device.
     """
     if part in _EXACT:
         return torch.float32
     if "dtype" in spec.options:
         named: torch.dtype = getattr(torch, spec.options["dtype"])
         return named
-    if device != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
-        return torch.bfloat16
-    return torch.float32
+    return wide_dtype(device, capability)

@@ -67,7 +67,7 @@ def load_pipeline(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> L
         distilled=bool(options.get("distilled")),
         sigmas=options.get("sigmas"),
         device=device,
-        dtype=dtype_of("transformer", spec, device),
+        dtype=dtype_of("transformer", spec, device, context.capabilities.get(device)),
         distilled_lora=files.one("distilled_lora") if "distilled_lora" in files.by_component else None,
     )
 
@@ -102,7 +102,7 @@ class _Loader:
         Where the plan streams it, its blocks stay in the mapped file.
         """
         device, streamed = self._plan.part(name).device, self._plan.streams(name)
-        dtype = dtype_of(name, self._spec, device)
+        dtype = dtype_of(name, self._spec, device, self._context.capabilities.get(device))
         network, tensors, path = self._found(name)
         context, progress = self._context, self._progress(name, report)
         load_weights(

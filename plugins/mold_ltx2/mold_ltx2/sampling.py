@@ -116,7 +116,8 @@ def denoise(
     With `fresh` steps are of second order, and new noise is drawn from it. Raises InferenceError when the first or the
     last of them is not finite.
     """
-    model = _Model(transformer, geometry, video, audio, cross_timestep)
+    sound_held = bool((audio.mask == 1).all())  # PERF: asked once, since the answer waits for the device
+    model = _Model(transformer, geometry, video, audio, cross_timestep, sound_held)
     tokens, sounds = video.tokens, audio.tokens
 
     def level(sigma: float) -> Tensor:
@@ -152,12 +153,13 @@ class _Model:
     video: Stream
     audio: Stream
     cross_timestep: bool
+    sound_held: bool = False
 
     def clear(self, tokens: Tensor, sounds: Tensor, sigma: Tensor, prompt: Prompt, **options: Any) -> Values:
         """Return what the model takes the clip to be without its noise: x - sigma·v, in fp32."""
         dtype = prompt.video.dtype
         time = (sigma * _TRAINING_STEPS).expand(tokens.shape[0])
-        heard = torch.zeros_like(time) if bool((self.audio.mask == 1).all()) else time
+        heard = torch.zeros_like(time) if self.sound_held else time
         velocities = self.transformer(
             hidden_states=tokens.to(dtype),
             audio_hidden_states=sounds.to(dtype),
