@@ -1,17 +1,20 @@
-"""config.toml changed one key at a time: the rest of the file, comments and all, stays as its owner wrote it."""
+"""Edits config.toml one key or table at a time; comments, order and layout of the rest are kept."""
 
 from __future__ import annotations
 
 import codecs
-import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mold_core.errors import OutputError, SettingsError
 from mold_core.files import write_whole
+
+if TYPE_CHECKING:
+    from tomlkit import TOMLDocument
 
 __all__ = ["change_key", "change_table", "decoded", "parsed"]
 
@@ -19,153 +22,104 @@ _OTHER_ENCODINGS = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"
 
 
 def change_key(path: Path, key: str, value: object) -> None:
-    """Write a dotted key into the file, or take it out for None; the file is made where there is none.
+    """Set a dotted key in the file, or remove it if the value is None. Creates the file if there is none.
 
-    Raises SettingsError for a file whose text cannot be changed without rewriting it, and OutputError.
+    Raises SettingsError for a file that cannot be read, and OutputError for one that cannot be written.
     """
-    text = _text_of(path)
-    changed = _changed(text, key, value)
-    # The text was changed by lines, which knows little of TOML: what it means now decides whether that went well.
-    if parsed(changed, path) != _with_key(parsed(text, path), key.split("."), value):
-        raise _cannot_change(path, key)
-    _write(path, changed)
+    _change(path, tuple(key.split(".")), value)
 
 
 def change_table(path: Path, keys: tuple[str, ...], table: Mapping[str, Any] | None) -> None:
-    """Write a table into the file in place of the one of that path, or take it out for None.
+    """Replace the table at the path `keys` in the file, or remove it if `table` is None.
 
     Raises SettingsError and OutputError as `change_key` does.
     """
-    text = _text_of(path)
-    lines = _without_table(text.splitlines(keepends=True), keys)
-    if table is not None:
-        before = "\n" if lines else ""
-        heading = ".".join(map(_toml_key, keys))
-        lines += [f"{before}[{heading}]\n", *(f"{_toml_key(name)} = {_toml(value)}\n" for name, value in table.items())]
-    changed = "".join(lines)
-    wanted = _with_key(parsed(text, path), list(keys), None if table is None else dict(table))
-    if _filled(parsed(changed, path)) != _filled(wanted):
-        raise _cannot_change(path, ".".join(keys))
-    _write(path, changed)
+    _change(path, keys, None if table is None else dict(table))
 
 
-def _text_of(path: Path) -> str:
+def _change(path: Path, keys: tuple[str, ...], value: object) -> None:
+    data = _bytes_of(path)
+    text = decoded(data, path)
+    changed = _changed(text, path, keys, _plain(value))
+    if "\r\n" in text and "\n" not in text.replace("\r\n", ""):
+        changed = re.sub("\r?\n", "\r\n", changed)
     try:
-        return decoded(path.read_bytes(), path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError("%s cannot be created: %s", path.parent, error) from None
+    mark = codecs.BOM_UTF8 if data.startswith(codecs.BOM_UTF8) else b""
+    write_whole(path, mark + changed.encode())
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
     except FileNotFoundError:
-        return ""
+        return b""
     except OSError as error:
         raise SettingsError("%s cannot be read: %s", path, error) from None
 
 
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError("%s cannot be made: %s", path.parent, error) from None
-    write_whole(path, text.encode())
+def _changed(text: str, path: Path, keys: tuple[str, ...], value: object) -> str:
+    """Return the text with one value changed."""
+    import tomlkit
+
+    wanted = _without_empty(_with_value(parsed(text, path), keys, value, path))
+    # A table below an inline table, or below dotted keys, can only be an inline table itself.
+    for new_table in (tomlkit.table, tomlkit.inline_table):
+        with suppress(tomlkit.exceptions.TOMLKitError, ValueError):
+            document = tomlkit.parse(text if text.endswith("\n") or not text else f"{text}\n")
+            _put(document, keys, value, new_table)
+            changed = tomlkit.dumps(document)
+            # NOTE: settings must never be damaged by a fault of the library, so its result is read back.
+            if _without_empty(tomllib.loads(changed)) == wanted:
+                return changed
+    key = ".".join(keys)
+    raise SettingsError("%s cannot be changed in %s", key, path, field=key, hint="mold config edit opens the file")
 
 
-def _cannot_change(path: Path, key: str) -> SettingsError:
-    return SettingsError(
-        "%s cannot be changed in %s without rewriting the file", key, path, field=key, hint="mold config edit opens it"
-    )
+def _put(document: TOMLDocument, keys: tuple[str, ...], value: object, new_table: Callable[[], Any]) -> None:
+    import tomlkit
+
+    if value is not None and len(keys) > 1 and keys[0] not in document and _ends_in_key(document):
+        document.add(tomlkit.nl())
+    table: Any = document
+    for name in keys[:-1]:
+        if name not in table:
+            if value is None:
+                return
+            table[name] = new_table()
+        table = table[name]
+    if value is None:
+        table.pop(keys[-1], None)
+    elif isinstance(value, dict):
+        table[keys[-1]] = new_table()
+        table[keys[-1]].update(value)
+    else:
+        table[keys[-1]] = value
 
 
-def _without_table(lines: list[str], keys: tuple[str, ...]) -> list[str]:
-    """Return the lines without a table, its own tables, and a line that says it within the table around it."""
-    if lines and not lines[-1].endswith("\n"):
-        lines[-1] += "\n"
-    kept: list[str] = []
-    here: tuple[str, ...] = ()
-    inline = re.compile(rf"""\s*["']?{re.escape(keys[-1])}["']?\s*=""")
-    for line in lines:
-        if line.lstrip().startswith("["):
-            here = _heading_path(line)
-        gone = here[: len(keys)] == keys or (here == keys[:-1] and inline.match(line))
-        if not gone:
-            kept.append(line)
-    while kept and not kept[-1].strip():
-        kept.pop()
-    return kept
+def _ends_in_key(document: TOMLDocument) -> bool:
+    from tomlkit.items import AoT, Null, Table, Whitespace
+
+    last = document.body[-1][1] if document.body else Null()
+    return not isinstance(last, AoT | Null | Table | Whitespace)
 
 
-def _heading_path(line: str) -> tuple[str, ...]:
-    """Return the keys of a heading such as ``[models."a:b"]``; nothing for one that is none."""
-    try:
-        inner: Any = tomllib.loads(line)
-    except tomllib.TOMLDecodeError:
-        return ()
-    found: list[str] = []
-    while isinstance(inner, dict) and inner:
-        ((name, inner),) = inner.items()
-        found.append(name)
-    return tuple(found)
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, bool | int | float) or value is None else str(value)
 
 
-def _filled(value: Any) -> Any:
+def _without_empty(value: Any) -> Any:
     """Return a document without its empty tables."""
     if not isinstance(value, dict):
         return value
-    filled = {key: _filled(item) for key, item in value.items()}
-    return {key: item for key, item in filled.items() if item != {}}
-
-
-def _changed(text: str, key: str, value: object) -> str:
-    table, _, name = key.rpartition(".")
-    lines = text.splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
-        lines[-1] += "\n"
-    start, end = _section(lines, table)
-    line = "" if value is None else f"{name} = {_toml(value)}"
-    for place in range(start, end):
-        if re.match(rf"\s*{re.escape(name)}\s*=", lines[place]):
-            comment = re.search(r"\s+#[^'\"]*$", lines[place].rstrip("\n"))
-            lines[place] = f"{line}{comment[0] if comment else ''}\n" if line else ""
-            return "".join(lines)
-    if not line:
-        return text
-    if table and start == end == len(lines) and not _has_section(lines, table):
-        lines += [*(["\n"] if lines else []), f"[{table}]\n"]
-        end = len(lines)
-    while end > start and not lines[end - 1].strip():
-        end -= 1
-    lines.insert(end, f"{line}\n")
-    return "".join(lines)
-
-
-def _section(lines: list[str], table: str) -> tuple[int, int]:
-    """Return where the lines of a table begin and end; behind the last line for one that is not there."""
-    start = 0
-    if table:
-        start = next((n + 1 for n, line in enumerate(lines) if _heading(line) == table), len(lines))
-    end = next((n for n in range(start, len(lines)) if lines[n].lstrip().startswith("[")), len(lines))
-    return start, end
-
-
-def _has_section(lines: list[str], table: str) -> bool:
-    return any(_heading(line) == table for line in lines)
-
-
-def _heading(line: str) -> str | None:
-    match = re.match(r"\s*\[\s*([\w.-]+)\s*\]\s*(#.*)?$", line)
-    return match[1] if match else None
-
-
-def _toml_key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, Mapping):
-        return f"{{ {', '.join(f'{_toml_key(name)} = {_toml(item)}' for name, item in value.items())} }}"
-    if isinstance(value, tuple | list):
-        return f"[{', '.join(map(_toml, value))}]"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return repr(value)
-    return json.dumps(str(value), ensure_ascii=False)
+    inner = {key: _without_empty(item) for key, item in value.items()}
+    return {key: item for key, item in inner.items() if item != {}}
 
 
 def decoded(data: bytes, path: Path) -> str:
@@ -199,15 +153,13 @@ def parsed(text: str, path: Path) -> dict[str, Any]:
         ) from None
 
 
-def _with_key(document: dict[str, Any], parts: list[str], value: object) -> dict[str, Any]:
-    """Return the document with a key set, or without it; a table that held nothing else stays, empty."""
-    name, *rest = parts
-    if rest:
-        inner = document.get(name)
-        if inner is None and value is None:
-            return document
-        return {**document, name: _with_key(inner if isinstance(inner, dict) else {}, rest, value)}
-    if value is None:
-        return {key: item for key, item in document.items() if key != name}
-    plain = list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
-    return {**document, name: plain}
+def _with_value(document: dict[str, Any], keys: tuple[str, ...], value: object, path: Path) -> dict[str, Any]:
+    """Return the document with one value changed. Raises SettingsError where a key on the way is not a table."""
+    name, *rest = keys
+    if not rest:
+        others = {key: item for key, item in document.items() if key != name}
+        return others if value is None else {**others, name: value}
+    inner = document.get(name, {})
+    if not isinstance(inner, dict):
+        raise SettingsError("%s: %s must be a table", path, name, field=name, hint="mold config edit opens the file")
+    return {**document, name: _with_value(inner, tuple(rest), value, path)}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = ("torch", "transformers", "diffusers", "av", "falcon", "numpy", "huggingface_hub")
+HEAVY = ("torch", "transformers", "diffusers", "av", "falcon", "numpy", "huggingface_hub", "httpx2", "tomlkit")
 
 PLUGIN_MODULES = sorted({entry.value for entry in entry_points(group="mold")})
 
