@@ -94,9 +94,20 @@ def _put(document: TOMLDocument, keys: tuple[str, ...], value: object, new_table
         table.pop(keys[-1], None)
     elif isinstance(value, dict):
         table[keys[-1]] = new_table()
-        table[keys[-1]].update(value)
+        table[keys[-1]].update({name: _inline(item) for name, item in value.items()})
     else:
         table[keys[-1]] = value
+
+
+def _inline(value: object) -> object:
+    """Return a value whose tables are written within one line."""
+    if not isinstance(value, dict):
+        return value
+    import tomlkit
+
+    table = tomlkit.inline_table()
+    table.update({name: _inline(item) for name, item in value.items()})
+    return table
 
 
 def _ends_in_key(document: TOMLDocument) -> bool:

@@ -128,7 +128,7 @@ def test_a_placement_is_kept_in_config_toml_and_comments_stay(home: Path) -> Non
         assert engine.place("b:v1", placement({"advanced": {"t5": CPU}})) == "b:v1"
         assert engine.placement("a:v1") == wanted
     assert config.read_text().startswith(before)
-    assert 'text_encoders = { kind = "cpu" }' in config.read_text()
+    assert 'text_encoders = {kind = "cpu"}' in config.read_text()
     with Engine(Settings.load(), plugins) as engine:
         assert engine.placement("a") == wanted
         assert engine.placement("b") == placement({"advanced": {"t5": CPU}})
