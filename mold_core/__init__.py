@@ -268,7 +268,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME_OF:
-        raise AttributeError(f"module 'mold_core' has no attribute {name!r}")
+        from mold_core.deprecated import old_name
+
+        return old_name("mold_core", name)
     return getattr(import_module(_HOME_OF[name]), name)
 
 

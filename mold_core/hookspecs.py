@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 import attrs
 import pluggy
 
+from mold_core.deprecated import old_name
 from mold_core.memory_plan import MemoryPlan, MemoryPolicy
 
 if TYPE_CHECKING:
@@ -495,3 +496,7 @@ class Executor(Protocol):
 
     def start(self, device: str, settings: Settings, plugins: Plugins) -> Worker:
         """Return a worker for a device (a torch device name)."""
+
+
+def __getattr__(name: str) -> Any:
+    return old_name("mold_core.hookspecs", name)

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mold_core.cancelling import check_cancelled
+from mold_core.deprecated import old_name
 from mold_core.weights.files import BUILT_IN, open_weights, read_weights
 from mold_core.weights.measuring import ComponentSizes, held_bytes, measure
 from mold_core.weights.out_of_memory import is_out_of_memory, release_cached
@@ -124,5 +125,5 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in _WITH_TORCH:
-        raise AttributeError(f"module 'mold_core.weights' has no attribute {name!r}")
+        return old_name("mold_core.weights", name)
     return getattr(import_module(f"mold_core.weights.{_WITH_TORCH[name]}"), name)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mold_core.cancelling import check_cancelled
+from mold_core.deprecated import renamed_arguments
 from mold_core.errors import CheckpointError
 from mold_core.weights.blocks import check_between_blocks
 from mold_core.weights.compiled import is_to_be_compiled, kernel_for
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["load_weights", "weight_bytes"]
 
 
+@renamed_arguments(expand_within_bytes="dequantize_within_bytes")
 def load_weights(
     module: nn.Module,
     tensors: Mapping[str, Tensor | PackedTensor],

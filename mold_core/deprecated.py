@@ -1,0 +1,95 @@
+"""The old spellings of public names, for plugins and clients written against mold 0.1. Nothing else uses them.
+
+Each use warns with a DeprecationWarning that gives the new name. A package whose names changed asks `old_name` from its
+module-level ``__getattr__``; a class or function whose members or arguments changed has a decorator.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import wraps
+from importlib import import_module
+from typing import Any, ParamSpec, TypeVar
+
+__all__ = ["MEMBERS", "NAMES", "old_name", "renamed_arguments", "renamed_fields", "warn_renamed"]
+
+_Class = TypeVar("_Class", bound=type)
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+# Names of packages: package → old name → new name.
+NAMES: dict[str, dict[str, str]] = {
+    "mold_core": {
+        "Film": "DecodedClip",
+        "MemoryWishes": "MemoryPolicy",
+        "ModelPart": "ModelComponent",
+    },
+    "mold_core.hookspecs": {"Film": "DecodedClip"},
+    "mold_core.weights": {
+        "Adapter": "Lora",
+        "AdapterNames": "LoraNames",
+        "AdapterShelf": "LoraCache",
+        "LoadedParts": "LoadedComponents",
+        "PartLoader": "ComponentLoader",
+        "PartSizes": "ComponentSizes",
+        "adapted": "with_loras_applied",
+        "dequantise": "dequantize",
+        "fill": "load_weights",
+        "read_adapter": "read_lora",
+        "unfilled": "empty_modules",
+    },
+}
+
+# Members of the objects that plugins return: protocol → new name → old name.
+MEMBERS: dict[str, dict[str, str]] = {}
+
+
+def old_name(package: str, name: str) -> Any:
+    """Return what a package calls by another name now. Raises AttributeError for a name that it never had."""
+    new = NAMES[package].get(name)
+    if new is None:
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+    warn_renamed(f"{package}.{name}", new)
+    return getattr(import_module(package), new)
+
+
+def warn_renamed(old: str, new: str, stacklevel: int = 4) -> None:
+    """Warn that a name has changed."""
+    warnings.warn(f"{old} is called {new} since mold 0.2", DeprecationWarning, stacklevel=stacklevel)
+
+
+def renamed_arguments(**new_names: str) -> Callable[[Callable[_Arguments, _Result]], Callable[_Arguments, _Result]]:
+    """Return a decorator that accepts keyword arguments under their old names, given as ``old="new"``."""
+
+    def decorate(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+        @wraps(function)
+        def call(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+            for old in new_names.keys() & kwargs.keys():
+                warn_renamed(f"argument {old!r} of {function.__qualname__}", new_names[old], stacklevel=3)
+                kwargs[new_names[old]] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+def renamed_fields(**new_names: str) -> Callable[[_Class], _Class]:
+    """Return a class decorator that keeps the old names of fields and methods, also as arguments of the class."""
+
+    def decorate(cls: _Class) -> _Class:
+        setattr(cls, "__init__", renamed_arguments(**new_names)(vars(cls)["__init__"]))  # noqa: B010
+        for old, new in new_names.items():
+            setattr(cls, old, _alias(f"{cls.__name__}.{old}", new))
+        return cls
+
+    return decorate
+
+
+def _alias(old: str, new: str) -> property:
+    def read(self: object) -> Any:
+        warn_renamed(old, new, stacklevel=3)
+        return getattr(self, new)
+
+    return property(read, doc=f"The old name of `{new}`.")
