@@ -71,6 +71,8 @@ def _changed(text: str, path: Path, keys: tuple[str, ...], value: object) -> str
             document = tomlkit.parse(text if text.endswith("\n") or not text else f"{text}\n")
             _put(document, keys, value, new_table)
             changed = tomlkit.dumps(document)
+            if value is None:  # the blank line above a table that was the last goes with it
+                changed = re.sub(r"(\r?\n)[\r\n]+\Z", r"\1", changed)
             # NOTE: settings must never be damaged by a fault of the library, so its result is read back.
             if _without_empty(tomllib.loads(changed)) == wanted:
                 return changed
