@@ -53,7 +53,7 @@ def sides(weights: Path, source: Path) -> tuple[Callable[[], object], Callable[[
     from safetensors.torch import load_file
 
     from mold_core import FileUpscaleRequest, LoadContext
-    from mold_core.engine.device import free_bytes
+    from mold_core.placement.device import free_bytes
     from mold_core.testing import RecordedRun
     from mold_core.upscaling import enlarge, images, results  # noqa: F401  imported before memory is measured
     from mold_core.upscaling.loading import load_network

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
         hookimpl,
     )
     from mold_core.media import decode_image
-    from mold_core.memory_plan import MemoryPlan, MemoryPolicy, ModelComponent, plan_memory
+    from mold_core.placement.memory_plan import MemoryPlan, MemoryPolicy, ModelComponent, plan_memory
     from mold_core.plugins import Plugins, load_plugins
     from mold_core.settings import Settings
     from mold_core.upscaling.requests import FileUpscaleRequest
@@ -138,7 +138,7 @@ _HOMES = {
         "hookimpl",
     ),
     "mold_core.media": ("decode_image",),
-    "mold_core.memory_plan": ("MemoryPlan", "MemoryPolicy", "ModelComponent", "plan_memory"),
+    "mold_core.placement.memory_plan": ("MemoryPlan", "MemoryPolicy", "ModelComponent", "plan_memory"),
     "mold_core.plugins": ("Plugins", "load_plugins"),
     "mold_core.settings": ("Settings",),
     "mold_core.upscaling.requests": ("FileUpscaleRequest",),

@@ -24,7 +24,7 @@ import attrs
 import pluggy
 
 from mold_core.deprecated import old_name
-from mold_core.memory_plan import MemoryPlan, MemoryPolicy
+from mold_core.placement.memory_plan import MemoryPlan, MemoryPolicy
 
 if TYPE_CHECKING:
     import click
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from mold_core.catalog import LocalFiles, ModelSpec
     from mold_core.chains.clips import ClipWork
-    from mold_core.engine.jobs import Job
+    from mold_core.jobs.job import Job
     from mold_core.plugins import Plugins
     from mold_core.settings import AttentionChoice, CompileMode, ExpandWeights, Settings
     from mold_core.weights import TensorSource

@@ -12,8 +12,8 @@ import falcon.asgi
 
 from mold_core.catalog import refuse_lora_paths
 from mold_core.engine import Job
-from mold_core.engine.upscalers import AUTO
 from mold_core.errors import CancelledError, MoldError
+from mold_core.requests.upscalers import AUTO
 from mold_core.wire import ProgressEvent, UpscaleRequest
 from mold_http.disconnect import while_connected
 from mold_http.errors import log_failure

@@ -11,7 +11,7 @@ from types import FrameType
 
 import uvicorn
 
-from mold_core.engine.scheduler_slice import SHORT_S, request_scheduler_slice
+from mold_core.engine.worker.scheduler_slice import SHORT_S, request_scheduler_slice
 from mold_core.errors import SettingsError
 from mold_core.media.decoder import close_decoders
 from mold_http.app import app_of

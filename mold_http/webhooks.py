@@ -12,8 +12,8 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from mold_core.engine import Engine
-from mold_core.engine.webhook_outbox import Webhook
 from mold_core.errors import JobNotFoundError, ValidationError
+from mold_core.jobs.webhook_outbox import Webhook
 from mold_http.responses import dumps
 
 __all__ = ["Webhooks", "pause_after"]

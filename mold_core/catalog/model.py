@@ -71,7 +71,7 @@ class ModelSpec:
     """A catalog entry. `name` is ``base:tag``; `options` is passed to the family untouched.
 
     `root` is set for models inside a wheel: their files are always there and count as embedded. `devices` are those
-    that were asked for, by names of parts or groups of them (`mold_core.engine.device_map`).
+    that were asked for, by names of parts or groups of them (`mold_core.placement.device_map`).
     """
 
     name: str = wire_field("Full name, base:tag.")

@@ -6,13 +6,13 @@ import threading
 from time import time
 from typing import cast
 
-from mold_core.engine.batch import fail_jobs
-from mold_core.engine.jobs import Job
-from mold_core.engine.kinds import JOB_KINDS, BackgroundKind
 from mold_core.engine.metrics import Observers
-from mold_core.engine.models import Models
-from mold_core.engine.queue import JobQueue
-from mold_core.engine.repository import JobRepository
+from mold_core.jobs.batch import fail_jobs
+from mold_core.jobs.job import Job
+from mold_core.jobs.kinds import JOB_KINDS, BackgroundKind
+from mold_core.jobs.queue import JobQueue
+from mold_core.jobs.repository import JobRepository
+from mold_core.requests.models import Models
 
 __all__ = ["BackgroundRunner"]
 

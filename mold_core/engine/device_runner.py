@@ -14,18 +14,18 @@ from typing import Any, Literal, cast
 import attrs
 
 from mold_core.catalog import ModelSpec
-from mold_core.engine.batch import BatchRun, fail_jobs
-from mold_core.engine.device import DeviceInfo
 from mold_core.engine.finisher import Finisher
-from mold_core.engine.jobs import Job
-from mold_core.engine.kinds import JOB_KINDS
-from mold_core.engine.kinds.kind import DeviceKind
 from mold_core.engine.metrics import Observers
-from mold_core.engine.models import Models
-from mold_core.engine.queue import JobQueue
-from mold_core.engine.repository import JobRepository
 from mold_core.errors import WorkerError
 from mold_core.hookspecs import Worker
+from mold_core.jobs.batch import BatchRun, fail_jobs
+from mold_core.jobs.job import Job
+from mold_core.jobs.kinds import JOB_KINDS
+from mold_core.jobs.kinds.kind import DeviceKind
+from mold_core.jobs.queue import JobQueue
+from mold_core.jobs.repository import JobRepository
+from mold_core.placement.device import DeviceInfo
+from mold_core.requests.models import Models
 
 __all__ = ["DeviceRunner", "DeviceState", "DeviceStatus", "load_task"]
 

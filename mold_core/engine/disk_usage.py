@@ -22,10 +22,10 @@ from mold_core.catalog.details import (
 )
 from mold_core.catalog.remove import plan_removal, remove
 from mold_core.chains import plan
-from mold_core.engine.device import DeviceInfo
-from mold_core.engine.kinds.chain import chain_store
-from mold_core.engine.memory import MemoryReport, memory_report
-from mold_core.engine.models import Models
+from mold_core.jobs.kinds.chain import chain_store
+from mold_core.placement.device import DeviceInfo
+from mold_core.placement.memory import MemoryReport, memory_report
+from mold_core.requests.models import Models
 from mold_core.wire import ChainRequest
 
 __all__ = ["DiskInventory"]

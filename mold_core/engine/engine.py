@@ -16,27 +16,27 @@ import attrs
 from mold_core.catalog import DefaultModel, LocalFiles, ModelSpec, ModelStore, user_models
 from mold_core.catalog.pull import pull
 from mold_core.engine.background_runner import BackgroundRunner
-from mold_core.engine.device import DeviceInfo, choose_devices, torch_name
-from mold_core.engine.device_map import Placements
 from mold_core.engine.device_runner import DeviceRunner, DeviceStatus, load_task
-from mold_core.engine.executors import executor_named
-from mold_core.engine.job_store import JobStore
-from mold_core.engine.jobs import Job, JobKind, JobState
-from mold_core.engine.kinds import Prepared, job_kind_of
-from mold_core.engine.kinds.upscale import origin_of
-from mold_core.engine.memory import MemoryReport, memory_report
 from mold_core.engine.metrics import Observers
-from mold_core.engine.models import ModelEntry, Models
 from mold_core.engine.plugin_notifier import PluginNotifier
-from mold_core.engine.queue import JobQueue
-from mold_core.engine.recovery import pause_s, recovered
-from mold_core.engine.repository import JobRepository, digest_of
-from mold_core.engine.upscalers import installed_upscaler
-from mold_core.engine.webhook_outbox import WebhookOutbox
+from mold_core.engine.worker.executors import executor_named
 from mold_core.errors import CancelledError, InferenceError, OutputError, ValidationError
 from mold_core.gallery import Gallery
 from mold_core.hookspecs import ModelFamily, Worker
+from mold_core.jobs.job import Job, JobKind, JobState
+from mold_core.jobs.kinds import Prepared, job_kind_of
+from mold_core.jobs.kinds.upscale import origin_of
+from mold_core.jobs.queue import JobQueue
+from mold_core.jobs.recovery import pause_s, recovered
+from mold_core.jobs.repository import JobRepository, digest_of
+from mold_core.jobs.store import JobStore
+from mold_core.jobs.webhook_outbox import WebhookOutbox
+from mold_core.placement.device import DeviceInfo, choose_devices, torch_name
+from mold_core.placement.device_map import Placements
+from mold_core.placement.memory import MemoryReport, memory_report
 from mold_core.plugins import Plugins, load_plugins
+from mold_core.requests.models import ModelEntry, Models
+from mold_core.requests.upscalers import installed_upscaler
 from mold_core.settings import Settings
 from mold_core.wire import (
     ChainRequest,
@@ -138,7 +138,7 @@ class Engine:
         durable: bool = True,
         webhook_url: str | None = None,
     ) -> Job:
-        """Queue a request of any kind (`mold_core.engine.kinds`) and return its job at once.
+        """Queue a request of any kind (`mold_core.jobs.kinds`) and return its job at once.
 
         A second request with the same `idempotency_key` gets the job of the first. A pull of a model that is being
         pulled gets the job of that pull. In a durable engine the job is on the disk before this returns, unless

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable, Sequence
 from queue import Queue
 
-from mold_core.engine.batch import fail_jobs
-from mold_core.engine.jobs import Job
+from mold_core.jobs.batch import fail_jobs
+from mold_core.jobs.job import Job
 
 __all__ = ["Finisher"]
 

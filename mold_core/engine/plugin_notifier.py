@@ -6,7 +6,7 @@ import logging
 import threading
 from queue import SimpleQueue
 
-from mold_core.engine.jobs import Job
+from mold_core.jobs.job import Job
 from mold_core.plugins import Plugins
 
 __all__ = ["PluginNotifier"]

@@ -12,9 +12,9 @@ import attrs
 from PIL import Image, ImageChops
 
 from mold_core.catalog import ModelSpec, ModelStore
-from mold_core.engine.complete import adjust_size, complete
 from mold_core.errors import CancelledError
 from mold_core.hookspecs import Frames, LoadContext, ModelFamily, Pipeline, SizeRules
+from mold_core.requests.complete import adjust_size, complete
 from mold_core.wire import DenoiseStep, GenerateRequest, ProgressEvent
 
 __all__ = ["RecordedRun", "check_family", "check_import"]

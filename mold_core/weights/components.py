@@ -16,7 +16,7 @@ from mold_core.weights.out_of_memory import release_cached
 from mold_core.weights.streaming import BlockStream, tensors_of
 
 if TYPE_CHECKING:
-    from mold_core.memory_plan import MemoryPlan
+    from mold_core.placement.memory_plan import MemoryPlan
     from mold_core.wire import ProgressEvent
 
 __all__ = ["ComponentLoader", "LoadedComponents"]

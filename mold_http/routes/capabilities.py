@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import falcon.asgi
 
-from mold_core.engine.device_map import gpu_number
+from mold_core.placement.device_map import gpu_number
 from mold_core.wire.fields import wire_field
 from mold_http.guard.hosts import is_loopback
 from mold_http.responses import JSON, answer_json

@@ -13,12 +13,12 @@ import torch
 from poisoned import FAULT, PoisonedFamily
 
 from mold_core import GenerateRequest, InferenceError, ModelComponent, Settings, load_plugins, plan_memory
-from mold_core.engine import device as device_module
-from mold_core.engine import nvml
-from mold_core.engine import worker as worker_module
-from mold_core.engine.device import DeviceInfo, choose_devices, torch_name
-from mold_core.engine.memory import load_context, memory_report
-from mold_core.engine.worker import LocalWorker
+from mold_core.engine.worker import local as worker_module
+from mold_core.engine.worker.local import LocalWorker
+from mold_core.placement import device as device_module
+from mold_core.placement import nvml
+from mold_core.placement.device import DeviceInfo, choose_devices, torch_name
+from mold_core.placement.memory import load_context, memory_report
 from mold_core.testing import (
     FakePlugin,
     FlipbookFamily,

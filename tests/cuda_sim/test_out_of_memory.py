@@ -24,8 +24,8 @@ from mold_core import (
     Settings,
     load_plugins,
 )
-from mold_core.engine.worker import LocalWorker
-from mold_core.memory_plan import needed_bytes, plan_memory
+from mold_core.engine.worker.local import LocalWorker
+from mold_core.placement.memory_plan import needed_bytes, plan_memory
 from mold_core.testing import (
     FakePlugin,
     FlipbookFamily,
@@ -247,7 +247,7 @@ def test_only_what_grows_with_a_batch_is_counted_for_each_request() -> None:
 def test_clips_are_decoded_beside_a_render_only_with_memory_for_both(
     room: int, beside: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mold_core.engine import worker as worker_module
+    from mold_core.engine.worker import local as worker_module
 
     class PlacedModel(FlipbookFamily):
         def parts(self, spec: Any, files: Any, context: Any) -> tuple[ModelComponent, ...]:

@@ -38,7 +38,7 @@ class _Pipeline:
 
     def generate(self, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
         if any("poison" in request.prompt for request in requests):
-            from mold_core.engine import worker
+            from mold_core.engine.worker import local as worker
 
             worker.device_info = _fail
             _fail()

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from mold_core import Settings
-from mold_core.engine.device import budget_bytes, free_bytes
 from mold_core.host_memory import available_bytes, physical_bytes
+from mold_core.placement.device import budget_bytes, free_bytes
 
 
 def test_what_is_available_is_part_of_all() -> None:

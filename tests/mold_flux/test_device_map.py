@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from mold_core import GenerateRequest, Settings, load_plugins
-from mold_core.engine.device_map import placed
-from mold_core.engine.worker import LocalWorker
+from mold_core.engine.worker.local import LocalWorker
+from mold_core.placement.device_map import placed
 from mold_core.testing import RecordedRun
 from mold_core.wire import AdvancedPlacement, DevicePlacement, DeviceRef
 from mold_flux.family import FluxFamily

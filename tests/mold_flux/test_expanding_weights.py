@@ -12,7 +12,7 @@ from nano_formats import nano_in
 from torch import nn
 
 from mold_core import Engine, GenerateRequest, LoadContext, Settings, plan_memory
-from mold_core.memory_plan import needed_bytes
+from mold_core.placement.memory_plan import needed_bytes
 from mold_core.settings import ExpandWeights
 from mold_core.testing import RecordedRun
 from mold_core.weights import PackedLinear

@@ -14,7 +14,7 @@ from gguf_files import write_gguf
 from safetensors.torch import load_file
 
 from mold_core import Engine, ModelNotFoundError, Settings, ValidationError
-from mold_core.engine.memory import memory_report
+from mold_core.placement.memory import memory_report
 from mold_core.weights import fast_dtype
 
 

@@ -20,7 +20,7 @@ from mold_core import (
     StageStart,
     WeightLoad,
 )
-from mold_core.memory_plan import needed_bytes
+from mold_core.placement.memory_plan import needed_bytes
 from mold_core.testing import RecordedRun
 
 NANO = "flux-nano:bf16"

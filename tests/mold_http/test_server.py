@@ -15,7 +15,7 @@ import pytest
 from http_server import EXECUTABLE, Server, events, read_all, read_until, serving
 
 from mold_core.build import this_build
-from mold_core.engine.scheduler_slice import SHORT_S, scheduler_slice_of
+from mold_core.engine.worker.scheduler_slice import SHORT_S, scheduler_slice_of
 
 LONG = {"prompt": "a long tree", "steps": 100, "width": 256, "height": 256, "batch_size": 50}
 

@@ -18,7 +18,7 @@ import pytest
 from http_server import Server, serving
 
 from mold_core import GenerateRequest
-from mold_core.engine.webhook_outbox import Webhook
+from mold_core.jobs.webhook_outbox import Webhook
 from mold_core.testing import FakePlugin, SketchFamily, engine_with, sketch_model
 from mold_http.webhooks import MAX_ATTEMPTS, Webhooks, pause_after
 

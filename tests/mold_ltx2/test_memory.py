@@ -15,7 +15,7 @@ from ltx2_loading import load, spec_of
 from mold_core import CacheHit, GenerateRequest, LoadContext, LocalFiles, MemoryPlan, WeightLoad, plan_memory
 from mold_core.chains import ClipFiles, ClipWork, render_clip
 from mold_core.media.preview import PreviewFrames
-from mold_core.memory_plan import needed_bytes
+from mold_core.placement.memory_plan import needed_bytes
 from mold_core.testing import RecordedRun
 from mold_ltx2.chain import Ltx2ChainRenderer
 from mold_ltx2.family import Ltx2Family

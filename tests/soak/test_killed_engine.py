@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from mold_core import GenerateResponse
-from mold_core.engine.job_store import JobRow, JobStore
 from mold_core.gallery import Gallery
+from mold_core.jobs.store import JobRow, JobStore
 from mold_core.media.images import decode_image
 from mold_core.testing import FakePlugin, SketchFamily, engine_with, sketch_model
 from mold_core.wire.convert import from_text

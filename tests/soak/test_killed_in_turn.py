@@ -17,9 +17,9 @@ from time import monotonic, sleep
 
 import pytest
 
-from mold_core.engine.job_store import JobStore
 from mold_core.files import PART_NAME
 from mold_core.gallery import Gallery
+from mold_core.jobs.store import JobStore
 from mold_core.media.images import decode_image
 
 PROGRAM = Path(__file__).parent.parent / "fakes" / "killed_server.py"

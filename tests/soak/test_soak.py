@@ -18,7 +18,7 @@ import attrs
 import pytest
 
 from mold_core import CancelledError, Engine, GenerateRequest, GenerateResponse, Job
-from mold_core.engine.process import ProcessWorker
+from mold_core.engine.worker.process import ProcessWorker
 from mold_core.errors import WorkerError
 from mold_core.testing import FakePlugin, SketchFamily, engine_with, sketch_model
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mold_core import CancelledError, ExpandRequest, GenerateRequest, Settings, UpscaleRequest, load_plugins
-from mold_core.engine.worker import LocalWorker
+from mold_core.engine.worker.local import LocalWorker
 from mold_core.media.images import encode_image
 from mold_core.testing import RecordedRun
 

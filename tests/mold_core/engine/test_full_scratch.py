@@ -10,7 +10,7 @@ from PIL import Image
 from small_disk import load_weights, small_disk
 
 from mold_core import Frames, GenerateRequest
-from mold_core.engine.kinds.videos import encode_video
+from mold_core.jobs.kinds.videos import encode_video
 
 
 def test_a_video_is_encoded_although_the_temporary_folder_is_full(

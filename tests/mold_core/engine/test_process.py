@@ -30,8 +30,8 @@ from mold_core import (
     load_plugins,
 )
 from mold_core.engine import MetricSample
-from mold_core.engine.process import ProcessExecutor, ProcessWorker
-from mold_core.engine.worker import InlineExecutor, LocalWorker
+from mold_core.engine.worker.local import InlineExecutor, LocalWorker
+from mold_core.engine.worker.process import ProcessExecutor, ProcessWorker
 from mold_core.errors import WorkerError
 from mold_core.testing import FakePlugin, Gate, RecordedRun, SketchFamily, engine_with, sketch_model
 
@@ -199,7 +199,7 @@ def test_a_worker_does_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> No
     program = """
 import sys
 from mold_core import Settings, load_plugins
-from mold_core.engine.process import ProcessExecutor
+from mold_core.engine.worker.process import ProcessExecutor
 print(ProcessExecutor().start("cpu", Settings(), load_plugins(found=())).pid, flush=True)
 sys.stdin.read()
 """

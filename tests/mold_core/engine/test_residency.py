@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from mold_core import InsufficientMemoryError
-from mold_core.engine.residency import Residency
+from mold_core.engine.worker.residency import Residency
 
 
 @attrs.define

@@ -16,9 +16,9 @@ from deadly import DeadlyFamily
 
 from mold_core import Engine, GenerateRequest, Settings
 from mold_core.catalog import ModelFile
-from mold_core.engine.process import ProcessWorker
-from mold_core.engine.pulse import Pulse, make_pulse
-from mold_core.engine.vigil import Call, Vigil, call_for
+from mold_core.engine.worker.process import ProcessWorker
+from mold_core.engine.worker.pulse import Pulse, make_pulse
+from mold_core.engine.worker.vigil import Call, Vigil, call_for
 from mold_core.testing import FakePlugin, engine_with, sketch_model
 
 WAIT_S = 120.0

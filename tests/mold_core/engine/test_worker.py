@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mold_core import GenerateRequest, LoadContext, Settings, WeightLoad, load_plugins
-from mold_core.engine.worker import InlineExecutor, LocalWorker
+from mold_core.engine.worker.local import InlineExecutor, LocalWorker
 from mold_core.testing import FakePlugin, RecordedRun, SketchFamily, sketch_model
 
 SPEC = sketch_model("a:v1")

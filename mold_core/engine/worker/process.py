@@ -1,0 +1,357 @@
+"""Runs a worker in a process of its own: a crash there, or being killed, costs one job and not the server."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from itertools import count
+from multiprocessing.connection import Connection
+from queue import Empty, SimpleQueue
+from typing import Any, Protocol
+
+from mold_core.catalog import ModelSpec
+from mold_core.chains.clips import ClipWork
+from mold_core.engine.worker.child import Boot, WorkerState
+from mold_core.engine.worker.pulse import Pulse, make_pulse
+from mold_core.engine.worker.shared_file import make_shared_file, read_shared
+from mold_core.engine.worker.vigil import Call, Vigil, call_for
+from mold_core.errors import CancelledError, PluginError, WorkerError
+from mold_core.hookspecs import Frames, Run
+from mold_core.placement.device import DeviceInfo
+from mold_core.plugins import Plugins
+from mold_core.settings import Settings
+from mold_core.wire import ExpandRequest, GenerateRequest, UpscaleRequest, UpscaleResponse
+
+__all__ = ["ProcessExecutor", "ProcessWorker"]
+
+log = logging.getLogger("mold.worker")
+
+_START_TIMEOUT_S = 120.0
+_CLOSE_TIMEOUT_S = 5.0
+_TAIL_LINES = 20
+_PROGRAM = "from mold_core.engine.worker.child import main; main()"
+
+
+class ProcessExecutor:
+    """Runs each worker in a process of its own (not on Windows)."""
+
+    name = "process"
+
+    def start(self, device: str, settings: Settings, plugins: Plugins) -> ProcessWorker:
+        """Return a worker for the device once its process is ready. Raises WorkerError if it does not start."""
+        return ProcessWorker(device, settings, plugins)
+
+
+class _Telling(Protocol):
+    """What a run may have beside `mold_core.hookspecs.Run`; see `mold_core.jobs.batch.BatchRun`."""
+
+    def telling(self, cancelled: Callable[[], object]) -> AbstractContextManager[None]: ...
+
+
+class ProcessWorker:
+    """A worker whose verbs run in another process. It has the verbs of `mold_core.hookspecs.Worker`.
+
+    `on_death` is called when the process ends without being told to, in a thread of this worker. One that is stopped,
+    hangs or does not answer to being cancelled is ended, which is such a death.
+    """
+
+    def __init__(self, device: str, settings: Settings, plugins: Plugins) -> None:
+        self.device = device
+        self.on_death: Callable[[], object] = lambda: None
+        self._numbers = count(1)
+        self._sending = threading.Lock()
+        self._answers: SimpleQueue[tuple[Any, ...] | None] = SimpleQueue()
+        self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        self._state = WorkerState(loaded=frozenset(), device=DeviceInfo(name=device))
+        self._settings = settings
+        self._calling: Call | None = None
+        self._fault: str | None = None
+        self._gone = self._closing = False
+        self._over = threading.Event()
+        ours, theirs = socket.socketpair()
+        self._shared, page = make_shared_file(), make_pulse()
+        self._pulse = Pulse(page)
+        with theirs:
+            self._process = _spawn(theirs.fileno(), self._shared, page)
+        os.close(page)
+        self._connection = Connection(ours.detach())
+        self._threads = [
+            threading.Thread(target=target, name=f"mold-{name}-{device}", daemon=True)
+            for name, target in (("read", self._read), ("output", self._read_output))
+        ]
+        for thread in self._threads:
+            thread.start()
+        try:
+            self._boot(settings, plugins)
+        except BaseException:
+            self._closing = True
+            self.kill()
+            self.close()
+            raise
+        watching = threading.Thread(target=self._watch, name=f"mold-watch-{device}", daemon=True)
+        self._threads.append(watching)
+        watching.start()
+
+    # --- verbs ---------------------------------------------------------------------------------------------------
+
+    def loaded(self) -> frozenset[str]:
+        """Return the full names of the models in memory."""
+        return frozenset() if self._gone else self._state.loaded
+
+    def load(self, spec: ModelSpec, run: Run) -> None:
+        """Bring a model into memory."""
+        self._call("load", (spec,), run, of=spec)
+
+    def unload(self, name: str | None = None) -> tuple[str, ...]:
+        """Drop one model, or all; return the names that were dropped."""
+        dropped: tuple[str, ...] = self._call("unload", (name,), None)
+        return dropped
+
+    def generate(self, spec: ModelSpec, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
+        """Return one Frames per request; the model is loaded if need be."""
+        made: list[Frames] = self._call("generate", (spec, tuple(requests)), run, of=spec, requests=requests)
+        return made
+
+    def render_clip(self, spec: ModelSpec, work: ClipWork, run: Run, beside: Sequence[ClipWork] = ()) -> None:
+        """Leave the latents of a clip on disk, and meanwhile the frames of `beside`, clips that are rendered."""
+        self._call("render_clip", (spec, work), run, {"beside": beside}, of=spec, requests=[work.request])
+
+    def encode_clip(self, spec: ModelSpec, work: ClipWork, run: Run) -> None:
+        """Leave the frames and the sound of a rendered clip on disk."""
+        self._call("encode_clip", (spec, work), run, of=spec, requests=[work.request])
+
+    def expand(self, request: ExpandRequest, run: Run) -> tuple[str, ...]:
+        """Return the prompts that a complete request asks for."""
+        prompts: tuple[str, ...] = self._call("expand", (request,), run)
+        return prompts
+
+    def upscale(self, spec: ModelSpec, request: UpscaleRequest, run: Run) -> UpscaleResponse:
+        """Return the larger image; files are read and written in the other process."""
+        response: UpscaleResponse = self._call("upscale", (spec, request), run, of=spec)
+        return response
+
+    def close(self) -> None:
+        """Let the process end, and make it if it does not."""
+        self._closing = True
+        self._over.set()
+        with suppress(OSError, WorkerError):
+            self._send(("close",))
+        try:
+            self._process.wait(_CLOSE_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            self._process.wait()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(_CLOSE_TIMEOUT_S)
+        self._connection.close()
+        os.close(self._shared)
+        self._pulse.close()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    # --- what a runner asks beside -------------------------------------------------------------------------------
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return not self._gone
+
+    @property
+    def pid(self) -> int:
+        """The number of the process."""
+        return self._process.pid
+
+    def device_info(self) -> DeviceInfo:
+        """Return the name and memory of the device, as they were after the last call."""
+        return self._state.device
+
+    def kill(self) -> None:
+        """End the process at once, whatever it does."""
+        self._process.kill()
+
+    # --- inside --------------------------------------------------------------------------------------------------
+
+    def _boot(self, settings: Settings, plugins: Plugins) -> None:
+        boot = Boot(
+            device=self.device,
+            settings=settings,
+            source=plugins.source,
+            parent=os.getpid(),
+            log_level=logging.getLogger("mold").getEffectiveLevel(),
+        )
+        try:
+            data = pickle.dumps(boot)
+        except Exception as error:
+            raise PluginError(
+                "a plugin that was given as an object cannot be sent to another process: %s",
+                error,
+                hint="install it with an entry point, or set MOLD_EXECUTOR=inline",
+            ) from error
+        with suppress(OSError):  # it has died already, which the next line finds out
+            self._connection.send_bytes(data)
+        try:
+            answer = self._answers.get(timeout=_START_TIMEOUT_S)
+        except Empty:
+            raise WorkerError(
+                f"the worker process of {self.device} did not start in {_START_TIMEOUT_S:.0f} s"
+            ) from None
+        if answer is None:
+            raise self._death()
+        self._state = WorkerState(loaded=frozenset(), device=answer[1])
+
+    def _call(
+        self,
+        verb: str,
+        arguments: tuple[Any, ...],
+        run: Run | None,
+        options: dict[str, Any] | None = None,
+        *,
+        of: ModelSpec | None = None,
+        requests: Sequence[Any] = (),
+    ) -> Any:
+        """Return what a verb returns there. The model it is `of` and its `requests` say how much work that is."""
+        number = next(self._numbers)
+        wants_run = run is not None
+        load = of is not None and of.name not in self._state.loaded
+        self._calling = call_for(number, self._settings, of, requests, load=load)
+        try:
+            self._send(("call", number, verb, pickle.dumps((wants_run, arguments, options or {}))))
+            calling = _Calling(run, lambda: self._pulse.cancel(number))
+            with calling.telling():
+                while (message := self._answers.get()) is not None:
+                    if message[1] != number:
+                        continue
+                    if message[0] in ("done", "failed"):
+                        self._state = message[2]
+                        return calling.outcome(message[0], pickle.loads(message[3]))
+                    calling.pass_on(message)
+        finally:
+            self._calling = None
+        raise self._death()
+
+    def _send(self, message: tuple[Any, ...]) -> None:
+        try:
+            with self._sending:
+                self._connection.send(message)
+        except OSError:
+            raise self._death() from None
+
+    def _death(self) -> WorkerError:
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_CLOSE_TIMEOUT_S)
+        how = f"{self._fault} and was ended" if self._fault else _how_it_ended(self._process.returncode)
+        return WorkerError(f"the worker process of {self.device} {how}")
+
+    def _read(self) -> None:
+        """Read what the process says, until it is gone."""
+        with suppress(EOFError, OSError):
+            while True:
+                message = self._connection.recv()
+                name = message[0]
+                if name == "log":
+                    _name, logger, level, text = message
+                    self._log(logging.getLogger(logger), level, text)
+                elif name in ("done", "failed"):
+                    self._answers.put((*message, self._connection.recv_bytes() or read_shared(self._shared)))
+                else:
+                    self._answers.put(message)
+                del message
+        self._gone = True
+        self._over.set()
+        self._answers.put(None)
+        if not self._closing:
+            self._threads[1].join(_CLOSE_TIMEOUT_S)
+            log.error("%s; its last words: %s", self._death(), " / ".join(self._tail) or "none")
+            self.on_death()
+
+    def _watch(self) -> None:
+        """End the process when something is wrong with it."""
+        self._fault = Vigil(self._pulse, self._settings, lambda: self._calling).keep(self._over)
+        if self._fault is not None:
+            self.kill()
+
+    def _log(self, logger: logging.Logger, level: int, text: str) -> None:
+        """Log what the process logged; the lines after the first are its traceback."""
+        if logger.isEnabledFor(level):
+            first, _, traceback = text.partition("\n")
+            record = logger.makeRecord(logger.name, level, __file__, 0, "%s: %s", (self.device, first), None)
+            record.exc_text = traceback or None
+            logger.handle(record)
+
+    def _read_output(self) -> None:
+        """Send what the process prints to the log."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            text = line.decode("utf-8", "replace").rstrip()
+            self._tail.append(text)
+            log.info("%s: %s", self.device, text)
+
+
+class _Calling:
+    """A call under way: passes on what comes of it, and cancels it when nobody waits for it any more."""
+
+    def __init__(self, run: Run | None, cancel: Callable[[], object]) -> None:
+        self._run = run
+        self._cancel = cancel
+        self._failure: BaseException | None = None
+
+    def telling(self) -> AbstractContextManager[None]:
+        """Cancel the call, while the block runs, as soon as the run is cancelled."""
+        telling = getattr(self._run, "telling", None)
+        return telling(self._cancel) if telling is not None else nullcontext()
+
+    def pass_on(self, message: tuple[Any, ...]) -> None:
+        """Tell the run what was reported; when it raises, the call is cancelled and the rest is not told."""
+        if self._run is None or self._failure is not None:
+            return
+        try:
+            if message[0] == "event":
+                self._run.report(message[2])
+            else:
+                self._run.step(*message[2:])
+        except BaseException as error:
+            self._failure = error
+            self._cancel()
+
+    def outcome(self, word: str, value: Any) -> Any:
+        """Return the result, or raise what went wrong; what the run itself raised goes first."""
+        if self._failure is not None and (word == "failed" or not isinstance(self._failure, CancelledError)):
+            raise self._failure
+        if word == "failed":
+            raise value
+        return value
+
+
+def _spawn(descriptor: int, shared: int, page: int) -> subprocess.Popen[bytes]:
+    paths = [os.path.abspath(path) for path in sys.path]
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", _PROGRAM, str(descriptor), str(shared), str(page)],
+        pass_fds=[descriptor, shared, page],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"},
+    )
+
+
+def _how_it_ended(status: int | None) -> str:
+    if status is None:
+        return "does not answer"
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    why = ", perhaps because memory ran out" if name == "SIGKILL" else ""
+    return f"was ended by {name}{why}"

@@ -1,0 +1,107 @@
+"""The side of running jobs that pipelines see, and how jobs fail."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import attrs
+
+from mold_core.errors import CancelledError, InferenceError, MoldError
+from mold_core.jobs.job import Job
+from mold_core.wire import DenoiseStep, Preview, ProgressEvent, StageDone
+
+__all__ = ["BatchRun", "fail_jobs", "own_error"]
+
+log = logging.getLogger("mold.engine")
+
+
+class BatchRun:
+    """The side of a running batch that pipelines see: events go to every job, and it ends when nobody waits.
+
+    A batch that is computed in several parts counts its steps through all of them; `part` is the one under way, from
+    0, and `images` are those that it makes: the job of each, and its place among the job's. `on_stage` is called with
+    the name and the seconds of each stage that is done.
+    """
+
+    def __init__(
+        self, jobs: Sequence[Job], parts: int = 1, on_stage: Callable[[str, float], object] | None = None
+    ) -> None:
+        self._jobs = jobs
+        self._parts = parts
+        self._on_stage = on_stage
+        self.part = 0
+        self.images: Sequence[tuple[Job, int]] = ()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody waits for the result any more."""
+        return all(job.finished for job in self._jobs)
+
+    def report(self, event: ProgressEvent) -> None:
+        """Send an event to every job of the batch; a preview only to the job whose image it shows."""
+        if isinstance(event, Preview):
+            self._show(event)
+            return
+        for job in self._jobs:
+            job.report(event)
+        if self._on_stage is not None and isinstance(event, StageDone):
+            self._on_stage(event.name, event.elapsed_ms / 1000)
+
+    def _show(self, preview: Preview) -> None:
+        if preview.index < len(self.images):
+            job, index = self.images[preview.index]
+            job.report(
+                attrs.evolve(
+                    preview,
+                    index=index,
+                    step=self.part * preview.total + preview.step,
+                    total=self._parts * preview.total,
+                )
+            )
+
+    def step(self, step: int, total: int, elapsed_ms: int) -> None:
+        """Report a finished denoising step, then `check()`."""
+        self.report(DenoiseStep(step=self.part * total + step, total=self._parts * total, elapsed_ms=elapsed_ms))
+        self.check()
+
+    def check(self) -> None:
+        """Raise CancelledError if nobody waits for the result any more."""
+        if self.cancelled:
+            raise CancelledError("the job was cancelled")
+
+    @contextmanager
+    def telling(self, cancelled: Callable[[], object]) -> Iterator[None]:
+        """Call `cancelled` the moment nobody waits for the result any more, in whatever thread that happens.
+
+        A worker in another process needs it: it cannot ask between its steps.
+        """
+
+        def look() -> None:
+            if self.cancelled:
+                cancelled()
+
+        stops = [job.watch(look) for job in self._jobs]
+        try:
+            look()  # it may have happened before
+            yield
+        finally:
+            for stop in stops:
+                stop()
+
+
+def fail_jobs(jobs: Sequence[Job], error: Exception) -> None:
+    """End the jobs with an error; one that is not mold's own goes to the log in full."""
+    if not all(job.finished for job in jobs):
+        error = own_error(error)
+        for job in jobs:
+            job.fail(error)
+
+
+def own_error(error: Exception) -> MoldError:
+    """Return the error as one of mold's own; any other goes to the log in full."""
+    if isinstance(error, MoldError):
+        return error
+    log.error("a job failed", exc_info=error)
+    return InferenceError("generation error: %s", error)

@@ -1,0 +1,264 @@
+"""Chains: clip after clip on the device, each encoded beside the next one, then joined to one video."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from time import time
+from weakref import WeakSet
+
+import attrs
+
+from mold_core.catalog import ModelSpec
+from mold_core.chains import Chain, ChainStore, ClipWork, join, lay_out, plan, stage_seed
+from mold_core.errors import CancelledError, ChainError, MoldError, ValidationError, WorkerError
+from mold_core.files import version_of
+from mold_core.hookspecs import ChainRenderer, Worker
+from mold_core.jobs.batch import BatchRun
+from mold_core.jobs.job import Job, JobKind
+from mold_core.jobs.kinds.kind import Prepared, ResultFile, RunContext
+from mold_core.jobs.kinds.shots import metadata_of
+from mold_core.placement.memory import spec_for
+from mold_core.plugin_errors import wrap_plugin_errors
+from mold_core.requests.complete import complete
+from mold_core.requests.models import Models
+from mold_core.wire import (
+    ChainDenoiseStep,
+    ChainRequest,
+    ChainResponse,
+    ChainStage,
+    ChainStageDone,
+    ChainStageStart,
+    ChainStart,
+    DenoiseStep,
+    GenerateRequest,
+    Info,
+    ProgressEvent,
+    Stitching,
+)
+
+__all__ = ["ChainKind", "chain_store"]
+
+_DEFAULT_FPS = 24
+
+
+def chain_store(models: Models) -> ChainStore:
+    """Return where chains lie."""
+    return ChainStore(models.settings.home / "chains")
+
+
+class ChainKind:
+    """Long videos. What was made of one is kept, so that asking again goes on where it stopped."""
+
+    name: JobKind = "chain"
+    request_class = ChainRequest
+    response_class = ChainResponse
+
+    def __init__(self) -> None:
+        self._begun: WeakSet[Job] = WeakSet()
+
+    def prepare(self, request: ChainRequest, models: Models) -> Prepared:
+        """Return the request with model, size, steps, guidance, fps and seed filled in, its stages checked."""
+        spec = models.resolve(request.model)
+        _renderer(spec, models).check(spec)
+        plan(request)
+        files = models.store.locate(spec)
+        completed, warnings = _completed(request, spec, models)
+        found = models.placed(spec, request.placement)
+        return Prepared(
+            request=completed,
+            spec=found.spec,
+            load_bytes=files.size_bytes(),
+            device=found.device,
+            warnings=warnings,
+        )
+
+    def files_of(self, job: Job, result: ChainResponse) -> list[ResultFile]:
+        """Return the video."""
+        return [ResultFile(data=result.video.data, format=result.video.format)]
+
+    def run(self, jobs: Sequence[Job], worker: Worker, context: RunContext) -> Sequence[Job] | None:
+        """Make the next clip that is not on disk; after the last, join all of them beside the device.
+
+        What is on disk says how far a chain is, so nothing is remembered between two calls but that it has begun.
+        """
+        (job,) = jobs  # without a batch_key a job runs alone
+        spec = job.spec
+        assert spec is not None  # prepare found it
+        chain = _laid_out(job.request, spec, context.models)
+        if job not in self._begun:
+            self._begin(job, chain, context)
+        if chain.first_missing < len(chain.works) or chain.ready:
+            with context.loading(spec):
+                worker.load(spec_for(spec, [work.request for work in chain.works]), _ClipRun(job, 0))
+        if chain.first_missing < len(chain.works):
+            _make_clip(job, spec, chain, chain.first_missing, worker)
+            return jobs
+        _decode(job, spec, chain, chain.ready, worker)
+        job.report(Stitching(total_frames=chain.plan.total_frames))
+        context.beside(partial(_deliver, job, chain, context), jobs)
+        return None
+
+    def _begin(self, job: Job, chain: Chain, context: RunContext) -> None:
+        self._begun.add(job)
+        store = chain_store(context.models)
+        store.keep(chain)
+        store.remove_older(context.models.settings.chain_retention_h * 3600)
+        store.save(chain)
+        job.report(ChainStart(stage_count=len(chain.works), estimated_total_frames=chain.plan.rendered_frames))
+        if chain.first_missing > 0:
+            job.report(Info(message=f"going on after {chain.first_missing} of {len(chain.works)} stages"))
+        for index, work in enumerate(chain.works):
+            if not work.files.rendered:
+                break
+            job.report(ChainStageStart(stage_idx=index))
+            job.report(ChainStageDone(stage_idx=index, frames_emitted=chain.plan.emitted[index]))
+
+
+class _ClipRun(BatchRun):
+    """The side of a running clip that a renderer sees; of its events only steps and notices are passed on."""
+
+    def __init__(self, job: Job, index: int) -> None:
+        super().__init__([job])
+        self._index = index
+
+    def report(self, event: ProgressEvent) -> None:
+        """Pass on a step as one of this clip, and notices as they are."""
+        if isinstance(event, DenoiseStep):
+            step = ChainDenoiseStep(stage_idx=self._index, step=event.step, total=event.total)
+            self._jobs[0].report(step)
+        elif isinstance(event, Info):
+            self._jobs[0].report(event)
+
+
+def _make_clip(job: Job, spec: ModelSpec, chain: Chain, index: int, worker: Worker) -> None:
+    """Leave a clip's latents on disk, and meanwhile the frames of those before that can be decoded."""
+    job.report(ChainStageStart(stage_idx=index))
+    later = tuple(attrs.evolve(work.request, source_image=None) for work in chain.works[index + 1 :])
+    work = attrs.evolve(chain.works[index], later=later)
+    beside = chain.ready
+    _guarded(chain, index, lambda: worker.render_clip(spec, work, _ClipRun(job, index), beside=beside))
+    job.report(ChainStageDone(stage_idx=index, frames_emitted=chain.plan.emitted[index]))
+    _decode(job, spec, chain, [one for one in beside if one.ready], worker)
+
+
+def _decode(job: Job, spec: ModelSpec, chain: Chain, works: Sequence[ClipWork], worker: Worker) -> None:
+    """Leave the frames of rendered clips on disk, one after the other and nothing beside them."""
+    for work in works:
+        index = chain.works.index(work)
+        _guarded(chain, index, partial(worker.encode_clip, spec, work, _ClipRun(job, index)))
+
+
+def _guarded(chain: Chain, index: int, work: Callable[[], None]) -> None:
+    """Do a part of the work on a stage; a failure says which stage it was and what is kept."""
+    try:
+        work()
+    except (CancelledError, WorkerError):
+        raise
+    except MoldError as error:
+        raise _stage_error(chain, index, error) from error
+
+
+def _stage_error(chain: Chain, index: int, error: MoldError) -> ChainError:
+    kept = chain.first_missing
+    what = f"stage {index} of {len(chain.works)} failed: %s"
+    return ChainError(
+        f"{what}; {kept} finished stages are kept" if kept else what,
+        error,
+        hint=f"the same request goes on from there, and so does mold chain resume {chain.id}" if kept else None,
+    )
+
+
+def _deliver(job: Job, chain: Chain, context: RunContext) -> None:
+    first = chain.works[0].request
+    total = attrs.evolve(first, frames=chain.plan.total_frames, seed=chain.request.seed)
+    metadata = metadata_of(total) if chain.request.embed_metadata else None
+    video = join(chain, metadata)
+    assert first.model is not None and chain.request.seed is not None  # the request is complete
+    context.deliver(
+        job,
+        ChainResponse(
+            video=video,
+            stage_count=len(chain.works),
+            model=first.model,
+            seed_used=chain.request.seed,
+            generation_time_ms=int((time() - (job.started_at or time())) * 1000),
+            warnings=job.warnings,
+        ),
+    )
+
+
+def _renderer(spec: ModelSpec, models: Models) -> ChainRenderer:
+    renderer = models.plugins.chain_renderers.get(spec.family)
+    if renderer is None:
+        able = ", ".join(sorted(models.plugins.chain_renderers)) or "none that is installed"
+        raise ValidationError(
+            f"{spec.name} cannot make chains: its family {spec.family} has no chain renderer",
+            field="model",
+            value=spec.name,
+            hint=f"families that have one: {able}",
+        )
+    return renderer
+
+
+def _completed(request: ChainRequest, spec: ModelSpec, models: Models) -> tuple[ChainRequest, tuple[str, ...]]:
+    family = models.family_of(spec)
+    with wrap_plugin_errors(f"{spec.name} could not take the request"):
+        clip, warnings = complete(
+            _clip(request, plan(request).stages[0]),
+            spec,
+            family,
+            embed_metadata=models.settings.embed_metadata,
+            loras=models.loras_for(spec),
+        )
+    completed = attrs.evolve(
+        request,
+        model=spec.name,
+        width=clip.width,
+        height=clip.height,
+        steps=clip.steps,
+        guidance=clip.guidance,
+        fps=request.fps or spec.defaults.fps or _DEFAULT_FPS,
+        loras=clip.loras,
+        seed=clip.seed,
+        embed_metadata=clip.embed_metadata,
+    )
+    return completed, warnings
+
+
+def _laid_out(request: ChainRequest, spec: ModelSpec, models: Models) -> Chain:
+    made = plan(request)
+    assert request.seed is not None  # the request is complete
+    clips = [
+        attrs.evolve(
+            _clip(request, stage),
+            seed=stage_seed(request.seed, index, stage),
+            strength=1.0 if index else request.strength,
+        )
+        for index, stage in enumerate(made.stages)
+    ]
+    adapters = tuple(version_of(Path(lora.path)) for lora in request.loras or ())
+    weights = models.store.locate(spec).versions() + adapters
+    return lay_out(request, made, clips, chain_store(models).clips, weights)
+
+
+def _clip(request: ChainRequest, stage: ChainStage) -> GenerateRequest:
+    """Return a stage as a request of its own."""
+    return GenerateRequest(
+        prompt=stage.prompt,
+        negative_prompt=stage.negative_prompt,
+        model=request.model,
+        width=request.width,
+        height=request.height,
+        steps=request.steps,
+        guidance=request.guidance,
+        seed=request.seed,
+        frames=stage.frames,
+        fps=request.fps,
+        source_image=stage.source_image,
+        strength=request.strength,
+        loras=request.loras,
+        output_format="mp4",
+        embed_metadata=request.embed_metadata,
+    )

@@ -1,0 +1,119 @@
+"""Expanding: short prompts become full ones, by themselves or on the way to an image."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Sequence
+
+import attrs
+
+from mold_core.catalog import ModelSpec
+from mold_core.errors import ModelNotFoundError, WorkerError
+from mold_core.hookspecs import Worker
+from mold_core.jobs.batch import BatchRun, fail_jobs
+from mold_core.jobs.job import Job, JobKind
+from mold_core.jobs.kinds.kind import Prepared, RunContext
+from mold_core.plugin_errors import wrap_plugin_errors
+from mold_core.requests.models import Models
+from mold_core.requests.prompt_expansion import Expanding
+from mold_core.wire import ExpandRequest, ExpandResponse, GenerateRequest, Info
+from mold_core.wire.generate import MAX_SEED
+
+__all__ = ["ExpandKind", "check_expansion", "expand_prompts"]
+
+log = logging.getLogger("mold.engine")
+
+_RANDOM_SEED_BITS = 32
+_MOST_VARIATIONS = 10
+
+# What prompts are written for where neither model nor family is known.
+_USUAL_FAMILY = "flux"
+
+
+class ExpandKind:
+    """Prompts from wishes."""
+
+    name: JobKind = "expand"
+    request_class = ExpandRequest
+    response_class = ExpandResponse
+
+    def prepare(self, request: ExpandRequest, models: Models) -> Prepared:
+        """Return the request with model, family and seed filled in.
+
+        Only the words of `model` matter, so it need not be downloaded. Raises what the expander can tell now.
+        """
+        spec = _target(request, models)
+        completed = attrs.evolve(
+            request,
+            model=spec.name if spec is not None else None,
+            model_family=spec.family if spec is not None else request.model_family or _USUAL_FAMILY,
+            seed=request.seed if request.seed is not None else secrets.randbits(_RANDOM_SEED_BITS),
+        )
+        with wrap_plugin_errors("the prompt could not be expanded"):
+            Expanding.of(completed, models.settings, models.plugins).check()
+        return Prepared(request=completed)
+
+    def run(self, jobs: Sequence[Job], worker: Worker, context: RunContext) -> None:
+        """Expand the prompts of each job."""
+        for job in jobs:
+            if job.finished:
+                continue
+            try:
+                request: ExpandRequest = job.request
+                prompts = worker.expand(request, BatchRun([job]))
+                response = ExpandResponse(original=request.prompt, expanded=prompts, seed_used=request.seed)
+                context.deliver(job, response)
+            except WorkerError:
+                raise
+            except Exception as error:
+                fail_jobs([job], error)
+
+
+def _target(request: ExpandRequest, models: Models) -> ModelSpec | None:
+    """Return the model that prompts are for: the one named, or the default where no family is named either."""
+    if request.model:
+        return models.resolve(request.model)
+    try:
+        return None if request.model_family else models.default().spec
+    except ModelNotFoundError:
+        return None  # nothing is installed, and prompts can be written nevertheless
+
+
+def check_expansion(request: GenerateRequest, models: Models) -> None:
+    """Raise what can be told now of a complete request for images whose prompt is to be expanded."""
+    with wrap_plugin_errors("the prompt could not be expanded"):
+        Expanding.of(_parts(request, models)[0], models.settings, models.plugins).check()
+
+
+def expand_prompts(job: Job, worker: Worker, models: Models) -> tuple[str, ...]:
+    """Return a prompt for each image of a job, or none if it wants no expansion.
+
+    Each belongs to the seed of its image: asked for alone, that image gets the same prompt.
+    """
+    request: GenerateRequest = job.request
+    if not request.expand:
+        return ()
+    prompts: list[str] = []
+    run = BatchRun([job])
+    for part in _parts(request, models):
+        prompts += worker.expand(part, run)
+    for prompt in prompts:
+        job.report(Info(message=f"expanded to: {prompt}"))
+    return tuple(prompts)
+
+
+def _parts(request: GenerateRequest, models: Models) -> list[ExpandRequest]:
+    """Return requests for as many prompts as there are images."""
+    assert request.seed is not None  # the request is complete
+    family = models.resolve(request.model).family
+    return [
+        ExpandRequest(
+            prompt=request.prompt,
+            model=request.model,
+            model_family=family,
+            variations=min(_MOST_VARIATIONS, request.batch_size - first),
+            seed=(request.seed + first) % (MAX_SEED + 1),
+        )
+        for first in range(0, request.batch_size, _MOST_VARIATIONS)
+    ]

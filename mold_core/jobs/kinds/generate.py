@@ -1,0 +1,249 @@
+"""Generating: requests of one shape are computed together, and encoded beside the next ones."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Mapping, Sequence
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, cast
+
+import attrs
+
+from mold_core.catalog import ModelSpec
+from mold_core.errors import CancelledError, ValidationError, WorkerError
+from mold_core.hookspecs import Frames, ModelFamily, Worker
+from mold_core.jobs.batch import BatchRun, fail_jobs
+from mold_core.jobs.job import Job, JobKind
+from mold_core.jobs.kinds.expand import check_expansion, expand_prompts
+from mold_core.jobs.kinds.kind import Prepared, ResultFile, RunContext
+from mold_core.jobs.kinds.shots import Shot, encode, metadata_of, response_of, shots_of
+from mold_core.jobs.kinds.upscale import fetch_upscaler
+from mold_core.placement.memory import spec_for
+from mold_core.plugin_errors import wrap_plugin_errors
+from mold_core.requests.complete import complete
+from mold_core.requests.models import Models
+from mold_core.requests.upscalers import upscaler_for
+from mold_core.wire import GenerateRequest, GenerateResponse, ImageData, Info, UpscaleRequest, VideoData
+
+if TYPE_CHECKING:
+    from mold_core.media.formats import ImageFormat
+
+__all__ = ["GenerateKind"]
+
+log = logging.getLogger("mold.engine")
+
+Prompts = Mapping[str, tuple[str, ...]]
+
+
+class GenerateKind:
+    """Images from words."""
+
+    name: JobKind = "generate"
+    request_class = GenerateRequest
+    response_class = GenerateResponse
+
+    def prepare(self, request: GenerateRequest, models: Models) -> Prepared:
+        """Return the request with model, size, steps, guidance and seed filled in."""
+        spec = models.resolve(request.model)
+        family = models.family_of(spec)
+        files = models.store.locate(spec)
+        with wrap_plugin_errors(f"{spec.name} could not take the request"):
+            completed, warnings = complete(
+                request,
+                spec,
+                family,
+                embed_metadata=models.settings.embed_metadata,
+                expand=models.settings.expand,
+                loras=models.loras_for(spec),
+            )
+        if completed.expand:
+            check_expansion(completed, models)
+        if completed.upscale_model is not None:
+            completed = _with_upscaler(completed, spec, models)
+        found = models.placed(spec, completed.placement)
+        remark = spec.vocabulary.remark(completed.prompt) if spec.vocabulary and not completed.expand else None
+        return Prepared(
+            request=completed,
+            spec=found.spec,
+            load_bytes=files.size_bytes(),
+            batch_key=_batch_key(found.spec, family, completed),
+            size=completed.batch_size,
+            device=found.device,
+            warnings=(*warnings, remark) if remark else warnings,
+        )
+
+    def files_of(self, job: Job, result: GenerateResponse) -> list[ResultFile]:
+        """Return the images, or the video, with what they were made from."""
+        shots = shots_of(job, result.expanded)
+        if result.video is not None:
+            video = result.video
+            return [ResultFile(data=video.data, format=video.format, metadata=metadata_of(shots[0].request))]
+        return [
+            ResultFile(
+                data=image.data,
+                format=image.format,
+                index=image.index if len(result.images) > 1 else None,
+                metadata=metadata_of(shot.request),
+            )
+            for image, shot in zip(result.images, shots, strict=True)
+        ]
+
+    def named(self, result: GenerateResponse, names: Sequence[str]) -> GenerateResponse:
+        """Return the response, its images with their names in the gallery."""
+        if result.video is not None:
+            return result
+        pairs = zip(result.images, names, strict=True)
+        return attrs.evolve(result, images=tuple(attrs.evolve(image, name=name) for image, name in pairs))
+
+    def run(self, jobs: Sequence[Job], worker: Worker, context: RunContext) -> None:
+        """Generate all images of the jobs, a limited number at a time.
+
+        A request fails for its own faults only: where several jobs fail together, each is run again alone.
+        """
+        spec = jobs[0].spec
+        assert spec is not None  # prepare found it
+        prompts = _expanded(jobs, worker, context)  # before the model is loaded: a language model needs room too
+        jobs = [job for job in jobs if not job.finished]
+        if not jobs:
+            return
+        with context.loading(spec):
+            sized = spec_for(spec, [job.request for job in jobs])
+            worker.load(sized, BatchRun(jobs, on_stage=partial(_stage, context)))
+        try:
+            _generate(jobs, spec, worker, context, prompts)
+        except (CancelledError, WorkerError):
+            raise
+        except Exception as error:
+            if len(jobs) == 1:
+                raise
+            context.wait_finished()
+            log.warning("%d jobs failed together and are run again one by one: %s", len(jobs), error)
+            for job in jobs:
+                if not job.finished:
+                    _again(job, spec, worker, context, prompts)
+
+
+def _expanded(jobs: Sequence[Job], worker: Worker, context: RunContext) -> Prompts:
+    """Return the prompts that jobs' own are expanded to, by job id; a job of which it fails is failed."""
+    prompts: dict[str, tuple[str, ...]] = {}
+    for job in jobs:
+        if job.finished:
+            continue
+        try:
+            prompts[job.id] = expand_prompts(job, worker, context.models)
+        except WorkerError:
+            raise
+        except Exception as error:
+            fail_jobs([job], error)
+    return prompts
+
+
+def _again(job: Job, spec: ModelSpec, worker: Worker, context: RunContext, prompts: Prompts) -> None:
+    job.report(Info(message="starting again: images that were made together with this one failed"))
+    try:
+        _generate([job], spec, worker, context, prompts)
+    except WorkerError:
+        raise
+    except Exception as error:
+        fail_jobs([job], error)
+
+
+def _batch_key(spec: ModelSpec, family: ModelFamily, request: GenerateRequest) -> Hashable:
+    try:
+        key = family.batch_key(spec, request) if hasattr(family, "batch_key") else None
+        hash(key)
+    except Exception:
+        log.exception("batch_key of family %s failed; its requests run alone", family.name)
+        return None
+    return None if key is None else ("generate", spec.name, tuple(sorted(spec.devices.items())), key)
+
+
+def _generate(jobs: Sequence[Job], spec: ModelSpec, worker: Worker, context: RunContext, prompts: Prompts) -> None:
+    limit = context.models.settings.max_batch
+    shots = [shot for job in jobs for shot in shots_of(job, prompts.get(job.id, ()))]
+    parts = [shots[first : first + limit] for first in range(0, len(shots), limit)]
+    run = BatchRun(jobs, len(parts), partial(_stage, context))
+    finishing = _Finishing(context, prompts)
+    for run.part, part in enumerate(parts):
+        wanted = [shot for shot in part if not shot.job.finished]
+        run.check()
+        if not wanted:
+            continue
+        context.measure("batch_pictures", len(wanted), model=spec.name)
+        run.images = [(shot.job, shot.index) for shot in wanted]
+        frames = worker.generate(spec, [shot.request for shot in wanted], run)
+        pairs = [
+            (shot, made if shot.request.upscale_model is None else _enlarged(shot, made, worker, context))
+            for shot, made in zip(wanted, frames, strict=True)
+        ]
+        context.beside(partial(finishing.take, pairs), [shot.job for shot in wanted])
+
+
+def _with_upscaler(request: GenerateRequest, spec: ModelSpec, models: Models) -> GenerateRequest:
+    """Return the request with the full name of its upscaler. Raises ValidationError where none can be used."""
+    if request.frames is not None or request.output_format not in ("png", "jpeg", "webp"):
+        raise ValidationError(
+            "upscale_model is for images", field="upscale_model", hint="mold upscale enlarges a finished video"
+        )
+    return attrs.evolve(request, upscale_model=upscaler_for(models, request.upscale_model, spec.name).name)
+
+
+def _enlarged(shot: Shot, made: Frames, worker: Worker, context: RunContext) -> Frames | ImageData:
+    """Return the file of an image enlarged by the upscaler that its request names; what goes wrong fails its job."""
+    try:
+        return _enlarged_file(shot, made, worker, context)
+    except WorkerError:
+        raise
+    except Exception as error:
+        fail_jobs([shot.job], error)
+        return made
+
+
+def _enlarged_file(shot: Shot, made: Frames, worker: Worker, context: RunContext) -> ImageData:
+    upscaler = context.models.resolve(shot.request.upscale_model)
+    fetch_upscaler(upscaler, [shot.job], context)
+    plain = encode(attrs.evolve(shot, request=attrs.evolve(shot.request, output_format="png")), made)
+    assert isinstance(plain, ImageData)  # videos are refused when the request is prepared
+    wanted = UpscaleRequest(
+        image=plain.data,
+        model=upscaler.name,
+        output_format=cast("ImageFormat", shot.request.output_format),
+        tile_size=context.models.settings.upscale_tile_size,
+    )
+    enlarged = worker.upscale(upscaler, wanted, BatchRun([shot.job], on_stage=partial(_stage, context)))
+    return attrs.evolve(enlarged.image, index=shot.index)
+
+
+def _stage(context: RunContext, name: str, seconds: float) -> None:
+    context.measure("stage_s", seconds, stage=name.split(" ", 1)[0].lower())
+
+
+@attrs.define
+class _Finishing:
+    """Images of one batch on their way to finished files; a job is delivered with its last image."""
+
+    context: RunContext
+    prompts: Prompts
+    started: float = attrs.field(factory=monotonic)
+    done: dict[str, list[ImageData | VideoData]] = attrs.field(factory=dict)
+
+    def take(self, pairs: Sequence[tuple[Shot, Frames | ImageData]]) -> None:
+        """Encode images, and deliver the jobs that have all of theirs."""
+        for shot, made in pairs:
+            try:
+                self._take_one(shot, made)
+            except Exception as error:
+                fail_jobs([shot.job], error)
+
+    def _take_one(self, shot: Shot, made: Frames | ImageData) -> None:
+        job = shot.job
+        if job.finished:
+            return
+        started = monotonic()
+        files = self.done.setdefault(job.id, [])
+        files.append(made if isinstance(made, ImageData) else encode(shot, made))
+        self.context.measure("stage_s", monotonic() - started, stage="encode")
+        if len(files) == job.request.batch_size:
+            elapsed_ms = int((monotonic() - self.started) * 1000)
+            self.context.deliver(job, response_of(job, self.done.pop(job.id), elapsed_ms, self.prompts.get(job.id, ())))

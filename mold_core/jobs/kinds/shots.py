@@ -1,0 +1,103 @@
+"""A request for several images as single images, and those as finished files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePath
+from typing import TYPE_CHECKING, cast
+
+import attrs
+
+from mold_core.hookspecs import Frames
+from mold_core.jobs.job import Job
+from mold_core.jobs.kinds.videos import encode_video
+from mold_core.media.images import encode_image
+from mold_core.media.metadata import OutputMetadata
+from mold_core.version import VERSION
+from mold_core.wire import GenerateRequest, GenerateResponse, ImageData, VideoData
+from mold_core.wire.generate import MAX_SEED
+
+if TYPE_CHECKING:
+    from mold_core.media.formats import ImageFormat
+
+__all__ = ["Shot", "encode", "metadata_of", "response_of", "shots_of"]
+
+
+@attrs.frozen
+class Shot:
+    """One image of one job: `request` asks for this image alone."""
+
+    job: Job
+    index: int
+    request: GenerateRequest
+
+
+def shots_of(job: Job, prompts: Sequence[str] = ()) -> list[Shot]:
+    """Return the images of a job, their seeds counting up; `prompts` are those that its own was expanded to."""
+    request = job.request
+    assert request.seed is not None  # the request is complete
+    shots = []
+    for index in range(request.batch_size):
+        one = attrs.evolve(request, batch_size=1, seed=(request.seed + index) % (MAX_SEED + 1))
+        if prompts:
+            one = attrs.evolve(one, prompt=prompts[index], original_prompt=request.prompt)
+        shots.append(Shot(job, index, one))
+    return shots
+
+
+def encode(shot: Shot, made: Frames) -> ImageData | VideoData:
+    """Return the finished file of an image or a video, its metadata inside."""
+    if made.fps is not None:
+        return encode_video(shot.request, made, metadata_of(shot.request) if shot.request.embed_metadata else None)
+    image = made.images[0]
+    metadata = metadata_of(shot.request) if shot.request.embed_metadata else None
+    return ImageData(
+        data=encode_image(image, cast("ImageFormat", shot.request.output_format), metadata),
+        format=cast("ImageFormat", shot.request.output_format),
+        width=image.width,
+        height=image.height,
+        index=shot.index,
+    )
+
+
+def metadata_of(request: GenerateRequest) -> OutputMetadata:
+    """Return what the file says of a complete request for one image."""
+    assert request.model is not None and request.seed is not None
+    assert request.width is not None and request.height is not None
+    assert request.steps is not None and request.guidance is not None
+    lora = request.lora or (request.loras[0] if request.loras else None)
+    return OutputMetadata(
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        original_prompt=request.original_prompt,
+        model=request.model,
+        seed=request.seed,
+        steps=request.steps,
+        guidance=request.guidance,
+        width=request.width,
+        height=request.height,
+        strength=request.strength if request.source_image else None,
+        scheduler=request.scheduler,
+        lora=PurePath(lora.path).name if lora else None,
+        lora_scale=lora.scale if lora else None,
+        frames=request.frames,
+        fps=request.fps,
+        upscaler=request.upscale_model,
+        version=VERSION,
+    )
+
+
+def response_of(
+    job: Job, made: Sequence[ImageData | VideoData], elapsed_ms: int, prompts: Sequence[str] = ()
+) -> GenerateResponse:
+    """Return the answer to a job's request; `prompts` are those that its own was expanded to."""
+    assert job.request.model is not None and job.request.seed is not None  # the request is complete
+    return GenerateResponse(
+        images=tuple(file for file in made if isinstance(file, ImageData)),
+        video=next((file for file in made if isinstance(file, VideoData)), None),
+        generation_time_ms=elapsed_ms,
+        model=job.request.model,
+        seed_used=job.request.seed,
+        expanded=tuple(prompts),
+        warnings=job.warnings,
+    )

@@ -1,0 +1,103 @@
+"""Upscaling: one image at a time; the network is fetched when it is first asked for, and stays in memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import attrs
+
+from mold_core.catalog import ModelSpec
+from mold_core.catalog.pull import pull
+from mold_core.errors import DownloadError, OutputError, ValidationError
+from mold_core.hookspecs import Worker
+from mold_core.jobs.batch import BatchRun
+from mold_core.jobs.job import Job, JobKind
+from mold_core.jobs.kinds.kind import Prepared, ResultFile, RunContext
+from mold_core.media.images import check_image
+from mold_core.media.metadata import read_metadata
+from mold_core.requests.models import Models
+from mold_core.requests.upscalers import checked_tile_size, embedded_upscaler, upscaler_for
+from mold_core.upscaling.requests import FileUpscaleRequest, is_video
+from mold_core.upscaling.run import read_source
+from mold_core.wire import ProgressEvent, UpscaleRequest, UpscaleResponse
+
+__all__ = ["UpscaleKind", "fetch_upscaler", "origin_of"]
+
+
+class UpscaleKind:
+    """Larger images."""
+
+    name: JobKind = "upscale"
+    request_class = UpscaleRequest
+    response_class = UpscaleResponse
+
+    def prepare(self, request: UpscaleRequest, models: Models) -> Prepared:
+        """Return the request with upscaler and tile size filled in. The image is looked at, not unpacked."""
+        tile_size = checked_tile_size(request.tile_size, models.settings)
+        if isinstance(request, FileUpscaleRequest):
+            _check_target(request.target)
+        spec = upscaler_for(models, request.model, origin_of(request))
+        return Prepared(
+            request=attrs.evolve(request, model=spec.name, tile_size=tile_size),
+            spec=spec,
+            load_bytes=spec.size_bytes,
+        )
+
+    def files_of(self, job: Job, result: UpscaleResponse) -> list[ResultFile]:
+        """Return the larger image; of one that went to a file of the caller's, nothing."""
+        image = result.image
+        if not image.data:
+            return []
+        return [ResultFile(data=image.data, format=image.format, enlarged=job.request.image)]
+
+    def run(self, jobs: Sequence[Job], worker: Worker, context: RunContext) -> None:
+        """Enlarge the image of each job."""
+        for job in jobs:
+            assert job.spec is not None  # prepare found it
+            fetch_upscaler(job.spec, [job], context)
+            with context.loading(job.spec):
+                made = worker.upscale(job.spec, job.request, BatchRun([job]))
+            context.beside(partial(context.deliver, job, made), [job])
+
+
+def fetch_upscaler(spec: ModelSpec, jobs: Sequence[Job], context: RunContext) -> None:
+    """Pull an upscaler that is not here; the jobs see how far it is, and cancelling them all stops it."""
+    if context.models.store.has(spec):
+        return
+
+    def on_event(event: ProgressEvent) -> bool:
+        for job in jobs:
+            job.report(event)
+        return not all(job.finished for job in jobs)
+
+    try:
+        pull(spec, context.models.store, on_event=on_event, offline=context.models.settings.offline)
+    except DownloadError as error:
+        inside = embedded_upscaler(context.models)
+        if inside is not None:
+            error.hint = "; ".join(filter(None, [error.hint, f"{inside.name} is inside mold and needs no fetching"]))
+        raise
+
+
+def origin_of(request: UpscaleRequest) -> str | None:
+    """Return the model that made the image, if it says so. Raises ValidationError for what is no image."""
+    if isinstance(request, FileUpscaleRequest):
+        if not os.path.isfile(request.source):
+            raise ValidationError("there is no file '%s'", request.source, field="image")
+        if is_video(request.source):
+            return None
+    data = read_source(request)
+    check_image(data)
+    metadata = read_metadata(data)
+    return metadata.model if metadata else None
+
+
+def _check_target(target: Path) -> None:
+    """Raise OutputError now for what would only be found out when all the work is done."""
+    if target.is_dir():
+        raise OutputError("'%s' is a directory", target, field="output", hint="name a file in it")
+    if not os.path.isdir(target.parent):
+        raise OutputError("the directory '%s' does not exist", target.parent, field="output", hint="make it first")

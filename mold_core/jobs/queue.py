@@ -1,0 +1,286 @@
+"""The bounded queue of jobs: first come, first served, but a loaded model is used while it is there."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from math import inf
+from time import monotonic
+from typing import Protocol
+
+import attrs
+
+from mold_core.errors import QueueFullError
+from mold_core.jobs.job import Job
+from mold_core.wire import Queued
+
+__all__ = ["JobQueue", "QueueConsumer"]
+
+
+class QueueConsumer(Protocol):
+    """A device that asks the queue for work."""
+
+    def loaded(self) -> frozenset[str]:
+        """Return the full names of the models in memory."""
+
+    def takes(self, job: Job) -> bool:
+        """Say whether the device may take the job at all."""
+
+    def cost(self, job: Job) -> tuple[int, ...]:
+        """Say how much work it would be to take the job; the idle device with the least gets it. 0 comes first."""
+
+    def wanted(self) -> bool:
+        """Say whether the device has something else to do and must not wait for jobs."""
+
+
+@attrs.frozen(eq=False)
+class _Waiting:
+    """A job and since when it waits. One that `gives_way` has run in part: others that wait go before it, once.
+
+    It is not begun before `due`.
+    """
+
+    job: Job
+    since: float
+    gives_way: bool = False
+    due: float = 0.0
+
+
+class JobQueue:
+    """Jobs that wait for a device. All methods may be called from any thread.
+
+    A job for a model in memory may overtake others, but not one that has waited for `patience_s`.
+    """
+
+    def __init__(self, capacity: int, patience_s: float = 30.0) -> None:
+        self.capacity = capacity
+        self.patience_s = patience_s
+        self._waiting: list[_Waiting] = []
+        self._idle: list[QueueConsumer] = []
+        self._changed = threading.Condition()
+        self._reserved = 0
+        self._paused = False
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def paused(self) -> bool:
+        """Whether jobs wait though a device may be free."""
+        return self._paused
+
+    # --- for who asks --------------------------------------------------------------------------------------------
+
+    def put(self, job: Job, *, reserved: bool = False, delay_s: float = 0.0) -> int:
+        """Add a job, in a place that was `reserved` or a new one, and return its position, from 1.
+
+        It is not begun before `delay_s` seconds have passed. Raises QueueFullError.
+        """
+        with self._changed:
+            if not reserved:
+                self.reserve()
+            self._reserved -= 1
+            now = monotonic()
+            self._waiting.append(_Waiting(job, now, due=now + delay_s))
+            position = len(self._waiting)
+            job.report(Queued(position=position))
+            self._changed.notify_all()
+            return position
+
+    def reserve(self, *, force: bool = False) -> None:
+        """Keep a place for a job that is about to come. Raises QueueFullError, unless the place is taken by `force`."""
+        with self._changed:
+            taken = len(self._waiting) + self._reserved
+            if taken >= self.capacity and not force:
+                raise QueueFullError(f"generation queue is full ({taken}/{self.capacity})", hint="try again later")
+            self._reserved += 1
+
+    def release(self) -> None:
+        """Give a reserved place back."""
+        with self._changed:
+            self._reserved -= 1
+
+    def put_first(self, jobs: Sequence[Job]) -> None:
+        """Put jobs that were taken back at the head; they find room in any case."""
+        with self._changed:
+            self._reorder([_Waiting(job, monotonic()) for job in jobs] + self._waiting)
+            self._changed.notify_all()
+
+    def put_between(self, jobs: Sequence[Job]) -> None:
+        """Let jobs that have run in part wait for one batch of others, if there are any."""
+        with self._changed:
+            self._waiting += [_Waiting(job, monotonic(), gives_way=True) for job in jobs if not job.finished]
+            self._changed.notify_all()
+
+    def position(self, job: Job) -> int:
+        """Return the place of a job, from 1; 0 when it no longer waits."""
+        with self._changed:
+            for index, waiting in enumerate(self._waiting):
+                if waiting.job is job:
+                    return index + 1
+            return 0
+
+    def move(self, job: Job, position: int) -> int:
+        """Put a waiting job at a position, from 1; beyond the end means last. Return its place, 0 if it is not here."""
+        with self._changed:
+            mine = next((waiting for waiting in self._waiting if waiting.job is job), None)
+            if mine is None:
+                return 0
+            order = [waiting for waiting in self._waiting if waiting is not mine]
+            place = min(max(position, 1), len(self._waiting))
+            order.insert(place - 1, mine)
+            self._reorder(order)
+            self._changed.notify_all()
+            return place
+
+    def discard(self, job: Job) -> None:
+        """Let a job wait no longer, if it does."""
+        with self._changed:
+            self._remove([job])
+
+    def pause(self) -> None:
+        """Let no device take a job until `resume`; what runs goes on."""
+        with self._changed:
+            self._paused = True
+
+    def resume(self) -> None:
+        """Let devices take jobs again."""
+        with self._changed:
+            self._paused = False
+            self._changed.notify_all()
+
+    def close(self) -> list[Job]:
+        """Let every waiting device go and return the jobs that were not begun."""
+        with self._changed:
+            self._closed = True
+            left = [waiting.job for waiting in self._waiting]
+            self._waiting.clear()
+            self._changed.notify_all()
+            return left
+
+    def wait_for_idle(self, devices: int, timeout_s: float = 10.0) -> bool:
+        """Wait until so many devices wait for work; False if they do not by then."""
+        with self._changed:
+            return self._changed.wait_for(lambda: len(self._idle) >= devices, timeout_s)
+
+    # --- for devices ---------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Let devices look whether they have something else to do."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def take(
+        self,
+        consumer: QueueConsumer,
+        limit: int,
+        *,
+        timeout_s: float | None = None,
+        made_together: int = 0,
+        gather_s: float = 0.0,
+    ) -> list[Job] | None:
+        """Wait for work and return a job, with others of the same batch key up to `limit` images in all.
+
+        The job is the first whose model the device has in memory, unless the oldest has waited too long, and of which
+        no other idle device would have less work. `made_together` is the number of jobs that the device took last:
+        where several ask at a time, their askers get up to `gather_s` to come back before fewer are taken.
+        Returns an empty list when the device is wanted elsewhere or the time is over, None when the queue was closed.
+        """
+        with self._changed:
+            self._gather(consumer, limit, made_together, gather_s)
+            self._idle.append(consumer)
+            self._changed.notify_all()
+            try:
+                first = self._wait_for_job(consumer, timeout_s)
+            finally:
+                self._idle.remove(consumer)
+                self._changed.notify_all()  # another idle device may now be the best for what is left
+            if first is None:
+                return None if self._closed else []
+            batch = self._companions(first, self._share(first, limit))
+            for job in batch:
+                if job.state == "queued":
+                    job.report(Queued(position=0))
+            self._remove(batch)
+            self._waiting.sort(key=lambda waiting: not waiting.gives_way)
+            self._waiting = [attrs.evolve(w, since=-inf, gives_way=False) if w.gives_way else w for w in self._waiting]
+            return batch
+
+    def _wait_for_job(self, consumer: QueueConsumer, timeout_s: float | None) -> Job | None:
+        deadline = None if timeout_s is None else monotonic() + timeout_s
+        while not (self._closed or consumer.wanted()):
+            job = None if self._paused else self._choose(consumer)
+            now = monotonic()
+            if job is not None or (deadline is not None and deadline <= now):
+                return job
+            moments = [waiting.due for waiting in self._waiting if waiting.due > now]
+            moments += [] if deadline is None else [deadline]
+            self._changed.wait(min(moments) - now if moments else None)
+        return None
+
+    def _choose(self, consumer: QueueConsumer) -> Job | None:
+        for job in self._by_preference(consumer.loaded()):
+            if not consumer.takes(job):
+                continue
+            mine = consumer.cost(job)
+            if not any(other.takes(job) and other.cost(job) < mine for other in self._idle if other is not consumer):
+                return job
+        return None
+
+    def _by_preference(self, loaded: frozenset[str]) -> list[Job]:
+        due = [waiting for waiting in self._waiting if waiting.due <= monotonic()]
+        order = sorted(due, key=lambda waiting: waiting.gives_way)
+        jobs = [waiting.job for waiting in order]
+        if not order or monotonic() - order[0].since >= self.patience_s:
+            return jobs
+        late = {id(waiting.job) for waiting in order if waiting.gives_way}
+        return sorted(jobs, key=lambda job: (id(job) in late, job.model is not None and job.model not in loaded))
+
+    def _gather(self, consumer: QueueConsumer, limit: int, made_together: int, gather_s: float) -> None:
+        """Wait a moment for as many jobs as there were before."""
+        askers = made_together + len(self._waiting)
+        if made_together < 1 or askers < 2:
+            return
+        enough = min(askers, limit)
+        deadline = monotonic() + gather_s
+        while not (self._closed or consumer.wanted() or self._paused) and len(self._waiting) < enough:
+            left = deadline - monotonic()
+            if left <= 0:
+                return
+            self._changed.wait(left)
+
+    def _share(self, first: Job, limit: int) -> int:
+        """Return how many images one device shall take, when others that have the model are idle too."""
+        ready = 1 + sum(1 for other in self._idle if other.takes(first) and other.cost(first)[0] == 0)
+        if ready == 1:
+            return limit
+        alike = sum(w.job.size for w in self._waiting if w.job.batch_key == first.batch_key)
+        return max(min(limit, -(-alike // ready)), first.size)
+
+    def _companions(self, first: Job, limit: int) -> list[Job]:
+        batch, room = [first], limit - first.size
+        if first.batch_key is None:
+            return batch
+        for waiting in self._waiting:
+            job = waiting.job
+            alike = job.batch_key == first.batch_key and job.device == first.device
+            if job is not first and alike and job.size <= room:
+                batch.append(job)
+                room -= job.size
+        return batch
+
+    # --- order ---------------------------------------------------------------------------------------------------
+
+    def _remove(self, jobs: Sequence[Job]) -> None:
+        left = [waiting for waiting in self._waiting if waiting.job not in jobs]
+        if len(left) != len(self._waiting):
+            self._reorder(left)
+
+    def _reorder(self, order: list[_Waiting]) -> None:
+        """Let jobs wait in this order, and tell those that have moved."""
+        before = {id(waiting): index for index, waiting in enumerate(self._waiting)}
+        self._waiting = order
+        for index, waiting in enumerate(order):
+            if before.get(id(waiting)) != index and waiting.job.state == "queued":
+                waiting.job.report(Queued(position=index + 1))

@@ -1,0 +1,271 @@
+"""How a model is to be held in memory here: what the settings ask for, what room there is now, and the plan of both."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
+
+import attrs
+
+from mold_core.catalog import LocalFiles, ModelDefaults, ModelSpec, ModelStore
+from mold_core.catalog.space import in_words
+from mold_core.errors import InsufficientMemoryError, SettingsError
+from mold_core.hookspecs import LoadContext, ModelFamily
+from mold_core.placement.device import (
+    DeviceInfo,
+    DeviceMemory,
+    budget_bytes,
+    capability_of,
+    choose_devices,
+    device_memory,
+    torch_name,
+)
+from mold_core.placement.memory_plan import (
+    STRATEGIES,
+    MemoryPlan,
+    MemoryPolicy,
+    ModelComponent,
+    Strategy,
+    needed_bytes,
+    plan_memory,
+)
+from mold_core.placement.nvml import gpu_state
+from mold_core.plugins import Plugins
+from mold_core.settings import Settings
+from mold_core.wire import GenerateRequest, ProgressEvent
+
+__all__ = [
+    "MemoryReport",
+    "explained",
+    "load_context",
+    "memory_policy_of",
+    "memory_report",
+    "pixels_of",
+    "plan_for",
+    "spec_for",
+]
+
+# Settings that place a part of a model on a device, by the name that families know it under.
+_PLACES = ("text_encoders", "t5", "clip_l", "transformer", "vae")
+_TEXT_ENCODERS = ("t5", "clip_l")
+_DEVICE = re.compile(r"(?:cpu|mps|(?:cuda|gpu)(?::\d{1,2})?)")
+
+
+@attrs.frozen(kw_only=True)
+class MemoryReport:
+    """Whether a model fits into the memory of this machine.
+
+    `room`: what it may take, in bytes by device. `needs`: for each strategy the most that it takes, likewise. `chosen`:
+    how it would be held, or None where it cannot be, and then `problem` says why.
+    """
+
+    parts: tuple[ModelComponent, ...]
+    room: Mapping[str, int]
+    needs: Mapping[Strategy, Mapping[str, int]]
+    chosen: Strategy | None
+    problem: str | None
+
+    def fits(self, strategy: Strategy) -> bool:
+        """Say whether the model can be held so."""
+        return all(
+            size_bytes <= self.room.get(device, size_bytes) for device, size_bytes in self.needs[strategy].items()
+        )
+
+
+def memory_report(
+    family: ModelFamily,
+    spec: ModelSpec,
+    store: ModelStore,
+    settings: Settings,
+    plugins: Plugins,
+    known: Mapping[str, DeviceInfo] | None = None,
+) -> MemoryReport | None:
+    """Return whether a model, downloaded or not, fits here; None where its family does not tell its parts.
+
+    `known` is what workers have told of their devices. CUDA is not asked: that would make a context in this process.
+    """
+    seen = _Outside(known or {}, may_ask_torch=settings.executor == "inline")
+    device = max(map(torch_name, choose_devices(settings)), key=seen.available_bytes)
+    context = load_context(settings, plugins, device, memory_of=seen.memory, capability_of=seen.capability)
+    parts = _parts_of(family, spec, store.files_of(spec), context)
+    if not parts:
+        return None
+    chosen, problem = None, None
+    try:
+        chosen = plan_memory(parts, context.room, context.wishes.strategy, model=spec.name).strategy
+    except InsufficientMemoryError as error:
+        problem = str(error)
+    return MemoryReport(
+        parts=parts,
+        room={part.device: context.room[part.device] for part in parts if part.device in context.room},
+        needs={strategy: needed_bytes(parts, strategy) for strategy in STRATEGIES},
+        chosen=chosen,
+        problem=problem,
+    )
+
+
+@attrs.frozen
+class _Outside:
+    """What is known of devices in a process that does not compute on them: by its workers, or by NVML."""
+
+    known: Mapping[str, DeviceInfo]
+    may_ask_torch: bool
+
+    def memory(self, device: str) -> DeviceMemory | None:
+        """Return the memory of a device; None where there is no telling."""
+        info = self.known.get(device)
+        if info is not None and info.available_bytes:
+            return DeviceMemory(total_bytes=info.memory_total_bytes, available_bytes=info.available_bytes)
+        if not device.startswith("cuda"):
+            return device_memory(device)
+        state = gpu_state(_number(device))
+        if state is not None:
+            return DeviceMemory(total_bytes=state.total_bytes, available_bytes=state.free_bytes)
+        return device_memory(device) if self.may_ask_torch else None
+
+    def available_bytes(self, device: str) -> int:
+        """Return what a model could take of a device; 0 where there is no telling."""
+        memory = self.memory(device)
+        return 0 if memory is None else memory.available_bytes
+
+    def capability(self, device: str) -> tuple[int, int] | None:
+        """Return the compute capability of a GPU; None where there is no telling."""
+        if not device.startswith("cuda"):
+            return None
+        info = self.known.get(device)
+        if info is not None and info.capability:
+            return info.capability
+        state = gpu_state(_number(device))
+        if state is not None:
+            return state.capability
+        return capability_of(device) if self.may_ask_torch else None
+
+
+def _number(device: str) -> int:
+    return int(device.partition(":")[2] or 0)
+
+
+def memory_policy_of(
+    settings: Settings, placed: Mapping[str, str] | None = None, device: str = "cuda:0"
+) -> MemoryPolicy:
+    """Return what the settings ask for about memory; devices that a model is `placed` on go before those they name.
+
+    ``cuda`` without a number is `device` if that is a GPU, else the first GPU.
+
+    Raises SettingsError naming the setting.
+    """
+    if settings.eager and settings.offload:
+        raise SettingsError("MOLD_EAGER and MOLD_OFFLOAD contradict each other", field="eager", hint="unset one")
+    strategy: str = settings.memory_strategy
+    if strategy == "auto" and (settings.eager or settings.offload):
+        strategy = "eager" if settings.eager else "offload"
+    devices = {name: torch_name(_device(name, getattr(settings, f"device_{name}")), device) for name in _PLACES}
+    said = {name: device for name, device in devices.items() if device != "auto"}
+    if placed and "text_encoders" in placed:
+        said = {name: device for name, device in said.items() if name not in _TEXT_ENCODERS}
+    return MemoryPolicy(
+        strategy=None if strategy == "auto" else cast("Strategy", strategy),
+        devices={**said, **{name: torch_name(where, device) for name, where in (placed or {}).items()}},
+        variants={} if settings.t5_variant == "auto" else {"t5": settings.t5_variant},
+    )
+
+
+def load_context(
+    settings: Settings,
+    plugins: Plugins,
+    device: str,
+    report: Callable[[ProgressEvent], None] = lambda event: None,
+    *,
+    held_bytes: int = 0,
+    placed: Mapping[str, str] | None = None,
+    memory_of: Callable[[str], DeviceMemory | None] = device_memory,
+    capability_of: Callable[[str], tuple[int, int] | None] = capability_of,
+) -> LoadContext:
+    """Return the context in which a model is loaded on a device now.
+
+    `held_bytes` is what models hold there that would be dropped to make room; `placed` are the devices that were asked
+    for, by parts. Of a device whose memory cannot be told, a model may take what it wants.
+    """
+    wishes = memory_policy_of(settings, placed, device)
+    memory = {name: memory_of(name) for name in (device, *sorted({*wishes.devices.values(), "cpu"} - {device}))}
+    room = {name: found.available_bytes for name, found in memory.items() if found is not None}
+    here = memory[device]
+    if settings.memory_budget_gb is not None:
+        room[device] = budget_bytes(settings, device, 0)
+    elif here is not None:
+        room[device] = min(budget_bytes(settings, device, here.total_bytes), here.available_bytes + held_bytes)
+    capabilities = {name: capability_of(name) for name in memory}
+    return LoadContext(
+        device=device,
+        threads=settings.threads,
+        cache_dir=settings.home / "cache",
+        report=report,
+        loaders=plugins.loaders,
+        compile=settings.compile,
+        expand_weights=settings.expand_weights,
+        attention=settings.attention,
+        cuda_graphs=settings.cuda_graphs,
+        wishes=wishes,
+        room=room,
+        capabilities={name: found for name, found in capabilities.items() if found is not None},
+    )
+
+
+def plan_for(family: ModelFamily, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> MemoryPlan | None:
+    """Return how a model is to be held in memory, or None where the family does not tell its parts.
+
+    Raises InsufficientMemoryError where it does not fit in any way, or not in the one that is asked for.
+    """
+    parts = _parts_of(family, spec, files, context)
+    return plan_memory(parts, context.room, context.wishes.strategy, model=spec.name) if parts else None
+
+
+def spec_for(spec: ModelSpec, requests: Sequence[GenerateRequest]) -> ModelSpec:
+    """Return a model whose default size is at least that of each request: memory is planned for it."""
+    largest = max((attrs.evolve(spec.defaults, **_size(request)) for request in requests), key=_pixels, default=None)
+    if largest is None or _pixels(largest) <= _pixels(spec.defaults):
+        return spec
+    return attrs.evolve(spec, defaults=largest)
+
+
+def pixels_of(spec: ModelSpec) -> int:
+    """Return how many pixels all frames of a model's default size have together."""
+    return _pixels(spec.defaults)
+
+
+def _size(request: GenerateRequest) -> dict[str, int]:
+    size = {"width": request.width, "height": request.height, "frames": request.frames}
+    return {name: value for name, value in size.items() if value is not None}
+
+
+def _pixels(size: ModelDefaults) -> int:
+    return (size.width or 0) * (size.height or 0) * (size.frames or 1)
+
+
+def explained(plan: MemoryPlan, device: str, name: str) -> str | None:
+    """Return, in a sentence, why a model is not held in memory as a whole; None where it is, or was asked not to be."""
+    if plan.strategy == "eager" or plan.asked:
+        return None
+    how = "part by part" if plan.strategy == "sequential" else "part by part and block by block, which is slower"
+    whole = needed_bytes(plan.parts, "eager").get(device, 0)
+    return (
+        f"{name} is brought into memory {how}: as a whole it needs {in_words(whole)}, "
+        f"and there is room for {in_words(plan.room.get(device, 0))} (mold info {name})"
+    )
+
+
+def _parts_of(
+    family: ModelFamily, spec: ModelSpec, files: LocalFiles, context: LoadContext
+) -> tuple[ModelComponent, ...]:
+    parts = getattr(family, "parts", None)
+    return () if parts is None else tuple(parts(spec, files, context))
+
+
+def _device(name: str, value: str) -> str:
+    word = value.strip().lower()
+    if word != "auto" and not _DEVICE.fullmatch(word):
+        raise SettingsError(
+            f"device_{name} must be auto, cpu, cuda, cuda:N or mps, not {value!r}", field=f"device_{name}", value=value
+        )
+    return word.replace("gpu", "cuda")

@@ -1,0 +1,1 @@
+"""Completing requests: the model that a request means, and values for what it leaves out."""
