@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import threading
 import time
 from http.server import BaseHTTPRequestHandler
@@ -123,10 +124,10 @@ def test_a_server_may_say_how_long_to_wait() -> None:
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (raw(b'{"choices": ['), "something else than a chat completion"),
-        (raw(b"<html>"), "something else than a chat completion"),
-        (raw(b'{"choices": []}'), "something else than a chat completion"),
-        (raw(b"[" * 100_000), "something else than a chat completion"),
+        (raw(b'{"choices": ['), "did not answer with a chat completion"),
+        (raw(b"<html>"), "did not answer with a chat completion"),
+        (raw(b'{"choices": []}'), "did not answer with a chat completion"),
+        (raw(b"[" * 100_000), "did not answer with a chat completion"),
         (raw(b'{"choices": [{"message": {"content": null}}]}'), "an empty text"),
         (raw(b" " * 1_100_000), "more than 1 MiB"),
         (failing(401), "answered 401 Unauthorized; check MOLD_EXPAND_API_KEY"),
@@ -152,6 +153,64 @@ def test_redirects_are_not_followed() -> None:
     ):
         Endpoint(url=server.url, model="m", key="k1").ask([])
     assert elsewhere.asked == []
+
+
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+
+
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Set the variables that name proxies; those that are not given are unset."""
+
+    def set_(**variables: str) -> None:
+        for name in PROXIES:
+            monkeypatch.delenv(name.lower(), raising=False)
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return set_
+
+
+def test_a_server_elsewhere_is_asked_through_the_proxy_of_the_environment(proxy: Any) -> None:
+    with chat_server("a fat cat") as server:
+        proxy(HTTP_PROXY=server.url)
+        assert Endpoint(url="http://ai.example:8000/v1", model="m").ask([]) == "a fat cat"
+    assert [asked.path for asked in server.asked] == ["http://ai.example:8000/v1/chat/completions"]
+    assert server.asked[0].headers["host"] == "ai.example:8000"
+
+
+def test_a_server_on_this_machine_is_asked_without_a_proxy(proxy: Any) -> None:
+    with chat_server("a fat cat") as server:
+        proxy(HTTP_PROXY="http://127.0.0.1:9", ALL_PROXY="http://127.0.0.1:9")
+        assert Endpoint(url=server.url, model="m").ask([]) == "a fat cat"
+
+
+def test_a_proxy_that_is_not_there_is_an_error_of_its_own(proxy: Any) -> None:
+    proxy(HTTP_PROXY="http://127.0.0.1:9")
+    with pytest.raises(InferenceError, match=r"the server ai\.example cannot be reached, three times"):
+        Endpoint(url="http://ai.example", model="m", first_wait_s=0.01).ask([])
+
+
+def test_a_compressed_answer_is_not_unpacked() -> None:
+    bomb = gzip.compress(b" " * 50_000_000)
+    with chat_server(lambda handler: send(handler, 200, bomb, {"Content-Encoding": "gzip"})) as server:
+        with pytest.raises(InferenceError, match="did not answer with a chat completion"):
+            Endpoint(url=server.url, model="m").ask([])
+        assert server.asked[0].headers["accept-encoding"] == "identity"
+
+
+def test_attempts_share_a_connection() -> None:
+    ports: list[int] = []
+
+    def busy(handler: BaseHTTPRequestHandler) -> None:
+        ports.append(handler.client_address[1])
+        send(handler, 503, {}, {"Retry-After": "0"})
+
+    with chat_server(busy) as server, pytest.raises(InferenceError, match="answered 503"):
+        Endpoint(url=server.url, model="m").ask([])
+    assert len(ports) == 3
+    assert len(set(ports)) == 1
 
 
 def hanging(server: list[ChatServer]) -> Any:
@@ -199,11 +258,11 @@ def test_a_server_that_is_not_there_is_told() -> None:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("file:///etc/passwd", "no address of a server"),
-        ("http://", "no address of a server"),
-        ("http://host:99999/", "no address of a server"),
-        ("http://a b/", "no address of a server"),
-        ("http://me:secret@host/", "no password"),
+        ("file:///etc/passwd", "not the address of a server"),
+        ("http://", "not the address of a server"),
+        ("http://host:99999/", "not the address of a server"),
+        ("http://a b/", "not the address of a server"),
+        ("http://me:secret@host/", "not hold a password"),
     ],
 )
 def test_an_address_that_cannot_be_one_is_refused_when_the_request_comes(url: str, words: str) -> None:
