@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import http.client
 import logging
 import re
 import threading
 from collections.abc import Iterable
 from time import monotonic
-from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from mold_core.engine import Engine
 from mold_core.errors import JobNotFoundError, ValidationError
 from mold_core.jobs.webhook_outbox import Webhook
 from mold_http.responses import dumps
+from mold_http.webhook_client import WebhookClient
 
 __all__ = ["Webhooks", "pause_after"]
 
@@ -22,7 +21,6 @@ log = logging.getLogger("mold.http")
 
 _NOT_IN_URLS = re.compile(r"[^\x21-\x7e]")
 
-_TIMEOUT_S = 10.0
 _FAREWELL_S = 2.0
 _AT_ONCE = 4
 
@@ -47,6 +45,7 @@ class Webhooks:
         self._engine = engine
         self._book = engine.webhooks
         self._allowed = frozenset(host.lower() for host in allowed_hosts)
+        self._client = WebhookClient()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._posting = 0
@@ -54,7 +53,7 @@ class Webhooks:
 
     def check(self, url: str) -> SplitResult:
         """Return the parts of a URL that may be called. Raises ValidationError for any other."""
-        # NOTE: urlsplit() drops tabs and line breaks without a word, and http.client refuses what is not ASCII.
+        # NOTE: urlsplit() drops tabs and line breaks silently, and a URL is ASCII on the wire.
         odd = _NOT_IN_URLS.search(url)
         if odd is not None:
             raise ValidationError(
@@ -94,9 +93,11 @@ class Webhooks:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._posting == 0, _FAREWELL_S)
+            idle = self._changed.wait_for(lambda: self._posting == 0, _FAREWELL_S)
         if self._thread is not None:
             self._thread.join()
+        if idle:
+            self._client.close()
 
     def _wake(self) -> None:
         with self._changed:
@@ -145,21 +146,12 @@ class Webhooks:
 
         Raises ValidationError for a host that is no longer allowed, and JobNotFoundError for a job that is not kept.
         """
+        import httpx2
+
         url, job = self.check(hook.url), self._engine.job(hook.job_id)
         began = monotonic()
         try:
-            status = _status_of(url, job.to_json(), {"X-Mold-Attempt": str(hook.attempts + 1)})
-        except (OSError, http.client.HTTPException) as error:
+            status = self._client.post(url, dumps(job.to_json()), {"X-Mold-Attempt": str(hook.attempts + 1)})
+        except httpx2.TransportError as error:
             return f"{type(error).__name__} after {monotonic() - began:.1f} s: {error}"
         return None if 200 <= status < 300 else f"status {status}"
-
-
-def _status_of(url: SplitResult, body: dict[str, Any], headers: dict[str, str]) -> int:
-    kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
-    connection = kind(url.hostname or "", url.port, timeout=_TIMEOUT_S)
-    try:
-        path = (url.path or "/") + (f"?{url.query}" if url.query else "")
-        connection.request("POST", path, dumps(body), {"Content-Type": "application/json", **headers})
-        return connection.getresponse().status
-    finally:
-        connection.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mold_core.testing import check_upscaler
 
 ROOT = Path(__file__).parents[1]
 PLUGINS_PAGE = (ROOT / "docs" / "plugins.md").read_text("utf-8")
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
 EXAMPLE = (ROOT / "examples" / "mold_plasma" / "mold_plasma.py").read_text("utf-8")
 EXAMPLE_PROJECT = (ROOT / "examples" / "mold_plasma" / "pyproject.toml").read_text("utf-8")
 
@@ -51,6 +53,37 @@ def test_the_upscaler_of_the_page_works_as_it_is_printed(tmp_path: Path) -> None
     torch.manual_seed(0)
     save_file({"doubler.weight": torch.randn(12, 3, 3, 3) / 30}, tmp_path / "doubler.safetensors")
     check_upscaler(doubler, tmp_path / "doubler.safetensors")
+
+
+OWN_CODE = re.findall(r"^\| `([\w/]+\.py)` \| (\d+) \|", ARCHITECTURE, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("module", "lines"), OWN_CODE)
+def test_the_size_of_own_code_is_about_what_the_page_says(module: str, lines: str) -> None:
+    actual = len((ROOT / module).read_text("utf-8").splitlines())
+    assert abs(actual - int(lines)) <= 0.2 * actual, (
+        f"docs/architecture.md says {lines} lines of {module}, it has {actual}"
+    )
+
+
+def test_the_table_of_own_code_is_found() -> None:
+    assert len(OWN_CODE) > 10
+
+
+DEPENDENCIES = re.findall(r"^\| ([^|`]+) \|", ARCHITECTURE.partition("## Dependencies and why")[2], re.MULTILINE)
+
+
+def test_every_dependency_has_its_reason() -> None:
+    named = {name.strip() for row in DEPENDENCIES for name in re.split(r",|\(.*?\)", row)}
+    projects = [ROOT / "pyproject.toml", *ROOT.glob("plugins/*/pyproject.toml")]
+    wanted = {name for project in projects for name in required(tomllib.loads(project.read_text("utf-8"))["project"])}
+    assert wanted - named - {project.parent.name.replace("_", "-") for project in projects} - {"mold-core"} == set()
+
+
+def required(project: dict[str, Any]) -> set[str]:
+    """Return the names of what a project depends on, in its extras, too."""
+    groups = [project["dependencies"], *project.get("optional-dependencies", {}).values()]
+    return {re.match(r"[\w-]+", line)[0] for group in groups for line in group}  # type: ignore[index]
 
 
 def test_the_page_of_the_command_line_is_made_from_its_help() -> None:

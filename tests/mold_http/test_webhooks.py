@@ -202,7 +202,7 @@ def test_a_delivery_that_fails_in_an_unforeseen_way_ends_after_its_attempts(
     def fails(*arguments: object) -> int:
         raise RuntimeError("what nobody thought of")
 
-    monkeypatch.setattr("mold_http.webhooks._status_of", fails)
+    monkeypatch.setattr("mold_http.webhook_client.WebhookClient.post", fails)
     with engine_with(FakePlugin(families=[SketchFamily()], models=[sketch_model()])) as engine:
         job = engine.submit(GenerateRequest(prompt="a tree", model="sketch"))
         job.result(30)
