@@ -15,10 +15,12 @@ from safetensors.torch import save_file
 from mold_core import hookspecs
 from mold_core.cli.page import cli_page
 from mold_core.testing import check_upscaler
+from mold_core.version import VERSION
 
 ROOT = Path(__file__).parents[1]
 PLUGINS_PAGE = (ROOT / "docs" / "plugins.md").read_text("utf-8")
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+CHANGELOG = (ROOT / "CHANGELOG.md").read_text("utf-8")
 EXAMPLE = (ROOT / "examples" / "mold_plasma" / "mold_plasma.py").read_text("utf-8")
 EXAMPLE_PROJECT = (ROOT / "examples" / "mold_plasma" / "pyproject.toml").read_text("utf-8")
 
@@ -90,3 +92,24 @@ def test_the_page_of_the_command_line_is_made_from_its_help() -> None:
     assert (ROOT / "docs" / "cli.md").read_text("utf-8") == cli_page(), (
         "python -m mold_core.cli.page > docs/cli.md brings it up to date"
     )
+
+
+def test_the_newest_section_of_the_changelog_is_the_version_of_the_code() -> None:
+    versions = re.findall(r"^## \[([\d.]+)\]", CHANGELOG, re.MULTILINE)
+    assert versions[0] == VERSION
+    assert versions == sorted(versions, key=lambda version: [*map(int, version.split("."))], reverse=True)
+
+
+def test_the_changelog_groups_its_lines_as_keep_a_changelog_does() -> None:
+    groups = ["Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"]
+    for section in re.split(r"^## ", CHANGELOG, flags=re.MULTILINE)[1:]:
+        found = re.findall(r"^### (.+)$", section, re.MULTILINE)
+        assert found == [group for group in groups if group in found]
+
+
+def test_the_plugins_have_the_version_of_the_core() -> None:
+    versions = {
+        project.parent.name: tomllib.loads(project.read_text("utf-8"))["project"]["version"]
+        for project in ROOT.glob("plugins/*/pyproject.toml")
+    }
+    assert set(versions.values()) == {VERSION}, versions
