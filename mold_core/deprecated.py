@@ -10,9 +10,9 @@ import warnings
 from collections.abc import Callable
 from functools import wraps
 from importlib import import_module
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ClassVar, ParamSpec, TypeVar
 
-__all__ = ["MEMBERS", "NAMES", "old_name", "renamed_arguments", "renamed_fields", "warn_renamed"]
+__all__ = ["MEMBERS", "NAMES", "VerbWorker", "old_name", "renamed_arguments", "renamed_fields", "warn_renamed"]
 
 _Class = TypeVar("_Class", bound=type)
 _Arguments = ParamSpec("_Arguments")
@@ -93,3 +93,34 @@ def _alias(old: str, new: str) -> property:
         return getattr(self, new)
 
     return property(read, doc=f"The old name of `{new}`.")
+
+
+class VerbWorker:
+    """A worker with the verbs of mold 0.1, as one that runs tasks."""
+
+    # Class of task → verb, and the fields of the task that were its arguments.
+    _VERBS: ClassVar[dict[str, tuple[str, tuple[str, ...]]]] = {
+        "GenerateTask": ("generate", ("spec", "requests")),
+        "RenderClipTask": ("render_clip", ("spec", "work")),
+        "EncodeClipTask": ("encode_clip", ("spec", "work")),
+        "ExpandTask": ("expand", ("request",)),
+        "UpscaleTask": ("upscale", ("spec", "request")),
+    }
+
+    def __init__(self, worker: Any) -> None:
+        object.__setattr__(self, "_worker", worker)
+        warn_renamed("a worker's verb generate, expand, …", "run(task, run)")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._worker, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._worker, name, value)
+
+    def run(self, task: Any, run: Any) -> Any:
+        """Call the verb that a task was before. Raises TypeError for a task that mold 0.1 did not have."""
+        if type(task).__name__ not in self._VERBS:
+            raise TypeError(f"a worker for mold 0.1 cannot run a {type(task).__name__}; it needs run(task, run)")
+        verb, fields = self._VERBS[type(task).__name__]
+        options = {"beside": task.meanwhile} if verb == "render_clip" else {}
+        return getattr(self._worker, verb)(*(getattr(task, field) for field in fields), run, **options)

@@ -33,12 +33,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mold_core.catalog import LocalFiles, ModelSpec
-    from mold_core.chains.clips import ClipWork
     from mold_core.jobs.job import Job
     from mold_core.plugins import Plugins
     from mold_core.settings import AttentionChoice, CompileMode, ExpandWeights, Settings
     from mold_core.weights import TensorSource
-    from mold_core.wire import ExpandRequest, GenerateRequest, ProgressEvent, UpscaleRequest, UpscaleResponse
+    from mold_core.wire import GenerateRequest, ProgressEvent
 
 __all__ = [
     "Capability",
@@ -462,20 +461,8 @@ class Worker(Protocol):
     def unload(self, name: str | None = None) -> tuple[str, ...]:
         """Drop one model, or all; return the names that were dropped."""
 
-    def generate(self, spec: ModelSpec, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
-        """Return one Frames per request; the model is loaded if need be."""
-
-    def render_clip(self, spec: ModelSpec, work: ClipWork, run: Run, beside: Sequence[ClipWork] = ()) -> None:
-        """Leave the latents of a clip of a chain on disk, and meanwhile the frames of `beside`, which are rendered."""
-
-    def encode_clip(self, spec: ModelSpec, work: ClipWork, run: Run) -> None:
-        """Leave the frames and the sound of a rendered clip on disk."""
-
-    def expand(self, request: ExpandRequest, run: Run) -> tuple[str, ...]:
-        """Return the prompts that a complete request asks for; nothing of what wrote them stays in memory."""
-
-    def upscale(self, spec: ModelSpec, request: UpscaleRequest, run: Run) -> UpscaleResponse:
-        """Return the larger image that a complete request asks for; the network is loaded if need be."""
+    def run(self, task: Any, run: Run) -> Any:
+        """Run a task (`mold_core.jobs.task.WorkerTask`, picklable) where the models are, and return its result."""
 
     def close(self) -> None:
         """Free everything."""

@@ -9,12 +9,13 @@ from contextlib import suppress
 from itertools import count
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
 from mold_core.catalog import DefaultModel, LocalFiles, ModelSpec, ModelStore, user_models
 from mold_core.catalog.pull import pull
+from mold_core.deprecated import VerbWorker
 from mold_core.engine.background_runner import BackgroundRunner
 from mold_core.engine.device_runner import DeviceRunner, DeviceStatus, load_task
 from mold_core.engine.metrics import Observers
@@ -513,7 +514,8 @@ class Engine:
 
     def _runner(self, index: int, device: str) -> DeviceRunner:
         def start_worker() -> Worker:
-            return self._executor.start(device, self.settings, self.plugins)
+            worker = self._executor.start(device, self.settings, self.plugins)
+            return worker if hasattr(worker, "run") else cast(Worker, VerbWorker(worker))
 
         return DeviceRunner(
             device,

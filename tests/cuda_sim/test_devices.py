@@ -13,8 +13,9 @@ import torch
 from poisoned import FAULT, PoisonedFamily
 
 from mold_core import GenerateRequest, InferenceError, ModelComponent, Settings, load_plugins, plan_memory
-from mold_core.engine.worker import local as worker_module
 from mold_core.engine.worker.local import LocalWorker
+from mold_core.jobs.kinds import clip_tasks
+from mold_core.jobs.kinds.clip_tasks import RenderClipTask
 from mold_core.placement import device as device_module
 from mold_core.placement import nvml
 from mold_core.placement.device import DeviceInfo, choose_devices, torch_name
@@ -117,10 +118,10 @@ def test_a_worker_and_each_of_its_threads_computes_on_its_own_gpu(home: Path, mo
     def note(*arguments: Any) -> None:
         threads.append(threading.current_thread().name.partition("_")[0])
 
-    monkeypatch.setattr(worker_module, "render_clip", note)
-    monkeypatch.setattr(worker_module, "encode_clip", note)
+    monkeypatch.setattr(clip_tasks, "render_clip", note)
+    monkeypatch.setattr(clip_tasks, "encode_clip", note)
     clip: Any = SimpleNamespace(request=GenerateRequest(prompt="p"))
-    worker.render_clip(flipbook_model(), clip, RecordedRun(), [clip])
+    worker.run(RenderClipTask(flipbook_model(), clip, [clip]), RecordedRun())
     here = threading.current_thread().name.partition("_")[0]
     assert set(threads) == {here, "mold-encode"}
     assert set(cuda.chosen) == {(thread, "cuda:1") for thread in threads}

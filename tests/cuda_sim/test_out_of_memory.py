@@ -25,6 +25,8 @@ from mold_core import (
     load_plugins,
 )
 from mold_core.engine.worker.local import LocalWorker
+from mold_core.jobs.kinds.clip_tasks import RenderClipTask
+from mold_core.jobs.kinds.generate import GenerateTask
 from mold_core.placement.memory_plan import needed_bytes, plan_memory
 from mold_core.testing import (
     FakePlugin,
@@ -179,7 +181,7 @@ def test_what_other_models_hold_is_given_up_before_a_request_is() -> None:
     worker.load(sketch_model("other:v1"), RecordedRun())
     wanted = attrs.evolve(request(1, 152), model="sketch:v1", guidance=1.0)
     with pytest.raises(InsufficientMemoryError):
-        worker.generate(sketch_model(), [wanted], RecordedRun())
+        worker.run(GenerateTask(sketch_model(), [wanted]), RecordedRun())
     assert worker.loaded() == {"sketch:v1"}
     assert family.attempts == [1, 1]
 
@@ -247,7 +249,7 @@ def test_only_what_grows_with_a_batch_is_counted_for_each_request() -> None:
 def test_clips_are_decoded_beside_a_render_only_with_memory_for_both(
     room: int, beside: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mold_core.engine.worker import local as worker_module
+    from mold_core.jobs.kinds import clip_tasks
 
     class PlacedModel(FlipbookFamily):
         def parts(self, spec: Any, files: Any, context: Any) -> tuple[ModelComponent, ...]:
@@ -256,12 +258,12 @@ def test_clips_are_decoded_beside_a_render_only_with_memory_for_both(
     found = FakePlugin(families=[PlacedModel()], models=[flipbook_model()], chain_renderers=[FlipbookRenderer()])
     worker = LocalWorker("cpu", Settings(), load_plugins(found=(), extra=[("mine", found)]))
     threads: list[str] = []
-    monkeypatch.setattr(worker_module, "render_clip", lambda *all: None)
-    monkeypatch.setattr(worker_module, "encode_clip", lambda *all: threads.append(threading.current_thread().name))
+    monkeypatch.setattr(clip_tasks, "render_clip", lambda *all: None)
+    monkeypatch.setattr(clip_tasks, "encode_clip", lambda *all: threads.append(threading.current_thread().name))
     clip: Any = type("Clip", (), {"request": GenerateRequest(prompt="p")})()
     worker.load(flipbook_model(), RecordedRun())
     worker._plans["flipbook:v1"] = plan_memory(PARTS, {"cuda:0": max(room, 160)})
     worker.device = "mps"  # a device beside which the CPU is free
     monkeypatch.setattr(worker, "_pipeline", lambda spec, run, requests: None)
-    worker.render_clip(flipbook_model(), clip, RecordedRun(), [clip])
+    worker.run(RenderClipTask(flipbook_model(), clip, [clip]), RecordedRun())
     assert [name.startswith("mold-encode") for name in threads] == [beside]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mold_core import GenerateRequest, Settings, load_plugins
 from mold_core.engine.worker.local import LocalWorker
+from mold_core.jobs.kinds.generate import GenerateTask
 from mold_core.placement.device_map import placed
 from mold_core.testing import RecordedRun
 from mold_core.wire import AdvancedPlacement, DevicePlacement, DeviceRef
@@ -21,8 +22,10 @@ def test_a_whole_model_runs_beside_a_device_that_is_not_even_there(tmp_path: Pat
     spec = plugins.models["flux-nano:bf16"]
     wanted = DevicePlacement(text_encoders=CPU, advanced=AdvancedPlacement(transformer=CPU, vae=CPU))
     elsewhere = LocalWorker("mps", settings, plugins)
-    (made,) = elsewhere.generate(placed(spec, FluxFamily(), wanted, lambda: ["mps"]).spec, [REQUEST], RecordedRun())
-    (usual,) = LocalWorker("cpu", settings, plugins).generate(spec, [REQUEST], RecordedRun())
+    (made,) = elsewhere.run(
+        GenerateTask(placed(spec, FluxFamily(), wanted, lambda: ["mps"]).spec, [REQUEST]), RecordedRun()
+    )
+    (usual,) = LocalWorker("cpu", settings, plugins).run(GenerateTask(spec, [REQUEST]), RecordedRun())
     assert made.images[0].tobytes() == usual.images[0].tobytes()
     assert elsewhere._residency.used_bytes == 0
     assert elsewhere._beside.used_bytes > 1_000_000

@@ -165,11 +165,12 @@ class _Process:
         return None
 
     def _run(self, worker: LocalWorker, number: int, verb: str, arguments: bytes) -> Any:
-        wants_run, values, options = pickle.loads(arguments)
+        wants_run, values = pickle.loads(arguments)
         if wants_run:
-            options["run"] = _Run(self, number)
-            options["run"].check()
-        return getattr(worker, verb)(*values, **options)
+            run = _Run(self, number)
+            run.check()
+            values = (*values, run)
+        return getattr(worker, verb)(*values)
 
 
 class _Run:

@@ -3,61 +3,41 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import wraps
-from inspect import signature
+from collections.abc import Mapping, Sequence
 from time import monotonic
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, cast
 
 import attrs
 
 from mold_core.cancelling import cancelled_by
 from mold_core.catalog import LocalFiles, ModelSpec, ModelStore
-from mold_core.chains.clips import ClipWork, encode_clip, render_clip
 from mold_core.engine.worker.residency import Residency
-from mold_core.engine.worker.within_memory import generate_within_memory, saying_out_of_memory
-from mold_core.errors import CancelledError, InferenceError
-from mold_core.hookspecs import ChainRenderer, Frames, ModelFamily, Pipeline, Run, UpscalerNetwork
-from mold_core.placement.device import DeviceInfo, budget_bytes, device_info, free_bytes, torch_name, use_device
+from mold_core.hookspecs import ModelFamily, Pipeline, Run, UpscalerNetwork
+from mold_core.jobs.task import WorkerTask
+from mold_core.jobs.within_memory import saying_out_of_memory
+from mold_core.placement.device import DeviceInfo, budget_bytes, device_info, torch_name, use_device
 from mold_core.placement.device_map import WHOLE_MODEL
 from mold_core.placement.memory import explained, load_context, pixels_of, plan_for, spec_for
 from mold_core.placement.memory_plan import MemoryPlan
 from mold_core.plugin_errors import wrap_plugin_errors
 from mold_core.plugins import Plugins
-from mold_core.requests.prompt_expansion import Expanding
 from mold_core.settings import Settings
 from mold_core.upscaling.loading import COMPONENT, FAMILY, load_network
-from mold_core.wire import ExpandRequest, GenerateRequest, Info, StageDone, StageStart, UpscaleRequest, UpscaleResponse
+from mold_core.wire import GenerateRequest, Info, StageDone, StageStart
 
 __all__ = ["InlineExecutor", "LocalWorker"]
 
 log = logging.getLogger("mold.engine")
 
-_Arguments = ParamSpec("_Arguments")
-_Result = TypeVar("_Result")
-
-
-def _cancellable(verb: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Let all that a verb does, in this thread, be cancelled by its argument `run`."""
-    arguments_of = signature(verb)
-
-    @wraps(verb)
-    def cancellable(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
-        with cancelled_by(arguments_of.bind(*args, **kwargs).arguments["run"].check):
-            return verb(*args, **kwargs)
-
-    return cancellable
-
 
 class LocalWorker:
-    """Loads and runs models on one device, in the thread that calls it."""
+    """Loads and runs models on one device, in the thread that calls it. It is the `WorkerHost` of its tasks."""
 
     def __init__(self, device: str, settings: Settings, plugins: Plugins) -> None:
         self.device = torch_name(device)
         use_device(self.device)
-        self._settings = settings
-        self._plugins = plugins
+        self.settings = settings
+        self.plugins = plugins
         self._store = ModelStore(settings.models_path)
         self._residency = Residency(budget_bytes(settings, self.device))
         # Models that were placed on the processor as a whole have its memory, not the device's.
@@ -76,86 +56,20 @@ class LocalWorker:
         info = device_info(self.device)
         return attrs.evolve(info, available_bytes=info.available_bytes + self._residency.used_bytes)
 
-    @_cancellable
     def load(self, spec: ModelSpec, run: Run) -> None:
-        """Bring a model into memory."""
-        self._network(spec, run) if spec.family == FAMILY else self._pipeline(spec, run)
+        """Load a model."""
+        with cancelled_by(run.check):
+            self.network(spec, run) if spec.family == FAMILY else self.pipeline(spec, run)
 
     def unload(self, name: str | None = None) -> tuple[str, ...]:
         """Drop one model, or all; return the names that were dropped."""
         names = dict.fromkeys((*self._residency.names, *self._beside.names)) if name is None else (name,)
         return tuple(name for name in names if self._drop(name))
 
-    @_cancellable
-    def generate(self, spec: ModelSpec, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
-        """Return one Frames per request. What a plugin raises becomes an InferenceError with the cause chained."""
-        pipeline = self._pipeline(spec, run, requests)
-        run.check()
-        plan = self._plans.get(spec.name)
-        with wrap_plugin_errors(f"{spec.name} failed while generating"):
-            made = generate_within_memory(
-                pipeline,
-                requests,
-                run,
-                most=plan.most_together(len(requests)) if plan else len(requests),
-                device=self.device,
-                make_room=lambda: self._drop_all_but(spec.name),
-            )
-        if len(made) != len(requests):
-            raise InferenceError(
-                f"family {spec.family!r} returned {len(made)} results for {len(requests)} requests, a fault in it"
-            )
-        return made
-
-    @_cancellable
-    def render_clip(self, spec: ModelSpec, work: ClipWork, run: Run, beside: Sequence[ClipWork] = ()) -> None:
-        """Leave the latents of a clip on disk, and meanwhile the frames of `beside`, clips that are rendered.
-
-        That one of those cannot be decoded is no failure of this clip, and may be one of memory: who asked finds it
-        undone.
-        """
-        pipeline = self._pipeline(spec, run, [work.request])
-        renderer, plan = self._plugins.chain_renderers[spec.family], self._plans.get(spec.name)
-        if self.device == "cpu" or (plan is not None and not plan.fits_two()):
-            # There is no memory for both, or, PERF, both take all cores, and torch's threads of two at once wait for
-            # one another: the clip that is rendered would take twice as long.
-            for other in beside:
-                _encode_or_leave(renderer, pipeline, other, run)
-            beside = ()
-        with ThreadPoolExecutor(1, "mold-encode", use_device, (self.device,)) as thread:
-            for other in beside:
-                thread.submit(_encode_or_leave, renderer, pipeline, other, run)
-            what = f"{spec.name} failed while rendering"
-            with wrap_plugin_errors(what), saying_out_of_memory(what, self.device):
-                render_clip(renderer, pipeline, work, run)
-
-    @_cancellable
-    def encode_clip(self, spec: ModelSpec, work: ClipWork, run: Run) -> None:
-        """Leave the frames and the sound of a rendered clip on disk."""
-        pipeline = self._pipeline(spec, run, [work.request])
-        renderer, what = self._plugins.chain_renderers[spec.family], f"{spec.name} failed while decoding"
-        with wrap_plugin_errors(what), saying_out_of_memory(what, self.device):
-            encode_clip(renderer, pipeline, work)
-
-    @_cancellable
-    def expand(self, request: ExpandRequest, run: Run) -> tuple[str, ...]:
-        """Return the prompts that a complete request asks for; room is made for what writes them."""
-        expanding = Expanding.of(request, self._settings, self._plugins, self.device)
-        what = "the prompt could not be expanded"
-        with wrap_plugin_errors(what), saying_out_of_memory(what, self.device):
-            expanding.check()
-            self._residency.make_room(expanding.size_bytes())
-            return expanding.write(run)
-
-    @_cancellable
-    def upscale(self, spec: ModelSpec, request: UpscaleRequest, run: Run) -> UpscaleResponse:
-        """Return the larger image; the network is loaded if need be, once the image has turned out to be one."""
-        from mold_core.upscaling.run import ExecutionDevice, upscale
-
-        with wrap_plugin_errors(f"{spec.name} failed while upscaling"):
-            return upscale(
-                request, lambda: self._network(spec, run), ExecutionDevice(self.device, free_bytes), spec.name, run
-            )
+    def run(self, task: WorkerTask, run: Run) -> Any:
+        """Run a task. All that it does in this thread can be cancelled through `run`."""
+        with cancelled_by(run.check):
+            return task(self, run)
 
     def close(self) -> None:
         """Free everything."""
@@ -169,14 +83,25 @@ class LocalWorker:
         self._planned_px.pop(name, None)
         return self._residency.drop(name) or self._beside.drop(name)
 
-    def _drop_all_but(self, name: str) -> None:
+    # --- for tasks -----------------------------------------------------------------------------------------------
+
+    def drop_all_but(self, name: str) -> None:
+        """Unload all models but one."""
         for other in (*self._residency.names, *self._beside.names):
             if other != name:
                 self._drop(other)
 
-    def _pipeline(self, spec: ModelSpec, run: Run, requests: Sequence[GenerateRequest] = ()) -> Pipeline:
+    def make_available(self, size_bytes: int) -> None:
+        """Unload models until a task may take so much memory of the device."""
+        self._residency.make_room(size_bytes)
+
+    def plan_of(self, spec: ModelSpec) -> MemoryPlan | None:
+        """Return how a loaded model is held in memory; None where its family does not plan."""
+        return self._plans.get(spec.name)
+
+    def pipeline(self, spec: ModelSpec, run: Run, requests: Sequence[GenerateRequest] = ()) -> Pipeline:
         """Return a model in memory, held so that there is room to compute each of the requests."""
-        files, family = self._store.locate(spec), self._plugins.families[spec.family]
+        files, family = self._store.locate(spec), self.plugins.families[spec.family]
         if self._placed.get(spec.name, spec.devices) != spec.devices:
             self._drop(spec.name)  # it was placed elsewhere
         versions = files.versions()
@@ -197,7 +122,7 @@ class LocalWorker:
         """Plan a model that is in memory for a larger size; drop it where it has to be held in another way."""
         name = sized.name
         held_bytes = residency.used_bytes
-        context = load_context(self._settings, self._plugins, device, held_bytes=held_bytes, placed=sized.devices)
+        context = load_context(self.settings, self.plugins, device, held_bytes=held_bytes, placed=sized.devices)
         plan, before = plan_for(family, sized, files, context), self._plans.get(name)
         if plan is None or before is None:
             return
@@ -223,7 +148,7 @@ class LocalWorker:
         self._placed[spec.name], self._versions[spec.name] = spec.devices, versions
         held_bytes = residency.used_bytes
         context = load_context(
-            self._settings, self._plugins, device, run.report, held_bytes=held_bytes, placed=spec.devices
+            self.settings, self.plugins, device, run.report, held_bytes=held_bytes, placed=spec.devices
         )
         with wrap_plugin_errors(f"{spec.name} could not be loaded"):
             plan = plan_for(family, sized, files, context)
@@ -246,7 +171,7 @@ class LocalWorker:
         expected_bytes = plan.peak_bytes(device) if plan else files.size_bytes()
         return residency.get(spec.name, expected_bytes, load)
 
-    def _network(self, spec: ModelSpec, run: Run) -> UpscalerNetwork:
+    def network(self, spec: ModelSpec, run: Run) -> UpscalerNetwork:
         """Return the network of an upscaler. The residency keeps it like a pipeline: it has a size and is closed."""
         files = self._store.locate(spec)
 
@@ -255,10 +180,10 @@ class LocalWorker:
             stage = f"Loading {spec.name}"
             run.report(StageStart(name=stage))
             context = load_context(
-                self._settings, self._plugins, self.device, run.report, held_bytes=self._residency.used_bytes
+                self.settings, self.plugins, self.device, run.report, held_bytes=self._residency.used_bytes
             )
             with wrap_plugin_errors(f"{spec.name} could not be loaded"):
-                network = load_network(files.one(COMPONENT), self._plugins.upscalers.values(), context)
+                network = load_network(files.one(COMPONENT), self.plugins.upscalers.values(), context)
             run.report(StageDone(name=stage, elapsed_ms=int((monotonic() - started) * 1000)))
             return network
 
@@ -269,16 +194,6 @@ class LocalWorker:
 def _outline(plan: MemoryPlan) -> list[object]:
     """Return what parts a plan has in memory, whatever computing with them takes."""
     return [(part.name, part.device, part.files) for part in plan.parts]
-
-
-def _encode_or_leave(renderer: ChainRenderer, pipeline: Pipeline, work: ClipWork, run: Run) -> None:
-    try:
-        with cancelled_by(run.check):
-            encode_clip(renderer, pipeline, work)
-    except CancelledError:
-        pass  # the clip that is rendered meanwhile is cancelled, too, and says so
-    except (Exception, SystemExit) as error:
-        log.warning("a clip was not decoded beside another: %s: %s", type(error).__name__, error)
 
 
 class InlineExecutor:

@@ -19,17 +19,16 @@ from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from mold_core.catalog import ModelSpec
-from mold_core.chains.clips import ClipWork
 from mold_core.engine.worker.child import Boot, WorkerState
 from mold_core.engine.worker.pulse import Pulse, make_pulse
 from mold_core.engine.worker.shared_file import make_shared_file, read_shared
 from mold_core.engine.worker.vigil import Call, Vigil, call_for
 from mold_core.errors import CancelledError, PluginError, WorkerError
-from mold_core.hookspecs import Frames, Run
+from mold_core.hookspecs import Run
+from mold_core.jobs.task import WorkerTask
 from mold_core.placement.device import DeviceInfo
 from mold_core.plugins import Plugins
 from mold_core.settings import Settings
-from mold_core.wire import ExpandRequest, GenerateRequest, UpscaleRequest, UpscaleResponse
 
 __all__ = ["ProcessExecutor", "ProcessWorker"]
 
@@ -116,28 +115,9 @@ class ProcessWorker:
         dropped: tuple[str, ...] = self._call("unload", (name,), None)
         return dropped
 
-    def generate(self, spec: ModelSpec, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
-        """Return one Frames per request; the model is loaded if need be."""
-        made: list[Frames] = self._call("generate", (spec, tuple(requests)), run, of=spec, requests=requests)
-        return made
-
-    def render_clip(self, spec: ModelSpec, work: ClipWork, run: Run, beside: Sequence[ClipWork] = ()) -> None:
-        """Leave the latents of a clip on disk, and meanwhile the frames of `beside`, clips that are rendered."""
-        self._call("render_clip", (spec, work), run, {"beside": beside}, of=spec, requests=[work.request])
-
-    def encode_clip(self, spec: ModelSpec, work: ClipWork, run: Run) -> None:
-        """Leave the frames and the sound of a rendered clip on disk."""
-        self._call("encode_clip", (spec, work), run, of=spec, requests=[work.request])
-
-    def expand(self, request: ExpandRequest, run: Run) -> tuple[str, ...]:
-        """Return the prompts that a complete request asks for."""
-        prompts: tuple[str, ...] = self._call("expand", (request,), run)
-        return prompts
-
-    def upscale(self, spec: ModelSpec, request: UpscaleRequest, run: Run) -> UpscaleResponse:
-        """Return the larger image; files are read and written in the other process."""
-        response: UpscaleResponse = self._call("upscale", (spec, request), run, of=spec)
-        return response
+    def run(self, task: WorkerTask, run: Run) -> Any:
+        """Run a task in the other process and return its result."""
+        return self._call("run", (task,), run, of=task.spec, requests=task.requests)
 
     def close(self) -> None:
         """Let the process end, and make it if it does not."""
@@ -214,7 +194,6 @@ class ProcessWorker:
         verb: str,
         arguments: tuple[Any, ...],
         run: Run | None,
-        options: dict[str, Any] | None = None,
         *,
         of: ModelSpec | None = None,
         requests: Sequence[Any] = (),
@@ -225,7 +204,7 @@ class ProcessWorker:
         load = of is not None and of.name not in self._state.loaded
         self._calling = call_for(number, self._settings, of, requests, load=load)
         try:
-            self._send(("call", number, verb, pickle.dumps((wants_run, arguments, options or {}))))
+            self._send(("call", number, verb, pickle.dumps((wants_run, arguments))))
             calling = _Calling(run, lambda: self._pulse.cancel(number))
             with calling.telling():
                 while (message := self._answers.get()) is not None:

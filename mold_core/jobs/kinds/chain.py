@@ -17,6 +17,7 @@ from mold_core.files import version_of
 from mold_core.hookspecs import ChainRenderer, Worker
 from mold_core.jobs.batch import BatchRun
 from mold_core.jobs.job import Job, JobKind
+from mold_core.jobs.kinds.clip_tasks import EncodeClipTask, RenderClipTask
 from mold_core.jobs.kinds.kind import Prepared, ResultFile, RunContext
 from mold_core.jobs.kinds.shots import metadata_of
 from mold_core.placement.memory import spec_for
@@ -138,7 +139,7 @@ def _make_clip(job: Job, spec: ModelSpec, chain: Chain, index: int, worker: Work
     later = tuple(attrs.evolve(work.request, source_image=None) for work in chain.works[index + 1 :])
     work = attrs.evolve(chain.works[index], later=later)
     beside = chain.ready
-    _guarded(chain, index, lambda: worker.render_clip(spec, work, _ClipRun(job, index), beside=beside))
+    _guarded(chain, index, lambda: worker.run(RenderClipTask(spec, work, beside), _ClipRun(job, index)))
     job.report(ChainStageDone(stage_idx=index, frames_emitted=chain.plan.emitted[index]))
     _decode(job, spec, chain, [one for one in beside if one.ready], worker)
 
@@ -147,7 +148,7 @@ def _decode(job: Job, spec: ModelSpec, chain: Chain, works: Sequence[ClipWork], 
     """Leave the frames of rendered clips on disk, one after the other and nothing beside them."""
     for work in works:
         index = chain.works.index(work)
-        _guarded(chain, index, partial(worker.encode_clip, spec, work, _ClipRun(job, index)))
+        _guarded(chain, index, partial(worker.run, EncodeClipTask(spec, work), _ClipRun(job, index)))
 
 
 def _guarded(chain: Chain, index: int, work: Callable[[], None]) -> None:

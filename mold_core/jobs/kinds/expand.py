@@ -10,10 +10,12 @@ import attrs
 
 from mold_core.catalog import ModelSpec
 from mold_core.errors import ModelNotFoundError, WorkerError
-from mold_core.hookspecs import Worker
+from mold_core.hookspecs import Run, Worker
 from mold_core.jobs.batch import BatchRun, fail_jobs
 from mold_core.jobs.job import Job, JobKind
 from mold_core.jobs.kinds.kind import Prepared, RunContext
+from mold_core.jobs.task import WorkerHost
+from mold_core.jobs.within_memory import saying_out_of_memory
 from mold_core.plugin_errors import wrap_plugin_errors
 from mold_core.requests.models import Models
 from mold_core.requests.prompt_expansion import Expanding
@@ -29,6 +31,24 @@ _MOST_VARIATIONS = 10
 
 # What prompts are written for where neither model nor family is known.
 _USUAL_FAMILY = "flux"
+
+
+@attrs.frozen
+class ExpandTask:
+    """Prompts for one idea. Nothing of what writes them stays in memory."""
+
+    request: ExpandRequest
+    spec: None = None
+    requests: tuple[()] = ()
+
+    def __call__(self, host: WorkerHost, run: Run) -> tuple[str, ...]:
+        """Return the prompts that a complete request asks for."""
+        expanding = Expanding.of(self.request, host.settings, host.plugins, host.device)
+        what = "the prompt could not be expanded"
+        with wrap_plugin_errors(what), saying_out_of_memory(what, host.device):
+            expanding.check()
+            host.make_available(expanding.size_bytes())
+            return expanding.write(run)
 
 
 class ExpandKind:
@@ -61,7 +81,7 @@ class ExpandKind:
                 continue
             try:
                 request: ExpandRequest = job.request
-                prompts = worker.expand(request, BatchRun([job]))
+                prompts = worker.run(ExpandTask(request), BatchRun([job]))
                 response = ExpandResponse(original=request.prompt, expanded=prompts, seed_used=request.seed)
                 context.deliver(job, response)
             except WorkerError:
@@ -97,7 +117,7 @@ def expand_prompts(job: Job, worker: Worker, models: Models) -> tuple[str, ...]:
     prompts: list[str] = []
     run = BatchRun([job])
     for part in _parts(request, models):
-        prompts += worker.expand(part, run)
+        prompts += worker.run(ExpandTask(part), run)
     for prompt in prompts:
         job.report(Info(message=f"expanded to: {prompt}"))
     return tuple(prompts)

@@ -11,20 +11,30 @@ from typing import TYPE_CHECKING, cast
 import attrs
 
 from mold_core.catalog import ModelSpec
-from mold_core.errors import CancelledError, ValidationError, WorkerError
-from mold_core.hookspecs import Frames, ModelFamily, Worker
+from mold_core.errors import CancelledError, InferenceError, ValidationError, WorkerError
+from mold_core.hookspecs import Frames, ModelFamily, Run, Worker
 from mold_core.jobs.batch import BatchRun, fail_jobs
 from mold_core.jobs.job import Job, JobKind
 from mold_core.jobs.kinds.expand import check_expansion, expand_prompts
 from mold_core.jobs.kinds.kind import Prepared, ResultFile, RunContext
 from mold_core.jobs.kinds.shots import Shot, encode, metadata_of, response_of, shots_of
-from mold_core.jobs.kinds.upscale import fetch_upscaler
+from mold_core.jobs.kinds.upscale import UpscaleTask, fetch_upscaler
+from mold_core.jobs.task import WorkerHost
+from mold_core.jobs.within_memory import generate_within_memory
 from mold_core.placement.memory import spec_for
 from mold_core.plugin_errors import wrap_plugin_errors
 from mold_core.requests.complete import complete
 from mold_core.requests.models import Models
 from mold_core.requests.upscalers import upscaler_for
-from mold_core.wire import GenerateRequest, GenerateResponse, ImageData, Info, UpscaleRequest, VideoData
+from mold_core.wire import (
+    GenerateRequest,
+    GenerateResponse,
+    ImageData,
+    Info,
+    UpscaleRequest,
+    UpscaleResponse,
+    VideoData,
+)
 
 if TYPE_CHECKING:
     from mold_core.media.formats import ImageFormat
@@ -34,6 +44,35 @@ __all__ = ["GenerateKind"]
 log = logging.getLogger("mold.engine")
 
 Prompts = Mapping[str, tuple[str, ...]]
+
+
+@attrs.frozen
+class GenerateTask:
+    """Frames, one for each request."""
+
+    spec: ModelSpec
+    requests: Sequence[GenerateRequest]
+
+    def __call__(self, host: WorkerHost, run: Run) -> list[Frames]:
+        """Return one Frames per request. What a plugin raises becomes an InferenceError with the cause chained."""
+        spec, requests = self.spec, self.requests
+        pipeline = host.pipeline(spec, run, requests)
+        run.check()
+        plan = host.plan_of(spec)
+        with wrap_plugin_errors(f"{spec.name} failed while generating"):
+            made = generate_within_memory(
+                pipeline,
+                requests,
+                run,
+                most=plan.most_together(len(requests)) if plan else len(requests),
+                device=host.device,
+                make_room=lambda: host.drop_all_but(spec.name),
+            )
+        if len(made) != len(requests):
+            raise InferenceError(
+                f"family {spec.family!r} returned {len(made)} results for {len(requests)} requests, a fault in it"
+            )
+        return made
 
 
 class GenerateKind:
@@ -172,7 +211,7 @@ def _generate(jobs: Sequence[Job], spec: ModelSpec, worker: Worker, context: Run
             continue
         context.measure("batch_pictures", len(wanted), model=spec.name)
         run.images = [(shot.job, shot.index) for shot in wanted]
-        frames = worker.generate(spec, [shot.request for shot in wanted], run)
+        frames = worker.run(GenerateTask(spec, [shot.request for shot in wanted]), run)
         pairs = [
             (shot, made if shot.request.upscale_model is None else _enlarged(shot, made, worker, context))
             for shot, made in zip(wanted, frames, strict=True)
@@ -211,7 +250,8 @@ def _enlarged_file(shot: Shot, made: Frames, worker: Worker, context: RunContext
         output_format=cast("ImageFormat", shot.request.output_format),
         tile_size=context.models.settings.upscale_tile_size,
     )
-    enlarged = worker.upscale(upscaler, wanted, BatchRun([shot.job], on_stage=partial(_stage, context)))
+    run = BatchRun([shot.job], on_stage=partial(_stage, context))
+    enlarged: UpscaleResponse = worker.run(UpscaleTask(upscaler, wanted), run)
     return attrs.evolve(enlarged.image, index=shot.index)
 
 

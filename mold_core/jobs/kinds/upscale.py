@@ -12,12 +12,14 @@ import attrs
 from mold_core.catalog import ModelSpec
 from mold_core.catalog.pull import pull
 from mold_core.errors import DownloadError, OutputError, ValidationError
-from mold_core.hookspecs import Worker
+from mold_core.hookspecs import Run, Worker
 from mold_core.jobs.batch import BatchRun
 from mold_core.jobs.job import Job, JobKind
 from mold_core.jobs.kinds.kind import Prepared, ResultFile, RunContext
+from mold_core.jobs.task import WorkerHost
 from mold_core.media.images import check_image
 from mold_core.media.metadata import read_metadata
+from mold_core.plugin_errors import wrap_plugin_errors
 from mold_core.requests.models import Models
 from mold_core.requests.upscalers import checked_tile_size, embedded_upscaler, upscaler_for
 from mold_core.upscaling.requests import FileUpscaleRequest, is_video
@@ -25,6 +27,25 @@ from mold_core.upscaling.run import read_source
 from mold_core.wire import ProgressEvent, UpscaleRequest, UpscaleResponse
 
 __all__ = ["UpscaleKind", "fetch_upscaler", "origin_of"]
+
+
+@attrs.frozen
+class UpscaleTask:
+    """A larger image or video. Files are read and written where the worker runs."""
+
+    spec: ModelSpec
+    request: UpscaleRequest
+    requests: tuple[()] = ()
+
+    def __call__(self, host: WorkerHost, run: Run) -> UpscaleResponse:
+        """Return the larger image. The network is loaded once the source has turned out to be an image or a video."""
+        from mold_core.placement.device import free_bytes
+        from mold_core.upscaling.run import ExecutionDevice, upscale
+
+        spec = self.spec
+        with wrap_plugin_errors(f"{spec.name} failed while upscaling"):
+            where = ExecutionDevice(host.device, free_bytes)
+            return upscale(self.request, lambda: host.network(spec, run), where, spec.name, run)
 
 
 class UpscaleKind:
@@ -59,7 +80,7 @@ class UpscaleKind:
             assert job.spec is not None  # prepare found it
             fetch_upscaler(job.spec, [job], context)
             with context.loading(job.spec):
-                made = worker.upscale(job.spec, job.request, BatchRun([job]))
+                made: UpscaleResponse = worker.run(UpscaleTask(job.spec, job.request), BatchRun([job]))
             context.beside(partial(context.deliver, job, made), [job])
 
 

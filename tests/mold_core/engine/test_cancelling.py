@@ -10,6 +10,9 @@ import pytest
 
 from mold_core import CancelledError, ExpandRequest, GenerateRequest, Settings, UpscaleRequest, load_plugins
 from mold_core.engine.worker.local import LocalWorker
+from mold_core.jobs.kinds.expand import ExpandTask
+from mold_core.jobs.kinds.generate import GenerateTask
+from mold_core.jobs.kinds.upscale import UpscaleTask
 from mold_core.media.images import encode_image
 from mold_core.testing import RecordedRun
 
@@ -52,7 +55,7 @@ def drawn(worker: LocalWorker, run: Any, **fields: Any) -> bytes:
         }
     )
     spec = worker._plugins.models[str(request.model)]
-    (frames,) = worker.generate(spec, [request], run)
+    (frames,) = worker.run(GenerateTask(spec, [request]), run)
     return b"".join(image.tobytes() for image in frames.images)
 
 
@@ -65,12 +68,12 @@ def enlarged(worker: LocalWorker, run: Any) -> bytes:
 
     image = encode_image(Image.new("RGB", (200, 200), "red"), "png")
     request = UpscaleRequest(image=image, model="esrgan-nano-x4:fp32", tile_size=64)
-    return worker.upscale(worker._plugins.models["esrgan-nano-x4:fp32"], request, run).image.data
+    return worker.run(UpscaleTask(worker.plugins.models["esrgan-nano-x4:fp32"], request), run).image.data
 
 
 def written(worker: LocalWorker, run: Any) -> bytes:
     request = ExpandRequest(prompt="a house", model="flux-nano:bf16", model_family="flux", variations=1, seed=3)
-    return "".join(worker.expand(request, run)).encode()
+    return "".join(worker.run(ExpandTask(request), run)).encode()
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from mold_core.engine import MetricSample
 from mold_core.engine.worker.local import InlineExecutor, LocalWorker
 from mold_core.engine.worker.process import ProcessExecutor, ProcessWorker
 from mold_core.errors import WorkerError
+from mold_core.jobs.kinds.generate import GenerateTask
 from mold_core.testing import FakePlugin, Gate, RecordedRun, SketchFamily, engine_with, sketch_model
 
 WAIT_S = 120.0
@@ -164,14 +165,14 @@ def test_cancelling_is_seen_there_at_the_next_step() -> None:
 
     family = SketchFamily(step_s=0.3, error=RuntimeError("it went on"), error_at=5)
     with worker(family) as there, pytest.raises(CancelledError, match="the job was cancelled"):
-        there.generate(SPEC, [complete(steps=9)], Watched())
+        there.run(GenerateTask(SPEC, [complete(steps=9)]), Watched())
 
 
 def test_a_run_that_raises_ends_the_call_and_the_worker_goes_on() -> None:
     with worker(SketchFamily(step_s=0.01)) as there:
         with pytest.raises(CancelledError):
-            there.generate(SPEC, [complete(steps=100)], RecordedRun(cancel_after=2))
-        (made,) = there.generate(SPEC, [complete()], RecordedRun())
+            there.run(GenerateTask(SPEC, [complete(steps=100)]), RecordedRun(cancel_after=2))
+        (made,) = there.run(GenerateTask(SPEC, [complete()]), RecordedRun())
         assert made.images[0].size == (32, 32)
 
 

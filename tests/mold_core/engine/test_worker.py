@@ -8,6 +8,7 @@ import pytest
 
 from mold_core import GenerateRequest, LoadContext, Settings, WeightLoad, load_plugins
 from mold_core.engine.worker.local import InlineExecutor, LocalWorker
+from mold_core.jobs.kinds.generate import GenerateTask
 from mold_core.testing import FakePlugin, RecordedRun, SketchFamily, sketch_model
 
 SPEC = sketch_model("a:v1")
@@ -43,7 +44,7 @@ def test_models_are_loaded_used_and_unloaded() -> None:
     family = SketchFamily()
     one = worker(family)
     assert one.loaded() == frozenset()
-    (made,) = one.generate(SPEC, [REQUEST], RecordedRun())
+    (made,) = one.run(GenerateTask(SPEC, [REQUEST]), RecordedRun())
     assert made.images[0].size == (32, 32)
     assert one.loaded() == {"a:v1"}
     assert one.unload("b:v1") == ()
@@ -69,5 +70,5 @@ def test_a_closed_worker_has_freed_everything() -> None:
 def test_nothing_is_generated_for_nobody() -> None:
     family = SketchFamily()
     with pytest.raises(Exception, match="the job was cancelled"):
-        worker(family).generate(SPEC, [REQUEST], RecordedRun(cancel_after=0))
+        worker(family).run(GenerateTask(SPEC, [REQUEST]), RecordedRun(cancel_after=0))
     assert family.batches == []
