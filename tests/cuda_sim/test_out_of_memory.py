@@ -264,6 +264,6 @@ def test_clips_are_decoded_beside_a_render_only_with_memory_for_both(
     worker.load(flipbook_model(), RecordedRun())
     worker._plans["flipbook:v1"] = plan_memory(PARTS, {"cuda:0": max(room, 160)})
     worker.device = "mps"  # a device beside which the CPU is free
-    monkeypatch.setattr(worker, "_pipeline", lambda spec, run, requests: None)
+    monkeypatch.setattr(worker, "pipeline", lambda spec, run, requests: None)
     worker.run(RenderClipTask(flipbook_model(), clip, [clip]), RecordedRun())
     assert [name.startswith("mold-encode") for name in threads] == [beside]
