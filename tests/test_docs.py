@@ -38,7 +38,7 @@ def test_no_hook_is_documented_that_is_not_there() -> None:
 
 
 def test_the_tutorial_shows_the_example_as_it_is() -> None:
-    tutorial = PLUGINS_PAGE.partition("## A family in four steps")[2].partition("## What a good family")[0]
+    tutorial = PLUGINS_PAGE.partition("## A family in four steps")[2].partition("## Rules for a family")[0]
     for language, block in re.findall(r"```(python|toml)\n(.*?)```", tutorial, re.DOTALL):
         source = EXAMPLE if language == "python" else EXAMPLE_PROJECT
         for line in block.splitlines():
