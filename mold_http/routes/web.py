@@ -1,7 +1,7 @@
-"""The page: what a browser shows at ``/``, and the files it is made of.
+"""The web page at ``/`` and its files.
 
-Every file is a row of its own with a fixed content type, so that no path is ever made from a request. The files are
-public, since they hold nothing; the API that they call wants its key.
+Every file is a separate route with a fixed content type, so no path is built from a request. The files are public,
+because they contain no secrets; the API that they call requires its key.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ FILES = (
     "detail.js",
     "dom.js",
     "expand.js",
-    "film.js",
     "gallery.js",
     "icon.svg",
     "main.js",
@@ -41,11 +40,12 @@ FILES = (
     "settings.js",
     "style.css",
     "toml.js",
+    "video.js",
 )
 
 
 async def page(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Answer with the page, which is told whether it needs to ask for a key."""
+    """Respond with the page; its `data-key` says whether the API requires a key."""
     body = _read("index.html")
     if service.keys.required:
         body = body.replace(b'data-key="none"', b'data-key="needed"')
@@ -64,10 +64,10 @@ def _serving(name: str) -> Handler:
 
 
 def _answer(req: falcon.asgi.Request, resp: falcon.asgi.Response, body: bytes, content_type: str) -> None:
-    """Send a file, or say that the browser has it already."""
+    """Send a file, or 304 if the browser already has it."""
     resp.content_type = f"{content_type}; charset=utf-8"
     resp.set_header("X-Content-Type-Options", "nosniff")
-    resp.set_header("Cache-Control", "no-cache")  # asked for again each time, so that an upgrade is seen at once
+    resp.set_header("Cache-Control", "no-cache")  # revalidated each time, so that an upgrade is visible at once
     answer_bytes(req, resp, body)
 
 
@@ -81,7 +81,7 @@ def _file_route(name: str) -> Route:
         method="GET",
         path=f"/web/{name}",
         name=f"web_{name.replace('.', '_')}",
-        summary="A file of the page",
+        summary="A file of the web page",
         handler=_serving(name),
         tag="page",
         answers=(Answer(doc="The file.", content={_TYPES[name[name.rindex(".") :]]: "the file"}),),
@@ -96,8 +96,8 @@ ROUTES = (
         method="GET",
         path="/",
         name="web_page",
-        summary="The page",
-        doc="To make images and videos in a browser. Its files are under `/web/`; it asks no other server.",
+        summary="The web page",
+        doc="Generates images and video in a browser. Its files are under `/web/`. It contacts no other server.",
         handler=page,
         tag="page",
         answers=(Answer(doc="The page.", content={"text/html": "the page"}),),

@@ -1,4 +1,4 @@
-// Talks to the server: the key, JSON, pictures, and streams of events.
+// The client of the server: the API key, JSON, media and event streams.
 
 const KEY = "mold-key";
 let askForKey = async () => {};
@@ -17,13 +17,13 @@ export class ApiError extends Error {
 
 function keyHeader() {
   const key = sessionStorage.getItem(KEY);
-  // A header holds bytes, not characters.
+  // Headers hold bytes, not characters.
   return key === null ? {} : { "X-Api-Key": String.fromCharCode(...new TextEncoder().encode(key)) };
 }
 
 let asking = null;
 
-// Returns the response of a request that went well; a key is asked for until one fits.
+// Returns a successful response. Asks for an API key until the server accepts one.
 export async function send(path, { method = "GET", body, headers = {}, signal } = {}) {
   for (;;) {
     if (keyNeeded() && !keyKnown()) await (asking ??= askForKey(false).finally(() => { asking = null; }));
@@ -34,7 +34,7 @@ export async function send(path, { method = "GET", body, headers = {}, signal } 
       body: body === undefined ? undefined : JSON.stringify(body),
     }).catch((error) => {
       if (error.name === "AbortError") throw error;
-      throw new ApiError("The server does not answer. Is it still running?", "UNREACHABLE", 0);
+      throw new ApiError("The server does not respond. Is it running?", "UNREACHABLE", 0);
     });
     if (response.ok) return response;
     if (response.status === 401) {
@@ -44,15 +44,15 @@ export async function send(path, { method = "GET", body, headers = {}, signal } 
       }
       continue;
     }
-    const told = await response.json().catch(() => ({}));
-    throw new ApiError(told.error ?? `The server answered ${response.status}.`, told.code, response.status);
+    const problem = await response.json().catch(() => ({}));
+    throw new ApiError(problem.error ?? `The server responded with status ${response.status}.`, problem.code, response.status);
   }
 }
 
 export const get = async (path, options) => (await send(path, options)).json();
 export const post = async (path, body) => (await send(path, { method: "POST", body })).json();
 
-// Yields {event, data, id} of a stream of server-sent events.
+// Yields {event, data, id} for each server-sent event of a stream.
 export async function* events(path, { signal, headers } = {}) {
   const response = await send(path, { signal, headers: { Accept: "text/event-stream", ...headers } });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -79,7 +79,7 @@ export async function* events(path, { signal, headers } = {}) {
 export const submit = (kind, request) => post("api/jobs", { kind, request });
 export const cancel = (id) => send(`api/jobs/${id}`, { method: "DELETE" });
 
-// Follows a job to its end through broken connections. Returns what it made; throws ApiError where it failed.
+// Follows a job to its end and reconnects when the connection breaks. Returns its result; throws ApiError if it failed.
 export async function follow(id, onEvent, { form = "url", signal } = {}) {
   let last;
   for (let failures = 0; ; ) {
@@ -108,22 +108,22 @@ async function resultOf(job) {
   return get(`api/jobs/${job.id}/result?image_data=url`, { headers: { Accept: "application/json" } });
 }
 
-// Returns an address that <img> and <video> can show. With a key, which they cannot send, the bytes are fetched first.
-const held = new Map();
+// Returns an address for <img> and <video>. They cannot send an API key, so with one the bytes are fetched first.
+const addresses = new Map();
 export async function media(path) {
   if (!keyNeeded()) return path;
-  if (!held.has(path)) {
-    held.set(path, send(path).then((response) => response.blob()).then((blob) => URL.createObjectURL(blob)));
-    if (held.size > 400) {
-      const [oldest, address] = held.entries().next().value;
-      held.delete(oldest);
+  if (!addresses.has(path)) {
+    addresses.set(path, send(path).then((response) => response.blob()).then((blob) => URL.createObjectURL(blob)));
+    if (addresses.size > 400) {
+      const [oldest, address] = addresses.entries().next().value;
+      addresses.delete(oldest);
       address.then(URL.revokeObjectURL, () => {});
     }
   }
   try {
-    return await held.get(path);
+    return await addresses.get(path);
   } catch (error) {
-    held.delete(path);
+    addresses.delete(path);
     throw error;
   }
 }

@@ -1,4 +1,4 @@
-// Create: a prompt becomes a picture while one looks on.
+// Create: generates an image from a prompt, with live previews.
 
 import { cancel, follow, fromBase64, get, media, send, submit, thumbnailPath, toBase64 } from "./api.js";
 import { $, announce, complain, duration, h, progressOf } from "./dom.js";
@@ -11,22 +11,22 @@ let server;
 let model, family, settings;
 let source = null; // {blob, width, height, mask}
 let running = null; // {id, request}
-let original = null; // the prompt before it was written out
+let original = null; // {prompt, expanded}: the prompt before it was expanded
 
 export function startCreate(known) {
   server = known;
   fillModels();
   document.addEventListener("models", fillModels);
-  $("#composer").addEventListener("submit", (event) => { event.preventDefault(); make(); });
+  $("#composer").addEventListener("submit", (event) => { event.preventDefault(); generate(); });
   $("#cancel").addEventListener("click", stop);
-  $("#picture").addEventListener("click", () => $("#file").click());
-  $("#file").addEventListener("change", () => { if ($("#file").files[0]) startFrom($("#file").files[0]); $("#file").value = ""; });
-  $("#expand").addEventListener("click", writeOut);
+  $("#image").addEventListener("click", () => $("#file").click());
+  $("#file").addEventListener("change", () => { if ($("#file").files[0]) setSource($("#file").files[0]); $("#file").value = ""; });
+  $("#expand").addEventListener("click", enhance);
   document.addEventListener("keydown", keys);
   takeDrops();
   if (matchMedia("(max-width: 62rem)").matches) $("#settings").open = false;
   showIdeas();
-  showEarlier();
+  showRecent();
   resume();
 }
 
@@ -44,7 +44,7 @@ function fillModels() {
   $("#form").replaceChildren(holder, h("div", { id: "fields" }));
   $("#fields").style.display = "contents";
   if (!choices.length) {
-    $("#fields").replaceChildren(h("p.soft", {}, "No model is here yet. The page Models fetches one."));
+    $("#fields").replaceChildren(h("p.soft", {}, "No model is installed. Download one under Models."));
     return;
   }
   choose(choices.find((one) => one.name === chosen) ?? choices[0]);
@@ -58,31 +58,31 @@ function choose(wanted) {
   settings = settingsOf(model, family);
   if (before) settings.fill({ batch_size: before.batch_size, seed: before.seed });
   $("#fields").replaceChildren(...settings.elements);
-  $("#picture").hidden = !declares(family, "source_image");
-  if (source && !declares(family, "source_image")) startFrom(null);
+  $("#image").hidden = !declares(family, "source_image");
+  if (source && !declares(family, "source_image")) setSource(null);
   else if (source) showSource();
   showStrength();
 }
 
 function showStrength() {
-  const strength = $("#fields .of-picture");
+  const strength = $("#fields .of-image");
   if (strength) strength.hidden = !source;
 }
 
-// --- making ----------------------------------------------------------------------------------------------------------
+// --- generating -----------------------------------------------------------------------------------------------------
 
-async function make() {
+async function generate() {
   const prompt = $("#prompt").value.trim();
-  if (!prompt) { $("#prompt").focus(); return announce("Write what you would like to see first."); }
+  if (!prompt) { $("#prompt").focus(); return announce("Enter a prompt first."); }
   if (running || !model) return;
   running = { id: null, request: null };
   try {
     const request = { ...settings.values(), prompt, model: model.name, preview: declares(family, "preview") };
     if (!source) delete request.strength;
-    if (original?.written === prompt) request.original_prompt = original.prompt;
+    if (original?.expanded === prompt) request.original_prompt = original.prompt;
     if (source) {
       request.source_image = await toBase64(source.blob);
-      const mask = await source.mask?.picture();
+      const mask = await source.mask?.toPng();
       if (mask) request.mask_image = await toBase64(mask);
     }
     busy(true, request);
@@ -105,7 +105,7 @@ async function watch() {
   await showResult(id, request, result);
 }
 
-// A job goes on without the page; one that is opened again looks on where it left.
+// A job continues without the page. A reloaded page follows it again.
 async function resume() {
   const kept = JSON.parse(sessionStorage.getItem(JOB) ?? "null");
   if (!kept || running) return;
@@ -140,12 +140,12 @@ function failed(error) {
   stage.dataset.state = "empty";
   $("#caption").replaceChildren();
   const cancelled = error.code === "CANCELLED" || error.message === "cancelled";
-  $("#mat").replaceChildren(h("p.invitation", {}, cancelled ? "Cancelled." : "That did not work."), cancelled ? "" : h("p.soft", {}, error.message));
+  $("#mat").replaceChildren(h("p.invitation", {}, cancelled ? "Cancelled." : "Generation failed."), cancelled ? "" : h("p.soft", {}, error.message));
   announce(cancelled ? "Cancelled" : error.message);
 }
 
 function busy(on, request) {
-  $("#make").hidden = on;
+  $("#generate").hidden = on;
   $("#cancel").hidden = !on;
   $("#cancel").disabled = false;
   if (!on) return;
@@ -153,16 +153,16 @@ function busy(on, request) {
   sized($("#mat"), request.width ?? model?.default_width, request.height ?? model?.default_height);
   $("#mat").replaceChildren(blank, h("div.progress.unsure", { role: "progressbar", ariaLabel: "Progress" }, h("i")));
   $("#stage").dataset.state = "busy";
-  $("#caption").replaceChildren(h("p.words", {}, request.prompt), h("p", { id: "step" }, "Sending"));
-  announce("Sent");
-  // On a narrow page the stage may lie above what is seen.
+  $("#caption").replaceChildren(h("p.words", {}, request.prompt), h("p", { id: "step" }, "Submitting"));
+  announce("Submitted");
+  // On a narrow window the stage may be scrolled out of view.
   $("#stage").scrollIntoView({ block: "nearest" });
 }
 
-// A small picture is not blown up to the whole wall, and a large one fits it.
+// Enlarges a small image at most four times, and fits a large one into the window.
 function sized(element, width, height) {
   if (!width || !height) return;
-  // What stands above and below a picture on a wide page takes some 420 pixels.
+  // The header and the composer take about 420 pixels of a wide window.
   const tall = matchMedia("(max-width: 62rem)").matches ? innerHeight * 0.56 : Math.max(240, innerHeight - 420);
   element.style.setProperty("--tall", `${tall}px`);
   element.style.setProperty("--wide", `${Math.min(width * 4, 1600, Math.round(tall * width / height))}px`);
@@ -173,9 +173,9 @@ let spoken = 0;
 function progress(event) {
   const [words, done] = progressOf(event);
   if (event.type === "preview" && !event.index) {
-    const picture = $("#mat > img") ?? h("img", { alt: "The picture on its way" });
-    picture.src = `data:image/jpeg;base64,${event.image}`;
-    $("#mat > .blank")?.replaceWith(picture);
+    const preview = $("#mat > img") ?? h("img", { alt: "Preview" });
+    preview.src = `data:image/jpeg;base64,${event.image}`;
+    $("#mat > .blank")?.replaceWith(preview);
   }
   if (!words) return;
   const step = $("#step"), bar = $("#mat .progress");
@@ -194,8 +194,8 @@ async function showResult(id, request, result) {
   const items = await itemsOf(id, request, result);
   for (const warning of result.warnings ?? []) complain(warning);
   show(items, 0, result);
-  announce(items.length === 1 ? "Done" : `Done, ${items.length} pictures`);
-  showEarlier(items);
+  announce(items.length === 1 ? "Done" : `Done, ${items.length} images`);
+  showRecent(items);
 }
 
 async function itemsOf(id, request, result) {
@@ -226,12 +226,12 @@ function show(items, index, result) {
     h("p", {}, facts.filter(Boolean).join(" · ")),
     h("div.does", {},
       item.name && h("button.quiet", { type: "button", onclick: () => details(item.name) }, "Details"),
-      !item.video && declares(family, "source_image") && h("button.quiet", { type: "button", onclick: () => useAsStart(item.address) }, "Use as start"),
-      h("button.quiet", { type: "button", onclick: () => settings.fill({ seed: String(item.metadata.seed) }) }, "Keep seed"),
+      !item.video && declares(family, "source_image") && h("button.quiet", { type: "button", onclick: () => useAsInput(item.address) }, "Use as input"),
+      h("button.quiet", { type: "button", onclick: () => settings.fill({ seed: String(item.metadata.seed) }) }, "Reuse seed"),
       h("button.quiet", { type: "button", onclick: () => save(item.address, item.name ?? `mold.${item.format}`) }, "Save")));
   if (items.length > 1) {
     $("#others").replaceChildren(...items.map((other, place) => h("button", {
-      type: "button", ariaLabel: `Picture ${place + 1} of ${items.length}`, ariaPressed: String(place === index), onclick: () => show(items, place, result),
+      type: "button", ariaLabel: `Image ${place + 1} of ${items.length}`, ariaPressed: String(place === index), onclick: () => show(items, place, result),
     }, h("img", { src: other.address, alt: "" }))));
   }
 }
@@ -249,27 +249,27 @@ async function details(name) {
   else complain(`${words} is no longer in the gallery.`);
 }
 
-// --- what is shown besides -------------------------------------------------------------------------------------------
+// --- examples and recent results -------------------------------------------------------------------------------------
 
 function showIdeas() {
-  const ideas = IDEAS.map((idea) => h("button.quiet", { type: "button", onclick: () => { $("#prompt").value = idea; make(); } }, idea));
+  const ideas = IDEAS.map((idea) => h("button.quiet", { type: "button", onclick: () => { $("#prompt").value = idea; generate(); } }, idea));
   $("#mat").append(h("div.ideas", {}, ideas));
 }
 
-// The last results, until several pictures of one request take their place.
-async function showEarlier(items) {
+// Shows the latest results, unless the request returned several images.
+async function showRecent(items) {
   if (items?.length > 1 || !server.capabilities.gallery.enabled) return;
   const entries = await get("api/gallery?limit=12").catch(() => []);
   const buttons = await Promise.all(entries.map(async (entry) => h("button", {
-    type: "button", ariaLabel: `Earlier: ${entry.metadata.prompt || entry.filename}`, title: entry.metadata.prompt,
+    type: "button", ariaLabel: `Recent: ${entry.metadata.prompt || entry.filename}`, title: entry.metadata.prompt,
     onclick: async () => (await import("./detail.js")).openDetail(entry, entries),
   }, h("img", { src: await media(thumbnailPath(entry.filename)), alt: "", loading: "lazy" }))));
   $("#others").replaceChildren(...buttons);
 }
 
-// --- a picture to start from -----------------------------------------------------------------------------------------
+// --- the input image -------------------------------------------------------------------------------------------------
 
-export async function startFrom(blob) {
+export async function setSource(blob) {
   if (source) URL.revokeObjectURL(source.address);
   source = null;
   if (blob) {
@@ -279,34 +279,34 @@ export async function startFrom(blob) {
       bitmap.close();
       if (!declares(family, "source_image")) {
         const other = usable().find((one) => declares(familyOf(one), "source_image"));
-        if (!other) throw new Error("No model that is here starts from a picture.");
+        if (!other) throw new Error("No installed model accepts an input image.");
         choose(other);
       }
     } catch (error) {
       source = null;
-      complain(error.name === "InvalidStateError" ? "That file is not a picture that can be read." : error);
+      complain(error.name === "InvalidStateError" ? "The file is not a readable image." : error);
     }
   }
   await showSource();
   showStrength();
 }
 
-export async function useAsStart(address) {
+export async function useAsInput(address) {
   location.hash = "#/create";
-  await startFrom(await (await fetch(address)).blob());
+  await setSource(await (await fetch(address)).blob());
   $("#prompt").focus();
 }
 
 async function showSource() {
   if (!source) { $("#sources").replaceChildren(); return; }
-  const picture = h("div.source", {}, h("img", { src: source.address, alt: "Picture to start from" }));
-  const tools = h("div.tools", {}, h("button.quiet", { type: "button", onclick: () => startFrom(null) }, "Take away"));
-  $("#sources").replaceChildren(picture, tools);
+  const holder = h("div.source", {}, h("img", { src: source.address, alt: "Input image" }));
+  const tools = h("div.tools", {}, h("button.quiet", { type: "button", onclick: () => setSource(null) }, "Remove"));
+  $("#sources").replaceChildren(holder, tools);
   source.mask = null;
   if (declares(family, "mask_image")) {
     const { maskBrush } = await import("./mask.js");
-    if (!source || !picture.isConnected) return;
-    source.mask = maskBrush(picture, tools, source.width, source.height);
+    if (!source || !holder.isConnected) return;
+    source.mask = maskBrush(holder, tools, source.width, source.height);
   }
   $("#composer").scrollIntoView({ block: "nearest" });
 }
@@ -325,41 +325,41 @@ function takeDrops() {
     depth = 0;
     over(0);
     const file = [...event.dataTransfer.files].find((one) => one.type.startsWith("image/"));
-    if (file) startFrom(file);
-    else complain("That is not a picture.");
+    if (file) setSource(file);
+    else complain("The file is not an image.");
   });
   document.addEventListener("paste", (event) => {
     const file = [...event.clipboardData.files].find((one) => one.type.startsWith("image/"));
-    if (file && !section.hidden) { event.preventDefault(); startFrom(file); }
+    if (file && !section.hidden) { event.preventDefault(); setSource(file); }
   });
 }
 
-// --- the rest --------------------------------------------------------------------------------------------------------
+// --- keys and other views --------------------------------------------------------------------------------------------
 
 function keys(event) {
   if ($("#create").hidden || document.querySelector("dialog[open]")) return;
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); make(); }
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); generate(); }
   if (event.key === "Escape" && running) stop();
 }
 
-// Fills the form with what a result was made from.
-export function again(metadata) {
+// Fills the form with the settings of a result.
+export function reuse(metadata) {
   location.hash = "#/create";
   const wanted = usable().find((one) => one.name === metadata.model);
   if (wanted) choose(wanted);
-  else complain(`${metadata.model} is not here; the settings are for ${model?.name}.`);
+  else complain(`${metadata.model} is not installed; the settings are for ${model?.name}.`);
   $("#prompt").value = metadata.prompt;
   settings.fill({ ...metadata, seed: metadata.seed === undefined ? undefined : String(metadata.seed) });
   $("#prompt").focus();
 }
 
-async function writeOut() {
+async function enhance() {
   const prompt = $("#prompt").value.trim();
   if (!prompt) { $("#prompt").focus(); return; }
   const { expandDialog } = await import("./expand.js");
-  expandDialog(prompt, model?.name, (written) => {
-    original = { prompt, written };
-    $("#prompt").value = written;
+  expandDialog(prompt, model?.name, (expanded) => {
+    original = { prompt, expanded };
+    $("#prompt").value = expanded;
     $("#prompt").focus();
   });
 }

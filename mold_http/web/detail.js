@@ -1,19 +1,19 @@
-// One result, large, with what it was made from and what can be done with it.
+// One result at full size, with its metadata and its actions.
 
 import { follow, fromBase64, imagePath, media, send, submit, toBase64 } from "./api.js";
 import { ago, announce, bytes, careful, complain, dialog, h, progressOf } from "./dom.js";
-import { again, save, useAsStart } from "./create.js";
+import { reuse, save, useAsInput } from "./create.js";
 import { compare } from "./compare.js";
 import { server } from "./main.js";
 
 const isVideo = (entry) => entry.format === "mp4";
 
-// GIFs say nothing of how many frames they have.
+// The gallery does not know how many frames a GIF has.
 export const moves = (entry) => Boolean(entry.metadata.frames) || ["mp4", "gif", "apng"].includes(entry.format);
-const FACTS = [["model", "Model"], ["negative_prompt", "Without"], ["original_prompt", "Written from"], ["seed", "Seed"], ["steps", "Steps"],
-  ["guidance", "Guidance"], ["strength", "Change"], ["lora", "Adapter"], ["frames", "Frames"], ["fps", "Frames per second"], ["upscaler", "Enlarged by"]];
+const FACTS = [["model", "Model"], ["negative_prompt", "Negative prompt"], ["original_prompt", "Original prompt"], ["seed", "Seed"], ["steps", "Steps"],
+  ["guidance", "Guidance"], ["strength", "Strength"], ["lora", "LoRA"], ["frames", "Frames"], ["fps", "Frames per second"], ["upscaler", "Upscaler"]];
 
-// Shows `entry`; the arrow keys go through `entries`. `changed(entry, gone)` hears of marks and deletion.
+// Shows `entry`; the arrow keys move through `entries`. Marks and deletion call `changed(entry, gone)`.
 export function openDetail(entry, entries = [entry], changed = () => {}) {
   const view = h("div.view", {});
   const about = h("div.about", {});
@@ -34,7 +34,7 @@ export function openDetail(entry, entries = [entry], changed = () => {}) {
       actions(),
       h("dl", {}, FACTS.filter(([name]) => metadata[name] !== undefined && metadata[name] !== "").flatMap(([name, title]) => [h("dt", {}, title), h("dd", {}, String(metadata[name]))]),
         h("dt", {}, "Size"), h("dd", {}, `${width} × ${height}, ${bytes(entry.size_bytes ?? 0)}`),
-        h("dt", {}, "Made"), h("dd", {}, ago(entry.timestamp * 1000)),
+        h("dt", {}, "Created"), h("dd", {}, ago(entry.timestamp * 1000)),
         (entry.parents ?? []).flatMap((parent) => [h("dt", {}, parent.relation.replace("-", " ")), h("dd", {}, parent.name)])));
     const address = await media(imagePath(entry.filename)).catch((error) => { complain(error); return null; });
     if (shown !== entry || !address) return;
@@ -48,26 +48,26 @@ export function openDetail(entry, entries = [entry], changed = () => {}) {
   function actions() {
     const favourite = h("button.quiet", { type: "button", ariaPressed: String(Boolean(entry.favourite)), onclick: mark }, entry.favourite ? "★ Favourite" : "☆ Favourite");
     return h("div.actions", {},
-      h("button.main", { type: "button", onclick: () => { box.close(); again(entry.metadata); } }, "Make again"),
-      !moves(entry) && h("button.quiet", { type: "button", onclick: start }, "Use as start"),
-      !moves(entry) && upscalers().length > 0 && h("button.quiet", { type: "button", onclick: enlarge }, "Enlarge"),
+      h("button.main", { type: "button", onclick: () => { box.close(); reuse(entry.metadata); } }, "Reuse settings"),
+      !moves(entry) && h("button.quiet", { type: "button", onclick: useImage }, "Use as input"),
+      !moves(entry) && upscalers().length > 0 && h("button.quiet", { type: "button", onclick: upscale }, "Upscale"),
       favourite,
       h("button.quiet", { type: "button", onclick: async () => save(await media(imagePath(entry.filename)), entry.filename) }, "Save"),
-      server.capabilities.gallery.can_delete && careful("Delete", "Really delete?", remove));
+      server.capabilities.gallery.can_delete && careful("Delete", "Confirm delete", remove));
   }
 
-  async function start() {
+  async function useImage() {
     const address = await media(imagePath(entry.filename));
     box.close();
-    useAsStart(address).catch(complain);
+    useAsInput(address).catch(complain);
   }
 
   async function mark() {
     try {
-      const answer = await send(`api/gallery/marks/${encodeURIComponent(entry.filename)}`, { method: "PUT", body: { favourite: !entry.favourite } });
-      entry.favourite = (await answer.json()).favourite ?? false;
+      const response = await send(`api/gallery/marks/${encodeURIComponent(entry.filename)}`, { method: "PUT", body: { favourite: !entry.favourite } });
+      entry.favourite = (await response.json()).favourite ?? false;
       changed(entry, false);
-      announce(entry.favourite ? "A favourite now" : "No favourite any more");
+      announce(entry.favourite ? "Added to favourites" : "Removed from favourites");
       draw();
     } catch (error) { complain(error); }
   }
@@ -81,10 +81,10 @@ export function openDetail(entry, entries = [entry], changed = () => {}) {
     } catch (error) { complain(error); }
   }
 
-  async function enlarge() {
+  async function upscale() {
     const target = entry;
     const choices = upscalers();
-    const state = h("p.soft", { role: "status" }, "Reading the picture");
+    const state = h("p.soft", { role: "status" }, "Reading the image");
     const model = (choices.find((one) => one.is_loaded) ?? choices[0]).name;
     about.querySelector(".actions").replaceChildren(state);
     try {
@@ -97,10 +97,10 @@ export function openDetail(entry, entries = [entry], changed = () => {}) {
       box.addEventListener("close", () => URL.revokeObjectURL(after));
       view.replaceChildren(compare(before, after, result.width, result.height));
       about.querySelector(".actions").replaceChildren(
-        h("p", {}, `${result.original_width} × ${result.original_height} became ${result.width} × ${result.height}. It is in the gallery.`),
+        h("p", {}, `Upscaled from ${result.original_width} × ${result.original_height} to ${result.width} × ${result.height} and saved in the gallery.`),
         h("button.main", { type: "button", onclick: () => save(after, `${target.filename.replace(/\.\w+$/, "")}-x${result.scale_factor}.${result.format}`) }, "Save"),
         h("button.quiet", { type: "button", onclick: draw }, "Back"));
-      announce("Enlarged");
+      announce("Upscaled");
       changed(null, false);
     } catch (error) { complain(error); draw(); }
   }

@@ -1,4 +1,4 @@
-// Elements, and words for people.
+// Elements, messages, and values formatted for people.
 
 // h("button.quiet", { onclick }, "Cancel") → an element. Properties that elements lack become attributes.
 export function h(what, properties = {}, ...children) {
@@ -16,7 +16,7 @@ export function h(what, properties = {}, ...children) {
 
 export const $ = (selector, inside = document) => inside.querySelector(selector);
 
-// Says something to screen readers, and shows errors for a while.
+// Sends a message to screen readers.
 export function announce(text) {
   $("#live").textContent = text;
 }
@@ -51,7 +51,7 @@ export function bytes(count) {
   return `${(count / 1000 ** power).toFixed(power < 2 ? 0 : 1)} ${units[power]}`;
 }
 
-// A field with its label; `about` is said below it.
+// A control with its label; `about` is its tooltip.
 export function field(label, control, about) {
   const id = control.id || `field-${field.count = (field.count ?? 0) + 1}`;
   control.id = id;
@@ -59,7 +59,7 @@ export function field(label, control, about) {
   return h("div.field", {}, h("label", { htmlFor: id }, label), control);
 }
 
-// A dialog that is removed when it is closed; Escape closes it.
+// A dialog that Escape closes and that is removed when it closes.
 export function dialog(name, ...children) {
   const close = h("button.close", { type: "button", ariaLabel: "Close", onclick: () => box.close() }, "×");
   const box = h("dialog", { ariaLabel: name }, close, ...children);
@@ -70,7 +70,7 @@ export function dialog(name, ...children) {
   return box;
 }
 
-// A button that asks once more before it does what cannot be undone.
+// A button that asks for confirmation before an action that cannot be undone.
 export function careful(label, sure, action) {
   const button = h("button.quiet", { type: "button" }, label);
   let armed;
@@ -82,12 +82,12 @@ export function careful(label, sure, action) {
   return button;
 }
 
-// What an event says, in a few words, and how far the work is (0 to 1, or null).
+// Returns a description of an event and the progress that it reports (0 to 1, or null).
 export function progressOf(event) {
   switch (event.type) {
-    case "queued": return event.position ? [`Waiting, number ${event.position} in line`, null] : ["Beginning", null];
+    case "queued": return event.position ? [`Queued at position ${event.position}`, null] : ["Starting", null];
     case "stage_start": return [event.name ?? `Clip ${event.stage_idx + 1}`, null];
-    case "weight_load": return ["Reading weights", event.bytes_total ? event.bytes_loaded / event.bytes_total : null];
+    case "weight_load": return ["Loading weights", event.bytes_total ? event.bytes_loaded / event.bytes_total : null];
     case "denoise_step": return [`Step ${event.step} of ${event.total}`, event.step / event.total];
     case "preview": return [`Step ${event.step} of ${event.total}`, event.step / event.total];
     case "download_progress":

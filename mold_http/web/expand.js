@@ -1,20 +1,20 @@
-// A short prompt written out in several ways, to choose from.
+// Expands a short prompt in several ways to choose from.
 
 import { cancel, follow, submit } from "./api.js";
 import { announce, dialog, h } from "./dom.js";
 
 export function expandDialog(prompt, model, choose) {
   const choices = h("div.choices", {});
-  const state = h("p.soft", { role: "status" }, "A language model is writing…");
-  const again = h("button.quiet", { type: "button", hidden: true, onclick: write }, "Others");
-  const box = dialog("Write the prompt out", h("div.ask", {}, h("h1", {}, "Write it out"), h("p.soft", {}, prompt), state, choices, again));
+  const state = h("p.soft", { role: "status" }, "Expanding the prompt…");
+  const again = h("button.quiet", { type: "button", hidden: true, onclick: expand }, "More");
+  const box = dialog("Enhance prompt", h("div.ask", {}, h("h1", {}, "Enhance prompt"), h("p.soft", {}, prompt), state, choices, again));
   let job = null;
   box.addEventListener("close", () => { if (job) cancel(job.id).catch(() => {}); });
 
-  async function write() {
+  async function expand() {
     again.hidden = true;
     state.hidden = false;
-    state.textContent = "A language model is writing…";
+    state.textContent = "Expanding the prompt…";
     try {
       job = await submit("expand", { prompt, model, variations: 3 });
       const { expanded } = await follow(job.id, () => {});
@@ -31,5 +31,5 @@ export function expandDialog(prompt, model, choose) {
       job = null;
     }
   }
-  write();
+  expand();
 }

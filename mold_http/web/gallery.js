@@ -1,4 +1,4 @@
-// Gallery: everything that was kept, newest first.
+// Gallery: all saved results, newest first.
 
 import { media, send, thumbnailPath } from "./api.js";
 import { complain, h } from "./dom.js";
@@ -25,35 +25,35 @@ function build(section) {
   more = h("button.quiet.more", { type: "button", hidden: true, onclick: () => load(false).catch(complain) }, "Show more");
   nothing = h("p.nothing", { hidden: true });
   section.append(h("div.sheet", {}, h("div.head", {}, h("h1", {}, "Gallery"), search), list, nothing, more));
-  // What comes into sight is loaded before it is asked for.
+  // Loads the next page before the end of the list is visible.
   new IntersectionObserver(([seen]) => { if (seen.isIntersecting && cursor) load(false).catch(complain); }, { rootMargin: "600px" }).observe(more);
 }
 
-async function load(anew) {
+async function load(fromStart) {
   const mine = ++count;
-  const query = new URLSearchParams({ limit: PAGE, ...(words && { q: words }), ...(!anew && cursor && { cursor }) });
+  const query = new URLSearchParams({ limit: PAGE, ...(words && { q: words }), ...(!fromStart && cursor && { cursor }) });
   const response = await send(`api/gallery?${query}`);
   const page = await response.json();
   if (mine !== count) return;
   cursor = response.headers.get("X-Next-Cursor");
-  if (anew) { entries = []; list.replaceChildren(); }
+  if (fromStart) { entries = []; list.replaceChildren(); }
   entries.push(...page);
   list.append(...page.map(tile));
   more.hidden = !cursor;
   nothing.hidden = entries.length > 0;
-  nothing.textContent = words ? `Nothing has “${words}”.` : "The walls are still bare. What you make hangs here.";
+  nothing.textContent = words ? `No result matches “${words}”.` : "No results yet.";
 }
 
 function tile(entry) {
   const { width, height, prompt } = entry.metadata;
-  const film = moves(entry);
-  const picture = h("img", { alt: "", decoding: "async" });
-  const label = `${prompt || entry.filename}${film ? ", video" : ""}${entry.favourite ? ", favourite" : ""}`;
+  const video = moves(entry);
+  const thumbnail = h("img", { alt: "", decoding: "async" });
+  const label = `${prompt || entry.filename}${video ? ", video" : ""}${entry.favourite ? ", favourite" : ""}`;
   const button = h("button", { type: "button", ariaLabel: label, title: prompt, onclick: () => openDetail(entry, entries, changed) },
-    picture, film && h("span.badge", {}, "▶ video"), entry.favourite && h("span.badge.star", {}, "★"));
+    thumbnail, video && h("span.badge", {}, "▶ video"), entry.favourite && h("span.badge.star", {}, "★"));
   const item = h("li", { id: `tile-${entry.filename}` }, button);
   item.style.setProperty("--aspect", Math.min(2.4, Math.max(0.5, (width || 1) / (height || 1))));
-  media(thumbnailPath(entry.filename)).then((address) => { picture.src = address; }, () => {});
+  media(thumbnailPath(entry.filename)).then((address) => { thumbnail.src = address; }, () => {});
   return item;
 }
 

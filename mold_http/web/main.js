@@ -1,4 +1,4 @@
-// The frame: which page is shown, the key, and what all pages know of the server.
+// The frame: routing between views, the API key, and the server state that all views share.
 
 import { get, keyNeeded, onKeyNeeded, setKey } from "./api.js";
 import { $, complain, h } from "./dom.js";
@@ -9,7 +9,7 @@ export const server = { capabilities: null, models: [] };
 const pages = {
   create: null,
   gallery: () => import("./gallery.js"),
-  film: () => import("./film.js"),
+  video: () => import("./video.js"),
   models: () => import("./models.js"),
   server: () => import("./server.js"),
 };
@@ -39,17 +39,17 @@ onKeyNeeded((wrong) => new Promise((resolve) => {
   const box = h("dialog", { ariaLabel: "API key" }, h("form.ask", {
     onsubmit: (event) => { event.preventDefault(); setKey(input.value); box.close(); },
   },
-  h("h1", {}, "This mold has a lock"),
-  h("div.field", {}, h("label", { htmlFor: "key" }, wrong ? "That key did not fit. Another one?" : "Its API key"), input),
-  h("p.soft", {}, "It is kept until this tab is closed."),
-  h("button.main", { type: "submit" }, "Open")));
+  h("h1", {}, "This server requires an API key"),
+  h("div.field", {}, h("label", { htmlFor: "key" }, wrong ? "Invalid key. Try another" : "API key"), input),
+  h("p.soft", {}, "Stored until this tab is closed."),
+  h("button.main", { type: "submit" }, "Unlock")));
   box.addEventListener("cancel", (event) => event.preventDefault());
   box.addEventListener("close", () => { box.remove(); resolve(); });
   document.body.append(box);
   box.showModal();
 }));
 
-// What pages load again when something changed: models come and go.
+// Reloads the list of models and notifies the views.
 export async function refreshModels() {
   server.models = await get("api/models");
   document.dispatchEvent(new Event("models"));
@@ -60,7 +60,7 @@ async function start() {
   if (keyNeeded()) await get("api/status");
   [server.capabilities, server.models] = await Promise.all([get("api/capabilities"), get("api/models")]);
   if (!server.capabilities.gallery.enabled) $('nav a[href="#/gallery"]').hidden = true;
-  if (!server.capabilities.chains) $('nav a[href="#/film"]').hidden = true;
+  if (!server.capabilities.chains) $('nav a[href="#/video"]').hidden = true;
   startCreate(server);
   window.addEventListener("hashchange", show);
   await show();

@@ -1,10 +1,10 @@
-// A brush on a picture: what is painted over will be made anew.
+// A brush that paints the inpainting mask on an image.
 
 import { field, h } from "./dom.js";
 
-// Lays a canvas over the picture in `holder` and its tools into `tools`. Returns {picture()}, a PNG or null.
+// Puts a canvas over the image in `holder` and its controls into `tools`. Returns {toPng()}: the mask as a PNG, or null.
 export function maskBrush(holder, tools, width, height) {
-  const canvas = h("canvas", { width, height, ariaLabel: "What is painted here will be made anew", tabIndex: 0 });
+  const canvas = h("canvas", { width, height, ariaLabel: "Mask: painted areas are regenerated", tabIndex: 0 });
   const pen = canvas.getContext("2d");
   const colour = getComputedStyle(document.documentElement).getPropertyValue("--leaf").trim();
   let painted = false, erasing = false, last = null;
@@ -40,10 +40,10 @@ export function maskBrush(holder, tools, width, height) {
   canvas.addEventListener("pointermove", (event) => { if (event.buttons && last) stroke(place(event)); });
   canvas.addEventListener("pointerup", () => { last = null; });
   holder.append(canvas);
-  tools.prepend(h("p.soft", {}, "Paint over what should change; unpainted, all of it may."), field("Brush", size), h("div.with", {}, erase, clear));
+  tools.prepend(h("p.soft", {}, "Paint the areas to regenerate. Without a mask, the whole image changes."), field("Brush", size), h("div.with", {}, erase, clear));
 
   return {
-    async picture() {
+    async toPng() {
       if (!painted) return null;
       const shape = pen.getImageData(0, 0, width, height);
       let any = false;

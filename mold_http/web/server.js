@@ -1,4 +1,4 @@
-// Server: how it is, what it does, and the jobs.
+// Server: its state, its queue and its jobs.
 
 import { cancel, events, get, post } from "./api.js";
 import { ago, bytes, complain, duration, h } from "./dom.js";
@@ -26,22 +26,22 @@ let machine = [];
 async function draw() {
   const [status, kept, waiting] = await Promise.all([get("api/status"), get("api/jobs"), get("api/queue")]);
   facts.replaceChildren(
-    fact("mold", status.version, h("span.soft", {}, `on ${status.hostname ?? "this machine"}, for ${duration(status.uptime_secs * 1000)}`)),
+    fact("mold", status.version, h("span.soft", {}, `on ${status.hostname ?? "this machine"}, up ${duration(status.uptime_secs * 1000)}`)),
     fact("In memory", status.models_loaded.length ? status.models_loaded.join(", ") : "nothing"),
-    fact("Queue", waiting.depth ? `${waiting.depth} waiting` : status.busy ? "one under way" : "empty", h("span.soft", {}, `of ${waiting.capacity}${waiting.paused ? ", paused" : ""}`)),
+    fact("Queue", waiting.depth ? `${waiting.depth} waiting` : status.busy ? "one running" : "empty", h("span.soft", {}, `of ${waiting.capacity}${waiting.paused ? ", paused" : ""}`)),
     ...machine);
   const verb = waiting.paused ? "resume" : "pause";
-  const label = waiting.paused ? "Go on" : "Pause";
+  const label = waiting.paused ? "Resume" : "Pause";
   if (queue.textContent !== label) {
     queue.replaceChildren(h("button.quiet", { type: "button", onclick: () => post(`api/queue/${verb}`).then(draw).catch(complain) }, label));
   }
-  jobs.replaceChildren(...(kept.length ? kept.slice(0, 40).map(row) : [h("li", {}, h("span.soft", {}, "None yet."))]));
+  jobs.replaceChildren(...(kept.length ? kept.slice(0, 40).map(row) : [h("li", {}, h("span.soft", {}, "No jobs yet."))]));
 }
 
 function row(job) {
   const live = job.state === "queued" || job.state === "running";
   const took = job.started_at && (job.finished_at ?? Date.now()) - job.started_at;
-  const about = [job.model, job.created_at && ago(job.created_at), took && duration(took), job.position ? `number ${job.position} in line` : "", job.error];
+  const about = [job.model, job.created_at && ago(job.created_at), took && duration(took), job.position ? `position ${job.position}` : "", job.error];
   return h("li", {},
     h("div.title", {}, job.kind, h(`span.tag${job.state === "failed" ? ".bad" : ""}`, {}, job.state)),
     h("div.soft", {}, about.filter(Boolean).join(" · ")),

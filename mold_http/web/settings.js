@@ -1,27 +1,27 @@
-// The form of a model's settings, made from what its family declares.
+// The settings form of a model, built from the parameters that its family declares.
 
 import { field, h } from "./dom.js";
 
-// Words for the parameters that the page knows; others are shown by their own names.
+// Labels of the shared parameters; others are shown by their own names.
 const TITLES = {
-  steps: "Steps", guidance: "Guidance", strength: "Change", negative_prompt: "Without", frames: "Frames",
-  fps: "Frames per second", enable_audio: "Sound", scheduler: "Sampler", loras: "Adapter",
-  pipeline: "Way", spatial_upscale: "Larger from a smaller one", temporal_upscale: "Smoother",
+  steps: "Steps", guidance: "Guidance", strength: "Strength", negative_prompt: "Negative prompt", frames: "Frames",
+  fps: "Frames per second", enable_audio: "Sound", scheduler: "Sampler", loras: "LoRA",
+  pipeline: "Pipeline", spatial_upscale: "Spatial upscale", temporal_upscale: "Temporal upscale",
 };
-// These have places of their own, or are no settings.
+// Parameters with a control elsewhere on the page, and fields that are not settings.
 const ELSEWHERE = new Set(["prompt", "width", "height", "seed", "source_image", "mask_image", "preview", "model", "batch_size"]);
-// Files and lists that the form has no control for.
+// Files and lists without a control.
 const UNSHOWN = new Set(["keyframes", "audio_file", "source_video", "retake_range", "lora"]);
 const CHOICES = {
   scheduler: ["ddim", "euler-ancestral", "uni-pc"], spatial_upscale: ["x1-5", "x2"], temporal_upscale: ["x2"],
   pipeline: ["one-stage", "two-stage", "distilled", "keyframe", "a2-vid", "retake", "ic-lora"],
 };
-const FORMATS = { picture: ["png", "jpeg", "webp"], video: ["mp4", "gif", "apng", "webp"] };
+const FORMATS = { image: ["png", "jpeg", "webp"], video: ["mp4", "gif", "apng", "webp"] };
 
 export const makesVideo = (family) => family.capabilities.some((word) => word.endsWith("to-video"));
 export const declares = (family, name) => family.parameters.some((parameter) => parameter.name === name);
 
-// Returns the sizes to choose from: those of the family, made smaller for a model that draws smaller pictures.
+// Returns the sizes to choose from: those of the family, scaled down for a model with a smaller default size.
 export function sizesOf(model, family) {
   const most = (model.default_width ?? 1024) * (model.default_height ?? 1024);
   const sizes = family.recommended_sizes.map((text) => text.split("x").map(Number));
@@ -60,12 +60,12 @@ function check(name, title, about, set) {
   return { element: h("label.check", { htmlFor: input.id }, input, title), show: (chosen) => { input.checked = chosen ?? true; } };
 }
 
-function adapters(parameter, set) {
-  const name = h("input", { id: "set-loras", type: "text", placeholder: "none", ariaLabel: "Name of the adapter", title: parameter.doc });
-  const scale = h("input", { type: "number", min: 0, max: 2, step: 0.1, value: 1, ariaLabel: "Strength of the adapter" });
+function loras(parameter, set) {
+  const name = h("input", { id: "set-loras", type: "text", placeholder: "none", ariaLabel: "LoRA name", title: parameter.doc });
+  const scale = h("input", { type: "number", min: 0, max: 2, step: 0.1, value: 1, ariaLabel: "LoRA strength" });
   scale.style.maxWidth = "5rem";
-  const tell = () => set(name.value.trim() ? [{ path: name.value.trim(), scale: Number(scale.value) }] : undefined);
-  name.oninput = scale.oninput = tell;
+  const update = () => set(name.value.trim() ? [{ path: name.value.trim(), scale: Number(scale.value) }] : undefined);
+  name.oninput = scale.oninput = update;
   const show = (chosen) => { name.value = chosen?.[0]?.path ?? ""; scale.value = chosen?.[0]?.scale ?? 1; };
   return { element: h("div.field", {}, h("label", { htmlFor: "set-loras" }, TITLES.loras), h("div.with", {}, name, scale)), show };
 }
@@ -73,9 +73,9 @@ function adapters(parameter, set) {
 function control(parameter, model, set) {
   const { name, doc, minimum, maximum } = parameter;
   const title = TITLES[name] ?? name.replaceAll("_", " ");
-  if (name === "loras") return adapters(parameter, set);
+  if (name === "loras") return loras(parameter, set);
   if (name === "enable_audio") return check(name, title, doc, set);
-  if (CHOICES[name]) return select(name, title, [["", "as the model likes"], ...CHOICES[name].map((word) => [word, word])], set);
+  if (CHOICES[name]) return select(name, title, [["", "model default"], ...CHOICES[name].map((word) => [word, word])], set);
   if (name === "negative_prompt") return plain(name, title, doc, { rows: 2 }, set);
   if (name === "strength") return slider(name, title, doc, { minimum: 0, maximum: 1, step: 0.05, value: 0.75 }, set);
   const known = { steps: model.default_steps, guidance: model.default_guidance }[name];
@@ -83,10 +83,10 @@ function control(parameter, model, set) {
     return slider(name, title, doc, { minimum, maximum, step: name === "steps" ? 1 : 0.1, value: known }, set);
   }
   if (minimum !== undefined || maximum !== undefined) {
-    const usual = { frames: model.default_frames, fps: model.default_fps }[name] ?? "as the model likes";
+    const usual = { frames: model.default_frames, fps: model.default_fps }[name] ?? "model default";
     return plain(name, title, doc, { type: "number", min: minimum, max: maximum, placeholder: usual }, set);
   }
-  return plain(name, title, doc, { type: "text", placeholder: "as the model likes" }, set);
+  return plain(name, title, doc, { type: "text", placeholder: "model default" }, set);
 }
 
 function sizeControl(model, family, values) {
@@ -114,11 +114,11 @@ function sizeControl(model, family, values) {
     show(width, height);
   };
   show(model.default_width, model.default_height);
-  const element = h("fieldset", {}, h("legend", {}, "Shape"), h("div.shapes", {}, buttons), h("div.two", {}, across, "×", down));
+  const element = h("fieldset", {}, h("legend", {}, "Size"), h("div.shapes", {}, buttons), h("div.two", {}, across, "×", down));
   return { element, show };
 }
 
-// Returns {element, values(), fill(values)}; `values` has only what differs from what the model does by itself.
+// Returns {elements, values(), fill(values)}; `values` holds only what differs from the model's defaults.
 export function settingsOf(model, family) {
   const values = {};
   const controls = {};
@@ -127,7 +127,7 @@ export function settingsOf(model, family) {
   const setting = (name) => (value) => { values[name] = value; };
   const size = sizeControl(model, family, values);
   rows.push(size.element);
-  const count = slider("batch_size", "Pictures", "", { minimum: 1, maximum: 8, step: 1, value: 1 }, setting("batch_size"));
+  const count = slider("batch_size", "Images", "", { minimum: 1, maximum: 8, step: 1, value: 1 }, setting("batch_size"));
   if (!makesVideo(family)) add("batch_size", count);
   for (const parameter of family.parameters) {
     if (!ELSEWHERE.has(parameter.name) && !UNSHOWN.has(parameter.name)) {
@@ -136,9 +136,9 @@ export function settingsOf(model, family) {
   }
   const seed = plain("seed", "Seed", "The same seed gives the same result.", { type: "text", inputMode: "numeric", pattern: "[0-9]{1,20}", placeholder: "random" }, setting("seed"));
   add("seed", seed);
-  const formats = FORMATS[makesVideo(family) ? "video" : "picture"];
-  add("output_format", select("output_format", "File", formats.map((word) => [word, word.toUpperCase()]), setting("output_format")));
-  controls.strength?.element.classList.add("of-picture");
+  const formats = FORMATS[makesVideo(family) ? "video" : "image"];
+  add("output_format", select("output_format", "Format", formats.map((word) => [word, word.toUpperCase()]), setting("output_format")));
+  controls.strength?.element.classList.add("of-image");
   return {
     elements: rows,
     values: () => ({ ...values, ...(values.seed === undefined ? {} : { seed: seedOf(values.seed) }) }),
@@ -151,5 +151,5 @@ export function settingsOf(model, family) {
   };
 }
 
-// A seed may have 64 bits, which a number of JavaScript does not hold.
+// A seed may have 64 bits, more than a JavaScript number holds.
 const seedOf = (text) => (Number.isSafeInteger(Number(text)) ? Number(text) : JSON.rawJSON ? JSON.rawJSON(String(text)) : Number(text));

@@ -1,21 +1,21 @@
-// As much of TOML as chain scripts need: tables, arrays of tables, strings, numbers, true and false.
+// The subset of TOML that chain scripts use: tables, arrays of tables, strings, numbers, booleans.
 
 const ESCAPES = { n: "\n", t: "\t", r: "\r", b: "\b", f: "\f", '"': '"', "\\": "\\", e: "\x1b" };
 
-// Returns the tables of a text. Throws an Error that names the line of what cannot be read.
+// Parses a script. Throws an Error that names the line of a syntax error.
 export function parseToml(text) {
   const root = {};
   let table = root, at = 0;
   const fail = (what) => { throw new Error(`line ${text.slice(0, at).split("\n").length}: ${what}`); };
   const skip = (pattern) => { pattern.lastIndex = at; const found = pattern.exec(text); if (found) at += found[0].length; return found; };
   const space = () => skip(/[ \t]*/y);
-  const endOfLine = () => { space(); skip(/#[^\n]*/y); if (!skip(/\r?\n|$/y)) fail("more than was expected on this line"); };
+  const endOfLine = () => { space(); skip(/#[^\n]*/y); if (!skip(/\r?\n|$/y)) fail("unexpected text at the end of the line"); };
 
   function unescape(raw) {
     return raw.replace(/\\(u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|\r?\n\s*|.)/g, (whole, code) => {
       if (/^[uU]./.test(code)) return String.fromCodePoint(parseInt(code.slice(1), 16));
       if (/^\s/.test(code)) return "";
-      return ESCAPES[code] ?? fail(`the escape ${whole} is none`);
+      return ESCAPES[code] ?? fail(`unknown escape ${whole}`);
     });
   }
   function value() {
@@ -26,10 +26,10 @@ export function parseToml(text) {
     if ((found = skip(/'([^'\n]*)'/y))) return found[1];
     if ((found = skip(/true\b|false\b/y))) return found[0] === "true";
     if ((found = skip(/[+-]?\d[\d_]*(\.\d[\d_]*)?([eE][+-]?\d+)?/y))) return Number(found[0].replaceAll("_", ""));
-    return fail("a value that is no text, number, true or false");
+    return fail("expected a string, a number, true or false");
   }
   function name() {
-    const found = skip(/[A-Za-z0-9_-]+/y) ?? fail("a name was expected");
+    const found = skip(/[A-Za-z0-9_-]+/y) ?? fail("expected a name");
     return found[0];
   }
 
@@ -45,14 +45,14 @@ export function parseToml(text) {
     } else if (skip(/\[\s*/y)) {
       const key = name();
       if (!skip(/\s*\]/y)) fail("] is missing");
-      if (key in root) fail(`[${key}] stands twice`);
+      if (key in root) fail(`[${key}] is defined twice`);
       table = root[key] = {};
     } else {
       const key = name();
       space();
       if (!skip(/=/y)) fail("= is missing");
       space();
-      if (Object.hasOwn(table, key)) fail(`${key} stands twice`);
+      if (Object.hasOwn(table, key)) fail(`${key} is defined twice`);
       table[key] = value();
     }
     endOfLine();

@@ -1,4 +1,4 @@
-// Film: a long video of several clips, each a card.
+// Video: a long video joined from clips, one card for each.
 
 import { cancel, follow, fromBase64, get, submit, toBase64 } from "./api.js";
 import { $, announce, bytes, complain, duration, field, h, progressOf } from "./dom.js";
@@ -7,14 +7,14 @@ import { server } from "./main.js";
 import { makesVideo } from "./settings.js";
 import { chainToml, parseToml } from "./toml.js";
 
-const KEPT = "mold-film";
+const KEPT = "mold-video";
 const STAGE_KEYS = ["prompt", "frames", "transition", "fade_frames", "seed_offset", "negative_prompt", "source_image"];
 const CHAIN_KEYS = ["model", "seed", "width", "height", "fps", "steps", "guidance", "strength", "motion_tail_frames", "output_format", "enable_audio"];
 
-let film = JSON.parse(sessionStorage.getItem(KEPT) ?? "null") ?? { chain: { motion_tail_frames: 4 }, stages: [] };
+let script = JSON.parse(sessionStorage.getItem(KEPT) ?? "null") ?? { chain: { motion_tail_frames: 4 }, stages: [] };
 let limits = null;
 let running = null;
-let cards, sum, screen, makeButton, cancelButton, modelSelect, fields;
+let cards, sum, screen, generateButton, cancelButton, modelSelect, fields;
 
 export async function show(section) {
   if (!section.firstChild) build(section);
@@ -26,112 +26,112 @@ export async function show(section) {
 function build(section) {
   const file = h("input", { type: "file", accept: ".toml", hidden: true, ariaLabel: "Script to open" });
   file.onchange = async () => { if (file.files[0]) open(await file.files[0].text()); file.value = ""; };
-  modelSelect = h("select", { id: "film-model", onchange: () => { film.chain.model = modelSelect.value; readLimits().catch(complain); } });
+  modelSelect = h("select", { id: "chain-model", onchange: () => { script.chain.model = modelSelect.value; readLimits().catch(complain); } });
   fields = h("div.facts.small");
   cards = h("ol.cards", { ariaLabel: "Clips" });
   sum = h("p.soft", { role: "status" });
   screen = h("div");
-  makeButton = h("button.main", { type: "button", onclick: make }, "Make");
+  generateButton = h("button.main", { type: "button", onclick: generate }, "Generate");
   cancelButton = h("button.quiet", { type: "button", hidden: true, onclick: () => running && cancel(running).catch(complain) }, "Cancel");
   section.append(h("div.sheet", {},
-    h("div.head", {}, h("h1", {}, "Film"),
-      h("div.actions", {}, h("button.quiet", { type: "button", onclick: () => file.click() }, "Open a script"),
-        h("button.quiet", { type: "button", onclick: write }, "Save the script"), file)),
+    h("div.head", {}, h("h1", {}, "Video"),
+      h("div.actions", {}, h("button.quiet", { type: "button", onclick: () => file.click() }, "Open script"),
+        h("button.quiet", { type: "button", onclick: write }, "Save script"), file)),
     screen, fields, cards,
-    h("div.head", {}, h("button.quiet", { type: "button", onclick: () => add() }, "Add a clip"), sum, h("span.grow"), cancelButton, makeButton)));
-  if (!film.stages.length) film.stages.push({ prompt: "" });
+    h("div.head", {}, h("button.quiet", { type: "button", onclick: () => add() }, "Add clip"), sum, h("span.grow"), cancelButton, generateButton)));
+  if (!script.stages.length) script.stages.push({ prompt: "" });
 }
 
 async function fillModels() {
   const families = new Set(server.capabilities.families.filter(makesVideo).map((family) => family.name));
   const models = server.models.filter((one) => families.has(one.family) && one.runnable).sort((a, b) => b.downloaded - a.downloaded);
-  modelSelect.replaceChildren(...models.map((one) => h("option", { value: one.name }, one.downloaded ? one.name : `${one.name} (to be fetched)`)));
-  if (!models.some((one) => one.name === film.chain.model)) film.chain.model = models[0]?.name;
-  modelSelect.value = film.chain.model ?? "";
+  modelSelect.replaceChildren(...models.map((one) => h("option", { value: one.name }, one.downloaded ? one.name : `${one.name} (not downloaded)`)));
+  if (!models.some((one) => one.name === script.chain.model)) script.chain.model = models[0]?.name;
+  modelSelect.value = script.chain.model ?? "";
   await readLimits();
 }
 
 async function readLimits() {
-  limits = film.chain.model ? await get(`api/capabilities/chain-limits?model=${encodeURIComponent(film.chain.model)}`) : null;
-  for (const stage of film.stages) stage.frames ??= limits?.frames_per_clip_recommended ?? 97;
+  limits = script.chain.model ? await get(`api/capabilities/chain-limits?model=${encodeURIComponent(script.chain.model)}`) : null;
+  for (const stage of script.stages) stage.frames ??= limits?.frames_per_clip_recommended ?? 97;
   draw();
 }
 
 function drawFields() {
   const number = (name, title, attributes = {}) => {
-    const input = h("input", { type: "number", min: 0, value: film.chain[name] ?? "", placeholder: "as the model likes", ...attributes });
-    input.oninput = () => { film.chain[name] = input.value === "" ? undefined : Number(input.value); keep(); };
+    const input = h("input", { type: "number", min: 0, value: script.chain[name] ?? "", placeholder: "model default", ...attributes });
+    input.oninput = () => { script.chain[name] = input.value === "" ? undefined : Number(input.value); keep(); };
     return field(title, input);
   };
-  const one = server.models.find((model) => model.name === film.chain.model);
+  const one = server.models.find((model) => model.name === script.chain.model);
   fields.replaceChildren(
     field("Model", modelSelect),
     number("width", "Width", { placeholder: one?.default_width ?? "" }), number("height", "Height", { placeholder: one?.default_height ?? "" }),
     number("fps", "Frames per second", { min: 1, placeholder: one?.default_fps ?? "" }), number("seed", "Seed", { placeholder: "random" }),
-    number("motion_tail_frames", "Frames carried over"));
+    number("motion_tail_frames", "Overlap frames"));
 }
 
 // --- the clips -------------------------------------------------------------------------------------------------------
 
 function draw() {
   drawFields();
-  cards.replaceChildren(...film.stages.map(card));
+  cards.replaceChildren(...script.stages.map(card));
   keep();
 }
 
 function keep() {
-  const shared = film.chain.motion_tail_frames ? 8 * Math.ceil((film.chain.motion_tail_frames - 1) / 8) + 1 : 0;
-  const frames = film.stages.reduce((total, stage, index) => total + (stage.frames || 0)
+  const shared = script.chain.motion_tail_frames ? 8 * Math.ceil((script.chain.motion_tail_frames - 1) / 8) + 1 : 0;
+  const frames = script.stages.reduce((total, stage, index) => total + (stage.frames || 0)
     - (index === 0 ? 0 : (stage.transition ?? "smooth") === "smooth" ? shared : stage.transition === "fade" ? stage.fade_frames ?? 8 : 0), 0);
-  const one = server.models.find((model) => model.name === film.chain.model);
-  const seconds = frames / (film.chain.fps || one?.default_fps || 24);
+  const one = server.models.find((model) => model.name === script.chain.model);
+  const seconds = frames / (script.chain.fps || one?.default_fps || 24);
   const here = one?.downloaded;
-  sum.textContent = [`${film.stages.length} ${film.stages.length === 1 ? "clip" : "clips"}, ${frames} frames, about ${seconds.toFixed(1)} s`,
-    film.chain.model ? (here ? "" : "the model has to be fetched first") : "no model here makes films"].filter(Boolean).join(" · ");
-  makeButton.disabled = !here || running !== null;
+  sum.textContent = [`${script.stages.length} ${script.stages.length === 1 ? "clip" : "clips"}, ${frames} frames, about ${seconds.toFixed(1)} s`,
+    script.chain.model ? (here ? "" : "download the model first") : "no installed model generates chains"].filter(Boolean).join(" · ");
+  generateButton.disabled = !here || running !== null;
   try {
-    sessionStorage.setItem(KEPT, JSON.stringify(film));
+    sessionStorage.setItem(KEPT, JSON.stringify(script));
   } catch {
-    sessionStorage.removeItem(KEPT); // pictures may be more than a tab may keep
+    sessionStorage.removeItem(KEPT); // images may exceed the storage of a tab
   }
 }
 
 function add() {
-  if (film.stages.length >= (limits?.max_stages ?? 16)) return complain(`A film has at most ${limits?.max_stages ?? 16} clips.`);
-  film.stages.push({ prompt: "", frames: limits?.frames_per_clip_recommended ?? 97, transition: "smooth" });
+  if (script.stages.length >= (limits?.max_stages ?? 16)) return complain(`A video has at most ${limits?.max_stages ?? 16} clips.`);
+  script.stages.push({ prompt: "", frames: limits?.frames_per_clip_recommended ?? 97, transition: "smooth" });
   draw();
   cards.lastChild.querySelector("textarea").focus();
 }
 
 function move(index, by) {
-  const [stage] = film.stages.splice(index, 1);
-  film.stages.splice(index + by, 0, stage);
+  const [stage] = script.stages.splice(index, 1);
+  script.stages.splice(index + by, 0, stage);
   draw();
   announce(`Clip ${index + 1} is now clip ${index + by + 1}`);
   (cards.children[index + by].querySelector(by < 0 ? ".earlier" : ".later:enabled") ?? cards.children[index + by].querySelector("textarea")).focus();
 }
 
 function card(stage, index) {
-  const text = h("textarea", { rows: 3, value: stage.prompt, placeholder: "what the clip shows", ariaLabel: `Clip ${index + 1}`, oninput: () => { stage.prompt = text.value; keep(); } });
+  const text = h("textarea", { rows: 3, value: stage.prompt, placeholder: "prompt of the clip", ariaLabel: `Clip ${index + 1}`, oninput: () => { stage.prompt = text.value; keep(); } });
   const frames = h("input", { type: "number", min: 9, max: limits?.frames_per_clip_cap, step: 8, value: stage.frames, oninput: () => { stage.frames = Number(frames.value); keep(); } });
-  const last = index === film.stages.length - 1;
+  const last = index === script.stages.length - 1;
   const bar = h("div.progress", { role: "progressbar", ariaLabel: `Clip ${index + 1}` }, h("i"));
   const item = h("li.card", { draggable: true },
     h("div.actions", {}, h("b", {}, `Clip ${index + 1}`), h("span.grow"),
       h("button.quiet.earlier", { type: "button", ariaLabel: `Move clip ${index + 1} earlier`, disabled: index === 0, onclick: () => move(index, -1) }, "←"),
       h("button.quiet.later", { type: "button", ariaLabel: `Move clip ${index + 1} later`, disabled: last, onclick: () => move(index, 1) }, "→"),
-      h("button.quiet", { type: "button", ariaLabel: `Remove clip ${index + 1}`, disabled: film.stages.length === 1, onclick: () => { film.stages.splice(index, 1); draw(); } }, "×")),
-    text, field("Frames", frames), index > 0 && transition(stage), picture(stage, index), h("p.soft.state"), bar);
+      h("button.quiet", { type: "button", ariaLabel: `Remove clip ${index + 1}`, disabled: script.stages.length === 1, onclick: () => { script.stages.splice(index, 1); draw(); } }, "×")),
+    text, field("Frames", frames), index > 0 && transition(stage), inputImage(stage, index), h("p.soft.state"), bar);
   drags(item, index, text);
   return item;
 }
 
 function transition(stage) {
-  const words = { smooth: "goes on from the clip before", cut: "begins anew", fade: "is blended in" };
+  const words = { smooth: "continues the previous clip", cut: "starts a new shot", fade: "crossfades" };
   const modes = limits?.transition_modes ?? Object.keys(words);
   const select = h("select", {}, modes.map((mode) => h("option", { value: mode }, `${mode}: ${words[mode] ?? ""}`)));
   select.value = stage.transition ?? "smooth";
-  const fade = h("input", { type: "number", min: 1, max: limits?.fade_frames_max, value: stage.fade_frames ?? 8, ariaLabel: "Frames of the fade", hidden: select.value !== "fade" });
+  const fade = h("input", { type: "number", min: 1, max: limits?.fade_frames_max, value: stage.fade_frames ?? 8, ariaLabel: "Fade frames", hidden: select.value !== "fade" });
   fade.style.maxWidth = "5rem";
   fade.oninput = () => { stage.fade_frames = Number(fade.value); keep(); };
   select.onchange = () => {
@@ -140,24 +140,24 @@ function transition(stage) {
     fade.hidden = select.value !== "fade";
     keep();
   };
-  const made = field("Transition", select);
-  made.append(fade);
-  return made;
+  const control = field("Transition", select);
+  control.append(fade);
+  return control;
 }
 
-function picture(stage, index) {
+function inputImage(stage, index) {
   if (stage.source_image) {
     const address = `data:image/${stage.source_image.startsWith("/9j/") ? "jpeg" : "png"};base64,${stage.source_image}`;
-    return h("div.with", {}, h("img", { src: address, alt: `Picture that clip ${index + 1} starts from` }),
-      h("button.quiet", { type: "button", onclick: () => { delete stage.source_image; draw(); } }, "Take away"));
+    return h("div.with", {}, h("img", { src: address, alt: `First frame of clip ${index + 1}` }),
+      h("button.quiet", { type: "button", onclick: () => { delete stage.source_image; draw(); } }, "Remove"));
   }
-  const file = h("input", { type: "file", accept: "image/png,image/jpeg", hidden: true, ariaLabel: `Picture for clip ${index + 1}` });
+  const file = h("input", { type: "file", accept: "image/png,image/jpeg", hidden: true, ariaLabel: `Image for clip ${index + 1}` });
   file.onchange = async () => { if (file.files[0]) { stage.source_image = await toBase64(file.files[0]); draw(); } };
-  return h("div", {}, file, h("button.quiet", { type: "button", onclick: () => file.click() }, "Start from a picture"));
+  return h("div", {}, file, h("button.quiet", { type: "button", onclick: () => file.click() }, "Add image"));
 }
 
 function drags(item, index, text) {
-  // A card that can be dragged would keep the mouse from choosing words in it.
+  // A draggable card would prevent text selection in it.
   text.addEventListener("focus", () => { item.draggable = false; });
   text.addEventListener("blur", () => { item.draggable = true; });
   item.addEventListener("dragstart", (event) => event.dataTransfer.setData("application/x-clip", String(index)));
@@ -177,50 +177,50 @@ function open(text) {
     const { schema, chain = {}, stage = [] } = parseToml(text);
     if (schema !== "mold.chain.v1") throw new Error('the first line should be schema = "mold.chain.v1"');
     if (!Array.isArray(stage) || !stage.length) throw new Error("it has no [[stage]]");
-    for (const key of Object.keys(chain)) if (!CHAIN_KEYS.includes(key)) throw new Error(`this page does not know ${key} in [chain]`);
+    for (const key of Object.keys(chain)) if (!CHAIN_KEYS.includes(key)) throw new Error(`unsupported key ${key} in [chain]`);
     const beside = stage.some((one) => "source_image_path" in one);
     const stages = stage.map(({ source_image_b64, source_image_path, ...one }, index) => {
-      for (const key of Object.keys(one)) if (!STAGE_KEYS.includes(key)) throw new Error(`this page does not know ${key} in clip ${index + 1}`);
+      for (const key of Object.keys(one)) if (!STAGE_KEYS.includes(key)) throw new Error(`unsupported key ${key} in clip ${index + 1}`);
       return source_image_b64 === undefined ? one : { ...one, source_image: source_image_b64 };
     });
-    film = { chain: { motion_tail_frames: 4, ...chain }, stages };
+    script = { chain: { motion_tail_frames: 4, ...chain }, stages };
     fillModels().catch(complain);
-    if (beside) complain("Pictures that lie beside the script cannot be read from here; choose them again on their cards.");
+    if (beside) complain("The page cannot read images next to the script. Add them to their cards again.");
     announce(`${stages.length} clips`);
   } catch (error) {
-    complain(`The script cannot be read: ${error.message}`);
+    complain(`Cannot read the script: ${error.message}`);
   }
 }
 
 function write() {
-  const stages = film.stages.map(({ source_image, ...stage }) => ({ ...stage, source_image_b64: source_image }));
-  const address = URL.createObjectURL(new Blob([chainToml(film.chain, stages)], { type: "application/toml" }));
-  save(address, "film.toml");
+  const stages = script.stages.map(({ source_image, ...stage }) => ({ ...stage, source_image_b64: source_image }));
+  const address = URL.createObjectURL(new Blob([chainToml(script.chain, stages)], { type: "application/toml" }));
+  save(address, "video.toml");
   setTimeout(() => URL.revokeObjectURL(address), 10_000);
 }
 
-// --- making ----------------------------------------------------------------------------------------------------------
+// --- generating -----------------------------------------------------------------------------------------------------
 
-async function make() {
-  const empty = film.stages.findIndex((stage) => !stage.prompt.trim());
-  if (empty >= 0) { cards.children[empty].querySelector("textarea").focus(); return announce(`Clip ${empty + 1} has no words yet`); }
-  // With its seed kept, a film that was stopped goes on after its last whole clip.
-  film.chain.seed ??= Math.floor(Math.random() * 2 ** 31);
+async function generate() {
+  const empty = script.stages.findIndex((stage) => !stage.prompt.trim());
+  if (empty >= 0) { cards.children[empty].querySelector("textarea").focus(); return announce(`Clip ${empty + 1} has no prompt`); }
+  // With a fixed seed, a stopped video resumes after its last finished clip.
+  script.chain.seed ??= Math.floor(Math.random() * 2 ** 31);
   drawFields();
   running = "";
   cancelButton.hidden = false;
   screen.replaceChildren();
   keep();
   try {
-    const job = await submit("chain", { ...film.chain, stages: film.stages });
+    const job = await submit("chain", { ...script.chain, stages: script.stages });
     running = job.id;
     const result = await follow(job.id, progress);
-    showFilm(result);
+    showVideo(result);
   } catch (error) {
-    makeButton.textContent = "Go on";
-    if (error.code === "CANCELLED") announce("Cancelled; whole clips are kept");
+    generateButton.textContent = "Resume";
+    if (error.code === "CANCELLED") announce("Cancelled; finished clips are kept");
     else complain(error);
-    for (const item of cards.children) if (item.dataset.state === "busy") tell(item, "not finished", null, "stopped");
+    for (const item of cards.children) if (item.dataset.state === "busy") report(item, "not finished", null, "stopped");
   } finally {
     running = null;
     cancelButton.hidden = true;
@@ -228,7 +228,7 @@ async function make() {
   }
 }
 
-function tell(item, words, done, state = "busy") {
+function report(item, words, done, state = "busy") {
   item.dataset.state = state;
   $(".state", item).textContent = words;
   const bar = $(".progress", item);
@@ -238,24 +238,24 @@ function tell(item, words, done, state = "busy") {
 
 function progress(event) {
   const item = cards.children[event.stage_idx];
-  if (item && event.type === "stage_done") tell(item, `${event.frames_emitted} frames are done`, 1, "done");
-  else if (item && event.type === "stage_start") { tell(item, "Beginning", null); announce(`Clip ${event.stage_idx + 1}`); }
-  else if (item) tell(item, ...progressOf(event));
+  if (item && event.type === "stage_done") report(item, `${event.frames_emitted} frames done`, 1, "done");
+  else if (item && event.type === "stage_start") { report(item, "Starting", null); announce(`Clip ${event.stage_idx + 1}`); }
+  else if (item) report(item, ...progressOf(event));
   else if (progressOf(event)[0]) sum.textContent = progressOf(event)[0];
 }
 
-function showFilm(result) {
+function showVideo(result) {
   const type = result.format === "mp4" ? "video/mp4" : `image/${result.format}`;
   const blob = fromBase64(result.video, type);
   const address = URL.createObjectURL(blob);
-  const view = type.startsWith("video/") ? h("video", { src: address, controls: true, loop: true, autoplay: true, muted: true, ariaLabel: "The film" }) : h("img", { src: address, alt: "The film" });
+  const view = type.startsWith("video/") ? h("video", { src: address, controls: true, loop: true, autoplay: true, muted: true, ariaLabel: "Result" }) : h("img", { src: address, alt: "Result" });
   const mat = h("div.mat", {}, view);
   mat.style.setProperty("--wide", `${Math.max(result.width, 480)}px`);
   mat.style.setProperty("--aspect", `${result.width} / ${result.height}`);
   screen.replaceChildren(h("figure.stage", {}, mat, h("figcaption", {},
-    h("p.words", {}, film.stages[0].prompt), h("p", {}, `${result.stage_count} clips · ${result.frames} frames · ${bytes(blob.size)} · ${duration(result.generation_time_ms)}`),
-    h("div.does", {}, h("button.quiet", { type: "button", onclick: () => save(address, `film.${result.format}`) }, "Save")))));
-  makeButton.textContent = "Make";
+    h("p.words", {}, script.stages[0].prompt), h("p", {}, `${result.stage_count} clips · ${result.frames} frames · ${bytes(blob.size)} · ${duration(result.generation_time_ms)}`),
+    h("div.does", {}, h("button.quiet", { type: "button", onclick: () => save(address, `video.${result.format}`) }, "Save")))));
+  generateButton.textContent = "Generate";
   screen.scrollIntoView({ block: "nearest" });
-  announce("The film is done");
+  announce("Done");
 }

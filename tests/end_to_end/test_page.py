@@ -21,7 +21,7 @@ from mold_http.routes.web import FILES
 playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect
 
-# On a machine without much to do a step takes a tenth of a second; this is for others.
+# A step takes a tenth of a second on an idle machine; this allows for busy ones.
 PATIENCE_MS = 120_000
 FLAGS = [
     "--no-sandbox",
@@ -32,9 +32,9 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-# Pictures that the gallery finds when the server starts.
+# Images that the gallery finds when the server starts.
 OLD = 60
-# The last of them moves, and says nothing of how it was made.
+# The last one is animated and has no metadata.
 GIF = f"mold-old-bf16-17000000000{9 + OLD}.gif"
 PROMPT = "a red house under a yellow moon"
 
@@ -68,7 +68,7 @@ def browser() -> Iterator[Any]:
 
 
 class Visit:
-    """A window of the browser, and what went wrong in it."""
+    """A browser window that records its errors and its requests to other hosts."""
 
     def __init__(self, browser: Any, port: int, below: str = "", **options: Any) -> None:
         self.url = f"http://127.0.0.1:{port}{below}"
@@ -86,7 +86,7 @@ class Visit:
             self.elsewhere.append(request.url)
 
     def go(self, place: str = "create") -> Any:
-        """Return the page at one of its places."""
+        """Open one view of the page and return it."""
         self.page.goto(f"{self.url}/#/{place}")
         self.page.locator("#model").wait_for(state="attached")
         return self.page
@@ -94,7 +94,7 @@ class Visit:
 
 @pytest.fixture
 def visit(browser: Any, server: Server) -> Iterator[Visit]:
-    """A window that must end without an error in its console and without a request to anybody else."""
+    """A window that must have no console errors and no requests to other hosts."""
     expect.set_options(timeout=PATIENCE_MS)
     with visiting(browser, server.port) as one:
         yield one
@@ -110,7 +110,7 @@ def visiting(browser: Any, port: int, below: str = "") -> Iterator[Visit]:
 
 
 def make(page: Any, prompt: str = PROMPT) -> Any:
-    """Make a picture and return the large one."""
+    """Generate an image and return its element."""
     page.locator("#prompt").fill(prompt)
     page.keyboard.press("Control+Enter")
     expect(page.locator("#stage[data-state=done] .words")).to_have_text(prompt)
@@ -123,10 +123,10 @@ def natural_size(image: Any) -> list[int]:
     )
 
 
-# --- making --------------------------------------------------------------------------------------------------------
+# --- generating ------------------------------------------------------------------------------------------------------
 
 
-def test_a_prompt_becomes_a_picture_while_one_looks_on(visit: Visit, server: Server) -> None:
+def test_a_prompt_becomes_an_image_with_previews(visit: Visit, server: Server) -> None:
     page = visit.go()
     page.evaluate(
         """() => { window.seen = [];
@@ -136,8 +136,8 @@ def test_a_prompt_becomes_a_picture_while_one_looks_on(visit: Visit, server: Ser
         }).observe(document.querySelector('#stage'), { subtree: true, childList: true, characterData: true }); }"""
     )
     page.get_by_label("Seed").fill("7")
-    picture = make(page)
-    assert natural_size(picture) == [128, 128]
+    image = make(page)
+    assert natural_size(image) == [128, 128]
     seen = page.evaluate("window.seen")
     assert any("Step 4 of 4" in words for words in seen)
     assert any("data:image/jpeg" in words for words in seen)  # a preview
@@ -147,16 +147,16 @@ def test_a_prompt_becomes_a_picture_while_one_looks_on(visit: Visit, server: Ser
     assert (newest["prompt"], newest["seed"]) == (PROMPT, 7)
 
 
-def test_the_form_is_made_from_what_the_family_declares(visit: Visit, server: Server) -> None:
+def test_the_form_shows_the_parameters_of_the_family(visit: Visit, server: Server) -> None:
     page = visit.go()
     page.get_by_role("button", name="128 by 96").click()
-    for label, value in (("Pictures", "2"), ("Steps", "3")):
+    for label, value in (("Images", "2"), ("Steps", "3")):
         page.get_by_label(label, exact=False).first.fill(value)
     page.locator("#set-output_format").select_option("webp")
     assert natural_size(make(page, "three green trees")) == [128, 96]
     expect(page.locator("#others button")).to_have_count(2)
-    page.get_by_label("Picture 2 of 2").click()
-    expect(page.get_by_label("Picture 2 of 2")).to_have_attribute("aria-pressed", "true")
+    page.get_by_label("Image 2 of 2").click()
+    expect(page.get_by_label("Image 2 of 2")).to_have_attribute("aria-pressed", "true")
     newest = server.ask("GET", "/api/gallery?limit=2").json()
     assert [(one["metadata"]["steps"], one["format"]) for one in newest] == [(3, "webp")] * 2
     assert page.locator("#set-negative_prompt").count() == 0  # FLUX has none
@@ -164,10 +164,10 @@ def test_the_form_is_made_from_what_the_family_declares(visit: Visit, server: Se
 
 def test_escape_cancels(visit: Visit, server: Server) -> None:
     page = visit.go()
-    page.get_by_label("Pictures").fill("8")
+    page.get_by_label("Images").fill("8")
     page.get_by_label("Steps").fill("100")
     page.locator("#prompt").fill(PROMPT)
-    page.get_by_role("button", name="Make", exact=True).click()
+    page.get_by_role("button", name="Generate", exact=True).click()
     expect(page.locator("#step")).to_contain_text("of 100")
     page.keyboard.press("Escape")
     expect(page.locator("#mat")).to_contain_text("Cancelled.")
@@ -185,10 +185,10 @@ def test_a_job_is_found_again_after_a_reload(visit: Visit) -> None:
     expect(page.locator("#caption")).to_contain_text("a white cat")
 
 
-def test_a_picture_that_is_dropped_is_painted_anew_where_the_brush_was(visit: Visit, server: Server) -> None:
+def test_an_image_is_regenerated_only_where_the_mask_is_painted(visit: Visit, server: Server) -> None:
     page = visit.go()
     make(page, "a blue square on a white background")
-    page.get_by_role("button", name="Use as start").click()
+    page.get_by_role("button", name="Use as input").click()
     canvas = page.locator(".source canvas")
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
@@ -197,7 +197,7 @@ def test_a_picture_that_is_dropped_is_painted_anew_where_the_brush_was(visit: Vi
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] * 0.85, box["y"] + box["height"] * 0.9, steps=4)
     page.mouse.up()
-    page.get_by_label("Change").fill("1")
+    page.locator("#set-strength").fill("1")
     make(page, "a red circle on a black background")
     after, before = (
         Image.open(io.BytesIO(server.ask("GET", f"/api/gallery/image/{entry['filename']}").body)).convert("RGB")
@@ -211,7 +211,7 @@ def test_a_picture_that_is_dropped_is_painted_anew_where_the_brush_was(visit: Vi
     assert change(0, 50) < 12 < 40 < change(105, 125)
 
 
-def test_a_file_can_be_dropped_and_taken_away(visit: Visit) -> None:
+def test_a_file_can_be_dropped_and_removed(visit: Visit) -> None:
     page = visit.go()
     data = io.BytesIO()
     Image.new("RGB", (96, 64), "teal").save(data, "PNG")
@@ -223,17 +223,17 @@ def test_a_file_can_be_dropped_and_taken_away(visit: Visit) -> None:
             section.dispatchEvent(new DragEvent(type, { dataTransfer: held, bubbles: true })); }""",
         list(data.getvalue()),
     )
-    expect(page.get_by_alt_text("Picture to start from")).to_be_visible()
-    expect(page.get_by_label("Change")).to_be_visible()
-    page.get_by_role("button", name="Take away").click()
-    expect(page.get_by_alt_text("Picture to start from")).to_have_count(0)
-    expect(page.get_by_label("Change")).to_be_hidden()
+    expect(page.get_by_alt_text("Input image")).to_be_visible()
+    expect(page.locator("#set-strength")).to_be_visible()
+    page.get_by_role("button", name="Remove").click()
+    expect(page.get_by_alt_text("Input image")).to_have_count(0)
+    expect(page.locator("#set-strength")).to_be_hidden()
 
 
-def test_a_prompt_is_written_out_and_one_way_is_chosen(visit: Visit, server: Server) -> None:
+def test_a_prompt_is_enhanced_and_one_version_chosen(visit: Visit, server: Server) -> None:
     page = visit.go()
     page.locator("#prompt").fill("a house")
-    page.get_by_role("button", name="Write it out").click()
+    page.get_by_role("button", name="Enhance prompt").click()
     choice = page.locator(".choices button").first
     text = choice.inner_text()
     choice.click()
@@ -258,18 +258,18 @@ def test_the_gallery_finds_shows_marks_and_deletes(visit: Visit, server: Server)
     page.get_by_role("button", name="☆ Favourite").click()
     expect(page.get_by_role("button", name="★ Favourite")).to_be_visible()
     assert server.ask("GET", "/api/gallery?q=purple+castle&limit=1").json()[0]["favourite"] is True
-    page.get_by_role("button", name="Make again").click()
+    page.get_by_role("button", name="Reuse settings").click()
     expect(page.locator("#prompt")).to_have_value("a purple castle in the snow")
     assert page.get_by_label("Seed").input_value() != ""
     page.get_by_role("link", name="Gallery").click()
     tiles.first.click()
     page.get_by_role("button", name="Delete").click()
-    page.get_by_role("button", name="Really delete?").click()
+    page.get_by_role("button", name="Confirm delete").click()
     expect(tiles).to_have_count(0)
     assert server.ask("GET", "/api/gallery?q=purple+castle").json() == []
 
 
-def test_a_long_gallery_goes_on_as_one_scrolls(visit: Visit) -> None:
+def test_a_long_gallery_loads_more_on_scrolling(visit: Visit) -> None:
     page = visit.go("gallery")
     with page.expect_response(lambda answer: "q=old" in answer.url and "cursor" not in answer.url) as first:
         page.get_by_label("Search").fill("old")
@@ -278,32 +278,32 @@ def test_a_long_gallery_goes_on_as_one_scrolls(visit: Visit) -> None:
     expect(page.locator(".hang button")).to_have_count(OLD)
 
 
-def test_a_gif_that_tells_nothing_is_marked_as_what_moves_and_is_no_start(visit: Visit) -> None:
+def test_a_gif_without_metadata_counts_as_a_video_and_is_no_input_image(visit: Visit) -> None:
     page = visit.go("gallery")
     page.get_by_label("Search").fill("old")
     tile = page.locator(f"[id='tile-{GIF}']")
     expect(tile).to_contain_text("video")
     tile.click()
     expect(page.get_by_role("button", name="Save")).to_be_visible()
-    assert page.get_by_role("button", name="Use as start").count() == 0
+    assert page.get_by_role("button", name="Use as input").count() == 0
     page.keyboard.press("ArrowRight")
-    expect(page.get_by_role("button", name="Use as start")).to_be_visible()
+    expect(page.get_by_role("button", name="Use as input")).to_be_visible()
 
 
-def test_a_picture_is_enlarged_and_compared(visit: Visit) -> None:
+def test_an_image_is_upscaled_and_compared(visit: Visit) -> None:
     page = visit.go()
     make(page)
     page.get_by_role("button", name="Details").click()
-    page.get_by_role("button", name="Enlarge").click()
+    page.get_by_role("button", name="Upscale").click()
     assert natural_size(page.get_by_alt_text("After")) == [512, 512]
-    slider = page.get_by_label("Where before ends and after begins")
+    slider = page.get_by_label("Position of the divider")
     slider.fill("20")
     assert page.locator(".compare").evaluate("(box) => box.style.getPropertyValue('--at')") == "20%"
     page.keyboard.press("Escape")
     expect(page.locator("dialog")).to_have_count(0)
 
 
-def test_a_video_is_made_and_a_film_goes_by_its_model(visit: Visit) -> None:
+def test_a_video_is_generated_and_a_chain_uses_the_defaults_of_its_model(visit: Visit) -> None:
     page = visit.go()
     page.locator("#model").select_option("ltx2-nano:bf16")
     expect(page.get_by_label("Sound")).to_be_checked()
@@ -314,14 +314,14 @@ def test_a_video_is_made_and_a_film_goes_by_its_model(visit: Visit) -> None:
     expect(video).to_be_visible()
     page.wait_for_function("() => document.querySelector('#mat > video')?.readyState >= 2")
     assert video.evaluate("(video) => [video.videoWidth, video.videoHeight, video.error]") == [64, 64, None]
-    visit.go("film")
-    expect(page.locator("#film [role=status]")).to_contain_text("1 clip, 49 frames, about 3.1 s")
+    visit.go("video")
+    expect(page.locator("#video [role=status]")).to_contain_text("1 clip, 49 frames, about 3.1 s")
 
 
-# --- films ---------------------------------------------------------------------------------------------------------
+# --- chains --------------------------------------------------------------------------------------------------------
 
 
-FILMS = """
+CHAINS_PLUGIN = """
 import time
 
 from mold_core import hookimpl
@@ -374,22 +374,22 @@ fade_frames = 4
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that makes films of a flying ball."""
-    folder = tmp_path_factory.mktemp("films")
-    about = folder / "mold_films-1.0.dist-info"
+def chains(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that generates chains of a flying ball."""
+    folder = tmp_path_factory.mktemp("chains")
+    about = folder / "mold_flipbook_chains-1.0.dist-info"
     about.mkdir()
-    (folder / "films_plugin.py").write_text(FILMS)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: mold-films\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[mold]\nfilms = films_plugin\n")
-    with serving(folder / "home", MOLD_PLUGINS="http,films", PYTHONPATH=str(folder)) as running:
+    (folder / "chains_plugin.py").write_text(CHAINS_PLUGIN)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: mold-flipbook-chains\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[mold]\nchains = chains_plugin\n")
+    with serving(folder / "home", MOLD_PLUGINS="http,chains", PYTHONPATH=str(folder)) as running:
         yield running
 
 
 @pytest.fixture
-def cinema(browser: Any, films: Server) -> Iterator[Visit]:
+def cinema(browser: Any, chains: Server) -> Iterator[Visit]:
     expect.set_options(timeout=PATIENCE_MS)
-    one = Visit(browser, films.port, accept_downloads=True)
+    one = Visit(browser, chains.port, accept_downloads=True)
     yield one
     one.context.close()
     assert one.complaints == []
@@ -397,25 +397,25 @@ def cinema(browser: Any, films: Server) -> Iterator[Visit]:
 
 
 def with_script(cinema: Visit) -> Any:
-    page = cinema.go("film")
+    page = cinema.go("video")
     page.locator(".card").first.wait_for()
-    script = {"name": "film.toml", "mimeType": "application/toml", "buffer": SCRIPT.encode()}
+    script = {"name": "video.toml", "mimeType": "application/toml", "buffer": SCRIPT.encode()}
     page.get_by_label("Script to open").set_input_files(script)
     expect(page.locator(".card")).to_have_count(3)
     return page
 
 
-def test_a_script_becomes_cards_that_can_be_moved_and_a_script_again(cinema: Visit, tmp_path: Path) -> None:
+def test_a_script_opens_as_cards_that_can_be_moved_and_saved(cinema: Visit, tmp_path: Path) -> None:
     page = with_script(cinema)
-    expect(page.locator("#film [role=status]")).to_contain_text("3 clips, 47 frames")
+    expect(page.locator("#video [role=status]")).to_contain_text("3 clips, 47 frames")
     page.get_by_label("Move clip 3 earlier").click()
-    page.get_by_role("button", name="Add a clip").click()
+    page.get_by_role("button", name="Add clip").click()
     page.locator(".card textarea").last.fill("a black ball, “at night” \\o/")
     page.locator(".card").last.get_by_label("Frames", exact=True).fill("25")
     with page.expect_download() as download:
-        page.get_by_role("button", name="Save the script").click()
-    download.value.save_as(tmp_path / "film.toml")
-    saved = read_script(tmp_path / "film.toml")
+        page.get_by_role("button", name="Save script").click()
+    download.value.save_as(tmp_path / "video.toml")
+    saved = read_script(tmp_path / "video.toml")
     assert (saved.model, saved.seed, saved.motion_tail_frames) == ("flipbook:v1", 7, 4)
     assert [(stage.prompt, stage.frames, stage.transition, stage.fade_frames) for stage in saved.stages] == [
         ("a red ball", 17, "smooth", None),
@@ -425,19 +425,19 @@ def test_a_script_becomes_cards_that_can_be_moved_and_a_script_again(cinema: Vis
     ]
 
 
-def test_a_film_that_was_stopped_goes_on_and_plays(cinema: Visit, films: Server) -> None:
+def test_a_stopped_video_resumes_and_plays(cinema: Visit, chains: Server) -> None:
     page = with_script(cinema)
-    page.locator("#film").get_by_role("button", name="Make").click()
-    expect(page.locator(".card .state").first).to_contain_text("frames are done")
-    page.locator("#film").get_by_role("button", name="Cancel").click()
-    page.get_by_role("button", name="Go on").click()
-    video = page.locator("#film video")
+    page.locator("#video").get_by_role("button", name="Generate").click()
+    expect(page.locator(".card .state").first).to_contain_text("frames done")
+    page.locator("#video").get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Resume").click()
+    video = page.locator("#video video")
     video.wait_for()
     expect(page.locator(".card[data-state=done]")).to_have_count(3)
     page.wait_for_timeout(100)
     video.evaluate("(video) => video.readyState >= 2 || new Promise((done) => { video.oncanplay = done; })")
     assert video.evaluate("(video) => [video.videoWidth, video.videoHeight, video.error]") == [64, 48, None]
-    assert [job["state"] for job in films.ask("GET", "/api/jobs").json()] == ["done", "cancelled"]
+    assert [job["state"] for job in chains.ask("GET", "/api/jobs").json()] == ["done", "cancelled"]
     page.get_by_role("link", name="Gallery").click()
     page.locator(".hang button").first.click()
     played = page.locator(".detail .view video")
@@ -446,8 +446,8 @@ def test_a_film_that_was_stopped_goes_on_and_plays(cinema: Visit, films: Server)
 
 
 def test_a_script_that_cannot_be_read_names_its_line(cinema: Visit) -> None:
-    page = cinema.go("film")
-    script = {"name": "film.toml", "mimeType": "application/toml", "buffer": b"schema = 'mold.chain.v1'\n[chain\n"}
+    page = cinema.go("video")
+    script = {"name": "video.toml", "mimeType": "application/toml", "buffer": b"schema = 'mold.chain.v1'\n[chain\n"}
     page.get_by_label("Script to open").set_input_files(script)
     expect(page.get_by_role("alert")).to_contain_text("line 2")
 
@@ -479,14 +479,14 @@ def test_models_say_whether_they_fit(visit: Visit) -> None:
     expect(far).to_have_text(re.compile("fit"), timeout=PATIENCE_MS)
 
 
-def test_the_server_shows_jobs_and_can_pause(visit: Visit, server: Server) -> None:
+def test_the_server_view_shows_jobs_and_pauses_the_queue(visit: Visit, server: Server) -> None:
     page = visit.go("server")
     page.get_by_role("button", name="Pause").click()
-    expect(page.get_by_role("button", name="Go on")).to_be_visible()
+    expect(page.get_by_role("button", name="Resume")).to_be_visible()
     job = server.ask("POST", "/api/jobs", {"kind": "generate", "request": {"prompt": "waits"}}).json()["id"]
     page.get_by_label(f"Cancel generate {job}").click()
     expect(page.locator("#server .rows li").first).to_contain_text("cancelled")
-    page.get_by_role("button", name="Go on").click()
+    page.get_by_role("button", name="Resume").click()
     expect(page.get_by_role("button", name="Pause")).to_be_visible()
 
 
@@ -498,10 +498,10 @@ def test_a_server_with_keys_is_opened_by_one(browser: Any, tmp_path: Path) -> No
         window = Visit(browser, locked.port)
         page = window.page
         page.goto(window.url)
-        page.get_by_label("Its API key").fill("wrong")
-        page.get_by_role("button", name="Open").click()
-        page.get_by_label("That key did not fit").fill("schlüssel")
-        page.get_by_role("button", name="Open").click()
+        page.get_by_role("textbox", name="API key").fill("wrong")
+        page.get_by_role("button", name="Unlock").click()
+        page.get_by_label("Invalid key").fill("schlüssel")
+        page.get_by_role("button", name="Unlock").click()
         page.locator("#model").wait_for()
         assert natural_size(make(page)) == [128, 128]
         page.get_by_role("button", name="Details").click()
@@ -512,7 +512,7 @@ def test_a_server_with_keys_is_opened_by_one(browser: Any, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("width", [360, 820, 1440])
-@pytest.mark.parametrize("place", ["create", "gallery", "film", "models", "server"])
+@pytest.mark.parametrize("place", ["create", "gallery", "video", "models", "server"])
 def test_nothing_is_wider_than_the_window(visit: Visit, width: int, place: str) -> None:
     visit.page.set_viewport_size({"width": width, "height": 800})
     page = visit.go(place)
@@ -520,15 +520,15 @@ def test_nothing_is_wider_than_the_window(visit: Visit, width: int, place: str) 
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_axe_finds_nothing_that_shuts_anybody_out(visit: Visit) -> None:
+def test_axe_finds_no_accessibility_violations(visit: Visit) -> None:
     package = pytest.importorskip("axe_playwright_python", reason="axe-playwright-python carries axe-core")
     script = (Path(package.__file__).parent / "axe.min.js").read_text("utf-8")
     visit.page.add_init_script(script)
     page = visit.go()
     make(page)
-    page.get_by_role("button", name="Use as start").click()
+    page.get_by_role("button", name="Use as input").click()
     page.locator(".source canvas").wait_for()
-    for place, shown in (("create", "#mat"), ("gallery", ".hang img[src]"), ("film", ".card"), ("models", ".rows li")):
+    for place, shown in (("create", "#mat"), ("gallery", ".hang img[src]"), ("video", ".card"), ("models", ".rows li")):
         page.evaluate("(place) => { location.hash = `#/${place}`; }", place)
         page.locator(f"#{place} {shown}").first.wait_for()
         for scheme in ("light", "dark"):
@@ -554,7 +554,7 @@ def test_the_page_works_below_a_path(browser: Any, server: Server, below: str) -
         thumbnail = page.locator("#gallery img").first
         expect(thumbnail).to_be_visible()
         assert natural_size(thumbnail)[0] > 0
-        for place, words in (("models", "flux-nano"), ("film", "Add a clip"), ("server", "Queue")):
+        for place, words in (("models", "flux-nano"), ("video", "Add clip"), ("server", "Queue")):
             page.goto(f"{visit.url}/#/{place}")
             expect(page.locator(f"#{place}")).to_contain_text(words)
         page.get_by_role("link", name="The HTTP API").click()
