@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, made from the table of routes and the wire classes."""
+"""The OpenAPI 3.1 document, generated from the table of routes and the wire classes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def document_text(routes: tuple[Route, ...], prefix: str = "") -> bytes:
 
 
 def document(routes: Sequence[Route], prefix: str = "") -> Json:
-    """Return the document that describes the routes; `prefix` is the path that clients call the server below."""
+    """Return the document of the routes; `prefix` is the path of the server as clients see it."""
     paths: dict[str, Json] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
@@ -42,8 +42,8 @@ def document(routes: Sequence[Route], prefix: str = "") -> Json:
             "title": "mold",
             "version": VERSION,
             "description": (
-                "Makes images and video on your own machine. Every answer carries `X-Request-ID`; every error is "
-                '`{"error": words, "code": CODE}`.'
+                "Generates images and video on your own machine. Every response has an `X-Request-ID`; every error is "
+                '`{"error": MESSAGE, "code": CODE}`.'
             ),
             "license": {"name": "MIT", "identifier": "MIT"},
         },
@@ -120,10 +120,10 @@ def _response(answer: Answer) -> Json:
 
 
 def _events_schema(names: tuple[str, ...]) -> Json:
-    """Return the schema of each server-sent event of a stream; its data is JSON."""
+    """Return the schema of the server-sent events of a stream; their data is JSON."""
     data: Json = {"type": "string", "contentMediaType": JSON}
     if "progress" in names:
-        data["description"] = "JSON; of `progress` one of the schemas named *Event."
+        data["description"] = "JSON; for `progress` one of the schemas named *Event."
     return {
         "type": "object",
         "description": "Each event of the stream.",
@@ -132,9 +132,7 @@ def _events_schema(names: tuple[str, ...]) -> Json:
     }
 
 
-_REQUEST_ID = {
-    "X-Request-ID": {"description": "The request's own id, or one that was given to it.", "schema": {"type": "string"}}
-}
+_REQUEST_ID = {"X-Request-ID": {"description": "The id from the request, or a new one.", "schema": {"type": "string"}}}
 
 
 def _media(content_type: str, carried: Any) -> Json:
@@ -181,7 +179,7 @@ def _schemas(routes: Sequence[Route]) -> Json:
     classes = {cls for root in roots for cls in _attrs_classes(root)}
     schemas: Json = {cls.__name__: class_schema(cls) for cls in sorted(classes, key=lambda cls: cls.__name__)}
     if len(schemas) != len(classes):
-        raise ValueError("two wire classes have the same name, which the document could not tell apart")
+        raise ValueError("two wire classes have the same name")
     for route in routes:
         if route.request is not None and route.body_type == "multipart/form-data":
             _as_files(schemas[route.request.__name__])
@@ -196,7 +194,7 @@ def _schemas(routes: Sequence[Route]) -> Json:
 
 
 def _as_files(schema: Json) -> None:
-    """Let the binary fields of a form be files, which a form carries as they are."""
+    """Describe the binary fields of a form as files."""
     for name, field in schema["properties"].items():
         for option in field.get("anyOf", [field]):
             if option.pop("contentEncoding", None):
@@ -206,7 +204,7 @@ def _as_files(schema: Json) -> None:
 
 
 def _allow_null(schema: Json) -> None:
-    """Let null stand for each field of a request that may be left out."""
+    """Allow null for each optional field of a request."""
     for name, field in schema["properties"].items():
         if name in schema.get("required", ()):
             continue
@@ -237,14 +235,14 @@ _ERROR: Json = {
     "description": "Every error.",
     "required": ["error", "code"],
     "properties": {
-        "error": {"type": "string", "description": "What was asked, what is possible, what to do."},
-        "code": {"type": "string", "enum": list(ERRORS), "description": "What it is, for programs."},
+        "error": {"type": "string", "description": "Error message."},
+        "code": {"type": "string", "enum": list(ERRORS), "description": "Error code."},
     },
 }
 
 _OPENAI_ERROR: Json = {
     "type": "object",
-    "description": "Every error below /v1, as OpenAI's API has it.",
+    "description": "Every error under /v1, in the form of OpenAI's API.",
     "required": ["error"],
     "properties": {
         "error": {

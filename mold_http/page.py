@@ -1,4 +1,4 @@
-"""docs/http-api.md, made from the table of routes: ``python -m mold_http.page > docs/http-api.md``."""
+"""docs/http-api.md, generated from the table of routes: ``python -m mold_http.page > docs/http-api.md``."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = ["page"]
 _START = """\
 # The HTTP API
 
-`mold serve` (or `make serve`) listens on http://127.0.0.1:7680. This page is made from the table of routes in
-`mold_http/routes`: `python -m mold_http.page > docs/http-api.md`. The same table gives `/api/openapi.json` (OpenAPI
-3.1) and `/api/docs`, a page to try it on.
+`mold serve` (or `make serve`) listens on http://127.0.0.1:7680. This page is generated from the table of routes in
+`mold_http/routes`: `python -m mold_http.page > docs/http-api.md`. The same table defines `/api/openapi.json` (OpenAPI
+3.1) and `/api/docs`, an interactive reference.
 
 ```
 curl -X POST localhost:7680/api/generate \\
@@ -28,37 +28,36 @@ curl -X POST localhost:7680/api/generate \\
   -d '{"prompt": "a red house under a yellow moon"}' -o house.png
 ```
 
-**Keys.** Where `MOLD_API_KEY` is set, every request needs one in `X-Api-Key`, but for the public routes below. Under
-`/v1` a key may also come as `Authorization: Bearer KEY`. Without keys, only this machine may stop the server,
+**API keys.** If `MOLD_API_KEY` is set, every route except the public ones below requires a key in `X-Api-Key`. Routes
+under `/v1` also accept `Authorization: Bearer KEY`. Without keys, only clients on this machine may stop the server,
 delete results and place models.
 
-**Rates.** `MOLD_RATE_LIMIT=10/min` lets each address make 10 requests a minute that are work (*generation* below) and
-100 that read; `MOLD_RATE_LIMIT_BURST` so many at once. Beyond that the answer is 429 with `Retry-After`.
+**Rate limits.** `MOLD_RATE_LIMIT=10/min` allows each address 10 generation requests (*generation* below) and 100 read
+requests a minute; `MOLD_RATE_LIMIT_BURST` sets the burst. Beyond that the response is 429 with `Retry-After`.
 
-**Bodies** are JSON (`Content-Type: application/json`), at most 64 MiB, and must arrive in time. Files in them are
-base64 (RFC 4648) in either alphabet, with or without padding and line breaks, or `data:` URLs; the raw line breaks of
-`base64 < photo.png` are read in these fields alone. Null means the same as leaving a field out. Unknown fields are
-ignored; all other problems are named together, each with its path.
+**Bodies** are JSON (`Content-Type: application/json`) of at most 64 MiB, with a time limit for their arrival. Files are
+base64 (RFC 4648) in either alphabet, with or without padding and line breaks, or `data:` URLs. Raw line breaks, as in
+the output of `base64 < photo.png`, are accepted in these fields only. Null is the same as omitting a field. Unknown
+fields are ignored. All other problems are reported together, each with its path.
 
-**Errors** are always `{"error": "words for people", "code": "WORD_FOR_PROGRAMS"}`, but under `/v1`, where they look as
-OpenAI's do. The codes are listed at the end; any path may answer `BAD_REQUEST`, `FORBIDDEN`, `NOT_FOUND`,
-`METHOD_NOT_ALLOWED` and `INTERNAL_ERROR`, one that wants a key `UNAUTHORIZED`, one with a rate `RATE_LIMITED`, and one
-with a body `BODY_TOO_LARGE`, `UNSUPPORTED_MEDIA_TYPE` and `VALIDATION_ERROR`. Where a model runs, `WORKER_DIED`,
-`CHECKPOINT_ERROR`, `OUTPUT_ERROR`, `PLUGIN_ERROR` and `SETTINGS_ERROR` may come as well.
+**Errors** have the form `{"error": "message", "code": "ERROR_CODE"}`; under `/v1` they have OpenAI's form. All codes
+are listed at the end. Every path may return `BAD_REQUEST`, `FORBIDDEN`, `NOT_FOUND`, `METHOD_NOT_ALLOWED` and
+`INTERNAL_ERROR`. A route with a key may return `UNAUTHORIZED`, one with a rate limit `RATE_LIMITED`, and one with a
+body `BODY_TOO_LARGE`, `UNSUPPORTED_MEDIA_TYPE` and `VALIDATION_ERROR`. A route that runs a model may also return
+`WORKER_DIED`, `CHECKPOINT_ERROR`, `OUTPUT_ERROR`, `PLUGIN_ERROR` and `SETTINGS_ERROR`.
 
-**Every answer** carries `X-Request-ID`: the one that the request brought, if it is plain (`[A-Za-z0-9._-]`, 64
-at most), or a new one. The log has it too.
+**Every response** has an `X-Request-ID`: the id from the request if it is plain (`[A-Za-z0-9._-]`, at most 64
+characters), or a new one. The log contains it too.
 
-**HEAD** is answered wherever GET is. Where there is a choice of content types, `Accept` decides by its quality values
-(RFC 9110), and the first of a route's types wins between equals. Bodies in a `Content-Encoding` are refused with 415.
-Under `/v1` an error that asking again cannot mend carries `X-Should-Retry: false`.
+**HEAD** works on every GET route. If a route offers several content types, the quality values of `Accept` decide (RFC
+9110); between equals the first type of the route wins. Bodies with a `Content-Encoding` are refused with 415. Under
+`/v1`, an error that a retry cannot fix has `X-Should-Retry: false`.
 
 **Streams** are server-sent events: `event: progress` with `{"type": …}`, then one `event: complete` or one
-`event: error` with `{"message", "code"}`. A comment is sent in every ten seconds without an event.
+`event: error` with `{"message", "code"}`. After ten seconds without an event a comment is sent.
 
-**Browsers.** A server on the loopback interface answers only requests whose Host is this machine (or is allowed by
-`MOLD_ALLOWED_HOSTS`), and refuses requests of other sites' pages that change something. `MOLD_CORS_ORIGIN` lets the
-pages of one site in.
+**Browsers.** A server on the loopback interface accepts only requests whose Host is this machine or is allowed by
+`MOLD_ALLOWED_HOSTS`, and refuses cross-origin requests that change something. `MOLD_CORS_ORIGIN` allows one origin.
 """
 
 
@@ -70,12 +69,12 @@ def page() -> str:
         for route in LISTED:
             if route.tag == tag:
                 parts += _route(route)
-    parts += ["## Objects\n", *_objects(), "## Codes of errors\n", *_codes()]
+    parts += ["## Objects\n", *_objects(), "## Error codes\n", *_codes()]
     return "\n".join(parts).rstrip() + "\n"
 
 
 def _table() -> Iterator[str]:
-    yield "| method | path | what | key | rate |"
+    yield "| method | path | description | key | rate limit |"
     yield "|---|---|---|---|---|"
     for route in LISTED:
         key = "public" if route.public else "key"
@@ -86,7 +85,7 @@ def _route(route: Route) -> Iterator[str]:
     yield f"### {route.method} {_colons(route.path)}\n"
     yield f"{route.summary}. {route.doc}".strip() + "\n"
     if route.request is not None:
-        optional = ", which may be left out" if route.request_optional else ""
+        optional = ", optional" if route.request_optional else ""
         yield f"Body: [{route.request.__name__}](#{route.request.__name__.lower()}){optional}.\n"
     for query in route.parameters:
         kind = "Header" if query.place == "header" else "Parameter"
@@ -102,7 +101,7 @@ def _route(route: Route) -> Iterator[str]:
             yield ""
     if route.errors:
         codes = ", ".join(f"`{code}`" for code in ERRORS if code in route.errors)
-        yield f"Errors beside those of every route: {codes}.\n"
+        yield f"Errors in addition to those of every route: {codes}.\n"
     if route.example:
         yield f"```\n{route.example}\n```\n"
 
@@ -120,7 +119,7 @@ def _objects() -> Iterator[str]:
 
 
 def _classes() -> list[type]:
-    """Return every class of a body or an answer, in the order of the routes."""
+    """Return every class of a request or response body, in the order of the routes."""
     found: dict[type, None] = {}
     for route in LISTED:
         carried: list[Any] = [route.request] if route.request else []
@@ -150,7 +149,7 @@ def _type(field: attrs.Attribute[Any]) -> str:
 
 
 def _words(schema: dict[str, Any]) -> str:
-    """Return a JSON Schema in a few words; that null may stand for a value left out goes without saying."""
+    """Return a short description of a JSON Schema, without null."""
     if "anyOf" in schema:
         return " or ".join(_words(option) for option in schema["anyOf"] if option.get("type") != "null")
     if "$ref" in schema:

@@ -1,4 +1,4 @@
-"""What the machine has and uses: memory, processors, GPUs; sampled once a second at most."""
+"""Resource usage of the machine: memory, processors, GPUs; sampled at most once a second."""
 
 from __future__ import annotations
 
@@ -23,47 +23,47 @@ _FRESH_S = 0.9
 class MemoryUsage:
     """Memory of the machine, in bytes."""
 
-    total: int = wire_field("All there is.")
-    used: int = wire_field("In use.")
-    used_by_mold: int = wire_field("In use by the server and its workers.")
-    used_by_other: int = wire_field("In use by all others.")
+    total: int = wire_field("Total memory.")
+    used: int = wire_field("Used memory.")
+    used_by_mold: int = wire_field("Used by the server and its workers.")
+    used_by_other: int = wire_field("Used by other processes.")
 
 
 @attrs.frozen(kw_only=True)
 class CpuUsage:
     """Processors."""
 
-    cores: int = wire_field("How many.")
-    usage_percent: float = wire_field("How busy they were since the last sample, all together.")
+    cores: int = wire_field("Number of cores.")
+    usage_percent: float = wire_field("Usage of all cores since the last sample, in percent.")
 
 
 @attrs.frozen(kw_only=True)
 class GpuUsage:
     """A GPU. Memory is in bytes."""
 
-    ordinal: int = wire_field("Its number.")
+    ordinal: int = wire_field("Number of the GPU.")
     name: str = wire_field("Its name.")
-    backend: str = wire_field("How it is used.", choices=("cuda", "metal"))
-    vram_total: int = wire_field("Its memory.")
-    vram_used: int = wire_field("In use, by whomever.")
-    vram_used_by_mold: int | None = wire_field("In use by mold, where known.")
-    vram_used_by_other: int | None = wire_field("In use by others, where known.")
-    gpu_utilization: float | None = wire_field("How busy it is in percent, where known.")
+    backend: str = wire_field("Compute backend.", choices=("cuda", "metal"))
+    vram_total: int = wire_field("Total memory.")
+    vram_used: int = wire_field("Used memory, by all processes.")
+    vram_used_by_mold: int | None = wire_field("Used by mold, if known.")
+    vram_used_by_other: int | None = wire_field("Used by others, if known.")
+    gpu_utilization: float | None = wire_field("Utilization in percent, if known.")
 
 
 @attrs.frozen(kw_only=True)
 class ResourceSnapshot:
-    """The machine at one moment."""
+    """Resource usage at one moment."""
 
     hostname: str = wire_field("Its name.")
-    timestamp: int = wire_field("The moment, in milliseconds since 1970.")
+    timestamp: int = wire_field("Time of the sample, in milliseconds since 1970.")
     gpus: tuple[GpuUsage, ...] = wire_field("Its GPUs.")
-    system_ram: MemoryUsage = wire_field("Its memory.")
+    system_ram: MemoryUsage = wire_field("Total memory.")
     cpu: CpuUsage | None = wire_field("Its processors.")
 
 
 class Resources:
-    """Samples the machine when somebody asks, but no more than once a second."""
+    """Samples the machine on request, at most once a second."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -1,4 +1,4 @@
-"""GET /api/capabilities: what this server can do, for clients that adapt."""
+"""GET /api/capabilities: what this server supports, for clients that adapt to it."""
 
 from __future__ import annotations
 
@@ -17,53 +17,55 @@ __all__ = ["ROUTES", "Capabilities", "FamilyInfo", "GalleryCapabilities", "Param
 
 @attrs.frozen(kw_only=True)
 class GalleryCapabilities:
-    """What may be done with the gallery."""
+    """Permissions for the gallery."""
 
-    enabled: bool = wire_field("Whether results are kept.")
+    enabled: bool = wire_field("Whether results are saved.")
     can_delete: bool = wire_field("Whether this client may delete them.")
 
 
 @attrs.frozen(kw_only=True)
 class ParameterInfo:
-    """A field of a request that a family honours."""
+    """A request field that a family supports."""
 
-    name: str = wire_field("The field.")
-    doc: str = wire_field("What it does, for people.")
-    minimum: float | None = wire_field("Least value.", default=None)
-    maximum: float | None = wire_field("Largest value.", default=None)
+    name: str = wire_field("Name of the field.")
+    doc: str = wire_field("Description.")
+    minimum: float | None = wire_field("Minimum.", default=None)
+    maximum: float | None = wire_field("Maximum.", default=None)
 
 
 @attrs.frozen(kw_only=True)
 class FamilyInfo:
-    """A model family, as forms are made from it."""
+    """A model family, with everything a form needs."""
 
-    name: str = wire_field("The family.")
-    title: str = wire_field("Its name for people.")
-    capabilities: tuple[str, ...] = wire_field("What it can do.")
-    parameters: tuple[ParameterInfo, ...] = wire_field("The fields it honours.")
-    size_multiple: int = wire_field("Widths and heights are multiples of it.")
-    max_pixels: int = wire_field("Pixels of an image at most.")
-    recommended_sizes: tuple[str, ...] = wire_field("Sizes that come out best, as WIDTHxHEIGHT.")
-    places: tuple[str, ...] = wire_field("Parts that can be placed on devices; none: a model is placed as a whole.")
+    name: str = wire_field("Name of the family.")
+    title: str = wire_field("Display name.")
+    capabilities: tuple[str, ...] = wire_field("Its capabilities.")
+    parameters: tuple[ParameterInfo, ...] = wire_field("The request fields it supports.")
+    size_multiple: int = wire_field("Width and height are multiples of this.")
+    max_pixels: int = wire_field("Maximum number of pixels.")
+    recommended_sizes: tuple[str, ...] = wire_field("Recommended sizes, as WIDTHxHEIGHT.")
+    places: tuple[str, ...] = wire_field(
+        "Components that can be placed on devices; empty: a model is placed as a whole."
+    )
 
 
 @attrs.frozen(kw_only=True)
 class Capabilities:
-    """What this server can do."""
+    """What this server supports."""
 
     gallery: GalleryCapabilities = wire_field("The gallery.")
-    families: tuple[FamilyInfo, ...] = wire_field("The model families that are installed.")
-    chains: bool = wire_field("Whether any family can render chains.")
-    devices: tuple[str, ...] = wire_field("What parts of models can be placed on: cpu, gpu:0, …")
+    families: tuple[FamilyInfo, ...] = wire_field("The installed model families.")
+    chains: bool = wire_field("Whether any family supports chains.")
+    devices: tuple[str, ...] = wire_field("Devices for placing components: cpu, gpu:0, …")
 
 
 def may_delete(service: Service, req: falcon.asgi.Request) -> bool:
-    """Say whether a client may delete results: with a key, on this machine, or where a setting allows it."""
+    """Return whether the client may delete results: with a key, on this machine, or if a setting allows it."""
     return service.keys.required or service.settings.gallery_allow_delete or is_loopback(req.remote_addr)
 
 
 async def capabilities(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Answer with Capabilities."""
+    """Respond with Capabilities."""
     plugins = service.engine.plugins
     answer_json(
         resp,
@@ -101,7 +103,7 @@ ROUTES = (
         method="GET",
         path="/api/capabilities",
         name="capabilities",
-        summary="What this server can do",
+        summary="Capabilities of this server",
         handler=capabilities,
         tag="server",
         answers=(Answer(doc="Gallery, families and their parameters.", content={JSON: Capabilities}),),

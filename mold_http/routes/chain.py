@@ -1,4 +1,4 @@
-"""POST /api/generate/chain and its stream: long videos made of clips."""
+"""POST /api/generate/chain and its stream: long videos joined from clips."""
 
 from __future__ import annotations
 
@@ -28,43 +28,43 @@ _MAX_FADE_FRAMES = 32
 
 @attrs.frozen(kw_only=True)
 class ChainLimits:
-    """What a chain of a model may be."""
+    """Limits of chains for a model."""
 
     model: str = wire_field("Full name of the model.")
-    frames_per_clip_cap: int = wire_field("Frames of a clip at most.")
-    frames_per_clip_recommended: int = wire_field("Frames of a clip that come out best.")
-    max_stages: int = wire_field("Clips at most.")
-    max_total_frames: int = wire_field("Frames of all clips at most.")
-    fade_frames_max: int = wire_field("Frames of a fade at most.")
-    transition_modes: tuple[str, ...] = wire_field("How a clip may follow another.")
+    frames_per_clip_cap: int = wire_field("Maximum number of frames of a clip.")
+    frames_per_clip_recommended: int = wire_field("Recommended number of frames of a clip.")
+    max_stages: int = wire_field("Maximum number of clips.")
+    max_total_frames: int = wire_field("Maximum number of frames of all clips.")
+    fade_frames_max: int = wire_field("Maximum number of frames of a fade.")
+    transition_modes: tuple[str, ...] = wire_field("Supported transitions between clips.")
     quantization_family: str = wire_field("Weight format of the model.")
 
 
 async def chain(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Answer with the whole video as JSON."""
+    """Respond with the video as JSON."""
     job = await submit(service, req, await read_json(req, ChainRequest), durable=False)
     await answer_result(req, resp, await result_of(req, job), "base64")
 
 
 async def chain_stream(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Answer with events ``progress``, and one ``complete`` or ``error`` at the end."""
+    """Respond with ``progress`` events, then one ``complete`` or ``error``."""
     job = await submit(service, req, await read_json(req, ChainRequest), durable=False)
     send_events(req, resp, service.feeds, _ChainSource(service, job, result_frame), patient=True)
 
 
 class _ChainSource(JobSource):
-    """The events of a chain, and of the engine's only the steps; /api/jobs/ID/events has them all."""
+    """The events of a chain; of the engine's events only the steps. /api/jobs/ID/events sends all of them."""
 
     def frame_of(self, event: ProgressEvent) -> bytes:
-        """Return the frame of an event of chains; nothing for others."""
+        """Return the frame of a chain event; nothing for other events."""
         return super().frame_of(event) if isinstance(event, get_args(ChainEvent)) else b""
 
 
 async def chain_limits(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Answer with what a chain of a model may be."""
+    """Respond with ChainLimits."""
     name = query_of(req).get("model")
     if not name:
-        raise ValidationError("model is required", field="model", hint="ask with ?model=NAME")
+        raise ValidationError("model is required", field="model", hint="add ?model=NAME")
     spec = _chainable(service, name)
     answer_json(
         resp,
@@ -82,18 +82,18 @@ async def chain_limits(service: Service, req: falcon.asgi.Request, resp: falcon.
 
 
 def _chainable(service: Service, name: str) -> ModelSpec:
-    """Return the model of that name. Raises ValidationError when it can make no chains."""
+    """Return the model of that name. Raises ValidationError if it does not support chains."""
     spec = service.engine.resolve(name)
     renderer = service.engine.plugins.chain_renderers.get(spec.family)
     if renderer is None:
-        raise ValidationError(f"{spec.name} cannot make chains: its family has no chain renderer", field="model")
+        raise ValidationError(f"{spec.name} cannot generate chains: its family has no chain renderer", field="model")
     renderer.check(spec)
     return spec
 
 
 _DOC = (
-    "Either `stages`, or one `prompt` with `total_frames` that is divided into clips of `clip_frames`. Clips have 8n+1 "
-    "frames; there are at most 16. Only models of a family with a chain renderer can do this."
+    "Requires either `stages`, or one `prompt` with `total_frames`, which is divided into clips of `clip_frames`. "
+    "Clips have 8n+1 frames; there are at most 16. Only models of a family with a chain renderer support chains."
 )
 _ERRORS = (
     "UNKNOWN_MODEL",
@@ -110,12 +110,12 @@ ROUTES = (
         method="POST",
         path="/api/generate/chain",
         name="chain",
-        summary="Make a long video of several clips",
+        summary="Generate a long video from several clips",
         doc=_DOC,
         handler=chain,
         tag="generate",
         request=ChainRequest,
-        answers=(Answer(doc="The whole video.", content={JSON: ChainResponse}),),
+        answers=(Answer(doc="The video.", content={JSON: ChainResponse}),),
         errors=_ERRORS,
         tier="generation",
         example=(
@@ -127,7 +127,7 @@ ROUTES = (
         method="POST",
         path="/api/generate/chain/stream",
         name="chain_stream",
-        summary="Make a long video and follow the progress",
+        summary="Generate a long video and stream the progress",
         doc=_DOC
         + " Events are `progress` (chain_start, stage_start, denoise_step, stage_done, stitching), then one `complete` "
         "or one `error`.",
@@ -142,7 +142,7 @@ ROUTES = (
         method="GET",
         path="/api/capabilities/chain-limits",
         name="chain_limits",
-        summary="What a chain of a model may be",
+        summary="Limits of chains for a model",
         handler=chain_limits,
         tag="generate",
         parameters=(Query(name="model", doc="Name of the model.", required=True),),

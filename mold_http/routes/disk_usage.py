@@ -1,4 +1,4 @@
-"""What lies on this machine's disk: a model in detail, its removal, LoRAs, room taken, chains begun."""
+"""Files on this machine's disk: details of a model, its removal, LoRAs, disk usage, saved chains."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ PlacedModel = TypeVar("PlacedModel")
 
 @attrs.frozen(kw_only=True)
 class RemoveRequest:
-    """A model to take off the disk."""
+    """A model to delete from the disk."""
 
     model: str = wire_field("Model name, with or without its tag.", not_blank=True, max_length=200)
-    dry_run: bool = wire_field("Only answer what would be done.", default=False)
+    dry_run: bool = wire_field("Only report what would be deleted.", default=False)
 
 
 async def model(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Answer with all that is known of a model."""
+    """Respond with the details of a model."""
     name = query_of(req).get("model")
     if not name:
-        raise ValidationError("model is required", field="model", hint="ask with ?model=NAME")
+        raise ValidationError("model is required", field="model", hint="add ?model=NAME")
     details = await asyncio.to_thread(service.engine.shelf.model, name)
     root = service.engine.resolve(name).root or service.engine.store.models_dir
     files = tuple(attrs.evolve(file, path=_within(file.path, root)) for file in details.files)
@@ -44,7 +44,7 @@ async def model(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Re
 
 
 async def remove(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Take a model out of memory and off the disk, and answer with what that did."""
+    """Unload a model, delete it from the disk, and respond with what was deleted."""
     request = await read_json(req, RemoveRequest)
     refuse_strangers(service, req, "models can be removed from this machine only", hint="or with a key: MOLD_API_KEY")
     removal = await asyncio.to_thread(_remove, service, request)
@@ -55,24 +55,24 @@ async def remove(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.R
 
 
 async def loras(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Answer with the LoRAs that requests may name."""
+    """Respond with the installed LoRAs."""
     found = await asyncio.to_thread(service.engine.shelf.loras)
     answer_json(resp, [attrs.evolve(lora, path=None) for lora in found])
 
 
 async def disk(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Answer with what takes room."""
+    """Respond with the disk usage."""
     usage = await asyncio.to_thread(service.engine.shelf.usage)
     answer_json(resp, attrs.evolve(usage, models_dir=None, output_dir=None))
 
 
 async def chains(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Answer with the chains that were begun."""
+    """Respond with the saved chains."""
     answer_json(resp, list(await asyncio.to_thread(service.engine.shelf.chains)))
 
 
 async def saved_chain(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, id: str) -> None:
-    """Answer with the request of a chain that was begun."""
+    """Respond with the request of a saved chain."""
     answer_json(resp, await asyncio.to_thread(service.engine.shelf.chain, id))
 
 
@@ -87,7 +87,7 @@ def _remove(service: Service, request: RemoveRequest) -> Removal:
 
 
 def _within(path: str, folder: Path) -> str:
-    """Return a path as others may see it: below a folder of models, or else its name alone."""
+    """Return a path that clients may see: relative to a models folder, or else only the file name."""
     file = Path(path)
     return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.name
 
@@ -97,8 +97,8 @@ ROUTES = (
         method="GET",
         path="/api/models/details",
         name="model_details",
-        summary="All that is known of a model",
-        doc="Its files, and whether it fits into memory: what each part takes, and what each way to hold it needs.",
+        summary="Details of a model",
+        doc="Its files, and whether it fits into memory: the size of each component, and the needs of each strategy.",
         handler=model,
         tag="models",
         parameters=(Query(name="model", doc="Name of the model.", required=True),),
@@ -110,15 +110,17 @@ ROUTES = (
         method="DELETE",
         path="/api/models/files",
         name="remove_model",
-        summary="Take a model off the disk",
+        summary="Delete a model from the disk",
         doc=(
-            "Files that another downloaded model needs stay. Allowed with an API key, or from this machine. With "
+            "Files that another downloaded model needs are kept. Requires an API key or a client on this machine. With "
             "`dry_run` nothing is deleted."
         ),
         handler=remove,
         tag="models",
         request=RemoveRequest,
-        answers=(Answer(doc="What went, or would go, and what stays.", content={JSON: Removal}),),
+        answers=(
+            Answer(doc="The files that were or would be deleted, and those that are kept.", content={JSON: Removal}),
+        ),
         errors=("UNKNOWN_MODEL", "MODEL_NOT_FOUND", "OUTPUT_ERROR"),
         tier="generation",
         example=(
@@ -130,25 +132,25 @@ ROUTES = (
         method="GET",
         path="/api/loras",
         name="list_loras",
-        summary="The LoRAs (LoRA) that requests may name",
+        summary="The installed LoRAs",
         handler=loras,
         tag="models",
-        answers=(Answer(doc="The adapters.", content={JSON: tuple[LoraFile, ...]}),),
+        answers=(Answer(doc="The LoRAs.", content={JSON: tuple[LoraFile, ...]}),),
     ),
     Route(
         method="GET",
         path="/api/disk",
         name="disk",
-        summary="What takes room on the disk",
+        summary="Disk usage",
         handler=disk,
         tag="server",
-        answers=(Answer(doc="Bytes of models, results, caches and the rest.", content={JSON: DiskUsage}),),
+        answers=(Answer(doc="Bytes of models, results, caches and other files.", content={JSON: DiskUsage}),),
     ),
     Route(
         method="GET",
         path="/api/chains",
         name="list_chains",
-        summary="The chains that were begun, the latest first",
+        summary="The saved chains, newest first",
         handler=chains,
         tag="generate",
         answers=(Answer(doc="The chains.", content={JSON: tuple[ChainDetails, ...]}),),
@@ -157,11 +159,11 @@ ROUTES = (
         method="GET",
         path="/api/chains/{id}",
         name="get_chain",
-        summary="The request of a chain that was begun",
-        doc="Sent again, it goes on after its last whole clip.",
+        summary="The request of a saved chain",
+        doc="Send it again to resume the chain after its last finished clip.",
         handler=saved_chain,
         tag="generate",
-        path_docs={"id": "Name of the chain."},
+        path_docs={"id": "Id of the chain."},
         answers=(Answer(doc="The request.", content={JSON: ChainRequest}),),
         errors=("VALIDATION_ERROR",),
     ),

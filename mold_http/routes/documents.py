@@ -57,13 +57,13 @@ _PAGE = """\
 
 
 async def openapi(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Answer with the OpenAPI document."""
+    """Respond with the OpenAPI document."""
     resp.content_type = JSON
     resp.data = document_text(tuple(route for route in service.routes if route.listed), site_of(req).prefix)
 
 
 async def docs(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Answer with the page that shows the document."""
+    """Respond with the page that shows the document."""
     resp.content_type = "text/html; charset=utf-8"
     resp.set_header("Content-Security-Policy", _CONTENT_POLICY)
     resp.set_header("X-Content-Type-Options", "nosniff")
@@ -71,7 +71,7 @@ async def docs(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Res
 
 
 async def docs_script(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Answer with the script of that page, from the package that is installed here."""
+    """Respond with the script of that page, from the installed package."""
     resp.content_type = "text/javascript; charset=utf-8"
     resp.set_header("Cache-Control", "public, max-age=86400")
     resp.set_header("X-Content-Type-Options", "nosniff")
@@ -79,7 +79,7 @@ async def docs_script(service: Service, req: falcon.asgi.Request, resp: falcon.a
 
 
 async def metrics(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Answer with the metrics."""
+    """Respond with the metrics."""
     resp.content_type = CONTENT_TYPE
     resp.data = service.metrics.text()
 
@@ -94,7 +94,7 @@ ROUTES = (
         method="GET",
         path="/api/openapi.json",
         name="openapi",
-        summary="This document",
+        summary="The OpenAPI document",
         handler=openapi,
         tag="documents",
         answers=(Answer(doc="OpenAPI 3.1.", content={JSON: {"type": "object"}}),),
@@ -105,10 +105,10 @@ ROUTES = (
         method="GET",
         path="/api/docs",
         name="docs",
-        summary="This document as a page",
+        summary="The interactive reference",
         handler=docs,
         tag="documents",
-        answers=(Answer(doc="The page; it asks no other server for anything.", content={"text/html": "the page"}),),
+        answers=(Answer(doc="The page; it makes no requests to other servers.", content={"text/html": "the page"}),),
         public=True,
         tier=None,
     ),
@@ -116,7 +116,7 @@ ROUTES = (
         method="GET",
         path="/api/docs/scalar.js",
         name="docs_script",
-        summary="The script of that page",
+        summary="The script of the interactive reference",
         handler=docs_script,
         tag="documents",
         answers=(Answer(doc="The script.", content={"text/javascript": "the script"}),),

@@ -1,4 +1,4 @@
-"""The queue of downloads: pulling models with progress and cancel."""
+"""The download queue: downloading models with progress and cancellation."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ __all__ = ["ROUTES", "DownloadAccepted", "DownloadList"]
 
 @attrs.frozen(kw_only=True)
 class DownloadAccepted:
-    """A download that waits or is under way."""
+    """A queued or running download."""
 
     id: str = wire_field("Its id.")
-    position: int = wire_field("Place in the queue, from 1; 0 when it is under way.")
+    position: int = wire_field("Position in the queue, from 1; 0 if it is running.")
 
 
 @attrs.frozen(kw_only=True)
 class DownloadList:
     """All downloads."""
 
-    active: DownloadState | None = wire_field("The one under way.", default=None)
-    queued: tuple[DownloadState, ...] = wire_field("Those that wait, in order.")
-    history: tuple[DownloadState, ...] = wire_field("The last that ended, newest first.")
+    active: DownloadState | None = wire_field("The running download.", default=None)
+    queued: tuple[DownloadState, ...] = wire_field("Queued downloads, in order.")
+    history: tuple[DownloadState, ...] = wire_field("The last finished downloads, newest first.")
 
 
 async def enqueue(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Queue a download; 409 with its id when the model is being fetched already."""
+    """Queue a download; 409 with its id if the model is already being downloaded."""
     request = await read_json(req, PullRequest)
     known = {state.id for state in service.downloads.states()}
     job = await submit(service, req, request)
@@ -48,7 +48,7 @@ async def enqueue(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.
 
 
 async def list_downloads(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Answer with the download under way, those that wait and the last that ended."""
+    """Respond with the running, queued and last finished downloads."""
     states = service.downloads.states()
     ended = [state for state in states if state.status not in ("active", "queued")]
     answer_json(
@@ -62,7 +62,7 @@ async def list_downloads(service: Service, req: falcon.asgi.Request, resp: falco
 
 
 async def cancel(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, id: str) -> None:
-    """Cancel a download; what has come is kept for the next one."""
+    """Cancel a download; the bytes downloaded so far are kept for the next one."""
     try:
         job = await asyncio.to_thread(service.engine.job, id)
     except JobNotFoundError:
@@ -78,7 +78,7 @@ def _unknown(id: str) -> JobNotFoundError:
 
 
 async def stream(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Answer with events ``download`` of all downloads, from now on."""
+    """Respond with the ``download`` events of all downloads from now on."""
     send_events(req, resp, service.feeds, DownloadSource(service.downloads, service.feeds))
 
 
@@ -87,13 +87,17 @@ ROUTES = (
         method="POST",
         path="/api/downloads",
         name="enqueue_download",
-        summary="Queue the download of a model",
+        summary="Queue a model download",
         handler=enqueue,
         tag="downloads",
         request=PullRequest,
         answers=(
-            Answer(doc="It waits, or is under way.", content={JSON: DownloadAccepted}),
-            Answer(status=409, doc="The model is being fetched already; its id.", content={JSON: DownloadAccepted}),
+            Answer(doc="It is queued or running.", content={JSON: DownloadAccepted}),
+            Answer(
+                status=409,
+                doc="The model is already being downloaded; the id of that download.",
+                content={JSON: DownloadAccepted},
+            ),
         ),
         errors=("UNKNOWN_MODEL", "QUEUE_FULL"),
     ),
@@ -111,10 +115,10 @@ ROUTES = (
         method="GET",
         path="/api/downloads/stream",
         name="stream_downloads",
-        summary="What happens to downloads, as it happens",
+        summary="Stream download events",
         doc=(
             "Events are `download` with a `type`: enqueued, dequeued, started, progress, file_done, job_done, "
-            "job_failed, job_cancelled. What happened before is not told."
+            "job_failed, job_cancelled. Past events are not repeated."
         ),
         handler=stream,
         tag="downloads",
@@ -128,7 +132,7 @@ ROUTES = (
         handler=cancel,
         tag="downloads",
         path_docs={"id": "Id of the download."},
-        answers=(Answer(status=204, doc="It is cancelled."),),
+        answers=(Answer(status=204, doc="The download is cancelled."),),
         errors=("JOB_NOT_FOUND",),
     ),
 )

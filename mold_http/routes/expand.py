@@ -1,4 +1,4 @@
-"""POST /api/expand: a short prompt written out."""
+"""POST /api/expand: prompt expansion."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["ROUTES"]
 
 
 async def expand(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Answer with the prompts that were written."""
+    """Respond with the expanded prompts."""
     job = await submit(service, req, await read_json(req, ExpandRequest), durable=False)
     answer_json(resp, await result_of(req, job))
 
@@ -29,7 +29,7 @@ ROUTES = (
         handler=expand,
         tag="expand",
         request=ExpandRequest,
-        answers=(Answer(doc="The prompt as it was, and those that were written.", content={JSON: ExpandResponse}),),
+        answers=(Answer(doc="The original prompt and the expanded ones.", content={JSON: ExpandResponse}),),
         errors=(
             "UNKNOWN_MODEL",
             "MODEL_NOT_FOUND",

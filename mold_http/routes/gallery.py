@@ -1,4 +1,4 @@
-"""The gallery: results that were kept, their files, thumbnails and previews."""
+"""The gallery: saved results, their files, thumbnails and previews."""
 
 from __future__ import annotations
 
@@ -32,44 +32,44 @@ _MAX_PAGE = 1000
 
 @attrs.frozen(kw_only=True)
 class GalleryParent:
-    """What a result came from."""
+    """The source of a result."""
 
-    relation: Relation = wire_field("How it came from it.")
-    name: str = wire_field("Name of another result, or for `expanded-from` the prompt as it was.")
+    relation: Relation = wire_field("Relation of the result to its source.")
+    name: str = wire_field("Name of another result, or for `expanded-from` the original prompt.")
 
 
 @attrs.frozen(kw_only=True)
 class GalleryEntry:
-    """A result that was kept."""
+    """A saved result."""
 
-    filename: str = wire_field("Its name; file, thumbnail and preview are fetched by it.")
-    metadata: OutputMetadata = wire_field("How it was made.")
-    timestamp: int = wire_field("Time of the file, in seconds since 1970.")
+    filename: str = wire_field("File name; identifies the file, thumbnail and preview.")
+    metadata: OutputMetadata = wire_field("Metadata of the generation.")
+    timestamp: int = wire_field("Modification time of the file, in seconds since 1970.")
     format: str | None = wire_field("File format.", default=None)
     size_bytes: int | None = wire_field("Size of the file.", default=None)
-    metadata_synthetic: bool | None = wire_field("True when the file itself tells nothing.", default=None)
-    favourite: bool | None = wire_field("True for what somebody marked.", default=None)
-    tags: tuple[str, ...] | None = wire_field("Words that somebody gave it.", default=None)
-    parents: tuple[GalleryParent, ...] | None = wire_field("What it came from.", default=None)
+    metadata_synthetic: bool | None = wire_field("True if the file has no metadata of its own.", default=None)
+    favourite: bool | None = wire_field("True if it is marked as a favourite.", default=None)
+    tags: tuple[str, ...] | None = wire_field("Its tags.", default=None)
+    parents: tuple[GalleryParent, ...] | None = wire_field("Its sources.", default=None)
 
 
 @attrs.frozen(kw_only=True)
 class GalleryDetails(GalleryEntry):
-    """A result that was kept, and what was made of it."""
+    """A saved result and the results derived from it."""
 
-    children: tuple[GalleryEntry, ...] = wire_field("Results that came from it, newest first.", default=())
+    children: tuple[GalleryEntry, ...] = wire_field("Results derived from it, newest first.", default=())
 
 
 @attrs.frozen(kw_only=True)
 class Marks:
-    """What somebody thinks of a result. What is left out stays as it is."""
+    """User marks of a result. Omitted fields do not change."""
 
     favourite: bool | None = wire_field("Whether it is a favourite.", default=None)
-    tags: tuple[str, ...] | None = wire_field("All words it shall have; none take them away.", default=None)
+    tags: tuple[str, ...] | None = wire_field("The new tags; an empty list removes all.", default=None)
 
 
 async def list_results(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Answer with results, newest first; where more follow, the header Link and X-Next-Cursor say how to go on."""
+    """Respond with results, newest first; X-Next-Cursor is the cursor of the next page, if any."""
     gallery = service.gallery
     if gallery is None:
         answer_json(resp, [])
@@ -84,7 +84,7 @@ async def list_results(service: Service, req: falcon.asgi.Request, resp: falcon.
 
 
 async def about(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, name: str) -> None:
-    """Answer with what is known of a result, and with what was made of it."""
+    """Respond with a result and the results derived from it."""
     gallery = _gallery(service)
     entry = await asyncio.to_thread(gallery.get, name)
     children = await asyncio.to_thread(gallery.children, entry.filename)
@@ -92,7 +92,7 @@ async def about(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Re
 
 
 async def get_file(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, name: str) -> None:
-    """Answer with the file, or the part of it that Range asks for; with 304 where the client has it already."""
+    """Respond with the file, or the range that Range selects; with 304 if the client already has it."""
     entry, file = await asyncio.to_thread(_gallery(service).open, name)
     resp.content_type = entry.content_type
     resp.set_header("X-Content-Type-Options", "nosniff")
@@ -108,7 +108,7 @@ async def get_file(service: Service, req: falcon.asgi.Request, resp: falcon.asgi
 
 
 def _put_file_on(req: falcon.asgi.Request, resp: falcon.asgi.Response, file: BinaryIO) -> bool:
-    """Write the head of the answer with a file, and let the file stand where its body begins; False: it has none."""
+    """Set the headers and seek the file to the start of the body; return False for a response without a body."""
     about = os.fstat(file.fileno())
     validators = Validators.of_file(about.st_mtime_ns, about.st_size)
     resp.set_header("Cache-Control", _KEEP)
@@ -130,7 +130,7 @@ def _put_file_on(req: falcon.asgi.Request, resp: falcon.asgi.Response, file: Bin
 
 
 async def mark(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, name: str) -> None:
-    """Make a result a favourite or not, give it tags, and answer with how it is then."""
+    """Change the favourite mark and tags of a result, and respond with the updated entry."""
     marks = await read_json(req, Marks)
     gallery = _gallery(service)
     entry = await asyncio.to_thread(gallery.update, name, favourite=marks.favourite, tags=marks.tags)
@@ -138,7 +138,7 @@ async def mark(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Res
 
 
 async def delete_file(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, name: str) -> None:
-    """Delete a result; one that is gone already is as good as deleted."""
+    """Delete a result; succeed if it is already deleted."""
     gallery = _gallery(service)
     if not may_delete(service, req):
         raise ForbiddenError("gallery delete is disabled; set MOLD_GALLERY_ALLOW_DELETE=1 to enable")
@@ -147,7 +147,7 @@ async def delete_file(service: Service, req: falcon.asgi.Request, resp: falcon.a
 
 
 async def thumbnail(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, name: str) -> None:
-    """Answer with an image of at most 256 pixels a side."""
+    """Respond with an image of at most 256 pixels a side."""
     entry = await asyncio.to_thread(_gallery(service).get, name)
     small = await service.media.run(req, _gallery(service).thumbnail, name)
     resp.content_type = small.content_type
@@ -158,7 +158,7 @@ async def thumbnail(service: Service, req: falcon.asgi.Request, resp: falcon.asg
 
 
 async def preview(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, name: str) -> None:
-    """Answer with a small GIF of a video."""
+    """Respond with a small GIF of a video."""
     entry = await asyncio.to_thread(_gallery(service).get, name)
     data = await service.media.run(req, _gallery(service).preview, name)
     resp.content_type = "image/gif"
@@ -168,7 +168,7 @@ async def preview(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.
 
 
 class _FileBody:
-    """The bytes of an open file from where it stands, in pieces; Falcon closes it."""
+    """The bytes of an open file from its current position, in chunks; Falcon closes it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -211,8 +211,8 @@ def _flag(query: Mapping[str, str], name: str) -> bool | None:
 _NAME = {"name": "Name of the file."}
 _ERRORS = ("RESULT_NOT_FOUND", "MODEL_NOT_FOUND", "VALIDATION_ERROR")
 
-_VALIDATORS = {"ETag": "What tells this version from others.", "Last-Modified": "Time of the last change, where known."}
-_NOT_MODIFIED = Answer(status=304, doc="The client has this version already.", headers=_VALIDATORS)
+_VALIDATORS = {"ETag": "Identifier of this version.", "Last-Modified": "Time of the last change, if known."}
+_NOT_MODIFIED = Answer(status=304, doc="The client already has this version.", headers=_VALIDATORS)
 
 _FILE_TYPES = ("image/png", "image/jpeg", "image/gif", "image/apng", "image/webp", "video/mp4")
 
@@ -221,22 +221,22 @@ ROUTES = (
         method="GET",
         path="/api/gallery",
         name="list_results",
-        summary="Results that were kept, newest first",
-        doc="Without `limit` all of them. Where the setting MOLD_OUTPUT_DIR is empty, none.",
+        summary="List saved results, newest first",
+        doc="Returns all results without `limit`, and none if the setting MOLD_OUTPUT_DIR is empty.",
         handler=list_results,
         tag="gallery",
         parameters=(
-            Query(name="q", doc="Words that prompt, model or name have, by their beginnings."),
-            Query(name="tag", doc="Only those with this tag."),
-            Query(name="favourite", doc="Only favourites, or only the others.", type=bool),
-            Query(name="limit", doc="How many at most.", type=int, minimum=1, maximum=_MAX_PAGE),
-            Query(name="cursor", doc="Where to go on: X-Next-Cursor of the page before."),
+            Query(name="q", doc="Words to search in prompts, models and tags; each matches as a prefix."),
+            Query(name="tag", doc="Only results with this tag."),
+            Query(name="favourite", doc="true: only favourites; false: only the others.", type=bool),
+            Query(name="limit", doc="Maximum number of results.", type=int, minimum=1, maximum=_MAX_PAGE),
+            Query(name="cursor", doc="X-Next-Cursor of the previous page."),
         ),
         answers=(
             Answer(
                 doc="The results.",
                 content={JSON: tuple[GalleryEntry, ...]},
-                headers={"X-Next-Cursor": "The `cursor` of the next page, where there is one."},
+                headers={"X-Next-Cursor": "The `cursor` of the next page, if there is one."},
             ),
         ),
         example="curl 'localhost:7680/api/gallery?q=red+house&limit=20'",
@@ -247,8 +247,8 @@ ROUTES = (
         name="get_result",
         summary="The file of a result",
         doc=(
-            "With a Range header of one range of bytes, that part of it, unless If-Range names another version; of "
-            "other units and of several ranges, the whole. If-None-Match and If-Modified-Since are understood."
+            "A Range header with one range of bytes selects that part, unless If-Range names another version. Other "
+            "units and multiple ranges return the whole file. If-None-Match and If-Modified-Since are supported."
         ),
         handler=get_file,
         tag="gallery",
@@ -266,11 +266,11 @@ ROUTES = (
                 status=206,
                 doc="A part of the file.",
                 content=dict.fromkeys(_FILE_TYPES, "the part"),
-                headers={"Content-Range": "Which part.", **_VALIDATORS},
+                headers={"Content-Range": "The range.", **_VALIDATORS},
             ),
             Answer(
                 status=416,
-                doc="The range is none, or beyond the end of the file.",
+                doc="The range is invalid or beyond the end of the file.",
                 content=dict.fromkeys(_FILE_TYPES, "nothing"),
                 headers={"Content-Range": "The size of the file."},
             ),
@@ -282,8 +282,8 @@ ROUTES = (
         method="GET",
         path="/api/gallery/about/{name}",
         name="about_result",
-        summary="All that is known of a result",
-        doc="With what it came from, and what was made of it.",
+        summary="Details of a result",
+        doc="Includes its sources and the results derived from it.",
         handler=about,
         tag="gallery",
         rest="name",
@@ -296,33 +296,33 @@ ROUTES = (
         path="/api/gallery/image/{name}",
         name="delete_result",
         summary="Delete a result",
-        doc="Allowed with an API key, from this machine, or where MOLD_GALLERY_ALLOW_DELETE is set.",
+        doc="Requires an API key, a client on this machine, or MOLD_GALLERY_ALLOW_DELETE.",
         handler=delete_file,
         tag="gallery",
         rest="name",
         path_docs=_NAME,
-        answers=(Answer(status=204, doc="It is gone."),),
+        answers=(Answer(status=204, doc="The result is deleted."),),
         errors=_ERRORS,
     ),
     Route(
         method="PUT",
         path="/api/gallery/marks/{name}",
         name="mark_result",
-        summary="Make a result a favourite, give it tags",
+        summary="Set the favourite mark and tags of a result",
         handler=mark,
         tag="gallery",
         request=Marks,
         rest="name",
         path_docs=_NAME,
-        answers=(Answer(doc="How it is now.", content={JSON: GalleryEntry}),),
+        answers=(Answer(doc="The updated result.", content={JSON: GalleryEntry}),),
         errors=_ERRORS,
     ),
     Route(
         method="GET",
         path="/api/gallery/thumbnail/{name}",
         name="thumbnail",
-        summary="A small image of a result",
-        doc="At most 256 pixels a side; of a video its first frame.",
+        summary="Thumbnail of a result",
+        doc="At most 256 pixels a side; for a video its first frame.",
         handler=thumbnail,
         tag="gallery",
         rest="name",
@@ -330,7 +330,7 @@ ROUTES = (
         answers=(
             Answer(
                 doc="The image.",
-                content={**dict.fromkeys(_FILE_TYPES, "the file"), "image/svg+xml": "a drawing that stands for it"},
+                content={**dict.fromkeys(_FILE_TYPES, "the file"), "image/svg+xml": "a placeholder"},
                 headers=_VALIDATORS,
             ),
             _NOT_MODIFIED,
@@ -341,7 +341,7 @@ ROUTES = (
         method="GET",
         path="/api/gallery/preview/{name}",
         name="preview",
-        summary="A small GIF of a video",
+        summary="GIF preview of a video",
         handler=preview,
         tag="gallery",
         rest="name",

@@ -1,4 +1,4 @@
-"""POST /api/generate, and the same with its progress as server-sent events."""
+"""POST /api/generate, and its variant with progress as server-sent events."""
 
 from __future__ import annotations
 
@@ -20,24 +20,21 @@ __all__ = ["IMAGE_DATA", "IMAGE_HEADERS", "ROUTES", "image_data_of"]
 
 IMAGE_DATA = Query(
     name="image_data",
-    doc=(
-        "How JSON carries the images: `bytes` as arrays of numbers, `base64` as text, `url` as paths into the "
-        "gallery, `none` not at all."
-    ),
+    doc=("Form of the images in JSON: `bytes` (arrays of numbers), `base64` (text), `url` (gallery paths) or `none`."),
     type=ImageDataForm,
     default="bytes",
 )
 
 
 async def generate(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Answer with the image itself; with several as multipart/mixed; with JSON where Accept asks for it."""
+    """Respond with the image, with several as multipart/mixed, or with JSON if Accept requests it."""
     form = image_data_of(req)
     job = await submit(service, req, await read_json(req, GenerateRequest), durable=False)
     await answer_result(req, resp, await result_of(req, job), form)
 
 
 async def generate_stream(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Answer with events ``progress``, and one ``complete`` or ``error`` at the end."""
+    """Respond with ``progress`` events, then one ``complete`` or ``error``."""
     form = image_data_of(req)
     job = await submit(service, req, await read_json(req, GenerateRequest), durable=False)
     prefix = site_of(req).prefix
@@ -46,7 +43,7 @@ async def generate_stream(service: Service, req: falcon.asgi.Request, resp: falc
 
 
 def image_data_of(req: falcon.asgi.Request) -> ImageDataForm:
-    """Return what the parameter `image_data` asks for. Raises ValidationError."""
+    """Return the value of the parameter `image_data`. Raises ValidationError."""
     word = query_of(req).get("image_data", "bytes")
     for form in FORMS:
         if word == form:
@@ -55,8 +52,8 @@ def image_data_of(req: falcon.asgi.Request) -> ImageDataForm:
 
 
 _DOC = (
-    "Only `prompt` is required; the rest defaults to what suits the model. Sizes that the model cannot make are "
-    "adjusted, never refused. Closing the connection cancels the job."
+    "Only `prompt` is required; the other fields default to values of the model. Sizes that the model does not support "
+    "are adjusted, never refused. Closing the connection cancels the job."
 )
 _ERRORS = (
     "UNKNOWN_MODEL",
@@ -68,8 +65,8 @@ _ERRORS = (
 )
 IMAGE_HEADERS = {
     "X-Mold-Seed-Used": "Seed of the first image.",
-    "X-Mold-Dimension-Warning": "`dimensions adjusted from AxB to CxD`, where they were.",
-    "X-Mold-Gpu": "Number of the GPU that made it, where there are several.",
+    "X-Mold-Dimension-Warning": "`dimensions adjusted from AxB to CxD`, if they were adjusted.",
+    "X-Mold-Gpu": "Number of the GPU that generated it, if there are several.",
 }
 
 ROUTES = (
@@ -77,8 +74,8 @@ ROUTES = (
         method="POST",
         path="/api/generate",
         name="generate",
-        summary="Make images; the answer is the image",
-        doc=_DOC + " `batch_size` images have seeds that count up from `seed`.",
+        summary="Generate images; the response is the image",
+        doc=_DOC + " The seeds of `batch_size` images count up from `seed`.",
         handler=generate,
         tag="generate",
         request=GenerateRequest,
@@ -86,8 +83,8 @@ ROUTES = (
         answers=(
             Answer(
                 doc=(
-                    "One image as it is; several as `multipart/mixed`, each part with its `X-Mold-Seed-Used`; JSON "
-                    "where Accept asks for `application/json`."
+                    "One image as a file; several as `multipart/mixed`, each part with its `X-Mold-Seed-Used`; JSON "
+                    "if Accept requests `application/json`."
                 ),
                 content={
                     **dict.fromkeys(CONTENT_TYPES.values(), "the file"),
@@ -109,7 +106,7 @@ ROUTES = (
         method="POST",
         path="/api/generate/stream",
         name="generate_stream",
-        summary="Make images and follow the progress",
+        summary="Generate images and stream the progress",
         doc=_DOC + " Events are `progress` (queued, stage_start, stage_done, weight_load, denoise_step, preview, info, "
         "cache_hit), then one `complete` with the result, or one `error` with `message` and `code`.",
         handler=generate_stream,

@@ -1,4 +1,4 @@
-"""The models: what there is, loading and unloading, and pulling."""
+"""The models: list, load, unload and download."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mold_http.sse import send_events
 
 __all__ = ["ROUTES", "LoadRequest", "ModelInfo", "UnloadRequest"]
 
-# What counts for the size of a model: files that belong to it alone.
+# The size of a model counts only its own files.
 _OWN_COMPONENTS = frozenset({"transformer", "distilled_lora", "upscaler", "llm"})
 
 
@@ -32,61 +32,63 @@ class ModelInfo:
     """A model of the catalog."""
 
     name: str = wire_field("Full name, base:tag.")
-    family: str = wire_field("Family that runs it.")
-    size_gb: float = wire_field("Size of its own files in GiB.")
+    family: str = wire_field("Family of the model.")
+    size_gb: float = wire_field("Size of its own files in GiB, without shared files.")
     is_loaded: bool = wire_field("Whether it is in memory.")
-    last_used: int | None = wire_field("Not kept; null.")
-    hf_repo: str = wire_field("Repository of its weights; empty where there is none.")
-    default_steps: int | None = wire_field("Steps where a request names none.")
-    default_guidance: float | None = wire_field("Guidance where a request names none.")
-    default_width: int | None = wire_field("Width where a request names none.")
-    default_height: int | None = wire_field("Height where a request names none.")
-    description: str = wire_field("One line for people.")
-    downloaded: bool = wire_field("Whether all its files are here.")
-    runnable: bool = wire_field("Whether a plugin that can run it is loaded.")
-    capabilities: tuple[str, ...] = wire_field("What its family can do.")
-    disk_usage_bytes: int | None = wire_field("Size of its files here.", default=None)
-    remaining_download_bytes: int | None = wire_field("What a pull would fetch.", default=None)
-    size_bytes: int | None = wire_field("Size of all its files, those it shares among them.", default=None)
+    last_used: int | None = wire_field("Always null.")
+    hf_repo: str = wire_field("Repository of its weights; may be empty.")
+    default_steps: int | None = wire_field("Default number of steps.")
+    default_guidance: float | None = wire_field("Default guidance.")
+    default_width: int | None = wire_field("Default width.")
+    default_height: int | None = wire_field("Default height.")
+    description: str = wire_field("Short description.")
+    downloaded: bool = wire_field("Whether all its files are downloaded.")
+    runnable: bool = wire_field("Whether a loaded plugin can run it.")
+    capabilities: tuple[str, ...] = wire_field("Capabilities of its family.")
+    disk_usage_bytes: int | None = wire_field("Size of its downloaded files.", default=None)
+    remaining_download_bytes: int | None = wire_field("Bytes that a download would transfer.", default=None)
+    size_bytes: int | None = wire_field("Size of all its files, including shared ones.", default=None)
     licence: str | None = wire_field("Licence of its weights.", default=None)
-    embedded: bool | None = wire_field("True where its files come with a plugin.", default=None)
-    part_of: str | None = wire_field("Family whose models it is a part of, where it is none by itself.", default=None)
-    default_frames: int | None = wire_field("Frames of a video where a request names none.", default=None)
-    default_fps: int | None = wire_field("Frames per second where a request names none.", default=None)
-    chain_frames: int | None = wire_field("Frames of a clip of a chain, where it makes chains.", default=None)
-    placement: DevicePlacement | None = wire_field("Where its parts are to be, where that was set.", default=None)
-    default_because: str | None = wire_field("Why requests without a model get this one, where they do.", default=None)
+    embedded: bool | None = wire_field("True if its files ship with a plugin.", default=None)
+    part_of: str | None = wire_field(
+        "Family whose models use it as a component, if it is not a model by itself.", default=None
+    )
+    default_frames: int | None = wire_field("Default number of frames of a video.", default=None)
+    default_fps: int | None = wire_field("Default frames per second.", default=None)
+    chain_frames: int | None = wire_field("Frames of a clip of a chain, if it supports chains.", default=None)
+    placement: DevicePlacement | None = wire_field("Placement of its components, if configured.", default=None)
+    default_because: str | None = wire_field("Why it is the default model, if it is.", default=None)
 
 
 @attrs.frozen(kw_only=True)
 class LoadRequest:
-    """A model to bring into memory."""
+    """A model to load into memory."""
 
     model: str = wire_field("Model name, with or without its tag.", not_blank=True, max_length=200)
-    gpu: int | None = wire_field("Number of the GPU; default: mold's choice.", default=None, minimum=0, maximum=1023)
+    gpu: int | None = wire_field("Number of the GPU; default: chosen by mold.", default=None, minimum=0, maximum=1023)
 
 
 @attrs.frozen(kw_only=True)
 class UnloadRequest:
-    """What to drop from memory: one model, all of a GPU, or everything."""
+    """What to unload: one model, all models of a GPU, or all models."""
 
     model: str | None = wire_field("Model; default: all.", default=None, not_blank=True, max_length=200)
     gpu: int | None = wire_field("Number of the GPU; default: all.", default=None, minimum=0, maximum=1023)
 
 
 async def list_models(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Answer with every model of the catalog."""
+    """Respond with every model of the catalog."""
     answer_json(resp, await asyncio.to_thread(_models, service))
 
 
 async def load(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Bring a model into memory, waiting until it is there."""
+    """Load a model, and respond when it is loaded."""
     request = await read_json(req, LoadRequest)
     await asyncio.to_thread(service.engine.load, request.model, _device(service, request.gpu))
 
 
 async def unload(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Drop models, and say which."""
+    """Unload models, and respond with their names."""
     request = await read_json(req, UnloadRequest, optional=True)
     dropped = await asyncio.to_thread(service.engine.unload, request.model, _device(service, request.gpu))
     several = len(service.engine.devices()) > 1
@@ -96,7 +98,7 @@ async def unload(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.R
 
 
 async def pull(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Fetch a model's files: a line of text at the end, or the progress as events where Accept asks for them."""
+    """Download a model's files; respond with a line of text at the end, or with events if Accept requests them."""
     request = await read_json(req, PullRequest)
     job = await submit(service, req, request)
     if wants_events(req, instead_of="text/plain"):
@@ -107,7 +109,7 @@ async def pull(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Res
 
 
 def _device(service: Service, gpu: int | None) -> str | None:
-    """Return the device of a GPU's number. Raises ModelNotFoundError when it is not here."""
+    """Return the device with the GPU number. Raises ModelNotFoundError if there is none."""
     if gpu is None:
         return None
     service.engine.start()
@@ -175,7 +177,7 @@ ROUTES = (
         method="GET",
         path="/api/models",
         name="list_models",
-        summary="Every model of the catalog",
+        summary="List the models of the catalog",
         handler=list_models,
         tag="models",
         answers=(Answer(doc="The models.", content={JSON: tuple[ModelInfo, ...]}),),
@@ -185,12 +187,12 @@ ROUTES = (
         method="POST",
         path="/api/models/load",
         name="load_model",
-        summary="Bring a model into memory",
-        doc="Others are dropped where memory does not hold both.",
+        summary="Load a model into memory",
+        doc="Unloads other models if the memory is not sufficient for both.",
         handler=load,
         tag="models",
         request=LoadRequest,
-        answers=(Answer(doc="It is in memory; the body is empty."),),
+        answers=(Answer(doc="The model is loaded; the body is empty."),),
         errors=("UNKNOWN_MODEL", "MODEL_NOT_FOUND", "INFERENCE_ERROR", "INSUFFICIENT_MEMORY"),
         tier="generation",
         example=(
@@ -202,17 +204,17 @@ ROUTES = (
         method="POST",
         path="/api/models/pull",
         name="pull_model",
-        summary="Fetch the files of a model",
+        summary="Download the files of a model",
         doc=(
-            "Answers when all are here, or with `progress` events on the way where Accept asks for "
-            "`text/event-stream`. What has come is kept when a pull fails or the client leaves."
+            "Responds when all files are downloaded, or streams `progress` events if Accept requests "
+            "`text/event-stream`. Partial downloads are kept if the download fails or the client disconnects."
         ),
         handler=pull,
         tag="models",
         request=PullRequest,
         answers=(
             Answer(
-                doc="The files are here.",
+                doc="The files are downloaded.",
                 content={"text/plain": "the line `model 'NAME' pulled successfully`", EVENT_STREAM: EVENTS},
             ),
         ),
@@ -227,8 +229,8 @@ ROUTES = (
         method="DELETE",
         path="/api/models/unload",
         name="unload_models",
-        summary="Drop models from memory",
-        doc="Without a body, all of them.",
+        summary="Unload models from memory",
+        doc="Without a body, all models are unloaded.",
         handler=unload,
         tag="models",
         request=UnloadRequest,

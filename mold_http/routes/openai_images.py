@@ -1,4 +1,4 @@
-"""The part of OpenAI's API that makes images, as its official Python client calls it."""
+"""The image routes of OpenAI's API, as its official Python client calls them."""
 
 from __future__ import annotations
 
@@ -45,34 +45,40 @@ _SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 
 @attrs.frozen(kw_only=True)
 class ImageGeneration:
-    """What `client.images.generate` sends. Beyond OpenAI's own fields there are those that mold adds (extra_body)."""
+    """Body of `client.images.generate`. mold adds fields to those of OpenAI (extra_body)."""
 
-    prompt: str = wire_field("What the image shows.", not_blank=True, max_length=MAX_PROMPT_BYTES)
-    model: str | None = wire_field("Model; default: mold's.", default=None, not_blank=True, max_length=200)
-    n: int | None = wire_field("How many images.", default=None, minimum=1, maximum=10)
+    prompt: str = wire_field("Description of the image.", not_blank=True, max_length=MAX_PROMPT_BYTES)
+    model: str | None = wire_field("Model; default: the default model.", default=None, not_blank=True, max_length=200)
+    n: int | None = wire_field("Number of images.", default=None, minimum=1, maximum=10)
     size: str | None = wire_field("WIDTHxHEIGHT or auto.", default=None, max_length=20)
     response_format: Literal["b64_json", "url"] | None = wire_field(
-        "`b64_json` (default), or `url` into the gallery.", default=None
+        "`b64_json` (default), or `url` of the gallery.", default=None
     )
     output_format: Literal["png", "jpeg", "webp"] | None = wire_field("File format; default png.", default=None)
-    stream: bool | None = wire_field("Send events.", default=None)
+    stream: bool | None = wire_field("Stream events.", default=None)
     partial_images: int | None = wire_field(
-        "Images on the way, of a stream, at most.", default=None, minimum=0, maximum=3
+        "Maximum number of previews in a stream.", default=None, minimum=0, maximum=3
     )
     steps: int | None = wire_field("Denoising steps.", default=None, minimum=1, maximum=100)
     seed: int | None = wire_field("Seed of the first image.", default=None, minimum=0, maximum=MAX_SEED)
-    guidance: float | None = wire_field("How strictly the prompt is followed.", default=None, minimum=0, maximum=100)
-    negative_prompt: str | None = wire_field("What the image must not show.", default=None, max_length=MAX_PROMPT_BYTES)
-    loras: tuple[LoraWeight, ...] | None = wire_field("Adapters.", default=None, min_length=1)
+    guidance: float | None = wire_field(
+        "Guidance scale: how closely the prompt is followed.", default=None, minimum=0, maximum=100
+    )
+    negative_prompt: str | None = wire_field(
+        "What the image should not show.", default=None, max_length=MAX_PROMPT_BYTES
+    )
+    loras: tuple[LoraWeight, ...] | None = wire_field("LoRAs to apply.", default=None, min_length=1)
 
 
 @attrs.frozen(kw_only=True)
 class ImageEdit(ImageGeneration):
-    """What `client.images.edit` sends, as fields of a form; `image` and `mask` are files."""
+    """Form fields of `client.images.edit`; `image` and `mask` are files."""
 
-    image: bytes = wire_field("PNG or JPEG to start from.", min_length=1)
-    mask: bytes | None = wire_field("Transparent, or white without an alpha channel, is repainted.", default=None)
-    strength: float | None = wire_field("How far to move away from the image.", default=None, minimum=0, maximum=1)
+    image: bytes = wire_field("Input image, PNG or JPEG.", min_length=1)
+    mask: bytes | None = wire_field(
+        "Areas to regenerate: transparent, or white without an alpha channel.", default=None
+    )
+    strength: float | None = wire_field("How much to change the image.", default=None, minimum=0, maximum=1)
 
 
 @attrs.frozen(kw_only=True)
@@ -80,18 +86,18 @@ class ImageAnswer:
     """One image."""
 
     b64_json: str | None = wire_field("The file in base64.", default=None)
-    url: str | None = wire_field("Where it is.", default=None)
+    url: str | None = wire_field("URL of the file.", default=None)
 
 
 @attrs.frozen(kw_only=True)
 class ImagesAnswer:
     """The images."""
 
-    created: int = wire_field("When, in seconds since 1970.")
-    data: tuple[ImageAnswer, ...] = wire_field("One for each.")
+    created: int = wire_field("Creation time, in seconds since 1970.")
+    data: tuple[ImageAnswer, ...] = wire_field("The images.")
     output_format: str = wire_field("File format.")
     size: str = wire_field("WIDTHxHEIGHT.")
-    seed_used: int = wire_field("Seed of the first.")
+    seed_used: int = wire_field("Seed of the first image.")
 
 
 @attrs.frozen(kw_only=True)
@@ -99,21 +105,21 @@ class ModelEntry:
     """A model, as OpenAI's API lists it."""
 
     id: str = wire_field("Its name.")
-    object: Literal["model"] = wire_field("What this is.")
-    created: int = wire_field("Not known; 0.")
-    owned_by: str = wire_field("The family that runs it.")
+    object: Literal["model"] = wire_field("Object type.")
+    created: int = wire_field("Always 0.")
+    owned_by: str = wire_field("The family of the model.")
 
 
 @attrs.frozen(kw_only=True)
 class ModelList:
-    """The models that can be used now."""
+    """The installed models."""
 
-    object: Literal["list"] = wire_field("What this is.")
+    object: Literal["list"] = wire_field("Object type.")
     data: tuple[ModelEntry, ...] = wire_field("The models.")
 
 
 async def list_models(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Answer with the models that are here and can run."""
+    """Respond with the installed models that can run."""
     entries = await asyncio.to_thread(service.engine.models)
     usable = [entry.spec for entry in entries if entry.downloaded and entry.runnable]
     data = (ModelEntry(id=spec.name, object="model", created=0, owned_by=spec.family) for spec in usable)
@@ -121,34 +127,34 @@ async def list_models(service: Service, req: falcon.asgi.Request, resp: falcon.a
 
 
 async def generations(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Answer with images of a prompt."""
-    wish = await read_json(req, ImageGeneration)
-    await _answer(service, req, resp, wish, _request_of(wish), "image_generation")
+    """Respond with images generated from a prompt."""
+    body = await read_json(req, ImageGeneration)
+    await _respond(service, req, resp, body, _request_of(body), "image_generation")
 
 
 async def edits(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Answer with images made from one that was sent."""
+    """Respond with images generated from an input image."""
     edit = await _read_form(req)
     request = await service.media.run(req, _edit_request_of, edit)
-    await _answer(service, req, resp, edit, request, "image_edit")
+    await _respond(service, req, resp, edit, request, "image_edit")
 
 
-async def _answer(
+async def _respond(
     service: Service,
     req: falcon.asgi.Request,
     resp: falcon.asgi.Response,
-    wish: ImageGeneration,
+    body: ImageGeneration,
     request: GenerateRequest,
     event: str,
 ) -> None:
-    wants_url = wish.response_format == "url"
+    wants_url = body.response_format == "url"
     if wants_url and service.gallery is None:
         raise ValidationError(
             "response_format url needs the gallery, and MOLD_OUTPUT_DIR is empty", field="response_format"
         )
     job = await submit(service, req, request, durable=False)
-    if wish.stream:
-        send_events(req, resp, service.feeds, _Stream(service, job, event, wish.partial_images or 0), patient=True)
+    if body.stream:
+        send_events(req, resp, service.feeds, _Stream(service, job, event, body.partial_images or 0), patient=True)
         return
     result: GenerateResponse = await result_of(req, job)
     data = tuple(_image(image, site_of(req).url if wants_url else None) for image in result.images)
@@ -172,7 +178,7 @@ def _image(image: ImageData, base: str | None) -> ImageAnswer:
 
 
 class _Stream(JobSource):
-    """The events of OpenAI's streams: previews on the way, and each image when all are done."""
+    """The events of OpenAI's streams: previews, then each image when all are done."""
 
     def __init__(self, service: Service, job: Job, event: str, partial_images: int) -> None:
         super().__init__(service, job, self._completed)
@@ -180,7 +186,7 @@ class _Stream(JobSource):
         self._places = _places(partial_images, job.request.steps)
 
     def frame_of(self, event: ProgressEvent) -> bytes:
-        """Return a preview at the steps that were chosen, and nothing for what OpenAI's API has no event for."""
+        """Return a preview at the chosen steps, and nothing for events that OpenAI's API does not have."""
         if not isinstance(event, Preview) or event.index or event.step not in self._places:
             return b""
         request = self._job.request
@@ -199,7 +205,7 @@ class _Stream(JobSource):
         )
 
     def error_frame(self, error: MoldError, number: int | None) -> bytes:
-        """Return an error as OpenAI's client reads it from a stream."""
+        """Return an error in the form of OpenAI's streams."""
         return frame("error", openai_error(error)[1])
 
     def _completed(self, result: GenerateResponse) -> bytes:
@@ -226,7 +232,7 @@ def _places(count: int, steps: int) -> list[int]:
     return sorted({max(1, steps * place // (count + 1)) for place in range(1, count + 1)}) if steps > 1 else []
 
 
-# Nothing is billed here; the client's class of the event has the fields.
+# mold bills nothing, but the event class of the client requires the fields.
 _NO_USAGE = {
     "input_tokens": 0,
     "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
@@ -236,7 +242,7 @@ _NO_USAGE = {
 
 
 def openai_error(error: MoldError) -> tuple[int, dict[str, Any]]:
-    """Return the status and the body that OpenAI's API would answer an error with."""
+    """Return the status and body of an error in the form of OpenAI's API."""
     envelope, status = error.to_json(), error.http_status
     kind = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
     code = {"UNKNOWN_MODEL": "model_not_found", "MODEL_NOT_FOUND": "model_not_found"}.get(error.code)
@@ -246,30 +252,30 @@ def openai_error(error: MoldError) -> tuple[int, dict[str, Any]]:
     return {422: 400}.get(status, status), {"error": body}
 
 
-# What may go well when it is asked for again, later.
+# Errors that a later retry may solve.
 _WORTH_A_RETRY = frozenset({"RATE_LIMITED", "QUEUE_FULL", "INSUFFICIENT_MEMORY"})
 
 
 def openai_headers(error: MoldError) -> dict[str, str]:
-    """Return what tells OpenAI's clients not to ask again, as they do by themselves after 409 and 500."""
+    """Return headers that stop OpenAI's clients from retrying, which they do by default after 409 and 500."""
     return {} if error.code in _WORTH_A_RETRY else {"X-Should-Retry": "false"}
 
 
-def _request_of(wish: ImageGeneration, **more: Any) -> GenerateRequest:
-    width, height = _size(wish.size)
+def _request_of(body: ImageGeneration, **more: Any) -> GenerateRequest:
+    width, height = _size(body.size)
     return GenerateRequest(
-        prompt=wish.prompt,
-        model=wish.model,
-        batch_size=wish.n or 1,
+        prompt=body.prompt,
+        model=body.model,
+        batch_size=body.n or 1,
         width=width,
         height=height,
-        output_format=wish.output_format or "png",
-        steps=wish.steps,
-        seed=wish.seed,
-        guidance=wish.guidance,
-        negative_prompt=wish.negative_prompt,
-        loras=wish.loras,
-        preview=bool(wish.stream and wish.partial_images),
+        output_format=body.output_format or "png",
+        steps=body.steps,
+        seed=body.seed,
+        guidance=body.guidance,
+        negative_prompt=body.negative_prompt,
+        loras=body.loras,
+        preview=bool(body.stream and body.partial_images),
         **more,
     )
 
@@ -284,7 +290,7 @@ def _edit_request_of(edit: ImageEdit) -> GenerateRequest:
 
 
 def _mold_mask(mask: bytes) -> bytes:
-    """Return a mask in which white is repainted; OpenAI's repaint what is transparent."""
+    """Return a mask with white areas to regenerate; OpenAI's masks use transparent ones."""
     return transparency_mask(mask, name="mask") or mask
 
 
@@ -305,7 +311,7 @@ _LORA = re.compile(r"loras\[(\d*)\]\[(path|scale)\]")
 
 
 async def _read_form(req: falcon.asgi.Request) -> ImageEdit:
-    """Return the edit that a form describes. Raises what `read_json` raises."""
+    """Return the edit in a form. Raises the errors of `read_json`."""
     form = await read_form(req, _FILES)
     files, texts = form.files, form.texts
     loras = _loras(texts)
@@ -319,7 +325,7 @@ async def _read_form(req: falcon.asgi.Request) -> ImageEdit:
 
 
 def _value(name: str, text: str) -> Any:
-    """Return a field of a form as JSON would have it."""
+    """Return a form field as a JSON value."""
     if name == "stream":
         return text.lower() == "true"
     if name not in _NUMBERS and name != "loras":
@@ -331,7 +337,7 @@ def _value(name: str, text: str) -> Any:
 
 
 def _loras(texts: Mapping[str, list[str]]) -> list[dict[str, Any]] | None:
-    """Return LoRAs that came as ``loras[][path]`` and ``loras[][scale]``, which is how the client sends lists."""
+    """Return the LoRAs in ``loras[][path]`` and ``loras[][scale]``, the form in which the client sends lists."""
     columns: dict[str, list[str]] = {}
     for name, values in texts.items():
         match = _LORA.fullmatch(name)
@@ -363,7 +369,7 @@ ROUTES = (
         method="GET",
         path="/v1/models",
         name="openai_models",
-        summary="The models that can be used now, as OpenAI lists them",
+        summary="List the installed models, in OpenAI's form",
         handler=list_models,
         tag="openai",
         answers=(Answer(doc="The models.", content={JSON: ModelList}),),
@@ -372,8 +378,8 @@ ROUTES = (
         method="POST",
         path="/v1/images/generations",
         name="openai_generate",
-        summary="Make images as OpenAI's client asks for them",
-        doc="With `stream`, events `image_generation.partial_image` and `image_generation.completed`.",
+        summary="Generate images, in OpenAI's form",
+        doc="`stream` sends the events `image_generation.partial_image` and `image_generation.completed`.",
         handler=generations,
         tag="openai",
         request=ImageGeneration,
@@ -383,15 +389,15 @@ ROUTES = (
         example=(
             "from openai import OpenAI\n\n"
             'client = OpenAI(base_url="http://localhost:7680/v1", api_key="unused")\n'
-            'answer = client.images.generate(prompt="a red house", n=2, extra_body={"steps": 8, "seed": 7})'
+            'response = client.images.generate(prompt="a red house", n=2, extra_body={"steps": 8, "seed": 7})'
         ),
     ),
     Route(
         method="POST",
         path="/v1/images/edits",
         name="openai_edit",
-        summary="Make images from one that is sent",
-        doc="A form with the file `image`, perhaps the file `mask`, and the fields of generations beside `strength`.",
+        summary="Generate images from an input image, in OpenAI's form",
+        doc="A form with the file `image`, an optional file `mask`, `strength`, and the fields of generations.",
         handler=edits,
         tag="openai",
         request=ImageEdit,

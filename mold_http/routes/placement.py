@@ -1,4 +1,4 @@
-"""PUT and DELETE /api/config/model/{name}/placement: on which devices the parts of a model are from now on."""
+"""PUT and DELETE /api/config/model/{name}/placement: the devices of the components of a model."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ["ROUTES", "PlacementChanged"]
 
 @attrs.frozen(kw_only=True)
 class PlacementChanged:
-    """A placement was written down, or taken back."""
+    """A placement was saved or removed."""
 
     ok: bool = wire_field("true.")
     model: str | None = wire_field("Full name of the model.", default=None)
 
 
 async def put(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, name: str) -> None:
-    """Place a model, and write that into config.toml."""
+    """Save the placement of a model in config.toml."""
     _refuse(service, req)
     placement = await read_json(req, DevicePlacement)
     model = await asyncio.to_thread(service.engine.place, name, placement)
@@ -35,7 +35,7 @@ async def put(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Resp
 
 
 async def delete(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, name: str) -> None:
-    """Let mold choose again; nothing happens where nobody had said anything."""
+    """Remove the placement of a model, if there is one."""
     _refuse(service, req)
     await asyncio.to_thread(service.engine.place, name, None)
     answer_json(resp, PlacementChanged(ok=True))
@@ -52,19 +52,19 @@ ROUTES = (
         method="PUT",
         path="/api/config/model/{name}/placement",
         name="place_model",
-        summary="Say on which devices the parts of a model are",
+        summary="Set the devices of the components of a model",
         doc=(
-            "Kept in config.toml, for all requests without a `placement` of their own; the model is loaded again for "
-            "the next. A placement names one GPU at most, and the worker of that GPU runs the model. "
-            "/api/capabilities tells devices, and the parts that a family places; a model of another family is placed "
-            "as a whole, by the same device for text_encoders, transformer and vae. Without API keys only clients on "
-            "this machine may."
+            "Saved in config.toml; applies to all requests without their own `placement`. The model is reloaded "
+            "for the next request. A placement names at most one GPU, whose worker runs the model. /api/capabilities lists "
+            "the devices, and the components that a family can place. Models of other families are placed as a "
+            "whole, with the same device for text_encoders, transformer and vae. Requires an API key or a client on "
+            "this machine."
         ),
         handler=put,
         tag="models",
         request=DevicePlacement,
         path_docs=_NAME,
-        answers=(Answer(doc="It is written down.", content={JSON: PlacementChanged}),),
+        answers=(Answer(doc="The placement is saved.", content={JSON: PlacementChanged}),),
         errors=("UNKNOWN_MODEL", "NOT_FOUND", "OUTPUT_ERROR", "PLUGIN_ERROR", "SETTINGS_ERROR"),
         example=(
             "curl -X PUT localhost:7680/api/config/model/flux-nano:bf16/placement \\\n"
@@ -76,11 +76,11 @@ ROUTES = (
         method="DELETE",
         path="/api/config/model/{name}/placement",
         name="unplace_model",
-        summary="Let mold choose the devices of a model again",
+        summary="Remove the placement of a model",
         handler=delete,
         tag="models",
         path_docs=_NAME,
-        answers=(Answer(doc="It is taken back.", content={JSON: PlacementChanged}),),
+        answers=(Answer(doc="The placement is removed.", content={JSON: PlacementChanged}),),
         errors=("UNKNOWN_MODEL", "NOT_FOUND", "OUTPUT_ERROR", "SETTINGS_ERROR"),
     ),
 )

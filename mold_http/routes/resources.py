@@ -1,4 +1,4 @@
-"""GET /api/resources and its stream: what the machine has and uses."""
+"""GET /api/resources and its stream: resource usage of the machine."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["ROUTES"]
 
 
 async def resources(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Answer with a snapshot."""
+    """Respond with a snapshot."""
     answer_json(resp, await service.resources.latest())
 
 
 async def stream(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Answer with a snapshot now, and another every second."""
+    """Respond with a snapshot now and every second."""
     send_events(req, resp, service.feeds, ResourceSource(service.resources, service.feeds))
 
 
@@ -28,7 +28,7 @@ ROUTES = (
         method="GET",
         path="/api/resources",
         name="resources",
-        summary="What the machine has and uses",
+        summary="Resource usage of the machine",
         handler=resources,
         tag="server",
         answers=(Answer(doc="A snapshot.", content={JSON: ResourceSnapshot}),),
@@ -38,8 +38,8 @@ ROUTES = (
         method="GET",
         path="/api/resources/stream",
         name="stream_resources",
-        summary="What the machine has and uses, every second",
-        doc="Events are `snapshot`.",
+        summary="Stream resource usage every second",
+        doc="Sends `snapshot` events.",
         handler=stream,
         tag="server",
         answers=(Answer(doc="Events.", content={EVENT_STREAM: ("snapshot",)}),),

@@ -1,4 +1,4 @@
-"""What a route is: one row of the table that router, OpenAPI document, docs and tests are made from."""
+"""One row of the table of routes, the source of the router, the OpenAPI document, the docs and the tests."""
 
 from __future__ import annotations
 
@@ -17,51 +17,54 @@ Method = Literal["GET", "POST", "PUT", "DELETE"]
 # Which of the two rate limits a route counts against.
 Tier = Literal["generation", "read"]
 
-Handler: TypeAlias = "Callable[..., Awaitable[None]]"  # (service, req, resp, **the names in the path)
+Handler: TypeAlias = "Callable[..., Awaitable[None]]"  # (service, req, resp, **path parameters)
 
 EVENT_STREAM = "text/event-stream"
 
-# The events of most streams; a tuple of names is what the content of an event stream is described by.
+# The events of most streams. A tuple of names describes the content of an event stream.
 EVENTS = ("progress", "complete", "error")
 
-# Code of the envelope → HTTP status and what it means.
+# Error code → HTTP status and meaning.
 ERRORS: dict[str, tuple[int, str]] = {
-    "BAD_REQUEST": (400, "The body or a parameter cannot be read at all."),
-    "UNKNOWN_MODEL": (400, "No plugin knows the model."),
-    "UNAUTHORIZED": (401, "The key is missing or unknown."),
-    "FORBIDDEN": (403, "Not from there: another site's page, or what is allowed only on this machine or with a key."),
-    "MODEL_NOT_FOUND": (404, "The model or the file is known, and not here."),
-    "NOT_FOUND": (404, "There is no such thing."),
-    "JOB_NOT_FOUND": (404, "There is no such job, or it is no longer kept."),
-    "RESULT_NOT_FOUND": (404, "The gallery has nothing of that name."),
-    "METHOD_NOT_ALLOWED": (405, "The path has no such method; Allow names those it has."),
-    "CONFLICT": (409, "It does not fit the state of what it is about."),
+    "BAD_REQUEST": (400, "The body or a parameter cannot be parsed."),
+    "UNKNOWN_MODEL": (400, "No plugin provides the model."),
+    "UNAUTHORIZED": (401, "The API key is missing or unknown."),
+    "FORBIDDEN": (
+        403,
+        "Not allowed for this client: a cross-origin request, or one that needs a key or a client on this machine.",
+    ),
+    "MODEL_NOT_FOUND": (404, "The model or file is known but not installed."),
+    "NOT_FOUND": (404, "The path or object does not exist."),
+    "JOB_NOT_FOUND": (404, "The job does not exist, or is no longer kept."),
+    "RESULT_NOT_FOUND": (404, "The gallery has no result of that name."),
+    "METHOD_NOT_ALLOWED": (405, "The path does not support the method; Allow lists those it supports."),
+    "CONFLICT": (409, "The request conflicts with the current state."),
     "CANCELLED": (409, "The job was cancelled."),
-    "BODY_TOO_LARGE": (413, "The body is over 64 MiB."),
-    "UNSUPPORTED_MEDIA_TYPE": (415, "The body is not of the type that the route reads."),
-    "VALIDATION_ERROR": (422, "A field has a value that cannot be used; the message names its path."),
-    "RATE_LIMITED": (429, "Too many requests; Retry-After says how many seconds to wait."),
-    "INTERNAL_ERROR": (500, "Something went wrong; the log has it under the X-Request-ID."),
-    "INFERENCE_ERROR": (500, "The model failed; the log has the reason."),
-    "WORKER_DIED": (500, "The process that ran the job died."),
-    "CHECKPOINT_ERROR": (500, "A file of the model is damaged."),
+    "BODY_TOO_LARGE": (413, "The body exceeds 64 MiB."),
+    "UNSUPPORTED_MEDIA_TYPE": (415, "The route does not accept this content type."),
+    "VALIDATION_ERROR": (422, "A field has an invalid value; the message gives its path."),
+    "RATE_LIMITED": (429, "Too many requests; Retry-After gives the seconds to wait."),
+    "INTERNAL_ERROR": (500, "Unexpected error; the log has details under the X-Request-ID."),
+    "INFERENCE_ERROR": (500, "The model failed; the log has details."),
+    "WORKER_DIED": (500, "The worker process of the job died."),
+    "CHECKPOINT_ERROR": (500, "A model file is damaged."),
     "OUTPUT_ERROR": (500, "A result could not be written."),
-    "PLUGIN_ERROR": (500, "The plugin that would do it is missing or failed."),
-    "SETTINGS_ERROR": (500, "A setting that the work needs has a value that cannot be used."),
+    "PLUGIN_ERROR": (500, "The required plugin is missing or failed."),
+    "SETTINGS_ERROR": (500, "A required setting has an invalid value."),
     "CHAIN_FAILED": (502, "A clip of the chain failed."),
-    "DOWNLOAD_ERROR": (502, "A file of the model could not be fetched."),
-    "QUEUE_FULL": (503, "The queue is full; Retry-After says when to try again."),
-    "INSUFFICIENT_MEMORY": (503, "The model does not fit in memory."),
-    "INSUFFICIENT_STORAGE": (507, "The disk has no room for the result of a job that is kept."),
+    "DOWNLOAD_ERROR": (502, "A model file could not be downloaded."),
+    "QUEUE_FULL": (503, "The queue is full; Retry-After gives the seconds to wait."),
+    "INSUFFICIENT_MEMORY": (503, "The model does not fit into memory."),
+    "INSUFFICIENT_STORAGE": (507, "The disk has no space for the result of a durable job."),
 }
 
-# What may go wrong wherever a model runs.
+# Errors of every route that runs a model.
 _OF_WORK = frozenset({"WORKER_DIED", "CHECKPOINT_ERROR", "OUTPUT_ERROR", "PLUGIN_ERROR", "SETTINGS_ERROR"})
 
 
 @attrs.frozen(kw_only=True)
 class Query:
-    """A parameter of the query string or a request header. `type` is what JSON Schema is made from."""
+    """A query parameter or request header. `type` determines its JSON Schema."""
 
     name: str
     doc: str
@@ -75,9 +78,9 @@ class Query:
 
 @attrs.frozen(kw_only=True)
 class Answer:
-    """One successful answer.
+    """One successful response.
 
-    `content` maps content types to what they carry: a type, words for raw bytes, the names of events, a JSON Schema.
+    `content` maps content types to their content: a type, a description of raw bytes, names of events, a JSON Schema.
     """
 
     status: int = 200
@@ -90,8 +93,8 @@ class Answer:
 class Route:
     """One row of the table.
 
-    `path` has names in braces; `rest` is the one of them that may hold slashes. `request` is the wire class of a JSON
-    body, `body_type` names what else is read. `errors` are codes of `ERRORS` beyond those every route may answer.
+    `path` has parameters in braces; `rest` is the one that may contain slashes. `request` is the wire class of the
+    body, `body_type` its content type. `errors` are the codes of `ERRORS` beyond those of every route.
     """
 
     method: Method
@@ -116,7 +119,7 @@ class Route:
 
     @property
     def all_errors(self) -> tuple[str, ...]:
-        """Every error code the route may answer, in the order of `ERRORS`."""
+        """Every error code the route may return, in the order of `ERRORS`."""
         codes = {"BAD_REQUEST", "FORBIDDEN", "INTERNAL_ERROR", *self.errors}
         if "INFERENCE_ERROR" in codes:
             codes |= _OF_WORK
@@ -132,12 +135,12 @@ class Route:
 
     @property
     def falcon_path(self) -> str:
-        """The path as Falcon's router wants it."""
+        """The path in the syntax of Falcon's router."""
         return self.path.replace(f"{{{self.rest}}}", f"{{{self.rest}:path}}") if self.rest else self.path
 
 
 def handled(service: Service, route: Route) -> Callable[..., Awaitable[None]]:
-    """Return a responder for Falcon that runs the route's handler; to HEAD it answers without the body."""
+    """Return a Falcon responder that runs the route's handler; it responds to HEAD without a body."""
 
     async def respond(req: Any, resp: Any, **names: Any) -> None:
         await route.handler(service, req, resp, **names)
@@ -149,7 +152,7 @@ def handled(service: Service, route: Route) -> Callable[..., Awaitable[None]]:
 
 
 class _Unread:
-    """Stands for a body of unknown length that Falcon does not send; without it Falcon would say that there is none."""
+    """A body of unknown length that Falcon does not send; without it Falcon would set Content-Length to 0."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         return

@@ -25,11 +25,11 @@ __all__ = ["ROUTES", "CurrentGeneration", "GpuInfo", "GpuStatus", "ServerStatus"
 
 @attrs.frozen(kw_only=True)
 class GpuInfo:
-    """The GPU that models run on."""
+    """The GPU that runs models."""
 
     name: str = wire_field("Its name.")
-    vram_total_mb: int = wire_field("Its memory in MiB.")
-    vram_used_mb: int = wire_field("Memory in use, by whomever, in MiB.")
+    vram_total_mb: int = wire_field("Total memory in MiB.")
+    vram_used_mb: int = wire_field("Memory used by all processes, in MiB.")
 
 
 @attrs.frozen(kw_only=True)
@@ -38,10 +38,10 @@ class GpuStatus:
 
     ordinal: int = wire_field("Its number.")
     name: str = wire_field("Its name.")
-    vram_total_bytes: int = wire_field("Its memory.")
-    vram_used_bytes: int = wire_field("Memory in use, by whomever.")
-    loaded_model: str | None = wire_field("Model it used last and still holds.", default=None)
-    state: str = wire_field("What it does.", choices=("idle", "generating", "loading", "degraded"))
+    vram_total_bytes: int = wire_field("Total memory in bytes.")
+    vram_used_bytes: int = wire_field("Memory used by all processes, in bytes.")
+    loaded_model: str | None = wire_field("The last used model that is still loaded.", default=None)
+    state: str = wire_field("State of the GPU.", choices=("idle", "generating", "loading", "degraded"))
 
 
 @attrs.frozen(kw_only=True)
@@ -49,43 +49,41 @@ class CurrentGeneration:
     """The job that has been running longest."""
 
     model: str = wire_field("Its model.")
-    prompt_sha256: str = wire_field("SHA-256 of its prompt, in hexadecimal: prompts are nobody else's business.")
+    prompt_sha256: str = wire_field("SHA-256 of its prompt, in hexadecimal; the prompt itself is private.")
     started_at_unix_ms: int = wire_field("When it started.")
-    elapsed_ms: int = wire_field("For how long it has been running.")
+    elapsed_ms: int = wire_field("Time since it started.")
 
 
 @attrs.frozen(kw_only=True)
 class ServerStatus:
-    """What the server is and does."""
+    """State of the server."""
 
     version: str = wire_field("Version of mold.")
-    git_sha: str | None = wire_field("Revision it is from, where known.", default=None)
-    build_date: str | None = wire_field(
-        "Day it was built, or of the revision in a checkout, where known.", default=None
-    )
+    git_sha: str | None = wire_field("Git revision, if known.", default=None)
+    build_date: str | None = wire_field("Build date, or date of the revision in a checkout, if known.", default=None)
     models_loaded: tuple[str, ...] = wire_field("Models in memory.")
     busy: bool = wire_field("Whether a job is running.")
-    current_generation: CurrentGeneration | None = wire_field("The job under way.", default=None)
+    current_generation: CurrentGeneration | None = wire_field("The running job.", default=None)
     gpu_info: GpuInfo | None = wire_field("The first GPU; null without one.")
     uptime_secs: int = wire_field("Seconds since the start.")
     hostname: str | None = wire_field("Name of the machine.", default=None)
-    memory_status: str | None = wire_field("Free memory, in words.", default=None)
-    gpus: tuple[GpuStatus, ...] | None = wire_field("All GPUs, where there are several.", default=None)
-    queue_depth: int = wire_field("Jobs that wait.")
-    queue_capacity: int = wire_field("Jobs that may wait.")
-    queue_paused: bool = wire_field("Whether jobs wait because the queue was paused.", default=False)
+    memory_status: str | None = wire_field("Free memory, as text.", default=None)
+    gpus: tuple[GpuStatus, ...] | None = wire_field("All GPUs, if there are several.", default=None)
+    queue_depth: int = wire_field("Number of waiting jobs.")
+    queue_capacity: int = wire_field("Maximum number of waiting jobs.")
+    queue_paused: bool = wire_field("Whether the queue is paused.", default=False)
     gallery_error: str | None = wire_field(
-        "Why the last result could not be saved in the gallery; null where it was.", default=None
+        "Why the last result could not be saved in the gallery; null if it was saved.", default=None
     )
 
 
 async def health(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Answer while the server lives."""
+    """Respond while the server is alive."""
     resp.content_type = "text/plain; charset=utf-8"
 
 
 async def status(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Answer with ServerStatus."""
+    """Respond with ServerStatus."""
     now = service.engine.status()
     gpus = [device for device in now.devices if device.device != "cpu"]
     loaded = {name for device in now.devices for name in device.models}
@@ -157,7 +155,7 @@ async def shutdown(service: Service, req: falcon.asgi.Request, resp: falcon.asgi
 
 
 def refuse_strangers(service: Service, req: falcon.asgi.Request, words: str, **hint: Any) -> None:
-    """Raise ForbiddenError unless keys are asked for (this request had one) or the client is on this machine."""
+    """Raise ForbiddenError unless keys are required (then the request had one) or the client is on this machine."""
     if not service.keys.required and not is_loopback(req.remote_addr):
         raise ForbiddenError(words, **hint)
 
@@ -169,10 +167,10 @@ ROUTES = (
         method="GET",
         path="/health",
         name="health",
-        summary="200 while the server lives",
+        summary="Health check",
         handler=health,
         tag="server",
-        answers=(Answer(doc="It lives; the body is empty."),),
+        answers=(Answer(doc="The server is alive; the body is empty."),),
         public=True,
         tier=None,
         example="curl -i localhost:7680/health",
@@ -181,7 +179,7 @@ ROUTES = (
         method="GET",
         path="/api/status",
         name="status",
-        summary="What the server is and does",
+        summary="State of the server",
         handler=status,
         tag="server",
         answers=(Answer(doc="Version, models in memory, queue.", content={"application/json": ServerStatus}),),
@@ -193,12 +191,12 @@ ROUTES = (
         name="shutdown",
         summary="Stop the server",
         doc=(
-            "As SIGTERM does: nothing new is taken, what is under way may finish within the grace time, feeds close. "
-            "Without API keys only clients on this machine may."
+            "The same as SIGTERM: no new work is accepted, running work may finish within the grace time, and streams "
+            "are closed. Requires an API key or a client on this machine."
         ),
         handler=shutdown,
         tag="server",
-        answers=(Answer(doc="It is stopping.", content={"text/plain": "the line `shutdown initiated`"}),),
+        answers=(Answer(doc="The server is stopping.", content={"text/plain": "the line `shutdown initiated`"}),),
         example="curl -X POST localhost:7680/api/shutdown",
     ),
 )

@@ -43,8 +43,8 @@ ROUTES: tuple[Route, ...] = (
     *web.ROUTES,
 )
 
-# What the documents tell of: all but the files of the page.
+# The documented routes: all except the files of the web page.
 LISTED = tuple(route for route in ROUTES if route.listed)
 
-# What needs no key; all else does, also what is not in the table.
+# Paths that need no key. All others do, including those that are not in the table.
 PUBLIC_PATHS = frozenset(route.path for route in ROUTES if route.public)

@@ -1,4 +1,4 @@
-"""POST /api/upscale and its stream: larger images."""
+"""POST /api/upscale and its stream: image upscaling."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["ROUTES"]
 
 
 async def upscale(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Answer with the larger image itself, or with JSON where Accept asks for it."""
+    """Respond with the upscaled image, or with JSON if Accept requests it."""
     job = await submit(service, req, await read_json(req, UpscaleRequest), durable=False)
     await answer_result(req, resp, await result_of(req, job), "base64")
 
 
 async def upscale_stream(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Answer with events ``progress``, a denoise_step for each tile, and one ``complete`` or ``error``."""
+    """Respond with ``progress`` events, one denoise_step per tile, then one ``complete`` or ``error``."""
     job = await submit(service, req, await read_json(req, UpscaleRequest), durable=False)
     send_events(req, resp, service.feeds, JobSource(service, job, result_frame), patient=True)
 
@@ -43,14 +43,14 @@ ROUTES = (
         method="POST",
         path="/api/upscale",
         name="upscale",
-        summary="Enlarge an image; the answer is the image",
-        doc="Without `model` one that needs no download is used.",
+        summary="Upscale an image; the response is the image",
+        doc="Without `model`, an installed upscaler is used.",
         handler=upscale,
         tag="upscale",
         request=UpscaleRequest,
         answers=(
             Answer(
-                doc="The image as it is; JSON where Accept asks for `application/json`.",
+                doc="The image as a file; JSON if Accept requests `application/json`.",
                 content={
                     **{CONTENT_TYPES[name]: "the file" for name in ("png", "jpeg", "webp")},
                     JSON: UpscaleResponse,
@@ -68,8 +68,8 @@ ROUTES = (
         method="POST",
         path="/api/upscale/stream",
         name="upscale_stream",
-        summary="Enlarge an image and follow the progress",
-        doc="Events are `progress` (a denoise_step for each tile), then one `complete` or one `error`.",
+        summary="Upscale an image and stream the progress",
+        doc="Events are `progress` (one denoise_step per tile), then one `complete` or one `error`.",
         handler=upscale_stream,
         tag="upscale",
         request=UpscaleRequest,
