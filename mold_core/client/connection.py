@@ -9,7 +9,7 @@ import http.client
 import json
 import re
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from ipaddress import IPv6Address
 from typing import Any
 from urllib.parse import urlsplit
@@ -129,10 +129,11 @@ class Connection:
             connection.request(method, self._prefix() + path, data, sent)
             if connection.sock is not None:
                 connection.sock.settimeout(timeout_s)
-            answer = connection.getresponse()
-            if answer.status >= 400:
-                raise self._refusal(answer)
-            yield answer
+            # NOTE: an answer that was not read to its end keeps the socket open after connection.close().
+            with closing(connection.getresponse()) as answer:
+                if answer.status >= 400:
+                    raise self._refusal(answer)
+                yield answer
         except ConnectionRefusedError:
             refused = UnreachableError(f"there is no server at {self.address}", hint="start one there: mold serve")
             refused.refused = True
@@ -159,7 +160,7 @@ class Connection:
         """Return the JSON of a body. Raises ServerError for what is none."""
         try:
             return json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ServerError(
                 f"{self.address} does not answer as a server of mold does", hint="check the address"
             ) from None
@@ -169,7 +170,7 @@ class Connection:
         try:
             envelope = json.loads(answer.read(_MAX_ERROR_BYTES))
             code, words = str(envelope["code"]), str(envelope["error"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return ServerError(f"the server at {self.address} answered {answer.status} {answer.reason}")
         if code == "UNAUTHORIZED":
             words += "; set MOLD_API_KEY to a key of the server"
