@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PLUGINS := $(wildcard plugins/*)
-BENCHMARKS := $(filter-out benchmarks/common.py benchmarks/reference.py,$(wildcard benchmarks/*.py))
+BENCHMARKS := $(filter-out benchmarks/common.py benchmarks/reference.py,$(wildcard benchmarks/*.py)) benchmarks/gpu/run.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo serve test soak lint format bench clean
