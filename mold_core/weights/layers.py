@@ -92,10 +92,10 @@ class PackedLinear(_Packed):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x [..., in] times the weights, plus the bias."""
-        if torch.compiler.is_compiling():
-            return F.linear(x, self._traced(x.dtype), self.bias)
         if self._multiplies_fp8():
             return scaled_linear(x, self.blocks, self._scale(), self.bias, self._input_scale())
+        if torch.compiler.is_compiling():
+            return F.linear(x, self._traced(x.dtype), self.bias)
         scale, parts, first = self._scale(), [], 0
         while first < self.out_features:
             memory = self.scratch.rows(self.out_features - first, self.in_features, x)

@@ -54,6 +54,30 @@ def test_compiled_blocks_give_the_same(side: int, caplog: pytest.LogCaptureFixtu
 
 @pytest.mark.soak
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compiled_queries_and_keys_stay_out_of_memory_in_fp32() -> None:
+    import re
+
+    from torch._inductor.utils import run_and_get_code
+
+    transformer, tokens = network().bfloat16(), 6 + 16
+    transformer.real_rope = True
+    seen: list[tuple[object, ...]] = []
+    block = transformer.single_blocks[0]
+    block.register_forward_pre_hook(lambda module, arguments: seen.append(arguments))
+    with torch.inference_mode():
+        half = [torch.zeros(*shape, dtype=torch.bfloat16) for shape in ((1, 16, 64), (1, 6, 32), (1, 16))]
+        transformer(*half, torch.tensor([0.5]), torch.tensor([3.5]), rope(CONFIG, 6, 4, 4))
+    with torch.no_grad():
+        arguments = [part.clone() if isinstance(part, Tensor) else part for part in seen[0]]
+        _, codes = run_and_get_code(torch.compile(type(block).forward), block, *arguments)
+    shapes = re.findall(r"empty_strided_cpu\(\(([^)]*)\), \([^)]*\), torch.float32\)", "".join(codes))
+    sizes = [torch.Size(int(part) for part in shape.split(",") if part.strip()).numel() for shape in shapes]
+    assert sizes
+    assert max(sizes) < tokens * CONFIG.hidden_size * 2
+
+
+@pytest.mark.soak
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_compiler_sees_blocks_without_a_break(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 

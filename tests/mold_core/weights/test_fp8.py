@@ -94,3 +94,17 @@ def test_casting_a_module_keeps_both_scales() -> None:
     kept = holder["layer"].weight
     assert torch.equal(kept.scale, weight.scale)
     assert torch.equal(kept.input_scale, weight.input_scale)
+
+
+def test_compiled_layers_multiply_fp8_where_plain_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch._dynamo.reset()
+    layer = PackedLinear(fp8(48, 64, torch.tensor(0.3)), torch.randn(48))
+    x = torch.randn(3, 64)
+    dense = F.linear(x, layer.weight.expand(), layer.bias)
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), dense)  # this machine's processor does not
+    torch._dynamo.reset()
+    monkeypatch.setattr("mold_core.weights.layers.multiplies_fp8", lambda device: True)
+    made = torch.compile(layer, backend="eager", fullgraph=True)(x)
+    assert torch.equal(made, layer(x))
+    assert not torch.allclose(made, dense, rtol=1e-3)
