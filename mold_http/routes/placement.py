@@ -54,11 +54,11 @@ ROUTES = (
         name="place_model",
         summary="Set the devices of the components of a model",
         doc=(
-            "Saved in config.toml; applies to all requests without their own `placement`. The model is reloaded "
-            "for the next request. A placement names at most one GPU, whose worker runs the model. /api/capabilities lists "
-            "the devices, and the components that a family can place. Models of other families are placed as a "
-            "whole, with the same device for text_encoders, transformer and vae. Requires an API key or a client on "
-            "this machine."
+            "Saved in config.toml; applies to all requests without their own `placement`. The model is reloaded for "
+            "the next request. A placement names at most one GPU, whose worker runs the model. /api/capabilities "
+            "lists the devices, and the components that a family can place. Models of other families are placed as "
+            "a whole, with the same device for text_encoders, transformer and vae. Requires an API key or a client "
+            "on this machine."
         ),
         handler=put,
         tag="models",
