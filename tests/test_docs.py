@@ -72,7 +72,7 @@ def test_the_table_of_own_code_is_found() -> None:
     assert len(OWN_CODE) > 10
 
 
-DEPENDENCIES = re.findall(r"^\| ([^|`]+) \|", ARCHITECTURE.partition("## Dependencies and why")[2], re.MULTILINE)
+DEPENDENCIES = re.findall(r"^\| ([^|`]+) \|", ARCHITECTURE.partition("## Dependencies")[2], re.MULTILINE)
 
 
 def test_every_dependency_has_its_reason() -> None:
