@@ -12,7 +12,16 @@ from functools import wraps
 from importlib import import_module
 from typing import Any, ClassVar, ParamSpec, TypeVar
 
-__all__ = ["MEMBERS", "NAMES", "VerbWorker", "old_name", "renamed_arguments", "renamed_fields", "warn_renamed"]
+__all__ = [
+    "CLIP_RULES",
+    "MEMBERS",
+    "NAMES",
+    "VerbWorker",
+    "old_name",
+    "renamed_arguments",
+    "renamed_fields",
+    "warn_renamed",
+]
 
 _Class = TypeVar("_Class", bound=type)
 _Arguments = ParamSpec("_Arguments")
@@ -43,6 +52,9 @@ NAMES: dict[str, dict[str, str]] = {
 
 # Members of the objects that plugins return: protocol → new name → old name.
 MEMBERS: dict[str, dict[str, str]] = {}
+
+# What mold 0.1 assumed of every chain renderer; renderers declare these now.
+CLIP_RULES: dict[str, int] = {"frame_stride": 8, "default_clip_frames": 97, "max_clip_frames": 97}
 
 
 def old_name(package: str, name: str) -> Any:

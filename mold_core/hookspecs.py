@@ -313,12 +313,18 @@ class ChainRenderer(Protocol):
 
     Between its two verbs a clip is a set of latents: torch tensors on the CPU by name, which mold saves, so that a
     chain that was stopped goes on from them. `before` is the clip that comes before, None where this one begins again;
-    `overlap` is the number of frames, of the form 8n+1, that this clip has in common with the end of that one.
+    `overlap` is the number of frames that this clip has in common with the end of that one.
     `after` is the clip that goes on from this one, None where none does: what is decoded with the latents on both sides
     of a seam in view does not show it.
+
+    `frame_stride`: clips and overlaps have a multiple of it and one frame more. `default_clip_frames`: frames of a clip
+    where neither request nor model says. `max_clip_frames`: the longest clip that clients offer.
     """
 
     family: str
+    frame_stride: int
+    default_clip_frames: int
+    max_clip_frames: int
 
     def check(self, spec: ModelSpec) -> None:
         """Raise ValidationError, naming the constraint, for a model of the family that cannot make chains."""

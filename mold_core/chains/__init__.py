@@ -3,7 +3,7 @@
 from mold_core.chains.chain import Chain, chain_id, lay_out, stage_seed
 from mold_core.chains.clips import ClipFiles, ClipWork, encode_clip, render_clip
 from mold_core.chains.joined import join
-from mold_core.chains.plan import ChainPlan, overlap_frames, plan
+from mold_core.chains.plan import ChainPlan, ClipRules, overlap_frames, plan
 from mold_core.chains.script import read_script, write_script
 from mold_core.chains.store import ChainStore, SavedChain
 
@@ -12,6 +12,7 @@ __all__ = [
     "ChainPlan",
     "ChainStore",
     "ClipFiles",
+    "ClipRules",
     "ClipWork",
     "SavedChain",
     "chain_id",

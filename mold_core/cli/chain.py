@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from mold_core.cli.output import echo, echo_json
 from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
 from mold_core.cli.targets import Target
+from mold_core.errors import UnknownModelError
 
 if TYPE_CHECKING:
     from mold_core.chains import ChainPlan
@@ -38,11 +40,12 @@ def command() -> None:
 
 @command.command("validate")
 @click.argument("script", type=click.Path(path_type=Path))
-def validate(script: Path) -> None:
+@click.pass_obj
+def validate(state: State, script: Path) -> None:
     """Check a script and say what it comes to."""
-    from mold_core.chains import plan, read_script
+    from mold_core.chains import read_script
 
-    echo(f"OK — {describe(plan(read_script(script)))}")
+    echo(f"OK — {describe(_plan(state, read_script(script)))}")
 
 
 @command.command("run")
@@ -90,13 +93,13 @@ def list_(state: State, as_json: bool) -> None:
 
 def run_script(state: State, script: Path, output: str | None, *, seed: int | None, dry_run: bool) -> None:
     """Make the video that a script describes, or only say what it comes to."""
-    from mold_core.chains import plan, read_script
+    from mold_core.chains import read_script
 
     request = read_script(script)
     if seed is not None:
         request = attrs.evolve(request, seed=seed)
     if dry_run:
-        echo(describe(plan(request)))
+        echo(describe(_plan(state, request)))
     else:
         run_chain(state, request, output)
 
@@ -116,6 +119,19 @@ def run_chain(state: State, request: ChainRequest, output: str | None) -> None:
         line.clear()
         engine.close()
     target.write([response.video], model=response.model, seed=response.seed_used, time_ms=response.generation_time_ms)
+
+
+def _plan(state: State, request: ChainRequest) -> ChainPlan:
+    """Return the clips of a script. A model that is not in the catalog here, but may be at a server, sets no rules."""
+    from mold_core.catalog import resolve
+    from mold_core.chains import ClipRules, plan
+
+    plugins = state.plugins
+    renderer = None
+    with suppress(UnknownModelError):
+        spec = resolve(request.model or state.settings.default_model or "", plugins.models)
+        renderer = plugins.chain_renderers.get(spec.family)
+    return plan(request, ClipRules.of(renderer))
 
 
 def describe(plan: ChainPlan) -> str:

@@ -21,7 +21,7 @@ from mold_core.catalog.details import (
     Removal,
 )
 from mold_core.catalog.remove import plan_removal, remove
-from mold_core.chains import plan
+from mold_core.chains import ClipRules, SavedChain, plan
 from mold_core.jobs.kinds.chain import chain_store
 from mold_core.placement.device import DeviceInfo
 from mold_core.placement.memory import MemoryReport, memory_report
@@ -96,20 +96,23 @@ class DiskInventory:
 
     def chains(self) -> tuple[ChainDetails, ...]:
         """Return the chains that were begun, the latest first."""
-        return tuple(
-            ChainDetails(
-                id=saved.id,
-                model=saved.request.model or "",
-                prompt=plan(saved.request).stages[0].prompt,
-                stages=len(plan(saved.request).stages),
-                saved_at=int(saved.saved_at),
-            )
-            for saved in chain_store(self.models).list()
-        )
+        return tuple(map(self._chain_details, chain_store(self.models).list()))
 
     def chain(self, id: str) -> ChainRequest:
         """Return the request of a chain; made again, it goes on after its last whole clip. Raises ValidationError."""
         return chain_store(self.models).read(id)
+
+    def _chain_details(self, saved: SavedChain) -> ChainDetails:
+        spec = self._catalog.get(saved.request.model or "")
+        renderer = self.models.plugins.chain_renderers.get(spec.family) if spec else None
+        stages = plan(saved.request, ClipRules.of(renderer)).stages
+        return ChainDetails(
+            id=saved.id,
+            model=saved.request.model or "",
+            prompt=stages[0].prompt,
+            stages=len(stages),
+            saved_at=int(saved.saved_at),
+        )
 
     @property
     def _catalog(self) -> Mapping[str, ModelSpec]:

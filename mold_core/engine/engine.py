@@ -15,6 +15,7 @@ import attrs
 
 from mold_core.catalog import DefaultModel, LocalFiles, ModelSpec, ModelStore, user_models
 from mold_core.catalog.pull import pull
+from mold_core.chains import ClipRules
 from mold_core.deprecated import VerbWorker
 from mold_core.engine.background_runner import BackgroundRunner
 from mold_core.engine.device_runner import DeviceRunner, DeviceStatus, load_task
@@ -63,9 +64,6 @@ log = logging.getLogger("mold.engine")
 
 _CLOSE_TIMEOUT_S = 10.0
 _PAUSED = "paused"
-
-# Frames of a clip that chains are made of, where the model does not say another number.
-_CLIP_FRAMES = 97
 
 log = logging.getLogger("mold.engine")
 
@@ -386,9 +384,10 @@ class Engine:
 
     def chain_frames(self, spec: ModelSpec) -> int | None:
         """Return the frames of a clip in chains of a model; None where its family makes none."""
-        if spec.family not in self.plugins.chain_renderers:
+        renderer = self.plugins.chain_renderers.get(spec.family)
+        if renderer is None:
             return None
-        frames: int = spec.options.get("clip_frames", _CLIP_FRAMES)
+        frames: int | None = spec.options.get("clip_frames", ClipRules.of(renderer).default)
         return frames
 
     @property

@@ -93,9 +93,12 @@ class FlipbookPipeline:
 
 
 class FlipbookRenderer:
-    """Makes chains of flipbook clips."""
+    """Makes chains of flipbook clips. A subclass may have another stride, which makes it a second video family."""
 
     family = "flipbook"
+    frame_stride = 8
+    default_clip_frames = 97
+    max_clip_frames = 97
 
     def check(self, spec: ModelSpec) -> None:
         """Refuse a model with the option `chains = false`."""
@@ -142,11 +145,11 @@ def ball_at(image: Image.Image) -> tuple[float, float]:
     return sum(x for x, _ in pixels) / len(pixels), sum(y for _, y in pixels) / len(pixels)
 
 
-def flipbook_model(name: str = "flipbook:v1", **options: Any) -> ModelSpec:
+def flipbook_model(name: str = "flipbook:v1", family: str = "flipbook", **options: Any) -> ModelSpec:
     """Return a catalog entry: 17 frames of 64x48 at 24 a second, in 2 steps."""
     return ModelSpec(
         name=name,
-        family="flipbook",
+        family=family,
         description="A flying ball for tests",
         defaults=ModelDefaults(width=64, height=48, steps=2, guidance=1.0, frames=17, fps=24),
         files=(),

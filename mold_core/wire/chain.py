@@ -35,12 +35,12 @@ MAX_STAGES = 16
 class ChainStage:
     """One clip of a chain.
 
-    Its frames are of the form 8n+1. `transition` says how it follows the stage before: `smooth` goes on from its
-    motion, `cut` begins again, `fade` begins again and is blended in over `fade_frames`.
+    `transition` says how it follows the stage before: `smooth` continues its motion, `cut` starts afresh, `fade` starts
+    afresh and is blended in over `fade_frames`.
     """
 
     prompt: str = wire_field("What the clip shows.", max_length=MAX_PROMPT_BYTES)
-    frames: int = wire_field("Frames the clip has, of the form 8n+1.", maximum=100_000)
+    frames: int = wire_field("Number of frames: a multiple of the model's frame stride, and one.", maximum=100_000)
     source_image: bytes | None = wire_field("PNG or JPEG the clip starts from.", default=None, min_length=1)
     negative_prompt: str | None = wire_field("What the clip must not show.", default=None, max_length=MAX_PROMPT_BYTES)
     seed_offset: int | None = wire_field(
@@ -62,7 +62,11 @@ class ChainRequest:
     stages: tuple[ChainStage, ...] = wire_field("The clips, in order.", default=())
     prompt: str | None = wire_field("What every clip shows.", default=None, max_length=MAX_PROMPT_BYTES)
     total_frames: int | None = wire_field("Frames of the whole video.", default=None, maximum=100_000)
-    clip_frames: int = wire_field("Frames of one clip, of the form 8n+1.", default=97, maximum=100_000)
+    clip_frames: int | None = wire_field(
+        "Frames of one clip: a multiple of the model's frame stride, and one. Default: by the model's family.",
+        default=None,
+        maximum=100_000,
+    )
     source_image: bytes | None = wire_field("PNG or JPEG the video starts from.", default=None, min_length=1)
     motion_tail_frames: int = wire_field(
         "Frames, at least, of each clip that the next one continues from; 0 joins clips without.",

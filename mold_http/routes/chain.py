@@ -8,7 +8,9 @@ import attrs
 import falcon.asgi
 
 from mold_core.catalog import ModelSpec
+from mold_core.chains import ClipRules
 from mold_core.errors import ValidationError
+from mold_core.hookspecs import ChainRenderer
 from mold_core.wire import ProgressEvent
 from mold_core.wire.chain import MAX_STAGES, ChainEvent, ChainRequest, ChainResponse
 from mold_core.wire.fields import wire_field
@@ -22,7 +24,6 @@ from mold_http.sse import send_events
 
 __all__ = ["ROUTES", "ChainLimits"]
 
-_FRAMES_PER_CLIP = 97
 _MAX_FADE_FRAMES = 32
 
 
@@ -33,6 +34,7 @@ class ChainLimits:
     model: str = wire_field("Full name of the model.")
     frames_per_clip_cap: int = wire_field("Maximum number of frames of a clip.")
     frames_per_clip_recommended: int = wire_field("Recommended number of frames of a clip.")
+    frame_stride: int = wire_field("Frames of a clip come in multiples of this number, plus one.")
     max_stages: int = wire_field("Maximum number of clips.")
     max_total_frames: int = wire_field("Maximum number of frames of all clips.")
     fade_frames_max: int = wire_field("Maximum number of frames of a fade.")
@@ -65,15 +67,18 @@ async def chain_limits(service: Service, req: falcon.asgi.Request, resp: falcon.
     name = query_of(req).get("model")
     if not name:
         raise ValidationError("model is required", field="model", hint="add ?model=NAME")
-    spec = _chainable(service, name)
+    spec, renderer = _chainable(service, name)
+    rules = ClipRules.of(renderer)
+    most = rules.largest or 0
     answer_json(
         resp,
         ChainLimits(
             model=spec.name,
-            frames_per_clip_cap=_FRAMES_PER_CLIP,
-            frames_per_clip_recommended=service.engine.chain_frames(spec) or _FRAMES_PER_CLIP,
+            frames_per_clip_cap=most,
+            frames_per_clip_recommended=service.engine.chain_frames(spec) or most,
+            frame_stride=rules.stride,
             max_stages=MAX_STAGES,
-            max_total_frames=MAX_STAGES * _FRAMES_PER_CLIP,
+            max_total_frames=MAX_STAGES * most,
             fade_frames_max=_MAX_FADE_FRAMES,
             transition_modes=("smooth", "cut", "fade"),
             quantization_family=spec.tag,
@@ -81,19 +86,20 @@ async def chain_limits(service: Service, req: falcon.asgi.Request, resp: falcon.
     )
 
 
-def _chainable(service: Service, name: str) -> ModelSpec:
-    """Return the model of that name. Raises ValidationError if it does not support chains."""
+def _chainable(service: Service, name: str) -> tuple[ModelSpec, ChainRenderer]:
+    """Return the model of that name and its renderer. Raises ValidationError if it does not support chains."""
     spec = service.engine.resolve(name)
     renderer = service.engine.plugins.chain_renderers.get(spec.family)
     if renderer is None:
         raise ValidationError(f"{spec.name} cannot generate chains: its family has no chain renderer", field="model")
     renderer.check(spec)
-    return spec
+    return spec, renderer
 
 
 _DOC = (
     "Requires either `stages`, or one `prompt` with `total_frames`, which is divided into clips of `clip_frames`. "
-    "Clips have 8n+1 frames; there are at most 16. Only models of a family with a chain renderer support chains."
+    "There are at most 16 clips, each of a multiple of the model's frame stride plus one frames (see "
+    "/api/capabilities/chain-limits). Only models of a family with a chain renderer support chains."
 )
 _ERRORS = (
     "UNKNOWN_MODEL",

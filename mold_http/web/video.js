@@ -53,7 +53,7 @@ async function fillModels() {
 
 async function readLimits() {
   limits = script.chain.model ? await get(`api/capabilities/chain-limits?model=${encodeURIComponent(script.chain.model)}`) : null;
-  for (const stage of script.stages) stage.frames ??= limits?.frames_per_clip_recommended ?? 97;
+  for (const stage of script.stages) stage.frames ??= limits?.frames_per_clip_recommended;
   draw();
 }
 
@@ -80,7 +80,8 @@ function draw() {
 }
 
 function keep() {
-  const shared = script.chain.motion_tail_frames ? 8 * Math.ceil((script.chain.motion_tail_frames - 1) / 8) + 1 : 0;
+  const stride = limits?.frame_stride ?? 1;
+  const shared = script.chain.motion_tail_frames ? stride * Math.ceil((script.chain.motion_tail_frames - 1) / stride) + 1 : 0;
   const frames = script.stages.reduce((total, stage, index) => total + (stage.frames || 0)
     - (index === 0 ? 0 : (stage.transition ?? "smooth") === "smooth" ? shared : stage.transition === "fade" ? stage.fade_frames ?? 8 : 0), 0);
   const one = server.models.find((model) => model.name === script.chain.model);
@@ -98,7 +99,7 @@ function keep() {
 
 function add() {
   if (script.stages.length >= (limits?.max_stages ?? 16)) return complain(`A video has at most ${limits?.max_stages ?? 16} clips.`);
-  script.stages.push({ prompt: "", frames: limits?.frames_per_clip_recommended ?? 97, transition: "smooth" });
+  script.stages.push({ prompt: "", frames: limits?.frames_per_clip_recommended, transition: "smooth" });
   draw();
   cards.lastChild.querySelector("textarea").focus();
 }
@@ -113,7 +114,7 @@ function move(index, by) {
 
 function card(stage, index) {
   const text = h("textarea", { rows: 3, value: stage.prompt, placeholder: "prompt of the clip", ariaLabel: `Clip ${index + 1}`, oninput: () => { stage.prompt = text.value; keep(); } });
-  const frames = h("input", { type: "number", min: 9, max: limits?.frames_per_clip_cap, step: 8, value: stage.frames, oninput: () => { stage.frames = Number(frames.value); keep(); } });
+  const frames = h("input", { type: "number", min: (limits?.frame_stride ?? 0) + 1, max: limits?.frames_per_clip_cap, step: limits?.frame_stride ?? 1, value: stage.frames, oninput: () => { stage.frames = Number(frames.value); keep(); } });
   const last = index === script.stages.length - 1;
   const bar = h("div.progress", { role: "progressbar", ariaLabel: `Clip ${index + 1}` }, h("i"));
   const item = h("li.card", { draggable: true },

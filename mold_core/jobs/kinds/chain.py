@@ -11,7 +11,7 @@ from weakref import WeakSet
 import attrs
 
 from mold_core.catalog import ModelSpec
-from mold_core.chains import Chain, ChainStore, ClipWork, join, lay_out, plan, stage_seed
+from mold_core.chains import Chain, ChainStore, ClipRules, ClipWork, join, lay_out, plan, stage_seed
 from mold_core.errors import CancelledError, ChainError, MoldError, ValidationError, WorkerError
 from mold_core.files import version_of
 from mold_core.hookspecs import ChainRenderer, Worker
@@ -63,9 +63,9 @@ class ChainKind:
         """Return the request with model, size, steps, guidance, fps and seed filled in, its stages checked."""
         spec = models.resolve(request.model)
         _renderer(spec, models).check(spec)
-        plan(request)
+        first = plan(request, _rules(spec, models)).stages[0]
         files = models.store.locate(spec)
-        completed, warnings = _completed(request, spec, models)
+        completed, warnings = _completed(request, first, spec, models)
         found = models.placed(spec, request.placement)
         return Prepared(
             request=completed,
@@ -203,11 +203,18 @@ def _renderer(spec: ModelSpec, models: Models) -> ChainRenderer:
     return renderer
 
 
-def _completed(request: ChainRequest, spec: ModelSpec, models: Models) -> tuple[ChainRequest, tuple[str, ...]]:
-    family = models.family_of(spec)
+def _rules(spec: ModelSpec, models: Models) -> ClipRules:
+    return ClipRules.of(_renderer(spec, models))
+
+
+def _completed(
+    request: ChainRequest, first: ChainStage, spec: ModelSpec, models: Models
+) -> tuple[ChainRequest, tuple[str, ...]]:
+    """Return the request with what its first stage, completed as a clip, has; and the warnings about it."""
+    family, rules = models.family_of(spec), _rules(spec, models)
     with wrap_plugin_errors(f"{spec.name} could not take the request"):
         clip, warnings = complete(
-            _clip(request, plan(request).stages[0]),
+            _clip(request, first),
             spec,
             family,
             embed_metadata=models.settings.embed_metadata,
@@ -216,6 +223,7 @@ def _completed(request: ChainRequest, spec: ModelSpec, models: Models) -> tuple[
     completed = attrs.evolve(
         request,
         model=spec.name,
+        clip_frames=rules.default if request.clip_frames is None else request.clip_frames,
         width=clip.width,
         height=clip.height,
         steps=clip.steps,
@@ -229,7 +237,7 @@ def _completed(request: ChainRequest, spec: ModelSpec, models: Models) -> tuple[
 
 
 def _laid_out(request: ChainRequest, spec: ModelSpec, models: Models) -> Chain:
-    made = plan(request)
+    planned = plan(request, _rules(spec, models))
     assert request.seed is not None  # the request is complete
     clips = [
         attrs.evolve(
@@ -237,11 +245,11 @@ def _laid_out(request: ChainRequest, spec: ModelSpec, models: Models) -> Chain:
             seed=stage_seed(request.seed, index, stage),
             strength=1.0 if index else request.strength,
         )
-        for index, stage in enumerate(made.stages)
+        for index, stage in enumerate(planned.stages)
     ]
     adapters = tuple(version_of(Path(lora.path)) for lora in request.loras or ())
     weights = models.store.locate(spec).versions() + adapters
-    return lay_out(request, made, clips, chain_store(models).clips, weights)
+    return lay_out(request, planned, clips, chain_store(models).clips, weights)
 
 
 def _clip(request: ChainRequest, stage: ChainStage) -> GenerateRequest:

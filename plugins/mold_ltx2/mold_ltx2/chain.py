@@ -28,6 +28,9 @@ class Ltx2ChainRenderer:
     """Renders chains with distilled LTX-2 models."""
 
     family = "ltx2"
+    frame_stride = 8
+    default_clip_frames = 97
+    max_clip_frames = 97
 
     def check(self, spec: ModelSpec) -> None:
         """Refuse models that are not distilled."""

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from mold_core import CancelledError, ChainRequest, ChainStage, GenerateRequest, InferenceError, VideoData
 from mold_core.catalog import LocalFiles
-from mold_core.chains import Chain, ChainStore, encode_clip, join, lay_out, plan, render_clip, stage_seed
+from mold_core.chains import Chain, ChainStore, ClipRules, encode_clip, join, lay_out, plan, render_clip, stage_seed
 from mold_core.hookspecs import DecodedClip, LoadContext
 from mold_core.media.video import decode_frames, probe_video
 from mold_core.testing import FlipbookFamily, FlipbookRenderer, RecordedRun, ball_at, flipbook_model
@@ -30,7 +30,7 @@ def pipeline() -> object:
 
 
 def laid_out(request: ChainRequest, folder: Path) -> Chain:
-    made = plan(request)
+    made = plan(request, ClipRules.of(RENDERER))
     clips = [
         GenerateRequest(
             prompt=stage.prompt,

@@ -5,8 +5,16 @@ from __future__ import annotations
 import pytest
 
 from mold_core import ChainRequest, ChainStage, ValidationError
-from mold_core.chains import overlap_frames, plan
+from mold_core.chains import ChainPlan, ClipRules, overlap_frames
+from mold_core.chains import plan as plan_by
+from mold_core.testing import FlipbookRenderer
 from mold_core.wire.chain import Transition
+
+RULES = ClipRules(stride=8, default=97)
+
+
+def plan(request: ChainRequest, rules: ClipRules = RULES) -> ChainPlan:
+    return plan_by(request, rules)
 
 
 def auto(total: int | None, clip: int = 97, tail: int = 4, prompt: str | None = "a boat") -> ChainRequest:
@@ -19,7 +27,7 @@ def authored(*frames: int, tail: int = 4) -> ChainRequest:
 
 @pytest.mark.parametrize(("tail", "overlap"), [(0, 0), (1, 1), (2, 9), (4, 9), (9, 9), (10, 17), (17, 17), (18, 25)])
 def test_an_overlap_is_one_frame_and_whole_latents_and_at_least_the_tail(tail: int, overlap: int) -> None:
-    assert overlap_frames(tail) == overlap
+    assert overlap_frames(tail, 8) == overlap
 
 
 @pytest.mark.parametrize(
@@ -78,7 +86,7 @@ def test_cuts_and_fades_overlap_as_they_say() -> None:
         (auto(100, clip=0), "clip_frames", "at least 1"),
         (auto(100, clip=96), "clip_frames", "the nearest are 89 and 97"),
         (auto(100, clip=9, tail=9), "motion_tail_frames", "must be less than clip_frames"),
-        (auto(100, clip=9, tail=4), "motion_tail_frames", "never come to 100"),
+        (auto(100, clip=9, tail=4), "motion_tail_frames", "never reach 100"),
         (auto(50), "total_frames", "the nearest are 49 and 57"),
         (auto(4000), "total_frames", "would take 46 stages; maximum is 16"),
         (authored(97, 96), "stages[1].frames", "8n+1"),
@@ -114,3 +122,29 @@ def test_fades_leave_every_clip_a_frame_of_its_own(
     with pytest.raises(ValidationError, match="is too long") as caught:
         plan(ChainRequest(stages=(ChainStage(prompt="a", frames=frames[0]), *rest)))
     assert caught.value.field == field
+
+
+def test_a_renderer_of_another_stride_has_other_lengths_and_overlaps() -> None:
+    class Renderer(FlipbookRenderer):
+        frame_stride, default_clip_frames = 4, 21
+
+    renderer = Renderer()
+    made = plan(ChainRequest(prompt="a boat", total_frames=50), ClipRules.of(renderer))
+    assert (made.overlap, [stage.frames for stage in made.stages]) == (5, [21] * 3)
+    assert made.emitted == (21, 16, 16)
+    with pytest.raises(ValidationError, match=r"clip_frames must be of the form 4n\+1, not 22") as caught:
+        plan(auto(50, clip=22), ClipRules.of(renderer))
+    assert caught.value.hint == "the nearest are 21 and 25"
+
+
+def test_a_renderer_of_mold_0_1_has_the_lengths_of_then() -> None:
+    class Renderer:
+        family = "flipbook"
+
+    assert ClipRules.of(Renderer()) == ClipRules(stride=8, default=97, largest=97)  # type: ignore[arg-type]
+
+
+def test_without_a_renderer_any_length_goes() -> None:
+    made = plan(ChainRequest(prompt="a boat", total_frames=50), ClipRules.of(None))
+    assert [stage.frames for stage in made.stages] == [50]
+    assert [stage.frames for stage in plan(auto(50, clip=30), ClipRules()).stages] == [30, 30]

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from mold_core.testing import (
     FlipbookRenderer,
     Gate,
     SketchFamily,
+    ball_at,
     engine_with,
     flipbook_model,
     sketch_model,
@@ -179,6 +181,28 @@ def test_a_cancelled_chain_stops_at_the_next_step_and_goes_on_later(engine: Engi
 def test_what_cannot_be_chained_is_refused_at_once(engine: Engine, request_: ChainRequest, words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         engine.submit(request_)
+
+
+def test_a_second_family_makes_chains_of_its_own_stride() -> None:
+    class Renderer(FlipbookRenderer):
+        family, frame_stride, default_clip_frames = "zoetrope", 4, 21
+
+    family = FlipbookFamily(name="zoetrope")
+    both = FakePlugin(
+        families=[FlipbookFamily(), family],
+        models=[flipbook_model(), flipbook_model("zoetrope:v1", family="zoetrope")],
+        chain_renderers=[FlipbookRenderer(), Renderer()],
+    )
+    with engine_with(both) as engine:
+        response = engine.chain(ChainRequest(model="zoetrope", prompt="a red ball", total_frames=40, seed=3))
+        assert (frames(response), response.stage_count) == (40, 3)
+        assert [clip.frames for clip in family.clips] == [21, 21, 21]
+        balls = [ball_at(image)[0] for image in decode_frames(BytesIO(response.video.data))]
+        assert max(abs(b - a) for a, b in pairwise(balls)) < 4
+        with pytest.raises(ValidationError, match=r"4n\+1"):
+            engine.chain(attrs.evolve(VIDEO, model="zoetrope", clip_frames=18))
+        with pytest.raises(ValidationError, match=r"8n\+1"):
+            engine.chain(attrs.evolve(VIDEO, clip_frames=21))
 
 
 def test_an_unknown_model_is_one(engine: Engine) -> None:
