@@ -17,7 +17,7 @@ _QUALITY = re.compile(r"(0(\.\d{0,3})?|1(\.0{0,3})?)", re.ASCII)
 
 
 def preferred(req: falcon.asgi.Request, offers: Sequence[str]) -> str:
-    """Return the content type that the client likes best of those that can be sent.
+    """Return the content type that the client prefers among those offered.
 
     Where it likes several equally well, and where it likes none, the first one wins: the order is the server's own.
     """
@@ -26,14 +26,14 @@ def preferred(req: falcon.asgi.Request, offers: Sequence[str]) -> str:
 
 
 def wants_events(req: falcon.asgi.Request, instead_of: str) -> bool:
-    """Say whether the client asks for server-sent events by name, and likes nothing that can be sent better."""
+    """Return whether the client asks for server-sent events by name, and prefers no other offered type."""
     ranges = _media_ranges(req.get_header("Accept"))
     quality = ranges.get(EVENTS, 0.0)
     return quality > 0 and quality >= _quality_of(instead_of, ranges)
 
 
 def _media_ranges(header: str | None) -> dict[str, float]:
-    """Return media range → quality. Parameters other than q do not count; members that cannot be read are left out."""
+    """Return media range → quality. Ignores parameters other than q, and malformed members."""
     if header is None or not header.strip():
         return {"*/*": 1.0}
     ranges: dict[str, float] = {}
@@ -46,7 +46,7 @@ def _media_ranges(header: str | None) -> dict[str, float]:
 
 
 def _quality_of(content_type: str, ranges: dict[str, float]) -> float:
-    """Return the quality of the most specific range that a content type falls in; 0 where it falls in none."""
+    """Return the quality of the most specific range that matches a content type; 0 if none matches."""
     kind = content_type.partition("/")[0]
     for media_range in (content_type, f"{kind}/*", "*/*"):
         if media_range in ranges:

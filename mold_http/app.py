@@ -1,4 +1,4 @@
-"""The ASGI app: the table of routes around an engine, behind everything that refuses a request."""
+"""The ASGI app: the table of routes around an engine, behind the guards."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ log = logging.getLogger("mold.http")
 
 
 def create_app(engine: Engine, settings: Settings, gallery: Gallery | None = None) -> App:
-    """Return the ASGI app that serves `engine`, and the results in `gallery`.
+    """Return the ASGI app that serves `engine` and the results in `gallery`.
 
     Raises SettingsError for keys, rates and origins that cannot be used.
     """
@@ -45,7 +45,7 @@ def create_app(engine: Engine, settings: Settings, gallery: Gallery | None = Non
 
 
 def create_service(engine: Engine, settings: Settings, gallery: Gallery | None = None) -> Service:
-    """Return what the handlers share, for servers that want to stop it, too."""
+    """Return the shared state of the handlers, for servers that also stop it."""
     return Service(
         engine=engine,
         gallery=gallery,
@@ -104,13 +104,13 @@ async def _reconcile(gallery: Gallery, warm: bool) -> None:
 
 
 class _Resource:
-    """The routes of one path, as Falcon wants them: a method ``on_get`` for GET."""
+    """The routes of one path in Falcon's form: a method ``on_get`` for GET."""
 
     def __init__(self) -> None:
         self.tiers: dict[str, Tier | None] = {}
 
     def add(self, service: Service, route: Route) -> None:
-        """Answer a method by its route, and HEAD by that of GET."""
+        """Handle a method with its route, and HEAD with that of GET."""
         for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
             setattr(self, f"on_{method.lower()}", handled(service, route))
             self.tiers[method] = route.tier
@@ -124,7 +124,7 @@ def _resources(service: Service) -> dict[str, _Resource]:
 
 
 class _Guard:
-    """Refuses, in this order: who it is not meant for, what cannot be read, who has no key, who asks too often."""
+    """Refuses, in this order: wrong hosts, malformed requests, missing keys, exceeded rates."""
 
     def __init__(self, service: Service, hosts: HostRules) -> None:
         settings = service.settings
@@ -135,7 +135,7 @@ class _Guard:
         )
 
     async def process_request(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """Refuse by what the head of the request says."""
+        """Check the head of the request."""
         if req.path.startswith("/v1/"):
             req.context.error_shape, req.context.error_headers = openai_error, openai_headers
         try:
@@ -149,7 +149,7 @@ class _Guard:
     async def process_resource(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response, resource: object, names: dict[str, Any]
     ) -> None:
-        """Count the request against the rate of its route; a method that is not in the table counts as reading."""
+        """Count the request against the rate of its route; an unknown method counts as a read."""
         assert isinstance(resource, _Resource)
         if odd_method := req.scope.get(ODD_METHOD):
             allowed = ", ".join(sorted({*resource.tiers, "OPTIONS"}))
@@ -159,7 +159,7 @@ class _Guard:
             self._count(tier, req)
 
     async def no_route(self, req: falcon.asgi.Request, resp: falcon.asgi.Response | None, **names: Any) -> None:
-        """Count a request for what is not there as reading, and refuse it."""
+        """Count a request for an unknown path as a read, and refuse it."""
         self._count("read", req)
         raise falcon.HTTPNotFound
 
@@ -178,14 +178,14 @@ class _Guard:
             raise RateLimitedError("rate limit exceeded", headers={"Retry-After": str(int(wait_s) + 1)})
 
 
-# How often files that people put into the gallery's folder, or take out of it, are noticed.
+# Interval of checks for files that were added to the gallery's folder or removed from it.
 _RECONCILE_S = 30.0
-# How many of the newest results are then looked at for thumbnails; the first time it is all.
+# Number of newest results that are then checked for thumbnails; the first check covers all.
 _WARMED_AGAIN = 200
 
 
 class _Lifespan:
-    """Begins and ends with the server."""
+    """Starts and stops with the server."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -203,7 +203,7 @@ class _Lifespan:
             self._service.downloads.follow(job)
 
     async def process_shutdown(self, scope: dict[str, Any], event: dict[str, Any]) -> None:
-        """End every stream; the engine is closed by who made it."""
+        """End every stream; the owner of the engine closes it."""
         if self._reconciling is not None:
             self._reconciling.cancel()
         self._service.feeds.close(patient_too=True)

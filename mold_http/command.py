@@ -68,7 +68,7 @@ def serve(
 
 
 def _with_address(settings: Settings) -> Settings:
-    """Return the settings with a plain address in `bind`, and in `port` the port that it names.
+    """Return the settings with a plain address in `bind`, and its port in `port`.
 
     Raises SettingsError for what is no address, and for two ports that differ.
     """

@@ -19,35 +19,35 @@ _RANGE = re.compile(r"(\d{0,19})-(\d{0,19})", re.ASCII)
 
 @attrs.frozen
 class Validators:
-    """What tells one version of a file from another: an entity tag and, where known, the time of the last change."""
+    """Validators of a version of a file: an entity tag and, if known, the time of the last change."""
 
     tag: str
     modified_s: float | None = None
 
     @classmethod
     def of_content(cls, data: bytes, modified_s: float | None = None) -> Validators:
-        """Return the validators of content that is at hand."""
+        """Return the validators of content in memory."""
         return cls(f'"{hashlib.sha256(data).hexdigest()[:32]}"', modified_s)
 
     @classmethod
     def of_file(cls, modified_ns: int, size_bytes: int) -> Validators:
-        """Return the validators of a file by the time of its last change and its size."""
+        """Return the validators of a file from its modification time and size."""
         return cls(f'"{modified_ns & (2**64 - 1):x}-{size_bytes:x}"', modified_ns / 1e9)
 
     @property
     def last_modified(self) -> str | None:
-        """The time of the last change as HTTP writes it; None where it is not known or beyond the calendar."""
+        """The time of the last change in HTTP's format; None if it is unknown or out of range."""
         moment = self._moment()
         return format_datetime(moment, usegmt=True) if moment else None
 
     def put_on(self, resp: falcon.asgi.Response) -> None:
-        """Add the validators to an answer."""
+        """Add the validators to a response."""
         resp.set_header("ETag", self.tag)
         if self.last_modified is not None:
             resp.set_header("Last-Modified", self.last_modified)
 
     def same_as(self, req: falcon.asgi.Request) -> bool:
-        """Say whether the client has this version already, by If-None-Match or else If-Modified-Since."""
+        """Return whether the client already has this version, by If-None-Match or else If-Modified-Since."""
         tags = req.get_header("If-None-Match")
         if tags is not None:
             known = [tag.removeprefix("W/") for tag in _TAG.findall(tags)]
@@ -56,7 +56,7 @@ class Validators:
         return since is not None and moment is not None and moment <= since
 
     def allow_range(self, req: falcon.asgi.Request) -> bool:
-        """Say whether a part may be sent: If-Range is absent, or names just this version."""
+        """Return whether a part may be sent: If-Range is absent or names this version."""
         wanted = req.get_header("If-Range")
         return wanted is None or wanted.strip() in (self.tag, self.last_modified)
 
@@ -79,7 +79,7 @@ def _http_date(text: str | None) -> datetime | None:
 
 @attrs.frozen
 class Span:
-    """The first and the last byte of a part of a file."""
+    """First and last byte of a part of a file."""
 
     first: int
     last: int
@@ -91,7 +91,7 @@ class Span:
 
 
 def requested_span(req: falcon.asgi.Request, size: int, validators: Validators) -> Span | Literal["whole", "none"]:
-    """Return the part that is asked for, "whole" for all of it, "none" where no part of the file is meant (416).
+    """Return the requested part, "whole" for the whole file, "none" for a range outside the file (416).
 
     Only GET has ranges. Units other than bytes are ignored, and so are several ranges at once: the whole file answers
     those, too.
@@ -109,7 +109,7 @@ def requested_span(req: falcon.asgi.Request, size: int, validators: Validators) 
 
 
 def _span(text: str, size: int) -> Span | None:
-    """Return one range of a Range header; None if it is none, or beyond the end."""
+    """Return one range of a Range header; None if it is invalid or beyond the end."""
     match = _RANGE.fullmatch(text)
     if match is None or not (match[1] or match[2]) or size == 0:
         return None
@@ -121,7 +121,7 @@ def _span(text: str, size: int) -> Span | None:
 
 
 def answer_not_modified(req: falcon.asgi.Request, resp: falcon.asgi.Response, validators: Validators) -> bool:
-    """Put validators on an answer; make it a 304 and return True where the client has this version already."""
+    """Add validators to a response; make it a 304 and return True if the client already has this version."""
     validators.put_on(resp)
     if not validators.same_as(req):
         return False
@@ -130,6 +130,6 @@ def answer_not_modified(req: falcon.asgi.Request, resp: falcon.asgi.Response, va
 
 
 def answer_bytes(req: falcon.asgi.Request, resp: falcon.asgi.Response, data: bytes, **about: Any) -> None:
-    """Answer with content that is at hand, or say that the client has it already."""
+    """Respond with content in memory, or with 304 if the client already has it."""
     if not answer_not_modified(req, resp, Validators.of_content(data, **about)):
         resp.data = data

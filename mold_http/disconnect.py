@@ -1,7 +1,7 @@
-"""PluginNotifier clients that leave while their request is being worked on.
+"""Detects clients that disconnect during their request.
 
-ASGI says so only to who asks for the next message after the body, and Falcon asks only for its own event streams. The
-wrapper here asks, for handlers that want to know.
+ASGI reports a disconnect only to a receive() after the body, and Falcon calls it only for its own event streams. The
+wrapper here calls it for handlers that need to know.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 _KEY = "mold.presence"
 
-# Set in the scope of a request of a version that Falcon would fail at; a guard refuses it.
+# Set in the scope of a request with an HTTP version that Falcon cannot handle; a guard refuses it.
 ODD_VERSION = "mold.odd_version"
 
 # Set in the scope of a request with the method by whose name Falcon routes upgrades; no middleware would see it.
@@ -40,11 +40,11 @@ _FALCONS_OWN = "WEBSOCKET"
 
 
 class ClientDisconnected(Exception):
-    """The client left; nobody waits for the answer."""
+    """The client has disconnected before the response."""
 
 
 class Presence:
-    """Whether the client of one request is still there. Watching begins when somebody asks, after the body was read."""
+    """Whether the client of a request is still connected. Watching starts on demand, after the body was read."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
@@ -53,14 +53,14 @@ class Presence:
         self._task: asyncio.Task[None] | None = None
 
     async def next_message(self) -> Message:
-        """Return the next message of the client, for who reads the body."""
+        """Return the next message of the client, for the reader of the body."""
         if self._task is None:
             return await self._receive()
         await self._left.wait()
         return {"type": "http.disconnect"}
 
     def watch(self, then: Callable[[], object] | None = None) -> asyncio.Event:
-        """Return the event that is set when the client leaves; `then` is called as well."""
+        """Return the event that is set when the client disconnects; `then` is called too."""
         if then is not None:
             self._then.append(then)
         if self._task is None:
@@ -68,7 +68,7 @@ class Presence:
         return self._left
 
     async def close(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -109,7 +109,7 @@ def presence_of(scope: Message) -> Presence:
 
 
 async def while_connected(scope: Message, work: Awaitable[T]) -> T:
-    """Return what `work` gives. Raises Gone when the client leaves first; `work` is cancelled then."""
+    """Return the result of `work`. Raises ClientDisconnected, and cancels `work`, if the client disconnects first."""
     task = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(presence_of(scope).watch().wait())
     try:

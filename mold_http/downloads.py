@@ -1,4 +1,4 @@
-"""Pulls as a queue of downloads: what each has fetched, and a feed of what happens to all of them."""
+"""Download jobs as a queue: the progress of each, and a feed of the events of all."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _STATUS = {"queued": "queued", "running": "active", "done": "completed", "failed
 
 @attrs.frozen(kw_only=True)
 class DownloadState:
-    """A pull, as a list of downloads shows it."""
+    """A download in the list of downloads."""
 
     id: str = wire_field("Its id, which is that of its job.")
     model: str = wire_field("Full name of the model.")
@@ -38,7 +38,7 @@ class DownloadState:
 
 
 class _Followed:
-    """A pull job, what its events came to so far, and how far they were told."""
+    """A download job, its progress so far, and the last event that was reported."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -49,7 +49,7 @@ class _Followed:
 
 
 class Downloads:
-    """Follows pull jobs, and tells what happens to any of them to every open feed."""
+    """Follows download jobs and reports their events to every open feed."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -58,7 +58,7 @@ class Downloads:
         self._feeds: list[QueueFeed[dict[str, Any]]] = []
 
     def follow(self, job: Job) -> None:
-        """Follow a job from now on; one that is followed already stays as it is."""
+        """Follow a job from now on, unless it is already followed."""
         with self._lock:
             if job.id in self._followed:
                 return
@@ -68,19 +68,19 @@ class Downloads:
         self._look(followed)
 
     def states(self) -> list[DownloadState]:
-        """Return every download that is kept, oldest first."""
+        """Return every kept download, oldest first."""
         with self._lock:
             return [followed.state for followed in self._followed.values()]
 
     def open(self, feeds: Feeds) -> QueueFeed[dict[str, Any]]:
-        """Return a feed of all that happens from now on."""
+        """Return a feed of all events from now on."""
         feed: QueueFeed[dict[str, Any]] = QueueFeed(feeds)
         with self._lock:
             self._feeds.append(feed)
         return feed
 
     def close(self, feed: QueueFeed[dict[str, Any]]) -> None:
-        """Tell a feed no more."""
+        """Remove a feed."""
         with self._lock:
             self._feeds.remove(feed)
 
@@ -91,7 +91,7 @@ class Downloads:
             feed.put(event)
 
     def _look(self, followed: _Followed) -> None:
-        """Read the job's new events and tell what they mean."""
+        """Read the new events of a job and report them."""
         with self._lock:
             job = followed.job
             events, finished = job.events_so_far(followed.next)
@@ -116,7 +116,7 @@ class Downloads:
 
 
 def _apply(followed: _Followed, event: ProgressEvent) -> dict[str, Any] | None:
-    """Count an event of a pull, and return what a feed says of it."""
+    """Apply an event of a download, and return the event for feeds."""
     state, id_ = followed.state, followed.job.id
     if isinstance(event, DownloadProgress):
         first = state.files_total == 0
@@ -167,7 +167,7 @@ def _ms(moment_s: float | None) -> int | None:
 
 
 class DownloadSource(Source):
-    """The events ``download`` of all pulls from now on."""
+    """The ``download`` events of all downloads from now on."""
 
     def __init__(self, downloads: Downloads, feeds: Feeds) -> None:
         self._queue = downloads.open(feeds)
@@ -175,9 +175,9 @@ class DownloadSource(Source):
         super().__init__(self._queue)
 
     async def read(self) -> list[bytes]:
-        """Return what happened since the last call."""
+        """Return the events since the last call."""
         return [frame("download", event) for event in self._queue.take()]
 
     def close(self) -> None:
-        """Listen no longer."""
+        """Remove the feed."""
         self._downloads.close(self._queue)

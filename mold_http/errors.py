@@ -1,13 +1,13 @@
-"""What the server refuses, each as a class of its own, and how every error becomes an answer.
+"""The errors of the server, and the responses for all errors.
 
     MoldError
-    ├── UnauthorizedError     UNAUTHORIZED           401   no key, or none that is known
-    ├── ForbiddenError        FORBIDDEN              403   another site's page, or what is only allowed here
+    ├── UnauthorizedError     UNAUTHORIZED           401   no key, or an unknown one
+    ├── ForbiddenError        FORBIDDEN              403   a cross-origin request, or one for local clients only
     ├── NotFoundError         NOT_FOUND              404   no such path, job or download
     ├── NoSuchMethodError     METHOD_NOT_ALLOWED     405   with Allow
-    ├── ConflictError         CONFLICT               409   what is asked for does not fit the state of things
+    ├── ConflictError         CONFLICT               409   the request conflicts with the current state
     ├── TooLargeError         BODY_TOO_LARGE         413
-    ├── MediaTypeError        UNSUPPORTED_MEDIA_TYPE 415   the body is not what its route reads
+    ├── MediaTypeError        UNSUPPORTED_MEDIA_TYPE 415   the route does not accept the type of the body
     └── RateLimitedError      RATE_LIMITED           429   with Retry-After
 
 All other errors are those of `mold_core.errors`. The body is always ``{"error": words, "code": CODE}``.
@@ -52,7 +52,7 @@ log = logging.getLogger("mold.http")
 
 
 class _Refusal(MoldError):
-    """An error that may bring headers."""
+    """An error that may have headers."""
 
     def __init__(self, message: str, *parts: object, headers: Mapping[str, str] | None = None, **about: Any) -> None:
         super().__init__(message, *parts, **about)
@@ -60,35 +60,35 @@ class _Refusal(MoldError):
 
 
 class UnauthorizedError(_Refusal):
-    """A request without a key that is known."""
+    """A request without a known key."""
 
     code = "UNAUTHORIZED"
     http_status = 401
 
 
 class ForbiddenError(_Refusal):
-    """A request that this server does not take from where it comes."""
+    """A request that this client may not send."""
 
     code = "FORBIDDEN"
     http_status = 403
 
 
 class NotFoundError(_Refusal):
-    """A path, job or download that is not there."""
+    """A path, job or download that does not exist."""
 
     code = "NOT_FOUND"
     http_status = 404
 
 
 class NoSuchMethodError(_Refusal):
-    """A method that its path does not have."""
+    """A method that the path does not support."""
 
     code = "METHOD_NOT_ALLOWED"
     http_status = 405
 
 
 class ConflictError(_Refusal):
-    """A request that does not fit the state of what it is about."""
+    """A request that conflicts with the current state."""
 
     code = "CONFLICT"
     http_status = 409
@@ -102,41 +102,41 @@ class TooLargeError(_Refusal):
 
 
 class MediaTypeError(_Refusal):
-    """A body of a type that its route does not read."""
+    """A body of a type that the route does not accept."""
 
     code = "UNSUPPORTED_MEDIA_TYPE"
     http_status = 415
 
 
 class RateLimitedError(_Refusal):
-    """A client that asks more often than it may."""
+    """A client that exceeds its rate limit."""
 
     code = "RATE_LIMITED"
     http_status = 429
 
 
 def headers_of(error: MoldError) -> dict[str, str]:
-    """Return the headers that come with an error."""
+    """Return the headers of an error."""
     if error.http_status == 503:
         return {"Retry-After": "1"}
     return error.headers if isinstance(error, _Refusal) else {}
 
 
 def log_failure(what: str, error: MoldError, **extra: object) -> None:
-    """Write to the log that something failed; with the traceback, unless the message says all there is to know."""
+    """Log a failure; with the traceback, unless the message is sufficient."""
     known = isinstance(error, DownloadError | InsufficientMemoryError | InsufficientStorageError | QueueFullError)
     log.error("%s failed: %s", what, error, exc_info=None if known else error.__cause__ or error, extra=extra)
 
 
 def add_error_handlers(app: falcon.asgi.App[Any, Any]) -> None:
-    """Let the app answer every error with the envelope."""
-    app.add_error_handler(Exception, _answer_unexpected)
-    app.add_error_handler(falcon.HTTPError, _answer_http_error)
-    app.add_error_handler(MoldError, _answer_mold_error)
-    app.add_error_handler(ClientDisconnected, _answer_nobody)
+    """Let the app respond to every error with the envelope."""
+    app.add_error_handler(Exception, _respond_unexpected)
+    app.add_error_handler(falcon.HTTPError, _respond_http_error)
+    app.add_error_handler(MoldError, _respond_mold_error)
+    app.add_error_handler(ClientDisconnected, _respond_disconnected)
 
 
-async def _answer_mold_error(
+async def _respond_mold_error(
     req: falcon.asgi.Request, resp: falcon.asgi.Response, error: MoldError, params: dict[str, Any]
 ) -> None:
     if error.http_status >= 500 and not isinstance(error, CancelledError):
@@ -150,32 +150,32 @@ async def _answer_mold_error(
     resp.set_headers({**headers_of(error), **(more(error) if more else {})})
 
 
-async def _answer_http_error(
+async def _respond_http_error(
     req: falcon.asgi.Request, resp: falcon.asgi.Response, error: falcon.HTTPError, params: dict[str, Any]
 ) -> None:
-    await _answer_mold_error(req, resp, _translated(req, error), params)
+    await _respond_mold_error(req, resp, _translated(req, error), params)
 
 
 def _translated(req: falcon.asgi.Request, error: falcon.HTTPError) -> MoldError:
-    """Return what Falcon refused as an error of mold."""
+    """Return an error of Falcon as an error of mold."""
     if isinstance(error, falcon.HTTPMethodNotAllowed):
         headers = {name: value for name, value in dict(error.headers or {}).items() if name.lower() == "allow"}
         return NoSuchMethodError(f"this path has no {req.method}", headers=headers)
     if isinstance(error, falcon.HTTPNotFound):
-        return NotFoundError("there is nothing at this path", hint="/api/docs shows what there is")
+        return NotFoundError("there is nothing at this path", hint="/api/docs lists all paths")
     return MalformedError(error.description or error.title or "the request cannot be read")
 
 
-async def _answer_nobody(
+async def _respond_disconnected(
     req: falcon.asgi.Request, resp: falcon.asgi.Response, error: ClientDisconnected, params: dict[str, Any]
 ) -> None:
     resp.status = 499
 
 
-async def _answer_unexpected(
+async def _respond_unexpected(
     req: falcon.asgi.Request, resp: falcon.asgi.Response, error: Exception, params: dict[str, Any]
 ) -> None:
     request_id = resp.get_header("X-Request-ID")
-    unexpected = MoldError(f"something went wrong here; the log has it under {request_id}")
+    unexpected = MoldError(f"unexpected error; the log has details under {request_id}")
     unexpected.__cause__ = error
-    await _answer_mold_error(req, resp, unexpected, params)
+    await _respond_mold_error(req, resp, unexpected, params)

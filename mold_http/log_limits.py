@@ -1,4 +1,4 @@
-"""Equal log lines: a few a minute say as much as a million, and leave the disk alone."""
+"""Limits equal log lines to a few a minute, so that they cannot fill the disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LINES = 10
 _PERIOD_S = 60.0
 _REMEMBERED = 1000
 
-# One line for each request is what this logger is for.
+# This logger writes one line for each request.
 _UNLIMITED = "mold.access"
 
 
@@ -26,7 +26,7 @@ class _Seen:
 
 
 class EqualLines(logging.Filter):
-    """Lets so many equal lines through in a period, and says in the last that more are left out."""
+    """Passes a limited number of equal lines per period; the last one says that more are omitted."""
 
     def __init__(
         self, lines: int = _LINES, period_s: float = _PERIOD_S, clock: Callable[[], float] = time.monotonic
@@ -38,7 +38,7 @@ class EqualLines(logging.Filter):
         self._seen: OrderedDict[tuple[str, str], _Seen] = OrderedDict()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Say whether to write a line. Handlers call it under their lock."""
+        """Return whether to write a line. Handlers call it under their lock."""
         if record.name == _UNLIMITED:
             return True
         text = record.getMessage()

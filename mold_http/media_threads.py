@@ -1,4 +1,4 @@
-"""Threads for requests that bring or ask for media: none of them may hold up the routes that need no decoding."""
+"""Threads for requests with media, so that they cannot delay routes that decode nothing."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ __all__ = ["MediaThreads", "carries_media"]
 T = TypeVar("T")
 
 _MOST = 8
-# All that is decoded for a request, and the wait for a thread and a decoder before it.
+# Time limit for all decoding of a request, including the wait for a thread and a decoder.
 _MOST_SECONDS = 9.0
 
 
 class MediaThreads:
-    """Runs functions that decode media. A decoder that works for a client who leaves is killed."""
+    """Runs functions that decode media. A decoder is killed when its client disconnects."""
 
     def __init__(self, seconds: float = _MOST_SECONDS) -> None:
         self._seconds = seconds
         self._threads = ThreadPoolExecutor(_MOST, thread_name_prefix="mold-media")
 
     def warm(self) -> None:
-        """Start a decoder beside everything else."""
+        """Start a decoder in the background."""
         self._threads.submit(warm_decoder)
 
     async def run(self, req: falcon.asgi.Request, function: Callable[..., T], *arguments: Any, **options: Any) -> T:
-        """Return what a function gives. Raises CancelledError when the client leaves before its file is decoded."""
+        """Return the result of a function. Raises CancelledError if the client disconnects before it is decoded."""
         cancellation = Cancellation(self._seconds)
         presence_of(req.scope).watch(cancellation.cancel)
 
@@ -45,13 +45,13 @@ class MediaThreads:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def close(self) -> None:
-        """Kill the decoders; what waits for a thread is not begun."""
+        """Kill the decoders, and start no more work."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         close_decoders()
 
 
 def carries_media(value: object) -> bool:
-    """Return whether a request has the bytes of a file in it, however deep."""
+    """Return whether a request contains the bytes of a file at any depth."""
     if isinstance(value, tuple):
         return any(map(carries_media, value))
     kind: Any = type(value)

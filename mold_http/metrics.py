@@ -1,4 +1,4 @@
-"""What is counted, in the format that Prometheus reads."""
+"""Metrics of the server in Prometheus' format."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ __all__ = ["CONTENT_TYPE", "Metrics"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-# Seconds; images take from one to a few hundred.
+# Seconds; images take between one and a few hundred.
 _LONG_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000)
 
-# What requests outside the table of routes, or with methods outside HTTP, are counted under: they are anybody's.
+# Label for requests outside the table of routes or with unknown methods; clients choose these strings.
 _NO_ROUTE = "none"
 _NO_METHOD = "other"
 
 
 class Metrics:
-    """The metrics of one server, in a registry of their own."""
+    """The metrics of one server, in a separate registry."""
 
     def __init__(self, engine: Engine) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # it says when, which nobody asks
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # creation times are not needed
         self._engine = engine
         registry = self._registry = CollectorRegistry(auto_describe=True)
 
@@ -42,7 +42,7 @@ class Metrics:
         self._request_s = Histogram(
             "mold_http_request_duration_seconds", "Time to an answer.", ["method", "path"], registry=registry
         )
-        # PERF: what is found by its labels costs more than what is counted.
+        # PERF: looking up labels costs more than counting.
         self._answers: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._begun = counter("mold_queue", "Jobs that a worker or the pull lane began.")
         self._generation_s = durations("mold_generation_duration_seconds", "Time of jobs that were done.", "model")
@@ -64,7 +64,7 @@ class Metrics:
         engine.observers.add(self.observe)
 
     def answered(self, method: str, template: str | None, status: int, elapsed_s: float) -> None:
-        """Count an answer by its method, the template of its route and its status."""
+        """Count a response by its method, the template of its route and its status."""
         key = method if method in HTTP_METHODS else _NO_METHOD, template or _NO_ROUTE, status
         found = self._answers.get(key)
         if found is None:
@@ -74,13 +74,13 @@ class Metrics:
         found[1].observe(elapsed_s)
 
     def observe(self, measure: MetricSample) -> None:
-        """Count what the engine measured; see `mold_core.engine.metrics`."""
+        """Count a sample of the engine; see `mold_core.engine.metrics`."""
         labels, value = measure.labels, measure.value
         match measure.name:
             case "queue_wait_s":
                 self._wait_s.labels(labels["kind"]).observe(value)
                 self._begun.inc()
-            case "batch_pictures":
+            case "batch_images":
                 self._batch.observe(value)
             case "stage_s":
                 self._stage_s.labels(labels["stage"]).observe(value)
@@ -99,12 +99,12 @@ class Metrics:
         return generate_latest(self._registry)
 
     def close(self) -> None:
-        """Count no longer."""
+        """Stop counting."""
         self._engine.observers.remove(self.observe)
 
 
 class _EngineState:
-    """What the engine holds, asked for when somebody looks."""
+    """State of the engine, read when metrics are requested."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

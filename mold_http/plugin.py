@@ -1,4 +1,4 @@
-"""What mold finds: the command `mold serve`."""
+"""The plugin that adds the command `mold serve`."""
 
 from __future__ import annotations
 

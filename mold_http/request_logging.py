@@ -1,4 +1,4 @@
-"""Request ids and logs: every answer carries an id, and every line of the log the id it belongs to."""
+"""Request ids and logs: every response and every log line carries the id of its request."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ access = logging.getLogger("mold.access")
 _HARMLESS_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _REQUEST_ID: ContextVar[str | None] = ContextVar("mold_request_id", default=None)
 
-# What every log record has; all else was given as `extra` and is written out.
+# Attributes of every log record; all others come from `extra` and are written.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
     "message",
     "asctime",
@@ -35,20 +35,20 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
 
 
 def current_request_id() -> str | None:
-    """Return the id of the request that this task works on."""
+    """Return the id of the request of this task."""
     return _REQUEST_ID.get()
 
 
 class Observer:
-    """The outermost middleware: gives each request its id, and counts and logs how it was answered."""
+    """The outermost middleware: gives each request an id, and counts and logs its response."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
     async def process_request(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """Choose the id: the client's where it is harmless, else a new one."""
+        """Choose the id: the client's if it is safe, else a new one."""
         given = req.get_header("X-Request-ID")
-        # NOTE: a line break in a header would drop the connection; what is not plainly harmless is not echoed.
+        # NOTE: a line break in a header would drop the connection; only plainly safe ids are echoed.
         request_id = given if given and _HARMLESS_ID.fullmatch(given) else str(uuid.uuid4())
         _REQUEST_ID.set(request_id)
         resp.set_header("X-Request-ID", request_id)
@@ -57,7 +57,7 @@ class Observer:
     async def process_response(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response, resource: object, succeeded: bool
     ) -> None:
-        """Count the answer, by the template of its route, and log it."""
+        """Count the response, by the template of its route, and log it."""
         elapsed_s = time.perf_counter() - req.context.began
         self._metrics.answered(req.method, req.uri_template, resp.status_code, elapsed_s)
         if access.isEnabledFor(logging.INFO):
@@ -78,7 +78,7 @@ class _RequestIdFilter(logging.Filter):
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, the request and job it is about, and other extras."""
+    """One JSON object a line: time, level, logger, message, its request and job, and other extras."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as a line of JSON."""
@@ -106,7 +106,7 @@ class _TextLines(LogLines):
 
 
 def configure_logs(level: str, format: LogFormat) -> None:
-    """Send the logs of this process to standard error, as text for people or as JSON for machines."""
+    """Send the logs of this process to standard error, as text or JSON."""
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(_RequestIdFilter())
     handler.addFilter(EqualLines())

@@ -1,4 +1,4 @@
-"""How answers are written: wire objects as JSON."""
+"""Writes responses: wire objects as JSON."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from mold_http.accept import JSON
 
 __all__ = ["JSON", "answer_json", "dumps", "json_of"]
 
-# PERF: most fields hold one of these, and looking costs less than asking `json_of`; subclasses are asked for.
+# PERF: most fields have one of these types, and a lookup costs less than `json_of`, which handles subclasses.
 _PLAIN = frozenset((str, int, float, bool, type(None)))
 
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False, ensure_ascii=False).encode
 
 
 def json_of(value: Any) -> Any:
-    """Return a value as JSON types: bytes as base64, and no optional field that holds None.
+    """Return a value as JSON types: bytes as base64, without optional fields that are None.
 
-    A field without a default is always there, null if it must be; the schema of the class says the same.
+    A field without a default is always present, if necessary as null, as in the schema of the class.
     """
     if isinstance(value, str | int | float | bool | None):
         return value
@@ -50,12 +50,12 @@ def _fields(cls: Any) -> tuple[tuple[str, bool], ...]:
 
 def dumps(value: Any) -> bytes:
     """Return JSON types as UTF-8 text."""
-    # NOTE: a lone surrogate, which JSON may carry in, has no UTF-8; it goes out escaped as it came.
+    # NOTE: a lone surrogate, which JSON may contain, has no UTF-8; it is escaped.
     return _encode(value).encode("utf-8", "backslashreplace")
 
 
 def answer_json(resp: falcon.asgi.Response, value: Any, status: int = 200) -> None:
-    """Make the answer a wire object, or JSON types, as JSON."""
+    """Respond with a wire object, or JSON types, as JSON."""
     resp.status = status
     resp.content_type = JSON
     resp.data = dumps(json_of(value))

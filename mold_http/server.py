@@ -1,4 +1,4 @@
-"""Runs the app on uvicorn, and ends it: on SIGTERM, Ctrl-C or when asked over HTTP."""
+"""Runs the app on uvicorn until SIGTERM, Ctrl-C or a shutdown request."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ __all__ = ["serve", "warnings_for"]
 
 log = logging.getLogger("mold.http")
 
-# A connection is kept so long for the next request; clients keep theirs for about a minute, too.
+# Keep-alive time; clients use about a minute too.
 _KEEP_ALIVE_S = 75
 
-# Connections that may wait for being accepted.
+# Connections that may wait to be accepted.
 _WAITING = 1024
 
-# Before the grace time is over, clients that still wait are told so.
+# Waiting clients are notified before the grace time ends.
 _FAREWELL_S = 1.0
 
 

@@ -15,7 +15,7 @@ log = logging.getLogger("mold.engine")
 MEASURES: dict[str, tuple[tuple[str, ...], str]] = {
     "queue_wait_s": (("kind",), "A job left the queue after so long."),
     "batch_jobs": (("kind",), "So many jobs were taken together."),
-    "batch_pictures": (("model",), "So many images were computed together."),
+    "batch_images": (("model",), "So many images were computed together."),
     "stage_s": (("stage",), "A stage of the work took so long; its name is the stage's first word, in small letters."),
     "model_load_s": (("model", "device"), "A model was loaded."),
     "job_s": (("kind", "model"), "A job ran for so long and is done."),

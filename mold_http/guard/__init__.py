@@ -1,1 +1,1 @@
-"""Everything that refuses a request before it reaches a handler: host and origin, key, rate, size, time."""
+"""Checks that refuse a request before it reaches a handler: host and origin, key, rate, size, time."""

@@ -1,4 +1,4 @@
-"""Bodies: read up to a limit, of the right type, and turned into wire objects."""
+"""Reads bodies up to a limit, checks their type, and converts them to wire objects."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ T = TypeVar("T")
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 
-# Bodies beyond this are parsed in a thread, so that others need not wait for it.
+# Larger bodies are parsed in a thread, so that other requests do not wait.
 _LARGE_BYTES = 64 * 1024
 _PARSERS = 2
 
-# Bodies that are being read or parsed, all together.
+# Limit for all bodies that are being read or parsed.
 _ALL_BODIES_BYTES = 16 * MAX_BODY_BYTES
 
 
 def refuse_odd_heads(req: falcon.asgi.Request) -> None:
-    """Raise MalformedError for a request of another version of HTTP, and for one that says its length twice.
+    """Raise MalformedError for another version of HTTP, and for a repeated length.
 
     What stands between us and the client may read such a request differently, and take its body for another request.
     """
@@ -44,14 +44,14 @@ def refuse_odd_heads(req: falcon.asgi.Request) -> None:
 
 
 class Budget:
-    """What all bodies together may hold in memory until they are parsed."""
+    """The memory that all bodies may use together until they are parsed."""
 
     def __init__(self, most: int) -> None:
         self._left = most
 
     @contextmanager
     def share(self) -> Iterator[Callable[[int], None]]:
-        """Give a function that takes bytes of the budget, raising QueueFullError; they are given back at the end."""
+        """Yield a function that reserves bytes of the budget or raises QueueFullError; they are released at the end."""
         taken = 0
 
         def take(size: int) -> None:
@@ -74,7 +74,7 @@ def _budget() -> Budget:
 
 @asynccontextmanager
 async def body_of(req: falcon.asgi.Request) -> AsyncIterator[AsyncIterator[bytes]]:
-    """Give the body as it arrives; what is made of it within the `with` may hold all of it.
+    """Yield the body as it arrives; its budget is reserved until the `with` block ends.
 
     Raises MediaTypeError for one that is compressed, TooLargeError as soon as it is known to be over the limit, and
     QueueFullError where others hold too much.
@@ -109,7 +109,7 @@ def _refuse_encoded(req: falcon.asgi.Request) -> None:
 
 
 async def read_json(req: falcon.asgi.Request, cls: type[T], *, optional: bool = False) -> T:
-    """Return the wire object in a JSON body; an `optional` body that is empty counts as an empty object.
+    """Return the wire object in a JSON body; an empty `optional` body is an empty object.
 
     Raises MediaTypeError, TooLargeError, MalformedError or a ValidationError that names every problem with its path.
     """
@@ -138,7 +138,7 @@ def _structured(cls: type[T], text: JsonText) -> T:
 
 @cache
 def _parsers() -> ThreadPoolExecutor:
-    """Threads for large bodies alone: the pool that all routes share stays free, and few are parsed at a time."""
+    """Threads for large bodies only: the shared pool stays free, and few bodies are parsed at a time."""
     return ThreadPoolExecutor(_PARSERS, thread_name_prefix="mold-bodies")
 
 
@@ -153,10 +153,10 @@ def _plain(content_type: str | None) -> str:
 
 def too_large() -> TooLargeError:
     """Return the error for a body over the limit."""
-    # The rest of the body is not read: the connection ends with the answer.
+    # The rest of the body is not read: the connection is closed after the response.
     return TooLargeError(f"the body may hold {MAX_BODY_BYTES:,} bytes", headers={"Connection": "close"})
 
 
 def query_of(req: falcon.asgi.Request) -> dict[str, Any]:
-    """Return the parameters of the query string; of one that is repeated the last counts."""
+    """Return the parameters of the query string; the last of a repeated one counts."""
     return {name: value[-1] if isinstance(value, list) else value for name, value in req.params.items()}

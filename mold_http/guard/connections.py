@@ -1,4 +1,4 @@
-"""Connections: as many as there are descriptors for; where there is no room, the longest without progress is closed.
+"""Limits connections by descriptors; at the limit, the one longest without progress is closed.
 
 A server without descriptors can neither accept a connection nor open a file, and asyncio says so in the log as fast as
 it can. So some are kept back for files, pipes, and connections that are accepted before others have given way. Where
@@ -19,7 +19,7 @@ __all__ = ["ACCEPTED_AT_ONCE", "Connection", "Connections", "raise_descriptor_li
 
 log = logging.getLogger("mold.http")
 
-# asyncio accepts so many before any of them can make another give way.
+# asyncio accepts this many before any of them can cause another to be closed.
 ACCEPTED_AT_ONCE = 32
 
 _JUST_ACCEPTED = 3 * ACCEPTED_AT_ONCE
@@ -31,7 +31,7 @@ _SPARE_AT_LEAST = 6 * ACCEPTED_AT_ONCE
 
 
 def raise_descriptor_limit() -> int | None:
-    """Let this process have as many descriptors as the system allows; return how many, None where there is no limit."""
+    """Raise the descriptor limit to the maximum of the system; return it, or None if there is no limit."""
     try:
         import resource
     except ImportError:  # Windows has no such limit
@@ -48,17 +48,17 @@ def raise_descriptor_limit() -> int | None:
 
 
 class Connection(Protocol):
-    """What `Connections` needs to know of one."""
+    """The interface of a connection that `Connections` uses."""
 
     def progressed_at(self) -> float:
         """Return when something was last sent or received, by the clock of the loop."""
 
     def give_way(self) -> None:
-        """Close at once."""
+        """Close immediately."""
 
 
 class Connections:
-    """The open connections of a server that may have so many descriptors."""
+    """The open connections of a server with a limit of descriptors."""
 
     def __init__(self, descriptors: int | None, most: int = _MOST_CONNECTIONS) -> None:
         self._most = most if descriptors is None else min(most, descriptors - _spare(descriptors))
@@ -70,7 +70,7 @@ class Connections:
         return len(self._open)
 
     def add(self, connection: Connection, descriptor: int) -> None:
-        """Take a new connection; where there is no room, close those longest without progress."""
+        """Add a connection; at the limit, close those longest without progress."""
         excess = 2 if descriptor >= self._short_from else len(self._open) + 1 - self._most
         for _ in range(min(excess, len(self._open))):
             log.warning("there is no room for another connection: the one longest without progress is closed")
@@ -80,19 +80,19 @@ class Connections:
         self._open[connection] = None
 
     def _slowest(self) -> Connection:
-        # PERF: many come at a time, so the order of some of the slowest is remembered, for as long as it holds.
+        # PERF: many arrive at once, so the order of some of the slowest is cached while it is valid.
         while self._slow:
             progressed_at, connection = self._slow.pop()
             if connection in self._open and connection.progressed_at() <= progressed_at:
                 return connection
-        # NOTE: what has just been accepted had no turn to be read from yet.
+        # NOTE: a connection that has just been accepted could not be read yet.
         older = islice(self._open, max(1, len(self._open) - _JUST_ACCEPTED))
         times = ((connection.progressed_at(), connection) for connection in older)
         self._slow = nsmallest(ACCEPTED_AT_ONCE, times, key=itemgetter(0))[::-1]
         return self._slow.pop()[1]
 
     def discard(self, connection: Connection) -> None:
-        """Forget a connection that is closed."""
+        """Remove a closed connection."""
         self._open.pop(connection, None)
 
 

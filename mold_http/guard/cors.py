@@ -1,4 +1,4 @@
-"""Pages of one other site may use the server, if a setting names it."""
+"""CORS: allows the pages of one other site, if a setting names it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mold_core.errors import SettingsError
 
 __all__ = ["EXPOSED", "Cors"]
 
-# Headers of answers that such a page may read.
+# Response headers that such a page may read.
 EXPOSED = (
     "X-Mold-Seed-Used",
     "X-Request-ID",
@@ -31,7 +31,7 @@ EXPOSED = (
 
 
 class Cors:
-    """Middleware: says to browsers that the site may, and answers their questions beforehand (preflights)."""
+    """Middleware: allows the site, and responds to preflight requests."""
 
     def __init__(self, origin: str) -> None:
         parts = urlsplit(origin)
@@ -44,7 +44,7 @@ class Cors:
         self._origin = origin
 
     async def process_request(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """Mark answers to the site, and answer preflights at once: they carry no key."""
+        """Add CORS headers, and respond to preflights at once: they have no key."""
         resp.append_header("Vary", "Origin")
         if req.get_header("Origin") != self._origin:
             return
@@ -59,6 +59,6 @@ class Cors:
 
 
 def _plain(names: str | None) -> str:
-    """Return the header names that were asked for, if they are nothing but names."""
+    """Return the requested header names, if they are valid names."""
     wanted = [name.strip() for name in (names or "").split(",")]
     return ", ".join(name for name in wanted if name.replace("-", "").isalnum() and name.isascii())[:1000] or "*"

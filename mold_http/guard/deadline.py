@@ -1,4 +1,4 @@
-"""uvicorn's HTTP/1.1 protocol with a deadline for each request, against clients that drip.
+"""uvicorn's HTTP/1.1 protocol with a deadline for each request, against slow clients.
 
 uvicorn waits for ever for the rest of a request. Here a request has `PATIENCE_S` seconds to arrive, and a second more
 for every `SLOWEST` bytes that have come: 64 MiB may take their time, one byte a second may not. Answers, event streams
@@ -21,7 +21,7 @@ __all__ = ["PATIENCE_S", "DeadlineProtocol", "with_limits"]
 
 PATIENCE_S = 15.0
 
-# Bytes a second of the slowest upload that is waited for.
+# The slowest accepted upload, in bytes per second.
 SLOWEST = 16 * 1024
 
 # What a client that was answered early may still send, so that the answer is not lost with a reset: so many seconds,
@@ -34,20 +34,20 @@ _PIECES = 10_000
 _PIECE_BYTES = 64
 
 
-# Event streams say something every ten seconds at least.
+# Event streams send something at least every ten seconds.
 _QUIET_S = 12.0
 
 
 class _Pieces(h11.Connection):
-    """The state of a connection; refuses bodies in crumbs."""
+    """The state of a connection; refuses bodies in tiny pieces."""
 
     def start_next_cycle(self) -> None:
-        """Begin to count again."""
+        """Reset the counters."""
         self._pieces = self._piece_bytes = 0
         super().start_next_cycle()
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
-        """Return the next event. Raises RemoteProtocolError for a body of more and smaller pieces than make sense."""
+        """Return the next event. Raises RemoteProtocolError for a body in too many small pieces."""
         event = super().next_event()
         if type(event) is h11.Data:
             self._pieces += 1
@@ -61,12 +61,12 @@ class _Pieces(h11.Connection):
 
 
 class _Corked:
-    """A transport that sends head and body of an answer at once, and else what is written in one turn of the loop.
+    """A transport that sends head and body of a response at once, and batches other writes of one loop iteration.
 
     `close` does nothing while `stays_open` says so.
     """
 
-    # PERF: a second system call, and a client that is woken twice, cost more than a third of a small answer.
+    # PERF: a second system call and a second wake-up of the client cost more than a third of a small response.
 
     def __init__(
         self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, stays_open: Callable[[], bool]
@@ -81,24 +81,24 @@ class _Corked:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Send at the end of the answer, or later in this turn."""
+        """Send at the end of the response, or later in this loop iteration."""
         if not self._pieces:
             self._loop.call_soon(self.flush)
         self._pieces.append(data)
 
     def close(self) -> None:
-        """Close when all is sent."""
+        """Close when everything is sent."""
         self.flush()
         if not self._stays_open():
             self._transport.close()
 
     def write_eof(self) -> None:
-        """Say that no more comes when all is sent."""
+        """Send EOF when everything is sent."""
         self.flush()
         self._transport.write_eof()
 
     def flush(self) -> None:
-        """Send what was written."""
+        """Send the buffered data."""
         pieces, self._pieces = self._pieces, []
         if pieces and not self._transport.is_closing():
             self._transport.write(b"".join(pieces))
@@ -107,13 +107,13 @@ class _Corked:
 
 
 class DeadlineProtocol(H11Protocol):
-    """One connection. Requests that take too long to arrive, or are no HTTP, end it."""
+    """One connection. Late requests and invalid HTTP close it."""
 
     patience_s = PATIENCE_S
     open_connections = Connections(None)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the clock: a client that connects has something to say."""
+        """Start the deadline of the first request."""
         super().connection_made(_Corked(transport, self.loop, self._is_answered_early))  # type: ignore[arg-type]
         self.conn = _Pieces(h11.SERVER)
         self._received = 0
@@ -123,13 +123,13 @@ class DeadlineProtocol(H11Protocol):
         self.open_connections.add(self, transport.get_extra_info("socket").fileno())
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock."""
+        """Stop the deadline."""
         self.open_connections.discard(self)
         self._stop_clock()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take what came, and start or stop the clock as a request begins or is complete."""
+        """Process data, and start or stop the deadline as a request starts or completes."""
         if self._lingering:
             self._received += len(data)
             if self._received > _LINGER_BYTES:
@@ -145,7 +145,7 @@ class DeadlineProtocol(H11Protocol):
             self._start_clock()
 
     def on_response_complete(self) -> None:
-        """End a connection whose request was answered before it was all here; else wait for the next request."""
+        """Close a connection that responded before its request was complete; else wait for the next request."""
         self.transport.flush()  # type: ignore[attr-defined]  # the client need not wait for what is to do here yet
         if self._is_answered_early():
             self._linger()
@@ -155,7 +155,7 @@ class DeadlineProtocol(H11Protocol):
             self._start_clock()
 
     def resume_writing(self) -> None:
-        """Go on: the client has read."""
+        """Resume: the client has read."""
         self.transport.taken_at = self.loop.time()  # type: ignore[attr-defined]
         super().resume_writing()
 
@@ -174,11 +174,11 @@ class DeadlineProtocol(H11Protocol):
         return taken_at if cycle is None or cycle.response_complete else taken_at + _QUIET_S
 
     def give_way(self) -> None:
-        """Close at once."""
+        """Close immediately."""
         self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP in the same envelope as every error, unless an answer is under way."""
+        """Respond to invalid HTTP with the error envelope, unless a response has started."""
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.transport.abort()
             return
@@ -214,7 +214,7 @@ class DeadlineProtocol(H11Protocol):
             self._clock = None
 
     def _look(self) -> None:
-        """Close the connection if its request is late; else look again when it would be."""
+        """Close the connection if its request is late; else check again at its deadline."""
         self._clock = None
         left_s = self._began + self.patience_s + self._received / SLOWEST - self.loop.time()
         if left_s > 0:
@@ -223,7 +223,7 @@ class DeadlineProtocol(H11Protocol):
             self.transport.abort()
 
     def _linger(self) -> None:
-        """Say that no more will come, and read on for a moment without looking."""
+        """Send EOF, and discard input for a moment."""
         self._stop_clock()
         self._lingering = True
         self.server_state.total_requests += 1

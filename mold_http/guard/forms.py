@@ -1,4 +1,4 @@
-"""Forms (multipart/form-data): read part by part, each within its limit."""
+"""Reads forms (multipart/form-data) part by part, each within its limit."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ __all__ = ["Form", "read_form"]
 
 _FORM = falcon.media.MultipartFormHandler()
 _CHUNK_BYTES = 64 * 1024
-# The text of all fields together; files are limited as the body is.
+# Limit for the text of all fields; files have the limit of the body.
 _MAX_TEXT_BYTES = 1024 * 1024
 
 
 @attrs.frozen
 class Form:
-    """The files of a form, of several with one name the first, and the values of its text fields in order."""
+    """The files of a form (the first of each name), and the values of its text fields in order."""
 
     files: dict[str, bytes]
     texts: dict[str, list[str]]
 
 
 async def read_form(req: falcon.asgi.Request, file_fields: frozenset[str]) -> Form:
-    """Return the form in a body. What comes in a file of a name that is not wanted is read and dropped.
+    """Return the form in a body. Files with other names are discarded.
 
     Raises MediaTypeError, TooLargeError, ValidationError, and what Falcon raises for a form that is none.
     """

@@ -1,4 +1,4 @@
-"""For whom requests are meant and from which pages they come.
+"""Checks the Host and Origin of requests.
 
 A page on the internet can make a browser call a server on localhost, also under a name of its own that it lets point
 to 127.0.0.1. So on the loopback interface the Host header must name this machine, and requests of other sites' pages
@@ -24,7 +24,7 @@ _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def is_loopback(address: str) -> bool:
-    """Say whether an address or a name is this machine's own, reached from itself only."""
+    """Return whether an address or name is a loopback one."""
     if address == "localhost":
         return True
     try:
@@ -36,7 +36,7 @@ def is_loopback(address: str) -> bool:
 
 
 class HostRules:
-    """What Host and Origin may be.
+    """The allowed values of Host and Origin.
 
     `bind` is the address the server listens on, `allowed` names beside it, with or without a port, `cors_origin` a site
     whose pages may use the server.
@@ -54,7 +54,7 @@ class HostRules:
         self._cors_origin = cors_origin
 
     def check(self, req: falcon.asgi.Request) -> None:
-        """Raise ForbiddenError for a request that is meant for another host or comes from another site's page.
+        """Raise ForbiddenError for a request with another host or from another site's page.
 
         Raises MalformedError for an Origin that is none.
         """
@@ -85,5 +85,5 @@ def _site(origin: str) -> str:
 
 
 def _is_plain_health_check(req: falcon.asgi.Request) -> bool:
-    """Say whether this is what HAProxy asks by default: HTTP/1.0 has no Host header. Browsers never ask so."""
+    """Return whether this is HAProxy's default check: HTTP/1.0 without a Host header. Browsers never send that."""
     return req.path == "/health" and req.scope["http_version"] == "1.0" and req.get_header("Host") is None

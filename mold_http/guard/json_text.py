@@ -1,4 +1,4 @@
-"""JSON of a request, bounded while it is read and before a tree is built of it.
+"""JSON of a request, limited while it is read and before it is parsed.
 
 A tree takes far more memory than its text: 60 MB of ``[],`` become 2 GB. So depth, number of values, and the bytes of
 all that is no media are counted as the text arrives. Media, the base64 text of a few fields, is cut out of the text and
@@ -23,9 +23,9 @@ from mold_http.errors import TooLargeError
 __all__ = ["MAX_DEPTH", "MAX_PLAIN_BYTES", "MAX_TOKENS", "JsonText", "media_fields", "parse_json"]
 
 MAX_DEPTH = 64
-# Brackets, commas, colons and strings. A chain of 16 stages with every field has some 1,000.
+# Brackets, commas, colons and strings. A chain of 16 stages with every field has about 1,000.
 MAX_TOKENS = 20_000
-# All that is no media: prompts are the most of it.
+# Everything except media, mostly prompts.
 MAX_PLAIN_BYTES = 4 * 1024 * 1024
 
 _TOKEN = re.compile(rb'["\[\]{},:]')
@@ -34,7 +34,7 @@ _MAX_BACKSLASHES = 4096
 _QUOTE, _COMMA, _COLON, _BRACE = b'",:{'
 _OPENING, _CLOSING = b"[{", b"]}"
 _LINE_BREAKS = b"\r\n"
-# Media is unescaped in pieces, so that it is not in memory several times.
+# Media is unescaped in chunks, to avoid several copies in memory.
 _PIECE_BYTES = 1024 * 1024
 _ESCAPE_BYTES = len(r"\u0000")
 
@@ -52,14 +52,14 @@ def media_fields() -> frozenset[str]:
 
 @attrs.define
 class _Container:
-    """An object or array that is open; `name` is the field that values in it belong to."""
+    """An open object or array; `name` is the field of its values."""
 
     is_object: bool
     name: bytes
 
 
 class JsonText:
-    """The text of one JSON body. `feed` it as it arrives; `parse` it when it is whole."""
+    """The text of one JSON body. `feed` it as it arrives; `parse` it when it is complete."""
 
     def __init__(self, media: frozenset[str]) -> None:
         self._media = frozenset(name.encode() for name in media)
@@ -77,11 +77,11 @@ class JsonText:
         return len(self._text)
 
     def is_blank(self) -> bool:
-        """Say whether nothing but spaces and line breaks came."""
+        """Return whether the text has only spaces and line breaks."""
         return not self._text.strip()
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next piece. Raises TooLargeError or MalformedError as soon as the text is over a limit."""
+        """Add a chunk. Raises TooLargeError or MalformedError as soon as the text exceeds a limit."""
         self._text += chunk
         while self._at < len(self._text):
             if self._string_at is None:
@@ -91,7 +91,7 @@ class JsonText:
         self._check_plain_bytes()
 
     def parse(self) -> Any:
-        """Return the tree, with media in its places as text, and drop the text. Raises ValueError, as json does."""
+        """Return the tree, with media as text, and free the text. Raises ValueError, like json."""
         if self._string_at is not None:
             raise ValueError("a string is not closed")
         mark = secrets.token_hex(8)  # no text that was sent begins with it
@@ -103,7 +103,7 @@ class JsonText:
     # --- scanning ------------------------------------------------------------------------------------------------
 
     def _to_token(self) -> None:
-        """Go to the next token, or to the end of what is here."""
+        """Advance to the next token, or to the end of the available text."""
         found = _TOKEN.search(self._text, self._at)
         if found is None:
             self._at = len(self._text)
@@ -125,7 +125,7 @@ class JsonText:
             self._name_next = False
 
     def _to_quote(self) -> None:
-        """Go to the end of the string, or to the end of what is here."""
+        """Advance to the end of the string, or to the end of the available text."""
         assert self._string_at is not None
         quote = self._text.find(b'"', self._at)
         if quote < 0:
@@ -189,14 +189,14 @@ class JsonText:
 
 
 def parse_json(data: bytes) -> Any:
-    """Return the tree of a text without media. Raises what `JsonText` raises."""
+    """Return the tree of a text without media. Raises the errors of `JsonText`."""
     text = JsonText(frozenset())
     text.feed(data)
     return text.parse()
 
 
 def _text_of(raw: memoryview) -> str:
-    """Return a string of JSON, given without its quotes. Raw line breaks are left out: base64 is written with them."""
+    """Return a string of JSON, given without its quotes. Raw line breaks, as in base64, are removed."""
     with suppress(UnicodeDecodeError):
         text = str(raw, "ascii")
         if "\\" not in text and text.isprintable():
@@ -213,7 +213,7 @@ def _unescaped(piece: bytes) -> str:
 
 
 def _pieces_of(raw: memoryview) -> Iterator[bytes]:
-    """Yield a string in pieces, none of which ends within an escape."""
+    """Yield a string in chunks; none ends within an escape."""
     at = 0
     while at < len(raw):
         piece = raw[at : at + _PIECE_BYTES].tobytes()

@@ -1,4 +1,4 @@
-"""API keys: who may use the server."""
+"""API keys."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from mold_http.guard.rates import Bucket, Rate, network_of
 
 __all__ = ["KeyGuard", "Keys", "read_keys"]
 
-# Wrong keys of one address: so many at once, and so many a minute.
+# Burst and rate per minute of wrong keys from one address.
 _WRONG_KEYS = Rate(30, 60.0, 30)
 
 
 def read_keys(setting: str | None) -> tuple[bytes, ...]:
-    """Return the keys that MOLD_API_KEY names, as clients send them. Raises SettingsError; see `read_api_keys`."""
+    """Return the keys in MOLD_API_KEY, as clients send them. Raises SettingsError; see `read_api_keys`."""
     return tuple(key.encode() for key in read_api_keys(setting))
 
 
 class Keys:
-    """The keys of a server. Without any, everybody is let in."""
+    """The keys of a server. Without keys, every client is allowed."""
 
     def __init__(self, keys: tuple[bytes, ...]) -> None:
         self._keys = keys
 
     @property
     def required(self) -> bool:
-        """Whether a key is asked for."""
+        """Whether a key is required."""
         return bool(self._keys)
 
     def knows(self, given: bytes) -> bool:
-        """Say whether a key is one of ours; how long that takes tells nothing of which one or how far it matched."""
-        # NOTE: bytes, because compare_digest refuses text beyond ASCII; and no early end, which would tell the place.
+        """Return whether a key is valid, in a time that reveals nothing about the keys."""
+        # NOTE: bytes, because compare_digest refuses text beyond ASCII; and no early exit, which reveals the place.
         known = 0
         for key in self._keys:
             known |= hmac.compare_digest(key, given)
@@ -41,7 +41,7 @@ class Keys:
 
 
 class KeyGuard:
-    """Refuses requests without a key that is known. Wrong keys count against a rate of their own, for each address.
+    """Refuses requests without a valid key. Wrong keys have their own rate limit for each address.
 
     A right key is let in whatever else came from its address: many clients may share one, behind a proxy.
     """

@@ -1,4 +1,4 @@
-"""What trusted proxies say of the client: its address, and the scheme, host and path that it called the server by.
+"""Headers of trusted proxies: the address of the client, and the scheme, host and path of its request.
 
 Anybody can send X-Forwarded headers, so they count only where the connection comes from an address that the setting
 `trusted_proxies` names.
@@ -26,7 +26,7 @@ _PREFIX = re.compile(r"(/[A-Za-z0-9._~-]{1,100}){1,10}")
 
 @attrs.frozen
 class Site:
-    """How the client called the server. `prefix` is the path that the server lies below: nothing, or as ``/mold``."""
+    """The address of the server as the client sees it. `prefix` is its path: empty, or such as ``/mold``."""
 
     scheme: str
     host: str
@@ -39,13 +39,13 @@ class Site:
 
 
 def site_of(req: falcon.asgi.Request) -> Site:
-    """Return how the client called the server."""
+    """Return the address of the server as the client sees it."""
     said: Site | None = req.scope.get(_KEY)
     return said or Site(req.scheme, req.netloc)
 
 
 class Proxies:
-    """The proxies that are trusted, by address or network such as ``10.0.0.0/8``. Raises SettingsError."""
+    """The trusted proxies, by address or network such as ``10.0.0.0/8``. Raises SettingsError."""
 
     def __init__(self, trusted: Iterable[str]) -> None:
         self._networks = tuple(map(_network, trusted))
@@ -54,12 +54,12 @@ class Proxies:
         return bool(self._networks)
 
     def trusts(self, address: str) -> bool:
-        """Say whether a connection from an address comes from a trusted proxy."""
+        """Return whether an address is that of a trusted proxy."""
         ip = _ip(address)
         return ip is not None and any(ip in network for network in self._networks)
 
     def read(self, scope: Message) -> Message:
-        """Return the scope of a request as the proxy describes it; as it is where it comes from nobody trusted."""
+        """Return the scope of a request as a trusted proxy describes it, or unchanged."""
         peer, port = scope.get("client") or ("", 0)
         if not self.trusts(peer):
             return scope
@@ -75,7 +75,7 @@ class Proxies:
         return {**scope, "scheme": site.scheme, "client": (client, port if client == peer else 0), _KEY: site}
 
     def _client(self, scope: Message, peer: str) -> str:
-        """Return the last address on the way here that is no trusted proxy; anybody may have said what is before it."""
+        """Return the last address that is not a trusted proxy; addresses before it may be forged."""
         client = peer
         for address in reversed(_values(scope, b"x-forwarded-for")):
             ip = _ip(address)
@@ -88,7 +88,7 @@ class Proxies:
 
 
 def behind(proxies: Proxies, app: App) -> App:
-    """Return `app` with requests described as trusted proxies do."""
+    """Return `app` with the headers of trusted proxies applied."""
 
     async def described(scope: Message, receive: Receive, send: Send) -> None:
         await app(proxies.read(scope) if scope["type"] == "http" else scope, receive, send)
@@ -97,7 +97,7 @@ def behind(proxies: Proxies, app: App) -> App:
 
 
 def _headers(scope: Message) -> dict[str, str]:
-    """Return headers by name; of a list of values the first, which the proxy next to the client wrote."""
+    """Return headers by name; of a list the first value, from the proxy next to the client."""
     found: dict[str, str] = {}
     for name, value in scope["headers"]:
         found.setdefault(name.decode("latin-1"), value.decode("latin-1").partition(",")[0].strip())

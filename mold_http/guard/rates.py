@@ -1,4 +1,4 @@
-"""How often each address may ask: a token bucket for each, kept as one number (GCRA)."""
+"""Rate limits for each address: a token bucket as one number (GCRA)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Bucket", "Rate", "RateLimits", "parse_rate"]
 _PERIODS = {"s": 1, "sec": 1, "second": 1, "m": 60, "min": 60, "minute": 60, "h": 3600, "hr": 3600, "hour": 3600}
 _RATE = re.compile(r"(\d{1,9})\s*/\s*([a-z]+)")
 
-# Addresses whose buckets are remembered; beyond that the one that asked longest ago is forgotten.
+# Maximum number of buckets; beyond that the least recently used one is dropped.
 MAX_ADDRESSES = 10_000
 
 _READ_FACTOR = 10
@@ -26,7 +26,7 @@ _MAX_BURST = 100
 
 @attrs.frozen
 class Rate:
-    """So many requests in a period, and how many at once."""
+    """A number of requests per period, and a burst."""
 
     count: int
     period_s: float
@@ -34,7 +34,7 @@ class Rate:
 
 
 def parse_rate(text: str, burst: int | None) -> Rate:
-    """Return what MOLD_RATE_LIMIT means, such as ``10/min``; bursts of twice the rate, at most 100, by default.
+    """Parse MOLD_RATE_LIMIT, such as ``10/min``; bursts of twice the rate, at most 100, by default.
 
     Raises SettingsError.
     """
@@ -67,7 +67,7 @@ class Bucket:
         return len(self._full_at)
 
     def take(self, address: str, now: float) -> float:
-        """Take a token and return 0, or leave things as they are and return the seconds until there is one."""
+        """Take a token and return 0, or return the seconds until there is one."""
         full_at = max(self._full_at.get(address, now), now)
         wait_s = full_at - now - self._tolerance_s
         if wait_s > 1e-9:
@@ -80,7 +80,7 @@ class Bucket:
 
 
 class RateLimits:
-    """Both tiers: the rate itself for what makes work, ten times as much for what only reads."""
+    """Both tiers: the rate itself for generation, ten times as much for reads."""
 
     def __init__(self, rate: Rate) -> None:
         reads = Rate(
@@ -96,7 +96,7 @@ class RateLimits:
 
 
 def network_of(address: str) -> str:
-    """Return what counts as one client: an IPv4 address, or the half of an IPv6 address that a household is given."""
+    """Return the key of a client: an IPv4 address, or the /64 prefix of an IPv6 address."""
     if ":" not in address:
         return address
     try:

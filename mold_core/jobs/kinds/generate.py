@@ -209,7 +209,7 @@ def _generate(jobs: Sequence[Job], spec: ModelSpec, worker: Worker, context: Run
         run.check()
         if not wanted:
             continue
-        context.measure("batch_pictures", len(wanted), model=spec.name)
+        context.measure("batch_images", len(wanted), model=spec.name)
         run.images = [(shot.job, shot.index) for shot in wanted]
         frames = worker.run(GenerateTask(spec, [shot.request for shot in wanted]), run)
         pairs = [

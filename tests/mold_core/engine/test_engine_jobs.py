@@ -172,7 +172,7 @@ def test_observers_are_told_figures(engine: Engine, family: SketchFamily) -> Non
         {**common, "state": "failed", "code": "INFERENCE_ERROR"},
     ]
     names = {measure.name for measure in measures}
-    assert names == {"queue_wait_s", "batch_jobs", "batch_pictures", "stage_s", "model_load_s", "job_s", "job_finished"}
+    assert names == {"queue_wait_s", "batch_jobs", "batch_images", "stage_s", "model_load_s", "job_s", "job_finished"}
 
 
 def test_a_pull_is_a_job_beside_the_queue(engine: Engine) -> None:
