@@ -24,6 +24,7 @@ import attrs
 import pluggy
 
 from mold_core.deprecated import old_name
+from mold_core.parameters import Parameter
 from mold_core.placement.memory_plan import MemoryPlan, MemoryPolicy
 
 if TYPE_CHECKING:
@@ -34,10 +35,11 @@ if TYPE_CHECKING:
 
     from mold_core.catalog import LocalFiles, ModelSpec
     from mold_core.jobs.job import Job
+    from mold_core.parameters import Parameter
     from mold_core.plugins import Plugins
     from mold_core.settings import AttentionChoice, CompileMode, ExpandWeights, Settings
     from mold_core.weights import TensorSource
-    from mold_core.wire import GenerateRequest, ProgressEvent
+from mold_core.wire import GenerateRequest, ProgressEvent
 
 __all__ = [
     "Capability",
@@ -119,6 +121,8 @@ def mold_job_finished(job: Job) -> None:
 
 Capability = Literal[
     "text-to-image",
+    "control",
+    "image-editing",
     "image-to-image",
     "image-to-video",
     "inpaint",
@@ -143,20 +147,6 @@ class SizeRules:
     min_side: int = 16
     max_side: int | None = None
     recommended: tuple[tuple[int, int], ...] = ()
-
-
-@attrs.frozen(kw_only=True)
-class Parameter:
-    """One field of a request that a family honours, described for people.
-
-    `name` is a field of GenerateRequest. `minimum`, `maximum` narrow the bounds of the wire class; help texts, the JSON
-    schema and forms are made from this.
-    """
-
-    name: str
-    doc: str
-    minimum: float | None = None
-    maximum: float | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -26,6 +26,7 @@ from mold_core.config_file import decoded, parsed
 from mold_core.errors import MoldError, SettingsError, ValidationError
 from mold_core.wire import ChainRequest, ChainStage
 from mold_core.wire.convert import from_json
+from mold_core.wire.fields import is_optional_empty
 
 __all__ = ["SCHEMA", "read_script", "write_script"]
 
@@ -61,6 +62,7 @@ def write_script(request: ChainRequest) -> str:
         for field in attrs.fields(ChainRequest)
         if field.name not in ("stages", "prompt", "total_frames", "clip_frames", "source_image")
         and (value := getattr(request, field.name)) != field.default
+        and not is_optional_empty(field, value)
     }
     blocks = [f'schema = "{SCHEMA}"\n', "[chain]\n" + "".join(_lines(chain))]
     for stage in request.stages:
@@ -126,7 +128,8 @@ def _toml(value: Any) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(map(_toml, value))}]"
     if attrs.has(type(value)):
-        fields = attrs.asdict(value, recurse=False)
-        return "{ " + ", ".join(f"{name} = {_toml(part)}" for name, part in fields.items()) + " }"
+        value = attrs.asdict(value, recurse=False)
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{name} = {_toml(part)}" for name, part in value.items()) + " }"
     # Strings, numbers and truth values are written in TOML as in JSON, but for the one control character JSON leaves.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

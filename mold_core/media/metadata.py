@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import attrs
 
@@ -33,19 +33,15 @@ from mold_core.media.containers import (
     riff_chunks,
     webp_canvas,
 )
-from mold_core.wire.convert import from_text, to_json
-from mold_core.wire.fields import wire_field
+from mold_core.media.output_metadata import OutputMetadata, recorded_fields
+from mold_core.wire.fields import choices_of
 
 __all__ = ["OutputMetadata", "embed_metadata", "png_metadata", "read_metadata"]
-
-_MAX_SEED = 2**64 - 1
-_MAX_COUNT = 2**31 - 1
 
 # Three prompts of 77,000 bytes, each byte written as six (\u0000), stay well below this.
 _MAX_TEXT_BYTES = 4 * 1024 * 1024
 
 _PARAMETERS = b"mold:parameters"
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 _JPEG_APP1 = 0xE1
@@ -67,49 +63,6 @@ _XMP_PACKET = (
 # XMP writers may turn a simple element into an attribute. Two patterns find both forms without an XML parser, which
 # would have to be kept from entity bombs first.
 _XMP_PARAMETERS = re.compile('<mold:parameters>([^<]*)</mold:parameters>|mold:parameters="([^"]*)"')
-
-
-@attrs.frozen(kw_only=True)
-class OutputMetadata:
-    """What a result was made from, enough to make it again. A field that is None was not used and is not written.
-
-    Lone surrogates, which no file can hold as UTF-8, become U+FFFD when the object is made. Every other character,
-    NUL and line breaks included, comes back from a file as it went in.
-    """
-
-    prompt: str = wire_field("What the image shows.")
-    negative_prompt: str | None = wire_field("What it must not show.", default=None)
-    original_prompt: str | None = wire_field("The prompt before it was expanded.", default=None)
-    model: str = wire_field("Full name of the model.")
-    seed: int = wire_field("Seed of the noise.", minimum=0, maximum=_MAX_SEED)
-    steps: int = wire_field("Denoising steps.", minimum=0, maximum=_MAX_COUNT)
-    guidance: float = wire_field("How strictly the prompt was followed.")
-    width: int = wire_field("Width in pixels.", minimum=0, maximum=_MAX_COUNT)
-    height: int = wire_field("Height in pixels.", minimum=0, maximum=_MAX_COUNT)
-    strength: float | None = wire_field("How far it moved away from a source image.", default=None)
-    scheduler: str | None = wire_field("Sampler, if it was chosen.", default=None)
-    lora: str | None = wire_field("File name of the adapter.", default=None)
-    lora_scale: float | None = wire_field("Strength of the adapter.", default=None)
-    frames: int | None = wire_field("Frames of a video.", default=None, minimum=0, maximum=_MAX_COUNT)
-    fps: int | None = wire_field("Frames per second.", default=None, minimum=0, maximum=_MAX_COUNT)
-    upscaler: str | None = wire_field("Full name of the upscaler that enlarged it afterwards.", default=None)
-    version: str = wire_field("Version of mold that made it.")
-
-    def __attrs_post_init__(self) -> None:
-        for attribute in attrs.fields(type(self)):
-            value = getattr(self, attribute.name)
-            if isinstance(value, str):
-                object.__setattr__(self, attribute.name, _SURROGATE.sub("\ufffd", value))
-
-    def to_json(self) -> str:
-        """Return the fields that are set as one line of JSON, safe to put into XML once that is escaped."""
-        text = json.dumps(to_json(self), ensure_ascii=False, allow_nan=False)
-        return re.sub("[\ufffe\uffff]", lambda match: f"\\u{ord(match[0]):04x}", text)
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> OutputMetadata:
-        """Return the metadata that JSON text describes; unknown keys are ignored. Raises ValidationError."""
-        return from_text(cls, text)
 
 
 def embed_metadata(image: bytes, metadata: OutputMetadata) -> bytes:
@@ -161,24 +114,37 @@ def _texts(file: BinaryIO) -> Iterator[str]:
 
 # --- PNG ---------------------------------------------------------------------------------------------------------
 
-_PNG_INTERNATIONAL = ("prompt", "model", "negative_prompt", "original_prompt", "upscaler", "version")
-_PNG_PLAIN = ("seed", "steps", "guidance", "width", "height", "strength", "scheduler", "frames", "fps")
-
 
 def _embed_in_png(image: bytes, metadata: OutputMetadata) -> bytes:
     after_header = len(PNG_SIGNATURE) + 8 + 13 + 4
     return b"".join([image[:after_header], png_metadata(metadata), image[after_header:]])
 
 
+# Of a PNG the JSON object alone says which LoRA was applied.
+_NOT_IN_PNG = ("lora", "lora_scale")
+_WORDS = frozenset(field.name for field in recorded_fields() if choices_of(field))
+
+
 def png_metadata(metadata: OutputMetadata) -> bytes:
     """Return the chunks that carry `metadata` in a PNG; they stand anywhere between its first and its last chunk."""
-    values = {name: value for name, value in attrs.asdict(metadata).items() if value is not None}
+    values = {name: value for name, value in _readable(metadata).items() if name not in _NOT_IN_PNG}
+    texts = [name for name, value in values.items() if isinstance(value, str) and name not in _WORDS]
     chunks = [
-        *(_png_text(name, values[name]) for name in _PNG_INTERNATIONAL if name in values),
+        *(_png_text(name, values[name]) for name in texts),
         _png_text("parameters", metadata.to_json()),
-        *(_png_latin(name, str(values[name])) for name in _PNG_PLAIN if name in values),
+        *(_png_latin(name, str(value)) for name, value in values.items() if name not in texts),
     ]
     return b"".join(chunks)
+
+
+def _readable(metadata: OutputMetadata) -> dict[str, Any]:
+    """Return the fields that are set, as texts and numbers for people."""
+    values = attrs.asdict(metadata)
+    return {
+        name: json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
+        for name, value in values.items()
+        if value is not None
+    }
 
 
 def _png_text(name: str, text: str) -> bytes:
@@ -299,10 +265,8 @@ def _texts_of_gif(file: BinaryIO) -> Iterator[str]:
 
 def _xmp(metadata: OutputMetadata) -> bytes:
     # The parameters come first and quotes are escaped, so that no prompt can pass for them.
-    values = {"parameters": metadata.to_json(), **attrs.asdict(metadata)}
-    elements = (
-        f"<mold:{name}>{_xml(str(value))}</mold:{name}>\n" for name, value in values.items() if value is not None
-    )
+    values = {"parameters": metadata.to_json(), **_readable(metadata)}
+    elements = (f"<mold:{name}>{_xml(str(value))}</mold:{name}>\n" for name, value in values.items())
     return _XMP_PACKET.format("".join(elements)).encode()
 
 

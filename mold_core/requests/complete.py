@@ -12,23 +12,14 @@ import attrs
 from mold_core.catalog import LoraFolder, ModelSpec
 from mold_core.errors import ValidationError
 from mold_core.home import mold_home
-from mold_core.hookspecs import Capability, ModelFamily, SizeRules
+from mold_core.hookspecs import ModelFamily, SizeRules
 from mold_core.media.decoder import check_image, probe_video
-from mold_core.requests.formats import VIDEO_FIELDS, with_format
+from mold_core.parameters import complete_options
+from mold_core.requests.formats import with_format
 from mold_core.wire import GenerateRequest
-from mold_core.wire.fields import Bounds, bound_problem
+from mold_core.wire.fields import Bounds, bound_problem, traits_of
 
 __all__ = ["adjust_size", "complete"]
-
-# Fields that only some families honour, and what a family must be able to do for them.
-_NEEDS: dict[str, Capability] = {
-    "source_image": "image-to-image",
-    "mask_image": "inpaint",
-    "lora": "lora",
-    "loras": "lora",
-    "scheduler": "scheduler",
-    **dict.fromkeys(VIDEO_FIELDS, "text-to-video"),
-}
 
 # Seeds drawn for people are short enough to be read out; any up to 2^64-1 may be asked for.
 _RANDOM_SEED_BITS = 32
@@ -50,16 +41,15 @@ def complete(
     LoRAs are named by their files afterwards, all of them in `loras`; names are looked up in the folder that is
     given, else in that of MOLD_HOME. Raises ValidationError for what the family cannot honour.
     """
-    _refuse_unsupported(request, spec, family)  # before a family puts its own values in place of those asked for
-    warnings: list[str] = []
+    # The request is checked before a family puts its own values in place of those asked for, and again afterwards.
+    warnings = _refuse_unsupported(request, spec, family)
+    request = attrs.evolve(request, options=complete_options(request.options, family.parameters, spec.name))
     if hasattr(family, "fitted"):
         wanted, request = request, family.fitted(spec, request)
         _refuse_unsupported(request, spec, family)
         if wanted.steps is not None and request.steps != wanted.steps:
             warnings.append(f"{spec.name} always takes {request.steps} steps; {wanted.steps} is ignored")
     width, height = _size(request, spec, family, warnings.append)
-    if request.negative_prompt and "negative-prompt" not in family.capabilities:
-        warnings.append(f"{family.title} has no negative prompt; it is ignored")
     defaults = spec.defaults
     completed = attrs.evolve(
         with_format(request, spec, family),
@@ -144,21 +134,37 @@ def _in_shape_of(
     return request.width or width, request.height or height
 
 
-def _refuse_unsupported(request: GenerateRequest, spec: ModelSpec, family: ModelFamily) -> None:
-    for name, needed in _NEEDS.items():
-        if getattr(request, name) is None or needed in family.capabilities:
+def _refuse_unsupported(request: GenerateRequest, spec: ModelSpec, family: ModelFamily) -> list[str]:
+    """Raise ValidationError for a field that the family cannot honour; return warnings of those that it ignores."""
+    ignored = []
+    for attribute in attrs.fields(GenerateRequest):
+        name, traits = attribute.name, traits_of(attribute)
+        if not traits.needs or not _is_set(getattr(request, name)) or family.capabilities.intersection(traits.needs):
             continue
-        if name == "source_image" and "image-to-video" in family.capabilities:
+        if traits.optional:
+            ignored.append(f"{family.title} has no {name.replace('_', ' ')}; it is ignored")
             continue
         able = ", ".join(sorted(family.capabilities))
         raise ValidationError(
-            f"{name} needs a model that can do {needed}; {spec.name} can do {able}",
+            f"{name} needs a model that can do {traits.needs[0]}; {spec.name} can do {able}",
             field=name,
             hint="leave it out or name another model",
         )
     if request.mask_image is not None and request.source_image is None:
         raise ValidationError("mask_image needs a source_image to repaint", field="mask_image")
+    _refuse_out_of_bounds(request, spec, family)
+    return ignored
+
+
+def _is_set(value: object) -> bool:
+    """Say whether a field asks for anything: an empty text or list asks for nothing."""
+    return value is not None and value not in ("", ())
+
+
+def _refuse_out_of_bounds(request: GenerateRequest, spec: ModelSpec, family: ModelFamily) -> None:
     for parameter in family.parameters:
+        if parameter.type is not None:  # one of the family's own, which complete_options checks
+            continue
         bounds = Bounds(minimum=parameter.minimum, maximum=parameter.maximum)
         problem = bound_problem(bounds, getattr(request, parameter.name, None))
         if problem:

@@ -10,21 +10,7 @@ from mold_core.hookspecs import ModelFamily
 from mold_core.wire import GenerateRequest
 from mold_core.wire.generate import OutputFormat
 
-__all__ = ["VIDEO_FIELDS", "with_format"]
-
-# Fields that only a video has.
-VIDEO_FIELDS = (
-    "frames",
-    "fps",
-    "enable_audio",
-    "keyframes",
-    "audio_file",
-    "source_video",
-    "retake_range",
-    "pipeline",
-    "spatial_upscale",
-    "temporal_upscale",
-)
+__all__ = ["possible_formats", "with_format"]
 
 _IMAGES: tuple[OutputFormat, ...] = ("png", "jpeg", "webp")
 _VIDEOS: tuple[OutputFormat, ...] = ("mp4", "gif", "apng", "webp")
@@ -33,10 +19,15 @@ _DEFAULT_FRAMES = 25
 _DEFAULT_FPS = 24
 
 
+def possible_formats(family: ModelFamily) -> tuple[OutputFormat, ...]:
+    """Return the file formats that results of a family can have, the default first."""
+    return _VIDEOS if "text-to-video" in family.capabilities else _IMAGES
+
+
 def with_format(request: GenerateRequest, spec: ModelSpec, family: ModelFamily) -> GenerateRequest:
     """Return the request with its file format and, for a video, frames, rate and sound. Raises ValidationError."""
     makes_videos = "text-to-video" in family.capabilities
-    possible = _VIDEOS if makes_videos else _IMAGES
+    possible = possible_formats(family)
     format = request.output_format or possible[0]
     if format not in possible:
         raise ValidationError(

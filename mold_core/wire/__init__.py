@@ -29,6 +29,7 @@ from mold_core.wire.events import (
 )
 from mold_core.wire.expand import ExpandRequest, ExpandResponse
 from mold_core.wire.generate import OUTPUT_FORMATS, GenerateRequest, GenerateResponse, ImageData, LoraWeight
+from mold_core.wire.parameters import ParameterInfo
 from mold_core.wire.placement import AdvancedPlacement, DevicePlacement, DeviceRef
 from mold_core.wire.pull import PullRequest, PullResponse
 from mold_core.wire.upscale import UpscaleRequest, UpscaleResponse
@@ -60,6 +61,7 @@ __all__ = [
     "Info",
     "Keyframe",
     "LoraWeight",
+    "ParameterInfo",
     "Preview",
     "ProgressEvent",
     "PullComplete",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import attrs
 
@@ -85,8 +85,13 @@ class ChainRequest:
     strength: float = wire_field("How far the first clip keeps to its source_image.", default=1.0, minimum=0, maximum=1)
     output_format: Literal["mp4", "gif", "apng", "webp"] = wire_field("File format of the video.", default="mp4")
     enable_audio: bool | None = wire_field("Whether there is sound; default: where the format has any.", default=None)
-    loras: tuple[LoraWeight, ...] | None = wire_field("Adapters.", default=None, min_length=1)
+    loras: tuple[LoraWeight, ...] | None = wire_field("LoRAs.", default=None, min_length=1)
     embed_metadata: bool | None = wire_field("Write the request into the file.", default=None)
+    options: dict[str, Any] = wire_field(
+        "Values of the parameters that the model's family has of its own, by name.",
+        default=attrs.Factory(dict),
+        hash=False,
+    )
     placement: DevicePlacement | None = wire_field(
         "Devices of the model's parts; default: what was set for the model, or mold's choice.", default=None
     )

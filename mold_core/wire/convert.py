@@ -23,10 +23,12 @@ from mold_core.errors import MalformedError, ValidationError
 from mold_core.wire.base64_text import decode_base64
 from mold_core.wire.fields import bound_problem, bounds_of, shorten
 
-__all__ = ["check", "from_json", "from_text", "to_json"]
+__all__ = ["check", "from_json", "from_text", "scalar", "to_json"]
 
 T = TypeVar("T")
 Hook = Callable[[Any, Any], Any]
+
+_EMPTY: Any = attrs.Factory(dict)
 
 
 def from_text(cls: type[T], text: str | bytes, *, strict_keys: bool = False) -> T:
@@ -53,7 +55,7 @@ def from_json(cls: type[T], data: object, *, strict_keys: bool = False) -> T:
 
 
 def to_json(value: object) -> Any:
-    """Return `value` as JSON types: bytes become base64 text, and fields that hold None are left out."""
+    """Return `value` as JSON types: bytes become base64 text; fields that hold None or an optional {} are left out."""
     return _converter(False).unstructure(value)
 
 
@@ -124,6 +126,11 @@ _SCALARS: dict[type, Callable[[object], Any]] = {
 }
 
 
+def scalar(type_: type, value: object) -> Any:
+    """Return a JSON value as a bool, int, float or str. Raises ValueError that says what it must be."""
+    return _SCALARS[type_](value)
+
+
 # --- the converter -----------------------------------------------------------------------------------------------
 
 
@@ -138,9 +145,14 @@ def _converter(strict_keys: bool) -> cattrs.Converter:
     converter.register_structure_hook_factory(attrs.has, _class_factory)
     converter.register_unstructure_hook(bytes, lambda data: base64.b64encode(data).decode("ascii"))
     converter.register_unstructure_hook_factory(
-        attrs.has, lambda cls, conv: _dropping_none(make_dict_unstructure_fn(cls, conv))
+        attrs.has, lambda cls, conv: _dropping_none(make_dict_unstructure_fn(cls, conv, **_left_out_empty(cls)))
     )
     return converter
+
+
+def _left_out_empty(cls: type) -> dict[str, Any]:
+    """Return overrides that leave out fields which default to an empty object while they are empty."""
+    return {field.name: override(omit_if_default=True) for field in attrs.fields(cls) if field.default == _EMPTY}
 
 
 def _is_literal(type_: Any) -> bool:
@@ -302,6 +314,8 @@ def _mismatch(declared: Any, held: object) -> str | None:
         return f"must be a tuple, not {shorten(held)}"
     if attrs.has(declared):
         return f"must be a {declared.__name__}, not {shorten(held)}"
+    if get_origin(declared) is dict:
+        return None if isinstance(held, dict) else f"must be a dict, not {shorten(held)}"
     if declared is bytes:
         return None if isinstance(held, bytes) else f"must be bytes, not {shorten(held)}"
     if declared is int and isinstance(held, float):  # JSON blurs 83.0 and 83, Python does not

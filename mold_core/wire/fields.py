@@ -1,20 +1,35 @@
-"""Field declarations of wire classes: type, default, bounds and words for people, kept in one place.
+"""Field declarations of wire classes: all that is known of a field stands in its declaration.
 
-The same declaration checks JSON from the network, checks objects made in Python, and becomes JSON Schema and help text.
+The same declaration checks JSON from the network, checks objects made in Python, becomes JSON Schema and help text, and
+decides which models take the field, whether metadata records it and which control a form shows.
 """
 
 from __future__ import annotations
 
 import reprlib
 from math import isfinite
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import attrs
 
-__all__ = ["Bounds", "bound_problem", "bounds_of", "doc_of", "shorten", "wire_field"]
+__all__ = [
+    "Bounds",
+    "FieldTraits",
+    "bound_problem",
+    "bounds_of",
+    "choices_of",
+    "doc_of",
+    "is_optional_empty",
+    "shorten",
+    "traits_of",
+    "wire_field",
+]
 
 _BOUNDS = "mold_bounds"
 _DOC = "mold_doc"
+_TRAITS = "mold_traits"
+_NO_ENTRIES: Any = attrs.Factory(dict)
 
 
 @attrs.frozen(kw_only=True)
@@ -29,9 +44,77 @@ class Bounds:
     not_blank: bool = False
 
 
-def wire_field(doc: str, *, default: Any = attrs.NOTHING, **bounds: Any) -> Any:
-    """Declare an attribute of a wire class. `doc` is one sentence a person reads in help and schema."""
-    return attrs.field(default=default, metadata={_DOC: doc, _BOUNDS: Bounds(**bounds)})
+@attrs.frozen(kw_only=True)
+class FieldTraits:
+    """What a field of a request is to models, metadata, chains and forms.
+
+    `needs`: capabilities, one of which a family must have to take the field; empty means every family takes it.
+    `optional`: a family without the capability ignores the field with a warning instead of refusing it. `recorded`:
+    metadata of results keeps the field under its own name, and `--from` takes it up. `of_model`: the value suits one
+    model, so `--from` leaves it out when another model is named. `clip_only`: a chain of clips cannot have it. `title`:
+    its label in forms. `placed`: forms have a place of their own for it outside the list of settings.
+    """
+
+    needs: tuple[str, ...] = ()
+    optional: bool = False
+    recorded: bool = False
+    of_model: bool = False
+    clip_only: bool = False
+    title: str | None = None
+    placed: bool = False
+
+
+def wire_field(
+    doc: str,
+    *,
+    default: Any = attrs.NOTHING,
+    needs: str | tuple[str, ...] = (),
+    optional: bool = False,
+    recorded: bool = False,
+    of_model: bool = False,
+    clip_only: bool = False,
+    title: str | None = None,
+    placed: bool = False,
+    hash: bool | None = None,
+    **bounds: Any,
+) -> Any:
+    """Declare an attribute of a wire class. `doc` is one sentence a person reads in help and schema.
+
+    `FieldTraits` describes `needs` to `placed`, `Bounds` what `bounds` may name. A field that holds a dict takes
+    `hash=False`, so that its object can be hashed.
+    """
+    traits = FieldTraits(
+        needs=(needs,) if isinstance(needs, str) else needs,
+        optional=optional,
+        recorded=recorded,
+        of_model=of_model,
+        clip_only=clip_only,
+        title=title,
+        placed=placed,
+    )
+    metadata = {_DOC: doc, _BOUNDS: Bounds(**bounds), _TRAITS: traits}
+    return attrs.field(default=default, metadata=metadata, hash=hash)
+
+
+def traits_of(attribute: attrs.Attribute[Any]) -> FieldTraits:
+    """Return the traits an attribute was declared with."""
+    return attribute.metadata.get(_TRAITS) or FieldTraits()
+
+
+def choices_of(attribute: attrs.Attribute[Any]) -> tuple[str, ...]:
+    """Return the words a field may hold, by its type or else its bounds; empty where any value is allowed.
+
+    The class that has the attribute must be one whose types are resolved (`attrs.resolve_types`).
+    """
+    declared = attribute.type
+    options = get_args(declared) if get_origin(declared) in (Union, UnionType) else (declared,)
+    literal = next((option for option in options if get_origin(option) is Literal), None)
+    return get_args(literal) if literal is not None else bounds_of(attribute).choices or ()
+
+
+def is_optional_empty(attribute: attrs.Attribute[Any], value: object) -> bool:
+    """Say whether a field that defaults to an empty object holds one: JSON leaves it out then."""
+    return value == {} and attribute.default == _NO_ENTRIES
 
 
 def bounds_of(attribute: attrs.Attribute[Any]) -> Bounds:

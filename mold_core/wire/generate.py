@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 
@@ -37,61 +37,185 @@ class GenerateRequest:
     the family can make), and that completed request is what the metadata of the result records.
     """
 
-    prompt: str = wire_field("What the image shows.", not_blank=True, max_length=MAX_PROMPT_BYTES)
-    model: str | None = wire_field("Model name, with or without its tag.", default=None, not_blank=True, max_length=200)
-    negative_prompt: str | None = wire_field("What the image must not show.", default=None, max_length=MAX_PROMPT_BYTES)
-    width: int | None = wire_field("Width in pixels.", default=None, minimum=1, maximum=16_384)
-    height: int | None = wire_field("Height in pixels.", default=None, minimum=1, maximum=16_384)
-    steps: int | None = wire_field("Denoising steps.", default=None, minimum=1, maximum=100)
-    guidance: float | None = wire_field("How strictly the prompt is followed.", default=None, minimum=0, maximum=100)
+    prompt: str = wire_field(
+        "What the image shows.", recorded=True, placed=True, not_blank=True, max_length=MAX_PROMPT_BYTES
+    )
+    model: str | None = wire_field(
+        "Model name, with or without its tag.",
+        default=None,
+        recorded=True,
+        placed=True,
+        not_blank=True,
+        max_length=200,
+    )
+    negative_prompt: str | None = wire_field(
+        "What the image must not show.",
+        default=None,
+        needs="negative-prompt",
+        optional=True,
+        recorded=True,
+        of_model=True,
+        clip_only=True,
+        title="Negative prompt",
+        max_length=MAX_PROMPT_BYTES,
+    )
+    width: int | None = wire_field(
+        "Width in pixels.", default=None, recorded=True, of_model=True, placed=True, minimum=1, maximum=16_384
+    )
+    height: int | None = wire_field(
+        "Height in pixels.", default=None, recorded=True, of_model=True, placed=True, minimum=1, maximum=16_384
+    )
+    steps: int | None = wire_field(
+        "Denoising steps.", default=None, recorded=True, of_model=True, title="Steps", minimum=1, maximum=100
+    )
+    guidance: float | None = wire_field(
+        "How strictly the prompt is followed.",
+        default=None,
+        recorded=True,
+        of_model=True,
+        title="Guidance",
+        minimum=0,
+        maximum=100,
+    )
     seed: int | None = wire_field(
-        "Seed of the noise; random when absent, always reported.", default=None, minimum=0, maximum=MAX_SEED
+        "Seed of the noise; random when absent, always reported.",
+        default=None,
+        recorded=True,
+        placed=True,
+        minimum=0,
+        maximum=MAX_SEED,
     )
-    batch_size: int = wire_field("Images to make; their seeds count up from seed.", default=1, minimum=1, maximum=1000)
+    batch_size: int = wire_field(
+        "Number of images; their seeds count up from seed.", default=1, placed=True, minimum=1, maximum=1000
+    )
     output_format: OutputFormat | None = wire_field(
-        "File format of the result; default: png for images, mp4 for videos.", default=None
+        "File format of the result; default: png for images, mp4 for videos.", default=None, placed=True
     )
-    embed_metadata: bool | None = wire_field("Write the request into the file.", default=None)
-    scheduler: Literal["ddim", "euler-ancestral", "uni-pc"] | None = wire_field("Sampler of SD models.", default=None)
-    source_image: bytes | None = wire_field("PNG or JPEG to start from.", default=None, min_length=1)
-    strength: float = wire_field("How far to move away from source_image.", default=0.75, minimum=0, maximum=1)
-    mask_image: bytes | None = wire_field("White is repainted, black is kept.", default=None, min_length=1)
-    lora: LoraWeight | None = wire_field("One adapter.", default=None)
-    loras: tuple[LoraWeight, ...] | None = wire_field("Several adapters.", default=None, min_length=1)
-    frames: int | None = wire_field("Frames of a video.", default=None, minimum=1, maximum=257)
-    fps: int | None = wire_field("Frames per second of a video.", default=None, minimum=1, maximum=120)
-    enable_audio: bool | None = wire_field("Whether a video has sound; default: where mp4 has any.", default=None)
+    embed_metadata: bool | None = wire_field("Write the request into the file.", default=None, placed=True)
+    scheduler: Literal["ddim", "euler-ancestral", "uni-pc"] | None = wire_field(
+        "Sampler of SD models.", default=None, needs="scheduler", recorded=True, of_model=True, title="Sampler"
+    )
+    source_image: bytes | None = wire_field(
+        "PNG or JPEG to start from.",
+        default=None,
+        needs=("image-to-image", "image-to-video"),
+        placed=True,
+        min_length=1,
+    )
+    strength: float = wire_field(
+        "How far to move away from source_image.", default=0.75, recorded=True, title="Strength", minimum=0, maximum=1
+    )
+    mask_image: bytes | None = wire_field(
+        "White is repainted, black is kept.", default=None, needs="inpaint", placed=True, min_length=1
+    )
+    control_image: bytes | None = wire_field(
+        "PNG or JPEG that controls the composition.", default=None, needs="control", clip_only=True, min_length=1
+    )
+    control_model: str | None = wire_field(
+        "Model that reads control_image.", default=None, needs="control", clip_only=True, max_length=1000
+    )
+    edit_images: tuple[bytes, ...] | None = wire_field(
+        "Images to edit or to combine.", default=None, needs="image-editing", clip_only=True
+    )
+    lora: LoraWeight | None = wire_field("One LoRA.", default=None, needs="lora", of_model=True, title="LoRA")
+    loras: tuple[LoraWeight, ...] | None = wire_field(
+        "Several LoRAs.", default=None, needs="lora", of_model=True, title="LoRA", min_length=1
+    )
+    frames: int | None = wire_field(
+        "Number of frames of a video.",
+        default=None,
+        needs="text-to-video",
+        recorded=True,
+        of_model=True,
+        title="Frames",
+        minimum=1,
+        maximum=257,
+    )
+    fps: int | None = wire_field(
+        "Frames per second of a video.",
+        default=None,
+        needs="text-to-video",
+        recorded=True,
+        of_model=True,
+        title="Frames per second",
+        minimum=1,
+        maximum=120,
+    )
+    enable_audio: bool | None = wire_field(
+        "Whether a video has sound; default: where mp4 has any.", default=None, needs="text-to-video", title="Sound"
+    )
     gif_preview: bool = wire_field("Add a small GIF to a video.", default=False)
     keyframes: tuple[Keyframe, ...] | None = wire_field(
-        "Images that a video shows at given frames.", default=None, min_length=1
+        "Images that a video shows at given frames.",
+        default=None,
+        needs="text-to-video",
+        clip_only=True,
+        title="Keyframes",
+        min_length=1,
     )
     audio_file: bytes | None = wire_field(
-        "Sound that a video is made for.", default=None, min_length=1, max_length=MAX_FILE_BYTES
-    )
-    source_video: bytes | None = wire_field(
-        "MP4 that a video begins with, or of which retake_range is made again.",
+        "Audio to generate a video for.",
         default=None,
+        needs="text-to-video",
+        clip_only=True,
+        title="Audio",
         min_length=1,
         max_length=MAX_FILE_BYTES,
     )
-    retake_range: TimeRange | None = wire_field("Stretch of source_video to make again.", default=None)
-    pipeline: VideoPipeline | None = wire_field("How a video is made; default: by what is given.", default=None)
+    source_video: bytes | None = wire_field(
+        "MP4 to continue from, or to regenerate within retake_range.",
+        default=None,
+        needs="text-to-video",
+        clip_only=True,
+        title="Source video",
+        min_length=1,
+        max_length=MAX_FILE_BYTES,
+    )
+    retake_range: TimeRange | None = wire_field(
+        "Part of source_video to regenerate.", default=None, needs="text-to-video", clip_only=True, title="Retake"
+    )
+    pipeline: VideoPipeline | None = wire_field(
+        "Pipeline that generates a video; default: the one that the other fields call for.",
+        default=None,
+        needs="text-to-video",
+        clip_only=True,
+        title="Pipeline",
+    )
     spatial_upscale: Literal["x1-5", "x2"] | None = wire_field(
-        "How much smaller a video is made first, and then enlarged to its width and height.", default=None
+        "Generate a video at 1/x of the size, then upsample the latents.",
+        default=None,
+        needs="text-to-video",
+        clip_only=True,
+        title="Spatial upscale",
     )
     temporal_upscale: Literal["x2"] | None = wire_field(
-        "Make every second frame of a video, and then those between.", default=None
+        "Generate every second frame of a video, then upsample the latents in time.",
+        default=None,
+        needs="text-to-video",
+        clip_only=True,
+        title="Temporal upscale",
     )
-    expand: bool | None = wire_field("Let a language model write the prompt out first.", default=None)
+    expand: bool | None = wire_field("Expand the prompt with a language model first.", default=None, placed=True)
     original_prompt: str | None = wire_field(
-        "The prompt before it was expanded; kept in the metadata.", default=None, max_length=MAX_PROMPT_BYTES
+        "The prompt before it was expanded; kept in the metadata.",
+        default=None,
+        recorded=True,
+        placed=True,
+        max_length=MAX_PROMPT_BYTES,
     )
-    preview: bool = wire_field("Send small previews of the image while it is made.", default=False)
+    preview: bool = wire_field("Send small previews of the image during generation.", default=False, placed=True)
     upscale_model: str | None = wire_field(
-        "Upscaler to run on the result.", default=None, not_blank=True, max_length=200
+        "Upscaler to run on the result.", default=None, of_model=True, not_blank=True, max_length=200
     )
     placement: DevicePlacement | None = wire_field(
-        "Devices of the model's parts; default: what was set for the model, or mold's choice.", default=None
+        "Devices of the model's components; default: what was set for the model, or mold's choice.", default=None
+    )
+    options: dict[str, Any] = wire_field(
+        "Values of the parameters that the model's family has of its own, by name.",
+        default=attrs.Factory(dict),
+        recorded=True,
+        of_model=True,
+        hash=False,
     )
 
 

@@ -11,7 +11,7 @@ import attrs
 
 from mold_core.wire.fields import bounds_of, doc_of
 
-__all__ = ["class_schema", "classes_within", "type_schema"]
+__all__ = ["class_schema", "classes_within", "field_schema", "type_schema"]
 
 Schema = dict[str, Any]
 
@@ -30,29 +30,36 @@ REFERENCE = "#/components/schemas/"
 def class_schema(cls: type) -> Schema:
     """Return the schema of an attrs class (JSON Schema 2020-12); classes it is made of are referred to by name."""
     fields = attrs.fields(attrs.resolve_types(cls))
-    described = {field.name: _field_schema(field) for field in fields}
+    described = {field.name: field_schema(field) for field in fields}
     schema: Schema = {"type": "object", "description": inspect.cleandoc(cls.__doc__ or ""), "properties": described}
     required = [field.name for field in fields if field.default is attrs.NOTHING]
     return {**schema, "required": required} if required else schema
 
 
-def type_schema(type_: Any) -> Schema:
-    """Return the schema of any type a field may have: scalars, literals, tuples, mappings, unions, attrs classes."""
+def type_schema(type_: Any, *, inline: bool = False) -> Schema:
+    """Return the schema of any type a field may have: scalars, literals, tuples, mappings, unions, attrs classes.
+
+    With `inline` it stands alone: the classes are written out where others refer to them, and null is no value.
+    """
     origin, inner = get_origin(type_), get_args(type_)
     if type_ is Any:
         return {}
     if type_ in _SCALARS:
         return dict(_SCALARS[type_])
+    if attrs.has(type_) and inline:
+        return _inline_class(type_)
     if attrs.has(type_):
         return {"$ref": f"{REFERENCE}{type_.__name__}"}
     if origin is Literal:
         return {"type": "string", "enum": list(inner)}
     if origin in (tuple, list):
-        return {"type": "array", "items": type_schema(inner[0])}
+        return {"type": "array", "items": type_schema(inner[0], inline=inline)}
     if origin in (dict, Mapping):
-        return {"type": "object", "additionalProperties": type_schema(inner[1])}
+        return {"type": "object", "additionalProperties": type_schema(inner[1], inline=inline)}
     if origin in (Union, UnionType):
-        return _any_of([type_schema(option) for option in inner])
+        options = [option for option in inner if not (inline and option is NoneType)]
+        schemas = [type_schema(option, inline=inline) for option in options]
+        return schemas[0] if len(schemas) == 1 else _any_of(schemas)
     raise TypeError(f"no JSON Schema is known for {type_!r}")
 
 
@@ -75,8 +82,15 @@ def _any_of(options: list[Schema]) -> Schema:
     return {"anyOf": options}
 
 
-def _field_schema(field: attrs.Attribute[Any]) -> Schema:
-    schema = _bounded(type_schema(field.type), field)
+def _inline_class(cls: type) -> Schema:
+    schema = class_schema(cls)
+    fields = attrs.fields(attrs.resolve_types(cls))
+    return {**schema, "properties": {field.name: field_schema(field, inline=True) for field in fields}}
+
+
+def field_schema(field: attrs.Attribute[Any], *, inline: bool = False) -> Schema:
+    """Return the schema of a field of a class whose types are resolved; `inline` as for `type_schema`."""
+    schema = _bounded(type_schema(field.type, inline=inline), field)
     if doc_of(field):
         schema["description"] = doc_of(field)
     if isinstance(field.default, str | int | float | bool):

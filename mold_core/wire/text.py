@@ -11,6 +11,8 @@ from typing import Any
 
 import attrs
 
+from mold_core.wire.fields import is_optional_empty
+
 __all__ = ["text_pieces", "to_text"]
 
 
@@ -33,8 +35,12 @@ def _without_media(value: Any, mark: str, media: list[bytes]) -> Any:
         media.append(value)
         return f"{mark}{len(media) - 1}"
     if attrs.has(type(value)):
-        held = {field.name: getattr(value, field.name) for field in attrs.fields(type(value))}
-        return {name: _without_media(item, mark, media) for name, item in held.items() if item is not None}
+        held = {field: getattr(value, field.name) for field in attrs.fields(type(value))}
+        return {
+            field.name: _without_media(item, mark, media)
+            for field, item in held.items()
+            if item is not None and not is_optional_empty(field, item)
+        }
     if isinstance(value, list | tuple):
         return [_without_media(item, mark, media) for item in value]
     if isinstance(value, dict):

@@ -19,7 +19,7 @@ from mold_core.jobs.batch import BatchRun
 from mold_core.jobs.job import Job, JobKind
 from mold_core.jobs.kinds.clip_tasks import EncodeClipTask, RenderClipTask
 from mold_core.jobs.kinds.kind import Prepared, ResultFile, RunContext
-from mold_core.jobs.kinds.shots import metadata_of
+from mold_core.media.output_metadata import metadata_of
 from mold_core.placement.memory import spec_for
 from mold_core.plugin_errors import wrap_plugin_errors
 from mold_core.requests.complete import complete
@@ -230,6 +230,7 @@ def _completed(
         guidance=clip.guidance,
         fps=request.fps or spec.defaults.fps or _DEFAULT_FPS,
         loras=clip.loras,
+        options=clip.options,
         seed=clip.seed,
         embed_metadata=clip.embed_metadata,
     )
@@ -268,6 +269,7 @@ def _clip(request: ChainRequest, stage: ChainStage) -> GenerateRequest:
         source_image=stage.source_image,
         strength=request.strength,
         loras=request.loras,
+        options=request.options,
         output_format="mp4",
         embed_metadata=request.embed_metadata,
     )

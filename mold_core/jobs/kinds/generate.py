@@ -17,10 +17,11 @@ from mold_core.jobs.batch import BatchRun, fail_jobs
 from mold_core.jobs.job import Job, JobKind
 from mold_core.jobs.kinds.expand import check_expansion, expand_prompts
 from mold_core.jobs.kinds.kind import Prepared, ResultFile, RunContext
-from mold_core.jobs.kinds.shots import Shot, encode, metadata_of, response_of, shots_of
+from mold_core.jobs.kinds.shots import Shot, encode, response_of, shots_of
 from mold_core.jobs.kinds.upscale import UpscaleTask, fetch_upscaler
 from mold_core.jobs.task import WorkerHost
 from mold_core.jobs.within_memory import generate_within_memory
+from mold_core.media.output_metadata import metadata_of
 from mold_core.placement.memory import spec_for
 from mold_core.plugin_errors import wrap_plugin_errors
 from mold_core.requests.complete import complete

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import PurePath
 from typing import TYPE_CHECKING, cast
 
 import attrs
@@ -12,15 +11,14 @@ from mold_core.hookspecs import Frames
 from mold_core.jobs.job import Job
 from mold_core.jobs.kinds.videos import encode_video
 from mold_core.media.images import encode_image
-from mold_core.media.metadata import OutputMetadata
-from mold_core.version import VERSION
+from mold_core.media.output_metadata import metadata_of
 from mold_core.wire import GenerateRequest, GenerateResponse, ImageData, VideoData
 from mold_core.wire.generate import MAX_SEED
 
 if TYPE_CHECKING:
     from mold_core.media.formats import ImageFormat
 
-__all__ = ["Shot", "encode", "metadata_of", "response_of", "shots_of"]
+__all__ = ["Shot", "encode", "response_of", "shots_of"]
 
 
 @attrs.frozen
@@ -57,33 +55,6 @@ def encode(shot: Shot, made: Frames) -> ImageData | VideoData:
         width=image.width,
         height=image.height,
         index=shot.index,
-    )
-
-
-def metadata_of(request: GenerateRequest) -> OutputMetadata:
-    """Return what the file says of a complete request for one image."""
-    assert request.model is not None and request.seed is not None
-    assert request.width is not None and request.height is not None
-    assert request.steps is not None and request.guidance is not None
-    lora = request.lora or (request.loras[0] if request.loras else None)
-    return OutputMetadata(
-        prompt=request.prompt,
-        negative_prompt=request.negative_prompt,
-        original_prompt=request.original_prompt,
-        model=request.model,
-        seed=request.seed,
-        steps=request.steps,
-        guidance=request.guidance,
-        width=request.width,
-        height=request.height,
-        strength=request.strength if request.source_image else None,
-        scheduler=request.scheduler,
-        lora=PurePath(lora.path).name if lora else None,
-        lora_scale=lora.scale if lora else None,
-        frames=request.frames,
-        fps=request.fps,
-        upscaler=request.upscale_model,
-        version=VERSION,
     )
 
 

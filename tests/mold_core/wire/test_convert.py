@@ -33,6 +33,9 @@ FULL = {
     "source_image": base64.b64encode(IMAGE).decode(),
     "strength": 0.5,
     "mask_image": base64.b64encode(IMAGE).decode(),
+    "control_image": base64.b64encode(IMAGE).decode(),
+    "control_model": "canny",
+    "edit_images": [base64.b64encode(IMAGE).decode()],
     "lora": {"path": "/a.safetensors", "scale": 0.5},
     "loras": [{"path": "/a.safetensors", "scale": 1.0}, {"path": "/b.safetensors", "scale": 2.0}],
     "frames": 97,
@@ -54,6 +57,7 @@ FULL = {
         "text_encoders": {"kind": "cpu"},
         "advanced": {"transformer": {"kind": "gpu", "ordinal": 1}, "vae": {"kind": "auto"}, "t5": {"kind": "cpu"}},
     },
+    "options": {"waves": 5, "seamless": True},
 }
 
 
@@ -128,20 +132,20 @@ def test_null_for_what_is_required_says_that_it_is_required() -> None:
     assert problems({"prompt": "a", "lora": {"path": None}}) == ("lora.path is required",)
 
 
-IMAGE = bytes(range(256)) * 3  # has every character of both alphabets
-STANDARD = base64.b64encode(IMAGE).decode()
+EVERY_BYTE = bytes(range(256)) * 3  # has every character of both alphabets
+STANDARD = base64.b64encode(EVERY_BYTE).decode()
 
 
 @pytest.mark.parametrize(
     "text",
     [
         STANDARD,
-        base64.encodebytes(IMAGE).decode(),
-        base64.encodebytes(IMAGE).decode().replace("\n", "\r\n"),
-        base64.urlsafe_b64encode(IMAGE).decode(),
-        base64.urlsafe_b64encode(IMAGE + b"a").decode().rstrip("="),
-        base64.b64encode(IMAGE + b"a").decode().rstrip("="),
-        base64.b64encode(IMAGE + b"a").decode(),
+        base64.encodebytes(EVERY_BYTE).decode(),
+        base64.encodebytes(EVERY_BYTE).decode().replace("\n", "\r\n"),
+        base64.urlsafe_b64encode(EVERY_BYTE).decode(),
+        base64.urlsafe_b64encode(EVERY_BYTE + b"a").decode().rstrip("="),
+        base64.b64encode(EVERY_BYTE + b"a").decode().rstrip("="),
+        base64.b64encode(EVERY_BYTE + b"a").decode(),
         f"data:image/png;base64,{STANDARD}",
         f"DATA:image/png;charset=utf-8;BASE64,{STANDARD}",
         f"data:;base64,{STANDARD.replace('+', '%2B').replace('/', '%2F')}",
@@ -150,7 +154,7 @@ STANDARD = base64.b64encode(IMAGE).decode()
 def test_base64_is_read_however_it_is_written(text: str) -> None:
     read = from_json(GenerateRequest, {"prompt": "a", "source_image": text}).source_image
     assert read is not None
-    assert read.removesuffix(b"a") == IMAGE
+    assert read.removesuffix(b"a") == EVERY_BYTE
 
 
 def test_every_problem_is_reported_with_its_path() -> None:
