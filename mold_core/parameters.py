@@ -45,7 +45,7 @@ class Parameter:
     maximum: float | None = None
     type: ScalarType | None = None
     default: OptionValue | None = None
-    choices: tuple[OptionValue, ...] = ()
+    choices: tuple[OptionValue, ...] = attrs.field(default=(), converter=tuple)
     group: str | None = None
 
     def take(self, value: object) -> Any:

@@ -13,6 +13,7 @@ import pluggy
 
 from mold_core import hookspecs
 from mold_core.errors import DuplicateError
+from mold_core.parameters import declaration_problem
 
 if TYPE_CHECKING:
     from mold_core.catalog import ModelSpec
@@ -206,6 +207,10 @@ class _Loading:
         for name, item in brought:
             if name in items:
                 self._fail(owner, str(_duplicate(kind, name, owners[hook, name], owner)))
+                continue
+            problem = declaration_problem(getattr(item, "parameters", ())) if hook == "mold_families" else None
+            if problem:
+                self._fail(owner, f"{kind} {name!r}: {problem}")
                 continue
             items[name] = item
             owners[hook, name] = owner

@@ -10,11 +10,12 @@ from typing import Any, Union, get_args, get_origin
 
 import attrs
 
+from mold_core.parameters import Parameter, describe, own_parameters
 from mold_core.version import VERSION
 from mold_core.wire import ProgressEvent
 from mold_core.wire.chain import ChainEvent
 from mold_core.wire.events import event_type
-from mold_core.wire.schema import class_schema, classes_within, type_schema
+from mold_core.wire.schema import REFERENCE, class_schema, classes_within, type_schema
 from mold_http.responses import JSON, dumps
 from mold_http.routes.route import ERRORS, Answer, Query, Route
 
@@ -25,14 +26,20 @@ Json = dict[str, Any]
 _RETRYABLE = frozenset({"RATE_LIMITED", "QUEUE_FULL", "INSUFFICIENT_MEMORY"})
 
 
+Families = tuple[tuple[str, tuple[Parameter, ...]], ...]
+
+
 @lru_cache(maxsize=4)
-def document_text(routes: tuple[Route, ...], prefix: str = "") -> bytes:
+def document_text(routes: tuple[Route, ...], prefix: str = "", families: Families = ()) -> bytes:
     """Return the document as JSON text."""
-    return dumps(document(routes, prefix))
+    return dumps(document(routes, prefix, families))
 
 
-def document(routes: Sequence[Route], prefix: str = "") -> Json:
-    """Return the document of the routes; `prefix` is the path of the server as clients see it."""
+def document(routes: Sequence[Route], prefix: str = "", families: Families = ()) -> Json:
+    """Return the document that describes the routes.
+
+    `prefix` is the path that clients call the server below, `families` the parameters of each family by its name.
+    """
     paths: dict[str, Json] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
@@ -52,7 +59,7 @@ def document(routes: Sequence[Route], prefix: str = "") -> Json:
         "tags": [{"name": tag} for tag in dict.fromkeys(route.tag for route in routes)],
         "paths": paths,
         "components": {
-            "schemas": _schemas(routes),
+            "schemas": _with_options(_schemas(routes), families),
             "securitySchemes": {
                 "key": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
                 "bearer": {"type": "http", "scheme": "bearer", "description": "Under /v1 only: the same keys."},
@@ -191,6 +198,28 @@ def _schemas(routes: Sequence[Route]) -> Json:
     for event in (*get_args(ProgressEvent), *get_args(ChainEvent)):
         schemas[f"{event.__name__}Event"] = _event_schema(event)
     return schemas
+
+
+def _with_options(schemas: Json, families: Families) -> Json:
+    """Describe the field `options` of requests by the own parameters of each family."""
+    described = {f"OptionsOf_{name}": _options_schema(name, own) for name, own in families if own_parameters(own)}
+    if not described:
+        return schemas
+    choices = [{"$ref": f"{REFERENCE}{name}"} for name in described]
+    for name in ("GenerateRequest", "ChainRequest"):
+        options = schemas.get(name, {}).get("properties", {}).get("options")
+        if options is not None:
+            options["anyOf"] = [*choices, {"type": ["object", "null"], "maxProperties": 0}]
+    return {**schemas, **described}
+
+
+def _options_schema(family: str, parameters: Sequence[Parameter]) -> Json:
+    return {
+        "type": "object",
+        "description": f"Options of models of the family {family}.",
+        "properties": {info.name: info.schema for info in describe(parameters) if info.own},
+        "additionalProperties": False,
+    }
 
 
 def _as_files(schema: Json) -> None:

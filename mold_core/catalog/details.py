@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 
 from mold_core.catalog.model import ModelDefaults
+from mold_core.wire import ParameterInfo
 from mold_core.wire.fields import wire_field
 
 __all__ = [
@@ -79,6 +80,7 @@ class ModelDetails:
     embedded: bool = wire_field("Whether its files come with a plugin.", default=False)
     downloaded: bool = wire_field("Whether all its files are there.")
     abilities: tuple[str, ...] = wire_field("What it can be asked for.", default=())
+    parameters: tuple[ParameterInfo, ...] = wire_field("The parameters it takes.", default=())
     files: tuple[FileDetails, ...] = wire_field("Its files.", default=())
     memory: MemoryDetails | None = wire_field("Whether it fits, where its family tells.", default=None)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from mold_core.cli.output import echo, style
 from mold_core.errors import ValidationError
 
@@ -13,16 +15,14 @@ if TYPE_CHECKING:
 
 __all__ = ["fields_of", "fill_in"]
 
-# Fields of the metadata that are flags of the same name.
-_SAME = ("model", "negative_prompt", "seed", "steps", "guidance", "width", "height", "frames", "fps")
-
 
 def fields_of(path: str) -> dict[str, Any]:
-    """Return the prompt and the flags that made an image or a video, by the names of `mold run`.
+    """Return the recorded fields that made an image or a video, by the names of a request.
 
     Raises ValidationError. A strength says that the image began with another one, which no file holds: `mold run`
     asks for it.
     """
+    from mold_core.media.output_metadata import recorded_fields
     from mold_core.wire import LoraWeight
 
     try:
@@ -31,13 +31,12 @@ def fields_of(path: str) -> dict[str, Any]:
         raise ValidationError(f"--from {path!r} cannot be read: {error.strerror or error}", field="from") from None
     if metadata is None:
         raise ValidationError(
-            f"{path!r} does not say how it was made", field="from", hint="only what mold made with metadata does"
+            f"{path!r} does not say how it was made",
+            field="from",
+            hint="only files that mold wrote with metadata can be used",
         )
-    fields: dict[str, Any] = {name: getattr(metadata, name) for name in _SAME}
-    fields["prompt"] = metadata.prompt
-    fields["original_prompt"] = metadata.original_prompt
+    fields: dict[str, Any] = {field.name: getattr(metadata, field.name) for field in recorded_fields()}
     fields["upscale_model"] = metadata.upscaler
-    fields["strength"] = metadata.strength
     if metadata.lora is not None:
         scale = 1.0 if metadata.lora_scale is None else metadata.lora_scale
         fields["loras"] = (LoraWeight(path=metadata.lora.removesuffix(".safetensors"), scale=scale),)
@@ -56,28 +55,28 @@ def _metadata_of(path: Path) -> OutputMetadata | None:
     return read_metadata(path)
 
 
-# What goes with a model: another one has its own.
-_OF_MODEL = ("negative_prompt", "steps", "guidance", "width", "height", "frames", "fps", "loras", "upscale_model")
-
-
 def fill_in(
     flags: dict[str, Any], made: dict[str, Any], model: str | None, words: tuple[str, ...], image: str | None
 ) -> tuple[str, tuple[str, ...]]:
-    """Give the flags that were not given the values of `made`; return the model and the words of the prompt.
+    """Set the flags that were not given to the values of `made`; return the model and the words of the prompt.
 
-    With another `model` its own size, steps and so on hold. Raises ValidationError where the image that the first one
-    began with is not named.
+    With another `model` its own size, steps and options hold. Raises ValidationError when the result was made from
+    another image and `image` does not name that.
     """
+    from mold_core.wire import GenerateRequest
+    from mold_core.wire.fields import traits_of
+
     if made.get("strength") is not None and image is None:
         raise ValidationError("this image was made from another one", field="image", hint="name that with --image")
     another = model is not None and model != made["model"]
+    of_model = {field.name for field in attrs.fields(GenerateRequest) if traits_of(field).of_model}
     for name, value in made.items():
-        if name in flags and flags[name] is None and not (another and name in _OF_MODEL):
+        if name in flags and flags[name] is None and not (another and name in of_model):
             flags[name] = value
     if "frames" in made:
         echo(
-            f"{style('note:', fg='yellow')} of what made a video, its file holds words, numbers and one LoRA: sounds,"
-            " images, videos, further prompts and a pipeline have to be named again",
+            f"{style('note:', fg='yellow')} the metadata of a video holds words, numbers and one LoRA: name audio,"
+            " images, videos, further prompts and the pipeline again",
             err=True,
         )
     if flags["expand"] is None:

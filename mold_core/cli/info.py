@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,6 +10,7 @@ import click
 from mold_core.cli.completions import model_names
 from mold_core.cli.list_models import image_size, readable_size, step_count
 from mold_core.cli.memory_flags import memory_flags, take_memory_flags
+from mold_core.cli.options import own_rows
 from mold_core.cli.output import echo, echo_json, style
 from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
@@ -96,6 +98,11 @@ def _model(details: ModelDetails) -> None:
         "here": f"no, {missing} missing" if missing else "yes",
     }
     _rows({name: value for name, value in rows.items() if value})
+    own = own_rows(details.parameters)
+    if own:
+        echo()
+        echo(style("Parameters of its own: mold run -p NAME=VALUE", bold=True))
+        _rows({name: f"{group}: {doc}" if group else doc for group, name, doc in own}, indent="  ")
     echo()
     for file in details.files:
         mark = style("✓", fg="green") if file.here else style("✗", fg="red")
@@ -143,7 +150,7 @@ def _image(defaults: ModelDefaults) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _rows(rows: dict[str, object]) -> None:
+def _rows(rows: Mapping[str, object], indent: str = "") -> None:
     width = max(map(len, rows))
     for label, value in rows.items():
-        echo(f"{style(label.ljust(width), dim=True)}  {value}")
+        echo(f"{indent}{style(label.ljust(width), dim=True)}  {value}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,14 @@ from mold_core.cli.expand import expand_flags
 from mold_core.cli.images import source_fields
 from mold_core.cli.loras import lora_weight
 from mold_core.cli.memory_flags import memory_flags, take_memory_flags
+from mold_core.cli.options import CommandOfModel, parse_options
 from mold_core.cli.output import echo, style
 from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
 from mold_core.cli.targets import Target
 from mold_core.cli.videos import chain_of, makes_videos, take_video_flags, video_flags
 from mold_core.errors import ValidationError
+from mold_core.wire import OUTPUT_FORMATS
 
 if TYPE_CHECKING:
     from mold_core.catalog import DefaultModel
@@ -47,7 +50,7 @@ Examples:
   echo "a blue boat on the sea at night" | mold run -o boat.png"""
 
 
-@click.command("run", epilog=EPILOG)
+@click.command("run", cls=CommandOfModel, epilog=EPILOG)
 @click.argument("words", nargs=-1, metavar="[MODEL] [PROMPT]...", shell_complete=first_word)
 @click.option("-m", "--model", shell_complete=model_names, help="Model to use (mold list).")
 @click.option("-o", "--output", metavar="PATH", help="File to write; '-' is standard output.")
@@ -63,7 +66,7 @@ Examples:
 @click.option(
     "--format",
     "output_format",
-    type=click.Choice(["png", "jpeg", "jpg", "webp", "mp4", "gif", "apng"]),
+    type=click.Choice([*OUTPUT_FORMATS, "jpg"]),
     help="File format; default: by the suffix of --output, else png, or mp4 for a video.",
 )
 @click.option("-i", "--image", metavar="PATH", help="Image to start from; '-' is standard input.")
@@ -77,6 +80,14 @@ Examples:
     metavar="NAME[:SCALE]",
     multiple=True,
     help="LoRA to draw with, by name (mold list --loras) or file; scale 0 to 2. May be given several times.",
+)
+@click.option(
+    "-p",
+    "--param",
+    "options",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Parameter of the model's own (mold info MODEL, or mold run -m MODEL --help). May be given several times.",
 )
 @click.option("--expand/--no-expand", default=None, help="Write the prompt out in full first (mold expand).")
 @click.option("--expand-backend", help="What expands: local, or the address of an OpenAI-compatible server.")
@@ -147,6 +158,8 @@ def command(
     prompt = " ".join(prompt_words) if prompt_words else _prompt_from_stdin(taken=image == "-")
     chained = take_video_flags(flags)
     spec = engine.resolve(model) if model else engine.default_model().spec
+    own = parse_options(flags["options"], engine.parameters(spec)) if flags["options"] else {}
+    flags["options"] = {**_options_made(made, spec.name), **own}
     videos = makes_videos(engine, spec)
     target = Target.choose(output, flags.pop("output_format"), count=flags["batch_size"], videos=videos)
     if not model:
@@ -162,6 +175,11 @@ def command(
         from mold_core.catalog import remember_model
 
         remember_model(state.settings.home, spec.name)
+
+
+def _options_made(made: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """Return the options that --from took up; those of another model do not count."""
+    return dict(made.get("options", {})) if made.get("model") == model else {}
 
 
 def _refuse_beside_script() -> None:

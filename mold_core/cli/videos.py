@@ -6,15 +6,17 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import attrs
 import click
 
 from mold_core.cli.images import read_file, read_image
 from mold_core.errors import ValidationError
+from mold_core.wire import ChainRequest, GenerateRequest, Keyframe, LoraWeight, TimeRange
+from mold_core.wire.fields import choices_of, traits_of
 
 if TYPE_CHECKING:
     from mold_core.catalog import ModelSpec
     from mold_core.cli.state import AnyEngine
-    from mold_core.wire import ChainRequest, GenerateRequest
 
 __all__ = ["chain_of", "makes_videos", "take_video_flags", "video_flags"]
 
@@ -25,18 +27,6 @@ CAMERA_CONTROL = "camera-control:"
 
 _CHAIN_ONLY = ("clip_frames", "motion_tail_frames")
 
-# What one clip can have, and a chain of them cannot.
-_CLIP_ONLY = (
-    "keyframes",
-    "negative_prompt",
-    "audio_file",
-    "source_video",
-    "retake_range",
-    "pipeline",
-    "spatial_upscale",
-    "temporal_upscale",
-)
-
 # Fields whose flags are not called like them.
 _FLAGS = {
     "motion_tail_frames": "motion-tail",
@@ -45,43 +35,62 @@ _FLAGS = {
     "retake_range": "retake",
 }
 
-_PIPELINES = ("one-stage", "two-stage", "two-stage-hq", "distilled", "ic-lora", "keyframe", "a2vid", "retake")
+# Words of the wire that flags spell otherwise.
+_SPELLED = {"a2-vid": "a2vid", "x1-5": "x1.5"}
+_WORDS = {spelled: word for word, spelled in _SPELLED.items()}
+
+_REQUEST = attrs.fields_dict(attrs.resolve_types(GenerateRequest))
+
+# Fields that mean the same for a clip and for a chain. The strength of a chain is that of its first clip alone.
+_SHARED_WITH_CHAINS = tuple(
+    name for name in _REQUEST if name in attrs.fields_dict(ChainRequest) and name not in ("strength", "output_format")
+)
+
+
+def _choice(field: str) -> click.Choice[str]:
+    return click.Choice([_SPELLED.get(word, word) for word in choices_of(_REQUEST[field])])
 
 
 def video_flags(function: Function) -> Function:
     """Add the flags to a command."""
     options = [
-        click.option("--frames", type=int, help="Frames of a video; more than a clip has make a chain of clips."),
+        click.option(
+            "--frames",
+            type=int,
+            help="Number of frames. Longer than one clip, and several clips are generated and joined.",
+        ),
         click.option("--fps", type=int, help="Frames per second."),
         click.option("--audio/--no-audio", "enable_audio", default=None, help="Whether a video has sound."),
         click.option("--keyframe", "keyframes", metavar="FRAME:PATH", multiple=True, help="Image to show at a frame."),
-        click.option("--audio-file", metavar="PATH", help="Sound that a video is made for, and has."),
+        click.option(
+            "--audio-file", metavar="PATH", help="Audio to generate a video for, which also becomes its sound."
+        ),
         click.option(
             "--video",
             "source_video",
             metavar="PATH",
-            help="MP4 that a video begins with, or of which --retake makes a part again.",
+            help="MP4 to continue from, or to regenerate within --retake.",
         ),
         click.option(
-            "--retake", "retake_range", metavar="START:END", help="Part of --video to make again, in seconds: 1.5:3."
+            "--retake", "retake_range", metavar="START:END", help="Part of --video to regenerate, in seconds: 1.5:3."
         ),
         click.option(
-            "--pipeline", type=click.Choice(_PIPELINES), help="How a video is made, for models that know several ways."
+            "--pipeline", type=_choice("pipeline"), help="Pipeline that generates a video, for models with several."
         ),
         click.option(
             "--spatial-upscale",
-            type=click.Choice(["x1.5", "x2"]),
-            help="How much smaller a video is made first, and then enlarged to its size.",
+            type=_choice("spatial_upscale"),
+            help="Generate at 1/x of the size, then upsample the latents.",
         ),
         click.option(
             "--temporal-upscale",
-            type=click.Choice(["x2"]),
-            help="Make every second frame of a video, and then those between.",
+            type=_choice("temporal_upscale"),
+            help="Generate every second frame, then upsample the latents in time.",
         ),
         click.option(
             "--camera-control",
             metavar="NAME|PATH",
-            help="How the camera moves, for models with LoRAs for it: dolly-in, jib-up, static and the like.",
+            help="LoRA that moves the camera, for models that have them: dolly-in, jib-up, static and the like.",
         ),
         click.option("--clip-frames", type=int, help="Frames of each clip of a chain."),
         click.option("--motion-tail", "motion_tail_frames", type=int, help="Frames that clips share; default 4."),
@@ -99,10 +108,8 @@ def take_video_flags(flags: dict[str, Any]) -> dict[str, Any]:
             flags[name] = read_file(flags[name], flag)
     if flags["retake_range"] is not None:
         flags["retake_range"] = _time_range(flags["retake_range"])
-    if flags["pipeline"] == "a2vid":
-        flags["pipeline"] = "a2-vid"
-    if flags["spatial_upscale"] is not None:
-        flags["spatial_upscale"] = flags["spatial_upscale"].replace(".", "-")
+    for name in ("pipeline", "spatial_upscale"):
+        flags[name] = _WORDS.get(flags[name], flags[name])
     camera = flags.pop("camera_control")
     if camera is not None:
         flags["loras"] = (*(flags["loras"] or ()), _camera(camera))
@@ -129,32 +136,24 @@ def chain_of(
             if value is not None and most is None:
                 raise ValidationError(f"--{_flag(name)} is for chains, and {spec.name} makes none", field=name)
         return None
-    for name in _CLIP_ONLY:
-        if getattr(request, name) is not None:
+    for name, field in _REQUEST.items():
+        if traits_of(field).clip_only and getattr(request, name) is not None:
             raise ValidationError(
                 f"--{_flag(name)} is not for chains of {frames} frames in clips of {clip_frames}",
                 field=name,
                 hint="write a script, where every stage has its own: mold chain",
             )
-    from mold_core.wire import ChainRequest
-
-    fields = ("width", "height", "fps", "seed", "steps", "guidance", "enable_audio", "loras", "embed_metadata")
     tail = chained["motion_tail_frames"]
     return ChainRequest(
-        model=spec.name,
-        prompt=request.prompt,
         total_frames=frames,
         clip_frames=clip_frames,
-        source_image=request.source_image,
         output_format=request.output_format or "mp4",  # type: ignore[arg-type]
         **({} if tail is None else {"motion_tail_frames": tail}),
-        **{name: getattr(request, name) for name in fields},
+        **{name: getattr(request, name) for name in _SHARED_WITH_CHAINS},
     )
 
 
 def _keyframe(text: str) -> Any:
-    from mold_core.wire import Keyframe
-
     frame, colon, path = text.partition(":")
     if not colon or not frame.isdigit():
         raise ValidationError(
@@ -164,8 +163,6 @@ def _keyframe(text: str) -> Any:
 
 
 def _time_range(text: str) -> Any:
-    from mold_core.wire import TimeRange
-
     start, _, end = text.partition(":")
     try:
         return TimeRange(start_seconds=float(start), end_seconds=float(end))
@@ -176,8 +173,6 @@ def _time_range(text: str) -> Any:
 
 
 def _camera(text: str) -> Any:
-    from mold_core.wire import LoraWeight
-
     if os.path.isfile(text):
         return LoraWeight(path=os.path.abspath(text))
     return LoraWeight(path=f"{CAMERA_CONTROL}{text}")

@@ -26,6 +26,7 @@ from mold_core.wire import (
     ExpandResponse,
     GenerateRequest,
     GenerateResponse,
+    ParameterInfo,
     ProgressEvent,
     PullRequest,
     PullResponse,
@@ -244,6 +245,12 @@ class Client:
         """Return what the family of a model can do."""
         found = self._models.by_name.get(spec.name)
         return frozenset(found.capabilities if found else ())
+
+    def parameters(self, spec: ModelSpec) -> tuple[ParameterInfo, ...]:
+        """Return the parameters that a model takes at the server."""
+        families = self.connection.json("GET", "/api/capabilities").get("families", ())
+        family: dict[str, Any] = next((family for family in families if family.get("name") == spec.family), {})
+        return tuple(from_json(ParameterInfo, item) for item in family.get("parameters", ()))
 
     def chain_frames(self, spec: ModelSpec) -> int | None:
         """Return the frames of a clip in chains of a model; None where it makes none."""

@@ -54,6 +54,7 @@ class DiskInventory:
             embedded=spec.embedded,
             downloaded=not missing,
             abilities=self.models.abilities(spec),
+            parameters=self.models.parameters(spec),
             files=tuple(self._file(spec, file, here=file not in missing) for file in spec.files),
             memory=None if report is None else memory_details(report),
         )

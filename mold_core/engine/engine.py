@@ -49,6 +49,7 @@ from mold_core.wire import (
     GenerateRequest,
     GenerateResponse,
     Info,
+    ParameterInfo,
     ProgressEvent,
     UpscaleRequest,
     UpscaleResponse,
@@ -381,6 +382,10 @@ class Engine:
     def capabilities(self, spec: ModelSpec) -> frozenset[str]:
         """Return what the family of a model can do; nothing where no loaded plugin brings it."""
         return frozenset(getattr(self.plugins.families.get(spec.family), "capabilities", ()))
+
+    def parameters(self, spec: ModelSpec) -> tuple[ParameterInfo, ...]:
+        """Return the parameters that a model takes; none where no loaded plugin provides its family."""
+        return self._models.parameters(spec)
 
     def chain_frames(self, spec: ModelSpec) -> int | None:
         """Return the frames of a clip in chains of a model; None where its family makes none."""

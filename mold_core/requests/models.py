@@ -16,12 +16,13 @@ from mold_core.catalog import (
 )
 from mold_core.errors import PluginError, ValidationError
 from mold_core.hookspecs import ModelFamily
+from mold_core.parameters import describe
 from mold_core.placement.device import choose_devices
 from mold_core.placement.device_map import PlacedModel, Placements, placed
 from mold_core.plugins import Plugins
 from mold_core.settings import Settings
 from mold_core.upscaling.loading import FAMILY as UPSCALERS
-from mold_core.wire import DevicePlacement
+from mold_core.wire import DevicePlacement, ParameterInfo
 
 __all__ = ["ModelEntry", "Models"]
 
@@ -128,6 +129,12 @@ class Models:
         if not self.runnable(spec):
             return ()
         return ("upscale",) if spec.family == UPSCALERS else ("expand",)
+
+    def parameters(self, spec: ModelSpec) -> tuple[ParameterInfo, ...]:
+        """Return the parameters that a model takes, with its defaults; none where no plugin provides its family."""
+        if not self._generates(spec):
+            return ()
+        return describe(self.plugins.families[spec.family].parameters, attrs.asdict(spec.defaults))
 
     def _generates(self, spec: ModelSpec) -> bool:
         return spec.part_of is None and spec.family in self.plugins.families

@@ -5,14 +5,17 @@ from __future__ import annotations
 import attrs
 import falcon.asgi
 
+from mold_core.parameters import describe
 from mold_core.placement.device_map import gpu_number
+from mold_core.requests.formats import possible_formats
+from mold_core.wire import ParameterInfo
 from mold_core.wire.fields import wire_field
 from mold_http.guard.hosts import is_loopback
 from mold_http.responses import JSON, answer_json
 from mold_http.routes.route import Answer, Route
 from mold_http.service import Service
 
-__all__ = ["ROUTES", "Capabilities", "FamilyInfo", "GalleryCapabilities", "ParameterInfo", "may_delete"]
+__all__ = ["ROUTES", "Capabilities", "FamilyInfo", "GalleryCapabilities", "may_delete"]
 
 
 @attrs.frozen(kw_only=True)
@@ -24,23 +27,14 @@ class GalleryCapabilities:
 
 
 @attrs.frozen(kw_only=True)
-class ParameterInfo:
-    """A request field that a family supports."""
-
-    name: str = wire_field("Name of the field.")
-    doc: str = wire_field("Description.")
-    minimum: float | None = wire_field("Minimum.", default=None)
-    maximum: float | None = wire_field("Maximum.", default=None)
-
-
-@attrs.frozen(kw_only=True)
 class FamilyInfo:
     """A model family, with everything a form needs."""
 
     name: str = wire_field("Name of the family.")
     title: str = wire_field("Display name.")
     capabilities: tuple[str, ...] = wire_field("Its capabilities.")
-    parameters: tuple[ParameterInfo, ...] = wire_field("The request fields it supports.")
+    parameters: tuple[ParameterInfo, ...] = wire_field("The parameters it takes, shared and its own.")
+    output_formats: tuple[str, ...] = wire_field("File formats of its results, the default first.")
     size_multiple: int = wire_field("Width and height are multiples of this.")
     max_pixels: int = wire_field("Maximum number of pixels.")
     recommended_sizes: tuple[str, ...] = wire_field("Recommended sizes, as WIDTHxHEIGHT.")
@@ -76,10 +70,8 @@ async def capabilities(service: Service, req: falcon.asgi.Request, resp: falcon.
                     name=family.name,
                     title=family.title,
                     capabilities=tuple(sorted(family.capabilities)),
-                    parameters=tuple(
-                        ParameterInfo(name=row.name, doc=row.doc, minimum=row.minimum, maximum=row.maximum)
-                        for row in family.parameters
-                    ),
+                    parameters=describe(family.parameters),
+                    output_formats=possible_formats(family),
                     size_multiple=family.sizes.multiple,
                     max_pixels=family.sizes.max_pixels,
                     recommended_sizes=tuple(f"{width}x{height}" for width, height in family.sizes.recommended),

@@ -59,7 +59,11 @@ _PAGE = """\
 async def openapi(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Respond with the OpenAPI document."""
     resp.content_type = JSON
-    resp.data = document_text(tuple(route for route in service.routes if route.listed), site_of(req).prefix)
+    resp.data = document_text(
+        tuple(route for route in service.routes if route.listed),
+        site_of(req).prefix,
+        tuple((family.name, tuple(family.parameters)) for family in service.engine.plugins.families.values()),
+    )
 
 
 async def docs(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
