@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
     from mold_core.catalog import LocalFiles, ModelSpec
     from mold_core.jobs.job import Job
-    from mold_core.parameters import Parameter
     from mold_core.plugins import Plugins
     from mold_core.settings import AttentionChoice, CompileMode, ExpandWeights, Settings
     from mold_core.weights import TensorSource
