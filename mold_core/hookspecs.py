@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from mold_core.plugins import Plugins
     from mold_core.settings import AttentionChoice, CompileMode, ExpandWeights, Settings
     from mold_core.weights import TensorSource
-from mold_core.wire import GenerateRequest, ProgressEvent
+    from mold_core.wire import GenerateRequest, ProgressEvent
 
 __all__ = [
     "Capability",

@@ -20,7 +20,8 @@ class PlasmaPipeline:
 
     def _draw(self, request, run):
         chance = random.Random(f"{request.seed} {request.prompt}")
-        waves = [[chance.uniform(-9, 9) for _ in "abp"] for _ in "rgb"]
+        reach = request.options["waves"]
+        waves = [[chance.uniform(-reach, reach) for _ in "abp"] for _ in "rgb"]
         size = (request.width, request.height)
         channels = [Image.new("L", size) for _ in waves]
         for channel, (a, b, phase) in zip(channels, waves, strict=True):
@@ -38,7 +39,10 @@ class PlasmaFamily:
     title = "Plasma"
     capabilities = frozenset({"text-to-image"})
     sizes = SizeRules(multiple=2, max_pixels=512 * 512, min_side=16, recommended=((128, 128),))
-    parameters = (Parameter(name="seed", doc="Seed of the waves."),)
+    parameters = (
+        Parameter(name="seed", doc="Seed of the waves."),
+        Parameter(name="waves", type=float, default=9.0, minimum=0.5, maximum=40, doc="Waves across an image."),
+    )
 
     def load(self, spec, files, context):
         return PlasmaPipeline()

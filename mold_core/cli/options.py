@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mold_core.cli.output import give_back
 from mold_core.errors import MoldError, ValidationError
 from mold_core.text import visible
 
@@ -102,6 +103,7 @@ class CommandOfModel(click.Command):
             return
         with formatter.section(f"Parameters of {visible(model)} (-p NAME=VALUE)"):
             formatter.write_dl(_rows_of(ctx.obj, model))
+        give_back()  # looking for plugins takes standard output, where the help goes
 
     def _model_in(self, ctx: click.Context, args: list[str]) -> str | None:
         parsed = click.Context(self, info_name=ctx.info_name, resilient_parsing=True)

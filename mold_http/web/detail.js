@@ -33,6 +33,7 @@ export function openDetail(entry, entries = [entry], changed = () => {}) {
       h("p.words", {}, metadata.prompt || entry.filename),
       actions(),
       h("dl", {}, FACTS.filter(([name]) => metadata[name] !== undefined && metadata[name] !== "").flatMap(([name, title]) => [h("dt", {}, title), h("dd", {}, String(metadata[name]))]),
+        Object.entries(metadata.options ?? {}).flatMap(([name, value]) => [h("dt", {}, name.replaceAll("_", " ")), h("dd", {}, String(value))]),
         h("dt", {}, "Size"), h("dd", {}, `${width} × ${height}, ${bytes(entry.size_bytes ?? 0)}`),
         h("dt", {}, "Created"), h("dd", {}, ago(entry.timestamp * 1000)),
         (entry.parents ?? []).flatMap((parent) => [h("dt", {}, parent.relation.replace("-", " ")), h("dd", {}, parent.name)])));

@@ -2,21 +2,7 @@
 
 import { field, h } from "./dom.js";
 
-// Labels of the shared parameters; others are shown by their own names.
-const TITLES = {
-  steps: "Steps", guidance: "Guidance", strength: "Strength", negative_prompt: "Negative prompt", frames: "Frames",
-  fps: "Frames per second", enable_audio: "Sound", scheduler: "Sampler", loras: "LoRA",
-  pipeline: "Pipeline", spatial_upscale: "Spatial upscale", temporal_upscale: "Temporal upscale",
-};
-// Parameters with a control elsewhere on the page, and fields that are not settings.
-const ELSEWHERE = new Set(["prompt", "width", "height", "seed", "source_image", "mask_image", "preview", "model", "batch_size"]);
-// Files and lists without a control.
-const UNSHOWN = new Set(["keyframes", "audio_file", "source_video", "retake_range", "lora"]);
-const CHOICES = {
-  scheduler: ["ddim", "euler-ancestral", "uni-pc"], spatial_upscale: ["x1-5", "x2"], temporal_upscale: ["x2"],
-  pipeline: ["one-stage", "two-stage", "distilled", "keyframe", "a2-vid", "retake", "ic-lora"],
-};
-const FORMATS = { image: ["png", "jpeg", "webp"], video: ["mp4", "gif", "apng", "webp"] };
+const DEFAULT = "model default";
 
 export const makesVideo = (family) => family.capabilities.some((word) => word.endsWith("to-video"));
 export const declares = (family, name) => family.parameters.some((parameter) => parameter.name === name);
@@ -55,38 +41,40 @@ function select(name, title, words, set) {
   return { element: field(title, input), show: (chosen) => { input.value = chosen ?? ""; } };
 }
 
-function check(name, title, about, set) {
-  const input = h("input", { type: "checkbox", id: `set-${name}`, title: about, checked: true, onchange: () => set(input.checked) });
-  return { element: h("label.check", { htmlFor: input.id }, input, title), show: (chosen) => { input.checked = chosen ?? true; } };
+function check(name, title, about, usual, set) {
+  const input = h("input", { type: "checkbox", id: `set-${name}`, title: about, checked: usual, onchange: () => set(input.checked) });
+  return { element: h("label.check", { htmlFor: input.id }, input, title), show: (chosen) => { input.checked = chosen ?? usual; } };
 }
 
-function loras(parameter, set) {
-  const name = h("input", { id: "set-loras", type: "text", placeholder: "none", ariaLabel: "LoRA name", title: parameter.doc });
-  const scale = h("input", { type: "number", min: 0, max: 2, step: 0.1, value: 1, ariaLabel: "LoRA strength" });
+function loras({ name, doc, schema }, set) {
+  const path = h("input", { id: `set-${name}`, type: "text", placeholder: "none", ariaLabel: "LoRA name", title: doc });
+  const { minimum, maximum } = schema.items.properties.scale;
+  const scale = h("input", { type: "number", min: minimum, max: maximum, step: 0.1, value: 1, ariaLabel: "LoRA strength" });
   scale.style.maxWidth = "5rem";
-  const update = () => set(name.value.trim() ? [{ path: name.value.trim(), scale: Number(scale.value) }] : undefined);
-  name.oninput = scale.oninput = update;
-  const show = (chosen) => { name.value = chosen?.[0]?.path ?? ""; scale.value = chosen?.[0]?.scale ?? 1; };
-  return { element: h("div.field", {}, h("label", { htmlFor: "set-loras" }, TITLES.loras), h("div.with", {}, name, scale)), show };
+  const send = () => set(path.value.trim() ? [{ path: path.value.trim(), scale: Number(scale.value) }] : undefined);
+  path.oninput = scale.oninput = send;
+  const show = (chosen) => { path.value = chosen?.[0]?.path ?? ""; scale.value = chosen?.[0]?.scale ?? 1; };
+  return { element: h("div.field", {}, h("label", { htmlFor: path.id }, schema.title), h("div.with", {}, path, scale)), show };
 }
 
-function control(parameter, model, set) {
-  const { name, doc, minimum, maximum } = parameter;
-  const title = TITLES[name] ?? name.replaceAll("_", " ");
-  if (name === "loras") return loras(parameter, set);
-  if (name === "enable_audio") return check(name, title, doc, set);
-  if (CHOICES[name]) return select(name, title, [["", "model default"], ...CHOICES[name].map((word) => [word, word])], set);
-  if (name === "negative_prompt") return plain(name, title, doc, { rows: 2 }, set);
-  if (name === "strength") return slider(name, title, doc, { minimum: 0, maximum: 1, step: 0.05, value: 0.75 }, set);
-  const known = { steps: model.default_steps, guidance: model.default_guidance }[name];
-  if (known !== undefined && known !== null && minimum !== undefined && maximum !== undefined) {
-    return slider(name, title, doc, { minimum, maximum, step: name === "steps" ? 1 : 0.1, value: known }, set);
+// Returns the control that suits a parameter's JSON Schema, or null where the form has none: files, lists of them.
+function control({ name, doc, schema }, usual, set) {
+  const { type, title, minimum, maximum } = schema;
+  if (schema.enum) {
+    const words = schema.enum.map(String);
+    const value = (chosen) => set(chosen === undefined ? undefined : schema.enum[words.indexOf(chosen)]);
+    return select(name, title, [["", usual ?? DEFAULT], ...words.map((word) => [word, word])], value);
   }
-  if (minimum !== undefined || maximum !== undefined) {
-    const usual = { frames: model.default_frames, fps: model.default_fps }[name] ?? "model default";
-    return plain(name, title, doc, { type: "number", min: minimum, max: maximum, placeholder: usual }, set);
+  if (type === "boolean") return check(name, title, doc, usual ?? true, set);
+  if (type === "array" && schema.items.properties?.scale) return loras({ name, doc, schema }, set);
+  if (type === "string" && !schema.contentEncoding) {
+    return plain(name, title, doc, schema.maxLength > 1000 ? { rows: 2 } : { type: "text", placeholder: usual ?? DEFAULT }, set);
   }
-  return plain(name, title, doc, { type: "text", placeholder: "model default" }, set);
+  if (type !== "integer" && type !== "number") return null;
+  const range = maximum - minimum;
+  const step = type === "integer" ? 1 : range <= 2 ? 0.05 : 0.1;
+  if (usual !== undefined && range <= 100) return slider(name, title, doc, { minimum, maximum, step, value: usual }, set);
+  return plain(name, title, doc, { type: "number", min: minimum, max: maximum, step: type === "integer" ? 1 : "any", placeholder: usual ?? DEFAULT }, set);
 }
 
 function sizeControl(model, family, values) {
@@ -129,14 +117,20 @@ export function settingsOf(model, family) {
   rows.push(size.element);
   const count = slider("batch_size", "Images", "", { minimum: 1, maximum: 8, step: 1, value: 1 }, setting("batch_size"));
   if (!makesVideo(family)) add("batch_size", count);
-  for (const parameter of family.parameters) {
-    if (!ELSEWHERE.has(parameter.name) && !UNSHOWN.has(parameter.name)) {
-      add(parameter.name, control(parameter, model, setting(parameter.name)));
-    }
+  const option = (name) => (value) => { values.options = { ...values.options, [name]: value }; };
+  const groups = {};
+  for (const parameter of family.parameters.filter((one) => !one.placed)) {
+    const { name, own, group, schema } = parameter;
+    const made = control(parameter, model[`default_${name}`] ?? schema.default, own ? option(name) : setting(name));
+    if (!made) continue;
+    controls[name] = own ? { ...made, own } : made;
+    if (group && !groups[group]) rows.push(groups[group] = h("fieldset", {}, h("legend", {}, group)));
+    if (group) groups[group].append(made.element);
+    else rows.push(made.element);
   }
   const seed = plain("seed", "Seed", "The same seed gives the same result.", { type: "text", inputMode: "numeric", pattern: "[0-9]{1,20}", placeholder: "random" }, setting("seed"));
   add("seed", seed);
-  const formats = FORMATS[makesVideo(family) ? "video" : "image"];
+  const formats = family.output_formats;
   add("output_format", select("output_format", "Format", formats.map((word) => [word, word.toUpperCase()]), setting("output_format")));
   controls.strength?.element.classList.add("of-image");
   return {
@@ -145,7 +139,11 @@ export function settingsOf(model, family) {
     fill(wanted) {
       if (wanted.width) { Object.assign(values, { width: wanted.width, height: wanted.height }); size.show(wanted.width, wanted.height); }
       for (const [name, made] of Object.entries(controls)) {
-        if (wanted[name] !== undefined && wanted[name] !== null) { values[name] = wanted[name]; made.show(wanted[name]); }
+        const value = (made.own ? wanted.options : wanted)?.[name];
+        if (value === undefined || value === null) continue;
+        if (made.own) values.options = { ...values.options, [name]: value };
+        else values[name] = value;
+        made.show(value);
       }
     },
   };
