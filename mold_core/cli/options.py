@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mold_core.cli.output import give_back
+from mold_core.cli.output import foreign_code
 from mold_core.errors import MoldError, ValidationError
 from mold_core.text import visible
 
@@ -103,7 +103,6 @@ class CommandOfModel(click.Command):
             return
         with formatter.section(f"Parameters of {visible(model)} (-p NAME=VALUE)"):
             formatter.write_dl(_rows_of(ctx.obj, model))
-        give_back()  # looking for plugins takes standard output, where the help goes
 
     def _model_in(self, ctx: click.Context, args: list[str]) -> str | None:
         parsed = click.Context(self, info_name=ctx.info_name, resilient_parsing=True)
@@ -125,7 +124,8 @@ _MODEL = "mold.model"
 
 def _rows_of(state: State, model: str) -> list[tuple[str, str]]:
     try:
-        rows = own_rows(state.shelf.model(model).parameters)
+        with foreign_code():  # looking for plugins takes standard output, where the help goes
+            rows = own_rows(state.shelf.model(model).parameters)
     except MoldError as error:
         return [("-", visible(str(error)))]
     if not rows:
