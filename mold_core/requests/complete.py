@@ -52,11 +52,11 @@ def complete(
     """
     _refuse_unsupported(request, spec, family)  # before a family puts its own values in place of those asked for
     warnings: list[str] = []
-    if hasattr(family, "fitted"):
-        wanted, request = request, family.fitted(spec, request)
+    wanted, request = request, family.resolve_inputs(spec, request)
+    if request is not wanted:
         _refuse_unsupported(request, spec, family)
-        if wanted.steps is not None and request.steps != wanted.steps:
-            warnings.append(f"{spec.name} always takes {request.steps} steps; {wanted.steps} is ignored")
+    if wanted.steps is not None and request.steps != wanted.steps:
+        warnings.append(f"{spec.name} always takes {request.steps} steps; {wanted.steps} is ignored")
     width, height = _size(request, spec, family, warnings.append)
     if request.negative_prompt and "negative-prompt" not in family.capabilities:
         warnings.append(f"{family.title} has no negative prompt; it is ignored")
@@ -74,8 +74,7 @@ def complete(
         loras=(loras or LoraFolder(mold_home() / "loras")).located(request),
         expand=request.expand if request.expand is not None else expand or None,
     )
-    if hasattr(family, "check"):
-        family.check(spec, completed)
+    family.check(spec, completed)
     return completed, tuple(warnings)
 
 
@@ -99,7 +98,7 @@ def adjust_size(width: int, height: int, rules: SizeRules) -> tuple[int, int]:
 def _size(
     request: GenerateRequest, spec: ModelSpec, family: ModelFamily, warn: Callable[[str], None]
 ) -> tuple[int, int]:
-    rules = family.sizes_of(spec) if hasattr(family, "sizes_of") else family.sizes
+    rules = family.sizes_of(spec)
     source = _source_size(request)
     wanted = (
         _first(request.width, spec.defaults.width, request.height, 512),
