@@ -92,9 +92,9 @@ def _renamed_members(item: object, protocol: type) -> dict[str, str]:
 
 def _is_default(item: object, name: str, protocol: type) -> bool:
     """Say whether an object has no member of its own of that name."""
-    missing = object()
-    own = inspect.getattr_static(item, name, missing)
-    return own is missing or (name in vars(protocol) and own is vars(protocol)[name])
+    if not hasattr(item, name):
+        return True
+    return name in vars(protocol) and inspect.getattr_static(item, name, None) is vars(protocol)[name]
 
 
 def _misspelt(names: Iterable[str], lacking: set[str], known: set[str]) -> Iterable[tuple[str, str]]:

@@ -243,9 +243,13 @@ class _Loading:
         protocol = _PROTOCOLS.get(hook)
         if protocol is None:
             return item
-        for fault in member_faults(item, protocol):
-            self._fail(owner, f"{what}: {fault}")
-        return completed(item, protocol)
+        try:
+            for fault in member_faults(item, protocol):
+                self._fail(owner, f"{what}: {fault}")
+            return completed(item, protocol)
+        except (Exception, SystemExit) as error:
+            self._fail(owner, _reason(f"{what}: its members cannot be read", error))
+            return item
 
     def _fail(self, owner: str, failure: str) -> None:
         info = self.infos[owner]

@@ -143,7 +143,7 @@ class DeviceRunner:
             return
         self._thread.join(timeout_s)
         worker = self._worker
-        if self._thread.is_alive() and worker is not None and worker.kill():
+        if self._thread.is_alive() and worker is not None and worker.kill() is not False:
             log.warning("the worker of %s did not stop in time and was ended", self.device)
             self._thread.join()
 

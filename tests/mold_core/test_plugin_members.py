@@ -77,6 +77,21 @@ def test_a_faulty_member_is_reported_by_name(members: dict[str, Any], fault: str
     assert info.provides == {"family": ("duck",)}
 
 
+def test_a_member_that_cannot_be_read_is_reported_and_harms_no_other_plugin() -> None:
+    def broken(self: object) -> object:
+        raise OSError("disk on fire")
+
+    plugins = load_plugins(
+        found=(),
+        extra=[
+            ("bad", FakePlugin(families=[changed(sizes=property(broken))])),
+            ("good", FakePlugin(families=[SketchFamily()])),
+        ],
+    )
+    assert plugins.infos[0].failure == "family 'duck': its members cannot be read: OSError: disk on fire"
+    assert "sketch" in plugins.families
+
+
 @pytest.mark.parametrize(
     "member",
     [
