@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 import attrs
 import pluggy
 
-from mold_core.deprecated import old_name, renamed_fields
+from mold_core.deprecated import CLIP_RULES, old_name, renamed_fields
 from mold_core.placement.memory_plan import MemoryPlan, MemoryPolicy, ModelComponent
 
 if TYPE_CHECKING:
@@ -360,9 +360,9 @@ class ChainRenderer(Protocol):
     """
 
     family: str
-    frame_stride: int
-    default_clip_frames: int
-    max_clip_frames: int
+    frame_stride: int = CLIP_RULES["frame_stride"]
+    default_clip_frames: int = CLIP_RULES["default_clip_frames"]
+    max_clip_frames: int = CLIP_RULES["max_clip_frames"]
 
     @abstractmethod
     def check(self, spec: ModelSpec) -> None:
