@@ -51,7 +51,9 @@ NAMES: dict[str, dict[str, str]] = {
 }
 
 # Members of the objects that plugins return: protocol → new name → old name.
-MEMBERS: dict[str, dict[str, str]] = {}
+MEMBERS: dict[str, dict[str, str]] = {
+    "ModelFamily": {"components": "parts", "placement_components": "places", "resolve_inputs": "fitted"},
+}
 
 # What mold 0.1 assumed of every chain renderer; renderers declare these now.
 CLIP_RULES: dict[str, int] = {"frame_stride": 8, "default_clip_frames": 97, "max_clip_frames": 97}

@@ -10,22 +10,30 @@ like belong inside the methods of the objects it returns.
     def mold_families():
         return [MyFamily()]
 
-Objects need not inherit from the classes here; it is enough that they have the attributes and methods. Optional
-arguments may be added to hooks and methods over time; nothing is renamed.
+Objects may inherit from the classes here, which hold the defaults of optional members. They need not: it is enough that
+they have the required attributes and methods, and mold supplies the defaults of the others. `mold plugins` reports a
+member that is misspelt, missing or takes other arguments.
+
+A plugin module may state the versions of these hooks that it was made for, the first and the last:
+
+    MOLD_HOOK_API = (2, 2)
+
+Optional arguments may be added to hooks and methods over time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import attrs
 import pluggy
 
-from mold_core.deprecated import old_name
+from mold_core.deprecated import CLIP_RULES, old_name, renamed_fields
 from mold_core.parameters import Parameter
-from mold_core.placement.memory_plan import MemoryPlan, MemoryPolicy
+from mold_core.placement.memory_plan import MemoryPlan, MemoryPolicy, ModelComponent
 
 if TYPE_CHECKING:
     import click
@@ -35,12 +43,15 @@ if TYPE_CHECKING:
 
     from mold_core.catalog import LocalFiles, ModelSpec
     from mold_core.jobs.job import Job
+    from mold_core.placement.device import DeviceInfo
     from mold_core.plugins import Plugins
     from mold_core.settings import AttentionChoice, CompileMode, ExpandWeights, Settings
     from mold_core.weights import TensorSource
     from mold_core.wire import GenerateRequest, ProgressEvent
 
 __all__ = [
+    "HOOK_API",
+    "OLDEST_HOOK_API",
     "Capability",
     "ChainRenderer",
     "DecodedClip",
@@ -63,6 +74,10 @@ __all__ = [
     "hookimpl",
     "hookspec",
 ]
+
+# The version of the hooks and protocols on this page, and the oldest whose plugins still work.
+HOOK_API = 2
+OLDEST_HOOK_API = 1
 
 hookspec = pluggy.HookspecMarker("mold")
 hookimpl = pluggy.HookimplMarker("mold")
@@ -190,6 +205,7 @@ class Run(Protocol):
         """Raise CancelledError if nobody waits for the result any more. Call it between steps."""
 
 
+@renamed_fields(wishes="memory_policy", room="available_bytes")
 @attrs.frozen(kw_only=True)
 class LoadContext:
     """Where and how a model is loaded. `device` is a torch device name; `threads` of None leaves the choice open.
@@ -200,9 +216,9 @@ class LoadContext:
     `expand_weights` whether quantised weights are made dense at once: "auto" means where the plan leaves room,
     `attention` and `cuda_graphs` what to use on CUDA.
 
-    `wishes` is what was asked for about memory and devices, `room` what the model may take, in bytes by device (no
-    entry: no limit), and `plan` how it is to be held in memory, for a family that tells its parts. `capabilities` are
-    the compute capabilities of CUDA devices, by device (no entry: not known, as good as the newest).
+    `memory_policy` is what the user asked for about memory and devices, `available_bytes` what the model may take on
+    each device (no entry: no limit), and `plan` how it is held in memory, for a family that returns components.
+    `capabilities` are the compute capabilities of CUDA devices, by device (no entry: unknown, treated as the newest).
     """
 
     device: str
@@ -214,8 +230,8 @@ class LoadContext:
     expand_weights: ExpandWeights = "never"
     attention: AttentionChoice = "auto"
     cuda_graphs: bool = False
-    wishes: MemoryPolicy = MemoryPolicy()
-    room: Mapping[str, int] = attrs.Factory(dict)
+    memory_policy: MemoryPolicy = MemoryPolicy()
+    available_bytes: Mapping[str, int] = attrs.Factory(dict)
     plan: MemoryPlan | None = None
     capabilities: Mapping[str, tuple[int, int]] = attrs.Factory(dict)
 
@@ -224,9 +240,16 @@ class Pipeline(Protocol):
     """A loaded model. It keeps no state of a request: what it caches is keyed by content and bounded."""
 
     @property
+    @abstractmethod
     def size_bytes(self) -> int:
         """Memory that the model takes on the device of its context now, measured, in bytes."""
 
+    @property
+    def peak_bytes(self) -> int:
+        """The most that it takes on the device while it runs, in bytes. By default `size_bytes`."""
+        return self.size_bytes
+
+    @abstractmethod
     def generate(self, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
         """Return one Frames per request, in order.
 
@@ -234,14 +257,13 @@ class Pipeline(Protocol):
         same pixels, alone or in a batch, up to the rounding of the device. `run.step` is called after each step.
         """
 
+    def replan(self, plan: MemoryPlan) -> None:
+        """Take a plan of the same strategy and components, for requests that are larger than those before."""
+        return
+
+    @abstractmethod
     def close(self) -> None:
         """Free the memory. The pipeline is not used again."""
-
-
-# A pipeline may also have:
-#   peak_bytes: int    the most that it takes on the device while it runs, where that is more than `size_bytes`
-#   replan(plan: MemoryPlan) -> None
-#                      takes a plan of the same strategy and parts, for requests that are larger than those before
 
 
 class ModelFamily(Protocol):
@@ -253,30 +275,44 @@ class ModelFamily(Protocol):
     sizes: SizeRules
     parameters: tuple[Parameter, ...]
 
+    placement_components: tuple[str, ...] = ()
+    """Components that `context.memory_policy.devices` may name, such as "transformer". Empty: one device for all."""
+
+    @abstractmethod
     def load(self, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> Pipeline:
         """Return the model ready to run. Raises CheckpointError when the files are not what the family needs."""
 
+    def components(self, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> Sequence[ModelComponent]:
+        """Return what the components of a model take in memory, in the order of use.
 
-# A family may also have:
-#   batch_key(spec: ModelSpec, request: GenerateRequest) -> Hashable
-#                                                       requests with equal keys may be computed together; without this
-#                                                       method, or where it returns None, a request runs alone
-#   parts(spec, files: LocalFiles, context: LoadContext) -> Sequence[ModelComponent]
-#                                                       what the parts of a model take in memory, in the order of use;
-#                                                       the engine makes `context.plan` of it before `load`. Files that
-#                                                       are not here yet are measured by the catalog
-#   places: tuple[str, ...]                             the parts that `context.wishes.devices` may name, such as
-#                                                       "text_encoders", "transformer", "vae"; without this a model is
-#                                                       on one device as a whole
-#   warm() -> None                                      imports what loading needs; a worker process calls it when it
-#                                                       starts, so that the first request waits for less
-#   fitted(spec: ModelSpec, request: GenerateRequest) -> GenerateRequest
-#                                                       fills in what follows from files in the request, as the frames
-#                                                       and their rate from a video, before the model's defaults, and
-#                                                       puts the steps in place that a model always takes
-#   check(spec: ModelSpec, request: GenerateRequest)    raises ValidationError, naming the field, for a complete request
-#                                                       that the model cannot honour
-#   sizes_of(spec: ModelSpec) -> SizeRules              size rules of one model, where they differ from the family's
+        The engine makes `context.plan` of it before `load`. Files that are not on this machine are measured by the
+        catalog. Empty: the model is loaded as a whole, without a plan.
+        """
+        return ()
+
+    def resolve_inputs(self, spec: ModelSpec, request: GenerateRequest) -> GenerateRequest:
+        """Return the request with what follows from its files, such as the frames and frame rate of a video.
+
+        Called before the defaults of the model are filled in. It also sets the steps of a model that always takes the
+        same number.
+        """
+        return request
+
+    def sizes_of(self, spec: ModelSpec) -> SizeRules:
+        """Return the size rules of one model, where they differ from the family's."""
+        return self.sizes
+
+    def check(self, spec: ModelSpec, request: GenerateRequest) -> None:
+        """Raise ValidationError, naming the field, for a complete request that the model cannot honour."""
+        return
+
+    def batch_key(self, spec: ModelSpec, request: GenerateRequest) -> Hashable:
+        """Return a key: requests with equal keys may be computed together. None: the request runs alone."""
+        return None
+
+    def warm(self) -> None:
+        """Import what loading needs. A worker process calls it when it starts, to save time on the first request."""
+        return
 
 
 # --- the other kinds ---------------------------------------------------------------------------------------------
@@ -287,9 +323,11 @@ class WeightLoader(Protocol):
 
     name: str
 
+    @abstractmethod
     def recognises(self, path: Path, head: bytes) -> bool:
         """Say whether the file is of this format, by its first 64 bytes; names are not trusted."""
 
+    @abstractmethod
     def open(self, path: Path) -> Mapping[str, TensorSource]:
         """Return the tensors by name: what the header tells, and the numbers when they are read.
 
@@ -311,13 +349,19 @@ class ChainRenderer(Protocol):
     """
 
     family: str
-    frame_stride: int
-    default_clip_frames: int
-    max_clip_frames: int
+    frame_stride: int = CLIP_RULES["frame_stride"]
+    default_clip_frames: int = CLIP_RULES["default_clip_frames"]
+    max_clip_frames: int = CLIP_RULES["max_clip_frames"]
 
+    @abstractmethod
     def check(self, spec: ModelSpec) -> None:
         """Raise ValidationError, naming the constraint, for a model of the family that cannot make chains."""
 
+    def prepare(self, pipeline: Any, requests: Sequence[GenerateRequest], run: Run) -> None:
+        """Compute what several clips need. Called before a clip is rendered, with its request and those to come."""
+        return
+
+    @abstractmethod
     def render(
         self,
         pipeline: Any,
@@ -331,6 +375,7 @@ class ChainRenderer(Protocol):
         The same arguments give the same latents, whatever was rendered in between.
         """
 
+    @abstractmethod
     def decode(
         self,
         pipeline: Any,
@@ -343,12 +388,6 @@ class ChainRenderer(Protocol):
 
         It may run in another thread than `render`, which may be busy with a later clip.
         """
-
-
-# A chain renderer may also have:
-#   prepare(pipeline, requests: Sequence[GenerateRequest], run: Run)
-#                                                       called before a clip is rendered, with its request and those of
-#                                                       the clips to come: what all of them need can be made at once
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -382,9 +421,11 @@ class UpscalerArchitecture(Protocol):
 
     name: str
 
+    @abstractmethod
     def recognises(self, tensors: Mapping[str, TensorSource]) -> bool:
         """Say whether a file's tensors, by name and shape, are a network of this architecture. Nothing is read."""
 
+    @abstractmethod
     def load(self, tensors: Mapping[str, TensorSource], context: LoadContext) -> UpscalerNetwork:
         """Return the network on the device of `context`. Raises CheckpointError for what is not as it must be."""
 
@@ -426,6 +467,10 @@ class PromptExpander(Protocol):
 
     name: str
 
+    model_families: frozenset[str] = frozenset()
+    """Families of the catalog entries that are its language models."""
+
+    @abstractmethod
     def expand(self, expansion: Expansion, context: ExpandContext, run: Run) -> Sequence[str]:
         """Return `expansion.variations` prompts, none blank; the same expansion gives the same prompts.
 
@@ -433,42 +478,60 @@ class PromptExpander(Protocol):
         this returns. Raises InferenceError where it fails.
         """
 
+    def takes(self, backend: str, context: ExpandContext) -> bool:
+        """Say whether a backend other than its name is its own."""
+        return False
 
-# An expander may also have:
-#   takes(backend: str, context: ExpandContext) -> bool     backends besides its name that are its own
-#   check(expansion: Expansion, context: ExpandContext) -> None
-#                                                       raises ValidationError, before the job is queued, for what
-#                                                       cannot work: a language model that is not here
-#   size_bytes(expansion: Expansion, context: ExpandContext) -> int
-#                                                       memory it takes meanwhile; the worker makes room for it
-#   model_families: frozenset[str]                          families of catalog entries that are its language models
+    def check(self, expansion: Expansion, context: ExpandContext) -> None:
+        """Raise ValidationError, before the job is queued, for what cannot work: a language model that is missing."""
+        return
+
+    def size_bytes(self, expansion: Expansion, context: ExpandContext) -> int:
+        """Return the memory that it takes meanwhile, in bytes; the worker frees as much."""
+        return 0
 
 
 class Worker(Protocol):
-    """Runs models on one device. Its verbs are called from one thread at a time."""
+    """Runs models on one device. Its verbs are called from one thread at a time.
 
+    A verb raises WorkerError when the worker died; its jobs are then run again once.
+    """
+
+    on_death: Callable[[], object] | None = None
+    """Set by the engine; to be called when the worker dies while no verb runs."""
+
+    @property
+    def alive(self) -> bool:
+        """False once it has died: it is closed, and another is started."""
+        return True
+
+    @abstractmethod
     def loaded(self) -> frozenset[str]:
         """Return the full names of the models in memory."""
 
+    @abstractmethod
     def load(self, spec: ModelSpec, run: Run) -> None:
         """Bring a model into memory."""
 
+    @abstractmethod
     def unload(self, name: str | None = None) -> tuple[str, ...]:
         """Drop one model, or all; return the names that were dropped."""
 
+    @abstractmethod
     def run(self, task: Any, run: Run) -> Any:
         """Run a task (`mold_core.jobs.task.WorkerTask`, picklable) where the models are, and return its result."""
 
+    def device_info(self) -> DeviceInfo | None:
+        """Return the name and memory of the device without waiting; None where it cannot tell."""
+        return None
+
+    def kill(self) -> bool:
+        """End at once what the worker is doing, when it does not stop for closing; return False if it cannot."""
+        return False
+
+    @abstractmethod
     def close(self) -> None:
         """Free everything."""
-
-
-# A worker may also have:
-#   alive: bool                 False once it has died: it is closed, and another is started
-#   on_death: () -> object      set by the engine; to be called when it dies while nobody asks it for anything
-#   kill() -> None              ends at once what it is doing, when it does not stop for closing
-#   device_info() -> DeviceInfo name and memory of the device, at once
-# A verb raises WorkerError when the worker died; its jobs are then run again once.
 
 
 class Executor(Protocol):
@@ -476,6 +539,7 @@ class Executor(Protocol):
 
     name: str
 
+    @abstractmethod
     def start(self, device: str, settings: Settings, plugins: Plugins) -> Worker:
         """Return a worker for a device (a torch device name)."""
 

@@ -13,17 +13,27 @@ import pluggy
 
 from mold_core import hookspecs
 from mold_core.errors import DuplicateError
+from mold_core.hookspecs import (
+    HOOK_API,
+    OLDEST_HOOK_API,
+    ChainRenderer,
+    Executor,
+    ModelFamily,
+    PromptExpander,
+    UpscalerArchitecture,
+    WeightLoader,
+)
 from mold_core.parameters import declaration_problem
+from mold_core.plugin_members import completed, member_faults
 
 if TYPE_CHECKING:
     from mold_core.catalog import ModelSpec
-    from mold_core.hookspecs import ChainRenderer, ModelFamily, PromptExpander, UpscalerArchitecture, WeightLoader
 
 __all__ = ["PluginInfo", "PluginSource", "Plugins", "load_plugins"]
 
 GROUP = "mold"
 
-# How the things a hook returns are named in listings and kept apart. Hooks that are verbs bring nothing to list.
+# How the objects that a hook returns are named in listings and told apart. Hooks that are verbs return nothing to list.
 _KINDS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "mold_families": ("family", lambda item: item.name),
     "mold_models": ("model", lambda item: item.name),
@@ -32,6 +42,16 @@ _KINDS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "mold_upscalers": ("upscaler", lambda item: item.name),
     "mold_expanders": ("expander", lambda item: item.name),
     "mold_executors": ("executor", lambda item: item.name),
+}
+
+# What those objects are expected to be. The entries of the catalog are values of mold's own.
+_PROTOCOLS: dict[str, type] = {
+    "mold_families": ModelFamily,
+    "mold_loaders": WeightLoader,
+    "mold_chain_renderers": ChainRenderer,
+    "mold_upscalers": UpscalerArchitecture,
+    "mold_expanders": PromptExpander,
+    "mold_executors": Executor,
 }
 
 
@@ -170,6 +190,10 @@ class _Loading:
         return other is None
 
     def _register(self, plugin: object, info: PluginInfo) -> None:
+        misfit = _hook_api_misfit(getattr(plugin, "MOLD_HOOK_API", None))
+        if misfit:
+            self.infos[info.name] = attrs.evolve(info, failure=misfit)
+            return
         try:
             self.manager.register(plugin, info.name)
             failure = _misspelt(plugin)
@@ -212,12 +236,25 @@ class _Loading:
             if problem:
                 self._fail(owner, f"{kind} {name!r}: {problem}")
                 continue
-            items[name] = item
+            items[name] = self._checked(item, hook, f"{kind} {name!r}", owner)
             owners[hook, name] = owner
             mine.append(name)
         if mine:
             info = self.infos[owner]
             self.infos[owner] = attrs.evolve(info, provides={**info.provides, kind: tuple(mine)})
+
+    def _checked(self, item: object, hook: str, what: str, owner: str) -> object:
+        """Return an object with the defaults of its protocol; report what is wrong with its members."""
+        protocol = _PROTOCOLS.get(hook)
+        if protocol is None:
+            return item
+        try:
+            for fault in member_faults(item, protocol):
+                self._fail(owner, f"{what}: {fault}")
+            return completed(item, protocol)
+        except (Exception, SystemExit) as error:
+            self._fail(owner, _reason(f"{what}: its members cannot be read", error))
+            return item
 
     def _fail(self, owner: str, failure: str) -> None:
         info = self.infos[owner]
@@ -231,6 +268,24 @@ def _duplicate(kind: str, name: str, first: str, second: str) -> DuplicateError:
     return DuplicateError(
         f"{kind} {name!r} is brought by both {first} and {second}", hint=f"the one of {first} is used; uninstall one"
     )
+
+
+def _hook_api_misfit(stated: object) -> str | None:
+    """Return why a plugin does not fit this mold, by the versions of the hooks that it states, if it states any."""
+    if stated is None:
+        return None
+    match stated:
+        case (int(first), int(last)) if first <= last:
+            pass
+        case _:
+            return f"MOLD_HOOK_API is {stated!r}; it must be the first and the last version, such as (1, {HOOK_API})"
+    if first > HOOK_API:
+        return f"was made for hook API {first} or later, and this mold has {HOOK_API}: pip install -U mold-core"
+    if last < OLDEST_HOOK_API:
+        return (
+            f"was made for hook API {last} or earlier, and this mold needs {OLDEST_HOOK_API}: install a newer version"
+        )
+    return None
 
 
 def _misspelt(plugin: object) -> str | None:

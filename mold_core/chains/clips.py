@@ -94,8 +94,7 @@ def render_clip(renderer: ChainRenderer, pipeline: Any, work: ClipWork, run: Run
         return
     from safetensors.torch import save
 
-    if hasattr(renderer, "prepare"):
-        renderer.prepare(pipeline, (work.request, *work.later), run)
+    renderer.prepare(pipeline, (work.request, *work.later), run)
     latents = renderer.render(pipeline, work.request, _latents_before(work), work.overlap, run)
     write_whole(work.files.latents, save({name: tensor.contiguous() for name, tensor in latents.items()}))
 

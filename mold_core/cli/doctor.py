@@ -140,8 +140,6 @@ def _model(state: State) -> Iterator[Finding]:
             yield Finding("default model", "bad", f"{spec.name} is not here", f"mold pull {spec.name}")
             return
         yield Finding("default model", "good", f"{spec.name} ({chosen.reason})")
-        if not hasattr(engine.family_of(spec), "parts"):
-            return
         report = engine.memory_report(spec.name)
     except (MoldError, ImportError) as error:
         yield Finding("default model", "bad", str(error), "mold list shows what there is")

@@ -25,6 +25,7 @@ from mold_core.jobs.kinds.kind import DeviceKind
 from mold_core.jobs.queue import JobQueue
 from mold_core.jobs.repository import JobRepository
 from mold_core.placement.device import DeviceInfo
+from mold_core.plugin_members import completed
 from mold_core.requests.models import Models
 
 __all__ = ["DeviceRunner", "DeviceState", "DeviceStatus", "load_task"]
@@ -120,8 +121,8 @@ class DeviceRunner:
 
     def device_info(self) -> DeviceInfo:
         """Return what the worker has told of the device; only its name before there is a worker."""
-        info: DeviceInfo = getattr(self._worker, "device_info", lambda: DeviceInfo(name=self.device))()
-        return info
+        info = None if self._worker is None else self._worker.device_info()
+        return info or DeviceInfo(name=self.device)
 
     def run_control(self, task: Callable[[Worker], Any]) -> Future[Any]:
         """Let the worker do something between two batches."""
@@ -141,10 +142,9 @@ class DeviceRunner:
         if self._thread is None or self._thread is threading.current_thread():
             return
         self._thread.join(timeout_s)
-        kill = getattr(self._worker, "kill", None)
-        if self._thread.is_alive() and kill is not None:
-            log.warning("the worker of %s did not stop in time and is ended", self.device)
-            kill()
+        worker = self._worker
+        if self._thread.is_alive() and worker is not None and worker.kill() is not False:
+            log.warning("the worker of %s did not stop in time and was ended", self.device)
             self._thread.join()
 
     # --- for the queue -------------------------------------------------------------------------------------------
@@ -274,9 +274,8 @@ class DeviceRunner:
 
     def _worker_now(self) -> Worker:
         if self._worker is None:
-            worker = self._worker = self._start_worker()
-            if hasattr(worker, "on_death"):
-                worker.on_death = self._queue.wake
+            worker = self._worker = completed(self._start_worker(), Worker)
+            worker.on_death = self._queue.wake
         return self._worker
 
     def _start_early(self) -> None:
@@ -290,7 +289,7 @@ class DeviceRunner:
             self._start_next = False
 
     def _is_dead(self) -> bool:
-        return not getattr(self._worker, "alive", True)
+        return self._worker is not None and not self._worker.alive
 
     def _bury(self, error: Exception) -> None:
         """Let go of a worker that died; after several deaths in a row wait before the next is started."""

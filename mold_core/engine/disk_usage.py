@@ -134,7 +134,7 @@ class DiskInventory:
 
     def _memory(self, spec: ModelSpec) -> MemoryReport | None:
         family = self.models.plugins.families.get(spec.family)
-        if family is None or spec.part_of is not None or not hasattr(family, "parts"):
+        if family is None or spec.part_of is not None:
             return None
         models = self.models
         return memory_report(family, spec, models.store, models.settings, models.plugins, self.devices())

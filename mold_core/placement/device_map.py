@@ -104,7 +104,7 @@ def _refuse_unknown_parts(
     targets: Mapping[str, str],
     home: str,
 ) -> None:
-    own = tuple(getattr(family, "places", ()))
+    own = family.placement_components
     for name in places:
         if name not in (own or _ALL):
             raise ValidationError(

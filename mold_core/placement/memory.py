@@ -88,17 +88,21 @@ def memory_report(
     seen = _Outside(known or {}, may_ask_torch=settings.executor == "inline")
     device = max(map(torch_name, choose_devices(settings)), key=seen.available_bytes)
     context = load_context(settings, plugins, device, memory_of=seen.memory, capability_of=seen.capability)
-    parts = _parts_of(family, spec, store.files_of(spec), context)
+    parts = tuple(family.components(spec, store.files_of(spec), context))
     if not parts:
         return None
     chosen, problem = None, None
     try:
-        chosen = plan_memory(parts, context.room, context.wishes.strategy, model=spec.name).strategy
+        chosen = plan_memory(parts, context.available_bytes, context.memory_policy.strategy, model=spec.name).strategy
     except InsufficientMemoryError as error:
         problem = str(error)
     return MemoryReport(
         parts=parts,
-        room={part.device: context.room[part.device] for part in parts if part.device in context.room},
+        room={
+            part.device: context.available_bytes[part.device]
+            for part in parts
+            if part.device in context.available_bytes
+        },
         needs={strategy: needed_bytes(parts, strategy) for strategy in STRATEGIES},
         chosen=chosen,
         problem=problem,
@@ -187,8 +191,8 @@ def load_context(
     `held_bytes` is what models hold there that would be dropped to make room; `placed` are the devices that were asked
     for, by parts. Of a device whose memory cannot be told, a model may take what it wants.
     """
-    wishes = memory_policy_of(settings, placed, device)
-    memory = {name: memory_of(name) for name in (device, *sorted({*wishes.devices.values(), "cpu"} - {device}))}
+    policy = memory_policy_of(settings, placed, device)
+    memory = {name: memory_of(name) for name in (device, *sorted({*policy.devices.values(), "cpu"} - {device}))}
     room = {name: found.available_bytes for name, found in memory.items() if found is not None}
     here = memory[device]
     if settings.memory_budget_gb is not None:
@@ -206,8 +210,8 @@ def load_context(
         expand_weights=settings.expand_weights,
         attention=settings.attention,
         cuda_graphs=settings.cuda_graphs,
-        wishes=wishes,
-        room=room,
+        memory_policy=policy,
+        available_bytes=room,
         capabilities={name: found for name, found in capabilities.items() if found is not None},
     )
 
@@ -217,8 +221,10 @@ def plan_for(family: ModelFamily, spec: ModelSpec, files: LocalFiles, context: L
 
     Raises InsufficientMemoryError where it does not fit in any way, or not in the one that is asked for.
     """
-    parts = _parts_of(family, spec, files, context)
-    return plan_memory(parts, context.room, context.wishes.strategy, model=spec.name) if parts else None
+    parts = tuple(family.components(spec, files, context))
+    return (
+        plan_memory(parts, context.available_bytes, context.memory_policy.strategy, model=spec.name) if parts else None
+    )
 
 
 def spec_for(spec: ModelSpec, requests: Sequence[GenerateRequest]) -> ModelSpec:
@@ -253,13 +259,6 @@ def explained(plan: MemoryPlan, device: str, name: str) -> str | None:
         f"{name} is brought into memory {how}: as a whole it needs {in_words(whole)}, "
         f"and there is room for {in_words(plan.room.get(device, 0))} (mold info {name})"
     )
-
-
-def _parts_of(
-    family: ModelFamily, spec: ModelSpec, files: LocalFiles, context: LoadContext
-) -> tuple[ModelComponent, ...]:
-    parts = getattr(family, "parts", None)
-    return () if parts is None else tuple(parts(spec, files, context))
 
 
 def _device(name: str, value: str) -> str:

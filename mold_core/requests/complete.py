@@ -44,11 +44,11 @@ def complete(
     # The request is checked before a family puts its own values in place of those asked for, and again afterwards.
     warnings = _refuse_unsupported(request, spec, family)
     request = attrs.evolve(request, options=complete_options(request.options, family.parameters, spec.name))
-    if hasattr(family, "fitted"):
-        wanted, request = request, family.fitted(spec, request)
+    wanted, request = request, family.resolve_inputs(spec, request)
+    if request is not wanted:
         _refuse_unsupported(request, spec, family)
-        if wanted.steps is not None and request.steps != wanted.steps:
-            warnings.append(f"{spec.name} always takes {request.steps} steps; {wanted.steps} is ignored")
+    if wanted.steps is not None and request.steps != wanted.steps:
+        warnings.append(f"{spec.name} always takes {request.steps} steps; {wanted.steps} is ignored")
     width, height = _size(request, spec, family, warnings.append)
     defaults = spec.defaults
     completed = attrs.evolve(
@@ -64,8 +64,7 @@ def complete(
         loras=(loras or LoraFolder(mold_home() / "loras")).located(request),
         expand=request.expand if request.expand is not None else expand or None,
     )
-    if hasattr(family, "check"):
-        family.check(spec, completed)
+    family.check(spec, completed)
     return completed, tuple(warnings)
 
 
@@ -89,7 +88,7 @@ def adjust_size(width: int, height: int, rules: SizeRules) -> tuple[int, int]:
 def _size(
     request: GenerateRequest, spec: ModelSpec, family: ModelFamily, warn: Callable[[str], None]
 ) -> tuple[int, int]:
-    rules = family.sizes_of(spec) if hasattr(family, "sizes_of") else family.sizes
+    rules = family.sizes_of(spec)
     source = _source_size(request)
     wanted = (
         _first(request.width, spec.defaults.width, request.height, 512),

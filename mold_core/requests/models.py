@@ -111,7 +111,7 @@ class Models:
     def _language_families(self) -> frozenset[str]:
         """Return the families of the models that write prompts."""
         expanders = self.plugins.expanders.values()
-        return frozenset().union(*(getattr(expander, "model_families", ()) for expander in expanders))
+        return frozenset().union(*(expander.model_families for expander in expanders))
 
     def brought(self, spec: ModelSpec) -> bool:
         """Say whether a loaded plugin can run a model, or the models that it is a part of."""

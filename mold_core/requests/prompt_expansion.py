@@ -54,12 +54,11 @@ class Expanding:
 
     def check(self) -> None:
         """Raise what the expander can tell before it begins, such as a language model that is not here."""
-        if hasattr(self.expander, "check"):
-            self.expander.check(self.expansion, self.context)
+        self.expander.check(self.expansion, self.context)
 
     def size_bytes(self) -> int:
         """Return the memory it takes on the device while it lasts."""
-        return self.expander.size_bytes(self.expansion, self.context) if hasattr(self.expander, "size_bytes") else 0
+        return self.expander.size_bytes(self.expansion, self.context)
 
     def write(self, run: Run) -> tuple[str, ...]:
         """Return the prompts. Raises InferenceError for an expander that does not do what it must."""
@@ -77,7 +76,7 @@ def _expander_for(backend: str, plugins: Plugins, context: ExpandContext) -> Pro
     if expander is not None:
         return expander
     for expander in plugins.expanders.values():
-        if hasattr(expander, "takes") and expander.takes(backend, context):
+        if expander.takes(backend, context):
             return expander
     known = ", ".join(plugins.expanders)
     raise PluginError(

@@ -14,6 +14,7 @@ from PIL import Image, ImageChops
 from mold_core.catalog import ModelSpec, ModelStore
 from mold_core.errors import CancelledError
 from mold_core.hookspecs import Frames, LoadContext, ModelFamily, Pipeline, SizeRules
+from mold_core.plugin_members import completed, member_faults
 from mold_core.requests.complete import adjust_size, complete
 from mold_core.wire import DenoiseStep, GenerateRequest, ProgressEvent
 
@@ -74,6 +75,7 @@ def check_family(
     `module` is the one whose import is checked, the family's own if it is not given.
     """
     _check_declaration(family)
+    family = completed(family, ModelFamily)
     requests = [
         complete(GenerateRequest(prompt=prompt, seed=number, width=width, height=height, steps=steps), spec, family)[0]
         for number, prompt in enumerate(prompts)
@@ -92,8 +94,8 @@ def check_family(
 
 
 def _check_declaration(family: ModelFamily) -> None:
-    for name in ("name", "title", "capabilities", "sizes", "parameters"):
-        assert hasattr(family, name), f"the family has no {name!r}"
+    faults = member_faults(family, ModelFamily)
+    assert not faults, "; ".join(faults)
     known = {attribute.name for attribute in attrs.fields(GenerateRequest)}
     for parameter in family.parameters:
         assert parameter.name in known, f"parameter {parameter.name!r} is no field of GenerateRequest"
@@ -155,7 +157,7 @@ def _check_sizes(pipeline: Pipeline, request: GenerateRequest, rules: SizeRules)
 
 
 def _rules(family: ModelFamily, spec: ModelSpec) -> SizeRules:
-    rules: SizeRules = family.sizes_of(spec) if hasattr(family, "sizes_of") else family.sizes
+    rules: SizeRules = family.sizes_of(spec)
     return rules
 
 

@@ -12,13 +12,14 @@ from typing import Any
 from mold_core.catalog import resolve
 from mold_core.errors import CancelledError
 from mold_core.hookspecs import ExpandContext, Expansion, PromptExpander, Run
+from mold_core.plugin_members import completed, member_faults
 from mold_core.settings import Settings
 from mold_core.testing.conformance import HEAVY_MODULES, RecordedRun
 
 __all__ = ["EchoExpander", "check_expander"]
 
 
-class EchoExpander:
+class EchoExpander(PromptExpander):
     """Writes "WISH for FAMILY, SEED"; it notes what it was asked, and needs `size_bytes` while it writes."""
 
     def __init__(self, name: str = "echo", *, size_bytes: int = 0, error: Exception | None = None) -> None:
@@ -63,6 +64,9 @@ def check_expander(
     and `locate` are what its language models are found by.
     """
     _check_imports(module or type(expander).__module__)
+    faults = member_faults(expander, PromptExpander)
+    assert not faults, "; ".join(faults)
+    expander = completed(expander, PromptExpander)
     with tempfile.TemporaryDirectory(prefix="mold-check-") as folder:
         catalog = {spec.name: spec for spec in models}
         context = ExpandContext(
@@ -77,8 +81,7 @@ def check_expander(
 def _check_prompts(expander: PromptExpander, context: ExpandContext, backend: str, families: Sequence[str]) -> None:
     def asked(prompt: str, family: str, variations: int, seed: int) -> list[str]:
         expansion = Expansion(prompt=prompt, family=family, variations=variations, seed=seed, backend=backend)
-        if hasattr(expander, "check"):
-            expander.check(expansion, context)
+        expander.check(expansion, context)
         return list(expander.expand(expansion, context, RecordedRun()))
 
     first = asked("a red house", families[0], 1, 7)

@@ -11,7 +11,19 @@ from PIL import Image, ImageDraw
 
 from mold_core.catalog import LocalFiles, ModelDefaults, ModelSpec
 from mold_core.errors import ValidationError
-from mold_core.hookspecs import Capability, DecodedClip, Frames, LoadContext, Parameter, Run, SizeRules, Sound
+from mold_core.hookspecs import (
+    Capability,
+    ChainRenderer,
+    DecodedClip,
+    Frames,
+    LoadContext,
+    ModelFamily,
+    Parameter,
+    Pipeline,
+    Run,
+    SizeRules,
+    Sound,
+)
 from mold_core.testing.sketch import Gate
 from mold_core.wire import GenerateRequest
 
@@ -27,7 +39,7 @@ _RGB = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 230), "ye
 
 
 @attrs.define(kw_only=True, eq=False)
-class FlipbookFamily:
+class FlipbookFamily(ModelFamily):
     """A family for tests: the colour of the ball is named in the prompt, its way follows from the seed.
 
     `gate`: where every step waits. `error`: what is raised in a clip whose prompt holds `error_for`. The clips that
@@ -50,7 +62,7 @@ class FlipbookFamily:
 
 
 @attrs.define
-class FlipbookPipeline:
+class FlipbookPipeline(Pipeline):
     """A loaded flipbook."""
 
     family: FlipbookFamily
@@ -92,7 +104,7 @@ class FlipbookPipeline:
         """Nothing is held."""
 
 
-class FlipbookRenderer:
+class FlipbookRenderer(ChainRenderer):
     """Makes chains of flipbook clips. A subclass may have another stride, which makes it a second video family."""
 
     family = "flipbook"

@@ -12,7 +12,7 @@ import attrs
 from PIL import Image, ImageDraw
 
 from mold_core.catalog import LocalFiles, ModelDefaults, ModelFile, ModelSpec
-from mold_core.hookspecs import Capability, Frames, LoadContext, Parameter, Run, SizeRules
+from mold_core.hookspecs import Capability, Frames, LoadContext, ModelFamily, Parameter, Pipeline, Run, SizeRules
 from mold_core.wire import GenerateRequest
 
 __all__ = ["Gate", "SketchFamily", "SketchPipeline", "sketch_model"]
@@ -65,7 +65,7 @@ class Gate:
 
 
 @attrs.define(kw_only=True, eq=False)
-class SketchFamily:
+class SketchFamily(ModelFamily):
     """A family for tests. What it was asked to do is kept in `batches`, `loads` and `closes`.
 
     `step_s`: how long a step takes, in seconds. `gate`: where every step waits. `error`: what is raised at step
@@ -106,7 +106,7 @@ class SketchFamily:
 
 
 @attrs.define
-class SketchPipeline:
+class SketchPipeline(Pipeline):
     """A loaded sketch model: one rectangle a step."""
 
     family: SketchFamily

@@ -75,7 +75,7 @@ async def capabilities(service: Service, req: falcon.asgi.Request, resp: falcon.
                     size_multiple=family.sizes.multiple,
                     max_pixels=family.sizes.max_pixels,
                     recommended_sizes=tuple(f"{width}x{height}" for width, height in family.sizes.recommended),
-                    places=tuple(getattr(family, "places", ())),
+                    places=family.placement_components,
                 )
                 for family in plugins.families.values()
             ),

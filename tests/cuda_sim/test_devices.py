@@ -70,8 +70,8 @@ class Cuda(SimpleNamespace):
 class Family(SketchFamily):
     """A family of two parts, 10 and 9 GB, the first of which can be placed by itself."""
 
-    def parts(self, spec: Any, files: Any, context: Any) -> tuple[ModelComponent, ...]:
-        where = context.wishes.device_of("t5", default=context.device)
+    def components(self, spec: Any, files: Any, context: Any) -> tuple[ModelComponent, ...]:
+        where = context.memory_policy.device_of("t5", default=context.device)
         return (
             ModelComponent(name="t5", size_bytes=10 * GB, device=where),
             ModelComponent(name="transformer", size_bytes=9 * GB, device=context.device, working_bytes=GB),
@@ -88,10 +88,10 @@ def test_a_gpu_is_budgeted_once_whatever_it_is_called(wish: str, home: Path, mon
     settings = Settings(home=home, device_t5=wish)
     (device,) = choose_devices(settings)
     context = load_context(settings, plugins(Family()), device)
-    assert (device, set(context.room)) == ("cuda:0", {"cuda:0", "cpu"})
-    parts = Family().parts(None, None, context)
+    assert (device, set(context.available_bytes)) == ("cuda:0", {"cuda:0", "cpu"})
+    parts = Family().components(None, None, context)
     assert {part.device for part in parts} == {"cuda:0"}
-    assert plan_memory(parts, context.room).strategy == "sequential"
+    assert plan_memory(parts, context.available_bytes).strategy == "sequential"
 
 
 def test_a_gpu_without_a_number_is_that_of_the_worker() -> None:

@@ -57,7 +57,7 @@ class Family(SketchFamily):
     strategies: list[str] = attrs.Factory(list)
     held: list[weakref.ref[Ballast]] = attrs.Factory(list)
 
-    def parts(self, spec: Any, files: Any, context: Any) -> tuple[ModelComponent, ...]:
+    def components(self, spec: Any, files: Any, context: Any) -> tuple[ModelComponent, ...]:
         pixels = spec.defaults.width * spec.defaults.height
         self.sizes_planned.append(pixels)
         return (
@@ -252,7 +252,7 @@ def test_clips_are_decoded_beside_a_render_only_with_memory_for_both(
     from mold_core.jobs.kinds import clip_tasks
 
     class PlacedModel(FlipbookFamily):
-        def parts(self, spec: Any, files: Any, context: Any) -> tuple[ModelComponent, ...]:
+        def components(self, spec: Any, files: Any, context: Any) -> tuple[ModelComponent, ...]:
             return tuple(attrs.evolve(part, device=context.device) for part in PARTS)
 
     found = FakePlugin(families=[PlacedModel()], models=[flipbook_model()], chain_renderers=[FlipbookRenderer()])

@@ -31,7 +31,7 @@ def drawn(folder: Path, wish: ExpandWeights, spare_bytes: int) -> tuple[type[nn.
         context = LoadContext(
             device="cpu", threads=1, cache_dir=folder, report=lambda event: None, compile="off", expand_weights=wish
         )
-        parts = family.parts(spec, files, context)  # type: ignore[attr-defined]
+        parts = family.components(spec, files, context)  # type: ignore[attr-defined]
         plan = plan_memory(parts, {"cpu": needed_bytes(parts, "eager")["cpu"] + spare_bytes})
         assert plan.strategy == "eager"
 

@@ -105,7 +105,7 @@ def test_the_best_that_fits_is_taken(engine: Engine, encoders: Path) -> None:
             report=lambda event: None,
             room={} if room is None else {"cpu": room},
         )
-        (part,) = (part for part in family.parts(spec, files, context) if part.name == "t5_encoder")  # type: ignore[attr-defined]
+        (part,) = (part for part in family.components(spec, files, context) if part.name == "t5_encoder")  # type: ignore[attr-defined]
         return str(part.files[0].relative_to(encoders))
 
     number_bytes = fast_dtype("cpu").itemsize

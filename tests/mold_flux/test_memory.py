@@ -45,7 +45,7 @@ def plan(strategy: str | None = None, room: dict[str, int] | None = None) -> Mem
     with Engine(Settings(device="cpu")) as engine:
         spec = engine.resolve(NANO)
         context = LoadContext(device="cpu", threads=1, cache_dir=Path(), report=lambda event: None)
-        parts = engine.family_of(spec).parts(spec, engine.store.files_of(spec), context)  # type: ignore[attr-defined]
+        parts = engine.family_of(spec).components(spec, engine.store.files_of(spec), context)  # type: ignore[attr-defined]
     return plan_memory(parts, room or {}, strategy)  # type: ignore[arg-type]
 
 
@@ -162,4 +162,4 @@ def test_a_part_on_another_device_is_placed_there() -> None:
     with Engine(Settings(device="cpu", device_t5="meta")) as engine, pytest.raises(Exception, match="device_t5"):
         engine.generate(REQUEST)
     context = LoadContext(device="cpu", threads=1, cache_dir=Path(), report=lambda event: None)
-    assert torch.device(context.wishes.device_of("t5", default=context.device)).type == "cpu"
+    assert torch.device(context.memory_policy.device_of("t5", default=context.device)).type == "cpu"

@@ -28,7 +28,7 @@ REQUEST = GenerateRequest(
 def plan(files: dict[str, Path], strategy: Any = None, room: dict[str, int] | None = None) -> MemoryPlan:
     context = LoadContext(device="cpu", threads=1, cache_dir=Path("/nowhere"), report=lambda event: None)
     local = LocalFiles({name: (path,) for name, path in files.items()})
-    return plan_memory(Ltx2Family().parts(spec_of(files), local, context), room or {}, strategy)
+    return plan_memory(Ltx2Family().components(spec_of(files), local, context), room or {}, strategy)
 
 
 class Watching(RecordedRun):
@@ -152,7 +152,7 @@ def test_files_that_are_not_here_are_measured_by_the_catalog() -> None:
     spec = next(spec for spec in mold_models() if spec.name == "ltx-2-19b-distilled:fp8")
     files = LocalFiles({file.component: (Path("/nowhere") / file.path,) for file in spec.files})
     context = LoadContext(device="cuda", threads=1, cache_dir=Path("/nowhere"), report=lambda event: None)
-    parts = {part.name: part for part in Ltx2Family().parts(spec, files, context)}
+    parts = {part.name: part for part in Ltx2Family().components(spec, files, context)}
     assert parts["text_encoder"].size_bytes == pytest.approx(24.4e9, rel=0.01)
     assert sum(part.size_bytes for part in parts.values()) == pytest.approx(24.4e9 + 27.1e9 + 1e9, rel=0.02)
     assert parts["transformer"].streamed_bytes == pytest.approx(1.3e9, rel=0.2)

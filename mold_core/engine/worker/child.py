@@ -94,11 +94,10 @@ def _end_with(parent: int) -> None:
 
 
 def _warm(family: Any) -> None:
-    if hasattr(family, "warm"):
-        try:
-            family.warm()
-        except Exception:
-            log.exception("family %s could not prepare for its models", family.name)
+    try:
+        family.warm()
+    except Exception:
+        log.exception("family %s could not prepare for its models", family.name)
 
 
 class _Process:

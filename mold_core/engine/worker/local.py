@@ -12,7 +12,7 @@ import attrs
 from mold_core.cancelling import cancelled_by
 from mold_core.catalog import LocalFiles, ModelSpec, ModelStore
 from mold_core.engine.worker.residency import Residency
-from mold_core.hookspecs import ModelFamily, Pipeline, Run, UpscalerNetwork
+from mold_core.hookspecs import ModelFamily, Pipeline, Run, UpscalerNetwork, Worker
 from mold_core.jobs.task import WorkerTask
 from mold_core.jobs.within_memory import saying_out_of_memory
 from mold_core.placement.device import DeviceInfo, budget_bytes, device_info, torch_name, use_device
@@ -20,6 +20,7 @@ from mold_core.placement.device_map import WHOLE_MODEL
 from mold_core.placement.memory import explained, load_context, pixels_of, plan_for, spec_for
 from mold_core.placement.memory_plan import MemoryPlan
 from mold_core.plugin_errors import wrap_plugin_errors
+from mold_core.plugin_members import completed
 from mold_core.plugins import Plugins
 from mold_core.settings import Settings
 from mold_core.upscaling.loading import COMPONENT, FAMILY, load_network
@@ -30,7 +31,7 @@ __all__ = ["InlineExecutor", "LocalWorker"]
 log = logging.getLogger("mold.engine")
 
 
-class LocalWorker:
+class LocalWorker(Worker):
     """Loads and runs models on one device, in the thread that calls it. It is the `WorkerHost` of its tasks."""
 
     def __init__(self, device: str, settings: Settings, plugins: Plugins) -> None:
@@ -130,9 +131,7 @@ class LocalWorker:
             self._drop(name)
             return
         self._plans[name], self._planned_px[name] = plan, pixels_of(sized)
-        replan = getattr(residency.get(name), "replan", None)
-        if replan is not None:
-            replan(plan)
+        completed(residency.get(name), Pipeline).replan(plan)
 
     def _loaded(
         self,

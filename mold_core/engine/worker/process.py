@@ -24,7 +24,7 @@ from mold_core.engine.worker.pulse import Pulse, make_pulse
 from mold_core.engine.worker.shared_file import make_shared_file, read_shared
 from mold_core.engine.worker.vigil import Call, Vigil, call_for
 from mold_core.errors import CancelledError, PluginError, WorkerError
-from mold_core.hookspecs import Run
+from mold_core.hookspecs import Run, Worker
 from mold_core.jobs.task import WorkerTask
 from mold_core.placement.device import DeviceInfo
 from mold_core.plugins import Plugins
@@ -56,7 +56,7 @@ class _Telling(Protocol):
     def telling(self, cancelled: Callable[[], object]) -> AbstractContextManager[None]: ...
 
 
-class ProcessWorker:
+class ProcessWorker(Worker):
     """A worker whose verbs run in another process. It has the verbs of `mold_core.hookspecs.Worker`.
 
     `on_death` is called when the process ends without being told to, in a thread of this worker. One that is stopped,
@@ -65,7 +65,7 @@ class ProcessWorker:
 
     def __init__(self, device: str, settings: Settings, plugins: Plugins) -> None:
         self.device = device
-        self.on_death: Callable[[], object] = lambda: None
+        self.on_death: Callable[[], object] | None = None
         self._numbers = count(1)
         self._sending = threading.Lock()
         self._answers: SimpleQueue[tuple[Any, ...] | None] = SimpleQueue()
@@ -155,9 +155,10 @@ class ProcessWorker:
         """Return the name and memory of the device, as they were after the last call."""
         return self._state.device
 
-    def kill(self) -> None:
+    def kill(self) -> bool:
         """End the process at once, whatever it does."""
         self._process.kill()
+        return True
 
     # --- inside --------------------------------------------------------------------------------------------------
 
@@ -251,7 +252,8 @@ class ProcessWorker:
         if not self._closing:
             self._threads[1].join(_CLOSE_TIMEOUT_S)
             log.error("%s; its last words: %s", self._death(), " / ".join(self._tail) or "none")
-            self.on_death()
+            if self.on_death is not None:
+                self.on_death()
 
     def _watch(self) -> None:
         """End the process when something is wrong with it."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from mold_core.errors import InsufficientMemoryError
 from mold_core.hookspecs import Pipeline
+from mold_core.plugin_members import completed
 
 __all__ = ["Residency"]
 
@@ -95,4 +96,4 @@ class Residency:
 
 
 def _peak_bytes(pipeline: Pipeline) -> int:
-    return max(pipeline.size_bytes, getattr(pipeline, "peak_bytes", 0))
+    return max(pipeline.size_bytes, completed(pipeline, Pipeline).peak_bytes)

@@ -191,7 +191,7 @@ def _again(job: Job, spec: ModelSpec, worker: Worker, context: RunContext, promp
 
 def _batch_key(spec: ModelSpec, family: ModelFamily, request: GenerateRequest) -> Hashable:
     try:
-        key = family.batch_key(spec, request) if hasattr(family, "batch_key") else None
+        key = family.batch_key(spec, request)
         hash(key)
     except Exception:
         log.exception("batch_key of family %s failed; its requests run alone", family.name)

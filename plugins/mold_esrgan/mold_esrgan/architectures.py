@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mold_core import UpscalerNetwork
+from mold_core import UpscalerArchitecture, UpscalerNetwork
 from mold_esrgan.layouts import compact_config, compact_tensors, rrdb_config, rrdb_tensors
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ RRDB_TILE = 640
 COMPACT_FEATHER = 2
 
 
-class RRDB:
+class RRDB(UpscalerArchitecture):
     """RRDBNet: RealESRGAN_x4plus, x2plus, the anime model with 6 blocks, and ESRGAN's own files."""
 
     name = "RRDBNet"
@@ -57,7 +57,7 @@ class RRDB:
         )
 
 
-class Compact:
+class Compact(UpscalerArchitecture):
     """SRVGGNetCompact: realesr-animevideov3, realesr-general-x4v3 and esrgan-nano-x4."""
 
     name = "SRVGGNetCompact"

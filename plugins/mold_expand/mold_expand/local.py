@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from mold_core import InferenceError, ModelNotFoundError, StageDone, StageStart, UnknownModelError, ValidationError
+from mold_core import (
+    InferenceError,
+    ModelNotFoundError,
+    PromptExpander,
+    StageDone,
+    StageStart,
+    UnknownModelError,
+    ValidationError,
+)
 from mold_expand.answers import prompt_of
 from mold_expand.choosing import faults
 from mold_expand.instructions import SINGLE, filled, style_of
@@ -25,7 +33,7 @@ _EMPTY = 1_000_000
 _LONGEST_WISH = 4096  # tokens; with the instructions it stays far below what Qwen3 was trained on
 
 
-class LocalExpander:
+class LocalExpander(PromptExpander):
     """Writes prompts with a language model on this machine.
 
     A model's ``options`` may say ``instructions = false`` (it was trained to write prompts and is told nothing but the

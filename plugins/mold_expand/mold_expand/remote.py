@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from mold_core import InferenceError, StageDone, StageStart
+from mold_core import InferenceError, PromptExpander, StageDone, StageStart
 from mold_expand.answers import prompt_of, prompts_of
 from mold_expand.endpoint import Endpoint
 from mold_expand.instructions import BATCH, SINGLE, filled, style_of
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["EndpointExpander"]
 
 
-class EndpointExpander:
+class EndpointExpander(PromptExpander):
     """Lets a server write the prompts. Several are asked for in one question; what is missing then, one by one."""
 
     name = "endpoint"

@@ -76,7 +76,7 @@ def dtype_of(component: str, context: LoadContext) -> torch.dtype:
 
 def device_of(component: str, context: LoadContext) -> str:
     """Return where a component runs: where it was asked for, else the device of the context."""
-    return context.wishes.device_of(*COMPONENTS[component], default=context.device)
+    return context.memory_policy.device_of(*COMPONENTS[component], default=context.device)
 
 
 def _t5_part(
@@ -84,7 +84,7 @@ def _t5_part(
 ) -> ModelComponent:
     """Return the T5 encoder from the best file that fits by itself, or beside the others where all shall stay."""
     paths = files.choices.get("t5_encoder") or (files.one("t5_encoder"),)
-    wanted = context.wishes.variants.get("t5")
+    wanted = context.memory_policy.variants.get("t5")
     if wanted is not None:
         paths = tuple(path for path in paths if _variant(path) == wanted)
         if not paths:
@@ -97,7 +97,9 @@ def _t5_part(
     parts = [_part("t5_encoder", path, spec, context) for path in paths]
     device = parts[0].device
     taken = sum(part.size_bytes for part in others if part.device == device)
-    room = context.room.get(device, sys.maxsize) - (taken if context.wishes.strategy == "eager" else 0)
+    room = context.available_bytes.get(device, sys.maxsize) - (
+        taken if context.memory_policy.strategy == "eager" else 0
+    )
     fitting = [part for part in parts if part.size_bytes + part.working_bytes <= room]
     return fitting[0] if fitting else min(parts, key=lambda part: part.size_bytes)
 

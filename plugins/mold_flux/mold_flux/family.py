@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
-from mold_core import Parameter, SizeRules
+from mold_core import ModelFamily, Parameter, SizeRules
 from mold_flux.schedule import first_step
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["FluxFamily"]
 
 
-class FluxFamily:
+class FluxFamily(ModelFamily):
     """FLUX.1 by Black Forest Labs: text to image, image to image, inpainting, adapters."""
 
     name = "flux"
@@ -26,7 +26,7 @@ class FluxFamily:
         min_side=64,
         recommended=((1024, 1024), (1024, 768), (768, 1024), (1024, 576), (576, 1024), (768, 768)),
     )
-    places = ("text_encoders", "t5", "clip_l", "transformer", "vae")
+    placement_components = ("text_encoders", "t5", "clip_l", "transformer", "vae")
     parameters = (
         Parameter(name="prompt", doc="What the image shows."),
         Parameter(name="width", doc="Width in pixels, a multiple of 16."),
@@ -53,7 +53,7 @@ class FluxFamily:
         """Return what requests must have in common to be computed together."""
         return request.width, request.height, request.steps, first_step(request), request.loras
 
-    def parts(self, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> tuple[ModelComponent, ...]:
+    def components(self, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> tuple[ModelComponent, ...]:
         """Return what the text encoders, the transformer and the autoencoder take in memory."""
         from mold_flux.components import model_components
 

@@ -12,7 +12,18 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mold_core import CacheHit, Frames, GenerateRequest, Info, LoraWeight, MemoryPlan, Run, StageDone, StageStart
+from mold_core import (
+    CacheHit,
+    Frames,
+    GenerateRequest,
+    Info,
+    LoraWeight,
+    MemoryPlan,
+    Pipeline,
+    Run,
+    StageDone,
+    StageStart,
+)
 from mold_core.weights import LoadedComponents, LoraCache, check_finite
 from mold_flux.autoencoder import Autoencoder, AutoencoderConfig
 from mold_flux.compile import fast_attention, problem_of
@@ -36,7 +47,7 @@ _PACKING = 2
 _WORK_PER_THREAD = 400_000_000
 
 
-class FluxPipeline:
+class FluxPipeline(Pipeline):
     """Images from words, or from words and an image, with FLUX.1.
 
     `device` is where it denoises, `home` the one whose memory budget it counts against. Holds weights, and remembers

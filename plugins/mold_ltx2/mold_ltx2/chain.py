@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from mold_core import ChainRenderer
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -24,7 +26,7 @@ __all__ = ["Ltx2ChainRenderer"]
 _CONTEXT, _SOUND_CONTEXT = 3, 8
 
 
-class Ltx2ChainRenderer:
+class Ltx2ChainRenderer(ChainRenderer):
     """Renders chains with distilled LTX-2 models."""
 
     family = "ltx2"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mold_core.media.video import VideoInfo
     from mold_ltx2.upsampling_files import UpsamplerKind
 
-__all__ = ["check", "fitted", "lacking_upsampler"]
+__all__ = ["check", "lacking_upsampler", "resolve_inputs"]
 
 _STEPS_HQ = 15
 _STEPS_DISTILLED = 8
@@ -28,7 +28,7 @@ _ASKED_FOR: dict[UpsamplerKind, tuple[str, str, str]] = {
 }
 
 
-def fitted(spec: ModelSpec, request: GenerateRequest) -> GenerateRequest:
+def resolve_inputs(spec: ModelSpec, request: GenerateRequest) -> GenerateRequest:
     """Return the request with the rate of its source video and, where it is as long as that, its frames.
 
     A retake has its size, too. A distilled model has noise levels of its own, and takes as many steps in any case.

@@ -43,7 +43,7 @@ _TEXT_WIDTHS, _STATE_COPIES = 20, 4
 
 def device_of(part: str, context: LoadContext) -> str:
     """Return where a part runs: where it was asked for, else the device of the context."""
-    return context.wishes.device_of(_PLACES.get(part, "transformer"), default=context.device)
+    return context.memory_policy.device_of(_PLACES.get(part, "transformer"), default=context.device)
 
 
 def number_bytes(part: str, spec: ModelSpec, context: LoadContext) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mold_core import Parameter, SizeRules
+from mold_core import ModelFamily, Parameter, SizeRules
 
 if TYPE_CHECKING:
     from mold_core import GenerateRequest, LoadContext, LocalFiles, ModelComponent, ModelSpec, Pipeline
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["Ltx2Family"]
 
 
-class Ltx2Family:
+class Ltx2Family(ModelFamily):
     """LTX-2 by Lightricks: video with sound, from words and images."""
 
     name = "ltx2"
@@ -54,11 +54,11 @@ class Ltx2Family:
         recommended = tuple((width, height) for width, height in own["recommended"])
         return SizeRules(**{**own, "recommended": recommended})
 
-    def fitted(self, spec: ModelSpec, request: GenerateRequest) -> GenerateRequest:
+    def resolve_inputs(self, spec: ModelSpec, request: GenerateRequest) -> GenerateRequest:
         """Return the request with what follows from its source video, and the steps of a model that has its own."""
-        from mold_ltx2.checks import fitted
+        from mold_ltx2.checks import resolve_inputs
 
-        return fitted(spec, request)
+        return resolve_inputs(spec, request)
 
     def check(self, spec: ModelSpec, request: GenerateRequest) -> None:
         """Raise ValidationError for what LTX-2 cannot honour."""
@@ -66,7 +66,7 @@ class Ltx2Family:
 
         check(spec, request)
 
-    def parts(self, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> tuple[ModelComponent, ...]:
+    def components(self, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> tuple[ModelComponent, ...]:
         """Return what text encoder, connectors, transformer, autoencoders and upsamplers take in memory."""
         from mold_ltx2.component_sizes import model_components
 

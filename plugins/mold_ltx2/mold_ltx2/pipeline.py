@@ -15,7 +15,7 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from mold_core import CacheHit, Frames, GenerateRequest, MemoryPlan, Run, Sound, StageDone, StageStart
+from mold_core import CacheHit, Frames, GenerateRequest, MemoryPlan, Pipeline, Run, Sound, StageDone, StageStart
 from mold_core.weights import LoadedComponents, LoraCache
 from mold_ltx2.checks import lacking_upsampler
 from mold_ltx2.conditioning import Conditioning, Pinned
@@ -34,7 +34,7 @@ __all__ = ["Ltx2Pipeline"]
 _DEFAULT_NEGATIVE = "worst quality, inconsistent motion, blurry, jittery, distorted"
 
 
-class Ltx2Pipeline:
+class Ltx2Pipeline(Pipeline):
     """Video and sound with LTX-2. Holds weights and remembered prompts, nothing of a request.
 
     `transformer` has no weights: it tells sizes and places. The network at work is the part of that name.

@@ -30,7 +30,7 @@ def placement(table: dict[str, Any]) -> DevicePlacement:
 class Divided(SketchFamily):
     """A family that can place parts; it notes how its models are loaded."""
 
-    places = ("text_encoders", "t5", "transformer", "vae")
+    placement_components = ("text_encoders", "t5", "transformer", "vae")
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,10 +109,10 @@ def test_a_worker_loads_the_parts_where_they_are_placed_and_anew_when_that_chang
         worker.load(spec, RecordedRun())
         assert worker.loaded() == {"a:v1"}
     unsaid, encoders, whole, again = family.contexts
-    assert (unsaid.device, dict(unsaid.wishes.devices)) == ("mps", {"t5": "cpu", "vae": "cpu"})
-    assert (encoders.device, dict(encoders.wishes.devices)) == ("mps", {"vae": "cpu", "text_encoders": "mps"})
-    assert (whole.device, whole.wishes.device_of("transformer", default="mps")) == ("cpu", "cpu")
-    assert again.wishes == unsaid.wishes
+    assert (unsaid.device, dict(unsaid.memory_policy.devices)) == ("mps", {"t5": "cpu", "vae": "cpu"})
+    assert (encoders.device, dict(encoders.memory_policy.devices)) == ("mps", {"vae": "cpu", "text_encoders": "mps"})
+    assert (whole.device, whole.memory_policy.device_of("transformer", default="mps")) == ("cpu", "cpu")
+    assert again.memory_policy == unsaid.memory_policy
     assert worker.unload() == ("a:v1",)
 
 

@@ -148,7 +148,7 @@ def test_a_family_must_know_its_size() -> None:
 def test_a_family_must_declare_itself() -> None:
     family = SketchFamily()
     del family.title
-    with pytest.raises(AssertionError, match="the family has no 'title'"):
+    with pytest.raises(AssertionError, match="title is missing, which ModelFamily requires"):
         check(family)
 
 
