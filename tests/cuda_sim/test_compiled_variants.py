@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mold_core.weights import with_loras_applied
+from mold_core.weights import compiled_blocks, with_loras_applied
 from mold_core.weights.lora_linear import LoraDelta, LoraUp
-from mold_flux import compile
 from mold_flux.compile import compile_blocks, problem_of
 from mold_flux.transformer import FluxConfig, FluxTransformer, rope
 
@@ -81,18 +80,18 @@ def fresh() -> None:
 def test_a_model_has_variants_of_its_own_and_one_too_many_is_told_of(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(compile, "_MOST_VARIANTS", 2)
+    monkeypatch.setattr(compiled_blocks, "_MOST_VARIANTS", 2)
     first, second = Compiler(), Compiler()
     one, other = model(first), model(second)
     for side, batch in ((4, 1), (4, 2)):
         velocity(one, side, batch)
     assert (first.graphs, problem_of(one)) == (4, None)
-    with with_loras_applied(one, [lora(one, 2)]), caplog.at_level(logging.WARNING, "mold.flux"):
+    with with_loras_applied(one, [lora(one, 2)]), caplog.at_level(logging.WARNING, "mold.weights"):
         slow = velocity(one)
     told = problem_of(one)
     assert told is not None and "compiled blocks are not used" in told
     assert problem_of(one) is None  # once is enough
-    assert [record.name for record in caplog.records].count("mold.flux") == 1
+    assert [record.name for record in caplog.records].count("mold.weights") == 1
     plain = model()
     with with_loras_applied(plain, [lora(plain, 2)]):
         assert torch.allclose(slow, velocity(plain), atol=1e-5)
