@@ -15,7 +15,7 @@ from mold_http.guard.proxies import site_of
 from mold_http.metrics import CONTENT_TYPE
 from mold_http.openapi import document_text
 from mold_http.responses import JSON
-from mold_http.routes.route import Answer, Route
+from mold_http.routes.route import ResponseSpec, Route
 from mold_http.service import Service
 
 __all__ = ["ROUTES"]
@@ -97,7 +97,7 @@ ROUTES = (
         summary="The OpenAPI document",
         handler=openapi,
         tag="documents",
-        answers=(Answer(doc="OpenAPI 3.1.", content={JSON: {"type": "object"}}),),
+        responses=(ResponseSpec(doc="OpenAPI 3.1.", content={JSON: {"type": "object"}}),),
         public=True,
         tier=None,
     ),
@@ -108,7 +108,9 @@ ROUTES = (
         summary="The interactive reference",
         handler=docs,
         tag="documents",
-        answers=(Answer(doc="The page; it makes no requests to other servers.", content={"text/html": "the page"}),),
+        responses=(
+            ResponseSpec(doc="The page; it makes no requests to other servers.", content={"text/html": "the page"}),
+        ),
         public=True,
         tier=None,
     ),
@@ -119,7 +121,7 @@ ROUTES = (
         summary="The script of the interactive reference",
         handler=docs_script,
         tag="documents",
-        answers=(Answer(doc="The script.", content={"text/javascript": "the script"}),),
+        responses=(ResponseSpec(doc="The script.", content={"text/javascript": "the script"}),),
         public=True,
         tier=None,
     ),
@@ -130,7 +132,7 @@ ROUTES = (
         summary="Metrics for Prometheus",
         handler=metrics,
         tag="documents",
-        answers=(Answer(doc="The metrics.", content={"text/plain": "the metrics"}),),
+        responses=(ResponseSpec(doc="The metrics.", content={"text/plain": "the metrics"}),),
         public=True,
         tier=None,
     ),

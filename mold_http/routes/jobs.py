@@ -25,7 +25,7 @@ from mold_http.jobs import JobSource, submit
 from mold_http.responses import JSON, answer_json
 from mold_http.results import RESULT_CONTENT, answer_result, result_frame
 from mold_http.routes.generate import IMAGE_DATA, image_data_of
-from mold_http.routes.route import EVENT_STREAM, EVENTS, Answer, Query, Route
+from mold_http.routes.route import EVENT_STREAM, EVENTS, Query, ResponseSpec, Route
 from mold_http.service import Service
 from mold_http.sse import send_events
 
@@ -257,8 +257,8 @@ ROUTES = (
                 place="header",
             ),
         ),
-        answers=(
-            Answer(
+        responses=(
+            ResponseSpec(
                 status=202,
                 doc="It is accepted.",
                 content={JSON: JobAccepted},
@@ -290,7 +290,7 @@ ROUTES = (
             Query(name="state", doc="Only jobs in this state.", type=JobState),
             Query(name="kind", doc="Only jobs of this kind.", type=JobKind),
         ),
-        answers=(Answer(doc="The jobs.", content={JSON: tuple[JobInfo, ...]}),),
+        responses=(ResponseSpec(doc="The jobs.", content={JSON: tuple[JobInfo, ...]}),),
     ),
     Route(
         method="GET",
@@ -300,7 +300,7 @@ ROUTES = (
         handler=get_job,
         tag="jobs",
         path_docs=_ID,
-        answers=(Answer(doc="The job.", content={JSON: JobInfo}),),
+        responses=(ResponseSpec(doc="The job.", content={JSON: JobInfo}),),
         errors=("JOB_NOT_FOUND",),
     ),
     Route(
@@ -312,7 +312,7 @@ ROUTES = (
         handler=cancel,
         tag="jobs",
         path_docs=_ID,
-        answers=(Answer(doc="How it is now.", content={JSON: JobInfo}),),
+        responses=(ResponseSpec(doc="How it is now.", content={JSON: JobInfo}),),
         errors=("JOB_NOT_FOUND",),
     ),
     Route(
@@ -328,9 +328,9 @@ ROUTES = (
         tag="jobs",
         path_docs=_ID,
         parameters=(IMAGE_DATA, Query(name="Last-Event-ID", doc="The last event that was seen.", place="header")),
-        answers=(
-            Answer(doc="Events.", content={EVENT_STREAM: EVENTS}),
-            Answer(status=204, doc="The client has seen the end: no more will come."),
+        responses=(
+            ResponseSpec(doc="Events.", content={EVENT_STREAM: EVENTS}),
+            ResponseSpec(status=204, doc="The client has seen the end: no more will come."),
         ),
         errors=("JOB_NOT_FOUND",),
         example="curl -N localhost:7680/api/jobs/ID/events -H 'Last-Event-ID: 7'",
@@ -345,7 +345,7 @@ ROUTES = (
         tag="jobs",
         path_docs=_ID,
         parameters=(IMAGE_DATA,),
-        answers=(Answer(doc="The result.", content=RESULT_CONTENT),),
+        responses=(ResponseSpec(doc="The result.", content=RESULT_CONTENT),),
         errors=(
             "JOB_NOT_FOUND",
             "CONFLICT",
@@ -365,7 +365,7 @@ ROUTES = (
         summary="How long the queue is",
         handler=queue,
         tag="jobs",
-        answers=(Answer(doc="The queue.", content={JSON: QueueState}),),
+        responses=(ResponseSpec(doc="The queue.", content={JSON: QueueState}),),
     ),
     Route(
         method="POST",
@@ -375,7 +375,7 @@ ROUTES = (
         doc="What runs goes on; jobs may be submitted, and downloads go on. A restart keeps the queue paused.",
         handler=pause,
         tag="jobs",
-        answers=(Answer(doc="It is paused.", content={JSON: QueueState}),),
+        responses=(ResponseSpec(doc="It is paused.", content={JSON: QueueState}),),
     ),
     Route(
         method="POST",
@@ -384,7 +384,7 @@ ROUTES = (
         summary="Begin jobs again",
         handler=resume,
         tag="jobs",
-        answers=(Answer(doc="It goes on.", content={JSON: QueueState}),),
+        responses=(ResponseSpec(doc="It goes on.", content={JSON: QueueState}),),
     ),
     Route(
         method="POST",
@@ -394,7 +394,7 @@ ROUTES = (
         handler=reorder,
         tag="jobs",
         request=MoveRequest,
-        answers=(Answer(doc="Where it stands now.", content={JSON: JobAccepted}),),
+        responses=(ResponseSpec(doc="Where it stands now.", content={JSON: JobAccepted}),),
         errors=("JOB_NOT_FOUND", "CONFLICT"),
     ),
 )

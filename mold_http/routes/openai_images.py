@@ -25,7 +25,7 @@ from mold_http.guard.json_text import parse_json
 from mold_http.guard.proxies import site_of
 from mold_http.jobs import JobSource, result_of, submit
 from mold_http.responses import JSON, answer_json, json_of
-from mold_http.routes.route import EVENT_STREAM, Answer, Route
+from mold_http.routes.route import EVENT_STREAM, ResponseSpec, Route
 from mold_http.service import Service
 from mold_http.sse import frame, send_events
 
@@ -372,7 +372,7 @@ ROUTES = (
         summary="List the installed models, in OpenAI's form",
         handler=list_models,
         tag="openai",
-        answers=(Answer(doc="The models.", content={JSON: ModelList}),),
+        responses=(ResponseSpec(doc="The models.", content={JSON: ModelList}),),
     ),
     Route(
         method="POST",
@@ -383,7 +383,7 @@ ROUTES = (
         handler=generations,
         tag="openai",
         request=ImageGeneration,
-        answers=(Answer(doc="The images.", content={JSON: ImagesAnswer, EVENT_STREAM: _EVENTS}),),
+        responses=(ResponseSpec(doc="The images.", content={JSON: ImagesAnswer, EVENT_STREAM: _EVENTS}),),
         errors=_ERRORS,
         tier="generation",
         example=(
@@ -402,7 +402,7 @@ ROUTES = (
         tag="openai",
         request=ImageEdit,
         body_type="multipart/form-data",
-        answers=(Answer(doc="The images.", content={JSON: ImagesAnswer, EVENT_STREAM: _EDIT_EVENTS}),),
+        responses=(ResponseSpec(doc="The images.", content={JSON: ImagesAnswer, EVENT_STREAM: _EDIT_EVENTS}),),
         errors=_ERRORS,
         tier="generation",
     ),
