@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,6 +109,18 @@ def test_compiled_code_is_cached_by_the_kernel_of_attention_in_it() -> None:
         velocity(model(compiler, attention))
         seen.append(compiler.tags)
     assert seen == [{"mold-cudnn"}, {"mold-math"}]
+
+
+def test_compiled_code_is_kept_in_the_folder_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+        monkeypatch.setenv(name, "")  # so that it is as before afterwards
+        monkeypatch.delenv(name)
+    compile_blocks(model(), backend="eager", cache_dir=tmp_path)
+    assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).is_relative_to(tmp_path)
+    assert Path(os.environ["TRITON_CACHE_DIR"]).is_relative_to(tmp_path)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/mine")
+    compile_blocks(model(), backend="eager", cache_dir=tmp_path)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/mine"
 
 
 def test_what_torch_was_told_before_holds_again_after_a_step() -> None:
