@@ -38,7 +38,7 @@ async def generate_stream(service: Service, req: falcon.asgi.Request, resp: falc
     form = image_data_of(req)
     job = await submit(service, req, await read_json(req, GenerateRequest), durable=False)
     prefix = site_of(req).prefix
-    source = JobSource(service, job, lambda result: result_frame(result, form, prefix))
+    source = JobSource(service, job, lambda kind, result: result_frame(kind, result, form, prefix))
     send_events(req, resp, service.feeds, source, patient=True)
 
 

@@ -12,12 +12,9 @@ import falcon.asgi
 
 from mold_core.engine import Job
 from mold_core.errors import ValidationError
-from mold_core.wire import GenerateRequest, PullRequest
-from mold_core.wire.chain import ChainRequest
+from mold_core.jobs.kinds import JOB_KINDS
 from mold_core.wire.convert import from_json
-from mold_core.wire.expand import ExpandRequest
 from mold_core.wire.fields import wire_field
-from mold_core.wire.upscale import UpscaleRequest
 from mold_http.errors import ConflictError
 from mold_http.guard.bodies import query_of, read_json
 from mold_http.guard.proxies import site_of
@@ -29,18 +26,9 @@ from mold_http.routes.route import EVENT_STREAM, EVENTS, Query, ResponseSpec, Ro
 from mold_http.service import Service
 from mold_http.sse import send_events
 
-__all__ = ["KIND_CLASSES", "ROUTES", "JobAccepted", "JobInfo", "JobRequest", "MoveRequest", "QueueState"]
+__all__ = ["ROUTES", "JobAccepted", "JobInfo", "JobRequest", "MoveRequest", "QueueState"]
 
-JobKind = Literal["generate", "chain", "upscale", "expand", "pull"]
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
-
-KIND_CLASSES: dict[str, type] = {
-    "generate": GenerateRequest,
-    "chain": ChainRequest,
-    "upscale": UpscaleRequest,
-    "expand": ExpandRequest,
-    "pull": PullRequest,
-}
 
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 _MAX_LISTED = 1000
@@ -51,7 +39,7 @@ _MAX_ID_DIGITS = 15
 class JobRequest:
     """Work to queue: its kind, and the body that the kind's own route would get."""
 
-    kind: JobKind = wire_field("What is asked for.")
+    kind: str = wire_field("What is asked for.", choices=tuple(JOB_KINDS))
     request: dict[str, Any] = wire_field("The request: what the route of this kind reads.")
     webhook_url: str | None = wire_field(
         "Where the job is posted as JSON when it has ended, until that is answered with 2xx; perhaps twice. The host "
@@ -76,7 +64,7 @@ class JobInfo:
     """What there is to say of a job, without its request and result. Times are in milliseconds since 1970."""
 
     id: str = wire_field("Its id.")
-    kind: JobKind = wire_field("What was asked for.")
+    kind: str = wire_field("What was asked for.", choices=tuple(JOB_KINDS))
     state: JobState = wire_field("Where it is in its life.")
     position: int = wire_field("Place in the queue, from 1; 0 when it no longer waits.")
     model: str | None = wire_field("Its model.", default=None)
@@ -84,6 +72,7 @@ class JobInfo:
     started_at: int | None = wire_field("When it began.", default=None)
     finished_at: int | None = wire_field("When it ended.", default=None)
     warnings: tuple[str, ...] | None = wire_field("What was adjusted or ignored, in words.", default=None)
+    files: tuple[str, ...] | None = wire_field("Names of its results in the gallery.", default=None)
     error: str | None = wire_field("Why it failed.", default=None)
     code: str | None = wire_field("The code of that error.", default=None)
 
@@ -120,7 +109,7 @@ async def create(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.R
 async def list_jobs(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Answer with the jobs that are kept, newest first."""
     query = query_of(req)
-    state, kind = _word(query, "state", JobState), _word(query, "kind", JobKind)
+    state, kind = _word(query, "state", get_args(JobState)), _word(query, "kind", tuple(JOB_KINDS))
     jobs = await asyncio.to_thread(lambda: service.engine.jobs(state=state, kind=kind))
     answer_json(resp, [job.to_json() for job in reversed(jobs[-_MAX_LISTED:])])
 
@@ -147,7 +136,12 @@ async def events(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.R
         return
     prefix = site_of(req).prefix
     source = JobSource(
-        service, job, lambda result: result_frame(result, form, prefix), start=start, numbered=True, owner=False
+        service,
+        job,
+        lambda kind, result: result_frame(kind, result, form, prefix),
+        start=start,
+        numbered=True,
+        owner=False,
     )
     send_events(req, resp, service.feeds, source)
 
@@ -200,17 +194,17 @@ async def _job(service: Service, id: str) -> Job:
 def _inner(wanted: JobRequest) -> Any:
     """Return the request inside. What is wrong with it is said with its path from the outside."""
     try:
-        return from_json(KIND_CLASSES[wanted.kind], wanted.request)
+        return from_json(JOB_KINDS[wanted.kind].request_class, wanted.request)
     except ValidationError as error:
         problems = tuple(f"request.{problem}" for problem in error.problems)
         field = f"request.{error.field}" if error.field else "request"
         raise ValidationError("; ".join(problems), field=field, problems=problems) from None
 
 
-def _word(query: dict[str, Any], name: str, words: Any) -> Any:
+def _word(query: dict[str, Any], name: str, words: tuple[str, ...]) -> Any:
     value = query.get(name)
-    if value is not None and value not in get_args(words):
-        raise ValidationError(f"{name} must be one of {', '.join(get_args(words))}", field=name, value=value)
+    if value is not None and value not in words:
+        raise ValidationError(f"{name} must be one of {', '.join(words)}", field=name, value=value)
     return value
 
 
@@ -231,7 +225,7 @@ def _last_number(job: Job) -> float:
     """Return the number of the last event that the stream of a job has; of one that goes on there is none yet."""
     if not job.finished:
         return inf
-    ends_by_event = job.kind == "pull" and job.state == "done"  # pull_complete, which is not followed by `complete`
+    ends_by_event = job.state == "done" and not JOB_KINDS[job.kind].ends_with_complete
     return job.event_count - 1 if ends_by_event else job.event_count
 
 
@@ -288,7 +282,7 @@ ROUTES = (
         tag="jobs",
         parameters=(
             Query(name="state", doc="Only jobs in this state.", type=JobState),
-            Query(name="kind", doc="Only jobs of this kind.", type=JobKind),
+            Query(name="kind", doc="Only jobs of this kind.", type=Literal[tuple(JOB_KINDS)]),
         ),
         responses=(ResponseSpec(doc="The jobs.", content={JSON: tuple[JobInfo, ...]}),),
     ),

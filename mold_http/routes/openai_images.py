@@ -14,6 +14,7 @@ import falcon.media
 
 from mold_core.engine import Job
 from mold_core.errors import MalformedError, MoldError, ValidationError
+from mold_core.jobs.kinds import JobKind
 from mold_core.media.decoder import transparency_mask
 from mold_core.wire import GenerateRequest, GenerateResponse, ImageData, LoraWeight, Preview, ProgressEvent
 from mold_core.wire.convert import from_json
@@ -208,7 +209,7 @@ class _Stream(JobSource):
         """Return an error in the form of OpenAI's streams."""
         return frame("error", openai_error(error)[1])
 
-    def _completed(self, result: GenerateResponse) -> bytes:
+    def _completed(self, kind: JobKind, result: GenerateResponse) -> bytes:
         return b"".join(
             frame(
                 f"{self._event}.completed",
