@@ -18,7 +18,7 @@ from mold_core.jobs.kinds.upscale import UpscaleKind
 __all__ = ["JOB_KINDS", "JobKind", "Lane", "Prepared", "ResultFile", "RunContext", "job_kind_of"]
 
 JOB_KINDS: dict[str, JobKind] = {
-    kind.name: kind for kind in (GenerateKind(), UpscaleKind(), ChainKind(), ExpandKind(), PullKind())
+    kind.name: kind for kind in (GenerateKind(), ChainKind(), UpscaleKind(), ExpandKind(), PullKind())
 }
 
 
