@@ -1,9 +1,9 @@
-"""What batching brings: eight images together against eight one by one, and against diffusers' batch of eight.
+"""Throughput of batches: eight images together against eight one by one, and against diffusers' batch of eight.
 
-Both may use every core; mold uses as many as pay, which for a single small image is one. diffusers runs in fp32 or
-bf16, and on one thread or all, whichever is faster for it on this machine in this minute. It has a process of its own:
-in one process the threads of the two would stand in each other's way. Each of a pair is measured right after the other;
-the figures are medians of the pairs' ratios. The ratio by processor time says what batching saves when no core is idle.
+Both sides may use every core; mold uses as many as pay off, which is one for a single small image. diffusers runs in
+fp32 or bf16, on one thread or all, whichever is fastest on this machine, and in its own process, because the threads of
+both would disturb each other in one process. The two sides of a pair are measured in direct succession; the figures are
+medians of the ratios. The ratio of processor times shows the gain of batching when no core is idle.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
-"""What a chain costs over its clips, what it holds in memory, and whether its seams show: long videos of ltx2-nano.
+"""Chains of ltx2-nano: overhead over the clips, peak memory, visible seams, and the wait of other jobs.
 
-Time: a chain through the engine, encoded and written, ÷ its clips rendered and decoded one after the other by the same
-pipeline and thrown away; in turn, each in a process of its own. Memory: the most that a process of its own took for a
-chain of 16 clips ÷ for one of 4. Seams: the moving thing is followed by a tracker; how far it is from where its last
-two frames lead, and how much the image's brightness jumps, across the seams ÷ within clips, with the usual tail and
-with clips joined without one. Waiting: how long images of flux-nano take that are asked for while a chain of 8 clips
-runs, ÷ the time of a clip.
+Time: a chain through the engine, encoded and written, ÷ its clips rendered, decoded by the same pipeline and discarded;
+in turn, each in its own process. Memory: peak of a process for a chain of 16 clips ÷ for one of 4. Seams: a tracker
+follows the moving thing; its deviation from the extrapolation of the last two frames, and the jump in brightness,
+across the seams ÷ within clips, with the default tail and with clips joined without one. Waiting: the time of
+flux-nano images requested during a chain of 8 clips ÷ the time of a clip.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From nothing to an image: a cold `mold run` against a five-line diffusers script, in processor time."""
+"""Cold start to an image: `mold run` against a five-line diffusers script, in processor time."""
 
 from __future__ import annotations
 

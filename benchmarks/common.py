@@ -1,4 +1,4 @@
-"""What the benchmarks share: paired measuring and the line of JSON each ends with."""
+"""Shared by the benchmarks: paired measurements and the final line of JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NANO = Path(__file__).parent.parent / "plugins/mold_nano/mold_nano/models/flux-n
 
 
 class Comparison:
-    """Times of two ways to do the same, taken in turn, so that a change of the machine's speed meets both."""
+    """Times of two alternatives, measured in turn, so that a change of the machine's speed affects both."""
 
     def __init__(self, ours: list[float], theirs: list[float]) -> None:
         self.ours = ours
@@ -58,7 +58,7 @@ def compare_commands(ours: Sequence[str], theirs: Sequence[str], *, pairs: int, 
 
 
 def report(name: str, value: float, aim: float, unit: str, *, better: Literal["lower", "higher"]) -> None:
-    """Print the closing line: what was measured, what was aimed for, and whether it holds."""
+    """Print the final line: the measurement, its aim, and whether it is reached."""
     holds = value <= aim if better == "lower" else value >= aim
     print(
         json.dumps(

@@ -1,9 +1,9 @@
-"""Writing prompts on a CPU: mold's language model against transformers', which reads the same file its own way.
+"""Prompt expansion on a CPU: mold's language model against transformers with the same file.
 
-Two layers of Qwen3-1.7B's widths with random weights, in 8-bit blocks. transformers expands the file when it loads
-it, to the dtype it chooses by itself, which is the comparison; with bf16 asked for it is shown beside. mold keeps the
-weights as rows of int8. Both run on one thread, a token at a time, in turn, by processor time. Memory is that of all
-weights a model holds once it is loaded. The last figure is four variations of one prompt against one, reading included.
+Two layers with the widths of Qwen3-1.7B and random weights, in 8-bit blocks. transformers dequantizes the file on
+loading, to its default dtype for the comparison, and to bf16 for information. mold keeps the weights as int8 rows. Both
+run on one thread, one token at a time, in turn; processor time is compared. Memory is that of all weights after
+loading. The last figure is four variations of one prompt against one, prompt processing included.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""How long a gallery of 100,000 results takes for a page of 50 and for a search.
+"""Latency of a gallery with 100,000 results: a page of 50, and searches.
 
-Rows are written as reconciling writes them. Their prompts are captions that flux-nano is trained on: some words are in
-most of them, others in one of thousands. The obvious alternative, measured along: the same rows searched with LIKE.
+Rows are written as by reconciling. Their prompts are training captions of flux-nano: some words occur in most of them,
+others in one of thousands. The same rows are also searched with LIKE, the obvious alternative.
 """
 
 from __future__ import annotations

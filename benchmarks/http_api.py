@@ -67,13 +67,14 @@ import sys, threading, time
 from pathlib import Path
 from mold_core.testing import engine_with
 from mold_core.engine import Job
+from mold_core.jobs.job import Prepared
 from mold_core.wire import DenoiseStep, GenerateRequest
 from mold_http.app import create_service
 from mold_http.server import listening, serve
 
 port, count = int(sys.argv[1]), int(sys.argv[2])
 with engine_with(home=Path(sys.argv[3]), port=port) as engine, listening("127.0.0.1", port) as listener:
-    job = Job(GenerateRequest(prompt="a"), id="job")
+    job = Job(Prepared(request=GenerateRequest(prompt="a")), id="job")
     engine.job = lambda id: job
     def tell():
         sys.stdin.readline()

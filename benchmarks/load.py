@@ -1,9 +1,8 @@
-"""Memory that a GGUF file takes: the most while it is loaded, and what stays, beside diffusers. Linux only.
+"""Memory for loading a GGUF file: peak while loading, and after it, compared with diffusers. Linux only.
 
-A FLUX.1 transformer of real width with 1 double and 2 single blocks, Q4_0, some 370 MB, is written to a temporary
-folder. A process each loads it, reads every weight once, runs one step with 96 tokens, and says what memory it took
-beyond what it had after its imports. (Mapped pages of the file count as memory here, though the system may take them
-back at any time.)
+A FLUX.1 transformer of real width with 1 double and 2 single blocks in Q4_0, about 370 MB, is written to a temporary
+folder. One process each loads it, reads every weight once, runs one step with 96 tokens, and reports its memory beyond
+that after its imports. (Mapped pages of the file count as memory here, although the system can reclaim them.)
 """
 
 from __future__ import annotations

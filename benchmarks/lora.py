@@ -1,10 +1,10 @@
-"""What LoRAs (LoRA) cost: in a step with a stack of two, and when a request comes with another one.
+"""Cost of LoRAs: of a step with a stack of two, and of a switch to another LoRA.
 
-A double and a single block of FLUX.1's width, bf16, random weights, with 4096 tokens of image (1024x1024) and 512 of
-text; the LoRAs have rank 16 on every linear layer of the blocks. A step with the stack and one without take turns,
-and each block's processor time is taken. A whole step is extrapolated from them: 19 double and 38 single blocks. The
-change to another LoRA is measured at full size, 57 blocks of it, on a network without memory, since it reads no
-weights of the network; reading the file is part of it, and what that alone takes is printed beside it.
+A double and a single block of FLUX.1's width, bf16, random weights, with 4096 image tokens (1024x1024) and 512 text
+tokens; the LoRAs have rank 16 on every linear layer of the blocks. Steps with and without the stack alternate, and the
+processor time of each block is measured. A whole step is extrapolated: 19 double and 38 single blocks. The switch is
+measured at full size, 57 blocks, on a network without memory, because it reads no weights of the network. It includes
+reading the file; the time for that alone is printed too.
 """
 
 from __future__ import annotations

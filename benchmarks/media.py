@@ -1,6 +1,6 @@
-"""Media of clients decoded in the warm decoder process, against the same work done in this one.
+"""Decoding of client media in the warm decoder process, against the same work in this process.
 
-Time is by the clock: what a request waits for. The clip is small, so that the way there and back counts most.
+Wall time is measured, because a request waits for it. The clip is small, so the overhead of the process dominates.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Peak memory of the strategies, by what the system counts: a FLUX.1 of few blocks at real widths, bf16.
+"""Peak memory of the strategies, as the system counts it: a FLUX.1 with few blocks of real width, bf16.
 
-Each strategy draws the same image in a process of its own. Printed is how far the process grew above what it was
-before the model was loaded: in all, and its own memory alone. The difference are pages of mapped files, which the
-system takes back when it needs them; on a machine that computes in bf16 these are the weights themselves.
+Each strategy generates the same image in its own process. The growth of the process since before loading is printed:
+in total, and private memory alone. The difference is pages of mapped files, which the system can reclaim; on a machine
+that computes in bf16 these are the weights themselves.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""How often flux-nano draws what it is asked for, by type of prompt: images of the engine, judged by drawing again.
+"""Prompt adherence of flux-nano, by type of prompt: images of the engine, compared with drawings.
 
-The judge (`plugins/mold_nano/training/checker.py`) draws the asked scene once more for every value each of its factors
-could have: every colour and kind of each thing, every count, place, time, relation. An image is right if for every
-factor the asked value's drawing is the nearest. Drawings of the scenes themselves, moved as in training, are the
-judge's ceiling; drawings of other scenes of the same type its floor; both are measured along. `--size` asks for another
-size, `--sheet` keeps some images to look at.
+The checker (`plugins/mold_nano/training/checker.py`) draws the prompted scene with every possible value of each factor:
+every colour and kind of each thing, every count, place, time and relation. An image is correct if for every factor the
+drawing of the prompted value is the nearest. Drawings of the scenes themselves, shifted as in training, give the
+ceiling of the checker; drawings of other scenes of the same type give its floor. `--size` selects another size,
+`--sheet` saves some images.
 """
 
 from __future__ import annotations

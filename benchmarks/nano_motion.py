@@ -1,8 +1,8 @@
-"""How often ltx2-nano shows and lets hear what it is asked for: clips of the engine, followed by a tracker.
+"""Prompt adherence of ltx2-nano in motion and sound: clips of the engine, followed by a tracker.
 
-The judges (`plugins/mold_nano/training/tracker.py`, `listener.py`) say for every clip which thing moves how and where,
-and whether its sound goes with it. Drawings of the same clips are the judges' ceiling, drawings of others their floor;
-both are measured along. `--sheet` keeps strips of frames to look at.
+The checkers (`plugins/mold_nano/training/tracker.py`, `listener.py`) determine for every clip which thing moves how and
+where, and whether its sound fits. Drawings of the same clips give their ceiling, drawings of other clips their floor.
+`--sheet` saves strips of frames.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What an image costs beyond the arithmetic: a warm `Engine.generate` against diffusers' FluxPipeline.
+"""Overhead of an image over the arithmetic: a warm `Engine.generate` against diffusers' FluxPipeline.
 
-Same weights, size, steps, prompt length and threads, both warm, both returning a PNG; mold's time includes the queue,
-the worker thread and events. diffusers runs in fp32 or bf16, whichever is faster for it on this machine.
+Both have the same weights, size, steps, prompt length and threads, are warm, and return a PNG; mold's time includes the
+queue, the worker thread and events. diffusers runs in fp32 or bf16, whichever is faster on this machine.
 """
 
 from __future__ import annotations

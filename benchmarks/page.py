@@ -1,9 +1,9 @@
-"""How soon the page in the browser shows something: Chromium's first contentful paint, against a page of one line.
+"""First paint of the web page: Chromium's first contentful paint, against a page of one line.
 
     python benchmarks/page.py
 
-A server with an empty gallery and one that serves a line of HTML are visited in turn, each time with an empty cache.
-Bytes are counted as they come over the wire.
+A server with an empty gallery and one with a line of HTML are visited in turn, each time with an empty cache. Bytes are
+counted as transferred.
 """
 
 from __future__ import annotations

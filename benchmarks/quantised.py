@@ -1,8 +1,8 @@
-"""Quantised weights: how fast they are expanded, and what that costs in FLUX's blocks. One thread, processor time.
+"""Quantised weights: speed of dequantization, and its cost in FLUX blocks. One thread, processor time.
 
-Beside our expansion stand copying as much memory as the numbers take (the least that any way could take), and what
-diffusers does with a GGUF file. Blocks of FLUX.1 have the real width, 3072; one double and one single block, in Q4_0
-and with the same numbers in bf16.
+Dequantization is compared with copying the memory of the result (the lower bound of any method) and with diffusers on
+a GGUF file. FLUX.1 blocks have the real width, 3072: one double and one single block, in Q4_0 and with the same numbers
+in bf16.
 """
 
 from __future__ import annotations

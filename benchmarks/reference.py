@@ -1,6 +1,6 @@
-"""The obvious alternative: diffusers' FluxPipeline with the weights of a mold FLUX model, as a folder it can load.
+"""The reference: diffusers' FluxPipeline with the weights of a mold FLUX model, written as a folder that it can load.
 
-The official files and diffusers name and slice the same tensors differently; the tables here say how.
+The official files and diffusers name and slice the same tensors differently; the tables here map them.
 """
 
 from __future__ import annotations

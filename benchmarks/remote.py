@@ -1,10 +1,9 @@
-"""What `mold run` costs where a server has the model in memory, against a script that posts the same request.
+"""Overhead of `mold run` with a warm server, against a script that posts the same request.
 
     python benchmarks/remote.py
 
-Both are whole processes, begun and ended, and both ask the same warm server for the same image. The closing figure
-compares the processor time of the two, which other work on the machine does not change; the time on the clock is
-printed, too.
+Both are complete processes and request the same image from the same warm server. The final figure compares processor
+times, which other work on the machine does not change; wall time is printed too.
 """
 
 from __future__ import annotations

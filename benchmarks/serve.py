@@ -1,9 +1,9 @@
-"""What serving costs and gains: eight clients at once against one, and one over HTTP against none.
+"""Throughput and overhead of the server: eight clients at once against one, and one over HTTP against none.
 
     python benchmarks/serve.py
 
-1. Images per second that 8 clients get who ask flux-nano at once ÷ what one client gets who asks again and again.
-2. The slowest of those 8 clients' answers (p99) ÷ their median.
+1. Images per second of 8 clients that use flux-nano at once ÷ those of one client.
+2. The p99 of the response times of those 8 clients ÷ their median.
 3. One client over HTTP ÷ `Engine.generate` in this process, per image.
 """
 

@@ -1,7 +1,7 @@
-"""Sound of videos as AAC: mold's choice of quantisers against ffmpeg's usual one, on what ltx2-nano lets one hear.
+"""Audio of videos as AAC: mold's choice of quantisers against ffmpeg's default, on sound of ltx2-nano.
 
-Time is processor time of one thread, from samples to a file; what is lost is the energy of the sound over that of the
-difference, once the file is decoded again.
+Time is processor time of one thread, from samples to a file. Loss is the energy of the sound over that of the
+difference after decoding.
 """
 
 from __future__ import annotations

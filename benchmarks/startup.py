@@ -1,4 +1,4 @@
-"""How long `mold --help` takes, against importing the libraries any such command line needs."""
+"""Time of `mold --help`, against importing the libraries that any such command line needs."""
 
 from __future__ import annotations
 

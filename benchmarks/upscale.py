@@ -1,8 +1,8 @@
-"""Pixels per second and peak memory of upscaling, beside a plain fp32 run of the same network over the whole image.
+"""Upscaling: pixels per second and peak memory, against a plain fp32 run of the same network over the whole image.
 
-Both sides load the same random weights and the same PNG, with one thread each; mold writes the larger PNG too, where
-the plain side stops at the pixels. The processor time of the work is compared, in turn. Memory is measured in a process
-for each side: its peak less what it was when everything was imported. `--quick` takes smaller images.
+Both sides load the same random weights and the same PNG, with one thread each; mold also writes the upscaled PNG, while
+the plain side stops at the pixels. Processor times are compared in turn. Memory is measured in one process per side:
+its peak less its memory after the imports. `--quick` uses smaller images.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from mold_core import CancelledError, DenoiseStep, Engine, GenerateRequest, Gene
 
 
 def main() -> None:
-    """Run every example. All models of mold work the same; this one needs no download."""
+    """Run every example. All models work the same way; this one needs no download."""
     with Engine() as engine:
         one_image(engine)
         with_progress(engine)
@@ -15,14 +15,14 @@ def main() -> None:
 
 
 def one_image(engine: Engine) -> None:
-    """Make an image and save it."""
+    """Generate an image and save it."""
     response = engine.generate(GenerateRequest(prompt="a red house under a yellow moon", model="flux-nano"))
     path = response.images[0].save("house.png")
     print(f"{path}: seed {response.seed_used}, {response.generation_time_ms} ms")
 
 
 def with_progress(engine: Engine) -> None:
-    """Follow the steps of a job; the last thing that a stream gives is the response."""
+    """Follow the steps of a job; the last item of a stream is the response."""
     for event in engine.stream(GenerateRequest(prompt="three green trees", model="flux-nano", steps=8)):
         if isinstance(event, DenoiseStep):
             print(f"step {event.step} of {event.total}")
@@ -31,7 +31,7 @@ def with_progress(engine: Engine) -> None:
 
 
 def several(engine: Engine) -> None:
-    """Submit several requests at once: those that fit together are computed together."""
+    """Submit several requests at once: compatible ones are computed as a batch."""
     prompts = ["a blue boat on the sea", "a white cat in the snow", "a pink castle on an island"]
     jobs = [engine.submit(GenerateRequest(prompt=prompt, model="flux-nano")) for prompt in prompts]
     for job in jobs:

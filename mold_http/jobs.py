@@ -13,6 +13,7 @@ import falcon.asgi
 from mold_core.catalog import refuse_lora_paths
 from mold_core.engine import Job
 from mold_core.errors import CancelledError, MoldError
+from mold_core.jobs.kinds import JOB_KINDS, JobKind
 from mold_core.requests.upscalers import AUTO
 from mold_core.wire import ProgressEvent, UpscaleRequest
 from mold_http.disconnect import while_connected
@@ -26,7 +27,7 @@ __all__ = ["JobSource", "ResultFrame", "result_of", "submit"]
 log = logging.getLogger("mold.http")
 
 # What makes the closing frame of a job that is done, in a thread.
-ResultFrame = Callable[[Any], bytes]
+ResultFrame = Callable[[JobKind, Any], bytes]
 
 
 async def submit(service: Service, req: falcon.asgi.Request, request: Any, **how: Any) -> Job:
@@ -115,7 +116,7 @@ class JobSource(Source):
             return self.error_frame(CancelledError("the server is stopping"), number)
         try:
             result = await asyncio.to_thread(self._job.result)
-            body = await asyncio.to_thread(self._result_frame, result)
+            body = await asyncio.to_thread(self._result_frame, JOB_KINDS[self._job.kind], result)
         except MoldError as error:
             if error.http_status >= 500:
                 log_failure("job", error, job=self._job.id)

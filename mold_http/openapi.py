@@ -17,7 +17,7 @@ from mold_core.wire.chain import ChainEvent
 from mold_core.wire.events import event_type
 from mold_core.wire.schema import REFERENCE, class_schema, classes_within, type_schema
 from mold_http.responses import JSON, dumps
-from mold_http.routes.route import ERRORS, Answer, Query, Route
+from mold_http.routes.route import ERRORS, Query, ResponseSpec, Route
 
 __all__ = ["document", "document_text"]
 
@@ -73,7 +73,7 @@ def _operation(route: Route) -> Json:
         "operationId": route.name,
         "summary": route.summary,
         "tags": [route.tag],
-        "responses": {**_error_responses(route), **_responses(route.answers)},
+        "responses": {**_error_responses(route), **_responses(route.responses)},
     }
     operation["responses"] = dict(sorted(operation["responses"].items()))
     if route.doc:
@@ -114,15 +114,15 @@ def _parameter(query: Query) -> Json:
     return {**described, "required": True} if query.required else described
 
 
-def _responses(answers: Iterable[Answer]) -> Json:
-    return {str(answer.status): _response(answer) for answer in answers}
+def _responses(specs: Iterable[ResponseSpec]) -> Json:
+    return {str(spec.status): _response(spec) for spec in specs}
 
 
-def _response(answer: Answer) -> Json:
-    headers = {name: {"description": doc, "schema": {"type": "string"}} for name, doc in answer.headers.items()}
-    response: Json = {"description": answer.doc, "headers": {**headers, **_REQUEST_ID}}
-    if answer.content:
-        response["content"] = {name: _media(name, carried) for name, carried in answer.content.items()}
+def _response(spec: ResponseSpec) -> Json:
+    headers = {name: {"description": doc, "schema": {"type": "string"}} for name, doc in spec.headers.items()}
+    response: Json = {"description": spec.doc, "headers": {**headers, **_REQUEST_ID}}
+    if spec.content:
+        response["content"] = {name: _media(name, carried) for name, carried in spec.content.items()}
     return response
 
 
@@ -157,7 +157,7 @@ def _error_responses(route: Route) -> Json:
     by_status: dict[int, list[str]] = {}
     for code in route.all_errors:
         by_status.setdefault(ERRORS[code][0], []).append(code)
-    taken = {answer.status for answer in route.answers}
+    taken = {spec.status for spec in route.responses}
     return {str(status): _error_response(codes, route) for status, codes in by_status.items() if status not in taken}
 
 
@@ -179,8 +179,8 @@ def _schemas(routes: Sequence[Route]) -> Json:
     roots += [
         carried
         for route in routes
-        for answer in route.answers
-        for carried in answer.content.values()
+        for spec in route.responses
+        for carried in spec.content.values()
         if not isinstance(carried, str | dict | tuple)
     ]
     classes = {cls for root in roots for cls in _attrs_classes(root)}

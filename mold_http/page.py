@@ -92,12 +92,12 @@ def _route(route: Route) -> Iterator[str]:
         words = _words(type_schema(query.type))
         default = f", default `{query.default}`" if query.default is not None else ""
         yield f"{kind} `{query.name}` ({words}{default}): {query.doc}\n"
-    for answer in route.answers:
-        types = ", ".join(f"`{name}`{_link(carried)}" for name, carried in answer.content.items())
-        yield f"{answer.status}: {answer.doc}{f' {types}.' if types else ''}\n"
-        for name, doc in answer.headers.items():
+    for spec in route.responses:
+        types = ", ".join(f"`{name}`{_link(carried)}" for name, carried in spec.content.items())
+        yield f"{spec.status}: {spec.doc}{f' {types}.' if types else ''}\n"
+        for name, doc in spec.headers.items():
             yield f"- `{name}`: {doc}"
-        if answer.headers:
+        if spec.headers:
             yield ""
     if route.errors:
         codes = ", ".join(f"`{code}`" for code in ERRORS if code in route.errors)
@@ -123,7 +123,7 @@ def _classes() -> list[type]:
     found: dict[type, None] = {}
     for route in LISTED:
         carried: list[Any] = [route.request] if route.request else []
-        carried += [value for answer in route.answers for value in answer.content.values()]
+        carried += [value for spec in route.responses for value in spec.content.values()]
         for root in carried:
             found.update(dict.fromkeys(cls for part in _roots(root) for cls in reversed(list(classes_within(part)))))
     return list(found)

@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 import falcon.asgi
 
+from mold_core.jobs.kinds import JobKind
+from mold_core.jobs.kinds.generate_event import generate_event
 from mold_core.media.formats import CONTENT_TYPES
-from mold_core.wire import GenerateResponse, ImageData, VideoData
+from mold_core.wire import GenerateResponse, PullResponse, VideoData
 from mold_core.wire.chain import ChainResponse
 from mold_core.wire.expand import ExpandResponse
 from mold_core.wire.generate import MAX_SEED
@@ -20,7 +22,7 @@ from mold_http.guard.proxies import site_of
 from mold_http.responses import JSON, answer_json, dumps, json_of
 from mold_http.sse import frame
 
-__all__ = ["FORMS", "RESULT_CONTENT", "ImageDataForm", "answer_result", "generate_json", "result_frame"]
+__all__ = ["FORMS", "RESULT_CONTENT", "ImageDataForm", "answer_result", "result_frame"]
 
 # How JSON carries images.
 ImageDataForm = Literal["bytes", "base64", "url", "none"]
@@ -48,74 +50,20 @@ async def answer_result(req: falcon.asgi.Request, resp: falcon.asgi.Response, re
             return
         resp.content_type = JSON
         prefix = site_of(req).prefix
-        resp.data = await asyncio.to_thread(lambda: dumps(generate_json(result, form, prefix)))
+        resp.data = await asyncio.to_thread(lambda: dumps(generate_event(result, form, prefix)))
     elif isinstance(result, UpscaleResponse) and preferred(req, (CONTENT_TYPES[result.image.format], JSON)) != JSON:
         resp.content_type = CONTENT_TYPES[result.image.format]
         resp.data = result.image.data
-    elif hasattr(result, "size_bytes"):  # of a pull
+    elif isinstance(result, PullResponse):
         resp.content_type = "text/plain; charset=utf-8"
         resp.text = f"model '{result.model}' pulled successfully\n"
     else:
         answer_json(resp, await asyncio.to_thread(json_of, result))
 
 
-def result_frame(result: Any, form: ImageDataForm = "bytes", prefix: str = "") -> bytes:
-    """Return the event ``complete`` of a result; a pull has told its end by an event of its own."""
-    if isinstance(result, GenerateResponse):
-        return frame("complete", generate_json(result, form, prefix))
-    if isinstance(result, UpscaleResponse):
-        whole = json_of(result)
-        image = whole.pop("image")
-        flat = {"image": image["data"], **{name: image[name] for name in ("format", "width", "height")}}
-        return frame("complete", {**flat, **whole})
-    if isinstance(result, ChainResponse):
-        whole = json_of(result)
-        video = whole.pop("video")
-        data = video.pop("data")  # carried once: as `video`
-        return frame("complete", {**video, **whole, "video": data})
-    if isinstance(result, ExpandResponse):
-        return frame("complete", json_of(result))
-    return b""
-
-
-def generate_json(result: GenerateResponse, form: ImageDataForm, prefix: str = "") -> dict[str, Any]:
-    """Return the page's shape of a result, and beside it the fields of its first image or its video as flat ones.
-
-    `prefix` is the path that clients call the server below.
-    """
-    first = result.video or result.images[0]
-    flat: dict[str, Any] = {"format": first.format, "width": first.width, "height": first.height}
-    if form in ("bytes", "base64"):
-        flat["image"] = json_of(first.data)
-    if result.video is not None:
-        about_video = {name: value for name, value in json_of(result.video).items() if name not in (*flat, "data")}
-        flat |= {f"video_{name}": value for name, value in about_video.items()}
-    images = [_image_json(image, form, prefix) for image in result.images]
-    about: dict[str, Any] = {
-        "generation_time_ms": result.generation_time_ms,
-        "model": result.model,
-        "seed_used": result.seed_used,
-        "warnings": list(result.warnings),
-    }
-    gpu = getattr(result, "gpu", None)
-    if result.expanded:
-        about["expanded"] = list(result.expanded)
-    return {"images": images, **about, **flat, **({} if gpu is None else {"gpu": gpu})}
-
-
-def _image_json(image: ImageData, form: ImageDataForm, prefix: str) -> dict[str, Any]:
-    about: dict[str, Any] = {
-        "format": image.format,
-        "width": image.width,
-        "height": image.height,
-        "index": image.index,
-    }
-    if image.name is not None:
-        about["url"] = f"{prefix}/api/gallery/image/{image.name}"
-    if form == "bytes":
-        return {"data": list(image.data), **about}
-    unsaved = form == "url" and image.name is None  # the gallery did not take it, or there is none
-    return {"data": json_of(image.data), **about} if form == "base64" or unsaved else about
+def result_frame(kind: JobKind, result: Any, form: ImageDataForm = "bytes", prefix: str = "") -> bytes:
+    """Return the event `complete` of a result; nothing for a kind whose streams end with an event of their own."""
+    return frame("complete", kind.event_of(result, form, prefix)) if kind.ends_with_complete else b""
 
 
 def _image_headers(result: GenerateResponse) -> dict[str, str]:

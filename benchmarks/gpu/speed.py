@@ -109,9 +109,11 @@ def decoding(setup: Setup) -> Figures:
     return figures
 
 
-def ltx2(setup: Setup) -> Figures:
+def ltx2(setup: Setup, *, compiled: bool) -> Figures:
     """Time eight steps of LTX-2 19B, 768x512 pixels, 121 frames with sound, random weights in bf16."""
+    from mold_core.weights.compiled_blocks import problem_of
     from mold_ltx2.latents import Geometry
+    from mold_ltx2.loading import compile_transformer
     from mold_ltx2.sampling import DISTILLED, Prompt, Stream, denoise
 
     if importlib.util.find_spec("diffusers") is None:
@@ -123,6 +125,8 @@ def ltx2(setup: Setup) -> Figures:
     )
     transformer = _ltx2_transformer(setup)
     weights = _bytes_of(transformer)
+    if compiled:
+        compile_transformer(transformer, backend=setup.backend)
     dtype, device = torch.bfloat16, setup.device
     width, words = (64, 16) if setup.tiny else (3840, 1024)
 
@@ -148,6 +152,9 @@ def ltx2(setup: Setup) -> Figures:
 
     reset_peak(setup)
     figures = {**timed(loop, setup).figures(), "weights GB": weights / 1e9}
+    problem = problem_of(transformer)
+    if problem is not None:
+        raise AssertionError(problem)
     if setup.cuda:
         figures["working GB"] = (peak_bytes(setup) - weights) / 1e9
         figures["planned working GB"] = _planned_ltx2(geometry.tokens) / 1e9

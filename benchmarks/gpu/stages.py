@@ -78,8 +78,9 @@ STAGES = (
     _times("flux Q8_0", "FLUX.1, Q8_0, compiled", 90, "flux", kind="Q8_0", compiled=True),
     _times("flux Q4_K", "FLUX.1, Q4_K, compiled", 90, "flux", kind="Q4_K", compiled=True),
     _times("diffusers compiled", "diffusers, bf16, compiled", 120, "diffusers_flux", compiled=True),
-    _times("ltx2 bf16", "LTX-2 19B, bf16, 8 steps", 90, "ltx2"),
+    _times("ltx2 bf16", "LTX-2 19B, bf16, 8 steps, compiled", 120, "ltx2", compiled=True),
     _times("flux eager", "FLUX.1, bf16, eager", 60, "flux", kind=None, compiled=False),
+    _times("ltx2 eager", "LTX-2 19B, bf16, 8 steps, eager", 90, "ltx2", compiled=False),
     _times("flux vae", "FLUX.1's autoencoder, decoding", 30, "decoding"),
     _times("loading", "loading a safetensors file", 60, "loading"),
 )

@@ -1,4 +1,4 @@
-"""A video of two scenes out of a TOML script, and how far it is."""
+"""A video of two clips from a TOML script, with its progress."""
 
 from pathlib import Path
 

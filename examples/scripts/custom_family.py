@@ -1,4 +1,4 @@
-"""A family of one's own without a package: as many circles as the prompt has letters (examples/mold_plasma has one)."""
+"""A model family without a package: as many circles as the prompt has letters (see also examples/mold_plasma)."""
 
 from PIL import Image, ImageDraw
 
@@ -11,7 +11,7 @@ class Circles:
     sizes, size_bytes = SizeRules(multiple=2, max_pixels=512 * 512), 0
 
     def load(self, spec, files, context):
-        return self  # there is nothing to load: the family is its own pipeline
+        return self  # nothing to load: the family is its own pipeline
 
     def generate(self, requests, run):
         images = [Image.new("RGB", (request.width, request.height), "ivory") for request in requests]

@@ -1,4 +1,4 @@
-"""Images kept in a gallery, found again by a word, as one sheet."""
+"""Images saved in a gallery, found by a search, as one sheet."""
 
 from io import BytesIO
 

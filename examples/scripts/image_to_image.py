@@ -1,4 +1,4 @@
-"""A day, and the same at night: an image as the start of another."""
+"""A house by day, and the same at night: image to image."""
 
 from mold_core import Engine, GenerateRequest
 

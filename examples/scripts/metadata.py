@@ -1,4 +1,4 @@
-"""An image made again from what its file says of it, in another colour."""
+"""Repeats an image from the metadata in its file, in another colour."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from mold_core.media import read_metadata
 with Engine() as engine:
     request = GenerateRequest(prompt="a red car on the road", model="flux-nano")
     path = engine.generate(request).images[0].save("car.png")
-    made = read_metadata(Path(path))
-    assert made is not None
-    again = GenerateRequest(prompt=made.prompt.replace("red", "blue"), model=made.model, seed=made.seed)
-    engine.generate(again).images[0].save("blue-car.png")
+    metadata = read_metadata(Path(path))
+    assert metadata is not None
+    repeated = GenerateRequest(prompt=metadata.prompt.replace("red", "blue"), model=metadata.model, seed=metadata.seed)
+    engine.generate(repeated).images[0].save("blue-car.png")

@@ -1,4 +1,4 @@
-"""Cells for a notebook (Jupyter and VS Code read this file as one): the last thing of a cell shows itself."""
+"""Cells for a notebook (Jupyter and VS Code read this file as one): the last value of a cell is displayed."""
 
 # %% An image, shown as it is
 from mold_core import Engine, GenerateRequest, UpscaleRequest

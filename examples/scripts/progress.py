@@ -1,4 +1,4 @@
-"""An image, and how far it is after every step."""
+"""An image with the progress of its steps."""
 
 from mold_core import DenoiseStep, Engine, GenerateRequest, ProgressEvent
 

@@ -1,4 +1,4 @@
-"""Images by a server, four at once: MOLD_HOST says where it is, MOLD_API_KEY has its key. Needs no torch here."""
+"""Four images at once from a server: MOLD_HOST names it, MOLD_API_KEY is its key. Needs no torch here."""
 
 import asyncio
 

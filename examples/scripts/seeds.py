@@ -1,4 +1,4 @@
-"""The same wish with nine seeds, as one sheet."""
+"""The same prompt with nine seeds, as one sheet."""
 
 from io import BytesIO
 

@@ -1,4 +1,4 @@
-"""An image, and the same four times as large."""
+"""An image, upscaled four times."""
 
 from mold_core import Engine, GenerateRequest, UpscaleRequest
 

@@ -1,4 +1,4 @@
-"""Every image of a folder four times as large, in another folder; run again, it does what is missing."""
+"""Upscales every image of a folder four times into another folder; run it again to process what is missing."""
 
 from pathlib import Path
 

@@ -11,6 +11,7 @@ import click
 from mold_core.cli.output import echo, echo_json, style
 from mold_core.cli.server_flags import host_flag
 from mold_core.cli.state import State
+from mold_core.jobs.kinds import JOB_KINDS
 
 __all__ = ["command", "job_line"]
 
@@ -30,7 +31,7 @@ def command() -> None:
 
 @command.command("list")
 @click.option("--state", "wanted", type=click.Choice(["queued", "running", "done", "failed", "cancelled"]))
-@click.option("--kind", type=click.Choice(["generate", "upscale", "expand", "chain", "pull"]))
+@click.option("--kind", type=click.Choice(list(JOB_KINDS)))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @host_flag
 @click.pass_obj

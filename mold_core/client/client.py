@@ -17,6 +17,7 @@ from mold_core.client.files import upscale_file
 from mold_core.client.jobs import Last, RemoteJob, read_frames
 from mold_core.client.models import RemoteModels, listed
 from mold_core.errors import CancelledError, MoldError, UnreachableError, ValidationError
+from mold_core.jobs.kinds import JobKind, job_kind_of
 from mold_core.settings import Settings
 from mold_core.upscaling.requests import FileUpscaleRequest
 from mold_core.wire import (
@@ -41,15 +42,6 @@ if TYPE_CHECKING:
     from mold_core.client.gallery import RemoteGallery
 
 __all__ = ["Client", "ServerStatus"]
-
-# Class of request → its kind, and the route that streams it and cancels when the client leaves, where there is one.
-_KINDS: dict[type, tuple[str, str | None]] = {
-    GenerateRequest: ("generate", "/api/generate/stream?image_data=base64"),
-    ChainRequest: ("chain", "/api/generate/chain/stream"),
-    UpscaleRequest: ("upscale", "/api/upscale/stream"),
-    ExpandRequest: ("expand", None),
-    PullRequest: ("pull", None),
-}
 
 _HEALTH_TIMEOUT_S = 5.0
 
@@ -103,15 +95,15 @@ class Client:
 
         Raises what `Engine.submit` raises.
         """
-        kind, _ = _kind_of(request)
+        kind = _kind_of(request)
         check(request)
         headers = {"Accept": "application/json"}
         if idempotency_key is not None:
             headers["Idempotency-Key"] = idempotency_key
-        body = {"kind": kind, "request": to_json(request)}
+        body = {"kind": kind.name, "request": to_json(request)}
         _, answered = self.connection.ask("POST", "/api/jobs", body, headers=headers)
         path = answered["Location"] or ""
-        about = {"id": path.rpartition("/")[2], "kind": kind, "model": getattr(request, "model", None)}
+        about = {"id": path.rpartition("/")[2], "kind": kind.name, "model": getattr(request, "model", None)}
         return RemoteJob(self.connection, about)
 
     def run(self, request: Any, on_event: Callable[[ProgressEvent], object] | None = None) -> Any:
@@ -163,18 +155,19 @@ class Client:
 
     def _stream(self, request: Any) -> Generator[ProgressEvent | Last]:
         """Yield the events of a request and its response as Last; the job is cancelled when this is closed early."""
-        kind, route = _kind_of(request)
+        kind = _kind_of(request)
         check(request)
-        if route is None:
-            yield from self._followed(request)
+        if kind.stream_route is None:
+            yield from self._followed(kind, request)
             return
         # Leaving closes the connection, and that cancels: even where this program is killed.
-        with closing(self.connection.frames("POST", route, to_json(request))) as frames:
-            yield from read_frames(frames, kind)
+        with closing(self.connection.frames("POST", kind.stream_route, to_json(request))) as frames:
+            yield from read_frames(frames, kind.name)
 
-    def _followed(self, request: Any) -> Iterator[ProgressEvent | Last]:
+    def _followed(self, kind: JobKind, request: Any) -> Iterator[ProgressEvent | Last]:
         """Yield as `_stream` does, for the kinds that have no route that streams."""
-        others = {job.id for job in self.jobs(kind="pull")} if isinstance(request, PullRequest) else set()
+        shared = kind.dedupe_key(request) is not None
+        others = {job.id for job in self.jobs(kind=kind.name)} if shared else set()
         job = self.submit(request)
         ended = False
         try:
@@ -185,7 +178,7 @@ class Client:
             ended = not isinstance(error, UnreachableError)
             raise
         finally:
-            if not ended and job.id not in others:  # a pull that somebody else waits for goes on
+            if not ended and job.id not in others:  # a job that somebody else submitted goes on
                 with suppress(MoldError):
                     job.cancel()
 
@@ -308,8 +301,8 @@ class Client:
         self.close()
 
 
-def _kind_of(request: Any) -> tuple[str, str | None]:
-    found = _KINDS.get(type(request))
-    if found is None:
+def _kind_of(request: Any) -> JobKind:
+    kind = job_kind_of(request)
+    if type(request) is not kind.request_class:
         raise ValidationError(f"a server takes no {type(request).__name__}")
-    return found
+    return kind

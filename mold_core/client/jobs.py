@@ -8,9 +8,9 @@ from urllib.parse import quote
 
 from mold_core.client.connection import Connection, Frame
 from mold_core.client.envelopes import error_of
-from mold_core.client.results import response_of
 from mold_core.errors import UnreachableError
-from mold_core.wire import ProgressEvent, PullResponse
+from mold_core.jobs.kinds import JOB_KINDS
+from mold_core.wire import ProgressEvent
 from mold_core.wire.events import event_from_json
 
 __all__ = ["Last", "RemoteJob", "read_frames"]
@@ -62,8 +62,9 @@ class RemoteJob:
         if self._result is None:
             for _ in self.events():
                 pass
-        if self._result is None and self.kind == "pull":
-            self._result = PullResponse(model=str(self.model), size_bytes=0)
+        kind = JOB_KINDS.get(self.kind)
+        if self._result is None and kind is not None and not kind.ends_with_complete:
+            self._result = kind.result_without_event(str(self.model))
         if self._result is None:
             raise UnreachableError(f"the server at {self._connection.address} ended; the job may go on with it")
         return self._result
@@ -92,7 +93,7 @@ def read_frames(frames: Iterator[Frame], kind: str) -> Iterator[ProgressEvent | 
             if event is not None:  # a newer server may tell of what is not known here
                 yield event
         elif frame.event == "complete":
-            yield Last(response_of(kind, frame.data))
+            yield Last(JOB_KINDS[kind].result_of(frame.data))
             return
         elif frame.event == "error":
             raise error_of(str(frame.data.get("code", "INTERNAL_ERROR")), str(frame.data.get("message", "")))

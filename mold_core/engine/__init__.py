@@ -3,7 +3,7 @@
 from mold_core.engine.device_runner import DeviceStatus
 from mold_core.engine.engine import Engine, EngineStatus
 from mold_core.engine.metrics import MetricSample
-from mold_core.jobs.job import Job, JobKind, JobState
+from mold_core.jobs.job import Job, JobState
 from mold_core.requests.models import ModelEntry
 
-__all__ = ["DeviceStatus", "Engine", "EngineStatus", "Job", "JobKind", "JobState", "MetricSample", "ModelEntry"]
+__all__ = ["DeviceStatus", "Engine", "EngineStatus", "Job", "JobState", "MetricSample", "ModelEntry"]

@@ -1,15 +1,20 @@
-"""Runs jobs that need no device, one at a time, beside the queue of those that do."""
+"""Runs the jobs of the background lane, which need no device, one at a time."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from time import time
-from typing import cast
+from typing import Any
 
+from mold_core.catalog import ModelSpec
 from mold_core.engine.metrics import Observers
+from mold_core.errors import InferenceError
+from mold_core.hookspecs import Worker
 from mold_core.jobs.batch import fail_jobs
 from mold_core.jobs.job import Job
-from mold_core.jobs.kinds import JOB_KINDS, BackgroundKind
+from mold_core.jobs.kinds import JOB_KINDS
 from mold_core.jobs.queue import JobQueue
 from mold_core.jobs.repository import JobRepository
 from mold_core.requests.models import Models
@@ -20,7 +25,7 @@ _CAPACITY = 10_000
 
 
 class BackgroundRunner:
-    """One thread and its queue; the thread starts with the first job."""
+    """One thread and its queue. It is the `QueueConsumer` of the queue and the `RunContext` of its kinds."""
 
     def __init__(self, models: Models, observers: Observers, repository: JobRepository) -> None:
         self.queue = JobQueue(_CAPACITY)
@@ -33,7 +38,7 @@ class BackgroundRunner:
     def start(self) -> None:
         """Start the thread, if it does not run yet."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="mold-lane", daemon=True)
+            self._thread = threading.Thread(target=self._work, name="mold-background", daemon=True)
             self._thread.start()
 
     def close(self) -> None:
@@ -59,8 +64,44 @@ class BackgroundRunner:
         return (0,)
 
     def wanted(self) -> bool:
-        """Say whether the lane is to end."""
+        """Say whether the thread must end."""
         return self._closing.is_set()
+
+    # --- for kinds -----------------------------------------------------------------------------------------------
+
+    @property
+    def models(self) -> Models:
+        """The catalog, the families and the settings."""
+        return self._models
+
+    @property
+    def worker(self) -> Worker:
+        """There is none here."""
+        raise InferenceError("a job of the background lane has no worker")
+
+    def loading(self, spec: ModelSpec) -> AbstractContextManager[None]:
+        """Do nothing: no device shows it."""
+        return nullcontext()
+
+    def measure(self, name: str, value: float, **labels: str) -> None:
+        """Report a metric to observers."""
+        self._observers.measure(name, value, **labels)
+
+    def finish_async(self, work: Callable[[], object], jobs: Sequence[Job]) -> None:
+        """Run `work` now: no device waits for it."""
+        try:
+            work()
+        except Exception as error:
+            fail_jobs(jobs, error)
+
+    def wait_finished(self) -> None:
+        """Return at once: nothing is finished later here."""
+
+    def deliver(self, job: Job, result: Any) -> None:
+        """Save the result and end the job with it."""
+        self._repository.deliver(job, result)
+
+    # --- the thread ----------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
         while not self._closing.is_set():
@@ -77,8 +118,6 @@ class BackgroundRunner:
             self._repository.began([job])
             if job.finished:
                 return
-            kind = cast(BackgroundKind, JOB_KINDS[job.kind])  # jobs of other kinds wait elsewhere
-            result = kind.run_in_background(job, self._models)
-            self._repository.deliver(job, result)
+            JOB_KINDS[job.kind].run([job], self)
         except Exception as error:
             fail_jobs([job], error)

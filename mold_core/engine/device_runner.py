@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from time import monotonic, time
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import attrs
 
@@ -19,9 +19,8 @@ from mold_core.engine.metrics import Observers
 from mold_core.errors import WorkerError
 from mold_core.hookspecs import Worker
 from mold_core.jobs.batch import BatchRun, fail_jobs
-from mold_core.jobs.job import Job
+from mold_core.jobs.job import Job, Prepared
 from mold_core.jobs.kinds import JOB_KINDS
-from mold_core.jobs.kinds.kind import DeviceKind
 from mold_core.jobs.queue import JobQueue
 from mold_core.jobs.repository import JobRepository
 from mold_core.placement.device import DeviceInfo
@@ -156,12 +155,12 @@ class DeviceRunner:
 
     def takes(self, job: Job) -> bool:
         """Say whether the job may run here: its model may be placed on another device."""
-        return job.device in (None, self.device)
+        return job.prepared.device in (None, self.device)
 
     def cost(self, job: Job) -> tuple[int, ...]:
         """Return the bytes that have to be loaded for a job, how many models are here, and which device this is."""
         loaded = self.loaded()
-        return (0 if job.model in loaded else job.load_bytes, len(loaded), self._index)
+        return (0 if job.model in loaded else job.prepared.load_bytes, len(loaded), self._index)
 
     def wanted(self) -> bool:
         """Say whether there is something else to do than to wait for jobs."""
@@ -187,12 +186,12 @@ class DeviceRunner:
         """Let observers know a figure."""
         self._observers.measure(name, value, **labels)
 
-    def beside(self, work: Callable[[], object], jobs: Sequence[Job]) -> None:
-        """Do `work` in the finishing thread."""
+    def finish_async(self, work: Callable[[], object], jobs: Sequence[Job]) -> None:
+        """Run `work` in the finishing thread."""
         self._finisher.put(work, jobs)
 
     def wait_finished(self) -> None:
-        """Wait until everything that was given to `beside` is done."""
+        """Wait until everything that was passed to `finish_async` has run."""
         self._finisher.wait_finished()
 
     def deliver(self, job: Job, result: Any) -> None:
@@ -207,7 +206,7 @@ class DeviceRunner:
             if self._start_next:
                 self._start_early()
             elif self._is_dead():
-                self._bury(WorkerError(f"the worker of {self.device} died while it had nothing to do"))
+                self._drop_worker(WorkerError(f"the worker of {self.device} died while it had nothing to do"))
             elif self._control_tasks:
                 self._run_control()
             else:
@@ -220,7 +219,7 @@ class DeviceRunner:
                 )
                 if jobs is None:
                     break
-                # What runs by itself, and comes back between two parts of it, is no asker among others.
+                # A job that yields between parts must not count as a waiting client.
                 made_together = len(jobs) if jobs and jobs[0].batch_key is not None else 0
                 if jobs:
                     self._run(jobs)
@@ -233,7 +232,7 @@ class DeviceRunner:
         running = self._running = tuple(job for job in jobs if job.start())
         if not running:
             return
-        kind = cast(DeviceKind, JOB_KINDS[running[0].kind])  # jobs of other kinds wait elsewhere
+        kind = JOB_KINDS[running[0].kind]
         began = monotonic()
         try:
             self._note_start([job for job in running if job in begun])
@@ -241,12 +240,12 @@ class DeviceRunner:
             if not running:
                 return
             self._state = "generating"
-            unfinished = kind.run(running, self._worker_now(), self)
+            unfinished = kind.run(running, self)
             self._deaths = 0
             self._queue.put_between(unfinished or ())
         except WorkerError as error:
             self.wait_finished()
-            self._bury(error)
+            self._drop_worker(error)
             self._run_again(running, error)
         except Exception as error:
             self.wait_finished()
@@ -269,10 +268,12 @@ class DeviceRunner:
         fail_jobs([job for job in jobs if job not in again], error)
         again = [job for job in again if job.wait_again()]
         for job in again:
-            job.batch_key = None
+            job.runs_alone = True
         self._queue.put_first(again)
 
-    def _worker_now(self) -> Worker:
+    @property
+    def worker(self) -> Worker:
+        """The worker of the device, started if need be."""
         if self._worker is None:
             worker = self._worker = completed(self._start_worker(), Worker)
             worker.on_death = self._queue.wake
@@ -282,17 +283,17 @@ class DeviceRunner:
         """Start the worker before there is work. When it does not start, the next job tries again and is told why."""
         self._start_next = False
         try:
-            self._worker_now()
+            _started = self.worker
             self._state = "idle"
         except Exception as error:
-            self._bury(error)
+            self._drop_worker(error)
             self._start_next = False
 
     def _is_dead(self) -> bool:
         return self._worker is not None and not self._worker.alive
 
-    def _bury(self, error: Exception) -> None:
-        """Let go of a worker that died; after several deaths in a row wait before the next is started."""
+    def _drop_worker(self, error: Exception) -> None:
+        """Close a worker that died; after several deaths in a row, wait before the next is started."""
         log.warning("starting the worker of %s again: %s", self.device, error)
         worker, self._worker = self._worker, None
         self._start_next = self._eager
@@ -308,9 +309,9 @@ class DeviceRunner:
     def _run_control(self) -> None:
         task, future = self._control_tasks.popleft()
         try:
-            future.set_result(task(self._worker_now()))
+            future.set_result(task(self.worker))
         except WorkerError as error:
-            self._bury(error)
+            self._drop_worker(error)
             future.set_exception(error)
         except Exception as error:
             future.set_exception(error)
@@ -331,7 +332,7 @@ class DeviceRunner:
             except Exception as error:  # the thread goes on, and with it the device
                 log.warning("%s: idle models could not be unloaded: %s", self.device, error)
                 if isinstance(error, WorkerError):
-                    self._bury(error)
+                    self._drop_worker(error)
             else:
                 log.info("%s: unloaded %s after %g idle seconds", self.device, ", ".join(dropped), limit)
 
@@ -348,6 +349,6 @@ def load_task(spec: ModelSpec, runner: DeviceRunner) -> Callable[[Worker], None]
 
     def load(worker: Worker) -> None:
         with runner.loading(spec):
-            worker.load(spec, BatchRun([Job(None)]))
+            worker.load(spec, BatchRun([Job(Prepared(request=None))]))
 
     return load

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from itertools import count
 from time import monotonic
 from types import TracebackType
@@ -22,17 +21,16 @@ from mold_core.engine.device_runner import DeviceRunner, DeviceStatus, load_task
 from mold_core.engine.metrics import Observers
 from mold_core.engine.plugin_notifier import PluginNotifier
 from mold_core.engine.worker.executors import executor_named
-from mold_core.errors import CancelledError, InferenceError, OutputError, ValidationError
+from mold_core.errors import CancelledError, InferenceError, ValidationError
 from mold_core.gallery import Gallery
 from mold_core.hookspecs import ModelFamily, Worker
-from mold_core.jobs.job import Job, JobKind, JobState
-from mold_core.jobs.kinds import Prepared, job_kind_of
+from mold_core.jobs.job import Job, JobState, Prepared
+from mold_core.jobs.kinds import JOB_KINDS, job_kind_of
 from mold_core.jobs.kinds.upscale import origin_of
 from mold_core.jobs.queue import JobQueue
 from mold_core.jobs.recovery import pause_s, recovered
 from mold_core.jobs.repository import JobRepository, digest_of
 from mold_core.jobs.store import JobStore
-from mold_core.jobs.webhook_outbox import WebhookOutbox
 from mold_core.placement.device import DeviceInfo, choose_devices, torch_name
 from mold_core.placement.device_map import Placements
 from mold_core.placement.memory import MemoryReport, memory_report
@@ -64,7 +62,6 @@ __all__ = ["Engine", "EngineStatus"]
 log = logging.getLogger("mold.engine")
 
 _CLOSE_TIMEOUT_S = 10.0
-_PAUSED = "paused"
 
 log = logging.getLogger("mold.engine")
 
@@ -120,7 +117,7 @@ class Engine:
         self._models = Models(self.settings, self.plugins, self.store, Placements(self.settings))
         jobs = JobStore(self.settings.home / "jobs", self.settings.job_retention_h * 3600) if durable else None
         self._repository = JobRepository(jobs, gallery)
-        self.webhooks = WebhookOutbox(jobs)
+        self.webhooks = self._repository.webhooks
         self._background = BackgroundRunner(self._models, self.observers, self._repository)
         self._runners: tuple[DeviceRunner, ...] = ()
         self._lock = threading.RLock()
@@ -153,7 +150,7 @@ class Engine:
         digest = digest_of(request) if idempotency_key is not None else ""
         before = self._same(idempotency_key, digest)
         if before is not None:
-            return self._telling(before, webhook_url)
+            return self._with_webhook(before, webhook_url)
         job = self._new_job(kind.name, kind.prepare(request, self._models))
         if durable:
             self._repository.check_room(job)
@@ -161,14 +158,14 @@ class Engine:
         with self._lock:
             if self._closed:
                 raise InferenceError("the engine was closed")
-            before = self._same(idempotency_key, digest) or self._same_pull(job)
+            before = self._same(idempotency_key, digest) or self._repository.same_work(job)
             if before is not None:
-                return self._telling(before, webhook_url)
+                return self._with_webhook(before, webhook_url)
             queue.reserve()
             accepted = self._repository.accept(job, durable=durable, key=idempotency_key, digest=digest)
         try:
             accepted.result()
-            self._telling(job, webhook_url)
+            self._with_webhook(job, webhook_url)
         except BaseException:
             queue.release()
             self.webhooks.forget(job.id)
@@ -245,7 +242,7 @@ class Engine:
         """Return a job by its id. Raises JobNotFoundError for one that never was or is no longer kept."""
         return self._repository.find(id)
 
-    def jobs(self, *, state: JobState | None = None, kind: JobKind | None = None) -> list[Job]:
+    def jobs(self, *, state: JobState | None = None, kind: str | None = None) -> list[Job]:
         """Return the jobs that are kept, oldest first."""
         return [job for job in self._repository.all() if state in (None, job.state) and kind in (None, job.kind)]
 
@@ -263,11 +260,11 @@ class Engine:
         The queue of a durable engine is paused in the next one as well.
         """
         self.queue.pause()
-        self._note_paused(True)
+        self._repository.note_paused(True)
 
     def resume(self) -> None:
         """Begin jobs again."""
-        self._note_paused(False)
+        self._repository.note_paused(False)
         self.queue.resume()
 
     # --- models --------------------------------------------------------------------------------------------------
@@ -407,7 +404,7 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether a job is running."""
-        return any(job.state == "running" for job in self._repository.registry.live())
+        return any(job.state == "running" for job in self._repository.live())
 
     def devices(self) -> tuple[DeviceStatus, ...]:
         """Return what each device does now; empty before the engine has started."""
@@ -419,7 +416,7 @@ class Engine:
             queue_depth=len(self.queue),
             queue_capacity=self.queue.capacity,
             paused=self.queue.paused,
-            running=tuple(job for job in self._repository.registry.live() if job.state == "running"),
+            running=tuple(job for job in self._repository.live() if job.state == "running"),
             devices=self.devices(),
             gallery_error=self._repository.gallery_error,
         )
@@ -446,7 +443,7 @@ class Engine:
             waiting = [*self.queue.close(), *self._background.queue.close()]
         deadline = monotonic() + grace_s
         self._end(waiting)
-        running = self._repository.registry.live()
+        running = self._repository.live()
         for job in running:
             job.wait(max(deadline - monotonic(), 0))
         self._end(running)
@@ -457,8 +454,7 @@ class Engine:
         for part in parts:
             part.join(max(deadline - monotonic(), 0))
         self._notifier.close(_CLOSE_TIMEOUT_S)
-        if self._repository.store is not None:
-            self._repository.store.close()
+        self._repository.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -474,16 +470,10 @@ class Engine:
         """Return what workers have told of their devices, by the names that torch knows these by."""
         return {torch_name(runner.device): runner.device_info() for runner in self._runners}
 
-    def _new_job(self, kind: JobKind, prepared: Prepared, id: str | None = None) -> Job:
+    def _new_job(self, kind: str, prepared: Prepared, id: str | None = None) -> Job:
         job = Job(
-            prepared.request,
+            prepared,
             kind=kind,
-            spec=prepared.spec,
-            size=prepared.size,
-            batch_key=prepared.batch_key,
-            load_bytes=prepared.load_bytes,
-            device=prepared.device,
-            warnings=prepared.warnings,
             on_finish=self._finished,
             id=id,
         )
@@ -492,29 +482,20 @@ class Engine:
             job.report(Info(message=warning))
         return job
 
-    def _note_paused(self, paused: bool) -> None:
-        if self._repository.store is not None:
-            with suppress(OutputError):  # it is in the log; the queue is paused now in any case
-                self._repository.store.set_flag(_PAUSED, paused).result()
-
     def _same(self, key: str | None, digest: str) -> Job | None:
         """Return the job that was submitted with this key before, once it is where it is kept."""
         job = None if key is None else self._repository.find_key(key, digest)
-        if job is not None and self._repository.store is not None:
-            self._repository.store.flush()
+        if job is not None:
+            self._repository.flush()
         return job
 
-    def _telling(self, job: Job, webhook_url: str | None) -> Job:
+    def _with_webhook(self, job: Job, webhook_url: str | None) -> Job:
         """Return the job, the address that is to be told of its end written down."""
         if webhook_url is not None:
             self.webhooks.add(job.id, webhook_url)
             if job.finished:
                 self.webhooks.ended(job.id)
         return job
-
-    def _same_pull(self, job: Job) -> Job | None:
-        pulls = (other for other in self._repository.registry.live() if other.kind == job.kind == "pull")
-        return next((other for other in pulls if other.model == job.model and not other.finished), None)
 
     def _runner(self, index: int, device: str) -> DeviceRunner:
         def start_worker() -> Worker:
@@ -544,7 +525,7 @@ class Engine:
         return named
 
     def _queue_of(self, job: Job) -> JobQueue:
-        return self._background.queue if job.kind == "pull" else self.queue
+        return self._background.queue if JOB_KINDS[job.kind].lane == "background" else self.queue
 
     def _enqueue(self, job: Job, delay_s: float = 0.0) -> None:
         """Let a job wait whose place was reserved; in an engine that is closing it ends instead."""
@@ -553,7 +534,7 @@ class Engine:
             if self._closed:
                 self._queue_of(job).discard(job)
             else:
-                self._background.start() if job.kind == "pull" else self.start()
+                self._background.start() if JOB_KINDS[job.kind].lane == "background" else self.start()
         if self._closed:
             self._end([job])
 
@@ -570,7 +551,7 @@ class Engine:
 
     def _recover(self) -> None:
         """Queue the jobs that an engine before this one left behind, and pause the queue if that was."""
-        if self._repository.store is not None and self._repository.store.flag(_PAUSED):
+        if self._repository.paused:
             log.warning("the queue is paused, as it was before the restart; POST /api/queue/resume begins jobs again")
             self.queue.pause()
         for job in recovered(self._repository, self._models, self._new_job):

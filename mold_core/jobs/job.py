@@ -17,11 +17,10 @@ from mold_core.wire import Preview, ProgressEvent
 if TYPE_CHECKING:
     from mold_core.catalog import ModelSpec
 
-__all__ = ["Job", "JobKind", "JobState", "events_before"]
+__all__ = ["Job", "JobState", "Prepared", "events_before"]
 
 log = logging.getLogger("mold.engine")
 
-JobKind = Literal["generate", "upscale", "expand", "chain", "pull"]
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 
 _FINAL: frozenset[JobState] = frozenset({"done", "failed", "cancelled"})
@@ -31,15 +30,32 @@ _FINAL: frozenset[JobState] = frozenset({"done", "failed", "cancelled"})
 MAX_EVENTS = 20_000
 
 
+@attrs.frozen(kw_only=True)
+class Prepared:
+    """A complete request, and what the engine needs to know to run it. Running it again gives the same result.
+
+    `spec` is the model it needs, where it needs one, and `load_bytes` the size of that model's files. Jobs with equal
+    `batch_key` may run together, up to `size` in all of the setting max_batch; None means alone. `device` is the only
+    one whose worker may run it. `warnings` say what was adjusted.
+    """
+
+    request: Any
+    spec: ModelSpec | None = None
+    load_bytes: int = 0
+    batch_key: Hashable = None
+    size: int = 1
+    device: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
 class Job:
     """One request, its state, its events and at the end its result or error.
 
-    `id`, `kind`, `request` (complete), `spec` and `model` (where it has one) never change; `warnings` may get one more
-    before the end, about a result that could not be saved; `created_at`,
-    `started_at` and `finished_at` are in seconds since 1970. `size` is the room it takes in a batch; jobs with equal
-    `batch_key` may be computed together. `load_bytes` is what its model takes to load. `device` is the only one that
-    may run it, None where any may. `files` are the names of its results in the gallery, when it is done and there is
-    one. `attempts` counts how often this engine began it, `interruptions` how often one before was killed while it ran.
+    `id`, `kind`, `prepared` (the complete request and how to run it) and `model` (where it has one) never change.
+    `warnings` may get one more before the end, about a result that could not be saved. `created_at`, `started_at` and
+    `finished_at` are in seconds since 1970. `files` are the names of its results in the gallery, once it is done.
+    `attempts` counts how often this engine started it, `interruptions` how often an earlier engine was killed while
+    it ran. A job that `runs_alone` is not batched with others.
 
     Every reader gets all events from the first on, so a late or returning reader misses nothing; of very long jobs the
     last 10,000 are kept. `on_finish` is called once, after the end, in the thread that ended the job.
@@ -47,29 +63,20 @@ class Job:
 
     def __init__(
         self,
-        request: Any,
+        prepared: Prepared,
         *,
-        kind: JobKind = "generate",
-        spec: ModelSpec | None = None,
-        size: int = 1,
-        batch_key: Hashable = None,
-        load_bytes: int = 0,
-        device: str | None = None,
-        warnings: tuple[str, ...] = (),
+        kind: str = "generate",
         on_finish: Callable[[Job], object] | None = None,
         id: str | None = None,
         created_at: float | None = None,
     ) -> None:
         self.id = id or uuid.uuid4().hex
         self.kind = kind
-        self.request = request
-        self.spec = spec
+        self.prepared = prepared
+        spec, request = prepared.spec, prepared.request
         self.model: str | None = spec.name if spec is not None else getattr(request, "model", None)
-        self.size = size
-        self.batch_key = batch_key
-        self.load_bytes = load_bytes
-        self.device = device
-        self.warnings = warnings
+        self.runs_alone = False
+        self.warnings = prepared.warnings
         self.files: tuple[str, ...] = ()
         self.attempts = 0
         self.interruptions = 0
@@ -88,6 +95,21 @@ class Job:
         self._fetch_result: Callable[[], Any] | None = None
         self._error: MoldError | None = None
         self._place: Callable[[Job], int] = lambda job: 0
+
+    @property
+    def request(self) -> Any:
+        """The complete request."""
+        return self.prepared.request
+
+    @property
+    def spec(self) -> ModelSpec | None:
+        """The model that it needs, where it needs one."""
+        return self.prepared.spec
+
+    @property
+    def batch_key(self) -> Hashable:
+        """Jobs with equal keys may be computed together; None means alone."""
+        return None if self.runs_alone else self.prepared.batch_key
 
     @property
     def state(self) -> JobState:

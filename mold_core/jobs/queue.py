@@ -255,19 +255,19 @@ class JobQueue:
         ready = 1 + sum(1 for other in self._idle if other.takes(first) and other.cost(first)[0] == 0)
         if ready == 1:
             return limit
-        alike = sum(w.job.size for w in self._waiting if w.job.batch_key == first.batch_key)
-        return max(min(limit, -(-alike // ready)), first.size)
+        alike = sum(w.job.prepared.size for w in self._waiting if w.job.batch_key == first.batch_key)
+        return max(min(limit, -(-alike // ready)), first.prepared.size)
 
     def _companions(self, first: Job, limit: int) -> list[Job]:
-        batch, room = [first], limit - first.size
+        batch, room = [first], limit - first.prepared.size
         if first.batch_key is None:
             return batch
         for waiting in self._waiting:
             job = waiting.job
-            alike = job.batch_key == first.batch_key and job.device == first.device
-            if job is not first and alike and job.size <= room:
+            alike = job.batch_key == first.batch_key and job.prepared.device == first.prepared.device
+            if job is not first and alike and job.prepared.size <= room:
                 batch.append(job)
-                room -= job.size
+                room -= job.prepared.size
         return batch
 
     # --- order ---------------------------------------------------------------------------------------------------

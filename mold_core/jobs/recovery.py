@@ -5,16 +5,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 
 import attrs
 
-from mold_core.errors import MoldError, OutputError, WorkerError
+from mold_core.errors import MoldError, WorkerError
 from mold_core.jobs.batch import own_error
-from mold_core.jobs.job import Job, JobKind, events_before
-from mold_core.jobs.kinds import JOB_KINDS, Prepared
+from mold_core.jobs.job import Job, Prepared, events_before
+from mold_core.jobs.kinds import JOB_KINDS
 from mold_core.jobs.repository import JobRepository
-from mold_core.jobs.store import JobRow, JobStore
+from mold_core.jobs.store import JobRow
 from mold_core.requests.models import Models
 from mold_core.wire.convert import from_text
 
@@ -31,30 +30,27 @@ _LONGEST_PAUSE_S = 60.0
 
 
 def recovered(
-    repository: JobRepository, models: Models, new_job: Callable[[JobKind, Prepared, str | None], Job]
+    repository: JobRepository, models: Models, new_job: Callable[[str, Prepared, str | None], Job]
 ) -> Iterator[Job]:
     """Yield the jobs that had not ended, oldest first, ready to be queued; those that cannot run are failed."""
-    if repository.store is None:
-        return
-    for row in repository.store.unfinished():
+    for row in repository.unfinished():
         try:
             yield _ready(row, repository, models, new_job)
         except Exception as error:
-            _give_up(repository.store, row, own_error(error))
+            _give_up(repository, row, own_error(error))
 
 
 def _ready(
-    row: JobRow, repository: JobRepository, models: Models, new_job: Callable[[JobKind, Prepared, str | None], Job]
+    row: JobRow, repository: JobRepository, models: Models, new_job: Callable[[str, Prepared, str | None], Job]
 ) -> Job:
     if row.state == "running":
-        assert repository.store is not None
-        row = _interrupted(row, repository.store)
+        row = _interrupted(row, repository)
     if row.interruptions >= _MAX_INTERRUPTIONS:
         raise WorkerError(f"the server ended while the job ran, {row.interruptions} times")
     kind = JOB_KINDS[row.kind]
     job = new_job(kind.name, kind.prepare(from_text(kind.request_class, row.request), models), row.id)
     job.created_at = row.created_at
-    repository.know_again(job, row)
+    repository.restore(job, row)
     return job
 
 
@@ -65,25 +61,22 @@ def pause_s(job: Job) -> float:
     return float(min(_FIRST_PAUSE_S * 2 ** (job.interruptions - 2), _LONGEST_PAUSE_S))
 
 
-def _interrupted(row: JobRow, store: JobStore) -> JobRow:
+def _interrupted(row: JobRow, repository: JobRepository) -> JobRow:
     """Write down that an engine was killed while a job ran, and that the job waits now.
 
     It is on the disk before the job is begun again: what is killed while it waits has not interrupted it.
     """
     row = attrs.evolve(row, state="queued", attempts=0, interruptions=row.interruptions + 1)
-    with suppress(OutputError):  # it is in the log; a job is not failed for want of bookkeeping
-        store.update(row.id, durable=True, state=row.state, attempts=0, interruptions=row.interruptions).result()
+    repository.update(row.id, state=row.state, attempts=0, interruptions=row.interruptions)
     return row
 
 
-def _give_up(store: JobStore, row: JobRow, error: MoldError) -> None:
+def _give_up(repository: JobRepository, row: JobRow, error: MoldError) -> None:
     log.warning("job %s does not go on: %s", row.id, error)
-    with suppress(OutputError):  # it is in the log; the next start comes to the same
-        store.update(
-            row.id,
-            durable=True,
-            state="failed",
-            finished_at=time.time(),
-            error=error.to_json(),
-            event_count=events_before(row.created_at, time.time()),
-        ).result()
+    repository.update(
+        row.id,
+        state="failed",
+        finished_at=time.time(),
+        error=error.to_json(),
+        event_count=events_before(row.created_at, time.time()),
+    )

@@ -19,10 +19,11 @@ from mold_core.errors import InsufficientStorageError, JobNotFoundError, MoldErr
 from mold_core.gallery import Gallery, Parent, file_name
 from mold_core.jobs.batch import own_error
 from mold_core.jobs.disk_space import check_room
-from mold_core.jobs.job import Job, JobKind, JobState, events_before
+from mold_core.jobs.job import Job, JobState, Prepared, events_before
 from mold_core.jobs.kinds import JOB_KINDS, ResultFile
 from mold_core.jobs.recent import RecentJobs, result_bytes
 from mold_core.jobs.store import JobRow, JobStore, error_of
+from mold_core.jobs.webhook_outbox import WebhookOutbox
 from mold_core.wire import Info
 from mold_core.wire.convert import from_text
 from mold_core.wire.text import text_pieces, to_text
@@ -30,6 +31,8 @@ from mold_core.wire.text import text_pieces, to_text
 __all__ = ["JobRepository", "digest_of"]
 
 log = logging.getLogger("mold.engine")
+
+_PAUSED = "paused"
 
 
 class JobRepository:
@@ -39,27 +42,28 @@ class JobRepository:
     """
 
     def __init__(self, store: JobStore | None = None, gallery: Gallery | None = None) -> None:
-        self.registry = RecentJobs()
-        self.store = store
+        self._recent = RecentJobs()
+        self._store = store
         self._gallery = gallery
         self._lock = threading.Lock()
         self._durable: set[str] = set()
         self._last_ms = 0
         self.gallery_error: str | None = None
+        self.webhooks = WebhookOutbox(store)
 
     # --- a job's life --------------------------------------------------------------------------------------------
 
     def accept(self, job: Job, *, durable: bool, key: str | None, digest: str) -> Future[None]:
         """Know a new job; the future is done when it is where it is kept. The caller holds the engine's lock."""
         job.created_at = self._unique(job.created_at)
-        self.registry.add(job, key, digest)
-        if self.store is None or not durable:
+        self._recent.add(job, key, digest)
+        if self._store is None or not durable:
             future: Future[None] = Future()
             future.set_result(None)
             return future
         with self._lock:
             self._durable.add(job.id)
-        return self.store.accept(
+        return self._store.accept(
             JobRow(
                 id=job.id,
                 kind=job.kind,
@@ -75,29 +79,29 @@ class JobRepository:
 
     def refuse(self, job: Job) -> None:
         """Forget a job that could not be queued after all."""
-        self.registry.forget(job)
-        if self._forget_durable(job) and self.store is not None:
+        self._recent.forget(job)
+        if self._forget_durable(job) and self._store is not None:
             with suppress(OutputError):  # it is in the log
-                self.store.remove(job.id).result()
+                self._store.remove(job.id).result()
 
     def check_room(self, job: Job) -> None:
         """Raise InsufficientStorageError if the result of a job could not be kept where jobs and results are."""
-        if self.store is not None and hasattr(JOB_KINDS[job.kind], "files_of"):
+        if self._store is not None and JOB_KINDS[job.kind].has_files:
             shelf = [] if self._gallery is None else [Path(self._gallery.folders[0])]
-            check_room(job.request, [self.store.folder, *shelf])
+            check_room(job.request, [self._store.folder, *shelf])
 
     def began(self, jobs: Sequence[Job]) -> None:
         """Write down that jobs are being run, so that one that ends the whole program is not run for ever.
 
         A job that is kept fails here, before any work, if there is no room for its result.
         """
-        kept = [job for job in jobs if self.store is not None and job.id in self._durable]
+        kept = [job for job in jobs if self._store is not None and job.id in self._durable]
         for job in kept:
             try:
                 self.check_room(job)
             except InsufficientStorageError as error:
                 job.fail(error)
-        for written in [self._begin(self.store, job) for job in kept if self.store and not job.finished]:
+        for written in [self._begin(self._store, job) for job in kept if self._store and not job.finished]:
             with suppress(OutputError):  # it is in the log; the job itself may well succeed
                 written.result()
 
@@ -115,9 +119,9 @@ class JobRepository:
 
     def ended(self, job: Job) -> None:
         """Know that a job has ended; a failure is written down, a result has been."""
-        self.registry.ended(job, result_bytes(job._result))
-        if self._forget_durable(job) and self.store is not None and job.error is not None:
-            self.store.update(
+        self._recent.ended(job, result_bytes(job._result))
+        if self._forget_durable(job) and self._store is not None and job.error is not None:
+            self._store.update(
                 job.id,
                 state=job.state,
                 finished_at=job.finished_at,
@@ -127,18 +131,18 @@ class JobRepository:
 
     def postpone(self, job: Job) -> bool:
         """Let a job that has not ended go on when the engine starts again; False if it is not written down."""
-        if self.store is None or not self._forget_durable(job):
+        if self._store is None or not self._forget_durable(job):
             return False
-        self.store.update(job.id, durable=True, state="queued", attempts=0)
+        self._store.update(job.id, durable=True, state="queued", attempts=0)
         return True
 
     # --- looking -------------------------------------------------------------------------------------------------
 
     def find(self, id: str) -> Job:
         """Return a job by its id. Raises JobNotFoundError."""
-        job = self.registry.find(id)
-        if job is None and self.store is not None:
-            row = self.store.find(id)
+        job = self._recent.find(id)
+        if job is None and self._store is not None:
+            row = self._store.find(id)
             job = None if row is None else self._restored(row)
         if job is None:
             raise JobNotFoundError(f"there is no job {id!r}, or it is no longer kept", field="id", value=id)
@@ -153,10 +157,10 @@ class JobRepository:
 
     def find_key(self, key: str, digest: str) -> Job | None:
         """Return the job that was submitted with a key. Raises ValidationError if that was for another request."""
-        found = self.registry.find_key(key)
-        if found is None and self.store is not None:
-            row = self.store.find_key(key)
-            found = None if row is None else (self.registry.find(row.id) or self._restored(row), row.digest)
+        found = self._recent.find_key(key)
+        if found is None and self._store is not None:
+            row = self._store.find_key(key)
+            found = None if row is None else (self._recent.find(row.id) or self._restored(row), row.digest)
         if found is None:
             return None
         job, before = found
@@ -171,8 +175,8 @@ class JobRepository:
 
     def all(self) -> list[Job]:
         """Return the jobs that are kept, oldest first."""
-        jobs = {job.id: job for job in self.registry.all()}
-        for row in self.store.all() if self.store is not None else ():
+        jobs = {job.id: job for job in self._recent.all()}
+        for row in self._store.all() if self._store is not None else ():
             if row.id in jobs:
                 continue
             try:
@@ -181,15 +185,59 @@ class JobRepository:
                 log.debug("job %s cannot be shown: %s", row.id, error)
         return sorted(jobs.values(), key=lambda job: job.created_at)
 
-    def know_again(self, job: Job, row: JobRow) -> None:
-        """Know a job from before the engine was started."""
+    def restore(self, job: Job, row: JobRow) -> None:
+        """Keep a job from before the engine was started."""
         job.interruptions = row.interruptions
         if job.interruptions:
-            job.batch_key = None  # it may have ended the engine before this one: it takes no other with it again
+            job.runs_alone = True  # it may have ended the engine before this one: it takes no other with it again
         job.count_events_from(events_before(row.created_at, time.time()))
-        self.registry.add(job, row.key, row.digest)
+        self._recent.add(job, row.key, row.digest)
         with self._lock:
             self._durable.add(job.id)
+
+    def live(self) -> list[Job]:
+        """Return the jobs that have not ended, oldest first."""
+        return self._recent.live()
+
+    def same_work(self, job: Job) -> Job | None:
+        """Return the live job of the same kind with the same dedupe key, if there is one."""
+        kind = JOB_KINDS[job.kind]
+        key = kind.dedupe_key(job.request)
+        others = (other for other in self.live() if other.kind == job.kind and not other.finished)
+        return None if key is None else next((o for o in others if kind.dedupe_key(o.request) == key), None)
+
+    # --- the store -----------------------------------------------------------------------------------------------
+
+    @property
+    def paused(self) -> bool:
+        """Whether the queue was paused when it was last written down."""
+        return self._store is not None and self._store.flag(_PAUSED)
+
+    def note_paused(self, paused: bool) -> None:
+        """Write down whether the queue is paused."""
+        if self._store is not None:
+            with suppress(OutputError):  # it is in the log; the queue is paused now in any case
+                self._store.set_flag(_PAUSED, paused).result()
+
+    def unfinished(self) -> list[JobRow]:
+        """Return the rows of jobs that an earlier engine left unfinished, oldest first."""
+        return [] if self._store is None else self._store.unfinished()
+
+    def update(self, id: str, **columns: Any) -> None:
+        """Write columns of a job durably."""
+        if self._store is not None:
+            with suppress(OutputError):  # it is in the log; a job is not failed for want of bookkeeping
+                self._store.update(id, durable=True, **columns).result()
+
+    def flush(self) -> None:
+        """Wait until everything is on the disk."""
+        if self._store is not None:
+            self._store.flush()
+
+    def close(self) -> None:
+        """Write what is left and close the store."""
+        if self._store is not None:
+            self._store.close()
 
     # --- inside --------------------------------------------------------------------------------------------------
 
@@ -215,9 +263,9 @@ class JobRepository:
         except Exception as error:
             self.gallery_error = reason_of(error)
             result = _warned(job, result, f"the result could not be saved in the gallery: {self.gallery_error}", error)
-        if self.store is not None and job.id in self._durable:
+        if self._store is not None and job.id in self._durable:
             try:
-                self._write_down(self.store, job, result)
+                self._write_down(self._store, job, result)
             except Exception as error:
                 words = f"the result is kept only until the server ends: {reason_of(error)}"
                 result = _warned(job, result, words, error)
@@ -228,11 +276,11 @@ class JobRepository:
 
         Names follow from the job, so doing it again does not double them.
         """
-        files_of = getattr(JOB_KINDS[job.kind], "files_of", None)
-        if self._gallery is None or files_of is None:
+        kind = JOB_KINDS[job.kind]
+        if self._gallery is None or not kind.has_files:
             return result
         moment = round(job.created_at * 1000)
-        for file in files_of(job, result):
+        for file in kind.files_of(job, result):
             name = file_name(job.model or job.kind, moment, file.index, file.format)
             entry = self._gallery.add(
                 file.data,
@@ -244,7 +292,7 @@ class JobRepository:
             )
             job.files = (*job.files, entry.filename)
         self.gallery_error = None
-        return JOB_KINDS[job.kind].named(result, job.files) if hasattr(JOB_KINDS[job.kind], "named") else result  # type: ignore[attr-defined]
+        return kind.named(result, job.files)
 
     def _write_down(self, store: JobStore, job: Job, result: Any) -> None:
         store.write_result(job.id, to_text(result))
@@ -261,11 +309,10 @@ class JobRepository:
     def _restored(self, row: JobRow) -> Job:
         kind = JOB_KINDS[row.kind]
         job = Job(
-            from_text(kind.request_class, row.request),
-            kind=cast(JobKind, row.kind),
+            Prepared(request=from_text(kind.request_class, row.request), warnings=tuple(row.warnings)),
+            kind=row.kind,
             id=row.id,
             created_at=row.created_at,
-            warnings=tuple(row.warnings),
         )
         job.model, job.files = row.model, tuple(row.files)
         job.attempts, job.interruptions = row.attempts, row.interruptions
@@ -276,7 +323,7 @@ class JobRepository:
         return job
 
     def _read_result(self, row: JobRow) -> Any:
-        data = None if self.store is None else self.store.result(row.id)
+        data = None if self._store is None else self._store.result(row.id)
         if data is None:
             raise JobNotFoundError(f"the result of job {row.id!r} is no longer kept", field="id", value=row.id)
         try:

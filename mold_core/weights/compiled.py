@@ -35,7 +35,7 @@ from mold_core.weights.types import StoredType
 if TYPE_CHECKING:
     from mold_core.settings import CompileMode
 
-__all__ = ["WORTH_COMPILING", "Kernel", "compiler", "digest_of", "kernel_for"]
+__all__ = ["WORTH_COMPILING", "Kernel", "compiler", "digest_of", "keep_caches_below", "kernel_for"]
 
 # Numbers to expand, all in all, that make up for compiling. Measured on one core: eager code takes 1.2 to 3 ns for a
 # number, compiled 0.2 to 0.4; compiling takes 10 to 35 s of processor time, once per machine and type.
@@ -169,7 +169,7 @@ def _library_kernel(type_: StoredType, dtype: torch.dtype, folder: Path, make: b
 def _compile_library(type_: StoredType, dtype: torch.dtype, folder: Path, path: Path) -> None:
     compiler()
     log.info("compiling the expansion of %s; this is done once", type_.name)
-    _cache_below(folder)
+    keep_caches_below(folder)
     source = kernels.KERNELS[type_.name]
 
     class Module(torch.nn.Module):
@@ -194,7 +194,7 @@ def _compile_library(type_: StoredType, dtype: torch.dtype, folder: Path, path: 
 
 def _compiled_where_used(type_: StoredType, dtype: torch.dtype, place: str, folder: Path) -> Source:
     """Return a kernel by torch.compile, which reads its own cache; its first call here does the work."""
-    _cache_below(folder)
+    keep_caches_below(folder)
     options = {**_OPTIONS, **(_ON_CPUS if place == "cpu" else _ELSEWHERE)}
     compiled = torch.compile(kernels.KERNELS[type_.name], fullgraph=True, options=options)
 
@@ -237,7 +237,7 @@ def _arguments(type_: StoredType, dtype: torch.dtype, place: str, rows: int) -> 
     return raw, raw.view(torch.float16), torch.empty(rows, type_.block_size, dtype=dtype, device=place)
 
 
-def _cache_below(folder: Path) -> None:
+def keep_caches_below(folder: Path) -> None:
     """Have torch keep its caches below a folder, unless the user said where."""
     folder.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))

@@ -72,8 +72,11 @@ class BlockStream:
         if self._copies is not None:
             # The allocator may have given the slots memory that kernels begun before now still use.
             self._copies.wait_stream(torch.cuda.current_stream(self._device))
-        self._next = dict(pairwise(self._units))
+        self._next = dict(pairwise([*self._units, *self._units[:1]]))  # one pass follows another
         self._last: _Unit | None = None
+        if self._copies is not None and self._units:
+            with torch.inference_mode(False), torch.no_grad():
+                self._fill(self._units[0], self._slots[0])
         self._hooks = [unit.module.register_forward_pre_hook(self._before(unit)) for unit in self._units]
 
     @property

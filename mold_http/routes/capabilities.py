@@ -12,7 +12,7 @@ from mold_core.wire import ParameterInfo
 from mold_core.wire.fields import wire_field
 from mold_http.guard.hosts import is_loopback
 from mold_http.responses import JSON, answer_json
-from mold_http.routes.route import Answer, Route
+from mold_http.routes.route import ResponseSpec, Route
 from mold_http.service import Service
 
 __all__ = ["ROUTES", "Capabilities", "FamilyInfo", "GalleryCapabilities", "may_delete"]
@@ -98,7 +98,7 @@ ROUTES = (
         summary="Capabilities of this server",
         handler=capabilities,
         tag="server",
-        answers=(Answer(doc="Gallery, families and their parameters.", content={JSON: Capabilities}),),
+        responses=(ResponseSpec(doc="Gallery, families and their parameters.", content={JSON: Capabilities}),),
         example="curl localhost:7680/api/capabilities",
     ),
 )

@@ -18,7 +18,7 @@ from mold_http.guard.bodies import query_of, read_json
 from mold_http.jobs import JobSource, result_of, submit
 from mold_http.responses import JSON, answer_json
 from mold_http.results import answer_result, result_frame
-from mold_http.routes.route import EVENT_STREAM, EVENTS, Answer, Query, Route
+from mold_http.routes.route import EVENT_STREAM, EVENTS, Query, ResponseSpec, Route
 from mold_http.service import Service
 from mold_http.sse import send_events
 
@@ -121,7 +121,7 @@ ROUTES = (
         handler=chain,
         tag="generate",
         request=ChainRequest,
-        answers=(Answer(doc="The video.", content={JSON: ChainResponse}),),
+        responses=(ResponseSpec(doc="The video.", content={JSON: ChainResponse}),),
         errors=_ERRORS,
         tier="generation",
         example=(
@@ -140,7 +140,7 @@ ROUTES = (
         handler=chain_stream,
         tag="generate",
         request=ChainRequest,
-        answers=(Answer(doc="Events.", content={EVENT_STREAM: EVENTS}),),
+        responses=(ResponseSpec(doc="Events.", content={EVENT_STREAM: EVENTS}),),
         errors=_ERRORS,
         tier="generation",
     ),
@@ -152,7 +152,7 @@ ROUTES = (
         handler=chain_limits,
         tag="generate",
         parameters=(Query(name="model", doc="Name of the model.", required=True),),
-        answers=(Answer(doc="The limits.", content={JSON: ChainLimits}),),
+        responses=(ResponseSpec(doc="The limits.", content={JSON: ChainLimits}),),
         errors=("UNKNOWN_MODEL", "MODEL_NOT_FOUND"),
     ),
 )

@@ -15,7 +15,7 @@ from mold_core.wire.chain import ChainRequest
 from mold_core.wire.fields import wire_field
 from mold_http.guard.bodies import query_of, read_json
 from mold_http.responses import JSON, answer_json
-from mold_http.routes.route import Answer, Query, Route
+from mold_http.routes.route import Query, ResponseSpec, Route
 from mold_http.routes.status import refuse_strangers
 from mold_http.service import Service
 
@@ -102,7 +102,7 @@ ROUTES = (
         handler=model,
         tag="models",
         parameters=(Query(name="model", doc="Name of the model.", required=True),),
-        answers=(Answer(doc="The model.", content={JSON: ModelDetails}),),
+        responses=(ResponseSpec(doc="The model.", content={JSON: ModelDetails}),),
         errors=("UNKNOWN_MODEL", "CHECKPOINT_ERROR"),
         example="curl 'localhost:7680/api/models/details?model=flux-nano'",
     ),
@@ -118,8 +118,10 @@ ROUTES = (
         handler=remove,
         tag="models",
         request=RemoveRequest,
-        answers=(
-            Answer(doc="The files that were or would be deleted, and those that are kept.", content={JSON: Removal}),
+        responses=(
+            ResponseSpec(
+                doc="The files that were or would be deleted, and those that are kept.", content={JSON: Removal}
+            ),
         ),
         errors=("UNKNOWN_MODEL", "MODEL_NOT_FOUND", "OUTPUT_ERROR"),
         tier="generation",
@@ -135,7 +137,7 @@ ROUTES = (
         summary="The installed LoRAs",
         handler=loras,
         tag="models",
-        answers=(Answer(doc="The LoRAs.", content={JSON: tuple[LoraFile, ...]}),),
+        responses=(ResponseSpec(doc="The LoRAs.", content={JSON: tuple[LoraFile, ...]}),),
     ),
     Route(
         method="GET",
@@ -144,7 +146,7 @@ ROUTES = (
         summary="Disk usage",
         handler=disk,
         tag="server",
-        answers=(Answer(doc="Bytes of models, results, caches and other files.", content={JSON: DiskUsage}),),
+        responses=(ResponseSpec(doc="Bytes of models, results, caches and other files.", content={JSON: DiskUsage}),),
     ),
     Route(
         method="GET",
@@ -153,7 +155,7 @@ ROUTES = (
         summary="The saved chains, newest first",
         handler=chains,
         tag="generate",
-        answers=(Answer(doc="The chains.", content={JSON: tuple[ChainDetails, ...]}),),
+        responses=(ResponseSpec(doc="The chains.", content={JSON: tuple[ChainDetails, ...]}),),
     ),
     Route(
         method="GET",
@@ -164,7 +166,7 @@ ROUTES = (
         handler=saved_chain,
         tag="generate",
         path_docs={"id": "Id of the chain."},
-        answers=(Answer(doc="The request.", content={JSON: ChainRequest}),),
+        responses=(ResponseSpec(doc="The request.", content={JSON: ChainRequest}),),
         errors=("VALIDATION_ERROR",),
     ),
 )

@@ -15,7 +15,7 @@ from mold_http.guard.proxies import site_of
 from mold_http.metrics import CONTENT_TYPE
 from mold_http.openapi import document_text
 from mold_http.responses import JSON
-from mold_http.routes.route import Answer, Route
+from mold_http.routes.route import ResponseSpec, Route
 from mold_http.service import Service
 
 __all__ = ["ROUTES"]
@@ -101,7 +101,7 @@ ROUTES = (
         summary="The OpenAPI document",
         handler=openapi,
         tag="documents",
-        answers=(Answer(doc="OpenAPI 3.1.", content={JSON: {"type": "object"}}),),
+        responses=(ResponseSpec(doc="OpenAPI 3.1.", content={JSON: {"type": "object"}}),),
         public=True,
         tier=None,
     ),
@@ -112,7 +112,9 @@ ROUTES = (
         summary="The interactive reference",
         handler=docs,
         tag="documents",
-        answers=(Answer(doc="The page; it makes no requests to other servers.", content={"text/html": "the page"}),),
+        responses=(
+            ResponseSpec(doc="The page; it makes no requests to other servers.", content={"text/html": "the page"}),
+        ),
         public=True,
         tier=None,
     ),
@@ -123,7 +125,7 @@ ROUTES = (
         summary="The script of the interactive reference",
         handler=docs_script,
         tag="documents",
-        answers=(Answer(doc="The script.", content={"text/javascript": "the script"}),),
+        responses=(ResponseSpec(doc="The script.", content={"text/javascript": "the script"}),),
         public=True,
         tier=None,
     ),
@@ -134,7 +136,7 @@ ROUTES = (
         summary="Metrics for Prometheus",
         handler=metrics,
         tag="documents",
-        answers=(Answer(doc="The metrics.", content={"text/plain": "the metrics"}),),
+        responses=(ResponseSpec(doc="The metrics.", content={"text/plain": "the metrics"}),),
         public=True,
         tier=None,
     ),

@@ -14,7 +14,7 @@ from mold_http.downloads import DownloadSource, DownloadState
 from mold_http.guard.bodies import read_json
 from mold_http.jobs import submit
 from mold_http.responses import JSON, answer_json
-from mold_http.routes.route import EVENT_STREAM, Answer, Route
+from mold_http.routes.route import EVENT_STREAM, ResponseSpec, Route
 from mold_http.service import Service
 from mold_http.sse import send_events
 
@@ -91,9 +91,9 @@ ROUTES = (
         handler=enqueue,
         tag="downloads",
         request=PullRequest,
-        answers=(
-            Answer(doc="It is queued or running.", content={JSON: DownloadAccepted}),
-            Answer(
+        responses=(
+            ResponseSpec(doc="It is queued or running.", content={JSON: DownloadAccepted}),
+            ResponseSpec(
                 status=409,
                 doc="The model is already being downloaded; the id of that download.",
                 content={JSON: DownloadAccepted},
@@ -108,7 +108,7 @@ ROUTES = (
         summary="All downloads",
         handler=list_downloads,
         tag="downloads",
-        answers=(Answer(doc="The downloads.", content={JSON: DownloadList}),),
+        responses=(ResponseSpec(doc="The downloads.", content={JSON: DownloadList}),),
         example="curl localhost:7680/api/downloads",
     ),
     Route(
@@ -122,7 +122,7 @@ ROUTES = (
         ),
         handler=stream,
         tag="downloads",
-        answers=(Answer(doc="Events.", content={EVENT_STREAM: ("download",)}),),
+        responses=(ResponseSpec(doc="Events.", content={EVENT_STREAM: ("download",)}),),
     ),
     Route(
         method="DELETE",
@@ -132,7 +132,7 @@ ROUTES = (
         handler=cancel,
         tag="downloads",
         path_docs={"id": "Id of the download."},
-        answers=(Answer(status=204, doc="The download is cancelled."),),
+        responses=(ResponseSpec(status=204, doc="The download is cancelled."),),
         errors=("JOB_NOT_FOUND",),
     ),
 )

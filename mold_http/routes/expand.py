@@ -8,7 +8,7 @@ from mold_core.wire.expand import ExpandRequest, ExpandResponse
 from mold_http.guard.bodies import read_json
 from mold_http.jobs import result_of, submit
 from mold_http.responses import JSON, answer_json
-from mold_http.routes.route import Answer, Route
+from mold_http.routes.route import ResponseSpec, Route
 from mold_http.service import Service
 
 __all__ = ["ROUTES"]
@@ -29,7 +29,7 @@ ROUTES = (
         handler=expand,
         tag="expand",
         request=ExpandRequest,
-        answers=(Answer(doc="The original prompt and the expanded ones.", content={JSON: ExpandResponse}),),
+        responses=(ResponseSpec(doc="The original prompt and the expanded ones.", content={JSON: ExpandResponse}),),
         errors=(
             "UNKNOWN_MODEL",
             "MODEL_NOT_FOUND",

@@ -19,7 +19,7 @@ from mold_http.errors import ForbiddenError
 from mold_http.guard.bodies import query_of, read_json
 from mold_http.responses import JSON, answer_json
 from mold_http.routes.capabilities import may_delete
-from mold_http.routes.route import Answer, Query, Route
+from mold_http.routes.route import Query, ResponseSpec, Route
 from mold_http.service import Service
 
 __all__ = ["ROUTES", "GalleryEntry"]
@@ -212,7 +212,7 @@ _NAME = {"name": "Name of the file."}
 _ERRORS = ("RESULT_NOT_FOUND", "MODEL_NOT_FOUND", "VALIDATION_ERROR")
 
 _VALIDATORS = {"ETag": "Identifier of this version.", "Last-Modified": "Time of the last change, if known."}
-_NOT_MODIFIED = Answer(status=304, doc="The client already has this version.", headers=_VALIDATORS)
+_NOT_MODIFIED = ResponseSpec(status=304, doc="The client already has this version.", headers=_VALIDATORS)
 
 _FILE_TYPES = ("image/png", "image/jpeg", "image/gif", "image/apng", "image/webp", "video/mp4")
 
@@ -232,8 +232,8 @@ ROUTES = (
             Query(name="limit", doc="Maximum number of results.", type=int, minimum=1, maximum=_MAX_PAGE),
             Query(name="cursor", doc="X-Next-Cursor of the previous page."),
         ),
-        answers=(
-            Answer(
+        responses=(
+            ResponseSpec(
                 doc="The results.",
                 content={JSON: tuple[GalleryEntry, ...]},
                 headers={"X-Next-Cursor": "The `cursor` of the next page, if there is one."},
@@ -255,20 +255,20 @@ ROUTES = (
         rest="name",
         path_docs=_NAME,
         parameters=(Query(name="Range", doc="One range of bytes.", place="header"),),
-        answers=(
-            Answer(
+        responses=(
+            ResponseSpec(
                 doc="The file.",
                 content=dict.fromkeys(_FILE_TYPES, "the file"),
                 headers={"Accept-Ranges": "bytes", **_VALIDATORS},
             ),
             _NOT_MODIFIED,
-            Answer(
+            ResponseSpec(
                 status=206,
                 doc="A part of the file.",
                 content=dict.fromkeys(_FILE_TYPES, "the part"),
                 headers={"Content-Range": "The range.", **_VALIDATORS},
             ),
-            Answer(
+            ResponseSpec(
                 status=416,
                 doc="The range is invalid or beyond the end of the file.",
                 content=dict.fromkeys(_FILE_TYPES, "nothing"),
@@ -288,7 +288,7 @@ ROUTES = (
         tag="gallery",
         rest="name",
         path_docs=_NAME,
-        answers=(Answer(doc="The result.", content={JSON: GalleryDetails}),),
+        responses=(ResponseSpec(doc="The result.", content={JSON: GalleryDetails}),),
         errors=_ERRORS,
     ),
     Route(
@@ -301,7 +301,7 @@ ROUTES = (
         tag="gallery",
         rest="name",
         path_docs=_NAME,
-        answers=(Answer(status=204, doc="The result is deleted."),),
+        responses=(ResponseSpec(status=204, doc="The result is deleted."),),
         errors=_ERRORS,
     ),
     Route(
@@ -314,7 +314,7 @@ ROUTES = (
         request=Marks,
         rest="name",
         path_docs=_NAME,
-        answers=(Answer(doc="The updated result.", content={JSON: GalleryEntry}),),
+        responses=(ResponseSpec(doc="The updated result.", content={JSON: GalleryEntry}),),
         errors=_ERRORS,
     ),
     Route(
@@ -327,8 +327,8 @@ ROUTES = (
         tag="gallery",
         rest="name",
         path_docs=_NAME,
-        answers=(
-            Answer(
+        responses=(
+            ResponseSpec(
                 doc="The image.",
                 content={**dict.fromkeys(_FILE_TYPES, "the file"), "image/svg+xml": "a placeholder"},
                 headers=_VALIDATORS,
@@ -346,7 +346,7 @@ ROUTES = (
         tag="gallery",
         rest="name",
         path_docs=_NAME,
-        answers=(Answer(doc="The GIF.", content={"image/gif": "the file"}, headers=_VALIDATORS), _NOT_MODIFIED),
+        responses=(ResponseSpec(doc="The GIF.", content={"image/gif": "the file"}, headers=_VALIDATORS), _NOT_MODIFIED),
         errors=_ERRORS,
     ),
 )

@@ -12,7 +12,7 @@ from mold_http.guard.proxies import site_of
 from mold_http.jobs import JobSource, result_of, submit
 from mold_http.responses import JSON
 from mold_http.results import FORMS, ImageDataForm, answer_result, result_frame
-from mold_http.routes.route import EVENT_STREAM, EVENTS, Answer, Query, Route
+from mold_http.routes.route import EVENT_STREAM, EVENTS, Query, ResponseSpec, Route
 from mold_http.service import Service
 from mold_http.sse import send_events
 
@@ -38,7 +38,7 @@ async def generate_stream(service: Service, req: falcon.asgi.Request, resp: falc
     form = image_data_of(req)
     job = await submit(service, req, await read_json(req, GenerateRequest), durable=False)
     prefix = site_of(req).prefix
-    source = JobSource(service, job, lambda result: result_frame(result, form, prefix))
+    source = JobSource(service, job, lambda kind, result: result_frame(kind, result, form, prefix))
     send_events(req, resp, service.feeds, source, patient=True)
 
 
@@ -80,8 +80,8 @@ ROUTES = (
         tag="generate",
         request=GenerateRequest,
         parameters=(IMAGE_DATA,),
-        answers=(
-            Answer(
+        responses=(
+            ResponseSpec(
                 doc=(
                     "One image as a file; several as `multipart/mixed`, each part with its `X-Mold-Seed-Used`; JSON "
                     "if Accept requests `application/json`."
@@ -113,7 +113,7 @@ ROUTES = (
         tag="generate",
         request=GenerateRequest,
         parameters=(IMAGE_DATA,),
-        answers=(Answer(doc="Events.", content={EVENT_STREAM: EVENTS}),),
+        responses=(ResponseSpec(doc="Events.", content={EVENT_STREAM: EVENTS}),),
         errors=_ERRORS,
         tier="generation",
         example=(

@@ -5,19 +5,16 @@ from __future__ import annotations
 import asyncio
 import re
 from math import inf
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import attrs
 import falcon.asgi
 
 from mold_core.engine import Job
 from mold_core.errors import ValidationError
-from mold_core.wire import GenerateRequest, PullRequest
-from mold_core.wire.chain import ChainRequest
+from mold_core.jobs.kinds import JOB_KINDS
 from mold_core.wire.convert import from_json
-from mold_core.wire.expand import ExpandRequest
 from mold_core.wire.fields import wire_field
-from mold_core.wire.upscale import UpscaleRequest
 from mold_http.errors import ConflictError
 from mold_http.guard.bodies import query_of, read_json
 from mold_http.guard.proxies import site_of
@@ -25,22 +22,18 @@ from mold_http.jobs import JobSource, submit
 from mold_http.responses import JSON, answer_json
 from mold_http.results import RESULT_CONTENT, answer_result, result_frame
 from mold_http.routes.generate import IMAGE_DATA, image_data_of
-from mold_http.routes.route import EVENT_STREAM, EVENTS, Answer, Query, Route
+from mold_http.routes.route import EVENT_STREAM, EVENTS, Query, ResponseSpec, Route
 from mold_http.service import Service
 from mold_http.sse import send_events
 
-__all__ = ["KIND_CLASSES", "ROUTES", "JobAccepted", "JobInfo", "JobRequest", "MoveRequest", "QueueState"]
+__all__ = ["ROUTES", "JobAccepted", "JobInfo", "JobRequest", "MoveRequest", "QueueState"]
 
-JobKind = Literal["generate", "chain", "upscale", "expand", "pull"]
+# The names in the table: text for a type checker, choices in the OpenAPI document.
+if TYPE_CHECKING:
+    JobKindName: TypeAlias = str
+else:
+    JobKindName = Literal[tuple(JOB_KINDS)]
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
-
-KIND_CLASSES: dict[str, type] = {
-    "generate": GenerateRequest,
-    "chain": ChainRequest,
-    "upscale": UpscaleRequest,
-    "expand": ExpandRequest,
-    "pull": PullRequest,
-}
 
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 _MAX_LISTED = 1000
@@ -51,7 +44,7 @@ _MAX_ID_DIGITS = 15
 class JobRequest:
     """Work to queue: its kind, and the body that the kind's own route would get."""
 
-    kind: JobKind = wire_field("What is asked for.")
+    kind: JobKindName = wire_field("What is asked for.")
     request: dict[str, Any] = wire_field("The request: what the route of this kind reads.")
     webhook_url: str | None = wire_field(
         "Where the job is posted as JSON when it has ended, until that is answered with 2xx; perhaps twice. The host "
@@ -76,7 +69,7 @@ class JobInfo:
     """What there is to say of a job, without its request and result. Times are in milliseconds since 1970."""
 
     id: str = wire_field("Its id.")
-    kind: JobKind = wire_field("What was asked for.")
+    kind: JobKindName = wire_field("What was asked for.")
     state: JobState = wire_field("Where it is in its life.")
     position: int = wire_field("Place in the queue, from 1; 0 when it no longer waits.")
     model: str | None = wire_field("Its model.", default=None)
@@ -84,6 +77,7 @@ class JobInfo:
     started_at: int | None = wire_field("When it began.", default=None)
     finished_at: int | None = wire_field("When it ended.", default=None)
     warnings: tuple[str, ...] | None = wire_field("What was adjusted or ignored, in words.", default=None)
+    files: tuple[str, ...] | None = wire_field("Names of its results in the gallery.", default=None)
     error: str | None = wire_field("Why it failed.", default=None)
     code: str | None = wire_field("The code of that error.", default=None)
 
@@ -120,7 +114,7 @@ async def create(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.R
 async def list_jobs(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Answer with the jobs that are kept, newest first."""
     query = query_of(req)
-    state, kind = _word(query, "state", JobState), _word(query, "kind", JobKind)
+    state, kind = _word(query, "state", get_args(JobState)), _word(query, "kind", tuple(JOB_KINDS))
     jobs = await asyncio.to_thread(lambda: service.engine.jobs(state=state, kind=kind))
     answer_json(resp, [job.to_json() for job in reversed(jobs[-_MAX_LISTED:])])
 
@@ -147,7 +141,12 @@ async def events(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.R
         return
     prefix = site_of(req).prefix
     source = JobSource(
-        service, job, lambda result: result_frame(result, form, prefix), start=start, numbered=True, owner=False
+        service,
+        job,
+        lambda kind, result: result_frame(kind, result, form, prefix),
+        start=start,
+        numbered=True,
+        owner=False,
     )
     send_events(req, resp, service.feeds, source)
 
@@ -200,17 +199,17 @@ async def _job(service: Service, id: str) -> Job:
 def _inner(wanted: JobRequest) -> Any:
     """Return the request inside. What is wrong with it is said with its path from the outside."""
     try:
-        return from_json(KIND_CLASSES[wanted.kind], wanted.request)
+        return from_json(JOB_KINDS[wanted.kind].request_class, wanted.request)
     except ValidationError as error:
         problems = tuple(f"request.{problem}" for problem in error.problems)
         field = f"request.{error.field}" if error.field else "request"
         raise ValidationError("; ".join(problems), field=field, problems=problems) from None
 
 
-def _word(query: dict[str, Any], name: str, words: Any) -> Any:
+def _word(query: dict[str, Any], name: str, words: tuple[str, ...]) -> Any:
     value = query.get(name)
-    if value is not None and value not in get_args(words):
-        raise ValidationError(f"{name} must be one of {', '.join(get_args(words))}", field=name, value=value)
+    if value is not None and value not in words:
+        raise ValidationError(f"{name} must be one of {', '.join(words)}", field=name, value=value)
     return value
 
 
@@ -231,7 +230,7 @@ def _last_number(job: Job) -> float:
     """Return the number of the last event that the stream of a job has; of one that goes on there is none yet."""
     if not job.finished:
         return inf
-    ends_by_event = job.kind == "pull" and job.state == "done"  # pull_complete, which is not followed by `complete`
+    ends_by_event = job.state == "done" and not JOB_KINDS[job.kind].ends_with_complete
     return job.event_count - 1 if ends_by_event else job.event_count
 
 
@@ -257,8 +256,8 @@ ROUTES = (
                 place="header",
             ),
         ),
-        answers=(
-            Answer(
+        responses=(
+            ResponseSpec(
                 status=202,
                 doc="It is accepted.",
                 content={JSON: JobAccepted},
@@ -288,9 +287,9 @@ ROUTES = (
         tag="jobs",
         parameters=(
             Query(name="state", doc="Only jobs in this state.", type=JobState),
-            Query(name="kind", doc="Only jobs of this kind.", type=JobKind),
+            Query(name="kind", doc="Only jobs of this kind.", type=JobKindName),
         ),
-        answers=(Answer(doc="The jobs.", content={JSON: tuple[JobInfo, ...]}),),
+        responses=(ResponseSpec(doc="The jobs.", content={JSON: tuple[JobInfo, ...]}),),
     ),
     Route(
         method="GET",
@@ -300,7 +299,7 @@ ROUTES = (
         handler=get_job,
         tag="jobs",
         path_docs=_ID,
-        answers=(Answer(doc="The job.", content={JSON: JobInfo}),),
+        responses=(ResponseSpec(doc="The job.", content={JSON: JobInfo}),),
         errors=("JOB_NOT_FOUND",),
     ),
     Route(
@@ -312,7 +311,7 @@ ROUTES = (
         handler=cancel,
         tag="jobs",
         path_docs=_ID,
-        answers=(Answer(doc="How it is now.", content={JSON: JobInfo}),),
+        responses=(ResponseSpec(doc="How it is now.", content={JSON: JobInfo}),),
         errors=("JOB_NOT_FOUND",),
     ),
     Route(
@@ -328,9 +327,9 @@ ROUTES = (
         tag="jobs",
         path_docs=_ID,
         parameters=(IMAGE_DATA, Query(name="Last-Event-ID", doc="The last event that was seen.", place="header")),
-        answers=(
-            Answer(doc="Events.", content={EVENT_STREAM: EVENTS}),
-            Answer(status=204, doc="The client has seen the end: no more will come."),
+        responses=(
+            ResponseSpec(doc="Events.", content={EVENT_STREAM: EVENTS}),
+            ResponseSpec(status=204, doc="The client has seen the end: no more will come."),
         ),
         errors=("JOB_NOT_FOUND",),
         example="curl -N localhost:7680/api/jobs/ID/events -H 'Last-Event-ID: 7'",
@@ -345,7 +344,7 @@ ROUTES = (
         tag="jobs",
         path_docs=_ID,
         parameters=(IMAGE_DATA,),
-        answers=(Answer(doc="The result.", content=RESULT_CONTENT),),
+        responses=(ResponseSpec(doc="The result.", content=RESULT_CONTENT),),
         errors=(
             "JOB_NOT_FOUND",
             "CONFLICT",
@@ -365,7 +364,7 @@ ROUTES = (
         summary="How long the queue is",
         handler=queue,
         tag="jobs",
-        answers=(Answer(doc="The queue.", content={JSON: QueueState}),),
+        responses=(ResponseSpec(doc="The queue.", content={JSON: QueueState}),),
     ),
     Route(
         method="POST",
@@ -375,7 +374,7 @@ ROUTES = (
         doc="What runs goes on; jobs may be submitted, and downloads go on. A restart keeps the queue paused.",
         handler=pause,
         tag="jobs",
-        answers=(Answer(doc="It is paused.", content={JSON: QueueState}),),
+        responses=(ResponseSpec(doc="It is paused.", content={JSON: QueueState}),),
     ),
     Route(
         method="POST",
@@ -384,7 +383,7 @@ ROUTES = (
         summary="Begin jobs again",
         handler=resume,
         tag="jobs",
-        answers=(Answer(doc="It goes on.", content={JSON: QueueState}),),
+        responses=(ResponseSpec(doc="It goes on.", content={JSON: QueueState}),),
     ),
     Route(
         method="POST",
@@ -394,7 +393,7 @@ ROUTES = (
         handler=reorder,
         tag="jobs",
         request=MoveRequest,
-        answers=(Answer(doc="Where it stands now.", content={JSON: JobAccepted}),),
+        responses=(ResponseSpec(doc="Where it stands now.", content={JSON: JobAccepted}),),
         errors=("JOB_NOT_FOUND", "CONFLICT"),
     ),
 )

@@ -17,7 +17,7 @@ from mold_http.guard.bodies import read_json
 from mold_http.jobs import JobSource, result_of, submit
 from mold_http.responses import JSON, answer_json
 from mold_http.results import answer_result, result_frame
-from mold_http.routes.route import EVENT_STREAM, EVENTS, Answer, Route
+from mold_http.routes.route import EVENT_STREAM, EVENTS, ResponseSpec, Route
 from mold_http.service import Service
 from mold_http.sse import send_events
 
@@ -180,7 +180,7 @@ ROUTES = (
         summary="List the models of the catalog",
         handler=list_models,
         tag="models",
-        answers=(Answer(doc="The models.", content={JSON: tuple[ModelInfo, ...]}),),
+        responses=(ResponseSpec(doc="The models.", content={JSON: tuple[ModelInfo, ...]}),),
         example="curl localhost:7680/api/models",
     ),
     Route(
@@ -192,7 +192,7 @@ ROUTES = (
         handler=load,
         tag="models",
         request=LoadRequest,
-        answers=(Answer(doc="The model is loaded; the body is empty."),),
+        responses=(ResponseSpec(doc="The model is loaded; the body is empty."),),
         errors=("UNKNOWN_MODEL", "MODEL_NOT_FOUND", "INFERENCE_ERROR", "INSUFFICIENT_MEMORY"),
         tier="generation",
         example=(
@@ -212,8 +212,8 @@ ROUTES = (
         handler=pull,
         tag="models",
         request=PullRequest,
-        answers=(
-            Answer(
+        responses=(
+            ResponseSpec(
                 doc="The files are downloaded.",
                 content={"text/plain": "the line `model 'NAME' pulled successfully`", EVENT_STREAM: EVENTS},
             ),
@@ -235,7 +235,9 @@ ROUTES = (
         tag="models",
         request=UnloadRequest,
         request_optional=True,
-        answers=(Answer(doc="Done.", content={"text/plain": "the line `unloaded NAME, …`, or `no model loaded`"}),),
+        responses=(
+            ResponseSpec(doc="Done.", content={"text/plain": "the line `unloaded NAME, …`, or `no model loaded`"}),
+        ),
         errors=("UNKNOWN_MODEL", "MODEL_NOT_FOUND"),
         tier="generation",
         example="curl -X DELETE localhost:7680/api/models/unload",

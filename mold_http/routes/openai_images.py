@@ -14,6 +14,7 @@ import falcon.media
 
 from mold_core.engine import Job
 from mold_core.errors import MalformedError, MoldError, ValidationError
+from mold_core.jobs.kinds import JobKind
 from mold_core.media.decoder import transparency_mask
 from mold_core.wire import GenerateRequest, GenerateResponse, ImageData, LoraWeight, Preview, ProgressEvent
 from mold_core.wire.convert import from_json
@@ -25,7 +26,7 @@ from mold_http.guard.json_text import parse_json
 from mold_http.guard.proxies import site_of
 from mold_http.jobs import JobSource, result_of, submit
 from mold_http.responses import JSON, answer_json, json_of
-from mold_http.routes.route import EVENT_STREAM, Answer, Route
+from mold_http.routes.route import EVENT_STREAM, ResponseSpec, Route
 from mold_http.service import Service
 from mold_http.sse import frame, send_events
 
@@ -208,7 +209,7 @@ class _Stream(JobSource):
         """Return an error in the form of OpenAI's streams."""
         return frame("error", openai_error(error)[1])
 
-    def _completed(self, result: GenerateResponse) -> bytes:
+    def _completed(self, kind: JobKind, result: GenerateResponse) -> bytes:
         return b"".join(
             frame(
                 f"{self._event}.completed",
@@ -372,7 +373,7 @@ ROUTES = (
         summary="List the installed models, in OpenAI's form",
         handler=list_models,
         tag="openai",
-        answers=(Answer(doc="The models.", content={JSON: ModelList}),),
+        responses=(ResponseSpec(doc="The models.", content={JSON: ModelList}),),
     ),
     Route(
         method="POST",
@@ -383,7 +384,7 @@ ROUTES = (
         handler=generations,
         tag="openai",
         request=ImageGeneration,
-        answers=(Answer(doc="The images.", content={JSON: ImagesAnswer, EVENT_STREAM: _EVENTS}),),
+        responses=(ResponseSpec(doc="The images.", content={JSON: ImagesAnswer, EVENT_STREAM: _EVENTS}),),
         errors=_ERRORS,
         tier="generation",
         example=(
@@ -402,7 +403,7 @@ ROUTES = (
         tag="openai",
         request=ImageEdit,
         body_type="multipart/form-data",
-        answers=(Answer(doc="The images.", content={JSON: ImagesAnswer, EVENT_STREAM: _EDIT_EVENTS}),),
+        responses=(ResponseSpec(doc="The images.", content={JSON: ImagesAnswer, EVENT_STREAM: _EDIT_EVENTS}),),
         errors=_ERRORS,
         tier="generation",
     ),

@@ -11,7 +11,7 @@ from mold_core.wire import DevicePlacement
 from mold_core.wire.fields import wire_field
 from mold_http.guard.bodies import read_json
 from mold_http.responses import JSON, answer_json
-from mold_http.routes.route import Answer, Route
+from mold_http.routes.route import ResponseSpec, Route
 from mold_http.routes.status import refuse_strangers
 from mold_http.service import Service
 
@@ -64,7 +64,7 @@ ROUTES = (
         tag="models",
         request=DevicePlacement,
         path_docs=_NAME,
-        answers=(Answer(doc="The placement is saved.", content={JSON: PlacementChanged}),),
+        responses=(ResponseSpec(doc="The placement is saved.", content={JSON: PlacementChanged}),),
         errors=("UNKNOWN_MODEL", "NOT_FOUND", "OUTPUT_ERROR", "PLUGIN_ERROR", "SETTINGS_ERROR"),
         example=(
             "curl -X PUT localhost:7680/api/config/model/flux-nano:bf16/placement \\\n"
@@ -80,7 +80,7 @@ ROUTES = (
         handler=delete,
         tag="models",
         path_docs=_NAME,
-        answers=(Answer(doc="The placement is removed.", content={JSON: PlacementChanged}),),
+        responses=(ResponseSpec(doc="The placement is removed.", content={JSON: PlacementChanged}),),
         errors=("UNKNOWN_MODEL", "NOT_FOUND", "OUTPUT_ERROR", "SETTINGS_ERROR"),
     ),
 )

@@ -6,7 +6,7 @@ import falcon.asgi
 
 from mold_http.resources import ResourceSnapshot, ResourceSource
 from mold_http.responses import JSON, answer_json
-from mold_http.routes.route import EVENT_STREAM, Answer, Route
+from mold_http.routes.route import EVENT_STREAM, ResponseSpec, Route
 from mold_http.service import Service
 from mold_http.sse import send_events
 
@@ -31,7 +31,7 @@ ROUTES = (
         summary="Resource usage of the machine",
         handler=resources,
         tag="server",
-        answers=(Answer(doc="A snapshot.", content={JSON: ResourceSnapshot}),),
+        responses=(ResponseSpec(doc="A snapshot.", content={JSON: ResourceSnapshot}),),
         example="curl localhost:7680/api/resources",
     ),
     Route(
@@ -42,6 +42,6 @@ ROUTES = (
         doc="Sends `snapshot` events.",
         handler=stream,
         tag="server",
-        answers=(Answer(doc="Events.", content={EVENT_STREAM: ("snapshot",)}),),
+        responses=(ResponseSpec(doc="Events.", content={EVENT_STREAM: ("snapshot",)}),),
     ),
 )

@@ -10,7 +10,7 @@ import attrs
 if TYPE_CHECKING:
     from mold_http.service import Service
 
-__all__ = ["ERRORS", "EVENTS", "EVENT_STREAM", "Answer", "Handler", "Method", "Query", "Route", "Tier"]
+__all__ = ["ERRORS", "EVENTS", "EVENT_STREAM", "Handler", "Method", "Query", "ResponseSpec", "Route", "Tier"]
 
 Method = Literal["GET", "POST", "PUT", "DELETE"]
 
@@ -77,7 +77,7 @@ class Query:
 
 
 @attrs.frozen(kw_only=True)
-class Answer:
+class ResponseSpec:
     """One successful response.
 
     `content` maps content types to their content: a type, a description of raw bytes, names of events, a JSON Schema.
@@ -110,7 +110,7 @@ class Route:
     parameters: tuple[Query, ...] = ()
     path_docs: Mapping[str, str] = attrs.Factory(dict)
     rest: str | None = None
-    answers: tuple[Answer, ...]
+    responses: tuple[ResponseSpec, ...]
     errors: tuple[str, ...] = ()
     public: bool = False
     listed: bool = True  # in the OpenAPI document and the docs

@@ -17,7 +17,7 @@ from mold_core.wire.fields import wire_field
 from mold_http.errors import ForbiddenError
 from mold_http.guard.hosts import is_loopback
 from mold_http.responses import answer_json
-from mold_http.routes.route import Answer, Route
+from mold_http.routes.route import ResponseSpec, Route
 from mold_http.service import Service
 
 __all__ = ["ROUTES", "CurrentGeneration", "GpuInfo", "GpuStatus", "ServerStatus", "refuse_strangers"]
@@ -170,7 +170,7 @@ ROUTES = (
         summary="Health check",
         handler=health,
         tag="server",
-        answers=(Answer(doc="The server is alive; the body is empty."),),
+        responses=(ResponseSpec(doc="The server is alive; the body is empty."),),
         public=True,
         tier=None,
         example="curl -i localhost:7680/health",
@@ -182,7 +182,7 @@ ROUTES = (
         summary="State of the server",
         handler=status,
         tag="server",
-        answers=(Answer(doc="Version, models in memory, queue.", content={"application/json": ServerStatus}),),
+        responses=(ResponseSpec(doc="Version, models in memory, queue.", content={"application/json": ServerStatus}),),
         example="curl localhost:7680/api/status",
     ),
     Route(
@@ -196,7 +196,9 @@ ROUTES = (
         ),
         handler=shutdown,
         tag="server",
-        answers=(Answer(doc="The server is stopping.", content={"text/plain": "the line `shutdown initiated`"}),),
+        responses=(
+            ResponseSpec(doc="The server is stopping.", content={"text/plain": "the line `shutdown initiated`"}),
+        ),
         example="curl -X POST localhost:7680/api/shutdown",
     ),
 )

@@ -10,7 +10,7 @@ from mold_http.guard.bodies import read_json
 from mold_http.jobs import JobSource, result_of, submit
 from mold_http.responses import JSON
 from mold_http.results import answer_result, result_frame
-from mold_http.routes.route import EVENT_STREAM, EVENTS, Answer, Route
+from mold_http.routes.route import EVENT_STREAM, EVENTS, ResponseSpec, Route
 from mold_http.service import Service
 from mold_http.sse import send_events
 
@@ -48,8 +48,8 @@ ROUTES = (
         handler=upscale,
         tag="upscale",
         request=UpscaleRequest,
-        answers=(
-            Answer(
+        responses=(
+            ResponseSpec(
                 doc="The image as a file; JSON if Accept requests `application/json`.",
                 content={
                     **{CONTENT_TYPES[name]: "the file" for name in ("png", "jpeg", "webp")},
@@ -73,7 +73,7 @@ ROUTES = (
         handler=upscale_stream,
         tag="upscale",
         request=UpscaleRequest,
-        answers=(Answer(doc="Events.", content={EVENT_STREAM: EVENTS}),),
+        responses=(ResponseSpec(doc="Events.", content={EVENT_STREAM: EVENTS}),),
         errors=_ERRORS,
         tier="generation",
     ),

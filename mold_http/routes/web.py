@@ -12,7 +12,7 @@ from importlib.resources import files
 import falcon.asgi
 
 from mold_http.conditional import answer_bytes
-from mold_http.routes.route import Answer, Handler, Route
+from mold_http.routes.route import Handler, ResponseSpec, Route
 from mold_http.service import Service
 
 __all__ = ["FILES", "ROUTES"]
@@ -84,7 +84,7 @@ def _file_route(name: str) -> Route:
         summary="A file of the web page",
         handler=_serving(name),
         tag="page",
-        answers=(Answer(doc="The file.", content={_TYPES[name[name.rindex(".") :]]: "the file"}),),
+        responses=(ResponseSpec(doc="The file.", content={_TYPES[name[name.rindex(".") :]]: "the file"}),),
         public=True,
         tier=None,
         listed=False,
@@ -100,7 +100,7 @@ ROUTES = (
         doc="Generates images and video in a browser. Its files are under `/web/`. It contacts no other server.",
         handler=page,
         tag="page",
-        answers=(Answer(doc="The page.", content={"text/html": "the page"}),),
+        responses=(ResponseSpec(doc="The page.", content={"text/html": "the page"}),),
         public=True,
         tier=None,
     ),

@@ -102,7 +102,7 @@ def test_the_page_names_the_device_and_compares(modules: Any, tmp_path: Path) ->
     assert "| two LoRAs at once, and none after them | failed: AssertionError: two LoRAs is 9.00% off |" in page
     assert "| FLUX.1 bf16 ÷ diffusers eager | 0.600 | at most 0.63 |" in page
     assert "| FLUX.1 fp8 ÷ bf16 | not measured | at most 0.75 |" in page
-    assert "| LTX-2 19B, bf16, 8 steps | not reached |  |" in page
+    assert "| LTX-2 19B, bf16, 8 steps, compiled | not reached |  |" in page
 
 
 @pytest.mark.soak

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from mold_core.weights import with_loras_applied
+from mold_core.weights import compiled_blocks, with_loras_applied
 from mold_core.weights.lora_linear import LoraDelta, LoraUp
-from mold_flux import compile
 from mold_flux.compile import compile_blocks, problem_of
 from mold_flux.transformer import FluxConfig, FluxTransformer, rope
 
@@ -81,18 +82,18 @@ def fresh() -> None:
 def test_a_model_has_variants_of_its_own_and_one_too_many_is_told_of(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(compile, "_MOST_VARIANTS", 2)
+    monkeypatch.setattr(compiled_blocks, "_MOST_VARIANTS", 2)
     first, second = Compiler(), Compiler()
     one, other = model(first), model(second)
     for side, batch in ((4, 1), (4, 2)):
         velocity(one, side, batch)
     assert (first.graphs, problem_of(one)) == (4, None)
-    with with_loras_applied(one, [lora(one, 2)]), caplog.at_level(logging.WARNING, "mold.flux"):
+    with with_loras_applied(one, [lora(one, 2)]), caplog.at_level(logging.WARNING, "mold.weights"):
         slow = velocity(one)
     told = problem_of(one)
     assert told is not None and "compiled blocks are not used" in told
     assert problem_of(one) is None  # once is enough
-    assert [record.name for record in caplog.records].count("mold.flux") == 1
+    assert [record.name for record in caplog.records].count("mold.weights") == 1
     plain = model()
     with with_loras_applied(plain, [lora(plain, 2)]):
         assert torch.allclose(slow, velocity(plain), atol=1e-5)
@@ -108,6 +109,18 @@ def test_compiled_code_is_cached_by_the_kernel_of_attention_in_it() -> None:
         velocity(model(compiler, attention))
         seen.append(compiler.tags)
     assert seen == [{"mold-cudnn"}, {"mold-math"}]
+
+
+def test_compiled_code_is_kept_in_the_folder_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+        monkeypatch.setenv(name, "")  # so that it is as before afterwards
+        monkeypatch.delenv(name)
+    compile_blocks(model(), backend="eager", cache_dir=tmp_path)
+    assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).is_relative_to(tmp_path)
+    assert Path(os.environ["TRITON_CACHE_DIR"]).is_relative_to(tmp_path)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/mine")
+    compile_blocks(model(), backend="eager", cache_dir=tmp_path)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/mine"
 
 
 def test_what_torch_was_told_before_holds_again_after_a_step() -> None:

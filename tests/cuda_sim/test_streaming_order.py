@@ -119,3 +119,17 @@ def test_closing_on_a_device_that_has_failed_frees_all_the_same(monkeypatch: pyt
         stream.close()
     assert (stream.size_bytes, gpu.pinned) == (0, 0)
     assert [tensor.data_ptr() for tensor in one.blocks.parameters()] == homes
+
+
+def test_the_first_block_of_every_pass_is_on_its_way_before_it_is_used() -> None:
+    with pretend_cuda():
+        one = network()
+        units = list(one.blocks)
+        stream = BlockStream(one, units, device="cuda:0", dtype=torch.float32)
+        first = stream._units[0]
+        for _ in range(2):
+            assert stream._slot_of(first) is not None
+            with torch.inference_mode():
+                out = one(X.to("cuda:0"))
+        assert torch.equal(out, network()(X))
+        stream.close()

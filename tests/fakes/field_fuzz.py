@@ -15,8 +15,9 @@ import attrs
 from http_server import Server
 from odd_values import HEADERS, MEDIA, NUMBERS, SHAPES, TEXTS
 
+from mold_core.jobs.kinds import JOB_KINDS
 from mold_core.wire.fields import bounds_of
-from mold_http.routes.jobs import KIND_CLASSES, JobRequest
+from mold_http.routes.jobs import JobRequest
 from mold_http.routes.route import Route
 from mold_http.routes.table import ROUTES
 
@@ -151,8 +152,8 @@ def _body(route: Route, chance: random.Random) -> tuple[bytes, dict[str, bytes]]
     assert cls is not None
     made = _object_of(cls, chance)
     if cls is JobRequest:
-        kind = chance.choice(sorted(KIND_CLASSES))
-        made |= {"kind": kind, "request": _object_of(KIND_CLASSES[kind], chance)}
+        kind = chance.choice(sorted(JOB_KINDS))
+        made |= {"kind": kind, "request": _object_of(JOB_KINDS[kind].request_class, chance)}
     if route.path.startswith(_WAITING):
         made |= {"steps": 0, "variations": -1, "tile_size": -1}
     if route.body_type == "multipart/form-data":

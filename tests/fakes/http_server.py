@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -136,12 +136,13 @@ def serving(
     stderr: Any = None,
     log: Path | None = None,
     descriptors: int | None = None,
+    program: Sequence[str] = (str(EXECUTABLE),),
     **environment: str,
 ) -> Iterator[Server]:
     """Give a server that runs in `home` on a free port, and end it; it must end with status 0.
 
     `stdout` and `stderr` are where its streams go, as Popen takes them; `log` is a file for the latter. It may have so
-    many `descriptors`.
+    many `descriptors`. `program` is the command line of mold.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -154,7 +155,7 @@ def serving(
         "PYTHONWARNINGS": "error",
         **environment,
     }
-    command = [str(EXECUTABLE), "serve", "--port", str(port), *arguments]
+    command = [*program, "serve", "--port", str(port), *arguments]
     if descriptors is not None:
         command = ["/bin/sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *command]
     with ExitStack() as stack:

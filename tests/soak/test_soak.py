@@ -186,7 +186,7 @@ def check_jobs(engine: Engine, clients: Clients, load: Load) -> None:
     assert len(jobs) == load.generations + load.cancels + load.dropped_readers
     assert clients.kills == load.kills
     assert not any(job._watchers for job in jobs)
-    store = engine._repository.store
+    store = engine._repository._store
     assert store is not None
     store.flush()
     rows = {row.id: row for row in store.all()}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from time import time
+from typing import Any
 from weakref import WeakSet
 
 import attrs
@@ -16,9 +17,9 @@ from mold_core.errors import CancelledError, ChainError, MoldError, ValidationEr
 from mold_core.files import version_of
 from mold_core.hookspecs import ChainRenderer, Worker
 from mold_core.jobs.batch import BatchRun
-from mold_core.jobs.job import Job, JobKind
+from mold_core.jobs.job import Job
 from mold_core.jobs.kinds.clip_tasks import EncodeClipTask, RenderClipTask
-from mold_core.jobs.kinds.kind import Prepared, ResultFile, RunContext
+from mold_core.jobs.kinds.kind import JobKind, Prepared, ResultFile, RunContext
 from mold_core.media.output_metadata import metadata_of
 from mold_core.placement.memory import spec_for
 from mold_core.plugin_errors import wrap_plugin_errors
@@ -38,6 +39,7 @@ from mold_core.wire import (
     ProgressEvent,
     Stitching,
 )
+from mold_core.wire.convert import from_json, to_json
 
 __all__ = ["ChainKind", "chain_store"]
 
@@ -49,12 +51,14 @@ def chain_store(models: Models) -> ChainStore:
     return ChainStore(models.settings.home / "chains")
 
 
-class ChainKind:
+class ChainKind(JobKind):
     """Long videos. What was made of one is kept, so that asking again goes on where it stopped."""
 
-    name: JobKind = "chain"
+    name = "chain"
     request_class = ChainRequest
     response_class = ChainResponse
+    has_files = True
+    stream_route = "/api/generate/chain/stream"
 
     def __init__(self) -> None:
         self._begun: WeakSet[Job] = WeakSet()
@@ -75,17 +79,28 @@ class ChainKind:
             warnings=warnings,
         )
 
+    def event_of(self, result: ChainResponse, form: str = "bytes", prefix: str = "") -> dict[str, Any]:
+        """Return the data of the event `complete`: the fields of the video flat, its data as `video`."""
+        whole = to_json(result)
+        video = whole.pop("video")
+        data = video.pop("data")
+        return {**video, **whole, "video": data}
+
+    def result_of(self, data: Mapping[str, Any]) -> ChainResponse:
+        """Return the result that the data of the event `complete` describes."""
+        return from_json(ChainResponse, {**data, "video": {**data, "data": data.get("video")}})
+
     def files_of(self, job: Job, result: ChainResponse) -> list[ResultFile]:
         """Return the video."""
         return [ResultFile(data=result.video.data, format=result.video.format)]
 
-    def run(self, jobs: Sequence[Job], worker: Worker, context: RunContext) -> Sequence[Job] | None:
+    def run(self, jobs: Sequence[Job], context: RunContext) -> Sequence[Job] | None:
         """Make the next clip that is not on disk; after the last, join all of them beside the device.
 
         What is on disk says how far a chain is, so nothing is remembered between two calls but that it has begun.
         """
         (job,) = jobs  # without a batch_key a job runs alone
-        spec = job.spec
+        spec, worker = job.spec, context.worker
         assert spec is not None  # prepare found it
         chain = _laid_out(job.request, spec, context.models)
         if job not in self._begun:
@@ -98,7 +113,7 @@ class ChainKind:
             return jobs
         _decode(job, spec, chain, chain.ready, worker)
         job.report(Stitching(total_frames=chain.plan.total_frames))
-        context.beside(partial(_deliver, job, chain, context), jobs)
+        context.finish_async(partial(_deliver, job, chain, context), jobs)
         return None
 
     def _begin(self, job: Job, chain: Chain, context: RunContext) -> None:

@@ -12,8 +12,8 @@ from mold_core.catalog import ModelSpec
 from mold_core.errors import ModelNotFoundError, WorkerError
 from mold_core.hookspecs import Run, Worker
 from mold_core.jobs.batch import BatchRun, fail_jobs
-from mold_core.jobs.job import Job, JobKind
-from mold_core.jobs.kinds.kind import Prepared, RunContext
+from mold_core.jobs.job import Job
+from mold_core.jobs.kinds.kind import JobKind, Prepared, RunContext
 from mold_core.jobs.task import WorkerHost
 from mold_core.jobs.within_memory import saying_out_of_memory
 from mold_core.plugin_errors import wrap_plugin_errors
@@ -51,10 +51,10 @@ class ExpandTask:
             return expanding.write(run)
 
 
-class ExpandKind:
+class ExpandKind(JobKind):
     """Prompts from wishes."""
 
-    name: JobKind = "expand"
+    name = "expand"
     request_class = ExpandRequest
     response_class = ExpandResponse
 
@@ -74,14 +74,14 @@ class ExpandKind:
             Expanding.of(completed, models.settings, models.plugins).check()
         return Prepared(request=completed)
 
-    def run(self, jobs: Sequence[Job], worker: Worker, context: RunContext) -> None:
+    def run(self, jobs: Sequence[Job], context: RunContext) -> None:
         """Expand the prompts of each job."""
         for job in jobs:
             if job.finished:
                 continue
             try:
                 request: ExpandRequest = job.request
-                prompts = worker.run(ExpandTask(request), BatchRun([job]))
+                prompts = context.worker.run(ExpandTask(request), BatchRun([job]))
                 response = ExpandResponse(original=request.prompt, expanded=prompts, seed_used=request.seed)
                 context.deliver(job, response)
             except WorkerError:

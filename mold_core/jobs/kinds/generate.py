@@ -6,7 +6,7 @@ import logging
 from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
@@ -14,9 +14,10 @@ from mold_core.catalog import ModelSpec
 from mold_core.errors import CancelledError, InferenceError, ValidationError, WorkerError
 from mold_core.hookspecs import Frames, ModelFamily, Run, Worker
 from mold_core.jobs.batch import BatchRun, fail_jobs
-from mold_core.jobs.job import Job, JobKind
+from mold_core.jobs.job import Job
 from mold_core.jobs.kinds.expand import check_expansion, expand_prompts
-from mold_core.jobs.kinds.kind import Prepared, ResultFile, RunContext
+from mold_core.jobs.kinds.generate_event import generate_event, generated
+from mold_core.jobs.kinds.kind import JobKind, Prepared, ResultFile, RunContext
 from mold_core.jobs.kinds.shots import Shot, encode, response_of, shots_of
 from mold_core.jobs.kinds.upscale import UpscaleTask, fetch_upscaler
 from mold_core.jobs.task import WorkerHost
@@ -76,12 +77,14 @@ class GenerateTask:
         return made
 
 
-class GenerateKind:
+class GenerateKind(JobKind):
     """Images from words."""
 
-    name: JobKind = "generate"
+    name = "generate"
     request_class = GenerateRequest
     response_class = GenerateResponse
+    has_files = True
+    stream_route = "/api/generate/stream?image_data=base64"
 
     def prepare(self, request: GenerateRequest, models: Models) -> Prepared:
         """Return the request with model, size, steps, guidance and seed filled in."""
@@ -113,6 +116,14 @@ class GenerateKind:
             warnings=(*warnings, remark) if remark else warnings,
         )
 
+    def event_of(self, result: GenerateResponse, form: str = "bytes", prefix: str = "") -> dict[str, Any]:
+        """Return the data of the event `complete`, with images in the `form` that the client asked for."""
+        return generate_event(result, form, prefix)
+
+    def result_of(self, data: Mapping[str, Any]) -> GenerateResponse:
+        """Return the result that the data of the event `complete` describes."""
+        return generated(data)
+
     def files_of(self, job: Job, result: GenerateResponse) -> list[ResultFile]:
         """Return the images, or the video, with what they were made from."""
         shots = shots_of(job, result.expanded)
@@ -136,12 +147,12 @@ class GenerateKind:
         pairs = zip(result.images, names, strict=True)
         return attrs.evolve(result, images=tuple(attrs.evolve(image, name=name) for image, name in pairs))
 
-    def run(self, jobs: Sequence[Job], worker: Worker, context: RunContext) -> None:
+    def run(self, jobs: Sequence[Job], context: RunContext) -> None:
         """Generate all images of the jobs, a limited number at a time.
 
         A request fails for its own faults only: where several jobs fail together, each is run again alone.
         """
-        spec = jobs[0].spec
+        spec, worker = jobs[0].spec, context.worker
         assert spec is not None  # prepare found it
         prompts = _expanded(jobs, worker, context)  # before the model is loaded: a language model needs room too
         jobs = [job for job in jobs if not job.finished]
@@ -217,7 +228,7 @@ def _generate(jobs: Sequence[Job], spec: ModelSpec, worker: Worker, context: Run
             (shot, made if shot.request.upscale_model is None else _enlarged(shot, made, worker, context))
             for shot, made in zip(wanted, frames, strict=True)
         ]
-        context.beside(partial(finishing.take, pairs), [shot.job for shot in wanted])
+        context.finish_async(partial(finishing.take, pairs), [shot.job for shot in wanted])
 
 
 def _with_upscaler(request: GenerateRequest, spec: ModelSpec, models: Models) -> GenerateRequest:

@@ -1,39 +1,25 @@
-"""What a kind of job is: how its requests are completed and how its jobs are run."""
+"""What a kind of job is: its requests and results, how they are prepared and run, and how they travel."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import attrs
 
 from mold_core.catalog import ModelSpec
 from mold_core.hookspecs import Worker
-from mold_core.jobs.job import Job, JobKind
+from mold_core.jobs.job import Job, Prepared
 from mold_core.media.metadata import OutputMetadata
 from mold_core.requests.models import Models
+from mold_core.wire.convert import from_json, to_json
 from mold_core.wire.generate import OutputFormat
 
-__all__ = ["BackgroundKind", "DeviceKind", "Kind", "Prepared", "ResultFile", "RunContext"]
+__all__ = ["JobKind", "Lane", "Prepared", "ResultFile", "RunContext"]
 
-
-@attrs.frozen(kw_only=True)
-class Prepared:
-    """A request that can run. `request` is complete: running it again gives the same result.
-
-    `spec` is the model it needs, where it needs one, and `load_bytes` the size of that model's files. Jobs with equal
-    `batch_key` may run together, up to `size` in all of the setting max_batch; None means alone. `device` is the only
-    one whose worker may run it. `warnings` say what was adjusted.
-    """
-
-    request: Any
-    spec: ModelSpec | None = None
-    load_bytes: int = 0
-    batch_key: Hashable = None
-    size: int = 1
-    device: str | None = None
-    warnings: tuple[str, ...] = ()
+# Where jobs run: on a device, by its worker, or beside the devices, one at a time.
+Lane = Literal["device", "background"]
 
 
 @attrs.frozen(kw_only=True)
@@ -50,72 +36,92 @@ class ResultFile:
 
 
 class RunContext(Protocol):
-    """What a kind has at hand while it runs jobs: the catalog, and hands that finish what a device has made."""
+    """What a kind uses while it runs jobs."""
 
     @property
     def models(self) -> Models:
         """The catalog, the families and the settings."""
 
+    @property
+    def worker(self) -> Worker:
+        """The worker of the device. Raises InferenceError in the background lane, which has none."""
+
     def loading(self, spec: ModelSpec) -> AbstractContextManager[None]:
-        """Note that a model is being loaded, for status and metrics, while the block runs."""
+        """Show in status and metrics that a model is being loaded while the block runs."""
 
     def measure(self, name: str, value: float, **labels: str) -> None:
-        """Let observers know a figure; see `mold_core.engine.metrics`."""
+        """Report a metric to observers; see `mold_core.engine.metrics`."""
 
-    def beside(self, work: Callable[[], object], jobs: Sequence[Job]) -> None:
-        """Do `work` in a thread beside the device, in the order given; what it raises fails the jobs.
+    def finish_async(self, work: Callable[[], object], jobs: Sequence[Job]) -> None:
+        """Run `work` in the finishing thread, in the order given; an exception from it fails the jobs.
 
-        Waits when too much is waiting already, so that results do not pile up in memory.
+        Blocks while too many results wait to be finished, because they are held in memory.
         """
 
     def wait_finished(self) -> None:
-        """Wait until everything that was given to `beside` is done, to know which jobs have ended."""
+        """Wait until everything passed to `finish_async` has run."""
 
     def deliver(self, job: Job, result: Any) -> None:
-        """End a job with its result, after it was saved where the engine saves results. Call it inside `beside`."""
+        """Save the result and end the job with it. On a device, call it from work passed to `finish_async`."""
 
 
-class Kind(Protocol):
-    """One kind of job. `request_class` is what `Engine.submit` knows it by."""
+class JobKind:
+    """One kind of job. Subclass it in one module and add an instance to `JOB_KINDS`; everything else reads that table.
 
-    @property
-    def name(self) -> JobKind:
-        """The word that stands for it on the wire."""
+    `name` is its word on the wire, in the CLI and in the job store. `Engine.submit` finds it by `request_class`.
+    `stream_route` is the route, if any, that streams its events and cancels the job when the client disconnects.
+    `ends_with_complete` says whether streams end with the event `complete`; otherwise a progress event ends them.
+    `has_files` says whether results have files, which need space on the disk and go to the gallery.
+    """
 
-    @property
-    def request_class(self) -> type:
-        """The wire class of its requests."""
-
-    @property
-    def response_class(self) -> type:
-        """The wire class of its results."""
+    name: ClassVar[str]
+    request_class: ClassVar[type]
+    response_class: ClassVar[type]
+    lane: ClassVar[Lane] = "device"
+    stream_route: ClassVar[str | None] = None
+    ends_with_complete: ClassVar[bool] = True
+    has_files: ClassVar[bool] = False
 
     def prepare(self, request: Any, models: Models) -> Prepared:
-        """Return the request with everything filled in. Raises the MoldError for what cannot run.
+        """Return the request with everything filled in. Raises the MoldError for a request that cannot run.
 
-        Completing a complete request changes nothing: after a restart jobs are prepared again.
+        Preparing a complete request changes nothing, because jobs are prepared again after a restart.
         """
+        return Prepared(request=request)
 
+    def run(self, jobs: Sequence[Job], context: RunContext) -> Sequence[Job] | None:
+        """Run jobs with equal batch_key, and deliver or fail each of them, now or through `finish_async`.
 
-# A kind may also have:
-#   files_of(job: Job, result) -> Sequence[ResultFile]      what of a result goes to the gallery; without this, nothing
-#   named(result, names: Sequence[str]) -> result           the result, its files with their names in the gallery
-
-
-class DeviceKind(Kind, Protocol):
-    """A kind whose jobs need a worker."""
-
-    def run(self, jobs: Sequence[Job], worker: Worker, context: RunContext) -> Sequence[Job] | None:
-        """Run jobs with equal batch_key and deliver or fail each of them, now or `beside`.
-
-        A kind whose jobs are long runs a part of one and returns it: others that wait get their turn, and then it is
-        called again with that job. Called in the thread that owns the worker. What is raised fails the jobs that have
-        not ended.
+        A kind with long jobs may run a part of one and return it: other waiting jobs run first, then it is called
+        again with that job. Called in the thread of the lane. An exception fails the jobs that have not ended.
         """
+        raise NotImplementedError
 
+    def dedupe_key(self, request: Any) -> Hashable:
+        """Return a key of a complete request: a second one gets the live job that has it. None: each has its own."""
+        return None
 
-class BackgroundKind(Kind, Protocol):
-    """A kind whose jobs need no device: they run one at a time beside the queue."""
+    def files_of(self, job: Job, result: Any) -> Sequence[ResultFile]:
+        """Return the files of a result, for the gallery."""
+        return ()
 
-    def run_in_background(self, job: Job, models: Models) -> Any:
-        """Return the result of a job."""
+    def named(self, result: Any, names: Sequence[str]) -> Any:
+        """Return the result with the names of its files in the gallery."""
+        return result
+
+    def event_of(self, result: Any, form: str = "bytes", prefix: str = "") -> dict[str, Any]:
+        """Return the data of the event `complete`.
+
+        `form` is how images are carried (bytes, base64, url, none) and `prefix` the path below which clients reach the
+        server, for kinds with images.
+        """
+        data: dict[str, Any] = to_json(result)
+        return data
+
+    def result_of(self, data: Mapping[str, Any]) -> Any:
+        """Return the result that the data of the event `complete` describes. Raises ValidationError."""
+        return from_json(self.response_class, data)
+
+    def result_without_event(self, model: str) -> Any:
+        """Return the result of a job whose stream has no event `complete`."""
+        raise NotImplementedError

@@ -1,13 +1,15 @@
-"""Pulling a model as a job: beside the queue, one at a time, cancelled between two pieces of a file."""
+"""Pulling a model as a job of the background lane, cancelled between two pieces of a file."""
 
 from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
 
 import attrs
 
 from mold_core.catalog.pull import pull
 from mold_core.errors import DownloadError
-from mold_core.jobs.job import Job, JobKind
-from mold_core.jobs.kinds.kind import Prepared
+from mold_core.jobs.job import Job
+from mold_core.jobs.kinds.kind import JobKind, Prepared, RunContext
 from mold_core.requests.models import Models
 from mold_core.wire import Info, ProgressEvent, PullRequest, PullResponse
 
@@ -16,12 +18,14 @@ __all__ = ["PullKind"]
 _RETRY_AFTER_S = 5.0
 
 
-class PullKind:
+class PullKind(JobKind):
     """Fetches the files of a model. What has come is kept, so a pull that failed or was cancelled goes on later."""
 
-    name: JobKind = "pull"
+    name = "pull"
     request_class = PullRequest
     response_class = PullResponse
+    lane = "background"
+    ends_with_complete = False
 
     def __init__(self, retry_after_s: float = _RETRY_AFTER_S) -> None:
         self._retry_after_s = retry_after_s
@@ -34,8 +38,21 @@ class PullKind:
             warnings = (f"no loaded plugin brings the family {spec.family}, so nothing runs {spec.name} yet",)
         return Prepared(request=attrs.evolve(request, model=spec.name), spec=spec, warnings=warnings)
 
-    def run_in_background(self, job: Job, models: Models) -> PullResponse:
-        """Fetch the files; a failure of the network is tried once more after a moment."""
+    def dedupe_key(self, request: PullRequest) -> Hashable:
+        """Return the model: it is downloaded once, whoever requests it meanwhile."""
+        return request.model
+
+    def result_without_event(self, model: str) -> PullResponse:
+        """Return the result: the event `pull_complete` ended the stream."""
+        return PullResponse(model=model, size_bytes=0)
+
+    def run(self, jobs: Sequence[Job], context: RunContext) -> None:
+        """Download the files of each job's model."""
+        for job in jobs:
+            context.deliver(job, self._pulled(job, context.models))
+
+    def _pulled(self, job: Job, models: Models) -> PullResponse:
+        """Return the result; after a network failure, the download is tried once more."""
         try:
             return self._pull(job, models)
         except DownloadError as error:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import attrs
 
 from mold_core.catalog import ModelSpec
 from mold_core.catalog.pull import pull
 from mold_core.errors import DownloadError, OutputError, ValidationError
-from mold_core.hookspecs import Run, Worker
+from mold_core.hookspecs import Run
 from mold_core.jobs.batch import BatchRun
-from mold_core.jobs.job import Job, JobKind
-from mold_core.jobs.kinds.kind import Prepared, ResultFile, RunContext
+from mold_core.jobs.job import Job
+from mold_core.jobs.kinds.kind import JobKind, Prepared, ResultFile, RunContext
 from mold_core.jobs.task import WorkerHost
 from mold_core.media.images import check_image
 from mold_core.media.metadata import read_metadata
@@ -25,6 +26,7 @@ from mold_core.requests.upscalers import checked_tile_size, embedded_upscaler, u
 from mold_core.upscaling.requests import FileUpscaleRequest, is_video
 from mold_core.upscaling.run import read_source
 from mold_core.wire import ProgressEvent, UpscaleRequest, UpscaleResponse
+from mold_core.wire.convert import from_json, to_json
 
 __all__ = ["UpscaleKind", "fetch_upscaler", "origin_of"]
 
@@ -48,12 +50,14 @@ class UpscaleTask:
             return upscale(self.request, lambda: host.network(spec, run), where, spec.name, run)
 
 
-class UpscaleKind:
+class UpscaleKind(JobKind):
     """Larger images."""
 
-    name: JobKind = "upscale"
+    name = "upscale"
     request_class = UpscaleRequest
     response_class = UpscaleResponse
+    has_files = True
+    stream_route = "/api/upscale/stream"
 
     def prepare(self, request: UpscaleRequest, models: Models) -> Prepared:
         """Return the request with upscaler and tile size filled in. The image is looked at, not unpacked."""
@@ -67,6 +71,18 @@ class UpscaleKind:
             load_bytes=spec.size_bytes,
         )
 
+    def event_of(self, result: UpscaleResponse, form: str = "bytes", prefix: str = "") -> dict[str, Any]:
+        """Return the data of the event `complete`: the fields of the image flat, its data as `image`."""
+        whole = to_json(result)
+        image = whole.pop("image")
+        flat = {"image": image["data"], **{name: image[name] for name in ("format", "width", "height")}}
+        return {**flat, **whole}
+
+    def result_of(self, data: Mapping[str, Any]) -> UpscaleResponse:
+        """Return the result that the data of the event `complete` describes."""
+        image = {"data": data.get("image"), **{name: data.get(name) for name in ("format", "width", "height")}}
+        return from_json(UpscaleResponse, {**data, "image": image})
+
     def files_of(self, job: Job, result: UpscaleResponse) -> list[ResultFile]:
         """Return the larger image; of one that went to a file of the caller's, nothing."""
         image = result.image
@@ -74,14 +90,14 @@ class UpscaleKind:
             return []
         return [ResultFile(data=image.data, format=image.format, enlarged=job.request.image)]
 
-    def run(self, jobs: Sequence[Job], worker: Worker, context: RunContext) -> None:
+    def run(self, jobs: Sequence[Job], context: RunContext) -> None:
         """Enlarge the image of each job."""
         for job in jobs:
             assert job.spec is not None  # prepare found it
             fetch_upscaler(job.spec, [job], context)
             with context.loading(job.spec):
-                made: UpscaleResponse = worker.run(UpscaleTask(job.spec, job.request), BatchRun([job]))
-            context.beside(partial(context.deliver, job, made), [job])
+                made: UpscaleResponse = context.worker.run(UpscaleTask(job.spec, job.request), BatchRun([job]))
+            context.finish_async(partial(context.deliver, job, made), [job])
 
 
 def fetch_upscaler(spec: ModelSpec, jobs: Sequence[Job], context: RunContext) -> None:

@@ -211,6 +211,7 @@ class _Loader:
                 transformer,
                 graphs=context.cuda_graphs and not streamed and device.startswith("cuda"),
                 attention=attention_for(device, context.attention),
+                cache_dir=context.cache_dir,
             )
 
     def _tensors(self, component: str) -> tuple[Weights, Any]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mold_core import MemoryPlan
+from mold_core import Info, MemoryPlan
 from mold_core.weights import BlockStream, LoadedComponents, LoadProgress, empty_modules, load_weights, read_weights
+from mold_core.weights.compiled_blocks import compile_modules, configured, worth_compiling
 from mold_ltx2.component_sizes import model_components
 from mold_ltx2.components import COMPONENTS, Components
 from mold_ltx2.decoding import Autoencoders
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from mold_core import LoadContext, LocalFiles, ModelSpec, ProgressEvent
     from mold_core.weights import ComponentLoader
 
-__all__ = ["load_pipeline"]
+__all__ = ["compile_transformer", "load_pipeline"]
 
 _TEXT_TOKENS = 1024
 
@@ -113,6 +114,7 @@ class _Loader:
             device="cpu" if streamed else device,
             as_stored=streamed,
             expand=context.expand_weights == "always",
+            dequantize_within_bytes=None if streamed else self._dense_within(name, device),
             compile=context.compile,
             cache_dir=context.cache_dir,
             progress=progress,
@@ -125,8 +127,24 @@ class _Loader:
             stream = BlockStream(network, _units(name, network), device=device, dtype=dtype, pin=True)
         else:
             network.to(device)
+        if name == "transformer":
+            self._speed_up(network, device, report)
         progress.finish()
         return network, stream
+
+    def _dense_within(self, name: str, device: str) -> int | None:
+        """Return what a part's weights may take when they are dequantized once; None where they stay quantised.
+
+        Half of what is left is for other models.
+        """
+        if self._context.expand_weights != "auto" or name != "transformer":
+            return None
+        return self._plan.held_bytes(name) + self._plan.spare_bytes(device) // 2
+
+    def _speed_up(self, transformer: Any, device: str, report: Callable[[ProgressEvent], object]) -> None:
+        if worth_compiling(self._context.compile, device, self._plan.part("transformer").size_bytes):
+            report(Info(message="the first step compiles the transformer, and takes longer than those after it"))
+            compile_transformer(transformer, cache_dir=self._context.cache_dir)
 
     def _found(self, name: str) -> tuple[Any, Mapping[str, Any], Path]:
         """Return the network of a part without weights, its tensors, and the file these are from."""
@@ -153,6 +171,12 @@ class _Loader:
         before = min(self._loaded_bytes, self._total_bytes)
         self._loaded_bytes += size_bytes
         return LoadProgress(report, name, size_bytes, self._total_bytes, before)
+
+
+def compile_transformer(transformer: Any, *, cache_dir: Path | None = None, backend: str | Any = "inductor") -> None:
+    """Let the blocks of a transformer run as compiled code from their first use on."""
+    transformer.compilation = compile_modules(transformer.transformer_blocks, backend=backend, cache_dir=cache_dir)
+    transformer.forward = configured(transformer.forward)
 
 
 def _units(name: str, network: Any) -> list[nn.Module]:

@@ -15,8 +15,9 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from mold_core import CacheHit, Frames, GenerateRequest, MemoryPlan, Pipeline, Run, Sound, StageDone, StageStart
+from mold_core import CacheHit, Frames, GenerateRequest, Info, MemoryPlan, Pipeline, Run, Sound, StageDone, StageStart
 from mold_core.weights import LoadedComponents, LoraCache
+from mold_core.weights.compiled_blocks import problem_of
 from mold_ltx2.checks import lacking_upsampler
 from mold_ltx2.conditioning import Conditioning, Pinned
 from mold_ltx2.configs import Version
@@ -172,6 +173,9 @@ class Ltx2Pipeline(Pipeline):
                 stg_blocks=self._version.stg_blocks,
                 fresh=generator if one.twice else None,
             )
+            problem = problem_of(transformer)
+        if problem is not None:
+            on_step.run.report(Info(message=problem))
         channels = self.autoencoders.audio_vae.config.latent_channels
         return unpack(tokens, geometry), unpack_audio(sounds, channels)
 

@@ -9,7 +9,6 @@ import pytest
 from mold_core import Client, DenoiseStep, Preview, SettingsError, StageStart, UnreachableError
 from mold_core.client import server_address
 from mold_core.client.envelopes import error_of
-from mold_core.client.results import response_of
 from mold_core.errors import (
     CancelledError,
     MoldError,
@@ -17,6 +16,7 @@ from mold_core.errors import (
     ValidationError,
     WorkerError,
 )
+from mold_core.jobs.kinds import JOB_KINDS
 from mold_core.wire import ChainStageStart, GenerateResponse
 from mold_core.wire.events import event_from_json, event_to_json
 
@@ -83,7 +83,7 @@ def test_an_event_of_a_newer_server_is_passed_over_and_a_broken_one_is_not() -> 
 def test_a_video_stands_in_the_flat_fields() -> None:
     data = {"image": "AAAA", "format": "mp4", "width": 8, "height": 4, "video_frames": 9, "video_fps": 24, "images": []}
     about = {"generation_time_ms": 1, "model": "m:v1", "seed_used": 2}
-    response: GenerateResponse = response_of("generate", {**data, **about})
+    response: GenerateResponse = JOB_KINDS["generate"].result_of({**data, **about})
     assert response.video is not None
     assert (response.video.data, response.video.frames, response.video.width) == (bytes(3), 9, 8)
 

@@ -7,10 +7,11 @@ import threading
 import pytest
 
 from mold_core import CancelledError, GenerateRequest, InferenceError, Info, Job, Preview
+from mold_core.jobs.job import Prepared
 
 
 def new_job() -> Job:
-    return Job(GenerateRequest(prompt="a"))
+    return Job(Prepared(request=GenerateRequest(prompt="a")))
 
 
 def info(number: int) -> Info:
@@ -135,7 +136,7 @@ def test_events_after_the_end_are_dropped() -> None:
 
 def test_whoever_wants_to_know_of_the_end_is_told_once() -> None:
     told: list[str] = []
-    job = Job(GenerateRequest(prompt="a"), on_finish=lambda job: told.append(job.state))
+    job = Job(Prepared(request=GenerateRequest(prompt="a")), on_finish=lambda job: told.append(job.state))
     job.cancel()
     job.cancel()
     job.finish("image")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from mold_core import GenerateRequest, Job, Queued, QueueFullError
+from mold_core.jobs.job import Prepared
 from mold_core.jobs.queue import JobQueue
 
 
@@ -24,10 +25,10 @@ class Device:
         return self._loaded
 
     def takes(self, job: Job) -> bool:
-        return job.device in (None, self._name)
+        return job.prepared.device in (None, self._name)
 
     def cost(self, job: Job) -> tuple[int, ...]:
-        return (0 if job.model in self._loaded else job.load_bytes, self._weight)
+        return (0 if job.model in self._loaded else job.prepared.load_bytes, self._weight)
 
     def wanted(self) -> bool:
         return self.busy
@@ -35,7 +36,7 @@ class Device:
 
 def job(model: str = "a:1", batch_size: int = 1, *, alone: bool = False, load_bytes: int = 100) -> Job:
     request = GenerateRequest(prompt="p", model=model, batch_size=batch_size)
-    return Job(request, size=batch_size, batch_key=None if alone else model, load_bytes=load_bytes)
+    return Job(Prepared(request=request, size=batch_size, batch_key=None if alone else model, load_bytes=load_bytes))
 
 
 def filled(*jobs: Job, patience_s: float = 30.0) -> JobQueue:
@@ -252,7 +253,7 @@ def test_a_closed_queue_lets_devices_go_and_returns_what_was_not_begun() -> None
 
 
 def placed(device: str) -> Job:
-    return Job(GenerateRequest(prompt="p", model="a:1"), batch_key="a:1", device=device)
+    return Job(Prepared(request=GenerateRequest(prompt="p", model="a:1"), batch_key="a:1", device=device))
 
 
 def test_a_job_waits_for_the_device_that_its_model_is_placed_on() -> None:

@@ -1,9 +1,0 @@
-"""One word, four full prompts, four images."""
-
-from mold_core import Engine, ExpandRequest, GenerateRequest
-
-with Engine() as engine:
-    wishes = engine.run(ExpandRequest(prompt="a house", model="flux-nano", variations=4, seed=1)).expanded
-    for number, prompt in enumerate(wishes):
-        image = engine.generate(GenerateRequest(prompt=prompt, model="flux-nano", seed=number)).images[0]
-        print(f"{image.save(f'wish-{number}.png')}: {prompt}")

@@ -1,0 +1,71 @@
+"""The event `complete` of a generate job ↔ its result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote
+
+from mold_core.wire import GenerateResponse, ImageData
+from mold_core.wire.convert import from_json, to_json
+
+__all__ = ["generate_event", "generated"]
+
+_VIDEO = "video_"
+
+
+def generate_event(result: GenerateResponse, form: str, prefix: str = "") -> dict[str, Any]:
+    """Return the data of the event `complete`: images in a list, and the fields of the first image or the video flat.
+
+    `prefix` is the path that clients call the server below.
+    """
+    first = result.video or result.images[0]
+    flat: dict[str, Any] = {"format": first.format, "width": first.width, "height": first.height}
+    if form in ("bytes", "base64"):
+        flat["image"] = to_json(first.data)
+    if result.video is not None:
+        about_video = {name: value for name, value in to_json(result.video).items() if name not in (*flat, "data")}
+        flat |= {f"video_{name}": value for name, value in about_video.items()}
+    images = [_image_json(image, form, prefix) for image in result.images]
+    about: dict[str, Any] = {
+        "generation_time_ms": result.generation_time_ms,
+        "model": result.model,
+        "seed_used": result.seed_used,
+        "warnings": list(result.warnings),
+    }
+    gpu = getattr(result, "gpu", None)
+    if result.expanded:
+        about["expanded"] = list(result.expanded)
+    return {"images": images, **about, **flat, **({} if gpu is None else {"gpu": gpu})}
+
+
+def _image_json(image: ImageData, form: str, prefix: str) -> dict[str, Any]:
+    about: dict[str, Any] = {
+        "format": image.format,
+        "width": image.width,
+        "height": image.height,
+        "index": image.index,
+    }
+    if image.name is not None:
+        about["url"] = f"{prefix}/api/gallery/image/{image.name}"
+    if form == "bytes":
+        return {"data": list(image.data), **about}
+    unsaved = form == "url" and image.name is None  # the gallery did not take it, or there is none
+    return {"data": to_json(image.data), **about} if form == "base64" or unsaved else about
+
+
+def generated(data: Mapping[str, Any]) -> GenerateResponse:
+    """Return the response whose images stand in a list, and whose video is spread over the object."""
+    images = [_named(image) for image in data.get("images", ())]
+    video = {name.removeprefix(_VIDEO): value for name, value in data.items() if name.startswith(_VIDEO)}
+    whole: dict[str, Any] = {**data, "images": images}
+    if video:
+        names = ("format", "width", "height")
+        whole["video"] = {"data": data.get("image"), **video, **{name: data.get(name) for name in names}}
+    return from_json(GenerateResponse, whole)
+
+
+def _named(image: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an image with its name in the gallery, which the wire carries as a path."""
+    url = image.get("url")
+    return {**image, "name": unquote(url.rpartition("/")[2])} if isinstance(url, str) else dict(image)

@@ -1,0 +1,127 @@
+"""Regional compilation: the repeated blocks of a network run as compiled code.
+
+All blocks of a kind share one piece of compiled code, so that compiling takes a minute and not many. Nothing here
+changes what is computed beyond rounding, and whatever fails is logged and done without.
+"""
+
+from __future__ import annotations
+
+import logging
+import types
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from mold_core.errors import CancelledError
+from mold_core.weights.compiled import keep_caches_below
+
+__all__ = ["Compilation", "compile_modules", "configured", "problem_of", "worth_compiling"]
+
+log = logging.getLogger("mold.weights")
+
+# Weights from which on a step takes long enough for compiling to pay, in bytes.
+_LARGE_BYTES = 1_000_000_000
+
+# Variants of a model's compiled blocks: a first size, other sizes, batches of one prompt and of several, and the
+# structure of each set of adapters. torch stops compiling after 8 of them, for all models of a process together.
+_MOST_VARIANTS = 64
+
+
+class Compilation:
+    """Whether compiled code is still used, and why not. The blocks of a network share it."""
+
+    def __init__(self) -> None:
+        self.problem: str | None = None
+        self.told = False
+
+    @property
+    def works(self) -> bool:
+        return self.problem is None
+
+
+def worth_compiling(mode: str, device: str, size_bytes: int) -> bool:
+    """Say whether a transformer's blocks are to be compiled: mode "on" always, "off" never, "auto" if large on CUDA."""
+    return mode == "on" or (mode == "auto" and device.startswith("cuda") and size_bytes >= _LARGE_BYTES)
+
+
+def compile_modules(
+    blocks: Iterable[nn.Module], *, backend: str | Any = "inductor", cache_dir: Path | None = None, **options: Any
+) -> Compilation:
+    """Let blocks run as compiled code from their first use on, and return whether that works, for `problem_of`.
+
+    Compiled code is kept below `cache_dir`, and is there when another process compiles the same. When compiling or
+    running compiled code fails, the blocks run as they are from then on. `options` are torch.compile's. The step that
+    runs the blocks must be wrapped by `configured`.
+    """
+    if cache_dir is not None:
+        keep_caches_below(cache_dir / "kernels")
+    state = Compilation()
+    own: dict[type, Any] = {}
+    for block in blocks:
+        function = own.setdefault(type(block), _copy_of(type(block).forward))
+        compiled = torch.compile(types.MethodType(function, block), backend=backend, **options)
+        block.forward = _guarded(block, state, compiled)
+    return state
+
+
+def problem_of(network: nn.Module) -> str | None:
+    """Return why a network that was to be compiled runs uncompiled, once; None where it does not."""
+    state = getattr(network, "compilation", None)
+    if state is None or state.problem is None or state.told:
+        return None
+    state.told = True
+    return cast(str, state.problem)
+
+
+def _copy_of(function: Any) -> Any:
+    """Return the same function with a code object of its own, which is what torch counts variants by."""
+    copy = types.FunctionType(
+        function.__code__.replace(),
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return copy
+
+
+def _guarded(block: nn.Module, state: Compilation, compiled: Callable[..., Any]) -> Callable[..., Any]:
+    plain = type(block).forward
+
+    def forward(*arguments: Any, **named: Any) -> Any:
+        if state.works:
+            try:
+                return compiled(*arguments, **named)
+            except (torch.OutOfMemoryError, CancelledError):
+                raise
+            except Exception as error:  # compilers fail in many ways, none of which is a reason not to go on
+                reason = str(error).partition("\n")[0]
+                state.problem = f"compiled blocks are not used: {type(error).__name__}: {reason}"
+                log.warning("%s", state.problem)
+        return plain(block, *arguments, **named)
+
+    return forward
+
+
+def configured(step: Callable[..., Any], attention: str = "default") -> Callable[..., Any]:
+    """Return a step of a network with compiled blocks in which torch compiles as many variants as they may have.
+
+    With more it fails, rather than going on uncompiled without a word.
+    The kernel of attention becomes part of compiled code, but neither of its guards nor of the names it is cached
+    under: those get `attention` as a tag.
+    """
+
+    def run(*arguments: Any, **named: Any) -> Any:
+        limits = torch._dynamo.config.patch(
+            recompile_limit=_MOST_VARIANTS,
+            accumulated_recompile_limit=max(_MOST_VARIANTS, torch._dynamo.config.accumulated_recompile_limit),
+            fail_on_recompile_limit_hit=True,
+        )
+        with limits, torch.compiler.config.patch(cache_key_tag=f"mold-{attention}"):  # type: ignore[attr-defined]
+            return step(*arguments, **named)
+
+    return run
