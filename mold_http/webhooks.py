@@ -1,4 +1,4 @@
-"""Webhooks: jobs are posted as JSON to where their askers want to know of the end."""
+"""Webhooks: posts each finished job as JSON to the URLs that clients gave."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _LONGEST_PAUSE_S = 3600.0
 
 
 def pause_after(attempts: int) -> float:
-    """Return the seconds to wait after so many attempts that failed."""
+    """Return the seconds to wait after this many failed attempts."""
     return float(min(2 ** (attempts - 1), _LONGEST_PAUSE_S))
 
 
 class Webhooks:
-    """Posts jobs that have ended, a few at a time, to hosts that are allowed, until somebody answers with 2xx.
+    """Posts finished jobs to allowed hosts, a few at a time, until the receiver answers with 2xx.
 
-    What is to be told is in the engine's book, on the disk if the engine is durable; a server that is started again
-    goes on with it.
+    Pending deliveries are in the engine's webhook outbox, on disk if the engine is durable, so a restarted server
+    continues them.
     """
 
     def __init__(self, engine: Engine, allowed_hosts: Iterable[str]) -> None:
@@ -52,7 +52,7 @@ class Webhooks:
         self._closing = False
 
     def check(self, url: str) -> SplitResult:
-        """Return the parts of a URL that may be called. Raises ValidationError for any other."""
+        """Return the parts of an allowed URL. Raises ValidationError for any other."""
         # NOTE: urlsplit() drops tabs and line breaks silently, and a URL is ASCII on the wire.
         odd = _NOT_IN_URLS.search(url)
         if odd is not None:
@@ -82,13 +82,13 @@ class Webhooks:
         return parts
 
     def start(self) -> None:
-        """Begin to tell what is due, and what becomes due from now on."""
+        """Start to deliver what is due, and what becomes due later."""
         self._book.changed = self._wake
         self._thread = threading.Thread(target=self._work, name="mold-webhooks", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Begin no more calls and give those under way a moment; what was not heard is told after the next start."""
+        """Start no more calls and wait briefly for those under way; the rest are delivered after the next start."""
         self._book.changed = lambda: None
         with self._changed:
             self._closing = True
@@ -135,14 +135,14 @@ class Webhooks:
             self._give_up(hook, problem)
         else:
             self._book.failed(hook, pause_after(hook.attempts + 1))
-            log.warning("a webhook was not heard: %s", problem, extra={"job": hook.job_id})
+            log.warning("a webhook delivery failed and will be retried: %s", problem, extra={"job": hook.job_id})
 
     def _give_up(self, hook: Webhook, problem: str) -> None:
         self._book.given_up(hook)
         log.error("a webhook was not delivered: %s", problem, extra={"job": hook.job_id})
 
     def _post(self, hook: Webhook) -> str | None:
-        """Post a job; return what went wrong, None if it was heard. A redirect is one that was not.
+        """Post a job; return what went wrong, or None if the receiver accepted it. A redirect counts as a failure.
 
         Raises ValidationError for a host that is no longer allowed, and JobNotFoundError for a job that is not kept.
         """
