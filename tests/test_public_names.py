@@ -19,6 +19,7 @@ PACKAGES = [
     "mold_core.client",
     "mold_core.engine",
     "mold_core.errors",
+    "mold_core.families",
     "mold_core.files",
     "mold_core.gallery",
     "mold_core.home",

@@ -69,7 +69,7 @@ def context() -> LoadContext:
 
 @pytest.fixture(autouse=True)
 def in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mold_esrgan.loading.fast_dtype", lambda device: torch.float32)
+    monkeypatch.setattr("mold_esrgan.loading.convolution_dtype", lambda device: torch.float32)
 
 
 def written(state: State, tmp_path: Path) -> Path:

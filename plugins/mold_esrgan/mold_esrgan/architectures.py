@@ -36,12 +36,12 @@ class RRDB(UpscalerArchitecture):
 
     def load(self, tensors: Mapping[str, TensorSource], context: LoadContext) -> UpscalerNetwork:
         """Return the network. Raises CheckpointError for tensors that are missing or of the wrong shape."""
-        from mold_esrgan.loading import filled
+        from mold_esrgan.loading import load_network
         from mold_esrgan.networks import RRDBNet
 
         named = rrdb_tensors(tensors) or {}
         config = rrdb_config(named)
-        module, size_bytes, close = filled(RRDBNet, config, named, context)
+        module, size_bytes, close = load_network(RRDBNet, config, named, context)
         return UpscalerNetwork(
             module=module,
             scale=config.scale,
@@ -68,12 +68,12 @@ class Compact(UpscalerArchitecture):
 
     def load(self, tensors: Mapping[str, TensorSource], context: LoadContext) -> UpscalerNetwork:
         """Return the network. Raises CheckpointError for tensors that are missing or of the wrong shape."""
-        from mold_esrgan.loading import filled
+        from mold_esrgan.loading import load_network
         from mold_esrgan.networks import SRVGGNetCompact
 
         named = compact_tensors(tensors) or {}
         config = compact_config(named)
-        module, size_bytes, close = filled(SRVGGNetCompact, config, named, context)
+        module, size_bytes, close = load_network(SRVGGNetCompact, config, named, context)
         return UpscalerNetwork(
             module=module,
             scale=config.scale,

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from mold_core import CheckpointError, WeightLoad
-from mold_core.weights import check_finite, load_weights, overflows_fp16, release_cached
+from mold_core.families import compute_threads
+from mold_core.weights import check_finite, fast_dtype, load_weights, overflows_fp16, release_cached
 
 if TYPE_CHECKING:
     from mold_core import LoadContext
     from mold_core.weights import TensorSource
 
-__all__ = ["fast_dtype", "filled"]
+__all__ = ["convolution_dtype", "load_network"]
 
 
-def filled(
+def load_network(
     network: Callable[[Any], nn.Module], config: Any, tensors: Mapping[str, TensorSource], context: LoadContext
 ) -> tuple[Callable[[Tensor], Tensor], int, Callable[[], None]]:
     """Return a network of a config with the tensors in it, what it takes in memory, and what frees it.
@@ -33,7 +33,7 @@ def filled(
         if not isinstance(tensor, Tensor):
             raise CheckpointError(f"{name} is quantised, and convolutions are not computed with quantised weights")
     load_weights(module, read, "the file", dtype=torch.float32, device=context.device)
-    dtype = fast_dtype(context.device)
+    dtype = convolution_dtype(context.device)
     if dtype == torch.float16 and overflows_fp16(read.values()):
         dtype = torch.float32
     module.compute_in(dtype).to(memory_format=torch.channels_last)
@@ -42,7 +42,7 @@ def filled(
     context.report(WeightLoad(bytes_loaded=size_bytes, bytes_total=size_bytes, component="upscaler"))
 
     def run(pixels: Tensor) -> Tensor:
-        with _threads(context.threads):
+        with compute_threads(context.threads):
             larger: Tensor = module(pixels)
         check_finite("upscaler", larger, network=module)
         return larger
@@ -54,23 +54,6 @@ def filled(
     return run, size_bytes, close
 
 
-def fast_dtype(device: str) -> torch.dtype:
+def convolution_dtype(device: str) -> torch.dtype:
     """Return the dtype to convolve in: fp16 on a GPU, bf16 on CPUs that multiply it, else fp32."""
-    if device != "cpu":
-        return torch.float16
-    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if fast else torch.float32
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Compute with `count` threads for a while. torch's setting is the process's, so the old one is put back."""
-    before = torch.get_num_threads()
-    if count is None or count == before:
-        yield
-        return
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return fast_dtype(device) if device == "cpu" else torch.float16

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from mold_core.families import compute_threads
 from mold_core.weights import wide_dtype
 from mold_expand.checkpoints import SMALL
 
@@ -31,10 +32,5 @@ def threads_for(model: Qwen3, context: ExpandContext) -> Iterator[None]:
     wanted = context.threads
     if wanted is None and sum(parameter.numel() for parameter in model.parameters()) < SMALL:
         wanted = 1
-    before = torch.get_num_threads()
-    if wanted is not None:
-        torch.set_num_threads(wanted)
-    try:
+    with compute_threads(wanted):
         yield
-    finally:
-        torch.set_num_threads(before)

@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 from mold_core import ModelFamily, Parameter, SizeRules
+from mold_core.families import sizes_from_options
 from mold_flux.schedule import first_step
 
 if TYPE_CHECKING:
@@ -43,11 +44,7 @@ class FluxFamily(ModelFamily):
 
     def sizes_of(self, spec: ModelSpec) -> SizeRules:
         """Return the size rules of one model: a spec may bring its own in ``options.sizes``."""
-        own = spec.options.get("sizes")
-        if own is None:
-            return self.sizes
-        recommended = tuple((width, height) for width, height in own["recommended"])
-        return SizeRules(**{**own, "recommended": recommended})
+        return sizes_from_options(spec, self.sizes)
 
     def batch_key(self, spec: ModelSpec, request: GenerateRequest) -> Hashable:
         """Return what requests must have in common to be computed together."""

@@ -21,9 +21,8 @@ from mold_core import (
     MemoryPlan,
     Pipeline,
     Run,
-    StageDone,
-    StageStart,
 )
+from mold_core.families import compute_threads, stage
 from mold_core.weights import LoadedComponents, LoraCache, check_finite
 from mold_flux.autoencoder import Autoencoder, AutoencoderConfig
 from mold_flux.compile import fast_attention, problem_of
@@ -112,9 +111,9 @@ class FluxPipeline(Pipeline):
         small = _useful_threads(math.prod(self._token_grid(requests[0])) * self._weights, threads) == 1
         parts = shares(len(requests), threads if small and self._device == "cpu" else 1)
         attention = fast_attention(self._device, self._attention)
-        with torch.inference_mode(), _threads(1 if small else threads), attention:
+        with torch.inference_mode(), compute_threads(1 if small else threads), attention:
             latents = self._latents(requests, parts, run)
-            with _stage(run, "Decoding"), self.parts.use("vae", run.report) as autoencoder:
+            with stage(run, "Decoding"), self.parts.use("vae", run.report) as autoencoder:
                 decoded = thread_parallel(
                     lambda part, _check: _decoded(autoencoder, latents[part]),
                     parts if can_share(autoencoder) else [slice(None)],
@@ -199,7 +198,7 @@ class FluxPipeline(Pipeline):
             with self.parts.use("vae", run.report) as autoencoder:
                 return _encoded(autoencoder, pixels)
 
-        with _stage(run, "Encoding image"):
+        with stage(run, "Encoding image"):
             return torch.cat(
                 [
                     torch.zeros_like(own) if request.source_image is None else self._sources.latents(request, encode)
@@ -235,7 +234,7 @@ class FluxPipeline(Pipeline):
             run.report(CacheHit(resource="prompt conditioning"))
             tokens, pooled = self.prompts.encode(prompts, use, variant)
         else:
-            with _stage(run, "Encoding prompt"):
+            with stage(run, "Encoding prompt"):
                 tokens, pooled = self.prompts.encode(prompts, use, variant)
         dtype = self._dtypes["transformer"]
         return tokens.to(self._device, dtype), pooled.to(self._device, dtype)
@@ -295,31 +294,9 @@ class _Steps:
         self._last = now
 
 
-@contextmanager
-def _stage(run: Run, name: str) -> Iterator[None]:
-    started = perf_counter()
-    run.report(StageStart(name=name))
-    yield
-    run.report(StageDone(name=name, elapsed_ms=round((perf_counter() - started) * 1000)))
-
-
 def _useful_threads(multiply_adds: int, threads: int) -> int:
     """Return how many threads pay for a step of so much work; for a little, a second costs more than it brings."""
     return max(1, min(threads, multiply_adds // _WORK_PER_THREAD))
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Compute with `count` threads for a while. torch's setting is the process's, so the old one is put back."""
-    before = torch.get_num_threads()
-    if count == before:
-        yield
-        return
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _given(value: int | None) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mold_core import ModelFamily, Parameter, SizeRules
+from mold_core.families import sizes_from_options
 
 if TYPE_CHECKING:
     from mold_core import GenerateRequest, LoadContext, LocalFiles, ModelComponent, ModelSpec, Pipeline
@@ -48,11 +49,7 @@ class Ltx2Family(ModelFamily):
 
     def sizes_of(self, spec: ModelSpec) -> SizeRules:
         """Return the size rules of one model: a spec may bring its own in ``options.sizes``."""
-        own: dict[str, Any] | None = spec.options.get("sizes")
-        if own is None:
-            return self.sizes
-        recommended = tuple((width, height) for width, height in own["recommended"])
-        return SizeRules(**{**own, "recommended": recommended})
+        return sizes_from_options(spec, self.sizes)
 
     def resolve_inputs(self, spec: ModelSpec, request: GenerateRequest) -> GenerateRequest:
         """Return the request with what follows from its source video, and the steps of a model that has its own."""

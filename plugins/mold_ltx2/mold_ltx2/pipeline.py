@@ -15,7 +15,8 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from mold_core import CacheHit, Frames, GenerateRequest, Info, MemoryPlan, Pipeline, Run, Sound, StageDone, StageStart
+from mold_core import CacheHit, Frames, GenerateRequest, Info, MemoryPlan, Pipeline, Run, Sound
+from mold_core.families import stage
 from mold_core.weights import LoadedComponents, LoraCache
 from mold_core.weights.compiled_blocks import problem_of
 from mold_ltx2.checks import lacking_upsampler
@@ -90,7 +91,7 @@ class Ltx2Pipeline(Pipeline):
             recipe = self._recipe(request)
             given = Conditioning(request, self.autoencoders, None, doubled=recipe.doubled)
             video, audio = self._made(request, recipe, given, run)
-            with _stage(run, "Decoding"):
+            with stage(run, "Decoding"):
                 images = tuple(self.autoencoders.frames(video, report=run.report))
                 sound = self._sound(request, given, audio, run) if request.enable_audio else None
             made.append(Frames(images=images, fps=float(_given(request.fps)), sound=sound))
@@ -110,7 +111,7 @@ class Ltx2Pipeline(Pipeline):
     def learn(self, prompts: Sequence[str], run: Run) -> None:
         """Encode prompts that are needed later, where the text encoder does not stay in memory."""
         if self.parts.plan.strategy != "eager" and not all(map(self.prompts.knows, prompts)):
-            with torch.inference_mode(), _stage(run, "Encoding prompts"):
+            with torch.inference_mode(), stage(run, "Encoding prompts"):
                 self.prompts.encode(prompts, run.report)
 
     def close(self) -> None:
@@ -280,7 +281,7 @@ class Ltx2Pipeline(Pipeline):
             run.report(CacheHit(resource="prompt conditioning"))
             encoded = self.prompts.encode(wanted, run.report)
         else:
-            with _stage(run, "Encoding prompt"):
+            with stage(run, "Encoding prompt"):
                 encoded = self.prompts.encode(wanted, run.report)
         here = [prompt.to(self._device) for prompt in encoded]
         return here[0], here[1] if len(here) > 1 else None
@@ -304,14 +305,6 @@ class _Steps:
 def _folded(seed: int) -> int:
     """Return a seed of up to 64 bits in the 32 that torch's CPU generator looks at; smaller ones stay as they are."""
     return (seed ^ (seed >> 32)) & 0xFFFF_FFFF
-
-
-@contextmanager
-def _stage(run: Run, name: str) -> Iterator[None]:
-    started = perf_counter()
-    run.report(StageStart(name=name))
-    yield
-    run.report(StageDone(name=name, elapsed_ms=round((perf_counter() - started) * 1000)))
 
 
 def _given(value: Any) -> Any:
