@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import falcon
@@ -26,7 +27,7 @@ from mold_http.metrics import Metrics
 from mold_http.request_logging import Observer
 from mold_http.resources import Resources
 from mold_http.routes.openai_images import openai_error, openai_headers
-from mold_http.routes.route import Route, Tier, handled
+from mold_http.routes.route import Route, Tier
 from mold_http.routes.table import PUBLIC_PATHS, ROUTES
 from mold_http.service import Service
 from mold_http.webhooks import Webhooks
@@ -112,7 +113,7 @@ class _Resource:
     def add(self, service: Service, route: Route) -> None:
         """Handle a method with its route, and HEAD with that of GET."""
         for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
-            setattr(self, f"on_{method.lower()}", handled(service, route))
+            setattr(self, f"on_{method.lower()}", _handled(service, route))
             self.tiers[method] = route.tier
 
 
@@ -210,3 +211,23 @@ class _Lifespan:
         await asyncio.to_thread(self._service.media.close)
         await asyncio.to_thread(self._service.webhooks.close)
         self._service.metrics.close()
+
+
+def _handled(service: Service, route: Route) -> Callable[..., Awaitable[None]]:
+    """Return a Falcon responder that runs the route's handler; it responds to HEAD without a body."""
+
+    async def respond(req: Any, resp: Any, **names: Any) -> None:
+        await route.handler(service, req, resp, **names)
+        if req.method == "HEAD" and resp.stream is not None:
+            await resp.stream.close()
+            resp.stream = _Unread()
+
+    return respond
+
+
+class _Unread:
+    """A body of unknown length that Falcon does not send; without it Falcon would set Content-Length to 0."""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        return
+        yield b""

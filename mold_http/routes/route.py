@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Literal, TypeAlias
 
 import attrs
-
-if TYPE_CHECKING:
-    from mold_http.service import Service
 
 __all__ = ["ERRORS", "EVENTS", "EVENT_STREAM", "Handler", "Method", "Query", "ResponseSpec", "Route", "Tier"]
 
@@ -137,23 +134,3 @@ class Route:
     def falcon_path(self) -> str:
         """The path in the syntax of Falcon's router."""
         return self.path.replace(f"{{{self.rest}}}", f"{{{self.rest}:path}}") if self.rest else self.path
-
-
-def handled(service: Service, route: Route) -> Callable[..., Awaitable[None]]:
-    """Return a Falcon responder that runs the route's handler; it responds to HEAD without a body."""
-
-    async def respond(req: Any, resp: Any, **names: Any) -> None:
-        await route.handler(service, req, resp, **names)
-        if req.method == "HEAD" and resp.stream is not None:
-            await resp.stream.close()
-            resp.stream = _Unread()
-
-    return respond
-
-
-class _Unread:
-    """A body of unknown length that Falcon does not send; without it Falcon would set Content-Length to 0."""
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        return
-        yield b""

@@ -38,6 +38,7 @@ FILES = (
     "models.js",
     "server.js",
     "settings.js",
+    "state.js",
     "style.css",
     "toml.js",
     "video.js",

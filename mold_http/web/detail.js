@@ -4,7 +4,7 @@ import { follow, fromBase64, imagePath, media, send, submit, toBase64 } from "./
 import { ago, announce, bytes, careful, complain, dialog, h, progressOf } from "./dom.js";
 import { reuse, save, useAsInput } from "./create.js";
 import { compare } from "./compare.js";
-import { server } from "./main.js";
+import { server } from "./state.js";
 
 const isVideo = (entry) => entry.format === "mp4";
 

@@ -1,10 +1,9 @@
-// The frame: routing between views, the API key, and the server state that all views share.
+// The frame: routing between views, and the API key.
 
 import { get, keyNeeded, onKeyNeeded, setKey } from "./api.js";
 import { $, complain, h } from "./dom.js";
 import { startCreate } from "./create.js";
-
-export const server = { capabilities: null, models: [] };
+import { refreshModels, server } from "./state.js";
 
 const pages = {
   create: null,
@@ -48,13 +47,6 @@ onKeyNeeded((wrong) => new Promise((resolve) => {
   document.body.append(box);
   box.showModal();
 }));
-
-// Reloads the list of models and notifies the views.
-export async function refreshModels() {
-  server.models = await get("api/models");
-  document.dispatchEvent(new Event("models"));
-  return server.models;
-}
 
 async function start() {
   if (keyNeeded()) await get("api/status");

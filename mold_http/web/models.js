@@ -2,7 +2,7 @@
 
 import { cancel, follow, get, send, submit } from "./api.js";
 import { announce, bytes, complain, h, progressOf } from "./dom.js";
-import { refreshModels, server } from "./main.js";
+import { refreshModels, server } from "./state.js";
 
 const pulls = new Map(); // model → {id, words, done}
 const FITS = { eager: "fits into memory", sequential: "fits, one component at a time", offload: "fits, streamed block by block" };

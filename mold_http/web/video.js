@@ -3,7 +3,7 @@
 import { cancel, follow, fromBase64, get, submit, toBase64 } from "./api.js";
 import { $, announce, bytes, complain, duration, field, h, progressOf } from "./dom.js";
 import { save } from "./create.js";
-import { server } from "./main.js";
+import { server } from "./state.js";
 import { makesVideo } from "./settings.js";
 import { chainToml, parseToml } from "./toml.js";
 
