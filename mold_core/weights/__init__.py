@@ -18,9 +18,9 @@ from mold_core.weights.types import StoredType, type_named
 
 if TYPE_CHECKING:
     from mold_core.weights.blocks import check_before_block, check_between_blocks
-    from mold_core.weights.compiled import Kernel, kernel_for
+    from mold_core.weights.compiled import kernel_for
     from mold_core.weights.components import ComponentLoader, LoadedComponents
-    from mold_core.weights.dequantization import dequantize
+    from mold_core.weights.dequantization import Kernel, dequantize
     from mold_core.weights.dtypes import fast_dtype, overflows_fp16, wide_dtype
     from mold_core.weights.finite import all_finite, check_finite
     from mold_core.weights.int8 import Int8Embedding, Int8Linear, to_int8
@@ -49,7 +49,7 @@ _WITH_TORCH = {
     "linear_layers": "lora_names",
     "read_lora": "lora",
     "BlockStream": "streaming",
-    "Kernel": "compiled",
+    "Kernel": "dequantization",
     "LoadProgress": "progress",
     "LoadedComponents": "components",
     "Int8Embedding": "int8",

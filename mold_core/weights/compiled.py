@@ -17,25 +17,23 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import torch
 from torch import Tensor
 
 from mold_core.errors import MoldError
 from mold_core.unfinished import unfinished
 from mold_core.weights import kernels
-from mold_core.weights.dequantization import dequantize
+from mold_core.weights.dequantization import Kernel, dequantize
 from mold_core.weights.kernels import Source
 from mold_core.weights.types import StoredType
 
 if TYPE_CHECKING:
     from mold_core.settings import CompileMode
 
-__all__ = ["WORTH_COMPILING", "Kernel", "compiler", "digest_of", "keep_caches_below", "kernel_for"]
+__all__ = ["WORTH_COMPILING", "compiler", "digest_of", "keep_caches_below", "kernel_for"]
 
 # Numbers to expand, all in all, that make up for compiling. Measured on one core: eager code takes 1.2 to 3 ns for a
 # number, compiled 0.2 to 0.4; compiling takes 10 to 35 s of processor time, once per machine and type.
@@ -51,40 +49,8 @@ _OPTIONS: dict[str, Any] = {
 _ON_CPUS = {"cpp.dynamic_threads": True}  # as many threads as torch has when the kernel runs
 _ELSEWHERE = {"emulate_precision_casts": True}  # products and sums are rounded one by one
 
-# Fewer blocks are not worth the call, and compilers make special cases of sizes 0 and 1.
-FEWEST = 64
 
 log = logging.getLogger("mold.weights")
-
-
-@attrs.frozen(kw_only=True, eq=False)
-class Kernel:
-    """A compiled expansion of one type to one dtype, for one kind of device."""
-
-    type: StoredType
-    dtype: torch.dtype
-    place: str
-    run: Callable[[Tensor, Tensor, Tensor], object]
-
-    def fits(self, out: Tensor, rows: Tensor) -> bool:
-        """Say whether the kernel can write these rows of blocks, uint8 [n, bytes of a row], to `out` [n, columns]."""
-        return (
-            out.dtype == self.dtype
-            and out.device.type == self.place
-            and rows.numel() >= FEWEST * self.type.block_bytes
-            and min(rows.shape) > 1
-            and rows.is_contiguous()
-            and rows.storage_offset() % 2 == 0
-        )
-
-    def expand(self, out: Tensor, rows: Tensor, scale: Tensor | None) -> None:
-        """Write the numbers of rows of blocks; `scale` as in `dequantize_into`."""
-        if self.type.block_size == 1:
-            scales = torch.ones((), device=rows.device) if scale is None else scale
-            self.run(rows, scales.expand(len(rows), 1).contiguous(), out)
-        else:
-            blocks = rows.view(-1, self.type.block_bytes)
-            self.run(blocks, blocks.view(torch.float16), out.view(-1, self.type.block_size))
 
 
 def kernel_for(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -12,10 +12,7 @@ from mold_core.errors import CheckpointError
 from mold_core.weights import blocks32, blocks256
 from mold_core.weights.types import StoredType
 
-if TYPE_CHECKING:
-    from mold_core.weights.compiled import Kernel
-
-__all__ = ["dequantize", "dequantize_into"]
+__all__ = ["Kernel", "dequantize", "dequantize_into"]
 
 _EXPANSIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "Q4_0": blocks32.q4_0,
@@ -37,6 +34,39 @@ _EXPANSIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 # Numbers expanded at a time. PERF: on a CPU what is in between stays in the cache; elsewhere few large kernels win.
 _CPU_NUMBERS = 2**18
 _NUMBERS = 2**24
+
+# Fewer blocks are not worth the call, and compilers make special cases of sizes 0 and 1.
+FEWEST = 64
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Kernel:
+    """A compiled expansion of one type to one dtype, for one kind of device."""
+
+    type: StoredType
+    dtype: torch.dtype
+    place: str
+    run: Callable[[Tensor, Tensor, Tensor], object]
+
+    def fits(self, out: Tensor, rows: Tensor) -> bool:
+        """Say whether the kernel can write these rows of blocks, uint8 [n, bytes of a row], to `out` [n, columns]."""
+        return (
+            out.dtype == self.dtype
+            and out.device.type == self.place
+            and rows.numel() >= FEWEST * self.type.block_bytes
+            and min(rows.shape) > 1
+            and rows.is_contiguous()
+            and rows.storage_offset() % 2 == 0
+        )
+
+    def expand(self, out: Tensor, rows: Tensor, scale: Tensor | None) -> None:
+        """Write the numbers of rows of blocks; `scale` as in `dequantize_into`."""
+        if self.type.block_size == 1:
+            scales = torch.ones((), device=rows.device) if scale is None else scale
+            self.run(rows, scales.expand(len(rows), 1).contiguous(), out)
+        else:
+            blocks = rows.view(-1, self.type.block_bytes)
+            self.run(blocks, blocks.view(torch.float16), out.view(-1, self.type.block_size))
 
 
 def dequantize(blocks: Tensor, type_: StoredType, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -14,7 +14,7 @@ from mold_core.weights.kernels import KERNELS
 from mold_core.weights.packed import PackedTensor, Scratch
 
 if TYPE_CHECKING:
-    from mold_core.weights.compiled import Kernel
+    from mold_core.weights.dequantization import Kernel
 
 __all__ = ["PackedEmbedding", "PackedLinear"]
 

@@ -14,7 +14,7 @@ from mold_core.weights.dequantization import dequantize_into
 from mold_core.weights.types import StoredType
 
 if TYPE_CHECKING:
-    from mold_core.weights.compiled import Kernel
+    from mold_core.weights.dequantization import Kernel
 
 __all__ = ["PackedTensor", "Scratch", "concatenate"]
 

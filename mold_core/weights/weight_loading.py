@@ -23,7 +23,7 @@ from mold_core.weights.types import StoredType
 
 if TYPE_CHECKING:
     from mold_core.settings import CompileMode
-    from mold_core.weights.compiled import Kernel
+    from mold_core.weights.dequantization import Kernel
 
 __all__ = ["load_weights", "weight_bytes"]
 
