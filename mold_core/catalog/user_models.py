@@ -101,7 +101,9 @@ def _defaults(table: Any, defaults: ModelDefaults) -> ModelDefaults:
 def _text(table: Mapping[str, Any], key: str, default: Any) -> Any:
     value = table.get(key, default)
     if key == "family" and not value:
-        raise ValidationError("needs a family", hint='such as family = "flux", or say which model it is like')
+        raise ValidationError(
+            "needs a family", hint='add family = "NAME" (mold plugins lists families) or like = "MODEL"'
+        )
     if value is not None and not isinstance(value, str):
         raise ValidationError(f"{key} must be text, not {value!r}")
     return value

@@ -1,4 +1,4 @@
-"""Which upscaler a request means, and which tile sizes it may ask for."""
+"""Selects the upscaler of a request, and checks its tile size."""
 
 from __future__ import annotations
 
@@ -14,36 +14,39 @@ __all__ = ["AUTO", "checked_tile_size", "embedded_upscaler", "installed_upscaler
 # A name that means: the upscaler that suits the image.
 AUTO = "auto"
 
-_FOR_PHOTOS = "real-esrgan-x4plus:fp16"
+# The option by which a catalog entry says that it is the upscaler to fetch where none is here.
+_RECOMMENDED = "recommended"
+
+_INSTALL = "install a plugin with upscalers; mold plugins shows what is loaded"
 
 
 def upscaler_for(models: Models, name: str | None, origin: str | None) -> ModelSpec:
-    """Return the upscaler of a name; None and "auto" mean mold's own choice.
+    """Return the upscaler of a name; None and "auto" select one.
 
-    That is the one inside mold for images by a model inside mold (`origin` is the name of the model that made the
-    image), else the setting upscale_model, else the first one downloaded, else real-esrgan-x4plus:fp16, which is
-    fetched. Raises UnknownModelError, ValidationError for a model that is no upscaler, PluginError where none is there.
+    The order: for images of an embedded model (`origin` is the model that generated the image) the embedded upscaler;
+    the setting upscale_model; the first downloaded upscaler; the catalog entry with the option `recommended`, which is
+    then fetched. Raises UnknownModelError, ValidationError for a model that is no upscaler, and PluginError.
     """
     if name is not None and name != AUTO:
         return _upscaler(models, name)
     upscalers = [spec for spec in models.plugins.models.values() if spec.family == FAMILY]
-    made_by = models.plugins.models.get(origin or "")
+    origin_spec = models.plugins.models.get(origin or "")
     inside = embedded_upscaler(models)
-    if made_by is not None and made_by.embedded and inside is not None:
+    if origin_spec is not None and origin_spec.embedded and inside is not None:
         return inside
     if models.settings.upscale_model:
         return _upscaler(models, models.settings.upscale_model)
     here = [spec for spec in upscalers if not spec.embedded and models.store.has(spec)]
-    wanted = [spec for spec in upscalers if spec.name == _FOR_PHOTOS]
-    for spec in (*here, *wanted, *filter(None, [inside]), *upscalers):
+    recommended = [spec for spec in upscalers if spec.options.get(_RECOMMENDED)]
+    for spec in (*here, *recommended, *filter(None, [inside]), *upscalers):
         return _checked(models, spec)
-    raise PluginError("no loaded plugin brings an upscaler", hint="pip install mold-esrgan")
+    raise PluginError("no loaded plugin provides an upscaler", hint=_INSTALL)
 
 
 def installed_upscaler(models: Models, origin: str | None) -> ModelSpec:
-    """Return mold's own choice as `upscaler_for` does, but only of upscalers that need no download.
+    """Select an upscaler as `upscaler_for` does, but only one that needs no download.
 
-    Raises ModelNotFoundError where that leaves none.
+    Raises ModelNotFoundError if there is none.
     """
     spec = upscaler_for(models, None, origin)
     if models.store.has(spec):
@@ -86,7 +89,5 @@ def _upscaler(models: Models, name: str) -> ModelSpec:
 
 def _checked(models: Models, spec: ModelSpec) -> ModelSpec:
     if not models.plugins.upscalers:
-        raise PluginError(
-            f"no loaded plugin can run {spec.name}", hint="pip install mold-esrgan; mold plugins shows what is loaded"
-        )
+        raise PluginError(f"no loaded plugin can run {spec.name}", hint=_INSTALL)
     return spec

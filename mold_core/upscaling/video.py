@@ -90,7 +90,7 @@ def _check_size(info: VideoInfo, scale: int) -> None:
         raise ValidationError(
             f"the result would have {width} x {height} pixels, and players take at most {_LARGEST_SIDE} a side",
             field="image",
-            hint="use an upscaler with a smaller scale, such as real-esrgan-x2plus",
+            hint="use an upscaler with a smaller scale (mold list shows upscalers)",
         )
 
 

@@ -29,9 +29,6 @@ log = logging.getLogger("mold.engine")
 _RANDOM_SEED_BITS = 32
 _MOST_VARIATIONS = 10
 
-# What prompts are written for where neither model nor family is known.
-_USUAL_FAMILY = "flux"
-
 
 @attrs.frozen
 class ExpandTask:
@@ -67,7 +64,7 @@ class ExpandKind(JobKind):
         completed = attrs.evolve(
             request,
             model=spec.name if spec is not None else None,
-            model_family=spec.family if spec is not None else request.model_family or _USUAL_FAMILY,
+            model_family=spec.family if spec is not None else request.model_family or _first_family(models),
             seed=request.seed if request.seed is not None else secrets.randbits(_RANDOM_SEED_BITS),
         )
         with wrap_plugin_errors("the prompt could not be expanded"):
@@ -88,6 +85,11 @@ class ExpandKind(JobKind):
                 raise
             except Exception as error:
                 fail_jobs([job], error)
+
+
+def _first_family(models: Models) -> str:
+    """Return the family that prompts are written for where neither model nor family is known."""
+    return next(iter(models.plugins.families), "default")
 
 
 def _target(request: ExpandRequest, models: Models) -> ModelSpec | None:

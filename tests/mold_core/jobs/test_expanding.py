@@ -47,7 +47,7 @@ def test_a_wish_becomes_prompts_and_its_seed_is_told() -> None:
         ({"model": "sketch"}, "sketch"),
         ({"model_family": "sdxl"}, "sdxl"),
         ({"model": "sketch", "model_family": "sdxl"}, "sketch"),
-        ({}, "flux"),
+        ({}, "sketch"),  # the first family that is installed
     ],
     ids=["model", "family", "both", "neither"],
 )
