@@ -73,9 +73,6 @@ def _image_headers(result: GenerateResponse) -> dict[str, str]:
     adjusted = next((warning for warning in result.warnings if warning.startswith("dimensions adjusted")), None)
     if adjusted:
         headers["X-Mold-Dimension-Warning"] = adjusted
-    gpu = getattr(result, "gpu", None)
-    if gpu is not None:
-        headers["X-Mold-Gpu"] = str(gpu)
     return headers
 
 

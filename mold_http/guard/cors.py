@@ -16,7 +16,6 @@ EXPOSED = (
     "X-Request-ID",
     "Retry-After",
     "X-Mold-Dimension-Warning",
-    "X-Mold-Gpu",
     "X-Mold-Video-Frames",
     "X-Mold-Video-Fps",
     "X-Mold-Video-Width",

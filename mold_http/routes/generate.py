@@ -66,7 +66,6 @@ _ERRORS = (
 IMAGE_HEADERS = {
     "X-Mold-Seed-Used": "Seed of the first image.",
     "X-Mold-Dimension-Warning": "`dimensions adjusted from AxB to CxD`, if they were adjusted.",
-    "X-Mold-Gpu": "Number of the GPU that generated it, if there are several.",
 }
 
 ROUTES = (
