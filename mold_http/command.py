@@ -16,10 +16,14 @@ __all__ = ["serve"]
 @click.command("serve", short_help="Serve the HTTP API.")
 @click.option("--bind", "--host", "bind", metavar="ADDRESS", help="Address to listen on; default 127.0.0.1.")
 @click.option("--port", type=click.IntRange(1, 65_535), help="Port; default 7680.")
-@click.option("--api-key", metavar="KEYS", help="One key, several with commas, or @FILE. Better: MOLD_API_KEY.")
-@click.option("--queue-size", type=click.IntRange(1, 100_000), help="Jobs that may wait; default 200.")
-@click.option("--gpus", metavar="NUMBERS", help="GPUs to use, as in 0,1; default: all.")
-@click.option("--log-format", type=click.Choice(["text", "json"]), help="How logs look; default text.")
+@click.option(
+    "--api-key",
+    metavar="KEYS",
+    help="API keys, comma-separated, or @FILE. Prefer MOLD_API_KEY: arguments are visible to other users.",
+)
+@click.option("--queue-size", type=click.IntRange(1, 100_000), help="Maximum number of waiting jobs; default 200.")
+@click.option("--gpus", metavar="NUMBERS", help="Indices of the GPUs to use, such as 0,1; default: all.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="Log format; default text.")
 @click.pass_obj
 def serve(
     state: State,
@@ -30,10 +34,10 @@ def serve(
     gpus: str | None,
     log_format: str | None,
 ) -> None:
-    """Serve the HTTP API, until Ctrl-C or SIGTERM.
+    """Serve the HTTP API until Ctrl-C or SIGTERM.
 
-    It listens on this machine only unless --bind says otherwise. /api/docs describes the API; docs/operations.md says
-    how to run it for others.
+    The server listens on 127.0.0.1 unless --bind names another address. /api/docs describes the API;
+    docs/operations.md describes how to run it for others.
     """
     if api_key is not None and not api_key.strip():
         raise SettingsError("--api-key is empty", field="api_key", hint="leave it out to serve without keys")

@@ -1,4 +1,4 @@
-"""mold chain: long videos from scripts, and the ones that were stopped."""
+"""mold chain: long videos from scripts; resume those that were stopped."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ Examples:
 
 @click.group("chain", epilog=EPILOG)
 def command() -> None:
-    """Make a long video of clips that go on from one another, as a TOML script describes it.
+    """Generate a long video from a TOML script, as a chain of clips that each continue the one before.
 
-    What is finished of a chain is kept for a while: one that was stopped or failed goes on where it was.
+    Finished clips are kept for a while: a chain that was stopped or failed can be resumed.
     """
 
 
@@ -42,7 +42,7 @@ def command() -> None:
 @click.argument("script", type=click.Path(path_type=Path))
 @click.pass_obj
 def validate(state: State, script: Path) -> None:
-    """Check a script and say what it comes to."""
+    """Check a script and print its plan."""
     from mold_core.chains import read_script
 
     echo(f"OK — {describe(_plan(state, read_script(script)))}")
@@ -50,23 +50,23 @@ def validate(state: State, script: Path) -> None:
 
 @command.command("run")
 @click.argument("script", type=click.Path(path_type=Path))
-@click.option("-o", "--output", metavar="PATH", help="File to write; '-' is standard output.")
-@click.option("--seed", type=int, help="Seed, where it shall be another than the script's.")
-@click.option("--dry-run", is_flag=True, help="Only say what it comes to.")
+@click.option("-o", "--output", metavar="PATH", help="Output file; '-' writes to standard output.")
+@click.option("--seed", type=int, help="Random seed, in place of the script's.")
+@click.option("--dry-run", is_flag=True, help="Print the plan without generating.")
 @server_flags
 @click.pass_obj
 def run(state: State, script: Path, output: str | None, seed: int | None, dry_run: bool) -> None:
-    """Make the video that a script describes."""
+    """Generate the video that a script describes."""
     run_script(state, script, output, seed=seed, dry_run=dry_run)
 
 
 @command.command("resume")
 @click.argument("id")
-@click.option("-o", "--output", metavar="PATH", help="File to write; '-' is standard output.")
+@click.option("-o", "--output", metavar="PATH", help="Output file; '-' writes to standard output.")
 @server_flags
 @click.pass_obj
 def resume(state: State, id: str, output: str | None) -> None:
-    """Go on with the chain of this name (mold chain list) after its last whole clip, where its clips are."""
+    """Resume the chain ID (see mold chain list) after its last finished clip, on the machine that keeps its clips."""
     request = state.shelf.chain(id)
     if not state.settings.host:
         state.local = True
@@ -74,11 +74,11 @@ def resume(state: State, id: str, output: str | None) -> None:
 
 
 @command.command("list")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @server_flags
 @click.pass_obj
 def list_(state: State, as_json: bool) -> None:
-    """List the chains that were begun, the latest first."""
+    """List the chains that can be resumed, newest first."""
 
     chains = state.shelf.chains()
     if as_json:

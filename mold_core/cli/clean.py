@@ -1,4 +1,4 @@
-"""mold clean: delete what nobody needs any more."""
+"""mold clean: delete files that are no longer needed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["command"]
 
 
 @click.command("clean")
-@click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Print what would be deleted, and delete nothing.")
+@click.option("-y", "--yes", is_flag=True, help="Delete without confirmation.")
 @click.option(
     "--older-than",
     "older_than_h",
@@ -24,14 +24,14 @@ __all__ = ["command"]
     default=6.0,
     show_default=True,
     metavar="HOURS",
-    help="Leave alone what was written since.",
+    help="Keep files modified within the last HOURS.",
 )
 @click.pass_obj
 def command(state: State, dry_run: bool, yes: bool, older_than_h: float) -> None:
-    """Delete unfinished downloads, markers of pulls that died, shared files that no downloaded model uses, and caches.
+    """Delete unfinished downloads, stale download markers, shared files that no downloaded model uses, and caches.
 
-    What a running pull works on is left alone, and so is every file that no catalog entry describes. It is about the
-    disk of this machine, also where MOLD_HOST names a server.
+    Files of a running download are kept, and so is every file that the catalog does not describe. The command always
+    works on the disk of this machine, also when MOLD_HOST names a server.
     """
     from mold_core.catalog.clean import delete, find_leftovers
 

@@ -1,4 +1,4 @@
-"""mold completions: what makes a shell complete commands, flags and model names."""
+"""mold completions: shell completion of commands, flags and model names."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ complete -o nosort -F _mold_completion mold
 @click.command("completions", epilog=EPILOG)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
-    """Print the script that lets SHELL complete commands, flags and the names of models."""
+    """Print the completion script for SHELL; it completes commands, flags and model names."""
     if shell == "bash":
         click.echo(_BASH.strip())
         return

@@ -1,4 +1,4 @@
-"""mold config: settings shown, explained and written into config.toml."""
+"""mold config: show settings, and change them in config.toml."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ Examples:
 
 @click.group("config", epilog=EPILOG)
 def command() -> None:
-    """Show the settings in force on this machine and where each comes from, and change its config.toml.
+    """Show the settings of this machine and where each value comes from, and change config.toml.
 
-    docs/settings.md explains them.
+    docs/settings.md describes every setting.
     """
 
 
 @command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--all", "everything", is_flag=True, help="Those with their default, too.")
+@click.option("--all", "everything", is_flag=True, help="Include settings that have their default value.")
 @click.pass_obj
 def list_(state: State, as_json: bool, everything: bool) -> None:
-    """List the settings that are not the default, and where each comes from."""
+    """List the settings that differ from the default, and where each value comes from."""
     from mold_core.settings import setting_table
 
     settings = state.settings
@@ -60,10 +60,10 @@ def list_(state: State, as_json: bool, everything: bool) -> None:
 
 @command.command("get")
 @click.argument("key")
-@click.option("--raw", is_flag=True, help="Only the value; nothing where it has none.")
+@click.option("--raw", is_flag=True, help="Print only the value; an empty line if there is none.")
 @click.pass_obj
 def get(state: State, key: str, raw: bool) -> None:
-    """Show the value of KEY in force."""
+    """Show the current value of KEY."""
     row = _row(key)
     value, source = _value(state.settings, row)
     echo(_words(value, none="") if raw else f"{row.key} = {_words(value)}  ({source})")
@@ -73,7 +73,7 @@ def get(state: State, key: str, raw: bool) -> None:
 @click.argument("key")
 @click.pass_obj
 def where(state: State, key: str) -> None:
-    """Say where the value of KEY comes from: a variable, config.toml or the default."""
+    """Show where the value of KEY comes from: an environment variable, config.toml or the default."""
     row = _row(key)
     _, source = _value(state.settings, row)
     echo(source)
@@ -84,7 +84,7 @@ def where(state: State, key: str) -> None:
 @click.argument("value")
 @click.pass_obj
 def set_(state: State, key: str, value: str) -> None:
-    """Write KEY into config.toml; 'none' takes it out. Comments and order of the file stay."""
+    """Set KEY in config.toml; the value 'none' removes it. Comments and order of the file are kept."""
     from mold_core.settings import parse_setting
 
     row = _row(key)
@@ -107,7 +107,7 @@ def set_(state: State, key: str, value: str) -> None:
 @click.argument("keys", nargs=-1, required=True, metavar="KEY...")
 @click.pass_obj
 def reset(state: State, keys: tuple[str, ...]) -> None:
-    """Take keys out of config.toml, so that they have their default."""
+    """Remove keys from config.toml, which restores their defaults."""
     for row in [_row(key) for key in keys]:
         assert row.key is not None
         change_key(state.settings.config_path, row.key, None)
@@ -117,7 +117,7 @@ def reset(state: State, keys: tuple[str, ...]) -> None:
 @command.command("path")
 @click.pass_obj
 def path(state: State) -> None:
-    """Print the path of config.toml, whether or not it exists."""
+    """Print the path of config.toml, even if the file does not exist."""
     from mold_core.home import mold_home
 
     echo(mold_home() / "config.toml")
@@ -126,7 +126,7 @@ def path(state: State) -> None:
 @command.command("edit")
 @click.pass_obj
 def edit(state: State) -> None:
-    """Open config.toml in VISUAL or EDITOR, and say what is wrong with it afterwards."""
+    """Open config.toml in VISUAL or EDITOR, then check it."""
     from mold_core.home import mold_home
     from mold_core.settings import Settings
 

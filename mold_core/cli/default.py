@@ -1,4 +1,4 @@
-"""mold default: the model that is used when none is named."""
+"""mold default: show or set the default model."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = ["command"]
 @click.argument("model", required=False, shell_complete=model_names)
 @click.pass_obj
 def command(state: State, model: str | None) -> None:
-    """Show the model that is used when none is named, and why that one; or write MODEL into config.toml.
+    """Show the default model and the reason for it, or set MODEL as the default in config.toml.
 
-    It is about this machine; a server has a default of its own (mold list --host).
+    This is the default of this machine; a server has its own (mold list --host).
     """
     engine = state.local_engine
     if model is None:

@@ -1,4 +1,4 @@
-"""mold doctor: what is installed, what is broken, whether the default model fits, and what to do."""
+"""mold doctor: check the installation, and suggest a fix for each problem."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Finding:
 @host_flag
 @click.pass_obj
 def command(state: State, as_json: bool) -> None:
-    """Look at the installation: settings, packages, plugins, device, default model, server. Exit status 1: not well."""
+    """Check settings, packages, plugins, gallery, default model and server. Exit status 1 if a check fails."""
     findings = list(_findings(state))
     if as_json:
         echo_json([attrs.asdict(finding) for finding in findings])

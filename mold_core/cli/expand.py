@@ -1,4 +1,4 @@
-"""mold expand: a short wish in, full prompts out."""
+"""mold expand: a short prompt in, detailed prompts out."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ Examples:
     "-m",
     "--model",
     shell_complete=model_names,
-    help="Model the prompts are for; default: the one that mold run would use.",
+    help="Image model to write prompts for; default: the one that mold run uses.",
 )
-@click.option("-n", "--variations", type=int, default=1, show_default=True, help="Prompts to write, 1 to 10.")
-@click.option("--seed", type=int, help="Same seed, same prompts.")
+@click.option("-n", "--variations", type=int, default=1, show_default=True, help="Number of prompts, 1 to 10.")
+@click.option("--seed", type=int, help="Random seed; the same seed gives the same prompts.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
-@click.option("--backend", help="What expands: local, or the address of an OpenAI-compatible server.")
-@click.option("--expand-model", help="Language model: of the catalog for local, else its name at the server.")
-@click.option("--device", help="cpu, cuda or mps; default: the best there is.")
+@click.option("--backend", help="Where to expand prompts: local, or the URL of an OpenAI-compatible server.")
+@click.option("--expand-model", help="Language model: a catalog name for local, else the name on the server.")
+@click.option("--device", help="cpu, cuda or mps; default: the fastest available.")
 @server_flags
 @click.pass_obj
 def command(
@@ -48,9 +48,10 @@ def command(
     expand_model: str | None,
     device: str | None,
 ) -> None:
-    """Write PROMPT, or standard input when no words are given, out as one or more full prompts, one a line.
+    """Expand PROMPT into one or more detailed prompts, one per line. Without PROMPT, standard input is read.
 
-    It is what mold run --expand does first. Prompts suit the model they are for: a tiny model gets words it knows.
+    mold run --expand does the same before it generates. The prompts suit the image model: a tiny model gets words it
+    was trained on.
     """
     from mold_core.cli.progress import ProgressLine
     from mold_core.wire import ExpandRequest

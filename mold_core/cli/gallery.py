@@ -1,4 +1,4 @@
-"""mold gallery: the results that were kept, found again."""
+"""mold gallery: list, search, show and delete results."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ Examples:
 
 @click.group("gallery", epilog=EPILOG)
 def command() -> None:
-    """Find, show and remove the results that are kept (MOLD_OUTPUT_DIR).
+    """List, search, show and delete the results in the gallery (MOLD_OUTPUT_DIR).
 
-    With MOLD_HOST or --host they are those of that server.
+    With MOLD_HOST or --host, work on the gallery of that server.
     """
 
 
 _SELECTING = (
-    click.option("--limit", type=int, default=20, show_default=True, help="Entries to show."),
-    click.option("--cursor", help="Go on where a page before ended."),
-    click.option("--tag", help="Only those with this tag."),
+    click.option("--limit", type=int, default=20, show_default=True, help="Number of entries to show."),
+    click.option("--cursor", help="Continue after the page that printed this cursor."),
+    click.option("--tag", help="Only entries with this tag."),
     click.option("--favourites", is_flag=True, help="Only favourites."),
     click.option("--json", "as_json", is_flag=True, help="Print JSON."),
 )
@@ -58,32 +58,32 @@ def _selecting(function: Any) -> Any:
     return function
 
 
-@command.command("list", short_help="List the newest.")
+@command.command("list", short_help="List the newest entries.")
 @_selecting
 @server_flags
 @click.pass_obj
 def list_entries(state: State, /, **selection: Any) -> None:
-    """List what is kept, newest first."""
+    """List the entries, newest first."""
     _show_page(state, None, **selection)
 
 
-@command.command("search", short_help="Find by words.")
+@command.command("search", short_help="Search by words.")
 @click.argument("words", nargs=-1, required=True)
 @_selecting
 @server_flags
 @click.pass_obj
 def search(state: State, /, words: tuple[str, ...], **selection: Any) -> None:
-    """Find what has all WORDS, or their beginnings, in prompt, model or tags; "in quotes" as they stand."""
+    """Find entries whose prompt, model or tags contain all WORDS or words that start so; "in quotes" as a phrase."""
     _show_page(state, " ".join(words), **selection)
 
 
-@command.command("show", short_help="Show all that is known of one.")
+@command.command("show", short_help="Show the details of an entry.")
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @server_flags
 @click.pass_obj
 def show(state: State, name: str, as_json: bool) -> None:
-    """Show what NAME was made from, and where it is."""
+    """Show how NAME was generated, and where its file is."""
     gallery = state.gallery
     entry = gallery.get(name)
     if as_json:
@@ -93,26 +93,26 @@ def show(state: State, name: str, as_json: bool) -> None:
         echo(f"{style(f'{label:<15}', bold=True)} {value}")
 
 
-@command.command("open", short_help="Open one in its program.")
+@command.command("open", short_help="Open an entry in a viewer.")
 @click.argument("name")
 @server_flags
 @click.pass_obj
 def open_entry(state: State, name: str) -> None:
-    """Open NAME with the program this system has for it; of a server's result, a copy."""
+    """Open NAME in the system's default program; from a server, a local copy."""
     path = _file(state, name)
     if click.launch(path, wait=True):
         raise OutputError(f"no program here opens {path!r}", value=path, hint="open it by hand")
 
 
-@command.command("mark", short_help="Make one a favourite, or tag it.")
+@command.command("mark", short_help="Mark an entry as favourite, or tag it.")
 @click.argument("name")
-@click.option("--favourite/--no-favourite", default=None, help="Make it a favourite, or no longer.")
-@click.option("--tag", "tags", multiple=True, help="Add a tag; may be given several times.")
-@click.option("--untag", "untags", multiple=True, help="Take a tag away.")
+@click.option("--favourite/--no-favourite", default=None, help="Mark as favourite, or remove the mark.")
+@click.option("--tag", "tags", multiple=True, help="Add a tag. Repeatable.")
+@click.option("--untag", "untags", multiple=True, help="Remove a tag. Repeatable.")
 @server_flags
 @click.pass_obj
 def mark(state: State, name: str, favourite: bool | None, tags: tuple[str, ...], untags: tuple[str, ...]) -> None:
-    """Say of NAME that it is a favourite, or give it tags."""
+    """Mark NAME as a favourite, and change its tags."""
     gallery = state.gallery
     away = {tag.casefold() for tag in untags}
     kept = [tag for tag in (*gallery.get(name).tags, *tags) if tag.casefold() not in away]
@@ -120,13 +120,13 @@ def mark(state: State, name: str, favourite: bool | None, tags: tuple[str, ...],
     echo(f"{entry.filename}  {'favourite' if entry.favourite else 'no favourite'}  {', '.join(entry.tags)}".strip())
 
 
-@command.command("rm", short_help="Remove results and their files.")
+@command.command("rm", short_help="Delete entries and their files.")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("-y", "--yes", is_flag=True, help="Delete without confirmation.")
 @server_flags
 @click.pass_obj
 def remove(state: State, names: tuple[str, ...], yes: bool) -> None:
-    """Remove the results of these names: the files, too."""
+    """Delete entries together with their files."""
     gallery = state.gallery
     for name in names:
         gallery.get(name)  # all or nothing: a mistyped name is found before anything is removed

@@ -33,17 +33,17 @@ _HOW = {
 @click.command("info")
 @click.argument("model", required=False, shell_complete=model_names)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--verify", is_flag=True, help="Compare every file of MODEL with its size and checksum.")
-@click.option("--memory-gb", type=float, metavar="GB", help="Will it fit into so much memory? Default: this machine's.")
+@click.option("--verify", is_flag=True, help="Check every file of MODEL against its size and checksum.")
+@click.option("--memory-gb", type=float, metavar="GB", help="Memory to plan for; default: this machine's.")
 @memory_flags
 @server_flags
 @click.pass_obj
 def command(
     state: State, /, model: str | None, as_json: bool, verify: bool, memory_gb: float | None, **flags: Any
 ) -> None:
-    """Show MODEL: defaults, licence, where its files lie or come from, and whether it fits into memory.
+    """Show details of MODEL: defaults, licence, files and where they come from, and whether it fits into memory.
 
-    Without MODEL: the installation on this machine.
+    Without MODEL, show the installation on this machine.
     """
     state.use_flags(memory_budget_gb=memory_gb, **take_memory_flags(flags))
     if verify:

@@ -26,17 +26,22 @@ _COLORS = {"done": "green", "failed": "red", "cancelled": "yellow", "running": "
 
 @click.group("jobs", epilog=EPILOG)
 def command() -> None:
-    """List, follow and cancel the jobs of the server. IDs may be cut short where that is unambiguous."""
+    """List, follow and cancel the server's jobs. An ID can be shortened to a unique prefix."""
 
 
 @command.command("list")
-@click.option("--state", "wanted", type=click.Choice(["queued", "running", "done", "failed", "cancelled"]))
-@click.option("--kind", type=click.Choice(list(JOB_KINDS)))
+@click.option(
+    "--state",
+    "wanted",
+    type=click.Choice(["queued", "running", "done", "failed", "cancelled"]),
+    help="Only jobs in this state.",
+)
+@click.option("--kind", type=click.Choice(list(JOB_KINDS)), help="Only jobs of this kind.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @host_flag
 @click.pass_obj
 def list_(state: State, wanted: str | None, kind: str | None, as_json: bool) -> None:
-    """List the jobs that are kept, oldest first."""
+    """List the jobs that the server remembers, oldest first."""
     jobs = state.server.jobs(state=wanted, kind=kind)
     if as_json:
         echo_json([job.about for job in jobs])
@@ -53,7 +58,7 @@ def list_(state: State, wanted: str | None, kind: str | None, as_json: bool) -> 
 @host_flag
 @click.pass_obj
 def show(state: State, id: str, as_json: bool) -> None:
-    """Show how a job is."""
+    """Show the state of a job."""
     about = state.server.job(_whole(state, id)).about
     if as_json:
         echo_json(about)
@@ -69,7 +74,7 @@ def show(state: State, id: str, as_json: bool) -> None:
 @host_flag
 @click.pass_obj
 def cancel(state: State, id: str) -> None:
-    """Cancel a job; one that has ended stays as it is."""
+    """Cancel a job. A job that has ended stays unchanged."""
     job = state.server.job(_whole(state, id))
     job.cancel()
     echo(job_line(job.to_json()))
@@ -80,7 +85,7 @@ def cancel(state: State, id: str) -> None:
 @host_flag
 @click.pass_obj
 def follow(state: State, id: str) -> None:
-    """Show the progress of a job until it ends; Ctrl-C leaves it alone. A job that failed gives its exit status."""
+    """Show a job's progress until it ends. Ctrl-C stops following, not the job. A failed job sets the exit status."""
     from mold_core.cli.progress import ProgressLine
 
     job = state.server.job(_whole(state, id))

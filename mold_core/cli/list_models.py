@@ -1,4 +1,4 @@
-"""mold list: the models that are here, and those that could be."""
+"""mold list: the models that are downloaded, and those that can be."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _TABLE_COLUMNS = 90
 
 @click.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--loras", is_flag=True, help="List LoRAs (LoRA) instead.")
+@click.option("--loras", is_flag=True, help="List LoRAs instead.")
 @server_flags
 @click.pass_obj
 def command(state: State, as_json: bool, loras: bool) -> None:
-    """List models: what is here, and what can be fetched."""
+    """List the models on this machine and those that can be downloaded."""
     if loras:
         list_loras(state, as_json=as_json)
         return

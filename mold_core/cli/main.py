@@ -23,26 +23,26 @@ __all__ = ["main", "mold"]
 
 # Command → module below mold_core.cli, imported when it is needed, and what the help page says of it, in its order.
 COMMANDS = {
-    "run": ("run", "Make an image or a video from words."),
-    "expand": ("expand", "Write a short wish out as a full prompt."),
-    "upscale": ("upscale", "Make images and videos larger."),
-    "list": ("list_models", "List models: what is here, what could be."),
-    "info": ("info", "Show a model, or this installation."),
-    "pull": ("pull", "Fetch the files of a model."),
-    "chain": ("chain", "Make long videos out of clips."),
-    "rm": ("remove", "Take models off the disk."),
-    "clean": ("clean", "Delete leftovers: unfinished downloads, orphans, caches."),
-    "gallery": ("gallery", "Find, show and remove what was made."),
-    "plugins": ("plugins", "List plugins, what they bring, what failed."),
-    "default": ("default", "Show or set the model used when none is named."),
+    "run": ("run", "Generate an image or a video from a prompt."),
+    "expand": ("expand", "Expand a short prompt into a detailed one."),
+    "upscale": ("upscale", "Upscale images and videos."),
+    "list": ("list_models", "List downloaded and available models."),
+    "info": ("info", "Show details of a model, or of this installation."),
+    "pull": ("pull", "Download a model."),
+    "chain": ("chain", "Generate long videos from scripts."),
+    "rm": ("remove", "Delete models from the disk."),
+    "clean": ("clean", "Delete unfinished downloads, orphaned files and caches."),
+    "gallery": ("gallery", "List, search, show and delete results."),
+    "plugins": ("plugins", "List plugins, what they provide, and which failed."),
+    "default": ("default", "Show or set the default model."),
     "config": ("config", "Show and change settings."),
     "server": ("server", "Run a server in the background."),
-    "ps": ("ps", "Show what the server does now."),
-    "unload": ("unload", "Drop models from the server's memory."),
+    "ps": ("ps", "Show what the server is doing."),
+    "unload": ("unload", "Unload models from the server's memory."),
     "jobs": ("jobs", "List, follow and cancel the server's jobs."),
-    "stats": ("stats", "Show what takes room on the disk."),
-    "doctor": ("doctor", "Look for what is broken or missing."),
-    "completions": ("completions", "Print completions for a shell."),
+    "stats": ("stats", "Show disk usage."),
+    "doctor": ("doctor", "Check the installation."),
+    "completions": ("completions", "Print a shell completion script."),
     "version": ("version", "Show the version."),
 }
 
@@ -128,11 +128,11 @@ class _LazyGroup(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     invoke_without_command=True,
 )
-@click.option("--no-plugins", is_flag=True, is_eager=True, help="Start without any plugin.")
+@click.option("--no-plugins", is_flag=True, is_eager=True, help="Do not load plugins.")
 @click.option("--version", is_flag=True, help="Show the version.")
 @click.pass_context
 def mold(ctx: click.Context, no_plugins: bool, version: bool) -> None:
-    """Make images from words, on your own machine.
+    """Generate images and videos from prompts on your own machine.
 
     The first image needs no download: a tiny model ships with mold.
     """

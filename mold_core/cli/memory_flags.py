@@ -24,10 +24,15 @@ _NAMES = ("memory_strategy", "t5_variant", *_PLACES)
 def memory_flags(function: Function) -> Function:
     """Add the flags to a command; each stands for the setting of its name."""
     options = [
-        click.option("--eager", "memory_strategy", flag_value="eager", help="Hold the whole model in memory."),
-        click.option("--sequential", "memory_strategy", flag_value="sequential", help="Hold one part at a time."),
-        click.option("--offload", "memory_strategy", flag_value="offload", help="Stream blocks; needs least memory."),
-        click.option("--t5-variant", help="File of the T5 text encoder: fp16, q8, q6, q5, q4 or q3."),
+        click.option("--eager", "memory_strategy", flag_value="eager", help="Keep the whole model in memory."),
+        click.option("--sequential", "memory_strategy", flag_value="sequential", help="Load one component at a time."),
+        click.option(
+            "--offload",
+            "memory_strategy",
+            flag_value="offload",
+            help="Stream the model block by block; uses the least memory.",
+        ),
+        click.option("--t5-variant", help="Variant of the T5 text encoder: fp16, q8, q6, q5, q4 or q3."),
         *(
             click.option(f"--{name.replace('_', '-')}", metavar="DEVICE", help=f"Device of {what}: cpu, cuda, cuda:1 …")
             for name, what in _PLACES.items()

@@ -1,4 +1,4 @@
-"""docs/cli.md, made from the help of every command: `python -m mold_core.cli.page > docs/cli.md`."""
+"""docs/cli.md, generated from the help of every command: `python -m mold_core.cli.page > docs/cli.md`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _WIDTH = 100
 _START = """\
 # The command line
 
-What `--help` says of every command. Where nothing is named, [settings](settings.md) decide, and `MOLD_HOST` or `--host`
-lets a server do the work: same output, same files, same exit status (0 done, 1 failed, 2 wrong usage, 130 interrupted).
-Status lines go to standard output on a terminal and to standard error where that is a pipe, so a pipe gets the result
-alone. `NO_COLOR` is heard. Errors are one line.
+The `--help` text of every command. [Settings](settings.md) provide the defaults. With `MOLD_HOST` or `--host` a server
+does the work; output, files and exit status stay the same: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+Status lines go to standard output on a terminal and to standard error otherwise, so a pipe receives only the result.
+`NO_COLOR` is honoured. An error is one line.
 
-This page is made from the commands: `python -m mold_core.cli.page > docs/cli.md`.
+This page is generated from the commands: `python -m mold_core.cli.page > docs/cli.md`.
 """
 
 

@@ -1,4 +1,4 @@
-"""mold plugins: what is installed, what each plugin brings, and what is broken."""
+"""mold plugins: the installed plugins, what each provides, and which failed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SHOWN = 4
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def command(state: State, as_json: bool) -> None:
-    """List the plugins on this machine, what they bring and what is wrong with them."""
+    """List the plugins on this machine, what each provides, and why any failed to load."""
     infos = state.plugins.infos
     if as_json:
         import attrs

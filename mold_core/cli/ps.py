@@ -1,4 +1,4 @@
-"""mold ps: what the server does now."""
+"""mold ps: what the server is doing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["command"]
 @host_flag
 @click.pass_obj
 def command(state: State, as_json: bool) -> None:
-    """Show the models in the server's memory and the jobs that run or wait; without a server, that there is none."""
+    """Show the models in the server's memory and its running and waiting jobs. No server is not an error."""
     from mold_core.cli.jobs import job_line
     from mold_core.wire.convert import to_json
 

@@ -1,4 +1,4 @@
-"""mold pull: fetch the files of a model."""
+"""mold pull: download a model."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ __all__ = ["command"]
 EPILOG = """\b
 Examples:
   mold pull flux-schnell:bf16
-  HF_TOKEN=hf_… mold pull flux-dev:bf16       with a token, for files behind a licence
+  HF_TOKEN=hf_… mold pull flux-dev:bf16       with a token, for gated files
   MOLD_MODELS_DIR=/big/models mold pull flux-schnell:bf16"""
 
 
 @click.command("pull", epilog=EPILOG)
 @click.argument("model", shell_complete=model_names)
-@click.option("--skip-verify", is_flag=True, help="Do not compare files with the catalog's sizes and checksums.")
+@click.option("--skip-verify", is_flag=True, help="Skip the check of sizes and checksums.")
 @server_flags
 @click.pass_obj
 def command(state: State, model: str, skip_verify: bool) -> None:
-    """Fetch the files of MODEL from the Hugging Face hub into the models folder.
+    """Download MODEL from the Hugging Face hub into the models folder.
 
-    Files that are here already are not fetched again, and an interrupted pull goes on where it stopped.
+    Existing files are kept, and an interrupted download resumes where it stopped.
     """
     from mold_core.cli.progress import ProgressLine
 

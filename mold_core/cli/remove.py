@@ -1,4 +1,4 @@
-"""mold rm: take models off the disk."""
+"""mold rm: delete models from the disk."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ Examples:
 
 @click.command("rm", epilog=EPILOG)
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...", shell_complete=model_names)
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("-y", "--yes", is_flag=True, help="Delete without confirmation.")
 @server_flags
 @click.pass_obj
 def command(state: State, models: tuple[str, ...], yes: bool) -> None:
-    """Delete the files of MODEL, but for those that another downloaded model needs.
+    """Delete the files of MODEL, except those that another downloaded model needs.
 
-    Nothing outside of the models folder is touched; of a symbolic link only the link goes.
+    Files outside the models folder are never deleted; for a symbolic link only the link is.
     """
     failures = [failure for name in models if (failure := _remove(state, name, yes))]
     if failures:

@@ -43,43 +43,43 @@ Examples:
   mold run "a black cat" --upscale auto             512 pixels from flux-nano's 128
   mold run "a blue house" --image house.png --mask wall.png --strength 1
   mold run "a castle" --lora sepia --lora ~/Downloads/ink.safetensors:0.6
-  mold run --from house.png --seed 8                the same with another seed
+  mold run --from house.png --seed 8                the same settings, another seed
   mold run ltx-2-19b-distilled "a boat at sea" --frames 400      a video of five clips
-  mold run --script video.toml --dry-run             what a video would come to
+  mold run --script video.toml --dry-run             print the plan of a video
   mold run --expand "a house" --batch 4 -o house.png
   echo "a blue boat on the sea at night" | mold run -o boat.png"""
 
 
 @click.command("run", cls=CommandOfModel, epilog=EPILOG)
 @click.argument("words", nargs=-1, metavar="[MODEL] [PROMPT]...", shell_complete=first_word)
-@click.option("-m", "--model", shell_complete=model_names, help="Model to use (mold list).")
-@click.option("-o", "--output", metavar="PATH", help="File to write; '-' is standard output.")
-@click.option("--width", type=int, help="Width in pixels.")
-@click.option("--height", type=int, help="Height in pixels.")
-@click.option("--steps", type=int, help="Denoising steps.")
-@click.option("--guidance", type=float, help="How strictly the prompt is followed.")
-@click.option("--seed", type=int, help="Same seed, same image.")
+@click.option("-m", "--model", shell_complete=model_names, help="Model to use; mold list shows all.")
+@click.option("-o", "--output", metavar="PATH", help="Output file; '-' writes to standard output.")
+@click.option("--width", type=int, help="Image width in pixels.")
+@click.option("--height", type=int, help="Image height in pixels.")
+@click.option("--steps", type=int, help="Number of denoising steps.")
+@click.option("--guidance", type=float, help="Guidance scale: how strictly the image follows the prompt.")
+@click.option("--seed", type=int, help="Random seed; the same seed gives the same image.")
 @click.option(
-    "--batch", "batch_size", type=int, default=1, show_default=True, help="Images to make, seeds counting up."
+    "--batch", "batch_size", type=int, default=1, show_default=True, help="Number of images, each with the next seed."
 )
-@click.option("-n", "--negative-prompt", help="What not to show, for models that know the idea.")
+@click.option("-n", "--negative-prompt", help="What to keep out of the image, for models that support it.")
 @click.option(
     "--format",
     "output_format",
     type=click.Choice([*OUTPUT_FORMATS, "jpg"]),
-    help="File format; default: by the suffix of --output, else png, or mp4 for a video.",
+    help="File format; default: the suffix of --output, else png, or mp4 for a video.",
 )
-@click.option("-i", "--image", metavar="PATH", help="Image to start from; '-' is standard input.")
+@click.option("-i", "--image", metavar="PATH", help="Input image for image-to-image; '-' reads standard input.")
+@click.option("--strength", type=float, help="How much to change --image: 0 keeps it, 1 ignores it; default 0.75.")
 @click.option(
-    "--strength", type=float, help="How far to move away from --image: 0 keeps it, 1 forgets it; default 0.75."
+    "--mask", metavar="PATH", help="Inpainting mask: white areas of --image are regenerated, black areas are kept."
 )
-@click.option("--mask", metavar="PATH", help="Paint only the white parts of --image again, and keep the black ones.")
 @click.option(
     "--lora",
     "loras",
     metavar="NAME[:SCALE]",
     multiple=True,
-    help="LoRA to draw with, by name (mold list --loras) or file; scale 0 to 2. May be given several times.",
+    help="LoRA to apply, by name (mold list --loras) or file; scale 0 to 2. Repeatable.",
 )
 @click.option(
     "-p",
@@ -87,31 +87,31 @@ Examples:
     "options",
     metavar="NAME=VALUE",
     multiple=True,
-    help="Parameter of the model's own (mold info MODEL, or mold run -m MODEL --help). May be given several times.",
+    help="Model-specific parameter; mold info MODEL lists them. Repeatable.",
 )
-@click.option("--expand/--no-expand", default=None, help="Write the prompt out in full first (mold expand).")
-@click.option("--expand-backend", help="What expands: local, or the address of an OpenAI-compatible server.")
-@click.option("--expand-model", help="Language model: of the catalog for local, else its name at the server.")
+@click.option("--expand/--no-expand", default=None, help="Expand the prompt with a language model first (mold expand).")
+@click.option("--expand-backend", help="Where to expand prompts: local, or the URL of an OpenAI-compatible server.")
+@click.option("--expand-model", help="Language model: a catalog name for local, else the name on the server.")
 @click.option(
-    "--upscale", "upscale_model", metavar="MODEL", help="Enlarge the result; 'auto' takes the upscaler that suits it."
-)
-@click.option(
-    "--from", "from_", metavar="FILE", help="Make a result again from its own metadata; other flags change it."
+    "--upscale", "upscale_model", metavar="MODEL", help="Upscale the result with this upscaler; 'auto' chooses one."
 )
 @click.option(
-    "--preview", "shown", is_flag=True, help="Show the image in the terminal, too; MOLD_PREVIEW=1 always does."
+    "--from", "from_", metavar="FILE", help="Re-create a result from the metadata in FILE; other flags override it."
+)
+@click.option(
+    "--preview", "shown", is_flag=True, help="Also show the image in the terminal; MOLD_PREVIEW=1 makes it the default."
 )
 @click.option(
     "--preview-as",
     type=click.Choice(["kitty", "iterm2", "sixel", "blocks"]),
-    help="How; default: what the terminal understands.",
+    help="Protocol for --preview; default: the best one the terminal supports.",
 )
-@click.option("--no-metadata", is_flag=True, help="Do not write the prompt and settings into the file.")
+@click.option("--no-metadata", is_flag=True, help="Leave the prompt and settings out of the file.")
 @click.option(
-    "--script", type=click.Path(path_type=Path), metavar="FILE", help="Make the video that a TOML script describes."
+    "--script", type=click.Path(path_type=Path), metavar="FILE", help="Generate the video that a TOML script describes."
 )
-@click.option("--dry-run", is_flag=True, help="With --script: only say what it comes to.")
-@click.option("--device", help="cpu, cuda or mps; default: the best there is.")
+@click.option("--dry-run", is_flag=True, help="With --script: print the plan without generating.")
+@click.option("--device", help="cpu, cuda or mps; default: the fastest available.")
 @video_flags
 @memory_flags
 @server_flags
@@ -134,9 +134,9 @@ def command(
     dry_run: bool,
     **flags: Any,
 ) -> None:
-    """Make an image, or with a model of video a video, from PROMPT, or from standard input when no words are given.
+    """Generate an image or a video from PROMPT. Without PROMPT, the prompt is read from standard input.
 
-    Without -o it is saved in the current directory, or written to standard output when that is a pipe.
+    Without -o the file goes to the current directory, or to standard output when that is a pipe.
     """
     state.use_flags(device=device, **take_memory_flags(flags), **expand_flags(state, expand_backend, expand_model))
     made = {} if from_ is None else fields_of(from_)

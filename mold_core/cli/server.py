@@ -1,4 +1,4 @@
-"""mold server: a server in the background, begun, asked and ended."""
+"""mold server: start, query and stop a server in the background."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _LOOK_S = 0.1
 
 @click.group("server", epilog=EPILOG)
 def command() -> None:
-    """Run mold serve in the background. Commands with the same MOLD_HOME use it, so that models stay in memory."""
+    """Run mold serve in the background. Commands with the same MOLD_HOME use it, so models stay in memory."""
 
 
 @command.command("start")
@@ -44,7 +44,7 @@ def command() -> None:
 @click.option("--port", type=click.IntRange(1, 65_535), help="Port; default 7680.")
 @click.pass_obj
 def start(state: State, bind: str | None, port: int | None) -> None:
-    """Start a server and return when it answers. Its log is $MOLD_HOME/logs/server.log."""
+    """Start a server and return when it is ready. The log is $MOLD_HOME/logs/server.log."""
     from mold_core.client.local import local_client, server_process
 
     settings = state.settings
@@ -73,7 +73,7 @@ def start(state: State, bind: str | None, port: int | None) -> None:
 @host_flag
 @click.pass_obj
 def status(state: State, as_json: bool) -> None:
-    """Say where the server is and what it does; exit status 1 when there is none."""
+    """Show the server's address and state; exit status 1 if no server is running."""
     now = state.server.status()
     if as_json:
         from mold_core.wire.convert import to_json
@@ -87,7 +87,7 @@ def status(state: State, as_json: bool) -> None:
 @command.command("stop")
 @click.pass_obj
 def stop(state: State) -> None:
-    """Let the server finish what is under way, and end it."""
+    """Stop the server after its running jobs have finished."""
     from mold_core.client.local import local_client, server_process
 
     process = server_process(state.settings.home)

@@ -1,4 +1,4 @@
-"""The flags that say where the work is done: here, or on a server."""
+"""The flags that choose where a command runs: in this process, or on a server."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def host_flag(function: Function) -> Function:
         metavar="HOST",
         expose_value=False,
         callback=_use_host,
-        help="Server to use: a name, name:port or an address; default: MOLD_HOST, else the one that runs here.",
+        help="Server to use: name, name:port or URL; default: MOLD_HOST, else a server running on this machine.",
     )(function)
 
 
 def server_flags(function: Function) -> Function:
     """Add --host and --local to a command that does work. Nothing is passed to the command: State knows."""
     local = click.option(
-        "--local", is_flag=True, expose_value=False, callback=_stay_local, help="Use no server; work in this process."
+        "--local", is_flag=True, expose_value=False, callback=_stay_local, help="Use no server; run in this process."
     )
     return host_flag(local(function))
 

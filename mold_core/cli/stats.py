@@ -1,4 +1,4 @@
-"""mold stats: what lies on the disk."""
+"""mold stats: disk usage."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OTHERS = ("cache", "logs", "jobs", "chains", "loras")
 @server_flags
 @click.pass_obj
 def command(state: State, as_json: bool) -> None:
-    """Show how much room models, results, caches, logs and jobs take on the disk, here or of a server that is named."""
+    """Show the disk space that models, results, caches, logs and jobs take, on this machine or on --host."""
     usage = state.shelf.usage()
     if as_json:
         from mold_core.wire.convert import to_json

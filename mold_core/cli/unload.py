@@ -17,6 +17,6 @@ __all__ = ["command"]
 @host_flag
 @click.pass_obj
 def command(state: State, model: str | None) -> None:
-    """Drop MODEL, or every model, from the server's memory, after the work under way."""
+    """Unload MODEL, or every model, from the server's memory once running jobs have finished."""
     dropped = state.server.unload(model)
     echo(f"unloaded {', '.join(dropped)}" if dropped else "no model loaded")

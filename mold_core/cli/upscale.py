@@ -1,4 +1,4 @@
-"""mold upscale: images and videos made larger."""
+"""mold upscale: larger images and videos."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ __all__ = ["command"]
 
 EPILOG = """\b
 Examples:
-  mold upscale photo.png                            photo_upscaled.png, beside it
+  mold upscale photo.png                            photo_upscaled.png, in the same folder
   mold upscale photo.jpg -o large.jpg --tile-size 256
-  mold upscale holiday/ -o large/                   all images in it; again: only what is missing
+  mold upscale holiday/ -o large/                   all images in it; again: only missing outputs
   mold upscale 'scans/*.png' -m real-esrgan-x2plus
   mold upscale clip.mp4                             frame by frame, with its sound
   mold run "a black cat" | mold upscale - > cat.png"""
@@ -36,20 +36,22 @@ Examples:
     "-m",
     "--model",
     shell_complete=model_names,
-    help="Upscaler to use (mold list); default: the one that suits the image.",
+    help="Upscaler to use (mold list); default: chosen for the image.",
 )
-@click.option("-o", "--output", metavar="PATH", help="File to write, or folder for several; '-' is standard output.")
+@click.option(
+    "-o", "--output", metavar="PATH", help="Output file, or folder for several images; '-' writes to standard output."
+)
 @click.option(
     "--format",
     "output_format",
     type=click.Choice(["png", "jpeg", "jpg", "webp"]),
-    help="File format; default: by the suffix of --output, else png.",
+    help="File format; default: the suffix of --output, else png.",
 )
 @click.option(
-    "--tile-size", type=int, help="Side of the tiles in pixels; 0: none; default: what suits model and memory."
+    "--tile-size", type=int, help="Tile size in pixels; 0 disables tiling; default: chosen for model and memory."
 )
-@click.option("--overwrite", is_flag=True, help="Of several images, make those again that are there already.")
-@click.option("--device", help="cpu, cuda or mps; default: the best there is.")
+@click.option("--overwrite", is_flag=True, help="Re-create outputs that already exist.")
+@click.option("--device", help="cpu, cuda or mps; default: the fastest available.")
 @server_flags
 @click.pass_obj
 def command(
@@ -63,10 +65,11 @@ def command(
     overwrite: bool,
     device: str | None,
 ) -> None:
-    """Make images (PNG, JPEG, WebP) and videos (MP4) larger; '-' is an image on standard input.
+    """Upscale images (PNG, JPEG, WebP) and videos (MP4); '-' reads an image from standard input.
 
-    One image goes to the file `<name>_upscaled.png` beside it, or to standard output when that is a pipe. Of several,
-    or of a folder, those that are done already are left out, so the same command goes on after an interruption.
+    One image is written to `<name>_upscaled.png` in the same folder, or to standard output when that is a pipe. For
+    several images or a folder, outputs that already exist are skipped: repeat the command to resume after an
+    interruption.
     """
     from mold_core.cli.upscale_plan import plan
 

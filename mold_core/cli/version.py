@@ -17,7 +17,7 @@ __all__ = ["command"]
 @click.command("version")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(as_json: bool) -> None:
-    """Show the version of mold; with --json also the revision and the day it is from, where they are known."""
+    """Show the version of mold; with --json also the revision and its date, if known."""
     if not as_json:
         echo(f"mold {VERSION}")
         return

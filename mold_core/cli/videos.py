@@ -60,11 +60,17 @@ def video_flags(function: Function) -> Function:
             help="Number of frames. Longer than one clip, and several clips are generated and joined.",
         ),
         click.option("--fps", type=int, help="Frames per second."),
-        click.option("--audio/--no-audio", "enable_audio", default=None, help="Whether a video has sound."),
-        click.option("--keyframe", "keyframes", metavar="FRAME:PATH", multiple=True, help="Image to show at a frame."),
         click.option(
-            "--audio-file", metavar="PATH", help="Audio to generate a video for, which also becomes its sound."
+            "--audio/--no-audio", "enable_audio", default=None, help="Generate the video with or without sound."
         ),
+        click.option(
+            "--keyframe",
+            "keyframes",
+            metavar="FRAME:PATH",
+            multiple=True,
+            help="Image that the video shows at this frame. Repeatable.",
+        ),
+        click.option("--audio-file", metavar="PATH", help="Audio file that drives the video and becomes its sound."),
         click.option(
             "--video",
             "source_video",
@@ -74,9 +80,7 @@ def video_flags(function: Function) -> Function:
         click.option(
             "--retake", "retake_range", metavar="START:END", help="Part of --video to regenerate, in seconds: 1.5:3."
         ),
-        click.option(
-            "--pipeline", type=_choice("pipeline"), help="Pipeline that generates a video, for models with several."
-        ),
+        click.option("--pipeline", type=_choice("pipeline"), help="Sampling pipeline, for models with several."),
         click.option(
             "--spatial-upscale",
             type=_choice("spatial_upscale"),
@@ -85,15 +89,17 @@ def video_flags(function: Function) -> Function:
         click.option(
             "--temporal-upscale",
             type=_choice("temporal_upscale"),
-            help="Generate every second frame, then upsample the latents in time.",
+            help="Generate at half the frame rate, then upsample the latents in time.",
         ),
         click.option(
             "--camera-control",
             metavar="NAME|PATH",
-            help="LoRA that moves the camera, for models that have them: dolly-in, jib-up, static and the like.",
+            help="Camera movement, for models with camera LoRAs: dolly-in, jib-up, static …",
         ),
-        click.option("--clip-frames", type=int, help="Frames of each clip of a chain."),
-        click.option("--motion-tail", "motion_tail_frames", type=int, help="Frames that clips share; default 4."),
+        click.option("--clip-frames", type=int, help="Frames per clip of a chain."),
+        click.option(
+            "--motion-tail", "motion_tail_frames", type=int, help="Frames that consecutive clips share; default 4."
+        ),
     ]
     for option in reversed(options):
         function = option(function)
