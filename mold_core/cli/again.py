@@ -1,4 +1,4 @@
-"""mold run --from: an image made again from what its file says, with changes by flags."""
+"""mold run --from: re-create a result from the metadata in its file, with changes by flags."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["fields_of", "fill_in"]
 
 
 def fields_of(path: str) -> dict[str, Any]:
-    """Return the recorded fields that made an image or a video, by the names of a request.
+    """Return the fields that generated an image or a video, under the field names of a request.
 
-    Raises ValidationError. A strength says that the image began with another one, which no file holds: `mold run`
-    asks for it.
+    Raises ValidationError. A strength means that the image was generated from an input image. No file holds that one,
+    so `mold run` requires --image.
     """
     from mold_core.media.output_metadata import recorded_fields
     from mold_core.wire import LoraWeight
@@ -31,7 +31,7 @@ def fields_of(path: str) -> dict[str, Any]:
         raise ValidationError(f"--from {path!r} cannot be read: {error.strerror or error}", field="from") from None
     if metadata is None:
         raise ValidationError(
-            f"{path!r} does not say how it was made",
+            f"{path!r} has no metadata of mold",
             field="from",
             hint="only files that mold wrote with metadata can be used",
         )
@@ -56,31 +56,33 @@ def _metadata_of(path: Path) -> OutputMetadata | None:
 
 
 def fill_in(
-    flags: dict[str, Any], made: dict[str, Any], model: str | None, words: tuple[str, ...], image: str | None
+    flags: dict[str, Any], recorded: dict[str, Any], model: str | None, words: tuple[str, ...], image: str | None
 ) -> tuple[str, tuple[str, ...]]:
-    """Set the flags that were not given to the values of `made`; return the model and the words of the prompt.
+    """Fill in the flags that were not passed from `recorded`; return the model and the words of the prompt.
 
-    With another `model` its own size, steps and options hold. Raises ValidationError when the result was made from
-    another image and `image` does not name that.
+    With another `model`, size, steps and options keep that model's defaults. Raises ValidationError if the recorded
+    image had an input image and `image` is None.
     """
     from mold_core.wire import GenerateRequest
     from mold_core.wire.fields import traits_of
 
-    if made.get("strength") is not None and image is None:
-        raise ValidationError("this image was made from another one", field="image", hint="name that with --image")
-    another = model is not None and model != made["model"]
+    if recorded.get("strength") is not None and image is None:
+        raise ValidationError(
+            "this image was generated from an input image", field="image", hint="pass it with --image"
+        )
+    another = model is not None and model != recorded["model"]
     of_model = {field.name for field in attrs.fields(GenerateRequest) if traits_of(field).of_model}
-    for name, value in made.items():
+    for name, value in recorded.items():
         if name in flags and flags[name] is None and not (another and name in of_model):
             flags[name] = value
-    if "frames" in made:
+    if "frames" in recorded:
         echo(
-            f"{style('note:', fg='yellow')} the metadata of a video holds words, numbers and one LoRA: name audio,"
-            " images, videos, further prompts and the pipeline again",
+            f"{style('note:', fg='yellow')} the metadata of a video holds its prompt, numbers and one LoRA; pass input"
+            " images, audio, videos, further prompts and the pipeline again",
             err=True,
         )
     if flags["expand"] is None:
-        flags["expand"] = False  # the prompt is written out already, where it was
-    if not words and "original_prompt" in made:
-        flags["original_prompt"] = made["original_prompt"]
-    return model or str(made["model"]), (str(made["prompt"]),)
+        flags["expand"] = False  # an expanded prompt is recorded as such
+    if not words and "original_prompt" in recorded:
+        flags["original_prompt"] = recorded["original_prompt"]
+    return model or str(recorded["model"]), (str(recorded["prompt"]),)

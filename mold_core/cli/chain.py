@@ -88,11 +88,11 @@ def list_(state: State, as_json: bool) -> None:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(chain.saved_at))
         echo(f"{chain.id}  {when}  {chain.model}  {chain.prompt[:60]}")
     if not chains:
-        echo("no chain was begun, or they are too old to be kept", err=True)
+        echo("No chain can be resumed.", err=True)
 
 
 def run_script(state: State, script: Path, output: str | None, *, seed: int | None, dry_run: bool) -> None:
-    """Make the video that a script describes, or only say what it comes to."""
+    """Generate the video that a script describes, or print its plan."""
     from mold_core.chains import read_script
 
     request = read_script(script)
@@ -105,13 +105,13 @@ def run_script(state: State, script: Path, output: str | None, *, seed: int | No
 
 
 def run_chain(state: State, request: ChainRequest, output: str | None) -> None:
-    """Make a chain and write its video where the user wants it; nothing is made that cannot be kept."""
+    """Generate a chain and write its video to `output`, which is checked before anything is generated."""
     target = Target.choose(output, None, videos=True, default=request.output_format)
     request = attrs.evolve(request, output_format=target.format)  # type: ignore[arg-type]
     from mold_core.cli.progress import ProgressLine
 
     line = ProgressLine()
-    state.falls_back = False  # hours of work are not begun on another machine than the one that was named
+    state.falls_back = False  # hours of work must not start on another machine than the named one
     engine = state.engine
     try:
         response = engine.chain(request, line)
@@ -135,6 +135,6 @@ def _plan(state: State, request: ChainRequest) -> ChainPlan:
 
 
 def describe(plan: ChainPlan) -> str:
-    """Return what a chain comes to, in words."""
+    """Return the plan of a chain in words."""
     count = len(plan.stages)
     return f"{count} {'stage' if count == 1 else 'stages'}, {plan.total_frames} frames estimated"

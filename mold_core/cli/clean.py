@@ -56,8 +56,10 @@ def command(state: State, dry_run: bool, yes: bool, older_than_h: float) -> None
         return
     if not yes:
         if not sys.stdin.isatty():
-            raise click.UsageError("there is nobody to ask; say --yes to delete without asking, or --dry-run to look")
+            raise click.UsageError(
+                "not a terminal: pass --yes to delete without confirmation, or --dry-run to list the files"
+            )
         if not click.confirm(f"Delete {len(found)} files, {total}?", default=False, err=True):
-            echo("nothing was deleted", err=True)
+            echo("Nothing was deleted.", err=True)
             return
     echo(f"{style('✓', fg='green')} {readable_size(delete(found))} freed")

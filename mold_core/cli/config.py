@@ -55,7 +55,7 @@ def list_(state: State, as_json: bool, everything: bool) -> None:
     for row, value, source in shown:
         echo(f"{row.key:<{width}}  {_words(value)}  {style(f'({source})', dim=True)}")
     if not shown:
-        echo("All settings have their default; --all lists them.")
+        echo("All settings have their defaults; --all lists them.")
 
 
 @command.command("get")
@@ -95,10 +95,10 @@ def set_(state: State, key: str, value: str) -> None:
     else:
         parsed = parse_setting(row, value, row.key)
         if isinstance(parsed, dict):
-            raise SettingsError(f"{row.key} holds tables", field=row.key, hint="mold config edit opens the file")
+            raise SettingsError(f"{row.key} is a table", field=row.key, hint="use mold config edit")
         change_key(path, row.key, parsed)
     if os.environ.get(row.env):
-        echo(f"{style('note:', fg='yellow')} {row.env} is set and stands before config.toml", err=True)
+        echo(f"{style('note:', fg='yellow')} the environment variable {row.env} overrides config.toml", err=True)
     shown = "default" if value.lower() == "none" else "<set>" if row.secret else value
     echo(f"{row.key} = {shown}")
 
@@ -138,23 +138,23 @@ def edit(state: State) -> None:
         raise OutputError(f"{file} cannot be written: {error.strerror}") from None
     click.edit(filename=str(file))
     Settings.load()
-    echo(f"{file} is in order")
+    echo(f"{file} is valid")
 
 
 def _row(key: str) -> Setting:
-    """Return the setting of a key, or of the name of its variable. Raises SettingsError with the nearest."""
+    """Return the setting of a key or of an environment variable. Raises SettingsError with the nearest match."""
     from mold_core.settings import setting_table
 
     rows = {name: row for row in setting_table() if row.key for name in (row.key, row.env)}
     if key not in rows:
         near = get_close_matches(key, rows, n=1)
-        hint = f"did you mean {near[0]}?" if near else "mold config list --all shows all"
-        raise SettingsError(f"there is no setting {key!r}", field="key", value=key, hint=hint)
+        hint = f"did you mean {near[0]}?" if near else "mold config list --all lists every setting"
+        raise SettingsError(f"unknown setting {key!r}", field="key", value=key, hint=hint)
     return rows[key]
 
 
 def _value(settings: Settings, row: Setting) -> tuple[Any, str]:
-    """Return the value of a setting, hidden if it is secret, and where it comes from."""
+    """Return the value of a setting, masked if it is secret, and its source."""
     value = getattr(settings, row.name)
     source = settings.sources.get(row.name, "default")
     return ("<set>" if row.secret and value else value), source

@@ -29,11 +29,11 @@ def command(state: State, model: str | None) -> None:
         echo(f"{chosen.spec.name}  ({reason})")
         return
     spec = engine.resolve(model)
-    engine.family_of(spec)  # what makes no images cannot be the default
+    engine.family_of(spec)  # raises for a model that generates no images
     change_key(state.settings.config_path, "default_model", spec.name)
     if os.environ.get("MOLD_DEFAULT_MODEL"):
         note = style("note:", fg="yellow")
-        echo(f"{note} MOLD_DEFAULT_MODEL is set and stands before config.toml", err=True)
+        echo(f"{note} the environment variable MOLD_DEFAULT_MODEL overrides config.toml", err=True)
     if engine.store.missing(spec):
-        echo(f"{style('note:', fg='yellow')} it is not here yet: mold pull {spec.name}", err=True)
+        echo(f"{style('note:', fg='yellow')} not downloaded yet: mold pull {spec.name}", err=True)
     echo(spec.name)

@@ -24,15 +24,15 @@ from mold_core.version import VERSION
 
 __all__ = ["Finding", "command"]
 
-# Package → what is missing without it, and how it comes.
+# Package → what does not work without it, and how to install it.
 _PACKAGES = {
-    "torch": ("models run on this machine", "pip install 'mold-core[torch]'"),
+    "torch": ("local generation", "pip install 'mold-core[torch]'"),
     "falcon": ("mold serve", "pip install 'mold-core[http]'"),
-    "av": ("videos", "pip install 'mold-core[video]'"),
+    "av": ("video output", "pip install 'mold-core[video]'"),
     "huggingface_hub": ("mold pull", "pip install 'mold-core[hub]'"),
 }
 
-_LITTLE_ROOM_BYTES = 5_000_000_000
+_LOW_DISK_BYTES = 5_000_000_000
 _SHOWN_FILES = 100
 
 _MARKS = {"good": ("✓", "green"), "note": ("!", "yellow"), "bad": ("✗", "red")}
@@ -40,7 +40,7 @@ _MARKS = {"good": ("✓", "green"), "note": ("!", "yellow"), "bad": ("✗", "red
 
 @attrs.frozen
 class Finding:
-    """One thing that was looked at: how it is, and what to do where it is not well."""
+    """The outcome of one check, and what to do if it failed."""
 
     about: str
     state: Literal["good", "note", "bad"]
@@ -72,7 +72,7 @@ def _findings(state: State) -> Iterator[Finding]:
     try:
         settings = state.settings
     except MoldError as error:
-        yield Finding("settings", "bad", error.message, error.hint or "mold config edit opens config.toml")
+        yield Finding("settings", "bad", error.message, error.hint or "fix it with mold config edit")
         return
     yield Finding("settings", "good", f"{settings.config_path}{'' if settings.config_path.exists() else ' (none)'}")
     yield _folder("home", settings.home)
@@ -81,7 +81,7 @@ def _findings(state: State) -> Iterator[Finding]:
         yield _package(package, what, install)
     for info in state.plugins.infos:
         if info.failure:
-            yield Finding("plugin", "bad", f"{info.name}: {info.failure}", f"mend or remove {info.module}")
+            yield Finding("plugin", "bad", f"{info.name}: {info.failure}", f"fix or uninstall {info.module}")
     names = [info.name for info in state.plugins.infos if not info.blocked and not info.failure]
     yield Finding("plugins", "good" if names else "note", ", ".join(names) or "none")
     yield from _gallery(settings)
@@ -90,33 +90,33 @@ def _findings(state: State) -> Iterator[Finding]:
 
 
 def _folder(about: str, path: Path) -> Finding:
-    """Return whether a folder, or the one it would be made in, takes files, and how much room it has."""
+    """Return whether a folder, or its first existing parent, is writable, and how much space is free."""
     existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     if not os.access(existing, os.W_OK):
-        return Finding(about, "bad", f"{path} cannot be written", "set MOLD_HOME, or MOLD_MODELS_DIR for models")
+        return Finding(about, "bad", f"{path} is not writable", "set MOLD_HOME, or MOLD_MODELS_DIR for models")
     free = shutil.disk_usage(existing).free
-    little = free < _LITTLE_ROOM_BYTES
-    hint = "mold stats shows what takes room, mold clean frees some" if little else None
+    little = free < _LOW_DISK_BYTES
+    hint = "mold stats shows disk usage, mold clean frees space" if little else None
     return Finding(about, "note" if little else "good", f"{path}, {readable_size(free)} free", hint)
 
 
 def _gallery(settings: Settings) -> Iterator[Finding]:
-    """Yield whether the gallery can be used, and each file in its folders that it cannot show."""
+    """Yield whether the gallery is usable, and each file in its folders that it cannot show."""
     if settings.output_path is None or not settings.output_path.is_dir():
         return
     try:
         gallery = Gallery.of(settings)
-        assert gallery is not None  # there is an output folder
+        assert gallery is not None  # output_path is set
         gallery.reconcile()
         skipped = gallery.skipped()
     except MoldError as error:
         yield Finding("gallery", "bad", error.message, error.hint)
         return
     if not os.access(settings.output_path, os.W_OK):
-        yield Finding("gallery", "bad", f"{settings.output_path} cannot be written", "results are not kept there")
+        yield Finding("gallery", "bad", f"{settings.output_path} is not writable", "results cannot be saved there")
     for file in skipped[:_SHOWN_FILES]:
         path = os.path.join(file.folder, file.name)
-        yield Finding("gallery", "note", f"{path!r} is not shown: {file.reason}", "mend it, or move it away")
+        yield Finding("gallery", "note", f"{path!r} is not shown: {file.reason}", "repair it, or move it elsewhere")
     if len(skipped) > _SHOWN_FILES:
         yield Finding("gallery", "note", f"{len(skipped) - _SHOWN_FILES} more files are not shown")
     if not skipped:
@@ -127,34 +127,36 @@ def _package(package: str, what: str, install: str) -> Finding:
     try:
         return Finding(package, "good", version(package))
     except PackageNotFoundError:
-        return Finding(package, "note", f"not installed: no {what}", install)
+        return Finding(package, "note", f"not installed, needed for {what}", install)
 
 
 def _model(state: State) -> Iterator[Finding]:
-    """Yield what there is to say of the default model: which, whether it is here, whether it fits."""
+    """Yield which model is the default, whether it is downloaded, and whether it fits into memory."""
     engine = state.local_engine
     try:
         chosen = engine.default_model()
         spec = chosen.spec
         if engine.store.missing(spec):
-            yield Finding("default model", "bad", f"{spec.name} is not here", f"mold pull {spec.name}")
+            yield Finding("default model", "bad", f"{spec.name} is not downloaded", f"mold pull {spec.name}")
             return
         yield Finding("default model", "good", f"{spec.name} ({chosen.reason})")
         report = engine.memory_report(spec.name)
     except (MoldError, ImportError) as error:
-        yield Finding("default model", "bad", str(error), "mold list shows what there is")
+        yield Finding("default model", "bad", str(error), "mold list shows the models")
         return
     if report is None:
         return
-    room = ", ".join(f"{readable_size(size)} on {device}" for device, size in report.room.items())
+    available = ", ".join(f"{readable_size(size)} on {device}" for device, size in report.room.items())
     if report.problem:
-        yield Finding("memory", "bad", f"{report.problem} (room for {room})", f"mold info {spec.name} shows the parts")
+        yield Finding(
+            "memory", "bad", f"{report.problem} (available: {available})", f"mold info {spec.name} shows its components"
+        )
     else:
-        yield Finding("memory", "good", f"it fits ({report.chosen}); there is room for {room}")
+        yield Finding("memory", "good", f"it fits ({report.chosen}); available: {available}")
 
 
 def _server(state: State) -> Iterator[Finding]:
-    """Yield what there is to say of the server that commands would use."""
+    """Yield the state of the server that commands would use."""
     try:
         client = state.server
         now = client.status()
@@ -163,6 +165,6 @@ def _server(state: State) -> Iterator[Finding]:
         yield Finding("server", "bad" if named else "good", error.message, error.hint if named else None)
         return
     if now.version != VERSION:
-        yield Finding("server", "note", f"{client.address} runs mold {now.version}", "give both the same version")
+        yield Finding("server", "note", f"{client.address} runs mold {now.version}", "install the same version on both")
     else:
         yield Finding("server", "good", f"{client.address}, mold {now.version}")

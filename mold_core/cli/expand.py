@@ -74,9 +74,9 @@ def command(
 
 
 def expand_flags(state: State, backend: str | None, expand_model: str | None) -> dict[str, object]:
-    """Return the settings that --backend and --expand-model mean.
+    """Return the settings that --backend and --expand-model stand for.
 
-    A backend or a language model that is named stands before a model's own expander.
+    Either of them takes precedence over the expander that an image model provides.
     """
     flags: dict[str, object] = {"expand_backend": backend}
     if backend or expand_model:
@@ -90,5 +90,5 @@ def expand_flags(state: State, backend: str | None, expand_model: str | None) ->
 def _from_stdin() -> str:
     text = "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read().decode("utf-8", "replace").strip()
     if not text:
-        raise click.UsageError('there is no prompt; try: mold expand "a house"')
+        raise click.UsageError('no prompt given; try: mold expand "a house"')
     return text

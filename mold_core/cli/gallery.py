@@ -87,7 +87,7 @@ def show(state: State, name: str, as_json: bool) -> None:
     gallery = state.gallery
     entry = gallery.get(name)
     if as_json:
-        echo_json({**entry.to_json(), "path": _place(gallery, entry)})
+        echo_json({**entry.to_json(), "path": _location(gallery, entry)})
         return
     for label, value in _about(entry, gallery):
         echo(f"{style(f'{label:<15}', bold=True)} {value}")
@@ -101,7 +101,7 @@ def open_entry(state: State, name: str) -> None:
     """Open NAME in the system's default program; from a server, a local copy."""
     path = _file(state, name)
     if click.launch(path, wait=True):
-        raise OutputError(f"no program here opens {path!r}", value=path, hint="open it by hand")
+        raise OutputError(f"no program on this machine opens {path!r}", value=path, hint="open it yourself")
 
 
 @command.command("mark", short_help="Mark an entry as favourite, or tag it.")
@@ -129,14 +129,14 @@ def remove(state: State, names: tuple[str, ...], yes: bool) -> None:
     """Delete entries together with their files."""
     gallery = state.gallery
     for name in names:
-        gallery.get(name)  # all or nothing: a mistyped name is found before anything is removed
+        gallery.get(name)  # all or nothing: a mistyped name raises before anything is deleted
     if not yes:
         if sys.stdin is None or not sys.stdin.isatty():
-            raise ValidationError("nobody is here to be asked", field="yes", hint="say --yes to remove without asking")
-        click.confirm(f"Remove {len(names)} {'file' if len(names) == 1 else 'files'}?", abort=True, err=True)
+            raise ValidationError("not a terminal", field="yes", hint="pass --yes to delete without confirmation")
+        click.confirm(f"Delete {len(names)} {'file' if len(names) == 1 else 'files'}?", abort=True, err=True)
     for name in names:
         gallery.delete(name)
-        echo(f"removed {name}")
+        echo(f"deleted {name}")
 
 
 def _show_page(
@@ -148,18 +148,18 @@ def _show_page(
         echo_json({"entries": [entry.to_json() for entry in page.entries], "next": page.next})
         return
     where = state.server.address if state.settings.host and not state.local else state.settings.output_path
-    nothing = "Nothing found." if q or tag or favourites else f"Nothing is kept in {where} yet."
+    nothing = "Nothing found." if q or tag or favourites else f"The gallery {where} is empty."
     _print(page.entries, page.next, nothing)
 
 
-def _place(gallery: AnyGallery, entry: Entry | RemoteEntry) -> str:
-    """Return where the file of a result is: its path here, its address at a server."""
+def _location(gallery: AnyGallery, entry: Entry | RemoteEntry) -> str:
+    """Return where the file of an entry is: its path on this machine, or its URL on a server."""
     path = getattr(entry, "path", None)
     return gallery.url(entry.filename) if path is None else str(path)  # type: ignore[union-attr]
 
 
 def _file(state: State, name: str) -> str:
-    """Return the path of a result's file; one of a server is fetched first."""
+    """Return the path of an entry's file; a file on a server is downloaded first."""
     gallery = state.gallery
     path: Path | None = getattr(gallery.get(name), "path", None)
     if path is None:
@@ -179,8 +179,8 @@ def _print(entries: Sequence[Entry | RemoteEntry], more: str | None, nothing: st
         star = "★" if entry.favourite else " "
         line = f"{star} {entry.filename:<{name_width}}  {_when(entry):%Y-%m-%d %H:%M}  "
         prompt = " ".join(entry.metadata.prompt.split())
-        room = max(10, width - len(line))
-        echo(line + (prompt if len(prompt) <= room else f"{prompt[: room - 1]}…"))
+        columns = max(10, width - len(line))
+        echo(line + (prompt if len(prompt) <= columns else f"{prompt[: columns - 1]}…"))
     if more:
         echo()
         echo(f"more: --cursor {more}")
@@ -201,18 +201,18 @@ def _about(entry: Entry | RemoteEntry, gallery: AnyGallery) -> list[tuple[str, o
         ("fps", metadata.fps),
         ("strength", metadata.strength),
         ("lora", metadata.lora),
-        ("made by", f"mold {metadata.version}"),
+        ("written by", f"mold {metadata.version}"),
     ]
     if entry.metadata_synthetic:
         rows = [("model", metadata.model), ("size", f"{metadata.width}x{metadata.height}")]
     rows += [
-        ("file", _place(gallery, entry)),
+        ("file", _location(gallery, entry)),
         ("bytes", readable_size(entry.size_bytes)),
         ("time", f"{_when(entry):%Y-%m-%d %H:%M:%S}"),
         ("favourite", "yes" if entry.favourite else None),
         ("tags", ", ".join(entry.tags)),
         *((parent.relation.replace("-", " "), parent.name) for parent in entry.parents),
-        *(("became", child.filename) for child in gallery.children(entry.filename)),
+        *(("used for", child.filename) for child in gallery.children(entry.filename)),
     ]
     return [(label, value) for label, value in rows if value not in (None, "")]
 

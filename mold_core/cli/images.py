@@ -1,4 +1,4 @@
-"""Files that commands are given, images above all → the bytes a request carries."""
+"""Files named on the command line, mostly images → the bytes that a request carries."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from mold_core.errors import ValidationError
 
 __all__ = ["read_file", "read_image", "source_fields"]
 
-# What the server takes as a whole request; no image of 32 megapixels needs more.
+# The server's limit for a whole request; no image of 32 megapixels needs more.
 _MAX_BYTES = 64 * 1024 * 1024
 
 
 def source_fields(image: str | None, strength: float | None, mask: str | None) -> dict[str, Any]:
-    """Return the fields of a request that the flags --image, --strength and --mask fill. Raises ValidationError."""
+    """Return the request fields for the flags --image, --strength and --mask. Raises ValidationError."""
     if image is None:
         for flag, value in (("--strength", strength), ("--mask", mask)):
             if value is not None:
-                raise ValidationError(f"{flag} needs an image to change", field=flag[2:], hint="name one with --image")
+                raise ValidationError(f"{flag} needs an input image", field=flag[2:], hint="pass one with --image")
         return {}
     fields: dict[str, Any] = {"source_image": read_image(image, "--image")}
     if strength is not None:
@@ -34,19 +34,19 @@ def source_fields(image: str | None, strength: float | None, mask: str | None) -
 def read_image(path: str, flag: str) -> bytes:
     """Return the bytes of an image file, or of standard input for "-".
 
-    Raises ValidationError, naming the flag and the file, for what cannot be read and what is no whole image.
+    Raises ValidationError, naming flag and file, for an unreadable file and for a damaged or unknown image.
     """
     data = read_file(path, flag)
     from mold_core.media.images import check_image
 
-    check_image(data, name=f"{flag} {path!r}")  # the engine does too, but knows no flags and files
+    check_image(data, name=f"{flag} {path!r}")  # the engine checks too, but cannot name the flag
     return data
 
 
 def read_file(path: str, flag: str) -> bytes:
     """Return the bytes of a file, or of standard input for "-".
 
-    Raises ValidationError, naming the flag and the file, for what cannot be read, is empty or too large.
+    Raises ValidationError, naming flag and file, for a file that is unreadable, empty or too large.
     """
     try:
         if path == "-":

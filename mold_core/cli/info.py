@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _HOW = {
-    "eager": "everything in memory",
-    "sequential": "one part at a time",
-    "offload": "one part at a time, blocks streamed",
+    "eager": "all components in memory",
+    "sequential": "one component at a time",
+    "offload": "one component at a time, streamed by blocks",
 }
 
 
@@ -90,12 +90,12 @@ def _model(details: ModelDetails) -> None:
         "name": details.name,
         "about": details.description,
         "family": _family(details),
-        "can do": ", ".join(details.abilities),
+        "capabilities": ", ".join(details.abilities),
         "licence": details.licence or "not stated",
         "image": _image(details.defaults),
         "files": f"{len(details.files)}, {readable_size(size_bytes)}"
         + (" (inside the plugin)" if details.embedded else ""),
-        "here": f"no, {missing} missing" if missing else "yes",
+        "downloaded": f"no, {missing} missing" if missing else "yes",
     }
     _rows({name: value for name, value in rows.items() if value})
     own = own_rows(details.parameters)
@@ -109,7 +109,7 @@ def _model(details: ModelDetails) -> None:
         shown = readable_size(file.size_bytes) if file.size_bytes else ""
         echo(f"{mark} {file.component:<15} {shown:>9}  {file.path}")
         if not file.here and file.repo:
-            gate = " (accept its licence there first)" if file.gated else ""
+            gate = " (accept its licence on the hub first)" if file.gated else ""
             echo(f"    from {file.repo}, file {file.filename}{gate}")
     if details.memory is not None:
         echo()
@@ -117,9 +117,9 @@ def _model(details: ModelDetails) -> None:
 
 
 def _memory(memory: MemoryDetails) -> None:
-    """Show what each part takes, what each strategy needs, and what would be done."""
-    room = ", ".join(f"{readable_size(size_bytes)} on {device}" for device, size_bytes in memory.room.items())
-    echo(style(f"Memory: there is room for {room}", bold=True))
+    """Show the size of each component, the need of each strategy, and the strategy that would be used."""
+    available = ", ".join(f"{readable_size(size_bytes)} on {device}" for device, size_bytes in memory.room.items())
+    echo(style(f"Memory available: {available}", bold=True))
     for part in memory.parts:
         where = f"  on {part.device}" if len(memory.room) > 1 else ""
         weights, working = readable_size(part.size_bytes), readable_size(part.working_bytes)
@@ -133,17 +133,17 @@ def _memory(memory: MemoryDetails) -> None:
         used = "  ← used" if strategy == memory.chosen else ""
         echo(f"{mark} {strategy:<15} {needed:>9}  {_HOW[strategy]}{used}")
     if memory.problem:
-        echo(style(f"It does not fit: {memory.problem}", fg="red"))
+        echo(style(f"Does not fit: {memory.problem}", fg="red"))
 
 
 def _family(details: ModelDetails) -> str:
     if details.part_of is not None:
-        return f"{details.family}, a part of {details.part_of} models"
-    return details.family if details.abilities else f"{details.family} (no loaded plugin brings it)"
+        return f"{details.family}, a component of {details.part_of} models"
+    return details.family if details.abilities else f"{details.family} (no loaded plugin provides it)"
 
 
 def _image(defaults: ModelDefaults) -> str:
-    """Return the size, steps and guidance a request gets by default, as far as there are any."""
+    """Return the default size, steps and guidance, as far as the model has them."""
     parts = [image_size(defaults), step_count(defaults)]
     if defaults.guidance is not None:
         parts.append(f"guidance {defaults.guidance:g}")

@@ -1,4 +1,4 @@
-"""Ends a command within two seconds of Ctrl-C, whatever it computes."""
+"""Ends a command within two seconds of Ctrl-C, whatever it is computing."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ INTERRUPTED = 130
 _GRACE_S = 1.0
 
 
-def end_soon_when_interrupted(say: Callable[[], object]) -> None:
-    """Let Ctrl-C end the process by itself where KeyboardInterrupt has not done so a second later.
+def end_soon_when_interrupted(report: Callable[[], object]) -> None:
+    """End the process one second after Ctrl-C if KeyboardInterrupt has not done so.
 
-    A computation in C++ cannot be interrupted, and Python waits for the thread that it runs in. `say` is called before
-    the end. A thread reads what the signal handler in C writes, so it does not matter what the main thread does.
+    A C++ computation cannot be interrupted, and Python waits for its thread. `report` is called just
+    before. A thread reads what the C signal handler writes, so it does not matter what the main thread is doing.
     """
     if threading.current_thread() is not threading.main_thread():
         return
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    threading.Thread(target=_wait, args=(reader, say), name="mold-interrupt", daemon=True).start()
+    threading.Thread(target=_wait, args=(reader, report), name="mold-interrupt", daemon=True).start()
 
 
 def exit_now(status: int) -> None:
-    """End the process without waiting for its threads; what was written is flushed, what is unfinished removed."""
+    """End the process without waiting for its threads. Output is flushed, unfinished files are deleted."""
     remove_unfinished()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
@@ -42,11 +42,11 @@ def exit_now(status: int) -> None:
     os._exit(status)
 
 
-def _wait(reader: int, say: Callable[[], object]) -> None:
+def _wait(reader: int, report: Callable[[], object]) -> None:
     while signal.SIGINT not in os.read(reader, 64):
         pass
     time.sleep(_GRACE_S)
     with suppress(Exception):
-        say()
+        report()
     remove_unfinished()
     os._exit(INTERRUPTED)  # without flushing standard output, whose reader may have stopped reading

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command", "image_size", "readable_size", "step_count"]
 
-# A narrower terminal would tear the table; each model has lines of its own there.
+# Below this width the table would wrap; each model gets separate lines instead.
 _TABLE_COLUMNS = 90
 
 
@@ -41,16 +41,16 @@ def command(state: State, as_json: bool, loras: bool) -> None:
     here = [entry for entry in entries if entry.downloaded]
     elsewhere = [entry for entry in entries if not entry.downloaded]
     if not entries:
-        echo("No models: no plugin that brings any is loaded (mold plugins).")
+        echo("No models: no loaded plugin provides any (mold plugins).")
         return
-    _table("Here:", here, default)
+    _table("Downloaded:", here, default)
     if elsewhere:
         echo()
-        _table("Known, not downloaded:", elsewhere, default)
+        _table("Available to download:", elsewhere, default)
     address = getattr(state.engine, "address", None)
     where = f"all on {address}" if state.settings.host and address else f"files go to {state.settings.models_path}"
     echo()
-    echo(f"★ used when none is named · {where} · mold info NAME tells more")
+    echo(f"★ default · {where} · mold info NAME shows details")
 
 
 def _default_name(state: State) -> str | None:
@@ -74,7 +74,7 @@ def _table(title: str, entries: list[ModelEntry], default: str | None) -> None:
         size = "embedded" if spec.embedded else readable_size(spec.size_bytes) if spec.size_bytes else "–"
         image, steps = image_size(spec.defaults), step_count(spec.defaults)
         problem = (
-            "" if entry.runnable or spec.part_of else style(f"  (no plugin brings family {spec.family})", fg="yellow")
+            "" if entry.runnable or spec.part_of else style(f"  (no plugin provides family {spec.family})", fg="yellow")
         )
         if narrow:
             about = " · ".join(filter(None, [size, image, steps, spec.description]))
@@ -104,17 +104,17 @@ def _as_json(entry: ModelEntry, default: str | None) -> dict[str, object]:
 
 
 def image_size(defaults: ModelDefaults) -> str:
-    """Return the default size as 128x128; nothing for a model that makes no images of a size of its own."""
+    """Return the default size, such as 128x128; empty for a model without one."""
     return f"{defaults.width}x{defaults.height}" if defaults.width and defaults.height else ""
 
 
 def step_count(defaults: ModelDefaults) -> str:
-    """Return the default steps in words; nothing for a model without."""
+    """Return the default number of steps in words; empty for a model without one."""
     return f"{defaults.steps} step{'' if defaults.steps == 1 else 's'}" if defaults.steps else ""
 
 
 def readable_size(size_bytes: int) -> str:
-    """Return a size as people write it, in units of 1000: 23.1 GB."""
+    """Return a size in decimal units, such as 23.1 GB."""
     size = float(size_bytes)
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:

@@ -1,4 +1,4 @@
-"""Adapters (LoRA) as commands are given them, and as `mold list --loras` shows them."""
+"""LoRAs as --lora takes them, and as `mold list --loras` shows them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["list_loras", "lora_weight"]
 
 
 def lora_weight(text: str) -> LoraWeight:
-    """Return the LoRA that ``NAME``, ``PATH`` or either with ``:SCALE`` means. Files are looked for from here."""
+    """Return the LoRA of ``NAME``, ``PATH`` or either with ``:SCALE``. Relative paths start at the current folder."""
     from mold_core.wire import LoraWeight
 
     name, colon, scale = text.rpartition(":")
@@ -29,7 +29,7 @@ def lora_weight(text: str) -> LoraWeight:
 
 
 def list_loras(state: State, *, as_json: bool) -> None:
-    """Print the LoRAs that have names, here or at the server that is named, with their sizes."""
+    """Print the names and sizes of the LoRAs on this machine or on the named server."""
     from mold_core.cli.list_models import readable_size
     from mold_core.wire.convert import to_json
 
@@ -41,4 +41,4 @@ def list_loras(state: State, *, as_json: bool) -> None:
     for lora in found:
         echo(f"{lora.name:<{width}}  {readable_size(lora.size_bytes):>8}")
     if not found:
-        echo("No LoRA: put .safetensors files into the folder loras of MOLD_HOME.")
+        echo("No LoRAs: put .safetensors files into the folder loras in MOLD_HOME.")

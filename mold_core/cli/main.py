@@ -21,7 +21,7 @@ from mold_core.text import visible
 
 __all__ = ["main", "mold"]
 
-# Command → module below mold_core.cli, imported when it is needed, and what the help page says of it, in its order.
+# Command → module in mold_core.cli, imported when needed, and its summary on the help page, in that order.
 COMMANDS = {
     "run": ("run", "Generate an image or a video from a prompt."),
     "expand": ("expand", "Expand a short prompt into a detailed one."),
@@ -56,7 +56,7 @@ Examples:
 
 
 class _LazyGroup(click.Group):
-    """A group whose own commands are modules, and to which plugins add theirs."""
+    """A group that imports its commands when needed, and to which plugins add theirs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*COMMANDS, *sorted(self._listed(ctx).keys() - COMMANDS.keys())]
@@ -83,7 +83,7 @@ class _LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            # Click would write an empty line in any case; it is wanted where a terminal has echoed ^C.
+            # Click would always write an empty line; it is needed only after a ^C that the terminal has echoed.
             if sys.stderr is not None and sys.stderr.isatty():
                 echo(err=True)
             raise CancelledError("interrupted") from None
@@ -98,7 +98,7 @@ class _LazyGroup(click.Group):
 
             near = get_close_matches(args[0], self.list_commands(ctx), n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise click.UsageError(f"there is no command {args[0]!r}{hint}", ctx) from error
+            raise click.UsageError(f"unknown command {args[0]!r}{hint}", ctx) from error
 
     def _listed(self, ctx: click.Context) -> dict[str, str]:
         if ctx.params.get("no_plugins") or ctx.ensure_object(State).no_plugins:
@@ -106,10 +106,10 @@ class _LazyGroup(click.Group):
         try:
             return listed_commands(lambda: self._load_plugins(ctx))
         except MoldError:
-            return {}  # a broken config.toml must not keep the help page from people; commands report it
+            return {}  # a broken config.toml must not break the help page; commands report it
 
     def _load_plugins(self, ctx: click.Context) -> tuple[dict[str, click.Command], list[str]]:
-        """Let plugins add their commands, once; return those, and the files of the plugins' modules."""
+        """Let plugins add their commands, once. Return the commands, and the files of the plugins' modules."""
         state = ctx.ensure_object(State)
         plugins = state.plugins
         if not state.commands_added:
@@ -117,7 +117,7 @@ class _LazyGroup(click.Group):
             with foreign_code():
                 failures = plugins.notify("mold_commands", cli=self)
             for name, failure in failures:
-                echo(f"warning: the commands of plugin {name} are missing: {failure}", err=True)
+                echo(f"warning: plugin {name} could not add its commands: {failure}", err=True)
         modules = [getattr(plugin, "__file__", None) for plugin in plugins.manager.get_plugins()]
         return dict(self.commands), sorted(filter(None, modules))
 
@@ -151,17 +151,17 @@ def _command(ctx: click.Context, name: str) -> Any:
 
 def main() -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    # NOTE: SIGPIPE stays ignored, as Python has it: with its default a server ends when it answers a client that has
-    # just left, or calls a worker that has just died.
+    # NOTE: SIGPIPE stays ignored, Python's default: otherwise a server would die when it answers a client that has
+    # just disconnected, or calls a worker that has just died.
     prepare_streams()
     try:
         status = _run(State(owns_process=True))
-    except SystemExit:  # Click's, for an output that nobody reads
+    except SystemExit:  # from Click, for an output that nobody reads
         status = 1
     if status and _nobody_reads():
         _end_by_sigpipe()
     if status == INTERRUPTED or any(thread.name.startswith("mold-feed-") for thread in threading.enumerate()):
-        # A worker may compute in C++ still: Python would end its thread and abort the process.
+        # A worker thread may still run C++ code: Python would end the thread and abort the process.
         exit_now(status)
     sys.exit(status)
 
@@ -171,7 +171,7 @@ def _run(state: State | None = None) -> int:
         status = mold.main(prog_name="mold", standalone_mode=False, obj=state)
         if sys.stdout is not None:
             sys.stdout.flush()
-        if isinstance(status, int):  # of a click.exceptions.Exit, which Click does not raise here
+        if isinstance(status, int):  # the status of a click.exceptions.Exit, which Click does not raise here
             return status
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
@@ -185,14 +185,14 @@ def _run(state: State | None = None) -> int:
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             return 1
-        # Commands turn what they expect into errors of mold; what is left is a standard output that takes no more.
+        # Commands turn expected errors into MoldError; what remains is a standard output that cannot be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), result_descriptor())
         return _fail(f"{error.filename or 'standard output'}: {error.strerror or error}", 1)
     return 0
 
 
 def _nobody_reads() -> bool:
-    """Say whether standard output is a pipe whose reader has left, as in ``mold list | head``."""
+    """Return whether standard output is a pipe whose reader has closed it, as in ``mold list | head``."""
     if not hasattr(select, "poll"):
         return False
     poll = select.poll()
@@ -201,13 +201,13 @@ def _nobody_reads() -> bool:
 
 
 def _end_by_sigpipe() -> None:
-    """End quietly, the way other programs do in a pipe."""
+    """End by SIGPIPE, without a message, as other programs in a pipe do."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     os.kill(os.getpid(), signal.SIGPIPE)
 
 
 def _color() -> bool | None:
-    """Return False where people want no colour (https://no-color.org), None to leave it to the kind of output."""
+    """Return False if NO_COLOR is set (https://no-color.org), None to decide by the kind of output."""
     return False if os.environ.get("NO_COLOR") else None
 
 
@@ -217,6 +217,6 @@ def _fail(message: str, exit_status: int) -> int:
 
         for line in traceback.format_exc().splitlines():
             echo(line, err=True)
-    # A message of several lines, such as an expander's, reads better as one than with escapes.
+    # A message of several lines, such as an expander's, is joined rather than escaped.
     echo(style("error: ", fg="red") + " ".join(message.split()), err=True, color=_color())
     return exit_status

@@ -29,7 +29,7 @@ def command(state: State, as_json: bool) -> None:
         mark = style("✗", fg="red") if info.failure else style("○" if info.blocked else "●", fg="green")
         echo(f"{mark} {info.name}" + (f" {info.version}" if info.version else "") + f"  {info.module}")
         if info.blocked:
-            echo("    left out by MOLD_PLUGINS or --no-plugins")
+            echo("    disabled by MOLD_PLUGINS or --no-plugins")
         for kind, names in info.provides.items():
             shown = ", ".join(names[:_SHOWN]) + (f", … ({len(names)} in all)" if len(names) > _SHOWN else "")
             echo(f"    {kind}: {shown}")

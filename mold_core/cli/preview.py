@@ -75,7 +75,7 @@ def show_image(
     try:
         image = Image.open(BytesIO(data)).convert("RGB")
     except (UnidentifiedImageError, OSError):
-        echo("note: this file cannot be shown in a terminal", err=True)
+        echo("note: this file cannot be previewed in a terminal", err=True)
         return
     match _told(environ) or _asked(stream) if protocol == "auto" else protocol:
         case "kitty":

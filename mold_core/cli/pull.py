@@ -38,7 +38,7 @@ def command(state: State, model: str, skip_verify: bool) -> None:
     """
     from mold_core.cli.progress import ProgressLine
 
-    # Warnings of huggingface_hub would tear the progress line; what matters of them mold says itself.
+    # Warnings of huggingface_hub would break the progress line; mold reports what matters itself.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     engine = state.engine
     spec = engine.resolve(model)
@@ -47,18 +47,18 @@ def command(state: State, model: str, skip_verify: bool) -> None:
         pulled = engine.pull(spec.name, line, skip_verify=skip_verify)
     except KeyboardInterrupt:
         line.clear()
-        echo(f"note: what has come is kept; mold pull {spec.name} goes on with it", err=True)
+        echo(f"note: partial downloads are kept; resume with mold pull {spec.name}", err=True)
         raise
     finally:
         line.clear()
     if not spec.embedded:
         echo(
-            f"{style('✓', fg='green')} {spec.name} is here, {readable_size(_size_bytes(pulled))}",
+            f"{style('✓', fg='green')} {spec.name} downloaded, {readable_size(_size_bytes(pulled))}",
             err=not at_terminal(),
         )
 
 
 def _size_bytes(pulled: LocalFiles | PullResponse) -> int:
-    """Return the size of what is here now; of a server's files the answer tells it."""
+    """Return the size of the downloaded files; a server reports it in its response."""
     size = pulled.size_bytes
     return size if isinstance(size, int) else size()

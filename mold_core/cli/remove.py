@@ -49,22 +49,22 @@ def _remove(state: State, name: str, yes: bool) -> MoldError | None:
         planned = state.shelf.plan_removal(name)
         if not planned.files:
             kept = planned.kept[0]
-            echo(f"nothing of {planned.model} is deleted: {Path(kept.path).name}: {kept.why}")
+            echo(f"No file of {planned.model} is deleted: {Path(kept.path).name}: {kept.why}")
             return None
         _show(planned)
         if not yes and not _confirmed(planned):
-            echo("nothing was deleted", err=True)
+            echo("Nothing was deleted.", err=True)
             return None
         done = state.shelf.remove(planned.model)
     except MoldError as error:
         return error
-    echo(f"{style('✓', fg='green')} {done.model} is gone, {readable_size(done.size_bytes)} freed")
+    echo(f"{style('✓', fg='green')} {done.model} deleted, {readable_size(done.size_bytes)} freed")
     return None
 
 
 def _confirmed(planned: Removal) -> bool:
     if not sys.stdin.isatty():
-        raise click.UsageError("there is nobody to ask; say --yes to delete without asking")
+        raise click.UsageError("not a terminal: pass --yes to delete without confirmation")
     return click.confirm(f"Delete {len(planned.files)} files of {visible(planned.model)}?", default=False, err=True)
 
 
@@ -72,4 +72,4 @@ def _show(planned: Removal) -> None:
     for file in planned.files:
         echo(f"  {readable_size(file.size_bytes):>9}  {file.path}", err=True)
     for kept in planned.kept:
-        echo(f"  {'stays':>9}  {kept.path}: {kept.why}", err=True)
+        echo(f"  {'kept':>9}  {kept.path}: {kept.why}", err=True)

@@ -148,7 +148,7 @@ def command(
         run_script(state, script, output, seed=flags["seed"], dry_run=dry_run)
         return
     if dry_run:
-        raise ValidationError("--dry-run says what a script comes to", field="dry_run", hint="name one with --script")
+        raise ValidationError("--dry-run prints the plan of a script", field="dry_run", hint="pass one with --script")
     engine = state.engine
     model, prompt_words = _split_model(engine, flags.pop("model"), words)
     if from_ is not None:
@@ -191,9 +191,9 @@ def _refuse_beside_script() -> None:
         if given and parameter.name not in allowed:
             what = parameter.opts[0] if isinstance(parameter, click.Option) else "a prompt"
             raise ValidationError(
-                f"{what} is not for --script, which says all but the seed",
+                f"{what} cannot be combined with --script, which sets everything but the seed",
                 field=parameter.name,
-                hint="change the script, or leave one of both out",
+                hint="edit the script, or leave one out",
             )
 
 
@@ -223,10 +223,10 @@ def _split_model(engine: AnyEngine, named: str | None, words: tuple[str, ...]) -
 
 def _prompt_from_stdin(taken: bool) -> str:
     if taken or sys.stdin is None or sys.stdin.isatty():
-        raise click.UsageError('there is no prompt; try: mold run "a red house under a yellow moon"')
+        raise click.UsageError('no prompt given; try: mold run "a red house under a yellow moon"')
     text = sys.stdin.buffer.read().decode("utf-8", "replace").strip()
     if not text:
-        raise click.UsageError("there is no prompt: no words were given and standard input is empty")
+        raise click.UsageError("no prompt given, and standard input is empty")
     return text
 
 
@@ -235,7 +235,7 @@ def _announce_default(engine: AnyEngine) -> DefaultModel:
     if chosen.reason == "embedded":
         echo(
             f"{style('note:', fg='yellow')} using {chosen.spec.name}, the tiny model inside mold; "
-            f"'mold list' shows large ones, 'mold pull NAME' fetches one",
+            f"'mold list' shows large ones, 'mold pull NAME' downloads one",
             err=True,
         )
     return chosen

@@ -50,22 +50,24 @@ def start(state: State, bind: str | None, port: int | None) -> None:
     settings = state.settings
     running = server_process(settings.home)
     if running is not None:
-        raise ServerError(f"a server runs already: {running.address}, process {running.pid}", hint="mold server stop")
+        raise ServerError(
+            f"a server is already running: {running.address}, process {running.pid}", hint="mold server stop"
+        )
     flags = [*(("--bind", bind) if bind else ()), *(("--port", str(port)) if port else ())]
     log = settings.home / "logs" / "server.log"
     pid = _spawn(["serve", *flags], log)
     deadline = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < deadline:
         if os.waitpid(pid, os.WNOHANG)[0]:
-            raise ServerError(f"the server ended at once: {_last_line(log)}", hint=f"{log} has more")
+            raise ServerError(f"the server exited during startup: {_last_line(log)}", hint=f"see {log}")
         found = server_process(settings.home)
         if found is not None and found.pid == pid and local_client(settings) is not None:
             mark = style("✓", fg="green")
-            echo(f"{mark} mold serves on {found.address}, process {pid}, log {log}", err=True)
+            echo(f"{mark} mold is listening on {found.address}, process {pid}, log {log}", err=True)
             return
         time.sleep(_LOOK_S)
     os.kill(pid, signal.SIGTERM)
-    raise ServerError(f"the server did not answer within {_START_TIMEOUT_S:.0f} s", hint=f"{log} may say why")
+    raise ServerError(f"the server was not ready within {_START_TIMEOUT_S:.0f} s", hint=f"see {log}")
 
 
 @command.command("status")
@@ -92,11 +94,11 @@ def stop(state: State) -> None:
 
     process = server_process(state.settings.home)
     if process is None:
-        raise ServerError("no server runs with this MOLD_HOME")
+        raise ServerError("no server is running for this MOLD_HOME")
     client = local_client(state.settings)
     try:
         if client is None:
-            raise ServerError("it does not answer")
+            raise ServerError("the server does not respond")
         client.shutdown()
     except MoldError:
         os.kill(process.pid, signal.SIGTERM)
@@ -105,11 +107,11 @@ def stop(state: State) -> None:
         if not _ended(process, _STOP_TIMEOUT_S):
             os.kill(process.pid, signal.SIGKILL)
             _ended(process, _STOP_TIMEOUT_S)
-    echo(f"{style('✓', fg='green')} the server at {process.address} has ended", err=True)
+    echo(f"{style('✓', fg='green')} the server at {process.address} has stopped", err=True)
 
 
 def status_rows(now: ServerStatus) -> dict[str, str]:
-    """Return what a server says of itself, as labels and words."""
+    """Return the status of a server as labels and text."""
     from mold_core.cli.progress import duration
 
     queue = f"{now.queue_depth} of {now.queue_capacity} waiting" + (", paused" if now.queue_paused else "")
@@ -126,7 +128,7 @@ def status_rows(now: ServerStatus) -> dict[str, str]:
 
 
 def _spawn(arguments: list[str], log: Path) -> int:
-    """Start mold in a session of its own, so that no terminal ends it, and return its process id."""
+    """Start mold in a new session, detached from the terminal, and return its process id."""
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -162,4 +164,4 @@ def _last_line(log: Path) -> str:
         lines = log.read_text("utf-8", "replace").strip().splitlines()
     except OSError:
         lines = []
-    return lines[-1].removeprefix("error: ") if lines else "its log is empty"
+    return lines[-1].removeprefix("error: ") if lines else "the log is empty"

@@ -15,7 +15,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def host_flag(function: Function) -> Function:
-    """Add --host to a command that is about a server. Nothing is passed to the command: State knows."""
+    """Add --host to a command that needs a server. State keeps the value; the command gets no argument."""
     return click.option(
         "--host",
         metavar="HOST",
@@ -26,7 +26,7 @@ def host_flag(function: Function) -> Function:
 
 
 def server_flags(function: Function) -> Function:
-    """Add --host and --local to a command that does work. Nothing is passed to the command: State knows."""
+    """Add --host and --local to a command. State keeps the values; the command gets no arguments."""
     local = click.option(
         "--local", is_flag=True, expose_value=False, callback=_stay_local, help="Use no server; run in this process."
     )

@@ -1,4 +1,4 @@
-"""What commands share: settings, plugins and the engine, each made when it is first asked for."""
+"""What commands share: settings, plugins and the engine, each created on first use."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ __all__ = ["State"]
 class State:
     """The state of one invocation of `mold`.
 
-    `engine` is what does the work: a client of the server that MOLD_HOST or --host names, or of one that runs on this
-    machine with the same MOLD_HOME, and otherwise an engine in this process. With `falls_back` a named server that
-    refuses the connection is replaced by this process; `lost` then says which.
+    `engine` runs requests: a client of the server that MOLD_HOST or --host names, or of one that runs on this machine
+    with the same MOLD_HOME, or else an engine in this process. With `falls_back`, this process replaces a named server
+    that refuses the connection; `lost` then holds the error.
     """
 
     def __init__(self, *, owns_process: bool = False) -> None:
-        """With `owns_process` nothing but this command runs in the process, which may be ended with it."""
+        """`owns_process`: only this command runs in the process, so Ctrl-C may end the process."""
         self._owns_process = owns_process
         self.no_plugins = False
         self.commands_added = False
@@ -45,30 +45,30 @@ class State:
         self._bound: list[str] = []
 
     def use_flags(self, **flags: Any) -> None:
-        """Let flags of the command decide settings, by field name; None means not given. Call it before `engine`.
+        """Override settings with flags of the command, by field name; None means not given. Call it before `engine`.
 
-        All but the host are about this machine, and keep the work here.
+        All but the host apply to this machine only, so the command runs locally.
         """
         self._flags.update(flags)
         self._bound += [
             f"--{name.replace('_', '-')}" for name, value in flags.items() if value is not None and name != "host"
         ]
-        self.__dict__.pop("settings", None)  # they may have been read before, to look for plugins
+        self.__dict__.pop("settings", None)  # they may have been read before, to find plugins
 
     def stay_here(self, what: str) -> None:
-        """Keep the work in this process because of `what`, which no server can do. Call it before `engine`."""
+        """Run in this process because of `what`, which no server can do. Call it before `engine`."""
         self._bound.append(what)
 
     @cached_property
     def settings(self) -> Settings:
-        """The settings in force, flags of the command included."""
+        """The current settings, flags of the command included."""
         from mold_core.settings import Settings
 
         return Settings.load(self._flags)
 
     @cached_property
     def plugins(self) -> Plugins:
-        """The plugins that are installed and wanted."""
+        """The plugins that are installed and enabled."""
         from mold_core.plugins import load_plugins
 
         with foreign_code():
@@ -76,12 +76,12 @@ class State:
 
     @cached_property
     def engine(self) -> AnyEngine:
-        """What does the work. Raises SettingsError for flags that a named server cannot follow, UnreachableError."""
+        """What runs requests. Raises SettingsError for flags that a server cannot apply, and UnreachableError."""
         return self._client() or self.local_engine
 
     @cached_property
     def local_engine(self) -> Engine:
-        """The engine in this process; torch is not imported before it makes something."""
+        """The engine in this process. Creating it does not import torch."""
         from mold_core.cli.interrupt import end_soon_when_interrupted
         from mold_core.engine import Engine
 
@@ -97,20 +97,20 @@ class State:
 
     @cached_property
     def gallery(self) -> AnyGallery:
-        """The results that are kept here, or by the server that is named. Raises SettingsError where none are."""
+        """The gallery of this machine, or of the named server. Raises SettingsError if there is none."""
         if self._named():
             return self.server.gallery
         from mold_core.gallery import Gallery
 
         gallery = Gallery.of(self.settings)
         if gallery is None:
-            raise SettingsError("results are not kept: MOLD_OUTPUT_DIR is empty", hint="unset it, or name a folder")
+            raise SettingsError("there is no gallery: MOLD_OUTPUT_DIR is empty", hint="unset it, or set it to a folder")
         gallery.reconcile()
         return gallery
 
     @cached_property
     def server(self) -> Client:
-        """The server that commands about servers mean. Raises UnreachableError where there is none."""
+        """The named server, or the one that runs on this machine. Raises UnreachableError if there is none."""
         from mold_core.client import Client
         from mold_core.client.local import local_client
 
@@ -119,11 +119,11 @@ class State:
             return Client(settings.host, settings.first_api_key() or "")
         client = local_client(settings)
         if client is None:
-            raise UnreachableError("no server runs here", hint="mold server start begins one; --host names another")
+            raise UnreachableError("no server is running on this machine", hint="mold server start, or --host HOST")
         return client
 
     def _client(self) -> Client | None:
-        """Return the server to use; None where the work is done here."""
+        """Return the server to use; None to run in this process."""
         settings = self.settings
         if self.local or not (settings.host or (settings.use_server == "auto" and not self._bound)):
             return None
@@ -139,12 +139,12 @@ class State:
                 raise
             self.lost = error
             note = style("note:", fg="yellow")
-            echo(f"{note} {error.message}; this machine does the work", err=True)
+            echo(f"{note} {error.message}; running on this machine instead", err=True)
             return None
         return self.server
 
     def _named(self) -> bool:
-        """Say whether a server is named and meant. Raises SettingsError for flags that it cannot follow."""
+        """Return whether a named server is to be used. Raises SettingsError for flags that it cannot apply."""
         named = self.settings.host is not None and not self.local
         if named:
             self._refuse_bound()
@@ -153,6 +153,6 @@ class State:
     def _refuse_bound(self) -> None:
         if self._bound:
             raise SettingsError(
-                f"{self._bound[0]} is about this machine, and the server {self.settings.host} is asked to do the work",
-                hint="leave it out, or say --local",
+                f"{self._bound[0]} applies to this machine only, and {self.settings.host} would run the command",
+                hint="leave it out, or add --local",
             )

@@ -25,7 +25,7 @@ _VIDEOS = {".mp4": "mp4", ".gif": "gif", ".png": "apng", ".apng": "apng", ".webp
 
 @attrs.frozen
 class Target:
-    """Where results go; `path` of None is standard output, and one that is not `named` is a folder."""
+    """Where results go. A `path` of None is standard output; one that is not `named` is a folder."""
 
     path: Path | None
     named: bool
@@ -41,9 +41,9 @@ class Target:
         videos: bool = False,
         default: str | None = None,
     ) -> Target:
-        """Decide before any work is done, so that nothing is computed that cannot be kept.
+        """Return the target, checked before anything is generated.
 
-        `format_` is what was asked for, `default` what a path without a suffix gets. Raises ValidationError and
+        `format_` is the requested format, `default` the format of a path without a suffix. Raises ValidationError and
         OutputError.
         """
         suffixes = _VIDEOS if videos else _IMAGES
@@ -52,7 +52,7 @@ class Target:
         if output == "-" or (output is None and not at_terminal()):
             if count != 1:
                 raise ValidationError(
-                    f"--batch {count} makes several images and standard output takes one",
+                    f"standard output takes one image, and --batch is {count}",
                     field="batch_size",
                     hint="name a file with -o",
                 )
@@ -64,7 +64,7 @@ class Target:
         return cls(Path(output), True, _checked(output, format_, suffixes) or default)
 
     def write(self, files: Sequence[ImageData | VideoData], *, model: str, seed: int, time_ms: int) -> None:
-        """Write results, and say where they are."""
+        """Write the results, and print where they are."""
         if self.path is None:
             write_result(files[0].data)
             return
@@ -93,14 +93,14 @@ class Target:
                 rescued = save(Path(tempfile.gettempdir()), name, file.data)
             except OutputError:
                 raise error from None
-            raise OutputError("%s", error, hint=error.hint, local_hint=f"the result is kept as {rescued}") from error
+            raise OutputError("%s", error, hint=error.hint, local_hint=f"the result was saved as {rescued}") from error
 
 
 def _known(format_: str | None, suffixes: dict[str, str]) -> str | None:
     format_ = "jpeg" if format_ == "jpg" else format_
     if format_ is not None and format_ not in suffixes.values():
         raise ValidationError(
-            f"--format {format_} is not for {'videos' if 'mp4' in suffixes.values() else 'images'}",
+            f"--format {format_} cannot be used for {'videos' if 'mp4' in suffixes.values() else 'images'}",
             field="output_format",
             value=format_,
             hint=f"use one of {', '.join(dict.fromkeys(suffixes.values()))}",
@@ -109,28 +109,32 @@ def _known(format_: str | None, suffixes: dict[str, str]) -> str | None:
 
 
 def _checked(output: str, format_: str | None, suffixes: dict[str, str]) -> str | None:
-    """Return the format of a named file; None leaves it open."""
+    """Return the format of a named file; None if neither suffix nor --format decides."""
     path = Path(output)
     by_suffix = suffixes.get(path.suffix.lower())
     if path.suffix and by_suffix is None:
         *some, last = suffixes
         raise ValidationError(
-            f"--output {output!r} ends in {path.suffix}", field="output", hint=f"use {', '.join(some)} or {last}"
+            f"--output {output!r} has the unknown suffix {path.suffix}",
+            field="output",
+            hint=f"use {', '.join(some)} or {last}",
         )
     if format_ and by_suffix and format_ != by_suffix:
         raise ValidationError(
             f"--output {output!r} is a {by_suffix} file and --format says {format_}",
             field="output_format",
-            hint="leave one of them out",
+            hint="leave one out",
         )
     if output.endswith(os.sep) or os.path.isdir(path):
-        raise OutputError(f"{output!r} is a directory", field="output", hint="name a file in it")
+        raise OutputError(f"--output {output!r} is a directory", field="output", hint="add a file name")
     _check_directory(path.parent)
     return format_ or by_suffix
 
 
 def _check_directory(directory: Path) -> None:
     if not os.path.isdir(directory):
-        raise OutputError(f"the directory {str(directory)!r} does not exist", field="output", hint="make it first")
+        raise OutputError(f"the directory {str(directory)!r} does not exist", field="output", hint="create it first")
     if not os.access(directory, os.W_OK):
-        raise OutputError(f"the directory {str(directory)!r} is not writable", field="output", hint="choose another")
+        raise OutputError(
+            f"the directory {str(directory)!r} is not writable", field="output", hint="choose another one"
+        )

@@ -101,10 +101,10 @@ def _one(engine: AnyEngine, piece: Piece, options: dict[str, Any]) -> None:
 
 
 def _many(engine: AnyEngine, pieces: list[Piece], options: dict[str, Any], overwrite: bool) -> None:
-    """Enlarge several images; one that fails is named, and the others go on."""
+    """Upscale several images. One that fails is reported, and the others continue."""
     left = [piece for piece in pieces if overwrite or not piece.done()]
     if len(left) < len(pieces):
-        echo(f"{len(pieces) - len(left)} of {len(pieces)} are there already", err=True)
+        echo(f"{len(pieces) - len(left)} of {len(pieces)} already exist", err=True)
     line = _line(len(left))
     failed = 0
     try:
@@ -125,7 +125,7 @@ def _many(engine: AnyEngine, pieces: list[Piece], options: dict[str, Any], overw
         line.clear()
         engine.close()
     if failed:
-        raise MoldError(f"{failed} of {len(left)} could not be enlarged")
+        raise MoldError(f"{failed} of {len(left)} could not be upscaled")
 
 
 def _say(piece: Piece, response: UpscaleResponse) -> None:
@@ -138,12 +138,12 @@ def _say(piece: Piece, response: UpscaleResponse) -> None:
 
 
 def _line(files: int) -> Any:
-    """Return a progress line that knows how many files there are."""
+    """Return a progress line for `files` files."""
     from mold_core.cli.progress import ProgressLine, duration, progress_bar
     from mold_core.wire import DenoiseStep, Queued
 
     class Line(ProgressLine):
-        """One bar over all files: `number` is the one under way, from 1."""
+        """One bar over all files; `number` is the current one, from 1."""
 
         number = 1
         file = ""

@@ -1,4 +1,4 @@
-"""What `mold upscale` is to read and write: files, folders, patterns and pipes as a list of pieces of work."""
+"""What `mold upscale` reads and writes: files, folders, patterns and pipes as a list of pieces of work."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "mp4": ".mp4"}
 class Piece:
     """One image or video. `source` None is standard input, `target` None standard output.
 
-    A `resumable` one is left out when its target is there.
+    A `resumable` piece is skipped if its target exists.
     """
 
     source: Path | None
@@ -41,11 +41,11 @@ class Piece:
 
     @property
     def name(self) -> str:
-        """The source, for people."""
+        """The source, for messages."""
         return str(self.source) if self.source else "standard input"
 
     def done(self) -> bool:
-        """Say whether the target is there, and is not older than the source."""
+        """Return whether the target exists and is at least as new as the source."""
         if self.source is None or self.target is None or not self.target.is_file():
             return False
         return self.target.stat().st_mtime >= self.source.stat().st_mtime
@@ -53,7 +53,7 @@ class Piece:
     def run(
         self, engine: AnyEngine, options: dict[str, Any], on_event: Callable[[ProgressEvent], object]
     ) -> tuple[UpscaleResponse, bytes | None]:
-        """Enlarge it; return what came of it, and the bytes if they are for standard output."""
+        """Upscale it. Return the response, and the bytes if they go to standard output."""
         from mold_core.upscaling.requests import FileUpscaleRequest
         from mold_core.upscaling.run import read_file
         from mold_core.wire import UpscaleRequest
@@ -75,16 +75,16 @@ class Piece:
 
 
 def plan(sources: tuple[str, ...], output: str | None, format: str | None) -> list[Piece]:
-    """Return the pieces of work. Raises before any of it is done: ValidationError, OutputError, UsageError."""
+    """Return the pieces of work. Raises ValidationError, OutputError or UsageError before any work starts."""
     format = "jpeg" if format == "jpg" else format
     if not sources:
         if sys.stdin is None or sys.stdin.isatty():
-            raise click.UsageError("there is no image; try: mold upscale photo.png")
+            raise click.UsageError("no image given; try: mold upscale photo.png")
         sources = ("-",)
     if sources == ("-",) or (len(sources) == 1 and _is_one_file(sources[0])):
         return [_single(None if sources == ("-",) else Path(sources[0]), output, format)]
     if "-" in sources:
-        raise ValidationError("standard input cannot be enlarged together with files", field="image")
+        raise ValidationError("standard input cannot be combined with files", field="image")
     if output == "-":
         raise ValidationError("standard output takes one image", field="output", hint="name a folder with -o")
     pieces = [piece for source in sources for piece in _pieces(source, output, format)]
@@ -102,7 +102,7 @@ def _is_one_file(source: str) -> bool:
 def _single(source: Path | None, output: str | None, format: str | None) -> Piece:
     video = source is not None and source.suffix.lower() in _VIDEOS
     if video and format:
-        raise ValidationError(f"--format {format} is for images; a video stays an MP4", field="output_format")
+        raise ValidationError(f"--format {format} is for images; videos are written as MP4", field="output_format")
     if output == "-" or (output is None and not at_terminal()):
         if video and output == "-":
             raise ValidationError("a video cannot be written to standard output", field="output", hint="name a file")
@@ -115,37 +115,41 @@ def _single(source: Path | None, output: str | None, format: str | None) -> Piec
         return Piece(source=source, target=target, format=chosen)
     if output.endswith(os.sep) or os.path.isdir(output):
         if source is None:
-            raise OutputError(f"{output!r} is a directory", field="output", hint="name a file in it")
+            raise OutputError(f"--output {output!r} is a directory", field="output", hint="add a file name")
         chosen = "mp4" if video else format or "png"
         return Piece(source=source, target=Path(output) / f"{source.stem}{_SUFFIXES[chosen]}", format=chosen)
     return Piece(source=source, target=Path(output), format="mp4" if video else _by_suffix(Path(output), format))
 
 
 def _by_suffix(path: Path, format: str | None) -> str:
-    """Return the format of a named file. Raises ValidationError where suffix and --format do not agree."""
+    """Return the format of a named file. Raises ValidationError if suffix and --format contradict."""
     by_suffix = _FORMATS.get(path.suffix.lower())
     if path.suffix and by_suffix is None:
         raise ValidationError(
-            f"--output {str(path)!r} ends in {path.suffix}", field="output", hint="use .png, .jpg, .jpeg or .webp"
+            f"--output {str(path)!r} has the unknown suffix {path.suffix}",
+            field="output",
+            hint="use .png, .jpg, .jpeg or .webp",
         )
     if format and by_suffix and format != by_suffix:
         raise ValidationError(
             f"--output {str(path)!r} is a {by_suffix} file and --format says {format}",
             field="output_format",
-            hint="leave one of them out",
+            hint="leave one out",
         )
     return format or by_suffix or "png"
 
 
 def _pieces(source: str, output: str | None, format: str | None) -> list[Piece]:
-    """Return the pieces that a file, a folder or a pattern stands for."""
+    """Return the pieces of a file, a folder or a pattern."""
     if output is not None and os.path.isfile(output):
-        raise OutputError(f"{output!r} is a file, and there are several images", field="output", hint="name a folder")
+        raise OutputError(
+            f"--output {output!r} is a file, and there are several images", field="output", hint="name a folder"
+        )
     if os.path.isdir(source):
         return _folder(Path(source), output, format)
     paths = [source] if os.path.exists(source) else sorted(glob.glob(source, recursive=True))
     if not paths:
-        raise ValidationError(f"there is no file {source!r}", field="image")
+        raise ValidationError(f"no such file: {source!r}", field="image")
     return [_piece(Path(path), output, None, format) for path in paths if os.path.isfile(path)]
 
 
@@ -161,7 +165,7 @@ def _folder(folder: Path, output: str | None, format: str | None) -> list[Piece]
         and path.is_file()
     )
     if not found:
-        raise ValidationError(f"there are no images in {str(folder)!r}", field="image")
+        raise ValidationError(f"no images in {str(folder)!r}", field="image")
     return [_piece(path, str(target), path.relative_to(folder).parent, format) for path in found]
 
 
@@ -186,9 +190,9 @@ def _refuse_collisions(pieces: list[Piece]) -> None:
             raise ValidationError(
                 f"{other.name} and {piece.name} would both become {str(piece.target)!r}",
                 field="output",
-                hint="enlarge them one after the other",
+                hint="upscale them separately",
             )
         if piece.source is not None and piece.target.absolute() == piece.source.absolute():
             raise ValidationError(
-                f"{piece.name} would be replaced by its own enlargement", field="output", hint="name another folder"
+                f"{piece.name} would be overwritten by its own output", field="output", hint="name another folder"
             )

@@ -1,4 +1,4 @@
-"""mold info MODEL --verify: are the files of a model what the catalog says?"""
+"""mold info MODEL --verify: check the files of a model against the catalog."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _REDRAW_S = 0.25
 
 
 def verify_model(state: State, name: str, *, as_json: bool) -> None:
-    """Read every file of a model and say of each whether it is right. Raises CheckpointError if one is not."""
+    """Check every file of a model and print the verdicts. Raises CheckpointError if a file is wrong."""
     from mold_core.catalog.verify import verify_files
 
     if state.settings.host and not state.local:
-        raise SettingsError("--verify reads files of this machine only", field="host", hint="say --local")
+        raise SettingsError("--verify reads files of this machine only", field="host", hint="add --local")
     engine = state.local_engine
     spec = engine.resolve(name)
     progress = _Progress(live=not as_json)
@@ -43,8 +43,8 @@ def verify_model(state: State, name: str, *, as_json: bool) -> None:
     wrong = sum(not verdict.right for verdict in verdicts)
     if wrong:
         raise CheckpointError(
-            f"{wrong} of {len(verdicts)} files of {spec.name} are missing or not what they should be",
-            hint=f"mold pull {spec.name} fetches them again",
+            f"{wrong} of {len(verdicts)} files of {spec.name} are missing or damaged",
+            hint=f"mold pull {spec.name} downloads them again",
         )
 
 
@@ -54,7 +54,7 @@ def _show(verdict: FileVerdict) -> None:
 
 
 class _Progress:
-    """Says how far the reading of a file is, on a terminal."""
+    """Shows the progress of reading a file on a terminal."""
 
     def __init__(self, live: bool) -> None:
         self._stream = sys.stderr

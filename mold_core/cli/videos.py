@@ -140,14 +140,14 @@ def chain_of(
     if most is None or frames <= clip_frames:
         for name, value in chained.items():
             if value is not None and most is None:
-                raise ValidationError(f"--{_flag(name)} is for chains, and {spec.name} makes none", field=name)
+                raise ValidationError(f"--{_flag(name)} is for chains, which {spec.name} does not support", field=name)
         return None
     for name, field in _REQUEST.items():
         if traits_of(field).clip_only and getattr(request, name) is not None:
             raise ValidationError(
-                f"--{_flag(name)} is not for chains of {frames} frames in clips of {clip_frames}",
+                f"--{_flag(name)} cannot be used for a chain: {frames} frames in clips of {clip_frames}",
                 field=name,
-                hint="write a script, where every stage has its own: mold chain",
+                hint="write a script, which sets it for each stage: mold chain",
             )
     tail = chained["motion_tail_frames"]
     return ChainRequest(
@@ -162,9 +162,7 @@ def chain_of(
 def _keyframe(text: str) -> Any:
     frame, colon, path = text.partition(":")
     if not colon or not frame.isdigit():
-        raise ValidationError(
-            f"--keyframe {text!r} must be a frame's number and an image", field="keyframes", hint="as in 48:boat.png"
-        )
+        raise ValidationError(f"--keyframe {text!r} must be FRAME:PATH", field="keyframes", hint="as in 48:boat.png")
     return Keyframe(frame=int(frame), image=read_image(path, "--keyframe"))
 
 
@@ -174,7 +172,7 @@ def _time_range(text: str) -> Any:
         return TimeRange(start_seconds=float(start), end_seconds=float(end))
     except ValueError:
         raise ValidationError(
-            f"--retake {text!r} must be two times in seconds", field="retake_range", hint="as in 1.5:3"
+            f"--retake {text!r} must be START:END in seconds", field="retake_range", hint="as in 1.5:3"
         ) from None
 
 

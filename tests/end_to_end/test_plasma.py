@@ -61,7 +61,7 @@ def test_it_is_listed_with_what_it_brings(plasma: Mold) -> None:
 
 def test_its_model_is_in_the_list(plasma: Mold) -> None:
     assert "plasma:v1" in plasma("list").stdout
-    assert "can do   text-to-image" in plasma("info", "plasma").stdout
+    assert "capabilities  text-to-image" in plasma("info", "plasma").stdout
 
 
 def test_it_makes_a_image(plasma: Mold, tmp_path: Path) -> None:

@@ -129,11 +129,11 @@ def test_a_model_is_pulled_and_then_listed(mold: Run, world: dict[str, Any], hom
         "note: fetching house:q8, 2 files, 1.0 MB; licence CC0-1.0",
         "✓ 1/2 house.safetensors",
         "✓ 2/2 tokenizer.json",
-        "✓ house:q8 is here, 1.0 MB",
+        "✓ house:q8 downloaded, 1.0 MB",
     ]
     assert models(home) == WHOLE_MODEL
     again = mold("pull", "house:q8", **world)
-    assert again.stderr.splitlines()[1:] == ["✓ house:q8 is here, 1.0 MB"]
+    assert again.stderr.splitlines()[1:] == ["✓ house:q8 downloaded, 1.0 MB"]
     assert weights.bytes_sent == len(WEIGHTS)
 
 
@@ -151,7 +151,7 @@ def test_a_pull_that_was_ended_goes_on_with_what_came(
     process.send_signal(how)
     _, words = process.communicate(timeout=120)
     assert process.returncode == status
-    assert ("what has come is kept; mold pull house:q8 goes on with it" in words) == (how == signal.SIGINT)
+    assert ("partial downloads are kept; resume with mold pull house:q8" in words) == (how == signal.SIGINT)
     came = size_of_part(home)
     assert came > 390_000
     assert models(home) == {}
@@ -171,7 +171,7 @@ def test_two_pulls_at_once_share_the_work(start: Start, world: dict[str, Any], w
     weights.released.set()
     for process in (first, second):
         _, words = process.communicate(timeout=120)
-        assert (process.returncode, "✓ house:q8 is here, 1.0 MB" in words) == (0, True)
+        assert (process.returncode, "✓ house:q8 downloaded, 1.0 MB" in words) == (0, True)
     assert weights.bytes_sent == len(WEIGHTS)
     assert models(home) == WHOLE_MODEL
 
@@ -310,5 +310,5 @@ def test_the_progress_line_fits_the_terminal(
     assert any(re.search(r"\d+ %  \d.* of 1\.0 MB .*\d s", line) for line in figures)
     assert all(len(line) < columns for line in figures)
     assert ("house.safetensors" in "".join(figures)) == (columns == 80)
-    assert "house:q8 is here" in screen.decode()
+    assert "house:q8 downloaded" in screen.decode()
     assert process.returncode == 0

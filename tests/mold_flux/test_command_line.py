@@ -56,8 +56,8 @@ def test_the_image_may_come_through_a_pipe(mold: Mold, images: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--strength", "0.5"), "--strength needs an image to change; name one with --image"),
-        (("--mask", "mask.png"), "--mask needs an image to change; name one with --image"),
+        (("--strength", "0.5"), "--strength needs an input image; pass one with --image"),
+        (("--mask", "mask.png"), "--mask needs an input image; pass one with --image"),
         (("--image", "absent.png"), "--image 'absent.png' cannot be read: No such file or directory"),
         (("--image", "."), "--image '.' cannot be read: Is a directory"),
         (("--image", "empty"), "--image 'empty' is empty"),
@@ -75,7 +75,7 @@ def test_what_cannot_be_used_is_one_line(mold: Mold, images: Path, arguments: tu
 
 
 def test_adapters_are_listed(mold: Mold, home: Path) -> None:
-    assert mold("list", "--loras").stdout == "No LoRA: put .safetensors files into the folder loras of MOLD_HOME.\n"
+    assert mold("list", "--loras").stdout == "No LoRAs: put .safetensors files into the folder loras in MOLD_HOME.\n"
     (home / "loras" / "sub").mkdir(parents=True)
     (home / "loras" / "sub" / "ink.safetensors").write_bytes(b"1" * 1234)
     assert mold("list", "--loras").stdout == "sub/ink    1.2 kB\n"

@@ -56,7 +56,7 @@ def test_less_memory_means_another_strategy(engine: Engine, gigabytes: float, ch
 
 def test_the_command_shows_parts_strategies_and_the_choice(mold: Callable[..., Any]) -> None:
     shown = mold("info", "flux-nano", "--memory-gb", "0.011").stdout
-    assert "Memory: there is room for 11.0 MB on cpu" in shown
+    assert "Memory available: 11.0 MB on cpu" in shown
     assert re.search(r"transformer +7\.\d MB +and .* to compute  flux-nano\.safetensors", shown)
     assert re.search(r"✗ eager .*\n✓ sequential .*← used\n✓ offload", shown)
     told = json.loads(mold("info", "flux-nano", "--json", "--offload").stdout)["memory"]

@@ -22,7 +22,7 @@ def test_info_says_what_each_can_do(mold: Mold, model: str, can: str, image: str
     done = mold("info", model)
     rows = dict(line.split(maxsplit=1) for line in done.stdout.splitlines()[:8] if line)
     assert done.returncode == 0, done.stderr
-    assert f"can do   {can}\n" in done.stdout
+    assert f"capabilities  {can}\n" in done.stdout
     assert rows.get("image") == image
     assert "no loaded plugin" not in done.stdout
     assert " 0 B" not in done.stdout
@@ -30,8 +30,8 @@ def test_info_says_what_each_can_do(mold: Mold, model: str, can: str, image: str
 
 def test_info_says_when_nothing_runs_a_model(mold: Mold) -> None:
     done = mold("info", "esrgan-nano-x4", MOLD_PLUGINS="nano")
-    assert "upscaler (no loaded plugin brings it)" in done.stdout
-    assert "can do" not in done.stdout
+    assert "upscaler (no loaded plugin provides it)" in done.stdout
+    assert "capabilities" not in done.stdout
 
 
 def test_the_list_leaves_out_what_a_model_has_not(mold: Mold) -> None:

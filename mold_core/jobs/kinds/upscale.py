@@ -123,7 +123,7 @@ def origin_of(request: UpscaleRequest) -> str | None:
     """Return the model that made the image, if it says so. Raises ValidationError for what is no image."""
     if isinstance(request, FileUpscaleRequest):
         if not os.path.isfile(request.source):
-            raise ValidationError("there is no file '%s'", request.source, field="image")
+            raise ValidationError("no such file: '%s'", request.source, field="image")
         if is_video(request.source):
             return None
     data = read_source(request)

@@ -84,9 +84,7 @@ def test_a_video_tells_what_made_it(tmp_path: Path, name: str) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("data", "words"), [(None, "cannot be read"), (png((0, 0, 0)), "does not say how it was made")]
-)
+@pytest.mark.parametrize(("data", "words"), [(None, "cannot be read"), (png((0, 0, 0)), "has no metadata of mold")])
 def test_what_tells_nothing_is_refused(sketch_inside: Mold, tmp_path: Path, data: bytes | None, words: str) -> None:
     if data is not None:
         (tmp_path / "plain.png").write_bytes(data)

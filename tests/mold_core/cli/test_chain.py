@@ -95,7 +95,8 @@ def test_what_a_script_says_has_no_flag(videos: Run, script: Path, extra: tuple[
     ran = videos("run", "--script", str(script), *extra)
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr == (
-        f"error: {what} is not for --script, which says all but the seed; change the script, or leave one of both out\n"
+        f"error: {what} cannot be combined with --script, which sets everything but the seed;"
+        " edit the script, or leave one out\n"
     )
 
 
@@ -166,18 +167,27 @@ def test_mold_run_chains_clips_for_a_longer_video(videos: Run, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("-o", "a.jpeg"), "ends in .jpeg; use .mp4, .gif"),
-        (("--format", "jpeg", "-o", "a"), "--format jpeg is not for videos; use one of mp4, gif, apng, webp"),
-        (("--keyframe", "a.png"), "must be a frame's number and an image; as in 48:boat.png"),
-        (("--frames", "40", "--clip-frames", "17", "-n", "rain"), "--negative-prompt is not for chains"),
-        (("--frames", "40", "--clip-frames", "17", "--temporal-upscale", "x2"), "--temporal-upscale is not for chains"),
-        (("--frames", "40", "--clip-frames", "17", "--pipeline", "a2vid"), "--pipeline is not for chains"),
-        (("--frames", "40", "--clip-frames", "17", "--audio-file", __file__), "--audio-file is not for chains"),
-        (("--frames", "40", "--clip-frames", "17", "--video", __file__), "--video is not for chains of 40 frames in"),
-        (("--retake", "1-2"), "error: --retake '1-2' must be two times in seconds; as in 1.5:3"),
+        (("-o", "a.jpeg"), "has the unknown suffix .jpeg; use .mp4, .gif"),
+        (("--format", "jpeg", "-o", "a"), "--format jpeg cannot be used for videos; use one of mp4, gif, apng, webp"),
+        (("--keyframe", "a.png"), "must be FRAME:PATH; as in 48:boat.png"),
+        (("--frames", "40", "--clip-frames", "17", "-n", "rain"), "--negative-prompt cannot be used for a chain"),
+        (
+            ("--frames", "40", "--clip-frames", "17", "--temporal-upscale", "x2"),
+            "--temporal-upscale cannot be used for a chain",
+        ),
+        (("--frames", "40", "--clip-frames", "17", "--pipeline", "a2vid"), "--pipeline cannot be used for a chain"),
+        (
+            ("--frames", "40", "--clip-frames", "17", "--audio-file", __file__),
+            "--audio-file cannot be used for a chain",
+        ),
+        (
+            ("--frames", "40", "--clip-frames", "17", "--video", __file__),
+            "--video cannot be used for a chain: 40 frames in",
+        ),
+        (("--retake", "1-2"), "error: --retake '1-2' must be START:END in seconds; as in 1.5:3"),
         (("--audio-file", "none.wav"), "error: --audio-file 'none.wav' cannot be read: No such file or directory"),
         (("--video", __file__), "error: source_video is not an MP4 file, or is damaged"),
-        (("--dry-run",), "error: --dry-run says what a script comes to; name one with --script"),
+        (("--dry-run",), "error: --dry-run prints the plan of a script; pass one with --script"),
     ],
 )
 def test_what_a_video_cannot_have_is_one_line(videos: Run, flags: tuple[str, ...], words: str) -> None:

@@ -144,7 +144,7 @@ def test_a_key_that_is_secret_is_not_shown(sketch_inside: Mold, file: Path) -> N
     ("arguments", "words"),
     [
         (("set", "queue_size", "0"), "queue_size must be from 1 to 100000, not 0"),
-        (("get", "queue_sise"), "there is no setting 'queue_sise'; did you mean queue_size?"),
+        (("get", "queue_sise"), "unknown setting 'queue_sise'; did you mean queue_size?"),
     ],
 )
 def test_what_cannot_be_is_said(sketch_inside: Mold, file: Path, arguments: tuple[str, ...], words: str) -> None:

@@ -20,7 +20,7 @@ def weights(home: Path, downloaded: None) -> Path:
 
 def test_rm_deletes_a_model_and_says_what_it_freed(sketch_inside: Mold, weights: Path) -> None:
     done = sketch_inside("rm", "sketch", "--yes")
-    assert (done.returncode, done.stdout) == (0, "✓ sketch:v1 is gone, 5 B freed\n")
+    assert (done.returncode, done.stdout) == (0, "✓ sketch:v1 deleted, 5 B freed\n")
     assert str(weights) in done.stderr
     assert not weights.parent.exists()
 
@@ -28,7 +28,7 @@ def test_rm_deletes_a_model_and_says_what_it_freed(sketch_inside: Mold, weights:
 def test_rm_asks_first_and_without_anybody_to_ask_deletes_nothing(sketch: Mold, weights: Path) -> None:
     done = sketch("rm", "sketch", stdin="")
     assert done.returncode == 2
-    assert "nobody to ask; say --yes" in done.stderr
+    assert "not a terminal: pass --yes" in done.stderr
     assert weights.exists()
 
 
@@ -63,7 +63,7 @@ def test_verify_says_of_every_file_whether_it_is_right(sketch_inside: Mold, weig
     assert wrong.returncode == 1
     assert [verdict["right"] for verdict in json.loads(wrong.stdout)] == [False]
     assert wrong.stderr == (
-        "error: 1 of 1 files of far:q8 are missing or not what they should be; mold pull far:q8 fetches them again\n"
+        "error: 1 of 1 files of far:q8 are missing or damaged; mold pull far:q8 downloads them again\n"
     )
     assert sketch_inside("info", "--verify").returncode == 2
 

@@ -169,7 +169,7 @@ def test_a_model_is_taken_off_a_servers_disk(there: Mold, disk: Path, tmp_path: 
     weights = disk / "models" / "far-q8" / "weights"
     kept = shutil.copy(weights, tmp_path)
     done = there("rm", "far", "--yes")
-    assert (done.returncode, done.stdout) == (0, "✓ far:q8 is gone, 5 B freed\n")
+    assert (done.returncode, done.stdout) == (0, "✓ far:q8 deleted, 5 B freed\n")
     assert done.stderr.split() == ["5", "B", "far-q8/weights"]
     assert not weights.exists()
     weights.parent.mkdir()
@@ -184,7 +184,7 @@ def test_nothing_here_is_removed_where_the_named_server_is_not(here: Mold, disk:
 
 
 def test_a_flag_about_this_machine_and_a_named_server_contradict(there: Mold) -> None:
-    assert "--memory-budget-gb is about this machine" in there("info", "sketch", "--memory-gb", "4").stderr
+    assert "--memory-budget-gb applies to this machine only" in there("info", "sketch", "--memory-gb", "4").stderr
     assert "--verify reads files of this machine" in there("info", "sketch", "--verify").stderr
 
 

@@ -105,7 +105,7 @@ def test_without_a_folder_it_says_what_to_do(mold: Mold) -> None:
 
 
 def test_an_empty_gallery_says_so(mold: Mold, home: Path) -> None:
-    assert output(mold("gallery", "list")) == f"Nothing is kept in {home / 'output'} yet.\n"
+    assert output(mold("gallery", "list")) == f"The gallery {home / 'output'} is empty.\n"
 
 
 def test_the_doctor_shows_files_that_the_gallery_passes_over(mold: Mold, home: Path) -> None:

@@ -26,8 +26,8 @@ def output(done: CompletedProcess[str]) -> str:
 
 
 def test_list_shows_what_is_here_and_what_could_be(sketch: Mold) -> None:
-    here, elsewhere = output(sketch("list")).split("Known, not downloaded:")
-    assert here.startswith("Here:\n★ sketch:v1 ")
+    here, elsewhere = output(sketch("list")).split("Available to download:")
+    assert here.startswith("Downloaded:\n★ sketch:v1 ")
     assert "far:q8" in elsewhere
 
 
@@ -51,7 +51,7 @@ def test_list_as_json_is_for_programs(sketch: Mold) -> None:
 
 
 def test_list_without_plugins_says_why_it_is_empty(sketch: Mold) -> None:
-    assert output(sketch("--no-plugins", "list")) == "No models: no plugin that brings any is loaded (mold plugins).\n"
+    assert output(sketch("--no-plugins", "list")) == "No models: no loaded plugin provides any (mold plugins).\n"
     assert json.loads(output(sketch("--no-plugins", "list", "--json"))) == []
 
 
@@ -60,7 +60,7 @@ def test_info_shows_a_model_and_where_its_files_lie(sketch: Mold, home: Path) ->
     rows = dict(line.split("  ", 1) for line in text.splitlines() if "  " in line)
     assert rows["name"].strip() == "far:q8"
     assert rows["image"].strip() == "32x32, 2 steps, guidance 1"
-    assert rows["here"].strip() == "no, 1 missing"
+    assert rows["downloaded"].strip() == "no, 1 missing"
     assert f"✗ weights                    {home}/models/far-q8/weights" in text
 
 
@@ -98,7 +98,7 @@ def test_plugins_shows_what_each_brings(sketch: Mold) -> None:
 
 
 def test_plugins_shows_what_was_left_out_and_what_is_missing(sketch: Mold) -> None:
-    assert "○ sketch 1.0  sketch_plugin\n    left out by MOLD_PLUGINS" in output(sketch("plugins", MOLD_PLUGINS="gone"))
+    assert "○ sketch 1.0  sketch_plugin\n    disabled by MOLD_PLUGINS" in output(sketch("plugins", MOLD_PLUGINS="gone"))
     assert "✗ gone" in output(sketch("plugins", MOLD_PLUGINS="gone"))
 
 
@@ -126,7 +126,7 @@ def test_the_help_page_remembers_the_commands_of_plugins_until_one_changes(
 def test_a_plugin_whose_commands_break_costs_only_those(sketch: Mold) -> None:
     done = sketch("--help", SKETCH_BREAKS="1")
     assert done.returncode == 0
-    assert done.stderr == "warning: the commands of plugin sketch are missing: no commands today\n"
+    assert done.stderr == "warning: plugin sketch could not add its commands: no commands today\n"
     assert "scribble" not in done.stdout
     assert sketch("list", SKETCH_BREAKS="1").returncode == 0
 
@@ -164,7 +164,7 @@ def test_help_fits_a_narrow_terminal(sketch: Mold) -> None:
 def test_a_misspelt_command_suggests_the_right_one(sketch: Mold) -> None:
     done = sketch("lst")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "there is no command 'lst'; did you mean 'list'?" in done.stderr
+    assert "unknown command 'lst'; did you mean 'list'?" in done.stderr
 
 
 def test_an_unknown_option_is_a_usage_error(sketch: Mold) -> None:

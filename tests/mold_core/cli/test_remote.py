@@ -107,13 +107,15 @@ def test_the_key_is_needed_and_its_absence_said(mold: Mold, server: Server) -> N
 def test_a_flag_about_this_machine_is_refused_with_a_named_server(remote: Mold) -> None:
     done = remote(*REQUEST, "--device", "cpu")
     assert done.returncode == 2
-    assert "--device is about this machine" in done.stderr
+    assert "--device applies to this machine only" in done.stderr
 
 
 def test_where_nothing_listens_this_machine_does_the_work(sketch: Mold, tmp_path: Path) -> None:
     done = sketch(*REQUEST, "-o", "a.png", "--host", "127.0.0.1:9")
     assert done.returncode == 0
-    assert done.stderr.startswith("note: there is no server at http://127.0.0.1:9; this machine does the work\n✓ a.png")
+    assert done.stderr.startswith(
+        "note: there is no server at http://127.0.0.1:9; running on this machine instead\n✓ a.png"
+    )
 
 
 def test_a_server_with_the_same_home_is_used_and_can_be_left_out(sketch: Mold, server: Server) -> None:
@@ -168,7 +170,7 @@ def test_results_of_a_server_are_found_and_removed(remote: Mold, client: Client)
     listed = json.loads(remote("gallery", "search", "windmill", "--json").stdout)
     name = listed["entries"][0]["filename"]
     assert f"{name}  " in remote("gallery", "list").stdout
-    assert remote("gallery", "rm", name, "--yes").stdout == f"removed {name}\n"
+    assert remote("gallery", "rm", name, "--yes").stdout == f"deleted {name}\n"
     assert remote("gallery", "search", "windmill").stdout == "Nothing found.\n"
     assert remote("gallery", "show", name).returncode == 1
 

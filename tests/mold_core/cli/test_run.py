@@ -191,7 +191,7 @@ MISTAKES = [
     (("-m", "skech"), 1, "unknown model 'skech'; nearest: sketch:v1 (mold list shows all)"),
     (("x" * 100_000,), 2, "prompt must be at most 77,000 bytes of UTF-8, not 100,012"),
     ((b"\xff",), 2, "prompt must be Unicode text, which has no lone surrogate as at position 12"),
-    (("-o", "nowhere/a.png"), 1, "the directory 'nowhere' does not exist; make it first"),
+    (("-o", "nowhere/a.png"), 1, "the directory 'nowhere' does not exist; create it first"),
 ]
 MORE_MISTAKES = [
     (("--height", "-5"), 2, "height must be from 1 to 16384, not -5"),
@@ -201,11 +201,11 @@ MORE_MISTAKES = [
     (("-m", "far"), 1, "model 'far:q8' is not downloaded: 1 of 1 files (0.0 GB) are missing, the first is "),
     (("-m", "a\nb\x1b[31m"), 1, r"unknown model 'a\nb\x1b[31m' (mold list shows all)"),
     (("--device", "tpu"), 2, "--device must be one of auto, cpu, cuda, mps, not 'tpu'"),
-    (("-o", "a.bmp"), 2, "--output 'a.bmp' ends in .bmp; use .png, .jpg, .jpeg or .webp"),
+    (("-o", "a.bmp"), 2, "--output 'a.bmp' has the unknown suffix .bmp; use .png, .jpg, .jpeg or .webp"),
     (("-o", "a.png", "--format", "webp"), 2, "--output 'a.png' is a png file and --format says webp; leave one"),
-    (("-o", "."), 1, "'.' is a directory; name a file in it"),
-    (("-o", "nowhere/"), 1, "'nowhere/' is a directory; name a file in it"),
-    (("-o", "-", "--batch", "2"), 2, "--batch 2 makes several images and standard output takes one; name a file"),
+    (("-o", "."), 1, "--output '.' is a directory; add a file name"),
+    (("-o", "nowhere/"), 1, "--output 'nowhere/' is a directory; add a file name"),
+    (("-o", "-", "--batch", "2"), 2, "standard output takes one image, and --batch is 2; name a file"),
     (("-o", "x" * 300 + ".png"), 1, f"cannot write '{'x' * 300}.png': the name is too long; choose a shorter one"),
 ]
 
@@ -229,13 +229,13 @@ def test_so_does_any_other_mistake(
 def test_no_prompt_shows_how_to_give_one(sketch: Mold) -> None:
     done = sketch("run", stdin="")
     assert done.returncode == 2
-    assert "Error: there is no prompt: no words were given and standard input is empty" in done.stderr
+    assert "Error: no prompt given, and standard input is empty" in done.stderr
 
 
 def test_a_closed_standard_input_is_no_prompt(sketch: Mold, tmp_path: Path) -> None:
     done = sketch("run", preexec_fn=lambda: __import__("os").close(0))
     assert done.returncode == 2
-    assert "there is no prompt" in done.stderr
+    assert "no prompt given" in done.stderr
 
 
 def test_a_folder_that_cannot_be_written_to_is_said_before_the_work(sketch: Mold) -> None:

@@ -35,10 +35,10 @@ def test_a_server_in_the_background_is_used_asked_and_ended(served: Mold, home: 
     port = free_port()
     started = served("server", "start", "--port", port)
     assert started.returncode == 0, started.stderr
-    assert f"mold serves on http://127.0.0.1:{port}" in started.stderr
+    assert f"mold is listening on http://127.0.0.1:{port}" in started.stderr
     try:
         again = served("server", "start", "--port", free_port())
-        assert (again.returncode, "a server runs already" in again.stderr) == (1, True)
+        assert (again.returncode, "a server is already running" in again.stderr) == (1, True)
         assert served("run", "a house", "--seed", "7", "-o", "a.png", MOLD_PLUGINS="none").returncode == 0
         jobs = json.loads(served("jobs", "list", "--json").stdout)
         assert [job["state"] for job in jobs] == ["done"]
@@ -69,7 +69,7 @@ def test_a_server_in_the_background_is_used_asked_and_ended(served: Mold, home: 
 def test_without_a_server_that_is_said(sketch_inside: Mold, arguments: tuple[str, ...], status: int) -> None:
     done = sketch_inside(*arguments)
     assert done.returncode == status
-    assert "no server runs" in done.stdout + done.stderr
+    assert "no server is running" in done.stdout + done.stderr
 
 
 def test_a_server_that_cannot_start_says_why(served: Mold, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_server_that_cannot_start_says_why(served: Mold, tmp_path: Path) -> No
         taken.listen()
         done = served("server", "start", "--port", str(taken.getsockname()[1]))
     assert done.returncode == 1
-    assert "the server ended at once: the server cannot listen on 127.0.0.1" in done.stderr
+    assert "the server exited during startup: the server cannot listen on 127.0.0.1" in done.stderr
 
 
 def test_the_doctor_says_what_is_broken_and_what_to_do(sketch_inside: Mold, home: Path) -> None:
@@ -86,7 +86,7 @@ def test_the_doctor_says_what_is_broken_and_what_to_do(sketch_inside: Mold, home
     (home / "config.toml").write_text('default_model = "sketch"\nhost = "127.0.0.1:9"\n')
     done = sketch_inside("doctor")
     assert done.returncode == 1
-    assert "✗ default model  sketch:v1 is not here\n                 → mold pull sketch:v1" in done.stdout
+    assert "✗ default model  sketch:v1 is not downloaded\n                 → mold pull sketch:v1" in done.stdout
     assert "✗ server         there is no server at http://127.0.0.1:9" in done.stdout
     (home / "config.toml").write_text("nonsense = 1\n")
     assert "✗ settings" in sketch_inside("doctor").stdout

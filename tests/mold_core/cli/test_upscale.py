@@ -57,7 +57,7 @@ def test_a_folder_goes_on_where_it_stopped(upscale: Run, tmp_path: Path) -> None
     first = upscale("holiday", *NANO, "-o", "large")
     assert first.returncode == 1
     assert "✗ holiday/c.png: image must be a PNG, JPEG or WebP image" in first.stderr
-    assert first.stderr.endswith("1 of 3 could not be enlarged\n")
+    assert first.stderr.endswith("1 of 3 could not be upscaled\n")
     made = sorted(path.relative_to(tmp_path).as_posix() for path in (tmp_path / "large").rglob("*.*"))
     assert made == ["large/a.png", "large/beach/b.png"]
     before = (tmp_path / "large" / "a.png").stat().st_mtime_ns
@@ -65,7 +65,7 @@ def test_a_folder_goes_on_where_it_stopped(upscale: Run, tmp_path: Path) -> None
     (tmp_path / "large" / "beach" / "b.png").unlink()
     second = upscale("holiday", *NANO, "-o", "large")
     assert second.returncode == 0
-    assert second.stderr.startswith("1 of 3 are there already\n")
+    assert second.stderr.startswith("1 of 3 already exist\n")
     assert (tmp_path / "large" / "a.png").stat().st_mtime_ns == before
     assert (tmp_path / "large" / "c.png").is_file() and (tmp_path / "large" / "beach" / "b.png").is_file()
 
@@ -74,11 +74,11 @@ REFUSED = {
     "text": (["text.png"], 2, "must be a PNG, JPEG or WebP image"),
     "cut off": (["cut.png"], 2, "ends too early or is damaged"),
     "empty": (["empty.png"], 2, "not an empty file"),
-    "not there": (["nothing.png"], 2, "there is no file 'nothing.png'"),
+    "not there": (["nothing.png"], 2, "no such file: 'nothing.png'"),
     "tile": (["good.png", "--tile-size", "1"], 2, "tile_size must be 0 (no tiles) or at least 64, not 1"),
     "negative tile": (["good.png", "--tile-size", "-5"], 2, "-5"),
     "no upscaler": (["good.png", "-m", "flux-nano"], 2, "flux-nano:bf16 is no upscaler"),
-    "format": (["good.png", "-o", "a.gif"], 2, "--output 'a.gif' ends in .gif"),
+    "format": (["good.png", "-o", "a.gif"], 2, "--output 'a.gif' has the unknown suffix .gif"),
 }
 
 
