@@ -34,7 +34,7 @@ __all__ = ["AsyncEngine"]
 OnEvent: TypeAlias = Callable[[ProgressEvent], object]
 
 _Kind = Literal["event", "result", "error"]
-_Told: TypeAlias = tuple[_Kind, Any]
+_Update: TypeAlias = tuple[_Kind, Any]
 
 
 class AsyncEngine:
@@ -124,13 +124,13 @@ class AsyncEngine:
 
     async def _items(self, request: Any) -> AsyncGenerator[tuple[bool, Any]]:
         """Yield events and the response, each with whether it is that. Closing this early cancels the job."""
-        told: asyncio.Queue[_Told] = asyncio.Queue()
+        updates: asyncio.Queue[_Update] = asyncio.Queue()
         job = await self._submitted(request)
-        _follow(job, told, asyncio.get_running_loop())
+        _follow(job, updates, asyncio.get_running_loop())
         kind: _Kind = "event"
         try:
             while kind == "event":
-                kind, item = await told.get()
+                kind, item = await updates.get()
                 if kind == "error":
                     raise item
                 yield kind == "result", item
@@ -149,12 +149,12 @@ class AsyncEngine:
             raise
 
 
-def _follow(job: AnyJob, told: asyncio.Queue[_Told], loop: asyncio.AbstractEventLoop) -> None:
+def _follow(job: AnyJob, updates: asyncio.Queue[_Update], loop: asyncio.AbstractEventLoop) -> None:
     """Put the events of a job and its result into a queue of the loop, from a thread of its own."""
 
     def put(kind: _Kind, item: Any) -> None:
         with suppress(RuntimeError):  # the loop was closed, and nobody waits any more
-            loop.call_soon_threadsafe(told.put_nowait, (kind, item))
+            loop.call_soon_threadsafe(updates.put_nowait, (kind, item))
 
     def follow() -> None:
         try:

@@ -49,7 +49,7 @@ def _checkout(folder: Path) -> Build:
         return Build()
     command = ["git", "-C", str(folder), "log", "-1", "--format=%h %cs"]
     try:
-        told = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S, check=True).stdout.decode().split()
+        output = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S, check=True).stdout.decode().split()
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return Build()
-    return Build(git_sha=told[0], build_date=told[1]) if len(told) == 2 else Build()
+    return Build(git_sha=output[0], build_date=output[1]) if len(output) == 2 else Build()

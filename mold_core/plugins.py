@@ -223,12 +223,12 @@ class _Loading:
         owner = implementation.plugin_name
         kind, name_of = _KINDS[hook]
         try:
-            brought = [(name_of(item), item) for item in implementation.function()]
+            provided = [(name_of(item), item) for item in implementation.function()]
         except (Exception, SystemExit) as error:
             self._fail(owner, _reason(f"{hook} failed", error))
             return
         mine: list[str] = []
-        for name, item in brought:
+        for name, item in provided:
             if name in items:
                 self._fail(owner, str(_duplicate(kind, name, owners[hook, name], owner)))
                 continue

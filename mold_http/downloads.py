@@ -45,7 +45,7 @@ class _Followed:
         self.state = DownloadState(id=job.id, model=job.model or "", status="queued")
         self.next = 0
         self.started = False
-        self.told_end = False
+        self.end_sent = False
 
 
 class Downloads:
@@ -63,7 +63,7 @@ class Downloads:
             if job.id in self._followed:
                 return
             followed = self._followed[job.id] = _Followed(job)
-        self._tell({"type": "enqueued", "id": job.id, "model": followed.state.model, "position": job.position})
+        self._publish({"type": "enqueued", "id": job.id, "model": followed.state.model, "position": job.position})
         job.watch(lambda: self._look(followed))
         self._look(followed)
 
@@ -84,7 +84,7 @@ class Downloads:
         with self._lock:
             self._feeds.remove(feed)
 
-    def _tell(self, event: dict[str, Any]) -> None:
+    def _publish(self, event: dict[str, Any]) -> None:
         with self._lock:
             feeds = tuple(self._feeds)
         for feed in feeds:
@@ -96,18 +96,18 @@ class Downloads:
             job = followed.job
             events, finished = job.events_so_far(followed.next)
             followed.next += len(events)
-            told = [event for event in (_apply(followed, event) for event in events) if event is not None]
+            messages = [event for event in (_apply(followed, event) for event in events) if event is not None]
             if job.state != "queued" and not followed.started:
                 followed.started = True
-                told.insert(0, {"type": "dequeued", "id": job.id})
-            if finished and not followed.told_end:
-                followed.told_end = True
-                told.append(_end(followed))
+                messages.insert(0, {"type": "dequeued", "id": job.id})
+            if finished and not followed.end_sent:
+                followed.end_sent = True
+                messages.append(_end(followed))
                 self._forget_old(job.id)
             else:
                 followed.state = attrs.evolve(followed.state, status=_STATUS[job.state], started_at=_ms(job.started_at))
-        for event in told:
-            self._tell(event)
+        for event in messages:
+            self._publish(event)
 
     def _forget_old(self, id: str) -> None:
         self._ended.append(id)
@@ -130,8 +130,8 @@ def _apply(followed: _Followed, event: ProgressEvent) -> dict[str, Any] | None:
         )
         if first:
             return {"type": "started", "id": id_, "files_total": state.files_total, "bytes_total": state.bytes_total}
-        told = {"type": "progress", "id": id_, "files_done": state.files_done, "bytes_done": state.bytes_done}
-        return {**told, "current_file": event.filename}
+        message = {"type": "progress", "id": id_, "files_done": state.files_done, "bytes_done": state.bytes_done}
+        return {**message, "current_file": event.filename}
     if isinstance(event, DownloadDone):
         followed.state = attrs.evolve(
             state,

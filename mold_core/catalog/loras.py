@@ -29,12 +29,12 @@ class SuppliedLora:
 class LoraFolder:
     """The folder `loras` in MOLD_HOME. LoRAs in it have names: their path without `.safetensors`.
 
-    `brought` are those that the catalog has for a model's family, by the names they are pulled by; `model` is that
+    `supplied` are those that the catalog has for a model's family, by the names they are pulled by; `model` is that
     model.
     """
 
     path: Path
-    brought: Mapping[str, SuppliedLora] = attrs.Factory(dict)
+    supplied: Mapping[str, SuppliedLora] = attrs.Factory(dict)
     model: str = ""
 
     def names(self) -> Iterator[tuple[str, Path]]:
@@ -50,7 +50,7 @@ class LoraFolder:
         folder only. Raises ValidationError for `field`, with the nearest names.
         """
         wanted = Path(lora.path)
-        if lora.path in self.brought:
+        if lora.path in self.supplied:
             return self._pulled(lora, field)
         if _is_path(lora.path):
             file = Path(os.path.expanduser(lora.path))  # unlike Path.expanduser() it takes "~nobody" as it is
@@ -61,7 +61,7 @@ class LoraFolder:
             for file in (self.path / lora.path, self.path / f"{lora.path}{SUFFIX}"):
                 if _is_file(file):
                     return attrs.evolve(lora, path=str(file.absolute()))
-        known = [*self.brought, *(name for name, _ in self.names())]
+        known = [*self.supplied, *(name for name, _ in self.names())]
         from difflib import get_close_matches
 
         near = get_close_matches(lora.path, known, n=3)
@@ -78,22 +78,22 @@ class LoraFolder:
 
     def _pulled(self, lora: LoraWeight, field: str) -> LoraWeight:
         """Return a LoRA of the catalog. Raises ValidationError where it is not here or for other models."""
-        brought = self.brought[lora.path]
-        if not self.model.startswith(brought.models):
+        supplied = self.supplied[lora.path]
+        if not self.model.startswith(supplied.models):
             raise ValidationError(
-                f"{field}: {lora.path} is for {brought.models} models, and {self.model} is none",
+                f"{field}: {lora.path} is for {supplied.models} models, and {self.model} is none",
                 field=field,
                 value=lora.path,
-                hint=f"name a {brought.models} model (mold list)",
+                hint=f"name a {supplied.models} model (mold list)",
             )
-        if not _is_file(brought.file):
+        if not _is_file(supplied.file):
             raise ValidationError(
                 f"{field}: {lora.path} is not downloaded",
                 field=field,
                 value=lora.path,
                 hint=f"mold pull {lora.path} fetches it",
             )
-        return attrs.evolve(lora, path=str(brought.file.absolute()))
+        return attrs.evolve(lora, path=str(supplied.file.absolute()))
 
     def located(self, request: GenerateRequest) -> tuple[LoraWeight, ...] | None:
         """Return all LoRAs of a request, `lora` before `loras`, with the paths of their files; None for none."""

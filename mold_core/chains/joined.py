@@ -37,10 +37,10 @@ def join(chain: Chain, metadata: OutputMetadata | None) -> VideoData:
     with (
         TemporaryDirectory(prefix="mold-chain-") as folder,
         unfinished(folder),
-        ThreadPoolExecutor(1, "mold-preview") as beside,
+        ThreadPoolExecutor(1, "mold-preview") as background,
     ):
         rate = Fraction(fps, chain.works[0].shown.every)
-        preview = beside.submit(lambda: preview_gif(_shown(chain), rate))
+        preview = background.submit(lambda: preview_gif(_shown(chain), rate))
         path = Path(folder) / "video"
         with path.open("w+b") as file:
             join_parts(

@@ -77,7 +77,7 @@ def show_image(
     except (UnidentifiedImageError, OSError):
         echo("note: this file cannot be previewed in a terminal", err=True)
         return
-    match _told(environ) or _asked(stream) if protocol == "auto" else protocol:
+    match _named_protocol(environ) or _query_terminal(stream) if protocol == "auto" else protocol:
         case "kitty":
             stream.writelines(_kitty(_png(image)))
         case "iterm2":
@@ -93,7 +93,7 @@ def show_image(
     stream.flush()
 
 
-def _told(environ: Mapping[str, str]) -> Protocol | None:
+def _named_protocol(environ: Mapping[str, str]) -> Protocol | None:
     """Return what the environment says of the terminal; None where it says nothing, as within tmux."""
     if "TMUX" in environ or "STY" in environ:
         return None  # the variables are those of the terminal around it, which does not draw
@@ -103,7 +103,7 @@ def _told(environ: Mapping[str, str]) -> Protocol | None:
     return _KNOWN.get(program) or next((kind for name, kind in _KNOWN.items() if term.startswith(name)), None)
 
 
-def _asked(stream: TextIO) -> Protocol:
+def _query_terminal(stream: TextIO) -> Protocol:
     """Ask the terminal for its primary attributes (DA1), of which 4 are sixels; one that is silent gets blocks."""
     try:
         import termios

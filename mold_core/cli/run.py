@@ -144,7 +144,7 @@ def command(
     if any(os.path.isabs(lora.path) for lora in flags["loras"] or ()):
         state.stay_here("a --lora that is a file")
     if script is not None:
-        _refuse_beside_script()
+        _refuse_with_script()
         run_script(state, script, output, seed=flags["seed"], dry_run=dry_run)
         return
     if dry_run:
@@ -182,7 +182,7 @@ def _options_made(made: Mapping[str, Any], model: str) -> dict[str, Any]:
     return dict(made.get("options", {})) if made.get("model") == model else {}
 
 
-def _refuse_beside_script() -> None:
+def _refuse_with_script() -> None:
     """Raise ValidationError for flags that a script says itself."""
     context = click.get_current_context()
     allowed = {"script", "dry_run", "output", "seed", "device", "host", "local"}

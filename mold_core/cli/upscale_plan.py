@@ -111,7 +111,7 @@ def _single(source: Path | None, output: str | None, format: str | None) -> Piec
             return Piece(source=source, target=None, format=format or "png")
     if output is None:
         chosen = "mp4" if video else format or "png"
-        target = _beside(source, chosen) if source else Path(f"mold-upscaled-{int(time.time())}{_SUFFIXES[chosen]}")
+        target = _next_to(source, chosen) if source else Path(f"mold-upscaled-{int(time.time())}{_SUFFIXES[chosen]}")
         return Piece(source=source, target=target, format=chosen)
     if output.endswith(os.sep) or os.path.isdir(output):
         if source is None:
@@ -172,12 +172,12 @@ def _folder(folder: Path, output: str | None, format: str | None) -> list[Piece]
 def _piece(path: Path, output: str | None, below: Path | None, format: str | None) -> Piece:
     chosen = "mp4" if path.suffix.lower() in _VIDEOS else format or "png"
     if output is None:
-        return Piece(source=path, target=_beside(path, chosen), format=chosen, resumable=True)
+        return Piece(source=path, target=_next_to(path, chosen), format=chosen, resumable=True)
     target = Path(output) / (below or "") / f"{path.stem}{_SUFFIXES[chosen]}"
     return Piece(source=path, target=target, format=chosen, resumable=True)
 
 
-def _beside(path: Path, format: str) -> Path:
+def _next_to(path: Path, format: str) -> Path:
     return path.with_name(f"{path.stem}_upscaled{_SUFFIXES[format]}")
 
 

@@ -343,7 +343,7 @@ class Engine:
         To have it done beside other work, submit a PullRequest.
         """
         spec = self.resolve(name)
-        if on_event is not None and not spec.embedded and not self._models.brought(spec):
+        if on_event is not None and not spec.embedded and not self._models.provided(spec):
             on_event(Info(message=f"no loaded plugin brings the family {spec.family}, so nothing runs {spec.name} yet"))
         return pull(spec, self.store, on_event=on_event, skip_verify=skip_verify, offline=self.settings.offline)
 

@@ -1,4 +1,4 @@
-"""Results on the shelf: files, and a database that finds them again."""
+"""The gallery: result files, and a database to search them."""
 
 from mold_core.gallery.entry import RELATIONS, Entry, Page, Parent, Relation
 from mold_core.gallery.folder import Skipped

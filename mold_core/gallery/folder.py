@@ -135,7 +135,7 @@ def described(found: Found) -> tuple[OutputMetadata, bool]:
     Raises Unusable for a file that cannot be read, is not of its kind, is damaged, or lacks its end.
     """
     try:
-        size, metadata = _told(found)
+        size, metadata = _read_header(found)
     except (Unusable, CancelledError):
         raise
     except OSError as error:
@@ -147,7 +147,7 @@ def described(found: Found) -> tuple[OutputMetadata, bool]:
     return (metadata, False) if metadata else (_synthetic(found, *size), True)
 
 
-def _told(found: Found) -> tuple[tuple[int, int], OutputMetadata | None]:
+def _read_header(found: Found) -> tuple[tuple[int, int], OutputMetadata | None]:
     """Return width and height from a file's header, and its metadata. Raises Unusable for what is not whole."""
     format = format_of(found.filename)
     with open_result(found.path) as file:
@@ -157,14 +157,14 @@ def _told(found: Found) -> tuple[tuple[int, int], OutputMetadata | None]:
         if ends_early(file, found.size_bytes):
             raise Unusable("it is damaged: its end is missing")
         if format == "mp4":
-            return _told_by_video(found.path)
+            return _read_video_header(found.path)
         size = image_size(file)
     if size is None:
         raise Unusable("it is damaged")
     return size, read_metadata(found.path)
 
 
-def _told_by_video(path: Path) -> tuple[tuple[int, int], OutputMetadata | None]:
+def _read_video_header(path: Path) -> tuple[tuple[int, int], OutputMetadata | None]:
     from mold_core.media.decoder import read_video
 
     try:

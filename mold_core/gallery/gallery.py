@@ -94,15 +94,15 @@ class Gallery:
         row cannot be written.
         """
         labels = _checked_tags(tags)
-        told = metadata or read_metadata(data)
+        recorded = metadata or read_metadata(data)
         if name is None:
-            name = file_name(told.model if told else "unknown", time.time_ns() // 1_000_000, index, format)
-        elif self._is_here(name, data, told):
-            return self._added_again(name, told, parents)
+            name = file_name(recorded.model if recorded else "unknown", time.time_ns() // 1_000_000, index, format)
+        elif self._is_here(name, data, recorded):
+            return self._added_again(name, recorded, parents)
         path = save(Path(self.folders[0]), name, _writer(data) if isinstance(data, Path) else data, self._is_taken)
         found = _found(path)
         try:
-            about = (told, False) if told else described(found)
+            about = (recorded, False) if recorded else described(found)
         except Unusable as error:
             os.unlink(path)
             raise OutputError(
@@ -262,19 +262,19 @@ class Gallery:
         """Close the database's connections; the gallery may still be used and opens new ones."""
         self._database.close()
 
-    def _is_here(self, name: str, data: bytes | Path, told: OutputMetadata | None) -> bool:
+    def _is_here(self, name: str, data: bytes | Path, recorded: OutputMetadata | None) -> bool:
         path = Path(self.folders[0]) / name
         if not is_result(self.folders[0], name):
             return False
-        if told is not None and read_metadata(path) == told:
+        if recorded is not None and read_metadata(path) == recorded:
             return True
         return path.read_bytes() == (data.read_bytes() if isinstance(data, Path) else data)
 
-    def _added_again(self, name: str, told: OutputMetadata | None, parents: Sequence[Parent]) -> Entry:
+    def _added_again(self, name: str, recorded: OutputMetadata | None, parents: Sequence[Parent]) -> Entry:
         """Return the entry of a file that was added before, and write of its row what a crash prevented."""
         found = _found(Path(self.folders[0]) / name)
         with suppress(Unusable):
-            about = (told, False) if told else described(found)
+            about = (recorded, False) if recorded else described(found)
             with self._database.write() as connection:
                 rows.insert_if_new(connection, found, *about)
                 entry = rows.find(connection, self.folders[:1], name)

@@ -105,9 +105,11 @@ class Sync:
         """Write rows for files from what they tell, and yield the names of those that were written."""
         waiting = iter(files)
         while batch := tuple(islice(waiting, _FILES_PER_TRANSACTION)):
-            told = [(found, about) for found in batch if (about := _told(found, skipped)) is not None]
+            described_files = [(found, about) for found in batch if (about := _describe(found, skipped)) is not None]
             with self._database.write() as connection:
-                written = [found.filename for found, about in told if _insert(connection, found, about, skipped)]
+                written = [
+                    found.filename for found, about in described_files if _insert(connection, found, about, skipped)
+                ]
             yield from written
 
     def _drop(self, folder: str, missing: Mapping[str, int], skipped: Mapping[str, Skipped]) -> None:
@@ -137,7 +139,7 @@ class Sync:
             rows.replace_skipped(connection, folder, skipped.values())
 
 
-def _told(found: Found, skipped: dict[str, Skipped]) -> tuple[OutputMetadata, bool] | None:
+def _describe(found: Found, skipped: dict[str, Skipped]) -> tuple[OutputMetadata, bool] | None:
     try:
         return described(found)
     except Unusable as error:

@@ -72,7 +72,7 @@ class BatchRun:
             raise CancelledError("the job was cancelled")
 
     @contextmanager
-    def telling(self, cancelled: Callable[[], object]) -> Iterator[None]:
+    def on_cancel(self, cancelled: Callable[[], object]) -> Iterator[None]:
         """Call `cancelled` the moment nobody waits for the result any more, in whatever thread that happens.
 
         A worker in another process needs it: it cannot ask between its steps.

@@ -237,7 +237,7 @@ class Job:
             self._events.append(event)
             self._changed.notify_all()
             watchers = tuple(self._watchers)
-        self._tell(watchers)
+        self._notify(watchers)
 
     def start(self) -> bool:
         """Mark the job as running; False if it was cancelled while it waited."""
@@ -290,7 +290,7 @@ class Job:
             self.finished_at = time.time()
             self._changed.notify_all()
             watchers = tuple(self._watchers)
-        self._tell(watchers)
+        self._notify(watchers)
         if self._on_finish is not None:
             self._on_finish(self)
         return True
@@ -307,7 +307,7 @@ class Job:
                 self._events[place - self._dropped] = attrs.evolve(before, image=preview.image)
         places.append(self._dropped + len(self._events))
 
-    def _tell(self, watchers: tuple[Callable[[], object], ...]) -> None:
+    def _notify(self, watchers: tuple[Callable[[], object], ...]) -> None:
         for changed in watchers:
             try:
                 changed()

@@ -184,7 +184,7 @@ class JobQueue:
 
         The job is the first whose model the device has in memory, unless the oldest has waited too long, and of which
         no other idle device would have less work. `made_together` is the number of jobs that the device took last:
-        where several ask at a time, their askers get up to `gather_s` to come back before fewer are taken.
+        when several clients wait, they get up to `gather_s` to come back before fewer are taken.
         Returns an empty list when the device is wanted elsewhere or the time is over, None when the queue was closed.
         """
         with self._changed:
@@ -239,10 +239,10 @@ class JobQueue:
 
     def _gather(self, consumer: QueueConsumer, limit: int, made_together: int, gather_s: float) -> None:
         """Wait a moment for as many jobs as there were before."""
-        askers = made_together + len(self._waiting)
-        if made_together < 1 or askers < 2:
+        clients = made_together + len(self._waiting)
+        if made_together < 1 or clients < 2:
             return
-        enough = min(askers, limit)
+        enough = min(clients, limit)
         deadline = monotonic() + gather_s
         while not (self._closed or consumer.wanted() or self._paused) and len(self._waiting) < enough:
             left = deadline - monotonic()

@@ -87,8 +87,8 @@ class JobRepository:
     def check_room(self, job: Job) -> None:
         """Raise InsufficientStorageError if the result of a job could not be kept where jobs and results are."""
         if self._store is not None and JOB_KINDS[job.kind].has_files:
-            shelf = [] if self._gallery is None else [Path(self._gallery.folders[0])]
-            check_room(job.request, [self._store.folder, *shelf])
+            gallery_folders = [] if self._gallery is None else [Path(self._gallery.folders[0])]
+            check_room(job.request, [self._store.folder, *gallery_folders])
 
     def began(self, jobs: Sequence[Job]) -> None:
         """Write down that jobs are being run, so that one that ends the whole program is not run for ever.

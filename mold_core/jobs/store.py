@@ -210,8 +210,8 @@ class JobStore:
         self._spare.keep()
         try:
             before = time.time() - self._retention_s
-            told = "id NOT IN (SELECT job FROM webhooks)"
-            self._writer.execute(f"DELETE FROM jobs WHERE finished_at < ? AND {told}", (before,))
+            delivered = "id NOT IN (SELECT job FROM webhooks)"
+            self._writer.execute(f"DELETE FROM jobs WHERE finished_at < ? AND {delivered}", (before,))
             kept = {id_ for (id_,) in self._writer.execute("SELECT id FROM jobs WHERE state IN ('done', 'running')")}
             for path in self.folder.glob("*.json"):
                 if path.stem not in kept:

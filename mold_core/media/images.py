@@ -77,9 +77,9 @@ def encode_image(
         "jpeg": {"quality": _JPEG_QUALITY if quality is None else quality, "subsampling": "4:4:4"},
         "webp": {"quality": webp_default if quality is None else quality, "lossless": lossless},
     }
-    beside = {name: value for name, value in (("icc_profile", icc), ("exif", exif)) if value is not None}
+    embedded = {name: value for name, value in (("icc_profile", icc), ("exif", exif)) if value is not None}
     buffer = BytesIO()
-    _pixels_only(image, _MODES[format]).save(buffer, format=format.upper(), **options[format], **beside)
+    _pixels_only(image, _MODES[format]).save(buffer, format=format.upper(), **options[format], **embedded)
     return embed_metadata(buffer.getvalue(), metadata) if metadata else buffer.getvalue()
 
 

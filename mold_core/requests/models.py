@@ -77,14 +77,14 @@ class Models:
 
     def loras_for(self, spec: ModelSpec) -> LoraFolder:
         """Return where the LoRAs of requests to a model lie: in the folder for them, and those of the catalog."""
-        brought = {
+        supplied = {
             part.name: SuppliedLora(file=self.store.path_of(part, file), models=str(part.options.get("models", "")))
             for part in self.plugins.models.values()
             if part.part_of == spec.family
             for file in part.files
             if file.component == "lora"
         }
-        return LoraFolder(self.settings.loras_path, brought, spec.name)
+        return LoraFolder(self.settings.loras_path, supplied, spec.name)
 
     def placed(self, spec: ModelSpec, placement: DevicePlacement | None = None) -> PlacedModel:
         """Return a model with the devices of a request's placement, or else of its own.
@@ -113,7 +113,7 @@ class Models:
         expanders = self.plugins.expanders.values()
         return frozenset().union(*(expander.model_families for expander in expanders))
 
-    def brought(self, spec: ModelSpec) -> bool:
+    def provided(self, spec: ModelSpec) -> bool:
         """Say whether a loaded plugin can run a model, or the models that it is a part of."""
         return self.runnable(spec) or (spec.part_of or spec.family) in self.plugins.families
 

@@ -35,7 +35,7 @@ class Compilation:
 
     def __init__(self) -> None:
         self.problem: str | None = None
-        self.told = False
+        self.reported = False
 
     @property
     def works(self) -> bool:
@@ -70,9 +70,9 @@ def compile_modules(
 def problem_of(network: nn.Module) -> str | None:
     """Return why a network that was to be compiled runs uncompiled, once; None where it does not."""
     state = getattr(network, "compilation", None)
-    if state is None or state.problem is None or state.told:
+    if state is None or state.problem is None or state.reported:
         return None
-    state.told = True
+    state.reported = True
     return cast(str, state.problem)
 
 

@@ -2,7 +2,7 @@
 
 With one row a matrix product only waits for the weights to arrive from memory, and expanding blocks takes longer than
 that. Rows of int8 with one scale each need no expansion: they are multiplied as they are, by a function compiled for
-this machine (see `panels`) or, without a compiler, by torch at half its speed. Blocks that have scales of their own are
+this machine (packed rows) or, without a compiler, by torch at half its speed. Blocks that have scales of their own are
 rounded to their row's, to within 1/254 of the row's largest number: a second, small rounding, after the file's own.
 """
 
@@ -71,45 +71,45 @@ class Int8Rows(nn.Module):
 
 
 class Int8Packed(nn.Module):
-    """The same as panels of 64 rows, which a compiled function multiplies by, in float32."""
+    """The same in the packed layout of `int8_gemm`, 64 rows at a time, multiplied by a compiled function in float32."""
 
-    def __init__(self, panels: Tensor, scales: Tensor, multiply: Multiply) -> None:
-        """`panels` int8 [count, columns, 16, 4], `scales` float32 [64 count]."""
+    def __init__(self, packed: Tensor, scales: Tensor, multiply: Multiply) -> None:
+        """`packed` int8 [count, columns, 16, 4], `scales` float32 [64 count]."""
         super().__init__()
-        self.panels = nn.Parameter(panels, requires_grad=False)
+        self.packed = nn.Parameter(packed, requires_grad=False)
         self.scales = nn.Parameter(scales, requires_grad=False)
         self.multiply = multiply
-        self.shape = (PACK_ROWS * panels.shape[0], panels.shape[1])
+        self.shape = (PACK_ROWS * packed.shape[0], packed.shape[1])
 
     @classmethod
     def of(cls, weight: PackedTensor, multiply: Multiply) -> Int8Packed:
         """Return the numbers of `Int8Rows.of` for weights whose rows are a multiple of 64."""
         rows, columns = weight.shape
-        panels = torch.empty((rows // PACK_ROWS, columns, PACK_ROWS // 4, 4), dtype=torch.int8)
+        packed = torch.empty((rows // PACK_ROWS, columns, PACK_ROWS // 4, 4), dtype=torch.int8)
         scales = torch.empty(rows)
         for part, piece, row_scales in _rounded(weight, PACK_ROWS):
-            panels[part.start // PACK_ROWS : part.stop // PACK_ROWS], scales[part] = pack_rows(piece), row_scales
-        return cls(panels, scales, multiply)
+            packed[part.start // PACK_ROWS : part.stop // PACK_ROWS], scales[part] = pack_rows(piece), row_scales
+        return cls(packed, scales, multiply)
 
     def take(self, ids: Tensor) -> Tensor:
         """Return rows, float32 [..., columns], for their numbers, int64 [...]."""
         panel, row = ids // PACK_ROWS, ids % PACK_ROWS
-        numbers = self.panels[panel, :, row % (PACK_ROWS // 4), row // (PACK_ROWS // 4)]
+        numbers = self.packed[panel, :, row % (PACK_ROWS // 4), row // (PACK_ROWS // 4)]
         return numbers.float() * self.scales[ids][..., None]
 
     def expand(self) -> Tensor:
         """Return all rows, float32."""
-        return unpack_rows(self.panels).float() * self.scales[:, None]
+        return unpack_rows(self.packed).float() * self.scales[:, None]
 
     def multiply_few(self, x: Tensor) -> Tensor:
         """Return x [few, columns] times the rows: float32 [..., rows]."""
-        return self.multiply(x.float().contiguous(), self.panels, self.scales)
+        return self.multiply(x.float().contiguous(), self.packed, self.scales)
 
     def multiply_many(self, x: Tensor, scratch: Scratch) -> Tensor:
         """Return the same in bf16 for any number of rows of x; the int8 numbers are expanded to bf16 in pieces."""
         x, parts = x.bfloat16(), []
         columns = self.shape[1]
-        for some in torch.split(self.panels, max(1, scratch.numbers // (PACK_ROWS * columns))):
+        for some in torch.split(self.packed, max(1, scratch.numbers // (PACK_ROWS * columns))):
             memory = scratch.rows(1, some.numel(), x).view(columns, len(some), PACK_ROWS)
             memory.copy_(some.view(len(some), columns, PACK_ROWS).transpose(0, 1))
             product = x @ memory.view(columns, -1)

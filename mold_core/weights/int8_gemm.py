@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PACK_ROWS", "Multiply", "compiled_product", "pack_rows", "unpack_rows"]
 
-# Multiplies x float32 [rows, in], contiguous, by panels int8 [count, in, 16, 4] and scales float32 [64 count].
+# Multiplies x float32 [rows, in], contiguous, by packed rows int8 [count, in, 16, 4] and scales float32 [64 count].
 Multiply = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 PACK_ROWS = 64
@@ -43,17 +43,17 @@ log = logging.getLogger("mold.weights")
 
 
 def pack_rows(rows: Tensor) -> Tensor:
-    """Return rows [64 n, in] as panels [n, in, 16, 4]: word l of a column has the rows l, l + 16, l + 32, l + 48."""
+    """Return rows [64 n, in] packed as [n, in, 16, 4]: word l of a column holds rows l, l + 16, l + 32, l + 48."""
     return rows.view(-1, 4, _WORDS, rows.shape[1]).permute(0, 3, 2, 1)
 
 
-def unpack_rows(panels: Tensor) -> Tensor:
-    """Return panels [n, in, 16, 4] as rows [64 n, in]."""
-    return panels.permute(0, 3, 2, 1).reshape(-1, panels.shape[1])
+def unpack_rows(packed: Tensor) -> Tensor:
+    """Return packed rows [n, in, 16, 4] as rows [64 n, in]."""
+    return packed.permute(0, 3, 2, 1).reshape(-1, packed.shape[1])
 
 
 def compiled_product(compile: CompileMode = "auto", cache_dir: Path | None = None) -> Multiply | None:
-    """Return a compiled product with panels on the CPU, or None where there is none.
+    """Return a compiled product with packed rows on the CPU, or None where there is none.
 
     It is made where it was never made on this machine, unless `compile` is "off". `cache_dir` keeps what is compiled;
     None stands for the system's temporary folder.
@@ -110,11 +110,11 @@ def _loaded(path: Path) -> Multiply:
     function.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 4
     function.restype = None
 
-    def multiply(x: Tensor, panels: Tensor, scales: Tensor) -> Tensor:
+    def multiply(x: Tensor, packed: Tensor, scales: Tensor) -> Tensor:
         out = torch.empty((len(x), len(scales)))
         function(
-            x.data_ptr(), panels.data_ptr(), scales.data_ptr(), out.data_ptr(),
-            len(x), len(panels), panels.shape[1], torch.get_num_threads(),
+            x.data_ptr(), packed.data_ptr(), scales.data_ptr(), out.data_ptr(),
+            len(x), len(packed), packed.shape[1], torch.get_num_threads(),
         )  # fmt: skip
         return out
 
@@ -126,7 +126,7 @@ def _check(multiply: Multiply) -> None:
     rows = (torch.arange(2 * PACK_ROWS * 48) * 2_654_435_761 >> 13).remainder(255).sub(127).view(2 * PACK_ROWS, 48)
     x = torch.arange(5 * 48).remainder(7).sub(3).float().view(5, 48)
     scales = torch.arange(1, 2 * PACK_ROWS + 1).float() / 8
-    panels = pack_rows(rows.to(torch.int8)).contiguous()
+    packed = pack_rows(rows.to(torch.int8)).contiguous()
     # Whole numbers below 2^24: the order of the sums does not matter.
-    if sys.byteorder != "little" or not torch.equal(multiply(x, panels, scales), x @ rows.float().T * scales):
+    if sys.byteorder != "little" or not torch.equal(multiply(x, packed, scales), x @ rows.float().T * scales):
         raise MoldError("the compiled code computes other numbers")

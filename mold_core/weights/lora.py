@@ -14,6 +14,7 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
+from mold_core.deprecated import renamed_fields
 from mold_core.errors import CheckpointError
 from mold_core.weights.files import open_weights, read_weights
 from mold_core.weights.lora_linear import LoraDelta, LoraUp, with_loras_applied
@@ -79,8 +80,9 @@ def read_lora(
         raise CheckpointError("%s: %s", path, error, hint=error.hint) from None
 
 
+@renamed_fields(beside="attached")
 class LoraCache:
-    """Adapters of one model, read when they are first asked for. Those used last are kept, up to so many bytes."""
+    """LoRAs of one model, read on first use. The most recently used ones stay in memory, up to `limit_bytes`."""
 
     def __init__(self, names: LoraNames, limit_bytes: int = LORA_CACHE_BYTES) -> None:
         self._names = names
@@ -94,7 +96,7 @@ class LoraCache:
         return sum(adapter.size_bytes for adapter in self._kept.values())
 
     @contextmanager
-    def beside(
+    def attached(
         self,
         component: str,
         network: nn.Module,
@@ -104,14 +106,14 @@ class LoraCache:
         dtype: torch.dtype,
         device: str | torch.device,
     ) -> Iterator[None]:
-        """Let a network compute with LoRAs for a while; afterwards it is as it was.
+        """Attach LoRAs to a network while the block runs, and detach them afterwards.
 
-        `run` is told what of a file is not used. Raises CheckpointError as `read_lora` does.
+        Tensors of a file that are not used are reported to `run`. Raises CheckpointError as `read_lora` does.
         """
         stack = []
         for lora in loras:
             adapter = self._get(Path(lora.path), component, network, dtype, device)
-            _tell(Path(lora.path), adapter.ignored, run)
+            _report_ignored(Path(lora.path), adapter.ignored, run)
             if lora.scale:
                 stack.append((adapter.deltas, lora.scale))
         with with_loras_applied(network, stack):
@@ -156,7 +158,7 @@ def _state(path: Path) -> tuple[str, int, int]:
     return str(path), about.st_size, about.st_mtime_ns
 
 
-def _tell(path: Path, ignored: Sequence[str], run: Run) -> None:
+def _report_ignored(path: Path, ignored: Sequence[str], run: Run) -> None:
     if ignored:
         more = f" and {len(ignored) - 3} more" if len(ignored) > 3 else ""
         names = ", ".join(name if len(name) <= 100 else f"{name[:99]}…" for name in ignored[:3])

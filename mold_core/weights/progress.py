@@ -43,11 +43,11 @@ class LoadProgress:
         loaded = self.size_bytes * done // max(total, 1)
         step = max(_FEWEST_BYTES, self.size_bytes // _MOST_EVENTS)
         if loaded - self._reported_bytes >= step and done < total:
-            self._tell(loaded)
+            self._report(loaded)
 
     def finish(self) -> None:
         """Say that the component is loaded."""
-        self._tell(self.size_bytes)
+        self._report(self.size_bytes)
 
     @contextmanager
     def compiling(self, what: str) -> Iterator[None]:
@@ -57,7 +57,7 @@ class LoadProgress:
         yield
         self.report(StageDone(name=name, elapsed_ms=round((perf_counter() - started) * 1000)))
 
-    def _tell(self, loaded: int) -> None:
+    def _report(self, loaded: int) -> None:
         self._reported_bytes = loaded
         loaded = min(self.before_bytes + loaded, self.total_bytes)
         self.report(WeightLoad(bytes_loaded=loaded, bytes_total=self.total_bytes, component=self.component))

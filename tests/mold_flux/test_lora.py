@@ -105,7 +105,7 @@ def with_adapter(
 ) -> Tensor:
     loras = [LoraWeight(path=str(file), scale=scale) for file, scale in zip(files, scales, strict=True)]
     dtype = torch.bfloat16 if any(t.dtype == torch.bfloat16 for t in network.state_dict().values()) else torch.float32
-    beside = (shelf or LoraCache(FluxNames())).beside(
+    beside = (shelf or LoraCache(FluxNames())).attached(
         "transformer", network, loras, RecordedRun(), dtype=dtype, device="cpu"
     )
     with beside:
@@ -301,7 +301,7 @@ def velocity(network: FluxTransformer, files: tuple[Path, ...]) -> Tensor:
     )
     loras = [LoraWeight(path=str(file)) for file in files]
     shelf = LoraCache(FluxNames())
-    beside = shelf.beside("transformer", network, loras, RecordedRun(), dtype=torch.bfloat16, device="cpu")
+    beside = shelf.attached("transformer", network, loras, RecordedRun(), dtype=torch.bfloat16, device="cpu")
     with torch.inference_mode(), beside:
         return network(img, txt, pooled, torch.tensor([0.7]), torch.tensor([3.5]), rope(WIDE, 4, 2, 3))
 
@@ -320,11 +320,11 @@ def test_a_text_encoder_has_places_too(tmp_path: Path, prefix: str) -> None:
     save_file({f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up}, tmp_path / "x")
     run = RecordedRun()
     loras = [LoraWeight(path=str(tmp_path / "x"))]
-    with LoraCache(FluxNames()).beside("clip_encoder", clip, loras, run, dtype=torch.float32, device="cpu"):
+    with LoraCache(FluxNames()).attached("clip_encoder", clip, loras, run, dtype=torch.float32, device="cpu"):
         made = clip(ids)
     clip.get_submodule(layer).weight.data += up @ down  # type: ignore[union-attr, operator]
     assert_close(made, clip(ids))
-    with LoraCache(FluxNames()).beside("transformer", transformer(), loras, run, dtype=torch.float32, device="cpu"):
+    with LoraCache(FluxNames()).attached("transformer", transformer(), loras, run, dtype=torch.float32, device="cpu"):
         pass
     assert run.events == []  # a transformer has nothing to say about a text encoder's layers
 
@@ -344,7 +344,7 @@ def test_keys_that_are_not_understood_are_told_once_per_use(tmp_path: Path) -> N
     run, shelf = RecordedRun(), LoraCache(FluxNames())
     for _ in range(2):
         loras = [LoraWeight(path=str(path))]
-        with shelf.beside("transformer", transformer(), loras, run, dtype=torch.float32, device="cpu"):
+        with shelf.attached("transformer", transformer(), loras, run, dtype=torch.float32, device="cpu"):
             pass
     assert len(run.events) == 2
     assert run.events[0] == run.events[1]

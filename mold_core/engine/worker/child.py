@@ -145,7 +145,7 @@ class _Process:
             try:
                 word, data = "done", pickle.dumps(self._run(worker, number, verb, arguments))
             except Exception as error:
-                word, data = "failed", pickle.dumps(_told(error))
+                word, data = "failed", pickle.dumps(_picklable(error))
             failed = self.look_at(worker)
             state = WorkerState(loaded=worker.loaded(), device=self.device)
             self.send((word, number, state), data)
@@ -204,13 +204,13 @@ class _Handler(logging.Handler):
         self._process.send(("log", record.name, record.levelno, self.format(record)))
 
 
-def _told(error: Exception) -> MoldError:
+def _picklable(error: Exception) -> MoldError:
     """Return the error as one that travels; its cause stays here and goes to the log."""
-    told = own_error(error)
-    if told.__cause__ is not None:
-        log.warning("%s", told, exc_info=told.__cause__)
+    reported = own_error(error)
+    if reported.__cause__ is not None:
+        log.warning("%s", reported, exc_info=reported.__cause__)
     try:
-        pickle.loads(pickle.dumps(told))
+        pickle.loads(pickle.dumps(reported))
     except Exception:
-        return InferenceError("%s", told)
-    return told
+        return InferenceError("%s", reported)
+    return reported

@@ -42,7 +42,7 @@ class LocalWorker(Worker):
         self._store = ModelStore(settings.models_path)
         self._residency = Residency(budget_bytes(settings, self.device))
         # Models that were placed on the processor as a whole have its memory, not the device's.
-        self._beside = self._residency if self.device == "cpu" else Residency(budget_bytes(settings, "cpu"))
+        self._host_residency = self._residency if self.device == "cpu" else Residency(budget_bytes(settings, "cpu"))
         self._placed: dict[str, Mapping[str, str]] = {}
         self._versions: dict[str, tuple[str, ...]] = {}
         self._plans: dict[str, MemoryPlan] = {}
@@ -50,7 +50,7 @@ class LocalWorker(Worker):
 
     def loaded(self) -> frozenset[str]:
         """Return the full names of the models in memory."""
-        return frozenset((*self._residency.names, *self._beside.names))
+        return frozenset((*self._residency.names, *self._host_residency.names))
 
     def device_info(self) -> DeviceInfo:
         """Return the name and the memory of the device, as they are now."""
@@ -64,7 +64,7 @@ class LocalWorker(Worker):
 
     def unload(self, name: str | None = None) -> tuple[str, ...]:
         """Drop one model, or all; return the names that were dropped."""
-        names = dict.fromkeys((*self._residency.names, *self._beside.names)) if name is None else (name,)
+        names = dict.fromkeys((*self._residency.names, *self._host_residency.names)) if name is None else (name,)
         return tuple(name for name in names if self._drop(name))
 
     def run(self, task: WorkerTask, run: Run) -> Any:
@@ -75,20 +75,20 @@ class LocalWorker(Worker):
     def close(self) -> None:
         """Free everything."""
         self._residency.clear()
-        self._beside.clear()
+        self._host_residency.clear()
 
     def _drop(self, name: str) -> bool:
         self._placed.pop(name, None)
         self._versions.pop(name, None)
         self._plans.pop(name, None)
         self._planned_px.pop(name, None)
-        return self._residency.drop(name) or self._beside.drop(name)
+        return self._residency.drop(name) or self._host_residency.drop(name)
 
     # --- for tasks -----------------------------------------------------------------------------------------------
 
     def drop_all_but(self, name: str) -> None:
         """Unload all models but one."""
-        for other in (*self._residency.names, *self._beside.names):
+        for other in (*self._residency.names, *self._host_residency.names):
             if other != name:
                 self._drop(other)
 
@@ -109,7 +109,7 @@ class LocalWorker(Worker):
         if self._versions.get(spec.name, versions) != versions:
             self._drop(spec.name)  # its files are not those it was loaded from
         device = torch_name(spec.devices.get(WHOLE_MODEL, self.device), self.device)
-        residency = self._residency if device == self.device else self._beside
+        residency = self._residency if device == self.device else self._host_residency
         sized = spec_for(spec, requests)
         if spec.name in residency.names and pixels_of(sized) > self._planned_px.get(spec.name, 0):
             self._plan_again(sized, files, family, device, residency)

@@ -50,10 +50,10 @@ class ProcessExecutor:
         return ProcessWorker(device, settings, plugins)
 
 
-class _Telling(Protocol):
+class _Cancellable(Protocol):
     """What a run may have beside `mold_core.hookspecs.Run`; see `mold_core.jobs.batch.BatchRun`."""
 
-    def telling(self, cancelled: Callable[[], object]) -> AbstractContextManager[None]: ...
+    def on_cancel(self, cancelled: Callable[[], object]) -> AbstractContextManager[None]: ...
 
 
 class ProcessWorker(Worker):
@@ -207,7 +207,7 @@ class ProcessWorker(Worker):
         try:
             self._send(("call", number, verb, pickle.dumps((wants_run, arguments))))
             calling = _Calling(run, lambda: self._pulse.cancel(number))
-            with calling.telling():
+            with calling.on_cancel():
                 while (message := self._answers.get()) is not None:
                     if message[1] != number:
                         continue
@@ -286,10 +286,10 @@ class _Calling:
         self._cancel = cancel
         self._failure: BaseException | None = None
 
-    def telling(self) -> AbstractContextManager[None]:
+    def on_cancel(self) -> AbstractContextManager[None]:
         """Cancel the call, while the block runs, as soon as the run is cancelled."""
-        telling = getattr(self._run, "telling", None)
-        return telling(self._cancel) if telling is not None else nullcontext()
+        on_cancel = getattr(self._run, "on_cancel", None)
+        return on_cancel(self._cancel) if on_cancel is not None else nullcontext()
 
     def pass_on(self, message: tuple[Any, ...]) -> None:
         """Tell the run what was reported; when it raises, the call is cancelled and the rest is not told."""

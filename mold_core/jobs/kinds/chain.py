@@ -153,10 +153,10 @@ def _make_clip(job: Job, spec: ModelSpec, chain: Chain, index: int, worker: Work
     job.report(ChainStageStart(stage_idx=index))
     later = tuple(attrs.evolve(work.request, source_image=None) for work in chain.works[index + 1 :])
     work = attrs.evolve(chain.works[index], later=later)
-    beside = chain.ready
-    _guarded(chain, index, lambda: worker.run(RenderClipTask(spec, work, beside), _ClipRun(job, index)))
+    ready = chain.ready
+    _guarded(chain, index, lambda: worker.run(RenderClipTask(spec, work, ready), _ClipRun(job, index)))
     job.report(ChainStageDone(stage_idx=index, frames_emitted=chain.plan.emitted[index]))
-    _decode(job, spec, chain, [one for one in beside if one.ready], worker)
+    _decode(job, spec, chain, [one for one in ready if one.ready], worker)
 
 
 def _decode(job: Job, spec: ModelSpec, chain: Chain, works: Sequence[ClipWork], worker: Worker) -> None:

@@ -49,7 +49,7 @@ class ExpandTask:
 
 
 class ExpandKind(JobKind):
-    """Prompts from wishes."""
+    """Prompt expansion: detailed prompts from short ones."""
 
     name = "expand"
     request_class = ExpandRequest

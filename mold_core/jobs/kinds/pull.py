@@ -34,7 +34,7 @@ class PullKind(JobKind):
         """Return the request with the full name of the model. Raises UnknownModelError."""
         spec = models.resolve(request.model)
         warnings: tuple[str, ...] = ()
-        if not spec.embedded and not models.brought(spec):
+        if not spec.embedded and not models.provided(spec):
             warnings = (f"no loaded plugin brings the family {spec.family}, so nothing runs {spec.name} yet",)
         return Prepared(request=attrs.evolve(request, model=spec.name), spec=spec, warnings=warnings)
 

@@ -155,7 +155,7 @@ def _announced(component: str, spec: ModelSpec, number_bytes: int) -> tuple[Comp
 
 # FLUX.1's channels, and the tensors that tell those of other sizes.
 _WIDTHS = {"transformer": 3072, "t5_encoder": 4096, "clip_encoder": 768, "vae": 128}
-_TELLING = {
+_DISTINCTIVE = {
     "transformer": ("img_in.weight", "x_embedder.weight"),
     "t5_encoder": ("final_layer_norm.weight", "enc.output_norm.weight"),
     "clip_encoder": ("final_layer_norm.weight",),
@@ -165,7 +165,7 @@ _TELLING = {
 
 def _width(component: str, sources: Mapping[str, Any]) -> int:
     for name, source in sources.items():
-        if name.endswith(_TELLING[component]):
+        if name.endswith(_DISTINCTIVE[component]):
             return int(source.shape[0])
     return _WIDTHS[component]
 

@@ -248,7 +248,7 @@ class FluxPipeline(Pipeline):
             dtype = self._dtypes[name]
             with (
                 self.parts.use(name, run.report) as network,
-                self._adapters.beside(name, network, loras, run, dtype=dtype, device=device),
+                self._adapters.attached(name, network, loras, run, dtype=dtype, device=device),
             ):
                 yield network
 

@@ -185,7 +185,7 @@ class Ltx2Pipeline(Pipeline):
         """Give the transformer, with the LoRAs beside its layers that a pass takes."""
         with (
             self.parts.use("transformer", run.report) as transformer,
-            self._adapters.beside("transformer", transformer, one.loras, run, dtype=self._dtype, device=self._device),
+            self._adapters.attached("transformer", transformer, one.loras, run, dtype=self._dtype, device=self._device),
         ):
             yield transformer
 

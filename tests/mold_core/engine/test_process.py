@@ -155,7 +155,7 @@ def test_cancelling_is_seen_there_at_the_next_step() -> None:
         """Cancels while the second step is computed."""
 
         @contextmanager
-        def telling(self, cancelled: Callable[[], object]) -> Iterator[None]:
+        def on_cancel(self, cancelled: Callable[[], object]) -> Iterator[None]:
             self.cancel = cancelled
             yield
 

@@ -1,0 +1,136 @@
+"""Names and prose use the words of the field; private words of mold do not come back."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# Words that no module, class, function, argument, variable or attribute may carry.
+PRIVATE = frozenset(
+    """
+    abilities anew asker askers bench beside blaming brings brought bury errand errands feeder film films keeper
+    notices panels picture pictures shelf taker tell telling tells told unfilled whereabouts wishes
+    """.split()  # noqa: SIM905 - as a list it takes thirty lines
+)
+
+# Words that have another, ordinary meaning as well: the number of names that carry one may only shrink.
+MOST = {
+    "adapter": 5,
+    "adapters": 5,
+    "answer": 30,
+    "answers": 10,
+    "asked": 10,
+    "fill": 5,
+    "filled": 5,
+    "fitted": 5,
+    "given": 15,
+    "gone": 5,
+    "held": 20,
+    "made": 35,
+    "own": 40,
+    "part": 70,
+    "parts": 65,
+    "pinned": 10,
+    "place": 40,
+    "places": 20,
+    "recipe": 5,
+    "room": 15,
+    "shown": 30,
+    "wanted": 50,
+}
+
+# Identifier → why it keeps its private word.
+KEPT = {
+    "abilities": "a field of /api/models/NAME, and a public method of Engine",
+    "shelf": "a public attribute of Engine and Client",
+}
+
+# Modules that hold old names on purpose.
+EXEMPT = ("mold_core/deprecated.py",)
+
+# Scripts that trained the models of mold_nano. They are not installed.
+SCRIPTS = "plugins/mold_nano/training/"
+
+# Words that no help text, page or docstring may use.
+PROSE = re.compile(r"\b(film|films|picture|pictures|anew|errand|errands|shelf|wishes|keeper)\b", re.IGNORECASE)
+
+
+@cache
+def modules() -> dict[str, ast.Module]:
+    """Return every module of the packages and plugins, by its path."""
+    paths = [path for folder in ("mold_core", "mold_http", "plugins") for path in sorted((ROOT / folder).rglob("*.py"))]
+    found = {path.relative_to(ROOT).as_posix(): path for path in paths}
+    return {
+        name: ast.parse(path.read_text("utf-8"))
+        for name, path in found.items()
+        if name not in EXEMPT and not name.startswith(SCRIPTS)
+    }
+
+
+def names_in(path: str, module: ast.Module) -> Iterator[str]:
+    """Yield the name of a module and every name that it binds."""
+    yield from Path(path).with_suffix("").parts
+    for node in ast.walk(module):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                yield name
+            case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
+                yield name
+            case ast.arg(arg=name):
+                yield name
+
+
+def words_of(name: str) -> set[str]:
+    """Return the words of a name in snake_case, UPPER_CASE or CamelCase."""
+    return {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)}
+
+
+@cache
+def names() -> frozenset[tuple[str, str]]:
+    """Return every module with every name in it."""
+    return frozenset((path, name) for path, module in modules().items() for name in names_in(path, module))
+
+
+def test_no_name_carries_a_private_word() -> None:
+    found = sorted(f"{path}: {name}" for path, name in names() if words_of(name) & PRIVATE and name not in KEPT)
+    assert found == []
+
+
+def private_words(text: str) -> list[str]:
+    """Return the lines of a text that use private words outside of `code`."""
+    return [line.strip() for line in text.splitlines() if PROSE.search(re.sub(r"`[^`]*`", "", line))]
+
+
+@pytest.mark.parametrize("word", MOST)
+def test_no_more_names_carry_an_ambiguous_word(word: str) -> None:
+    found = sorted(f"{path}: {name}" for path, name in names() if word in words_of(name))
+    assert len(found) <= MOST[word], found
+
+
+def test_every_exception_is_still_needed() -> None:
+    assert set(KEPT) <= {name for _, name in names()}
+
+
+def test_docstrings_use_the_words_of_the_field() -> None:
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = [
+        f"{path}: {line}"
+        for path, module in modules().items()
+        for node in ast.walk(module)
+        if isinstance(node, documented)
+        for line in private_words(ast.get_docstring(node) or "")
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))])
+def test_pages_and_help_texts_use_the_words_of_the_field(page: str) -> None:
+    # The help of every command is in docs/cli.md, which another test compares with the commands.
+    assert private_words((ROOT / page).read_text("utf-8")) == []
