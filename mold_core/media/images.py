@@ -167,9 +167,7 @@ def _known_format(data: bytes, name: str) -> ImageFormat:
 
 
 def _damaged(format: ImageFormat, name: str) -> ValidationError:
-    return ValidationError(
-        f"{name} is a {_NAMES[format]} file that ends too early or is damaged", field=name, hint=_REPAIR
-    )
+    return ValidationError(f"{name} is a {_NAMES[format]} file that is truncated or damaged", field=name, hint=_REPAIR)
 
 
 def _open(data: bytes, format: ImageFormat) -> ImageFile:

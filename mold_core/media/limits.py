@@ -72,7 +72,7 @@ def check_seconds(seconds: float, name: str | None) -> None:
     """Raise ValidationError for a video that says it lasts longer than a day."""
     if seconds > MAX_VIDEO_SECONDS:
         raise ValidationError(
-            f"{name or 'the video'} says that it lasts {seconds:.0f} s, over the limit of {MAX_VIDEO_SECONDS}",
+            f"{name or 'the video'} has a duration of {seconds:.0f} s, over the limit of {MAX_VIDEO_SECONDS}",
             field=name,
         )
 
@@ -80,7 +80,7 @@ def check_seconds(seconds: float, name: str | None) -> None:
 def check_sound(seconds: float, name: str) -> None:
     """Raise ValidationError where more sound is asked for than is ever kept in memory."""
     if not 0 < seconds <= MAX_SOUND_SECONDS:
-        raise ValidationError(f"{name} would be read for {seconds:g} s; at most {MAX_SOUND_SECONDS:g}", field=name)
+        raise ValidationError(f"{name} needs {seconds:g} s of audio; the limit is {MAX_SOUND_SECONDS:g}", field=name)
 
 
 def is_plausible_sound(sample_rate: int, channels: int) -> bool:

@@ -208,7 +208,7 @@ class _Reader:
 
     def _too_much(self, of: str) -> ValidationError:
         return ValidationError(
-            f"{self._name or 'the video'} says that it has too many {of}: the limit is"
+            f"{self._name or 'the video'} declares too many {of}: the limit is"
             f" {MAX_TRACKS if of == 'tracks' else MAX_INDEX_ENTRIES:,}",
             field=self._name,
         )

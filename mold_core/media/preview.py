@@ -57,7 +57,7 @@ def preview_gif(frames: Iterable[Image], fps: Fraction) -> bytes:
             writer = VideoWriter(made, "gif", width=frame.width, height=frame.height, fps=fps, shared_palette=True)
         writer.add(frame)
     if writer is None:
-        raise ValueError("a preview of no frames")
+        raise ValueError("a preview needs at least one frame")
     writer.close()
     return made.getvalue()
 

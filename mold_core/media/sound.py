@@ -116,7 +116,7 @@ def _blocks(container: Any, source_rate: int, rate: int, layout: str, max_second
     left = ceil(max_seconds * source_rate) + _MARGIN_SAMPLES
     for frame in container.decode(audio=0):
         if frame.sample_rate != source_rate:  # a frame may name a rate of its own, such as 1 Hz
-            raise ValueError("the rate changes within the sound")
+            raise ValueError("the sample rate changes within the audio")
         frame.pts = None  # gaps and jumps in a file's clock would become silence of any length
         left -= frame.samples
         for made in resampler.resample(frame):
@@ -141,5 +141,5 @@ def _layout(channels: int) -> str:
 
 def _unreadable(name: str) -> ValidationError:
     return ValidationError(
-        f"{name} is no file of sound, or is damaged", field=name, hint="use WAV, MP3, FLAC, Ogg, M4A or the like"
+        f"{name} is not an audio file, or is damaged", field=name, hint="use WAV, MP3, FLAC, Ogg or M4A"
     )

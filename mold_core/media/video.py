@@ -93,7 +93,7 @@ class VideoWriter:
     ) -> None:
         if format == "mp4" and (width % 2 or height % 2):
             raise ValidationError(
-                f"an MP4 has an even width and height, not {width} x {height}", field="output_format", value=format
+                f"an MP4 needs an even width and height, not {width} x {height}", field="output_format", value=format
             )
         self.frames = 0
         self.samples = 0

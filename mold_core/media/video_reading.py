@@ -136,12 +136,12 @@ class _reading:
 
     def _checked_video(self, container: Any) -> Any:
         if not container.streams.video:
-            raise ValidationError(f"{self._name or 'the file'} is an MP4 without a video in it", field=self._name)
+            raise ValidationError(f"{self._name or 'the file'} is an MP4 without a video stream", field=self._name)
         video = container.streams.video[0]
         context = video.codec_context
         if context is None:
             raise ValidationError(
-                f"{self._name or 'the file'} is an MP4 with a video of an unknown kind",
+                f"{self._name or 'the file'} is an MP4 with an unsupported video codec",
                 field=self._name,
                 hint="use H.264, HEVC, VP9 or AV1",
             )

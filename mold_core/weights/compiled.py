@@ -108,7 +108,7 @@ def _kernel(type_: StoredType, dtype: torch.dtype, place: str, folder: Path, mak
             _check(run, type_, dtype, place)
     except Exception as error:  # compilers fail in many ways, none of which is a reason not to go on
         reason = str(error).strip().partition("\n")[0]
-        log.info("%s is expanded without a compiler: %s: %s", type_.name, type(error).__name__, reason)
+        log.info("%s is dequantized without compiled code: %s: %s", type_.name, type(error).__name__, reason)
         log.debug("compiling failed", exc_info=True)
         return None
     return None if run is None else Kernel(type=type_, dtype=dtype, place=place, run=run)
@@ -134,7 +134,7 @@ def _library_kernel(type_: StoredType, dtype: torch.dtype, folder: Path, make: b
 
 def _compile_library(type_: StoredType, dtype: torch.dtype, folder: Path, path: Path) -> None:
     compiler()
-    log.info("compiling the expansion of %s; this is done once", type_.name)
+    log.info("compiling the dequantization of %s, once on this machine", type_.name)
     keep_caches_below(folder)
     source = kernels.KERNELS[type_.name]
 
@@ -189,7 +189,7 @@ def _check(run: Source, type_: StoredType, dtype: torch.dtype, place: str) -> No
         expected = expected * second
     same = out.equal(expected.to(dtype)) if place == "cpu" else torch.allclose(out.float(), expected, rtol=0.01)
     if not same:
-        raise MoldError("the compiled code computes other numbers")
+        raise MoldError("the compiled code returns wrong numbers")
 
 
 def _arguments(type_: StoredType, dtype: torch.dtype, place: str, rows: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -214,7 +214,7 @@ def compiler() -> str:
     """Return the C++ compiler's command; raise MoldError where there is none."""
     command = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     if shutil.which(command) is None:
-        raise MoldError(f"there is no C++ compiler {command} on this machine")
+        raise MoldError(f"no C++ compiler {command} on this machine")
     return command
 
 

@@ -77,7 +77,7 @@ def dequantize(blocks: Tensor, type_: StoredType, dtype: torch.dtype = torch.flo
     """
     expansion = _EXPANSIONS.get(type_.name)
     if expansion is None:
-        raise CheckpointError(f"{type_.name} is no quantised type (those are {', '.join(_EXPANSIONS)})")
+        raise CheckpointError(f"{type_.name} is not a quantised type (supported: {', '.join(_EXPANSIONS)})")
     return expansion(blocks).to(dtype)
 
 

@@ -47,8 +47,8 @@ def open_weights(path: Path, loaders: Iterable[WeightLoader] = ()) -> Mapping[st
             return loader.open(path)
     if head.startswith((b"PK\x03\x04", b"\x80")):
         raise CheckpointError(
-            "%s: this is a file of pickled objects (.pt, .pth, .ckpt, .bin), which can run code when it is read;"
-            " mold takes safetensors and GGUF files only",
+            "%s: this is a pickle file (.pt, .pth, .ckpt, .bin), which can run code when it is loaded;"
+            " mold reads safetensors and GGUF files only",
             path,
         )
     raise CheckpointError(

@@ -77,7 +77,7 @@ class _Cursor:
         """Move on by `count` bytes; return where they start."""
         start = self.at
         if count > self.size - start:
-            raise CheckpointError(f"the GGUF header is cut short: {count} bytes are said to follow byte {start}")
+            raise CheckpointError(f"the GGUF header is cut short: {count} bytes are expected after byte {start}")
         self.at = start + count
         return start
 
@@ -100,7 +100,7 @@ class _Cursor:
         try:
             return bytes(self.buffer[start : self.at]).decode("utf-8")
         except UnicodeDecodeError:
-            raise CheckpointError(f"the GGUF header is damaged: a {what} at byte {start} is no UTF-8 text") from None
+            raise CheckpointError(f"the GGUF header is damaged: a {what} at byte {start} is not UTF-8") from None
 
 
 def _read(file: MappedFile, header: Any) -> WeightFile:
@@ -120,7 +120,7 @@ def _read(file: MappedFile, header: Any) -> WeightFile:
     tensors: dict[str, TensorSource] = {}
     for name, dims, type_, offset in infos:
         if name in tensors:
-            raise CheckpointError(f"the GGUF header is damaged: there are two tensors called {shown(name)}")
+            raise CheckpointError(f"the GGUF header is damaged: duplicate tensor {shown(name)}")
         tensors[name] = _source(file, name, dims, type_, start, offset, alignment, shapes.get(name))
     _refuse_overlaps(tensors)
     return WeightFile(path=file.path, format="gguf", tensors=tensors, metadata=metadata)
@@ -135,7 +135,7 @@ def _metadata(cursor: _Cursor, count: int) -> tuple[dict[str, Any], dict[str, tu
     for _ in range(count):
         key = cursor.text("metadata key", _LONGEST_NAME)
         if key in keys:
-            raise CheckpointError(f"the GGUF header is damaged: there are two metadata entries called {shown(key)}")
+            raise CheckpointError(f"the GGUF header is damaged: duplicate metadata entry {shown(key)}")
         keys.add(key)
         kind = cursor.number("I")
         if kind == _ARRAY:
@@ -199,7 +199,9 @@ def _tensor_info(cursor: _Cursor) -> tuple[str, tuple[int, ...], StoredType, int
     if number not in GGUF_TYPES:
         kind = _FOREIGN.get(number, f"unknown type {number}")
         known = ", ".join(sorted(type_.name for type_ in GGUF_TYPES.values()))
-        raise CheckpointError(f"tensor {shown(name)} is stored as {kind}, which mold cannot expand (it can: {known})")
+        raise CheckpointError(
+            f"tensor {shown(name)} is stored as {kind}, which mold cannot dequantize (supported: {known})"
+        )
     return name, dims, GGUF_TYPES[number], cursor.number("Q")
 
 
@@ -219,14 +221,18 @@ def _source(
         raise CheckpointError(f"tensor {shown(name)} of shape {list(dims)} cannot be stored as {type_.name}")
     size_bytes = type_.size_bytes(numbers)
     if offset % alignment:
-        raise CheckpointError(f"tensor {shown(name)} is not aligned: it is at {offset}, no multiple of {alignment}")
+        raise CheckpointError(
+            f"tensor {shown(name)} is not aligned: its offset {offset} is not a multiple of {alignment}"
+        )
     if start + offset + size_bytes > len(file):
         raise CheckpointError(
             f"the file is cut short or damaged: tensor {shown(name)} needs bytes up to {start + offset + size_bytes},"
             f" the file has {len(file)}"
         )
     if noted_shape is not None and (min(noted_shape, default=1) < 1 or math.prod(noted_shape) != numbers):
-        raise CheckpointError(f"tensor {shown(name)} of shape {list(dims)} cannot have had shape {list(noted_shape)}")
+        raise CheckpointError(
+            f"tensor {shown(name)} of shape {list(dims)} cannot have the original shape {list(noted_shape)}"
+        )
     return TensorSource(
         name=name,
         shape=dims if noted_shape is None else noted_shape,

@@ -74,7 +74,7 @@ def _product(folder: Path) -> Multiply | None:
         _check(multiply)
     except Exception as error:  # compilers and linkers fail in many ways, none of which is a reason not to go on
         reason = str(error).strip().partition("\n")[0]
-        log.info("int8 weights are multiplied without a compiler: %s: %s", type(error).__name__, reason)
+        log.info("int8 weights are multiplied without compiled code: %s: %s", type(error).__name__, reason)
         return None
     return multiply
 
@@ -82,7 +82,7 @@ def _product(folder: Path) -> Multiply | None:
 def _compile(folder: Path, path: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     command = compiler()
-    log.info("compiling the product with int8 weights; this is done once")
+    log.info("compiling the product with int8 weights, once on this machine")
     with tempfile.TemporaryDirectory(dir=folder) as workshop, unfinished(workshop):
         made = Path(workshop) / "product.so"
         for threads in (("-fopenmp",), ()):  # Apple's compiler has no OpenMP
@@ -129,4 +129,4 @@ def _check(multiply: Multiply) -> None:
     packed = pack_rows(rows.to(torch.int8)).contiguous()
     # Whole numbers below 2^24: the order of the sums does not matter.
     if sys.byteorder != "little" or not torch.equal(multiply(x, packed, scales), x @ rows.float().T * scales):
-        raise MoldError("the compiled code computes other numbers")
+        raise MoldError("the compiled code returns wrong numbers")

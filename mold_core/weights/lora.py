@@ -177,7 +177,7 @@ def _read(
     _refuse_other_methods(tensors)
     keys = {name: read_key(name, names) for name in tensors}
     if not any(keys.values()):
-        raise CheckpointError(f"there are no low-rank pairs in it; it holds {_some(tensors)}")
+        raise CheckpointError(f"it contains no LoRA weights; it contains {_some(tensors)}")
     places = names.places_of(network)
     halves: dict[Place, dict[str, str]] = defaultdict(dict)
     ignored = []
@@ -190,7 +190,7 @@ def _read(
         else:
             halves[place][key.part] = name
     if ignored and not halves:
-        raise CheckpointError(f"it is for another model: there is no place for {_some(ignored)}")
+        raise CheckpointError(f"it is for another model: no layer matches {_some(ignored)}")
     pairs: dict[str, list[_Pair]] = defaultdict(list)
     for place, parts in halves.items():
         pairs[place.layer].append(_pair(place, parts, tensors))
@@ -202,7 +202,7 @@ def _pair(place: Place, names: Mapping[str, str], tensors: Mapping[str, Tensor |
     """Return the two matrices of a place, the second with alpha / rank in it."""
     there = names.get("down") or names.get("up") or names.get("alpha")
     if "down" not in names or "up" not in names:
-        raise CheckpointError(f"{there} has no partner: lora_A and lora_B (or lora_down and lora_up) belong together")
+        raise CheckpointError(f"{there} has no counterpart: lora_A and lora_B (or lora_down and lora_up) come in pairs")
     down, up = (_matrix(names[part], tensors) for part in ("down", "up"))
     rank = len(down)
     for part, matrix, wanted in (("down", down, [rank, place.columns]), ("up", up, [place.rows, rank])):
@@ -220,7 +220,7 @@ def _matrix(name: str, tensors: Mapping[str, Tensor | PackedTensor]) -> Tensor:
     tensor = tensors[name]
     dense = tensor if isinstance(tensor, Tensor) else tensor.expand()
     if not dense.is_floating_point():
-        raise CheckpointError(f"{name} holds no floating point numbers")
+        raise CheckpointError(f"{name} has no floating-point dtype")
     if dense.ndim == 4 and dense.shape[2:] == (1, 1):  # some write linear layers as convolutions over single pixels
         dense = dense.flatten(1)
     return dense
@@ -253,7 +253,7 @@ def _refuse_other_methods(tensors: Mapping[str, object]) -> None:
     for name in tensors:
         method = _OTHER_METHODS.get(name.rpartition(".")[2])
         if method:
-            raise CheckpointError(f"{name} says that this is a {method}; mold applies plain LoRA only")
+            raise CheckpointError(f"{name} declares {method}; mold supports plain LoRA only")
 
 
 def _some(names: Iterable[str]) -> str:

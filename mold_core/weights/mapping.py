@@ -67,7 +67,7 @@ class MappedFile:
             if self._bytes is None:
                 buffer = map_file(self.path)
                 if len(buffer) < self._size_bytes:
-                    raise CheckpointError("%s: the file became shorter while it was used", self.path)
+                    raise CheckpointError("%s: the file was truncated while it was in use", self.path)
                 with warnings.catch_warnings():
                     # A map that is read-only is one that mold never writes to.
                     warnings.filterwarnings("ignore", message="The given buffer is not writable")

@@ -48,7 +48,7 @@ class SafetensorsFiles:
         try:
             return _read(file)
         except CheckpointError as error:
-            raise CheckpointError("%s: this is not a whole safetensors file: %s", path, error) from None
+            raise CheckpointError("%s: this is not a complete safetensors file: %s", path, error) from None
 
 
 SAFETENSORS = SafetensorsFiles()
@@ -87,7 +87,7 @@ def _header_length(file: MappedFile) -> int:
         raise CheckpointError(f"it has only {len(file)} bytes")
     (length,) = struct.unpack("<Q", file.head(8))
     if length > _FORMAT_LIMIT or 8 + length > len(file):
-        raise CheckpointError(f"its header is said to be {length} bytes long, the file has {len(file)}")
+        raise CheckpointError(f"its header claims {length} bytes, and the file has {len(file)}")
     if length > _LONGEST_HEADER:
         raise CheckpointError(f"its header is {length} bytes long, and mold reads up to {_LONGEST_HEADER}")
     return int(length)
@@ -183,15 +183,15 @@ def _metadata(header: _Header) -> dict[str, str]:
 
 
 def _no_json() -> CheckpointError:
-    return CheckpointError("its header is no JSON object of tensors")
+    return CheckpointError("its header is not a JSON object of tensors")
 
 
 def _no_texts() -> CheckpointError:
-    return CheckpointError("its metadata is not a table of texts")
+    return CheckpointError("its metadata is not a map of strings")
 
 
 def _twice() -> CheckpointError:
-    return CheckpointError("its header says something twice")
+    return CheckpointError("its header has duplicate keys")
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -209,14 +209,14 @@ def _source(file: MappedFile, start: int, name: str, entry: Any) -> TensorSource
         case {"dtype": str(kind), "shape": list(shape), "data_offsets": [int(begin), int(end)]}:
             pass
         case _:
-            raise CheckpointError(f"tensor {shown(name)} lacks type, shape or place")
+            raise CheckpointError(f"tensor {shown(name)} lacks dtype, shape or offsets")
     if kind not in SAFETENSORS_TYPES:
         known = ", ".join(SAFETENSORS_TYPES)
         raise CheckpointError(
-            f"tensor {shown(name)} is stored as {kind[:32]!r}, which mold cannot read (it can: {known})"
+            f"tensor {shown(name)} is stored as {kind[:32]!r}, which mold cannot read (supported: {known})"
         )
     if len(shape) > _MOST_DIMS or not all(type(dim) is int and 0 <= dim < 2**48 for dim in shape):
-        raise CheckpointError(f"tensor {shown(name)} has no possible shape")
+        raise CheckpointError(f"tensor {shown(name)} has an invalid shape")
     type_ = SAFETENSORS_TYPES[kind]
     size_bytes = type_.size_bytes(math.prod(shape))
     if not 0 <= begin <= end <= len(file) - start or end - begin != size_bytes:

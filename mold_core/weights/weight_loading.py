@@ -191,4 +191,4 @@ def _check(module: nn.Module, tensors: Mapping[str, Tensor | PackedTensor], sour
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise CheckpointError("%s is of another model: it %s", source, "; it ".join(problems[:3]) + more)
+        raise CheckpointError("%s does not match the model: it %s", source, "; it ".join(problems[:3]) + more)

@@ -153,7 +153,7 @@ def bomb() -> bytes:
 
 
 BAD_IMAGES = {
-    "truncated": (image(100, 100)[:-40], "ends too early or is damaged"),
+    "truncated": (image(100, 100)[:-40], "is truncated or damaged"),
     "bomb": (bomb(), "20000 x 10000 = 200.0 megapixels, over the limit of 32"),
     "gif": (b"GIF89a" + bytes(50), "not a GIF"),
     "text": (b"this is only text", "must be a PNG, JPEG or WebP image"),

@@ -184,7 +184,7 @@ def test_a_network_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
 def test_pickled_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "RealESRGAN_x4plus.pth"
     torch.save({"params_ema": {}}, path)
-    with pytest.raises(CheckpointError, match="can run code when it is read"):
+    with pytest.raises(CheckpointError, match="can run code when it is loaded"):
         load_network(path, [RRDB()], context())
 
 

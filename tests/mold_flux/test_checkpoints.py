@@ -176,8 +176,8 @@ def test_filling_says_what_is_lacking_left_over_or_of_the_wrong_shape() -> None:
     with pytest.raises(CheckpointError) as caught:
         load_weights(FluxTransformer(SMALL), tensors, "x.safetensors")
     assert str(caught.value) == (
-        "x.safetensors is of another model: it lacks img_in.weight; it has img_in.weight_scale, which the model does"
-        " not; it has txt_in.bias of shape [5] where [32] is needed"
+        "x.safetensors does not match the model: it lacks img_in.weight; it has img_in.weight_scale, which the model"
+        " does not; it has txt_in.bias of shape [5] where [32] is needed"
     )
 
 

@@ -184,7 +184,7 @@ def test_a_truncated_file_is_named(engine: Engine, tmp_path: Path) -> None:
     path = transformer_of(spec)
     path.write_bytes(path.read_bytes()[:-1000])
     use(engine, spec)
-    with pytest.raises(CheckpointError, match=r"flux-nano\.safetensors: this is not a whole safetensors file"):
+    with pytest.raises(CheckpointError, match=r"flux-nano\.safetensors: this is not a complete safetensors file"):
         engine.generate(request())
 
 

@@ -362,17 +362,20 @@ OTHER = "layers.0.to_q"
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [
-        ({A: (4, 64)}, r"img_in\.lora_A\.weight has no partner"),
-        ({B: (128, 4)}, r"img_in\.lora_B\.weight has no partner"),
+        ({A: (4, 64)}, r"img_in\.lora_A\.weight has no counterpart"),
+        ({B: (128, 4)}, r"img_in\.lora_B\.weight has no counterpart"),
         ({A: (4, 65), B: (128, 4)}, r"lora_A\.weight has the shape \[4, 65\] where \[4, 64\]"),
         ({A: (4, 64), B: (129, 4)}, r"lora_B\.weight has the shape \[129, 4\] where \[128, 4\]"),
         ({A: (4, 64), B: (128, 5)}, r"lora_B\.weight has the shape \[128, 5\] where \[128, 4\]"),
         ({A: (0, 64), B: (128, 0)}, r"has the shape \[0, 64\]"),
         ({A: (4,), B: (128, 4)}, r"has the shape \[4\]"),
         ({A: (4, 64), B: (128, 4), "img_in.alpha": (2,)}, r"img_in\.alpha must be one finite number"),
-        ({"img_in.weight": (128, 64)}, r"no low-rank pairs in it; it holds img_in\.weight"),
-        ({f"{OTHER}.lora_A.weight": (4, 64), f"{OTHER}.lora_B.weight": (64, 4)}, r"another model: .* layers\.0\.to_q"),
-        ({A: (4, 64), B: (128, 4), "img_in.dora_scale": (128,)}, r"img_in\.dora_scale says that this is a DoRA"),
+        ({"img_in.weight": (128, 64)}, r"no LoRA weights; it contains img_in\.weight"),
+        (
+            {f"{OTHER}.lora_A.weight": (4, 64), f"{OTHER}.lora_B.weight": (64, 4)},
+            r"another model: no layer matches .*layers\.0\.to_q",
+        ),
+        ({A: (4, 64), B: (128, 4), "img_in.dora_scale": (128,)}, r"img_in\.dora_scale declares DoRA"),
         ({"lora_unet_x.hada_w1_a": (4, 4)}, r"LoHa"),
     ],
 )

@@ -90,7 +90,7 @@ def test_after_a_broken_adapter_the_model_is_as_before(engine: Engine, tmp_path:
     before = draw(engine)
     broken = tmp_path / "broken.safetensors"
     save_file({"lora_unet_single_blocks_0_linear1.lora_down.weight": torch.ones(4, 161)}, broken)
-    with pytest.raises(CheckpointError, match=r"broken\.safetensors: .*has no partner"):
+    with pytest.raises(CheckpointError, match=r"broken\.safetensors: .*has no counterpart"):
         draw(engine, lora, LoraWeight(path=str(broken)))
     assert (draw(engine) == before).all()
 

@@ -230,7 +230,7 @@ def test_a_chain_takes_adapters(
 @pytest.mark.parametrize(
     ("tensors", "words"),
     [
-        ({"diffusion_model.transformer_blocks.0.attn1.to_q.lora_A.weight": torch.ones(2, 32)}, "has no partner"),
+        ({"diffusion_model.transformer_blocks.0.attn1.to_q.lora_A.weight": torch.ones(2, 32)}, "has no counterpart"),
         (
             {
                 "diffusion_model.transformer_blocks.0.attn1.to_q.lora_A.weight": torch.ones(2, 31),
@@ -245,7 +245,7 @@ def test_a_chain_takes_adapters(
             },
             "it is for another model",
         ),
-        ({"a": torch.ones(1)}, "there are no low-rank pairs in it"),
+        ({"a": torch.ones(1)}, "it contains no LoRA weights"),
     ],
 )
 def test_other_files_are_refused_by_name(

@@ -79,7 +79,7 @@ def test_a_part_of_a_video_is_made_anew(server: Server) -> None:
     [
         (
             {"audio_file": text(b"no sound")},
-            "audio_file is no file of sound, or is damaged; use WAV, MP3, FLAC, Ogg, M4A or the like",
+            "audio_file is not an audio file, or is damaged; use WAV, MP3, FLAC, Ogg or M4A",
         ),
         ({"source_video": text(b"no video")}, "source_video is not an MP4 file, or is damaged"),
         ({"source_video": "?"}, "source_video must be base64 text (RFC 4648) or a data: URL"),

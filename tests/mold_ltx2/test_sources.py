@@ -180,7 +180,7 @@ WHOLE_MODEL = TimeRange(start_seconds=0, end_seconds=0.5)
         (
             {"audio_file": b"no sound"},
             "audio_file",
-            "audio_file is no file of sound, or is damaged; use WAV, MP3, FLAC, Ogg, M4A or the like",
+            "audio_file is not an audio file, or is damaged; use WAV, MP3, FLAC, Ogg or M4A",
         ),
         (
             {"audio_file": mp4(frames(2))},

@@ -167,7 +167,7 @@ class _Helper:
             raise ValidationError("the file cannot be opened") from error
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise ValidationError("the file is not a regular one")
+            raise ValidationError("not a regular file")
         return os.fdopen(descriptor, "rb")
 
     def _emit(self, data: bytes, about: Mapping[str, Any]) -> None:

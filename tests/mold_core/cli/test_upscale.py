@@ -72,7 +72,7 @@ def test_a_folder_goes_on_where_it_stopped(upscale: Run, tmp_path: Path) -> None
 
 REFUSED = {
     "text": (["text.png"], 2, "must be a PNG, JPEG or WebP image"),
-    "cut off": (["cut.png"], 2, "ends too early or is damaged"),
+    "cut off": (["cut.png"], 2, "is truncated or damaged"),
     "empty": (["empty.png"], 2, "not an empty file"),
     "not there": (["nothing.png"], 2, "no such file: 'nothing.png'"),
     "tile": (["good.png", "--tile-size", "1"], 2, "tile_size must be 0 (no tiles) or at least 64, not 1"),

@@ -266,7 +266,7 @@ def test_a_file_cut_anywhere_is_refused_or_whole(format: ImageFormat) -> None:
     for end in range(12, len(data) - 1, max(1, len(data) // 60)):
         image = decoded_or_refused(data[:end])
         if isinstance(image, str):
-            assert "ends too early or is damaged; open it in an image editor" in image
+            assert "is truncated or damaged; open it in an image editor" in image
         else:
             assert difference(image, whole) == 0  # only marks after the pixels were missing
 

@@ -50,5 +50,5 @@ def test_the_gif_holds_the_frames_in_their_colours_and_plays_as_long() -> None:
 
 
 def test_of_no_frames_there_is_no_preview() -> None:
-    with pytest.raises(ValueError, match="no frames"):
+    with pytest.raises(ValueError, match="at least one frame"):
         preview_gif([], Fraction(8))

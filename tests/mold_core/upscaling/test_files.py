@@ -166,5 +166,5 @@ def test_a_file_that_breaks_off_is_refused(cut: float, bits: int) -> None:
     stream.write(noise(50, 50, 3, most=2**bits - 1))
     stream.close()
     data = buffer.getvalue()
-    with pytest.raises(ValidationError, match="is a PNG file that ends too early or is damaged"):
+    with pytest.raises(ValidationError, match="is a PNG file that is truncated or damaged"):
         read_image(data[: int(len(data) * cut)])

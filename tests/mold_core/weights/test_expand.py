@@ -52,5 +52,5 @@ def test_a_scale_is_multiplied_before_rounding() -> None:
 
 
 def test_a_plain_type_has_no_blocks_to_expand() -> None:
-    with pytest.raises(CheckpointError, match="F16 is no quantised type"):
+    with pytest.raises(CheckpointError, match="F16 is not a quantised type"):
         dequantize(torch.zeros(1, 2, dtype=torch.uint8), type_named("F16"))

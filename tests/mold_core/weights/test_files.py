@@ -75,25 +75,25 @@ EMPTY = b'{"dtype":"U8","shape":[0],"data_offsets":[0,0]}'
 
 DAMAGED = {
     "no length": (b"\0\0\0", ""),
-    "a length beyond the file": (struct.pack("<Q", 5000) + b"{}", "5000 bytes long"),
-    "no JSON": (safetensors_of(b"{not json}"), "no JSON"),
-    "deep JSON": (safetensors_of(b'{"a":' * 60_000), "no JSON"),
+    "a length beyond the file": (struct.pack("<Q", 5000) + b"{}", "claims 5000 bytes"),
+    "no JSON": (safetensors_of(b"{not json}"), "not a JSON"),
+    "deep JSON": (safetensors_of(b'{"a":' * 60_000), "not a JSON"),
     "a huge number": (safetensors_of(b'{"a":' + b"9" * 9000 + b"}"), "'a' lacks"),
-    "twice the same": (safetensors_of(b'{"a":%s,"a":%s}' % (EMPTY, EMPTY)), "twice"),
-    "metadata twice": (safetensors_of(b'{"__metadata__":{},"__metadata__":{}}'), "twice"),
-    "metadata that says something twice": (safetensors_of(b'{"__metadata__":{"a":"b","a":"c"}}'), "twice"),
-    "more after its end": (safetensors_of(b'{"a":%s}{}' % EMPTY), "no JSON"),
-    "an endless entry": (safetensors_of(b'{"a":{"dtype":"U8","shape":[%s1]}}' % (b"1," * 5000)), "no JSON"),
+    "twice the same": (safetensors_of(b'{"a":%s,"a":%s}' % (EMPTY, EMPTY)), "duplicate"),
+    "metadata twice": (safetensors_of(b'{"__metadata__":{},"__metadata__":{}}'), "duplicate"),
+    "metadata that says something twice": (safetensors_of(b'{"__metadata__":{"a":"b","a":"c"}}'), "duplicate"),
+    "more after its end": (safetensors_of(b'{"a":%s}{}' % EMPTY), "not a JSON"),
+    "an endless entry": (safetensors_of(b'{"a":{"dtype":"U8","shape":[%s1]}}' % (b"1," * 5000)), "not a JSON"),
     "twice the same place": (
         safetensors_of(b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"dtype":"I8"}}', b"x"),
-        "twice",
+        "duplicate",
     ),
     "metadata of numbers": (safetensors_of({"__metadata__": {"a": 1}}), "metadata"),
     "no place": (safetensors_of({"a": {"dtype": "U8", "shape": [1]}}), "'a' lacks"),
     "no table": (safetensors_of({"a": 3}), "'a' lacks"),
     "unknown type": (safetensors_of({"a": tensor(0, 4, dtype="F4")}, bytes(4)), "'a' is stored as 'F4'"),
-    "negative shape": (safetensors_of({"a": tensor(0, 4, (-2, -2))}, bytes(4)), "no possible shape"),
-    "endless shape": (safetensors_of({"a": tensor(0, 4, (2**60,))}, bytes(4)), "no possible shape"),
+    "negative shape": (safetensors_of({"a": tensor(0, 4, (-2, -2))}, bytes(4)), "an invalid shape"),
+    "endless shape": (safetensors_of({"a": tensor(0, 4, (2**60,))}, bytes(4)), "an invalid shape"),
     "another size": (safetensors_of({"a": tensor(0, 3)}, bytes(4)), "not at bytes 0 to 3"),
     "beyond the file": (safetensors_of({"a": tensor(0, 400, (400,))}, bytes(4)), "not at bytes 0 to 400"),
     "backwards": (safetensors_of({"a": tensor(4, 0)}, bytes(4)), "not at bytes 4 to 0"),
@@ -124,7 +124,7 @@ def test_a_safetensors_file_cut_short_anywhere_is_refused(tmp_path: Path) -> Non
 @pytest.mark.parametrize("legacy", [True, False])
 def test_pickles_are_refused(tmp_path: Path, legacy: bool) -> None:
     torch.save({"a": torch.ones(2)}, tmp_path / "x.safetensors", _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(CheckpointError, match="pickled objects"):
+    with pytest.raises(CheckpointError, match="pickle file"):
         open_weights(tmp_path / "x.safetensors")
 
 
@@ -136,7 +136,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     expected = {
         "page": "neither",
         "empty": "empty",
-        "zip": "pickled",
+        "zip": "pickle file",
         "absent": "cannot be read",
         ".": "cannot be read",
     }

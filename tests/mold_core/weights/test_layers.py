@@ -208,7 +208,7 @@ def test_what_does_not_fit_is_said_and_the_network_stays_as_it_was() -> None:
     with pytest.raises(CheckpointError) as caught:
         load_weights(network, tensors, "x.gguf")
     assert str(caught.value) == (
-        "x.gguf is of another model: it lacks norm.bias; it has more.weight, which the model does not; it has"
+        "x.gguf does not match the model: it lacks norm.bias; it has more.weight, which the model does not; it has"
         " inner.0.weight of shape [64, 64] where [64, 32] is needed"
     )
     assert type(network.embed) is nn.Embedding
