@@ -54,7 +54,7 @@ def drawn(worker: LocalWorker, run: Any, **fields: Any) -> bytes:
             **fields,
         }
     )
-    spec = worker._plugins.models[str(request.model)]
+    spec = load_plugins(None).models[str(request.model)]
     (frames,) = worker.run(GenerateTask(spec, [request]), run)
     return b"".join(image.tobytes() for image in frames.images)
 
@@ -97,7 +97,7 @@ def test_work_stops_wherever_it_is_and_the_model_is_as_good_as_before(
 
 
 def test_loading_stops_between_two_tensors(worker: LocalWorker) -> None:
-    spec = worker._plugins.models["flux-nano:bf16"]
+    spec = load_plugins(None).models["flux-nano:bf16"]
     worker.unload()
     undisturbed = Interrupted()
     worker.load(spec, undisturbed)
