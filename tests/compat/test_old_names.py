@@ -43,3 +43,12 @@ def test_an_argument_keeps_its_old_name() -> None:
     network = torch.nn.Linear(2, 2)
     with pytest.warns(DeprecationWarning, match="argument 'expand_within_bytes' of load_weights"):
         load_weights(network, network.state_dict(), "a test", expand_within_bytes=0)  # type: ignore[call-arg]
+
+
+def test_a_method_keeps_its_old_name() -> None:
+    from mold_core.weights import LoraCache
+    from mold_flux.lora_names import FluxNames
+
+    cache = LoraCache(FluxNames())
+    with pytest.warns(DeprecationWarning, match=r"LoraCache\.beside is called attached"):
+        assert cache.beside == cache.attached  # type: ignore[attr-defined]
