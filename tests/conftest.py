@@ -21,7 +21,7 @@ STRICT = bool(os.environ.get("MOLD_TESTS_STRICT"))
 # right is missing is no such reason.
 OF_ANOTHER_MACHINE = re.compile(
     r"this machine has a GPU|16-bit files take twice their size here|this disk has no such dates|no disk can be mounted"
-    r"|only root can mount|a small disk cannot be made|soak"
+    r"|only root can mount|a small disk cannot be made|there is no python3\.\d+ here|soak"
 )
 
 

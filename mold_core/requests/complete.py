@@ -42,7 +42,8 @@ def complete(
     given, else in that of MOLD_HOME. Raises ValidationError for what the family cannot honour.
     """
     # The request is checked before a family puts its own values in place of those asked for, and again afterwards.
-    warnings = _refuse_unsupported(request, spec, family)
+    ignored = _refuse_unsupported(request, spec, family)
+    warnings: list[str] = []
     request = attrs.evolve(request, options=complete_options(request.options, family.parameters, spec.name))
     wanted, request = request, family.resolve_inputs(spec, request)
     if request is not wanted:
@@ -65,7 +66,7 @@ def complete(
         expand=request.expand if request.expand is not None else expand or None,
     )
     family.check(spec, completed)
-    return completed, tuple(warnings)
+    return completed, (*warnings, *ignored)
 
 
 def adjust_size(width: int, height: int, rules: SizeRules) -> tuple[int, int]:

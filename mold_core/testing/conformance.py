@@ -98,7 +98,9 @@ def _check_declaration(family: ModelFamily) -> None:
     assert not faults, "; ".join(faults)
     known = {attribute.name for attribute in attrs.fields(GenerateRequest)}
     for parameter in family.parameters:
-        assert parameter.name in known, f"parameter {parameter.name!r} is no field of GenerateRequest"
+        assert parameter.type is not None or parameter.name in known, (
+            f"parameter {parameter.name!r} is no field of GenerateRequest"
+        )
 
 
 def check_import(module: str) -> None:

@@ -307,7 +307,7 @@ def test_a_video_is_generated_and_a_chain_uses_the_defaults_of_its_model(visit: 
     page = visit.go()
     page.locator("#model").select_option("ltx2-nano:bf16")
     expect(page.get_by_label("Sound")).to_be_checked()
-    expect(page.locator("#set-fps")).to_have_attribute("placeholder", "16")
+    expect(page.locator("#set-fps")).to_have_value("16")
     page.locator("#prompt").fill("a red balloon rising")
     page.keyboard.press("Control+Enter")
     video = page.locator("#mat > video")

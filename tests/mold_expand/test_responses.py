@@ -18,6 +18,7 @@ CAT = "a cat on a wall, morning light"
         f"“{CAT}”",
         f"<think>\nThe user wants a cat. [1, 2]\n</think>\n\n{CAT}",
         f"I think about it.</think>{CAT}",
+        f"I think about it.</think>{CAT} <think>",
         f"<thinking>hm</thinking>{CAT}",
         f"```\n{CAT}\n```",
         f"Here is the prompt:\n\n{CAT}",

@@ -103,7 +103,7 @@ def test_the_best_that_fits_is_taken(engine: Engine, encoders: Path) -> None:
             threads=1,
             cache_dir=Path(),
             report=lambda event: None,
-            room={} if room is None else {"cpu": room},
+            available_bytes={} if room is None else {"cpu": room},
         )
         (part,) = (part for part in family.components(spec, files, context) if part.name == "t5_encoder")  # type: ignore[attr-defined]
         return str(part.files[0].relative_to(encoders))

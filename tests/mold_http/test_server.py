@@ -290,7 +290,7 @@ def test_the_server_asks_for_short_turns_and_its_workers_for_usual_ones(tmp_path
         assert server.ask("POST", "/api/generate", {"prompt": "a tree", "steps": 1}).status == 200
         tasks = Path(f"/proc/{server.process.pid}/task").glob("*/children")
         here = [pid for children in tasks for pid in children.read_text().split()]
-        (worker,) = (int(pid) for pid in here if b"worker_process" in Path(f"/proc/{pid}/cmdline").read_bytes())
+        (worker,) = (int(pid) for pid in here if b"engine.worker.child" in Path(f"/proc/{pid}/cmdline").read_bytes())
         usual = scheduler_slice_of()
         if usual is not None:  # on Linux 6.12 and later
             assert (scheduler_slice_of(server.process.pid), scheduler_slice_of(worker)) == (SHORT_S, usual)

@@ -177,7 +177,8 @@ def soak(home: Path, load: Load) -> None:
         assert after.memory_bytes < before.memory_bytes + SPARE_BYTES
     left = Footprint.now()
     assert left.children == others
-    assert not {name for name in left.threads if name.startswith("mold")}
+    # The decoder of media belongs to the process, and other tests of it may have started one.
+    assert not {name for name in left.threads if name.startswith("mold") and name != "mold-decoder"}
 
 
 def check_jobs(engine: Engine, clients: Clients, load: Load) -> None:

@@ -11,6 +11,7 @@ __all__ = ["prompt_of", "prompts_of"]
 _LONGEST = 8_000
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "`": "`", "„": "“"}
 _THOUGHT = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
+_THINK_TAG = re.compile(r"</?think(?:ing)?>", re.IGNORECASE)
 _FENCE = re.compile(r"```[\w-]*\n?(.*?)```", re.DOTALL)
 _NUMBER = re.compile(r"^\s*(?:[-*•–]\s+|\(?\d{1,2}\s*[.):]\s*|#{1,4}\s+)(?=\S)")
 _LABEL = re.compile(
@@ -58,7 +59,7 @@ def _spoken(answer: str) -> str:
     text = _THOUGHT.sub("\n", answer)
     lowered = text.lower()
     if (end := lowered.rfind("</think")) >= 0:
-        text = text[end:].partition(">")[2]
+        text = _THINK_TAG.sub(" ", text[end:].partition(">")[2])
     elif (start := lowered.find("<think")) >= 0:
         text = text[:start]  # it was cut off while it thought
     fence = _FENCE.search(text)

@@ -147,7 +147,7 @@ def test_a_full_queue_is_an_error_and_takes_again_later(client: Client, gate: Ga
 
 
 def test_a_request_that_no_server_knows_is_refused_before_it_is_sent() -> None:
-    with pytest.raises(ValidationError, match="takes no dict"):
+    with pytest.raises(ValidationError, match="cannot run a request of class dict"):
         Client("127.0.0.1:9", "").run({"prompt": "a cat"})
 
 
