@@ -9,7 +9,6 @@ learning rate.
 import argparse
 from pathlib import Path
 
-import torch
 from ltx2_sizes import build
 from optim import Optimiser, save
 from safetensors.torch import load_file
