@@ -28,4 +28,4 @@ def test_a_whole_model_runs_beside_a_device_that_is_not_even_there(tmp_path: Pat
     (usual,) = LocalWorker("cpu", settings, plugins).run(GenerateTask(spec, [REQUEST]), RecordedRun())
     assert made.images[0].tobytes() == usual.images[0].tobytes()
     assert elsewhere._residency.used_bytes == 0
-    assert elsewhere._beside.used_bytes > 1_000_000
+    assert elsewhere._host_residency.used_bytes > 1_000_000

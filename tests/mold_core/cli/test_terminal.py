@@ -81,7 +81,7 @@ def test_the_progress_line_fits_a_narrow_terminal(sketch_process: Start) -> None
 
 
 def test_the_list_of_models_fits_a_narrow_terminal(sketch_process: Start) -> None:
-    models, _, _ = Terminal(sketch_process, columns=40).show("list").partition("★ used when")
+    models, _, _ = Terminal(sketch_process, columns=40).show("list").partition("★ default")
     lines = CONTROL.sub("", models).splitlines()
     assert max(map(len, lines)) <= 40
     assert "★ sketch:v1" in lines
