@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from mold_core.cancelling import check_cancelled
 from mold_core.deprecated import old_name
 from mold_core.weights.files import BUILT_IN, open_weights, read_weights
+from mold_core.weights.lora_description import LoraDescription, describe_lora
+from mold_core.weights.lora_keys import flat
 from mold_core.weights.measuring import ComponentSizes, held_bytes, measure
 from mold_core.weights.out_of_memory import is_out_of_memory, release_cached
 from mold_core.weights.source import TensorSource, WeightFile
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from mold_core.weights.layers import PackedEmbedding, PackedLinear
     from mold_core.weights.lora import Lora, LoraCache, read_lora
     from mold_core.weights.lora_linear import with_loras_applied
-    from mold_core.weights.lora_names import LoraNames, Place, flat, linear_layers
+    from mold_core.weights.lora_names import LoraNames, Place, linear_layers
     from mold_core.weights.meta_device import empty_modules
     from mold_core.weights.packed import PackedTensor, Scratch, concatenate
     from mold_core.weights.progress import LoadProgress
@@ -45,7 +47,6 @@ _WITH_TORCH = {
     "check_before_block": "blocks",
     "check_between_blocks": "blocks",
     "check_finite": "finite",
-    "flat": "lora_names",
     "linear_layers": "lora_names",
     "read_lora": "lora",
     "BlockStream": "streaming",
@@ -84,6 +85,7 @@ __all__ = [
     "LoadedComponents",
     "Lora",
     "LoraCache",
+    "LoraDescription",
     "LoraNames",
     "PackedEmbedding",
     "PackedLinear",
@@ -101,6 +103,7 @@ __all__ = [
     "compiled_product",
     "concatenate",
     "dequantize",
+    "describe_lora",
     "empty_modules",
     "fast_dtype",
     "flat",

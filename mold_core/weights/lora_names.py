@@ -13,6 +13,8 @@ from typing import Protocol
 from attrs import frozen
 from torch import nn
 
+from mold_core.weights.lora_keys import flat
+
 __all__ = ["Key", "LoraNames", "Place", "flat", "linear_layers", "read_key"]
 
 
@@ -80,8 +82,3 @@ def linear_layers(network: nn.Module) -> Iterator[tuple[str, Place]]:
     for name, module in network.named_modules():
         if hasattr(module, "out_features"):
             yield flat(name), Place(layer=name, first=0, rows=module.out_features, columns=module.in_features)
-
-
-def flat(name: str) -> str:
-    """Return a name with underscores for dots."""
-    return name.replace(".", "_")

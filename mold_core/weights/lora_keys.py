@@ -1,0 +1,96 @@
+"""The names of tensors in LoRA files, taken apart: layer, role, and the method that the roles of a layer make up.
+
+Trainers spell one role in several ways: `lora_A`, `lora_down` and `lora.down` all are the first matrix of a pair. Roles
+and methods are those of LoRA (Hu et al. 2021, arXiv 2106.09685), DoRA (arXiv 2402.09353), LyCORIS (LoHa, LoKr, OFT,
+BOFT, IA3, GLoRA, norms and full differences; arXiv 2309.14859) and PEFT. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from attrs import frozen
+
+__all__ = ["TensorKey", "flat", "method_of", "split_key", "stems"]
+
+
+@frozen(kw_only=True)
+class TensorKey:
+    """The name of a tensor in a LoRA file: the `stem` names a layer, the `role` is what the tensor is to it."""
+
+    stem: str
+    role: str
+
+
+_ADAPTER = r"(\.(?!weight$|bias$)\w+)?"  # PEFT's name of the adapter, where a file has one
+_ROLES = (
+    (rf"\.lora_A{_ADAPTER}\.weight", "down"),
+    (rf"\.lora_B{_ADAPTER}\.weight", "up"),
+    (rf"\.lora_B{_ADAPTER}\.bias", "bias"),
+    (r"\.(lora_down|lora\.down|lora_linear_layer\.down)\.weight", "down"),
+    (r"\.(lora_up|lora\.up|lora_linear_layer\.up)\.weight", "up"),
+    (r"\.(lora_up|lora\.up|lora_linear_layer\.up)\.bias", "bias"),
+    (r"(?<=_lora)\.down\.weight", "down"),  # XLabs' and USO's processors
+    (r"(?<=_lora)\.up\.weight", "up"),
+    (r"(?<=_lora[12])\.down\.weight", "down"),
+    (r"(?<=_lora[12])\.up\.weight", "up"),
+    (r"\.lora_mid\.weight", "mid"),
+    (r"\.alpha", "alpha"),
+    (rf"\.lora_magnitude_vector{_ADAPTER}(\.weight)?", "magnitude"),
+    (r"\.dora_scale", "magnitude"),
+    (r"\.diff", "diff"),
+    (r"\.w_norm", "diff"),
+    (r"\.diff_b", "bias"),
+    (r"\.b_norm", "bias"),
+    (r"\.set_weight", "value"),
+    (r"\.reshape_weight", "reshape"),
+    (rf"\.oft_R{_ADAPTER}\.weight", "oft_R"),
+    (rf"\.ia3_l{_ADAPTER}", "ia3_l"),
+    (r"\.on_input", "on_input"),
+    (r"\.([ab][12]|bm)\.weight", ""),
+    (r"\.(hada_w[12]_[ab]|hada_t[12]|lokr_w[12](_[ab])?|lokr_t2|oft_blocks|oft_diag|rescale|boft_R|boft_s)", ""),
+)
+_PATTERNS = tuple((re.compile(rf"{pattern}$"), role) for pattern, role in _ROLES)
+
+# What makes a group of roles a method, in the order to look: the first that has one of its roles.
+_METHODS = (
+    ("LoHa", ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")),
+    ("LoKr", ("lokr_w1", "lokr_w1_a", "lokr_w2", "lokr_w2_a")),
+    ("BOFT", ("boft_R",)),
+    ("OFT", ("oft_blocks", "oft_R", "oft_diag")),
+    ("GLoRA", ("a1", "a2", "b1", "b2")),
+    ("IA3", ("ia3_l", "on_input")),
+    ("LoRA", ("down", "up")),
+    ("weights", ("diff", "value")),
+    ("biases", ("bias",)),
+)
+
+
+def split_key(name: str) -> TensorKey | None:
+    """Return the name of a LoRA's tensor taken apart; None where mold knows no role that ends a name like that."""
+    for pattern, role in _PATTERNS:
+        found = pattern.search(name)
+        if found:
+            ending = found.group()[1:].removesuffix(".weight")
+            return TensorKey(stem=name[: found.start()], role=role or ending)
+    return None
+
+
+def method_of(roles: Iterable[str]) -> str | None:
+    """Return the method that the tensors of one layer are of; None where nothing says it."""
+    found = set(roles)
+    method = next((method for method, signs in _METHODS if found.intersection(signs)), None)
+    return "DoRA" if method == "LoRA" and "magnitude" in found else method
+
+
+def stems(name: str) -> Iterator[str]:
+    """Yield what a name may have as its layer: the name without its last word, without its last two, and so on."""
+    words = name.split(".")
+    for count in range(len(words) - 1, 0, -1):
+        yield ".".join(words[:count])
+
+
+def flat(name: str) -> str:
+    """Return a name with underscores for dots."""
+    return name.replace(".", "_")
