@@ -144,6 +144,7 @@ Capability = Literal[
     "negative-prompt",
     "scheduler",
     "text-to-video",
+    "transparency",
 ]
 
 

@@ -24,9 +24,9 @@ from mold_http.guard.keys import KeyGuard, Keys, read_keys
 from mold_http.guard.proxies import Proxies, behind
 from mold_http.guard.rates import RateLimits, parse_rate
 from mold_http.metrics import Metrics
+from mold_http.openai.errors import openai_error, openai_headers
 from mold_http.request_logging import Observer
 from mold_http.resources import Resources
-from mold_http.routes.openai_images import openai_error, openai_headers
 from mold_http.routes.route import Route, Tier
 from mold_http.routes.table import PUBLIC_PATHS, ROUTES
 from mold_http.service import Service

@@ -246,6 +246,16 @@ class Engine:
         """Return the jobs that are kept, oldest first."""
         return [job for job in self._repository.all() if state in (None, job.state) and kind in (None, job.kind)]
 
+    def delete_job(self, id: str) -> None:
+        """Cancel a job if it has not ended, and remove it with its result; files in the gallery stay.
+
+        Raises JobNotFoundError, and OutputError if the disk cannot be written.
+        """
+        job = self.job(id)
+        job.cancel()
+        job.wait()  # for a result that is being saved
+        self._repository.delete(job)
+
     def move(self, id: str, position: int) -> int:
         """Put a waiting job at a position in its queue, from 1; return its place, 0 if it no longer waits.
 

@@ -39,9 +39,10 @@ class RecentJobs:
                 self._key_of[job.id] = key
 
     def forget(self, job: Job) -> None:
-        """Know a job no more that never began."""
+        """Remove a job and its key."""
         with self._lock:
             self._live.pop(job.id, None)
+            self._ended_bytes -= self._ended.pop(job.id, (job, 0))[1]
             self._forget_key(job.id)
 
     def ended(self, job: Job, result_bytes: int) -> None:

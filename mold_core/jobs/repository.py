@@ -136,6 +136,15 @@ class JobRepository:
         self._store.update(job.id, durable=True, state="queued", attempts=0)
         return True
 
+    def delete(self, job: Job) -> None:
+        """Remove a job that has ended, and the result that was kept for it; files in the gallery stay.
+
+        Raises OutputError if the disk cannot be written.
+        """
+        self._recent.forget(job)
+        if self._store is not None:
+            self._store.remove(job.id).result()
+
     # --- looking -------------------------------------------------------------------------------------------------
 
     def find(self, id: str) -> Job:

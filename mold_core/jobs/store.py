@@ -101,7 +101,8 @@ class JobStore:
         return self._put(f"UPDATE jobs SET {names} WHERE id = ?", (*values, id), durable=durable)
 
     def remove(self, id: str) -> Future[None]:
-        """Know a job no more that was not accepted after all."""
+        """Remove a job and its result."""
+        self._result_path(id).unlink(missing_ok=True)
         return self._put("DELETE FROM jobs WHERE id = ?", (id,), durable=True)
 
     def add_webhook(self, id: str, url: str) -> Future[None]:

@@ -69,6 +69,12 @@ class Settings:
         default=False,
     )
     default_model: str | None = setting("Model used when none is named.", env="MOLD_DEFAULT_MODEL", key="default_model")
+    openai_model: tuple[str, ...] | None = setting(
+        "Models that OpenAI's own names (gpt-image-1, dall-e-2, sora-2, …) mean: the first that generates images, or "
+        "videos. Default: the default model, or an installed one.",
+        env="MOLD_OPENAI_MODEL",
+        key="openai_model",
+    )
     plugins: tuple[str, ...] | None = setting(
         "Plugins to load, by entry-point name; default: all that are installed.", env="MOLD_PLUGINS", key="plugins"
     )

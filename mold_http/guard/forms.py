@@ -21,9 +21,9 @@ _MAX_TEXT_BYTES = 1024 * 1024
 
 @attrs.frozen
 class Form:
-    """The files of a form (the first of each name), and the values of its text fields in order."""
+    """The files and the text fields of a form, each by name in order."""
 
-    files: dict[str, bytes]
+    files: dict[str, list[bytes]]
     texts: dict[str, list[str]]
 
 
@@ -40,12 +40,12 @@ async def read_form(req: falcon.asgi.Request, file_fields: frozenset[str]) -> Fo
 
 
 async def _read(form: Any, file_fields: frozenset[str]) -> Form:
-    files: dict[str, bytes] = {}
+    files: dict[str, list[bytes]] = {}
     texts: dict[str, list[str]] = {}
     text_bytes = 0
     async for part in form:
         if part.name in file_fields:
-            files.setdefault(part.name, await _data_of(part))
+            files.setdefault(part.name, []).append(await _data_of(part))
         elif part.filename is not None:
             await part.stream.exhaust()
         else:

@@ -14,6 +14,8 @@ from mold_http.routes import (
     jobs,
     models,
     openai_images,
+    openai_models,
+    openai_videos,
     placement,
     resources,
     status,
@@ -39,7 +41,9 @@ ROUTES: tuple[Route, ...] = (
     *capabilities.ROUTES,
     *resources.ROUTES,
     *documents.ROUTES,
+    *openai_models.ROUTES,
     *openai_images.ROUTES,
+    *openai_videos.ROUTES,
     *web.ROUTES,
 )
 

@@ -82,7 +82,7 @@ def test_it_edits_what_a_mask_leaves_open(client: openai.OpenAI) -> None:
     mask.save(file, "PNG")
     file.seek(0)
     answer = client.images.edit(
-        image=[png(), png()], mask=("mask.png", file), prompt="a blue boat", size="64x64", extra_body={"steps": 2}
+        image=png(), mask=("mask.png", file), prompt="a blue boat", size="64x64", extra_body={"steps": 2}
     )
     assert answer.data is not None
     opened = decode_image(base64.b64decode(answer.data[0].b64_json or ""))
@@ -99,9 +99,14 @@ def test_it_streams_an_edit(client: openai.OpenAI) -> None:
     assert list(stream)[-1].type == "image_edit.completed"
 
 
+def test_previews_of_an_edit_come_as_many_as_asked_for(client: openai.OpenAI) -> None:
+    stream = client.images.edit(image=png(), prompt="a tree", stream=True, partial_images=2, extra_body={"steps": 4})
+    assert [event.type for event in stream] == [*["image_edit.partial_image"] * 2, "image_edit.completed"]
+
+
 def test_errors_are_those_that_it_knows(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError) as unknown:
-        client.images.generate(prompt="x", model="dall-e-9")
+    with pytest.raises(openai.NotFoundError, match="nearest: flux-nano:bf16") as unknown:
+        client.images.generate(prompt="x", model="flux-nono")
     assert unknown.value.code == "model_not_found"
     with pytest.raises(openai.NotFoundError):
         client.images.generate(prompt="x", model="flux-dev")
@@ -112,8 +117,8 @@ def test_errors_are_those_that_it_knows(client: openai.OpenAI) -> None:
     assert (wrong.value.param, wrong.value.type) == ("n", "invalid_request_error")
     with pytest.raises(openai.BadRequestError, match="source_image"):
         client.images.edit(image=("a.png", b"not an image"), prompt="x", extra_body={"steps": 1})
-    with pytest.raises(openai.NotFoundError):
-        client.models.retrieve("flux-nano")
+    with pytest.raises(openai.NotFoundError, match="flux-dev:q8 is not installed"):
+        client.models.retrieve("flux-dev")
 
 
 def test_a_key_comes_as_a_token(keyed: Server) -> None:
