@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +17,8 @@ __all__ = ["fast_dtype", "overflows_fp16", "wide_dtype"]
 # but the one that keeps all scores in memory.
 _FIRST_WITH_BF16 = (8, 0)
 
+_CPU_INFO = Path("/proc/cpuinfo")
+
 
 def fast_dtype(device: str, capability: tuple[int, int] | None = None) -> torch.dtype:
     """Return bf16 where the hardware multiplies it; else fp16 on a GPU, fp32 on a CPU.
@@ -21,15 +27,29 @@ def fast_dtype(device: str, capability: tuple[int, int] | None = None) -> torch.
     """
     if device.startswith("cuda") and capability is not None and tuple(capability) < _FIRST_WITH_BF16:
         return torch.float16
-    if device != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
-        return torch.bfloat16
-    return torch.float32
+    return torch.bfloat16 if device != "cpu" or cpu_multiplies_bf16() else torch.float32
 
 
 def wide_dtype(device: str, capability: tuple[int, int] | None = None) -> torch.dtype:
     """Return the same for a network whose numbers outgrow fp16, which ends at 65504: fp32 takes the place of fp16."""
     fast = fast_dtype(device, capability)
     return torch.float32 if fast == torch.float16 else fast
+
+
+@cache
+def cpu_multiplies_bf16() -> bool:
+    """Return whether the CPU has instructions that multiply bf16: AVX-512's, or AMX.
+
+    Newer releases of torch report them. With older ones Linux does; elsewhere the answer is no, and fp32 is used.
+    """
+    report: Callable[[], Mapping[str, Any]] | None = getattr(torch.cpu, "get_capabilities", None)
+    if report is not None:
+        capabilities = report()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_tile"))
+    try:
+        return bool(re.search(r"^flags\b.*\b(?:avx512_bf16|amx_tile)\b", _CPU_INFO.read_text("utf-8"), re.MULTILINE))
+    except OSError:
+        return False
 
 
 def overflows_fp16(tensors: Iterable[object]) -> bool:

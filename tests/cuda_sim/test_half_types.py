@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mold_core import Engine, GenerateRequest, LoadContext, ModelSpec, Settings
-from mold_core.weights import fast_dtype, overflows_fp16, wide_dtype
+from mold_core.weights import dtypes, fast_dtype, overflows_fp16, wide_dtype
 from mold_core.weights.blocks32 import f8_e4m3
 from mold_flux import loading
 from mold_flux.components import COMPONENTS, dtype_of
@@ -40,6 +40,27 @@ def test_half_types_are_those_that_the_device_multiplies(
 ) -> None:
     assert str(fast_dtype(device, capability)).removeprefix("torch.") == fast
     assert str(wide_dtype(device, capability)).removeprefix("torch.") == wide
+
+
+@pytest.mark.parametrize(
+    ("flags", "dtype"),
+    [
+        ("flags\t\t: fpu avx512_bf16 sse\n", torch.bfloat16),
+        ("flags : fpu amx_tile\n", torch.bfloat16),
+        ("flags : fpu avx512f\n", torch.float32),
+        (None, torch.float32),
+    ],
+)
+def test_a_torch_that_reports_no_cpu_features_leaves_it_to_the_system(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str | None, dtype: torch.dtype
+) -> None:
+    if flags is not None:
+        (tmp_path / "cpuinfo").write_text(f"processor : 0\nmodel name : bf16\n{flags}bugs : none\n")
+    monkeypatch.setattr(dtypes, "_CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    dtypes.cpu_multiplies_bf16.cache_clear()
+    assert fast_dtype("cpu") == dtype
+    dtypes.cpu_multiplies_bf16.cache_clear()
 
 
 def context(capability: tuple[int, int]) -> LoadContext:

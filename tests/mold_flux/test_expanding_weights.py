@@ -36,7 +36,7 @@ def drawn(folder: Path, wish: ExpandWeights, spare_bytes: int) -> tuple[type[nn.
         assert plan.strategy == "eager"
 
         pipeline: Any = family.load(spec, files, attrs.evolve(context, plan=plan))
-    with pipeline.parts.use("transformer", lambda event: None) as transformer:
+    with pipeline.components.use("transformer", lambda event: None) as transformer:
         kind = type(transformer.double_blocks[0].img_attn.qkv)
     image = np.asarray(pipeline.generate([REQUEST], RecordedRun())[0].images[0], np.int16)
     pipeline.close()

@@ -266,7 +266,7 @@ def test_source_images_are_encoded_once_and_the_last_four_kept() -> None:
     for one in (*asked, asked[-1], asked[-4], asked[0]):
         assert torch.equal(sources.latents(one, encode), encode_alone(one))
     assert len(encoded) == len(asked) + 1
-    assert len(sources._remembered) == 4
+    assert len(sources._cache._values) == 4
 
 
 def encode_alone(one: GenerateRequest) -> Tensor:

@@ -83,11 +83,11 @@ class Watching(RecordedRun):
     def report(self, event: object) -> None:
         super().report(event)  # type: ignore[arg-type]
         self.most = max(self.most, self.pipeline.size_bytes)  # type: ignore[attr-defined]
-        self.held.append(self.pipeline.parts.names)  # type: ignore[attr-defined]
+        self.held.append(self.pipeline.components.names)  # type: ignore[attr-defined]
 
     def step(self, step: int, total: int, elapsed_ms: int) -> None:
         self.most = max(self.most, self.pipeline.size_bytes)  # type: ignore[attr-defined]
-        self.held.append(self.pipeline.parts.names)  # type: ignore[attr-defined]
+        self.held.append(self.pipeline.components.names)  # type: ignore[attr-defined]
         super().step(step, total, elapsed_ms)
 
 
@@ -138,7 +138,7 @@ def test_with_room_for_the_transformer_it_stays_for_the_next_image(pipelines: ob
     room = needed_bytes(parts, "eager")["cpu"] - 1
     pipeline = pipelines(plan(room={"cpu": room}))  # type: ignore[operator]
     pipeline.generate([REQUEST], RecordedRun())
-    assert {"transformer", "vae"} <= set(pipeline.parts.names)
+    assert {"transformer", "vae"} <= set(pipeline.components.names)
     run = RecordedRun()
     pipeline.generate([REQUEST], run)
     assert not any(isinstance(event, WeightLoad) for event in run.events)

@@ -180,7 +180,7 @@ def test_nano_as_q4_gguf_draws_nearly_the_same_image(nano: ModelSpec, tmp_path: 
 def test_memory_is_what_the_file_takes(nano: ModelSpec, tmp_path: Path) -> None:
     path = as_gguf(nano, "transformer", tmp_path / "nano.gguf", "Q4_0")
     packed = load(with_file(nano, "transformer", path))
-    with packed.parts.use("transformer", print) as transformer:
+    with packed.components.use("transformer", print) as transformer:
         size_bytes = sum(tensor.numel() * tensor.element_size() for tensor in transformer.state_dict().values())
     assert size_bytes == pytest.approx(path.stat().st_size, rel=0.1)
     dense = load(with_file(nano, "transformer", path, expand=True))
@@ -217,7 +217,7 @@ def test_nano_in_fp8_draws_nearly_the_same_image(nano: ModelSpec, tmp_path: Path
     for component in ("transformer", "t5_encoder"):
         path = to_fp8(tmp_path / component, load_file(file_of(nano, component)), scale_name)
         spec = with_file(spec, component, path)
-    with load(spec).parts.use("transformer", print) as transformer:
+    with load(spec).components.use("transformer", print) as transformer:
         assert isinstance(transformer.img_in, PackedLinear)
     assert_nearly_same(image(spec), image(nano), mean=6)
 

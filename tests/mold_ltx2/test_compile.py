@@ -12,10 +12,11 @@ import torch
 from ltx2_loading import load, spec_of
 
 from mold_core import GenerateRequest, LoadContext, LocalFiles, MemoryPlan
+from mold_core.families.loading import _PlanLoader
 from mold_core.testing import RecordedRun
 from mold_core.weights.compiled_blocks import problem_of
 from mold_ltx2.component_sizes import model_components
-from mold_ltx2.loading import _Loader, compile_transformer
+from mold_ltx2.loading import _Networks, compile_transformer
 
 CLIP = GenerateRequest(
     prompt="a red ball flies", width=64, height=32, frames=9, fps=25, seed=3, steps=2, guidance=1.0, enable_audio=False
@@ -39,7 +40,7 @@ def test_compiled_blocks_give_the_same_clip(files: dict[str, Path]) -> None:
     pipeline = load({name: path for name, path in files.items() if name != "spatial_upscaler"})
     (plain,) = pipeline.generate([CLIP], RecordedRun())
     compiler = Compiler()
-    with pipeline.parts.use("transformer", lambda event: None) as transformer:
+    with pipeline.components.use("transformer", lambda event: None) as transformer:
         compile_transformer(transformer, backend=compiler)
         (compiled,) = pipeline.generate([CLIP], RecordedRun())
         assert problem_of(transformer) is None
@@ -63,5 +64,6 @@ def test_there_must_be_room_for_weights_that_are_dequantized_once(
     spec = spec_of(files)
     parts = model_components(spec, paths, context)
     plan = MemoryPlan(strategy="eager", parts=parts, room={"cpu": room})
-    within = _Loader(spec, paths, context, plan)._dense_within("transformer", "cpu")
+    loader = _PlanLoader(plan, context, _Networks(spec, paths, context, plan).component)
+    within = loader._dequantize_within("transformer", loader._build("transformer"))
     assert (within is not None and within > 2 * plan.held_bytes("transformer")) is dense

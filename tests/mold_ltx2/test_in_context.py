@@ -63,13 +63,13 @@ def test_video_and_adapter_are_for_the_first_pass_only(
 ) -> None:
     pipeline = load(files)
     seen: list[tuple[int, int]] = []
-    beside = pipeline._adapters.attached
+    beside = pipeline.loras.attached
 
     def watched(component: str, network: Any, loras: Any, *rest: Any, **options: Any) -> Any:
         seen.append((len(loras), 0))
         return beside(component, network, loras, *rest, **options)
 
-    monkeypatch.setattr(pipeline._adapters, "attached", watched)
+    monkeypatch.setattr(pipeline.loras, "attached", watched)
     made, _ = pipeline.render(asked(adapter(tmp_path / "a.safetensors", "2", 1.0)), RecordedRun())
     assert [count for count, _ in seen] == [1, 0] and made.shape == (1, 16, 3, 4, 8)
 

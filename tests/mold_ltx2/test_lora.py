@@ -40,7 +40,7 @@ Names = Callable[[str, str], str]
 def pairs(pipeline: Any, seed: int = 0) -> dict[str, tuple[Tensor, Tensor]]:
     """Return a pair for each of the layers, by diffusers' names."""
     generator = torch.Generator().manual_seed(seed)
-    with pipeline.parts.use("transformer", lambda event: None) as network:
+    with pipeline.components.use("transformer", lambda event: None) as network:
         sizes = {name: network.get_submodule(name).weight.shape for name in LAYERS}
     return {
         name: (torch.randn(RANK, columns, generator=generator) / 4, torch.randn(rows, RANK, generator=generator) / 4)
@@ -88,7 +88,7 @@ def made_with(pipeline: Any, *loras: tuple[Path, float]) -> Tensor:
 def merged(files: dict[str, Path], *stacks: tuple[dict[str, tuple[Tensor, Tensor]], float]) -> Any:
     """Return the model with scale * up @ down added to its weights."""
     pipeline = load({name: path for name, path in files.items() if name != "spatial_upscaler"})
-    with pipeline.parts.use("transformer", lambda event: None) as network:
+    with pipeline.components.use("transformer", lambda event: None) as network:
         for made, scale in stacks:
             for layer, (down, up) in made.items():
                 linear = network.get_submodule(layer)
@@ -151,7 +151,7 @@ def test_over_packed_weights_they_are_what_they_are_over_the_expanded_ones(
     made = pairs(one_stage)
     path = write(tmp_path / "a.safetensors", made, official)
     pipeline = load({**others, "transformer": packed})
-    with pipeline.parts.use("transformer", lambda event: None) as network:
+    with pipeline.components.use("transformer", lambda event: None) as network:
         assert any(isinstance(module, PackedLinear) for module in network.modules())
     video = made_with(pipeline, (path, 1.0))
     expanded = made_with(load({**others, "transformer": tmp_path / "dense.safetensors"}), (path, 1.0))

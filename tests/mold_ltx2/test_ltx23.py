@@ -36,7 +36,7 @@ def pipeline(files: dict[str, Path]) -> Any:
 
 @pytest.mark.parametrize("part", ["transformer", "connectors", "vae", "audio_vae", "vocoder"])
 def test_every_tensor_is_that_of_the_module_it_came_from(part: str, tiny: TinyLtx2, pipeline: Any) -> None:
-    with pipeline.parts.use(part, lambda event: None) as network:
+    with pipeline.components.use(part, lambda event: None) as network:
         loaded, written = network.state_dict(), getattr(tiny, part).state_dict()
     assert loaded.keys() == written.keys()
     assert all(torch.equal(loaded[name], written[name]) for name in written)

@@ -59,7 +59,7 @@ class Watching(RecordedRun):
 
     def _look(self) -> None:
         self.most = max(self.most, self.pipeline.size_bytes)
-        self.held.append(self.pipeline.parts.names)
+        self.held.append(self.pipeline.components.names)
 
 
 def made(pipeline: Any, run: RecordedRun | None = None) -> Any:
@@ -81,7 +81,7 @@ def test_a_pipeline_takes_what_its_plan_says(
     held = plan(files, strategy)
     pipeline = load(files, plan=held)
     run = Watching(pipeline)
-    monkeypatch.setattr(pipeline.parts, "drop", run.before(pipeline.parts.drop))
+    monkeypatch.setattr(pipeline.components, "drop", run.before(pipeline.components.drop))
     made(pipeline, run)
     weights = {
         "eager": sum(part.size_bytes for part in held.parts),
@@ -164,7 +164,7 @@ def test_a_tiled_clip_shows_every_frame_where_the_whole_one_does(
     from mold_ltx2 import tiles
 
     latents = torch.randn(1, 16, 15, 29, 6, generator=torch.Generator().manual_seed(0))
-    with one_stage.parts.use("vae", lambda event: None) as vae:
+    with one_stage.components.use("vae", lambda event: None) as vae:
         whole = torch.cat(list(tiles.decoded(vae, latents)), 1)
         monkeypatch.setattr(tiles, "TILE_PX_FRAMES", 1000)
         tiled = torch.cat(list(tiles.decoded(vae, latents)), 1)
@@ -180,7 +180,7 @@ def test_a_video_encoded_in_tiles_has_the_latents_of_the_whole(one_stage: Any, m
     from mold_ltx2 import tiles
 
     pixels = torch.randn(1, 3, 113, 232, 48, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
-    with one_stage.parts.use("vae", lambda event: None) as vae, torch.inference_mode():
+    with one_stage.components.use("vae", lambda event: None) as vae, torch.inference_mode():
         whole = tiles.encoded(vae, pixels)
         monkeypatch.setattr(tiles, "TILE_PX_FRAMES", 1000)
         tiled = tiles.encoded(vae, pixels)

@@ -65,7 +65,7 @@ def close_to_theirs(tiny: TinyLtx2, one_stage: Any, given: GenerateRequest, cond
 
 def test_a_step_costs_one_forward(one_stage: Any) -> None:
     calls: list[object] = []
-    with one_stage.parts.use("transformer", lambda event: None) as transformer:
+    with one_stage.components.use("transformer", lambda event: None) as transformer:
         hook = transformer.register_forward_hook(lambda *arguments: calls.append(None))
     one_stage.render(REQUEST, RecordedRun())
     hook.remove()

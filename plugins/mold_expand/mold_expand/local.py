@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from mold_core import (
     InferenceError,
     ModelNotFoundError,
     PromptExpander,
-    StageDone,
-    StageStart,
     UnknownModelError,
     ValidationError,
 )
+from mold_core.families import stage
 from mold_expand.answers import prompt_of
 from mold_expand.choosing import faults
 from mold_expand.instructions import SINGLE, filled, style_of
@@ -65,22 +63,19 @@ class LocalExpander(PromptExpander):
 
         spec = self._spec(expansion, context)
         files = self._files(spec, context)
-        started = monotonic()
-        stage = f"Expanding with {spec.name}"
-        run.report(StageStart(name=stage))
-        chat = Chat(files.one("text_tokenizer"))
-        ids = _question(chat, spec, expansion, context)
-        model = load_qwen3(
-            files.one("transformer"),
-            context.device,
-            precision_of(context.device),
-            context.loaders,
-            compile=context.settings.compile,
-            cache_dir=context.settings.home / "cache",
-        )
-        with threads_for(model, context):
-            prompts = _written(model, chat, ids, spec, expansion, context, run)
-        run.report(StageDone(name=stage, elapsed_ms=int((monotonic() - started) * 1000)))
+        with stage(run, f"Expanding with {spec.name}"):
+            chat = Chat(files.one("text_tokenizer"))
+            ids = _question(chat, spec, expansion, context)
+            model = load_qwen3(
+                files.one("transformer"),
+                context.device,
+                precision_of(context.device),
+                context.loaders,
+                compile=context.settings.compile,
+                cache_dir=context.settings.home / "cache",
+            )
+            with threads_for(model, context):
+                prompts = _written(model, chat, ids, spec, expansion, context, run)
         if not all(prompts):
             raise InferenceError(
                 f"prompt expansion failed: {spec.name} wrote nothing",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from mold_core import InferenceError, PromptExpander, StageDone, StageStart
+from mold_core import InferenceError, PromptExpander
+from mold_core.families import stage
 from mold_expand.answers import prompt_of, prompts_of
 from mold_expand.endpoint import Endpoint
 from mold_expand.instructions import BATCH, SINGLE, filled, style_of
@@ -31,26 +31,27 @@ class EndpointExpander(PromptExpander):
 
     def expand(self, expansion: Expansion, context: ExpandContext, run: Run) -> list[str]:
         """Return the prompts."""
-        started = monotonic()
         endpoint = _endpoint(expansion, context)
-        stage = f"Expanding with {endpoint.model}"
-        run.report(StageStart(name=stage))
-        wanted = expansion.variations
-        prompts: list[str] = []
-        if wanted > 1:
-            answer = _ask(endpoint, BATCH, expansion, context, run, seed=expansion.seed, count=wanted)
-            prompts = prompts_of(answer, wanted)
-        # A model that gives fewer than it was asked for, or the same twice, gets as many more questions as are missing.
-        for number in range(wanted - len(prompts)):
-            answer = _ask(endpoint, SINGLE, expansion, context, run, seed=expansion.seed + number, count=1)
-            prompt = prompt_of(answer)
-            if prompt is None:
-                raise InferenceError(
-                    f"prompt expansion failed: {endpoint.model} wrote no prompt", hint="try another seed or model"
-                )
-            prompts.append(prompt)
-        run.report(StageDone(name=stage, elapsed_ms=int((monotonic() - started) * 1000)))
-        return prompts
+        with stage(run, f"Expanding with {endpoint.model}"):
+            return _prompts(endpoint, expansion, context, run)
+
+
+def _prompts(endpoint: Endpoint, expansion: Expansion, context: ExpandContext, run: Run) -> list[str]:
+    count = expansion.variations
+    prompts: list[str] = []
+    if count > 1:
+        response = _ask(endpoint, BATCH, expansion, context, run, seed=expansion.seed, count=count)
+        prompts = prompts_of(response, count)
+    # A model may write too few prompts, or one twice. Each missing prompt is one more request.
+    for number in range(count - len(prompts)):
+        response = _ask(endpoint, SINGLE, expansion, context, run, seed=expansion.seed + number, count=1)
+        prompt = prompt_of(response)
+        if prompt is None:
+            raise InferenceError(
+                f"prompt expansion failed: {endpoint.model} wrote no prompt", hint="try another seed or model"
+            )
+        prompts.append(prompt)
+    return prompts
 
 
 def _endpoint(expansion: Expansion, context: ExpandContext) -> Endpoint:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 
@@ -13,18 +12,19 @@ from PIL import Image
 from torch import Tensor
 
 from mold_core import GenerateRequest, decode_image
+from mold_core.families import RecentValues, pixels_from_images, required
 from mold_flux.sampling import noised, pack
 
 __all__ = ["Kept", "SourceEncoder", "kept", "latent_mask", "source_image", "with_kept_pixels"]
 
-_REMEMBERED = 4
+_CACHED_IMAGES = 4
 
 
 class SourceEncoder:
-    """Source images → latents. Those of the last four images and sizes are remembered."""
+    """Encodes source images to latents. Caches the last four images and sizes."""
 
     def __init__(self) -> None:
-        self._remembered: OrderedDict[tuple[bytes, tuple[int, int]], Tensor] = OrderedDict()
+        self._cache: RecentValues[tuple[bytes, tuple[int, int]], Tensor] = RecentValues(_CACHED_IMAGES)
 
     def latents(self, request: GenerateRequest, encode: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the scaled latents [1, C, h, w], fp32, of a request's source image at the request's size.
@@ -33,14 +33,8 @@ class SourceEncoder:
         """
         assert request.source_image is not None
         key = (sha256(request.source_image).digest(), _size(request))
-        if key not in self._remembered:
-            levels = torch.from_numpy(np.asarray(source_image(request)).copy())
-            pixels = levels.permute(2, 0, 1)[None].float().div(127.5).sub(1)
-            self._remembered[key] = encode(pixels).float()
-            if len(self._remembered) > _REMEMBERED:
-                self._remembered.popitem(last=False)
-        self._remembered.move_to_end(key)
-        return self._remembered[key]
+        (latents,) = self._cache.get([key], lambda _: [encode(pixels_from_images([source_image(request)])).float()])
+        return latents
 
 
 @frozen(kw_only=True, eq=False)
@@ -114,5 +108,4 @@ def _laid_on(image: Image.Image, colour: str) -> Image.Image:
 
 
 def _size(request: GenerateRequest) -> tuple[int, int]:
-    assert request.width is not None and request.height is not None  # the request is complete
-    return request.width, request.height
+    return required(request.width), required(request.height)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
-from time import perf_counter
 
 import torch
 from PIL import Image
@@ -18,12 +17,18 @@ from mold_core import (
     GenerateRequest,
     Info,
     LoraWeight,
-    MemoryPlan,
-    Pipeline,
     Run,
 )
-from mold_core.families import compute_threads, stage
-from mold_core.weights import LoadedComponents, LoraCache, check_finite
+from mold_core.families import (
+    ComponentPipeline,
+    StepReporter,
+    compute_threads,
+    images_from_pixels,
+    like_weights,
+    required,
+    stage,
+)
+from mold_core.weights import LoadedComponents, check_finite
 from mold_flux.autoencoder import Autoencoder, AutoencoderConfig
 from mold_flux.compile import fast_attention, problem_of
 from mold_flux.components import DECODED_PX
@@ -46,55 +51,39 @@ _PACKING = 2
 _WORK_PER_THREAD = 400_000_000
 
 
-class FluxPipeline(Pipeline):
+class FluxPipeline(ComponentPipeline):
     """Images from words, or from words and an image, with FLUX.1.
 
-    `device` is where it denoises, `home` the one whose memory budget it counts against. Holds weights, and remembers
-    prompts, source images and LoRAs by their content; nothing else of a request.
+    `device` is where it denoises. Caches prompts, source images and LoRAs by their content; keeps nothing else of a
+    request.
     """
 
     def __init__(
         self,
+        components: LoadedComponents,
         *,
-        parts: LoadedComponents,
         autoencoder_config: AutoencoderConfig,
         prompts: PromptEncoder,
         schedule: Schedule,
         device: str,
-        home: str,
+        budget_device: str,
         threads: int | None,
         dtypes: Mapping[str, torch.dtype],
         attention: str = "auto",
         native: NativeSize | None = None,
     ) -> None:
-        """`dtypes` is what each part computes in."""
-        self.parts = parts
+        """`dtypes` is what each component computes in."""
+        super().__init__(components, budget_device=budget_device, lora_names=FluxNames())
         self.autoencoder_config = autoencoder_config
         self.prompts = prompts
         self.schedule = schedule
         self._device = device
-        self._home = home
         self._threads = threads
-        self._adapters = LoraCache(FluxNames())
         self._attention = attention
         self._native = native
         self._sources = SourceEncoder()
         self._dtypes = dtypes
-        self._weights = parts.plan.part("transformer").size_bytes // dtypes["transformer"].itemsize
-
-    @property
-    def size_bytes(self) -> int:
-        """Memory that weights, and the LoRAs that are kept, take of the device whose budget counts, in bytes."""
-        return self.parts.size_bytes(self._home) + self._adapters.size_bytes
-
-    @property
-    def peak_bytes(self) -> int:
-        """The most that weights and computing take of that device while an image is made, in bytes."""
-        return self.parts.plan.peak_bytes(self._home)
-
-    def replan(self, plan: MemoryPlan) -> None:
-        """Leave room for larger requests from now on."""
-        self.parts.plan = plan
+        self._weights = components.plan.part("transformer").size_bytes // dtypes["transformer"].itemsize
 
     def generate(self, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
         """Return one image per request; all have one `batch_key`."""
@@ -113,21 +102,16 @@ class FluxPipeline(Pipeline):
         attention = fast_attention(self._device, self._attention)
         with torch.inference_mode(), compute_threads(1 if small else threads), attention:
             latents = self._latents(requests, parts, run)
-            with stage(run, "Decoding"), self.parts.use("vae", run.report) as autoencoder:
+            with stage(run, "Decoding"), self.components.use("vae", run.report) as autoencoder:
                 decoded = thread_parallel(
                     lambda part, _check: _decoded(autoencoder, latents[part]),
                     parts if can_share(autoencoder) else [slice(None)],
                 )
                 return [image for images in decoded for image in images]
 
-    def close(self) -> None:
-        """Free the weights."""
-        self._adapters.clear()
-        self.parts.close()
-
     def _token_grid(self, request: GenerateRequest) -> tuple[int, int]:
         side = self.autoencoder_config.factor * _PACKING
-        return _given(request.height) // side, _given(request.width) // side
+        return required(request.height) // side, required(request.width) // side
 
     def _latents(self, requests: Sequence[GenerateRequest], parts: Sequence[slice], run: Run) -> Tensor:
         """Return the finished latents [B, C, h, w] of requests that have one `batch_key`.
@@ -137,9 +121,9 @@ class FluxPipeline(Pipeline):
         first = requests[0]
         rows, columns = self._token_grid(first)
         shape = (self.autoencoder_config.latent_channels, rows * _PACKING, columns * _PACKING)
-        noise = torch.cat([initial_noise(_given(request.seed), *shape) for request in requests])
+        noise = torch.cat([initial_noise(required(request.seed), *shape) for request in requests])
         images = self._source_latents(requests, noise, run)
-        sigmas = self.schedule.sigmas(_given(first.steps), rows * columns)[first_step(first) :]
+        sigmas = self.schedule.sigmas(required(first.steps), rows * columns)[first_step(first) :]
         if len(sigmas) == 1:  # strength 0 makes no step
             return images.to(self._device)
         start = noise if first_step(first) == 0 else noised(images, noise, sigmas[0])
@@ -148,14 +132,14 @@ class FluxPipeline(Pipeline):
         with self._use(first.loras or (), run)("transformer") as transformer:
             tokens = pack(start).to(self._device)
             conditioning = self._conditioning(transformer, requests, txt, pooled, sigmas, (rows, columns))
-            steps, previews = _Steps(run), self._previews(requests, (rows, columns), run)
+            steps, previews = StepReporter(run, len(sigmas) - 1), self._previews(requests, (rows, columns), run)
             together = previews is not None or not can_share(transformer)  # the autoencoder is used by one at a time
 
             def on_step(step: int, total: int, latents: Tensor, part: slice, check: Callable[[], None]) -> None:
                 if step in (1, total):
                     check_finite("transformer", latents, network=transformer, when=f"in step {step} of {total}")
                 if part.start in (0, None):
-                    steps(step, total, latents)
+                    steps.advance()
                 else:
                     check()
 
@@ -179,12 +163,12 @@ class FluxPipeline(Pipeline):
     def _previews(self, requests: Sequence[GenerateRequest], grid: tuple[int, int], run: Run) -> Previews | None:
         if not any(request.preview for request in requests):
             return None
-        if self.parts.plan.strategy != "eager":
+        if self.components.plan.strategy != "eager":
             run.report(Info(message="no previews: there is no room for the autoencoder beside the transformer"))
             return None
 
         def decode(latents: Tensor) -> Image.Image:
-            with self.parts.use("vae", run.report) as autoencoder:
+            with self.components.use("vae", run.report) as autoencoder:
                 return _decoded(autoencoder, latents)[0]
 
         return Previews(requests, grid, decode, run)
@@ -195,7 +179,7 @@ class FluxPipeline(Pipeline):
             return torch.zeros_like(noise)
 
         def encode(pixels: Tensor) -> Tensor:
-            with self.parts.use("vae", run.report) as autoencoder:
+            with self.components.use("vae", run.report) as autoencoder:
                 return _encoded(autoencoder, pixels)
 
         with stage(run, "Encoding image"):
@@ -229,7 +213,7 @@ class FluxPipeline(Pipeline):
 
     def _encode(self, requests: Sequence[GenerateRequest], run: Run) -> tuple[Tensor, Tensor]:
         prompts, loras = [request.prompt for request in requests], requests[0].loras or ()
-        use, variant = self._use(loras, run), self._adapters.text_variant(loras)
+        use, variant = self._use(loras, run), self.text_variant(loras)
         if self.prompts.knows(prompts, variant):
             run.report(CacheHit(resource="prompt conditioning"))
             tokens, pooled = self.prompts.encode(prompts, use, variant)
@@ -240,33 +224,20 @@ class FluxPipeline(Pipeline):
         return tokens.to(self._device, dtype), pooled.to(self._device, dtype)
 
     def _use(self, loras: Sequence[LoraWeight], run: Run) -> Callable[[str], AbstractContextManager[nn.Module]]:
-        """Return what gives a part of the model, with LoRAs beside its layers, for the time of a `with`."""
-
-        @contextmanager
-        def use(name: str) -> Iterator[nn.Module]:
-            device = self.parts.plan.part(name).device
-            dtype = self._dtypes[name]
-            with (
-                self.parts.use(name, run.report) as network,
-                self._adapters.attached(name, network, loras, run, dtype=dtype, device=device),
-            ):
-                yield network
-
-        return use
+        """Return what provides a network by its name, with LoRAs beside its layers."""
+        return lambda name: self.network(name, run, loras=loras, dtype=self._dtypes[name])
 
 
 def _encoded(autoencoder: Autoencoder, pixels: Tensor) -> Tensor:
-    weight = next(autoencoder.parameters())
-    latents = autoencoder.encode(pixels.to(weight.device, weight.dtype, memory_format=torch.channels_last)).cpu()
+    latents = autoencoder.encode(like_weights(pixels, autoencoder).contiguous(memory_format=torch.channels_last)).cpu()
     check_finite("VAE", latents, network=autoencoder, when="while it encoded the source image")
     return latents
 
 
 def _decoded(autoencoder: Autoencoder, latents: Tensor) -> list[Image.Image]:
-    weight = next(autoencoder.parameters())
-    latents = latents.to(weight.device, weight.dtype, memory_format=torch.channels_last)
+    latents = like_weights(latents, autoencoder).contiguous(memory_format=torch.channels_last)
     images = latents.split(max(1, DECODED_PX // (latents.shape[-2] * latents.shape[-1] * 64)))
-    return [image for few in images for image in _images(_pixels(autoencoder, few))]
+    return [image for few in images for image in images_from_pixels(_pixels(autoencoder, few))]
 
 
 def _pixels(autoencoder: Autoencoder, latents: Tensor) -> Tensor:
@@ -275,30 +246,6 @@ def _pixels(autoencoder: Autoencoder, latents: Tensor) -> Tensor:
     return pixels
 
 
-def _images(pixels: Tensor) -> list[Image.Image]:
-    """Return images of pixels [B, 3, H, W] in -1 to 1."""
-    levels = pixels.float().add_(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
-    return [Image.fromarray(image.numpy()) for image in levels.permute(0, 2, 3, 1).contiguous().cpu()]
-
-
-class _Steps:
-    """Tells the run about every step, with its duration."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self._last = perf_counter()
-
-    def __call__(self, step: int, total: int, latents: Tensor) -> None:
-        now = perf_counter()
-        self._run.step(step, total, elapsed_ms=round((now - self._last) * 1000))
-        self._last = now
-
-
 def _useful_threads(multiply_adds: int, threads: int) -> int:
     """Return how many threads pay for a step of so much work; for a little, a second costs more than it brings."""
     return max(1, min(threads, multiply_adds // _WORK_PER_THREAD))
-
-
-def _given(value: int | None) -> int:
-    assert value is not None  # requests are complete when they come here
-    return value

@@ -7,19 +7,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from mold_core.families import seeded_generator
 from mold_flux.transformer import Conditioning, FluxTransformer
 
 __all__ = ["denoise", "initial_noise", "noised", "pack", "unpack"]
 
 
 def initial_noise(seed: int, channels: int, height: int, width: int) -> Tensor:
-    """Return noise [1, channels, height, width], fp32 on the CPU: the same for a seed whatever it is batched with.
-
-    torch's CPU generator looks at 32 bits of a seed. Larger seeds (up to 2^64 - 1) are folded into them, so that
-    neighbouring ones differ and those below 2^32 give the noise that diffusers gives.
-    """
-    folded = (seed ^ (seed >> 32)) & 0xFFFF_FFFF
-    return torch.randn((1, channels, height, width), generator=torch.Generator().manual_seed(folded))
+    """Return noise [1, channels, height, width], fp32 on the CPU: the same for a seed whatever it is batched with."""
+    return torch.randn((1, channels, height, width), generator=seeded_generator(seed))
 
 
 def noised(latents: Tensor, noise: Tensor, sigma: float) -> Tensor:

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from mold_core import Sound
+from mold_core.families import images_from_pixels, like_weights, pixels_from_images
 from mold_core.media.sound import resampled
 from mold_core.weights import LoadedComponents, check_finite
 from mold_ltx2.spectrum import log_mel
@@ -40,7 +41,7 @@ class Autoencoders:
 
     def __init__(
         self,
-        parts: LoadedComponents,
+        components: LoadedComponents,
         *,
         vae: Any,
         audio_vae: Any,
@@ -52,7 +53,7 @@ class Autoencoders:
         self.vae = vae
         self.audio_vae = audio_vae
         self.vocoder = vocoder
-        self._parts = parts
+        self._components = components
         self._of_latents = statistics
         self._device = device
         self._image_crf = image_crf
@@ -69,20 +70,21 @@ class Autoencoders:
 
     def frames(self, latents: Tensor, skip: int = 0, report: Report = _silently) -> Iterator[Image.Image]:
         """Yield the frames of latents [1, C, F, H, W] after the first `skip`. `report` is told of what is loaded."""
-        with self._parts.use("vae", report) as vae:  # weights without gradients need no inference mode here
-            for pixels in decoded(vae, _like(self.plain(latents), vae)):
+        with self._components.use("vae", report) as vae:  # weights without gradients need no inference mode here
+            for pixels in decoded(vae, like_weights(self.plain(latents), vae)):
                 check_finite("VAE", pixels, network=vae)
-                yield from _images(pixels[:, skip:])
+                for frame in pixels[:, skip:].unbind(1):  # one at a time: a video of bytes and floats is large
+                    yield from images_from_pixels(frame[None])
                 skip = max(0, skip - pixels.shape[1])
 
     def sound(self, latents: Tensor, seconds: float, skip_seconds: float = 0.0, report: Report = _silently) -> Sound:
         """Return the sound of latents [1, C, L, M] from `skip_seconds` on, exactly as long as the frames are."""
         mean, std = self._sound_statistics(latents)
         with self._used("audio_vae", report) as audio_vae:
-            spectrum = audio_vae.decode(_like(latents * std + mean, audio_vae), return_dict=False)[0]
+            spectrum = audio_vae.decode(like_weights(latents * std + mean, audio_vae), return_dict=False)[0]
             check_finite("audio VAE", spectrum, network=audio_vae)
         with self._used("vocoder", report) as vocoder:
-            waves = vocoder(_like(spectrum, vocoder))[0].float().cpu()
+            waves = vocoder(like_weights(spectrum, vocoder))[0].float().cpu()
             check_finite("vocoder", waves, network=vocoder)
         rate = self.vocoder.config.output_sampling_rate
         first, last = round(skip_seconds * rate), round(seconds * rate)
@@ -108,7 +110,7 @@ class Autoencoders:
             :, :, : stride * (count - 1) + 1
         ]
         with self._used("audio_vae") as audio_vae:
-            latents = audio_vae.encode(_like(spectra, audio_vae)).latent_dist.mode().to(self._device).float()
+            latents = audio_vae.encode(like_weights(spectra, audio_vae)).latent_dist.mode().to(self._device).float()
             check_finite("audio VAE", latents, network=audio_vae, when="while it encoded the audio")
         mean, std = self._sound_statistics(latents)
         return (latents - mean) / std
@@ -131,10 +133,9 @@ class Autoencoders:
 
     def encode_frames(self, frames: list[Image.Image]) -> Tensor:
         """Return frames, 8n+1 of them, as latents [1, C, n+1, H, W]."""
-        pixels = torch.from_numpy(np.stack([np.asarray(frame.convert("RGB")) for frame in frames]))
-        video = pixels.permute(3, 0, 1, 2)[None].float().div(127.5).sub(1)
+        video = pixels_from_images(frames).transpose(0, 1)[None]
         with self._used("vae") as vae:
-            latents = encoded(vae, _like(video, vae)).to(self._device)
+            latents = encoded(vae, like_weights(video, vae)).to(self._device)
             check_finite("VAE", latents, network=vae, when="while it encoded the source")
         return self.normalised(latents.float())
 
@@ -147,25 +148,12 @@ class Autoencoders:
 
     @contextmanager
     def _used(self, name: str, report: Report = _silently) -> Iterator[Any]:
-        with self._parts.use(name, report) as network, torch.inference_mode():
+        with self._components.use(name, report) as network, torch.inference_mode():
             yield network
 
     def _statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         mean, std = (value.to(latents)[None, :, None, None, None] for value in self._of_latents["vae"])
         return mean, std
-
-
-def _like(tensor: Tensor, network: Any) -> Tensor:
-    """Return a tensor on the device and in the dtype that a network computes with."""
-    weight = next(network.parameters())
-    return tensor.to(weight.device, weight.dtype)
-
-
-def _images(pixels: Tensor) -> Iterator[Image.Image]:
-    """Yield images of pixels [3, F, H, W] in -1 to 1."""
-    for frame in pixels.unbind(1):
-        levels = frame.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-        yield Image.fromarray(levels.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
 def _filling(image: Image.Image, width: int, height: int) -> Image.Image:

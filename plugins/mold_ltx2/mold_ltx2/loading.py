@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from mold_core import Info, MemoryPlan
-from mold_core.weights import BlockStream, LoadedComponents, LoadProgress, empty_modules, load_weights, read_weights
-from mold_core.weights.compiled_blocks import compile_modules, configured, worth_compiling
+from mold_core.families import EmptyComponent, load_resident, memory_plan, planned_components
+from mold_core.weights import empty_modules, read_weights
+from mold_core.weights.compiled_blocks import compile_modules, configured
 from mold_ltx2.component_sizes import model_components
 from mold_ltx2.components import COMPONENTS, Components
 from mold_ltx2.decoding import Autoencoders
@@ -22,8 +23,7 @@ from mold_ltx2.prompts import GemmaTokenizer, PromptEncoder
 from mold_ltx2.upsampling import Upsamplers
 
 if TYPE_CHECKING:
-    from mold_core import LoadContext, LocalFiles, ModelSpec, ProgressEvent
-    from mold_core.weights import ComponentLoader
+    from mold_core import LoadContext, LocalFiles, MemoryPlan, ModelSpec
 
 __all__ = ["compile_transformer", "load_pipeline"]
 
@@ -44,27 +44,26 @@ def load_pipeline(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> L
     the videos it was trained on, ``dtype`` what is computed in. Raises CheckpointError naming the file.
     """
     options = spec.options
-    plan = context.plan or MemoryPlan(strategy="eager", parts=model_components(spec, files, context), room={})
-    loader = _Loader(spec, files, context, plan)
-    parts = LoadedComponents(plan, {part.name: loader.part(part.name) for part in plan.parts})
+    plan = memory_plan(context, lambda: model_components(spec, files, context))
+    networks = _Networks(spec, files, context, plan)
+    components = planned_components(plan, context, networks.component)
     device = plan.part("transformer").device
     autoencoders = Autoencoders(
-        parts,
-        **{name: loader.outline(name) for name in ("vae", "audio_vae", "vocoder")},
-        statistics={name: loader.statistics(name) for name in ("vae", "audio_vae")},
+        components,
+        **{name: networks.outline(name) for name in ("vae", "audio_vae", "vocoder")},
+        statistics={name: networks.statistics(name) for name in ("vae", "audio_vae")},
         device=device,
         image_crf=int(options.get("image_crf", _IMAGE_CRF)),
     )
     tokenizer = GemmaTokenizer(files.one("tokenizer"), int(options.get("text_tokens", _TEXT_TOKENS)))
-    if plan.strategy == "eager":
-        parts.load_all(context.report)
+    load_resident(components, context.report)
     return Ltx2Pipeline(
-        parts=parts,
-        transformer=loader.outline("transformer", num_layers=0),
+        components,
+        transformer=networks.outline("transformer", num_layers=0),
         autoencoders=autoencoders,
-        prompts=PromptEncoder(parts, tokenizer),
-        upsamplers=Upsamplers(loader.components.upsamplers, parts, autoencoders),
-        version=loader.components.version,
+        prompts=PromptEncoder(components, tokenizer),
+        upsamplers=Upsamplers(networks.files.upsamplers, components, autoencoders),
+        version=networks.files.version,
         distilled=bool(options.get("distilled")),
         sigmas=options.get("sigmas"),
         device=device,
@@ -73,104 +72,59 @@ def load_pipeline(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> L
     )
 
 
-class _Loader:
-    """Builds networks and fills them from their files, one after the other, whenever they are wanted."""
+class _Networks:
+    """Describes the networks of a model from their files."""
 
     def __init__(self, spec: ModelSpec, files: LocalFiles, context: LoadContext, plan: MemoryPlan) -> None:
-        self.components = Components(files, spec.options, context.loaders)
+        self.files = Components(files, spec.options, context.loaders)
         self._spec = spec
         self._context = context
         self._plan = plan
-        self._loaded_bytes = 0
-        self._total_bytes = sum(part.size_bytes for part in plan.parts)
-
-    def part(self, name: str) -> ComponentLoader:
-        """Return what loads a part."""
-        return lambda report: self.load(name, report)
 
     def outline(self, name: str, **sizes: Any) -> Any:
-        """Return a network that has no weights but tells its sizes, of which `sizes` are other than the file's."""
-        return _empty(self._class(name), {**self.components.config(name), **sizes})
+        """Return a network without weights, which has the sizes of the file, or those in `sizes`."""
+        return _empty(self._class(name), {**self.files.config(name), **sizes})
 
     def statistics(self, name: str) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of an autoencoder's latents, in fp32."""
-        tensors = self.components.tensors(name)
+        tensors = self.files.tensors(name)
         return tensors["latents_mean"].float(), tensors["latents_std"].float()
 
-    def load(self, name: str, report: Callable[[ProgressEvent], object]) -> tuple[nn.Module, BlockStream | None]:
-        """Return a part with its weights, in the dtype and on the device to run on, and what streams its blocks.
-
-        Where the plan streams it, its blocks stay in the mapped file.
-        """
-        device, streamed = self._plan.part(name).device, self._plan.streams(name)
-        dtype = dtype_of(name, self._spec, device, self._context.capabilities.get(device))
-        network, tensors, path = self._found(name)
-        context, progress = self._context, self._progress(name, report)
-        load_weights(
-            network,
-            tensors,
-            path,
-            dtype=dtype,
-            device="cpu" if streamed else device,
-            as_stored=streamed,
-            expand=context.expand_weights == "always",
-            dequantize_within_bytes=None if streamed else self._dense_within(name, device),
-            compile=context.compile,
-            cache_dir=context.cache_dir,
-            progress=progress,
+    def component(self, name: str) -> EmptyComponent:
+        """Return a network of the sizes that a component's file has, and how it is loaded."""
+        device = self._plan.part(name).device
+        network, tensors, path = self._empty_network(name)
+        return EmptyComponent(
+            network=network,
+            tensors=tensors,
+            path=path,
+            dtype=dtype_of(name, self._spec, device, self._context.capabilities.get(device)),
+            dequantize=self._context.expand_weights == "always",
+            dequantize_if_spare=name == "transformer",
+            stream_units=lambda: _stream_units(name, network),
+            prepare=scale_embeddings if name == "text_encoder" else None,
+            compile_blocks=partial(compile_transformer, network, cache_dir=self._context.cache_dir)
+            if name == "transformer"
+            else None,
         )
-        network.eval().requires_grad_(False)
+
+    def _empty_network(self, name: str) -> tuple[Any, Mapping[str, Any], Path]:
+        """Return the network of a component without weights, its tensors, and the file that has them."""
         if name == "text_encoder":
-            scale_embeddings(network)
-        stream = None
-        if streamed:
-            stream = BlockStream(network, _units(name, network), device=device, dtype=dtype, pin=True)
-        else:
-            network.to(device)
-        if name == "transformer":
-            self._speed_up(network, device, report)
-        progress.finish()
-        return network, stream
-
-    def _dense_within(self, name: str, device: str) -> int | None:
-        """Return what a part's weights may take when they are dequantized once; None where they stay quantised.
-
-        Half of what is left is for other models.
-        """
-        if self._context.expand_weights != "auto" or name != "transformer":
-            return None
-        return self._plan.held_bytes(name) + self._plan.spare_bytes(device) // 2
-
-    def _speed_up(self, transformer: Any, device: str, report: Callable[[ProgressEvent], object]) -> None:
-        if worth_compiling(self._context.compile, device, self._plan.part("transformer").size_bytes):
-            report(Info(message="the first step compiles the transformer, and takes longer than those after it"))
-            compile_transformer(transformer, cache_dir=self._context.cache_dir)
-
-    def _found(self, name: str) -> tuple[Any, Mapping[str, Any], Path]:
-        """Return the network of a part without weights, its tensors, and the file these are from."""
-        if name == "text_encoder":
-            tensors = self.components.text_tensors()
+            tensors = self.files.text_tensors()
             sizes = {"vocab_size": tensors["embed_tokens.weight"].shape[0], **self._spec.options.get(name, {})}
-            return gemma_network(gemma_config(**sizes)), tensors, self.components.text_paths()[0]
+            return gemma_network(gemma_config(**sizes)), tensors, self.files.text_paths()[0]
         if name in COMPONENTS:
-            network = _empty(self._class(name), self.components.config(name))
-            tensors = self.components.tensors(name)
-            return _fitted(_computed(network), tensors), tensors, self.components.path(name)
-        file = self.components.upsamplers[name]  # type: ignore[index]
+            network = _with_resampler(_empty(self._class(name), self.files.config(name)))
+            tensors = self.files.tensors(name)
+            return _with_statistics(network, tensors), tensors, self.files.path(name)
+        file = self.files.upsamplers[name]  # type: ignore[index]
         network = _empty(_networks()["upsampler"], file.recognised.config)
         return network, read_weights(file.path, self._context.loaders), file.path
 
     def _class(self, name: str) -> Any:
-        extended = name == "vocoder" and any(key.startswith("bwe_generator.") for key in self.components.headers(name))
+        extended = name == "vocoder" and any(key.startswith("bwe_generator.") for key in self.files.headers(name))
         return _networks()["extended_vocoder" if extended else name]
-
-    def _progress(self, name: str, report: Callable[[ProgressEvent], object]) -> LoadProgress:
-        size_bytes = self._plan.part(name).size_bytes
-        if self._plan.strategy != "eager":
-            return LoadProgress(report, name, size_bytes, size_bytes)
-        before = min(self._loaded_bytes, self._total_bytes)
-        self._loaded_bytes += size_bytes
-        return LoadProgress(report, name, size_bytes, self._total_bytes, before)
 
 
 def compile_transformer(transformer: Any, *, cache_dir: Path | None = None, backend: str | Any = "inductor") -> None:
@@ -179,7 +133,7 @@ def compile_transformer(transformer: Any, *, cache_dir: Path | None = None, back
     transformer.forward = configured(transformer.forward)
 
 
-def _units(name: str, network: Any) -> list[nn.Module]:
+def _stream_units(name: str, network: Any) -> list[nn.Module]:
     return list(network.layers if name == "text_encoder" else network.transformer_blocks)
 
 
@@ -189,18 +143,18 @@ def _empty(network: Any, config: Mapping[str, Any]) -> Any:
         return network(**config)
 
 
-def _computed(network: Any) -> Any:
-    """Give a network what it computes from its sizes and no file holds: the filter of LTX-2.3's vocoder."""
+def _with_resampler(network: Any) -> Any:
+    """Return a network with what it computes from its sizes and no file holds: the filter of LTX-2.3's vocoder."""
     if hasattr(network, "resampler"):
         ratio = network.config.output_sampling_rate // network.config.input_sampling_rate
         network.resampler = type(network.resampler)(ratio=ratio, window_type="hann", persistent=False)
     return network
 
 
-def _fitted(network: Any, tensors: Mapping[str, Any]) -> Any:
-    """Give an autoencoder room for the statistics of its latents.
+def _with_statistics(network: Any, tensors: Mapping[str, Any]) -> Any:
+    """Return an autoencoder with buffers of the right shape for the statistics of its latents.
 
-    diffusers makes room for as many audio features as the network is wide, which are as many only in LTX-2 itself.
+    diffusers gives them as many audio features as the network is wide, which is right only for LTX-2 itself.
     """
     for name in ("latents_mean", "latents_std"):
         if name in tensors and hasattr(network, name):

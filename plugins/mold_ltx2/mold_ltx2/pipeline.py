@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -15,9 +13,9 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from mold_core import CacheHit, Frames, GenerateRequest, Info, MemoryPlan, Pipeline, Run, Sound
-from mold_core.families import stage
-from mold_core.weights import LoadedComponents, LoraCache
+from mold_core import CacheHit, Frames, GenerateRequest, Info, Run, Sound
+from mold_core.families import ComponentPipeline, StepReporter, required, seeded_generator, stage
+from mold_core.weights import LoadedComponents
 from mold_core.weights.compiled_blocks import problem_of
 from mold_ltx2.checks import lacking_upsampler
 from mold_ltx2.conditioning import Conditioning, Pinned
@@ -36,7 +34,7 @@ __all__ = ["Ltx2Pipeline"]
 _DEFAULT_NEGATIVE = "worst quality, inconsistent motion, blurry, jittery, distorted"
 
 
-class Ltx2Pipeline(Pipeline):
+class Ltx2Pipeline(ComponentPipeline):
     """Video and sound with LTX-2. Holds weights and remembered prompts, nothing of a request.
 
     `transformer` has no weights: it tells sizes and places. The network at work is the part of that name.
@@ -44,8 +42,8 @@ class Ltx2Pipeline(Pipeline):
 
     def __init__(
         self,
+        components: LoadedComponents,
         *,
-        parts: LoadedComponents,
         transformer: Any,
         autoencoders: Autoencoders,
         prompts: PromptEncoder,
@@ -57,7 +55,7 @@ class Ltx2Pipeline(Pipeline):
         dtype: torch.dtype,
         distilled_lora: Path | None = None,
     ) -> None:
-        self.parts = parts
+        super().__init__(components, budget_device=device, lora_names=Ltx2Names())
         self.transformer = transformer
         self.autoencoders = autoencoders
         self.prompts = prompts
@@ -68,21 +66,6 @@ class Ltx2Pipeline(Pipeline):
         self._device = device
         self._dtype = dtype
         self._distilled_lora = distilled_lora
-        self._adapters = LoraCache(Ltx2Names())
-
-    @property
-    def size_bytes(self) -> int:
-        """Memory of the weights that are on the device now, and of the LoRAs that are kept, in bytes."""
-        return self.parts.size_bytes(self._device) + self._adapters.size_bytes
-
-    @property
-    def peak_bytes(self) -> int:
-        """The most that weights and computing take on the device while a clip is made, in bytes."""
-        return self.parts.plan.peak_bytes(self._device)
-
-    def replan(self, plan: MemoryPlan) -> None:
-        """Leave room for larger requests from now on."""
-        self.parts.plan = plan
 
     def generate(self, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
         """Return one video per request."""
@@ -94,7 +77,7 @@ class Ltx2Pipeline(Pipeline):
             with stage(run, "Decoding"):
                 images = tuple(self.autoencoders.frames(video, report=run.report))
                 sound = self._sound(request, given, audio, run) if request.enable_audio else None
-            made.append(Frames(images=images, fps=float(_given(request.fps)), sound=sound))
+            made.append(Frames(images=images, fps=float(required(request.fps)), sound=sound))
         return made
 
     def render(self, request: GenerateRequest, run: Run, pinned: Pinned | None = None) -> tuple[Tensor, Tensor]:
@@ -110,14 +93,9 @@ class Ltx2Pipeline(Pipeline):
 
     def learn(self, prompts: Sequence[str], run: Run) -> None:
         """Encode prompts that are needed later, where the text encoder does not stay in memory."""
-        if self.parts.plan.strategy != "eager" and not all(map(self.prompts.knows, prompts)):
+        if self.components.plan.strategy != "eager" and not all(map(self.prompts.knows, prompts)):
             with torch.inference_mode(), stage(run, "Encoding prompts"):
                 self.prompts.encode(prompts, run.report)
-
-    def close(self) -> None:
-        """Free the weights."""
-        self._adapters.clear()
-        self.parts.close()
 
     # --- passes --------------------------------------------------------------------------------------------------
 
@@ -127,17 +105,16 @@ class Ltx2Pipeline(Pipeline):
         """Denoise a clip as often as its recipe says, and make it larger and smoother in between."""
         with torch.inference_mode():
             prompts = self._encode(request, recipe, run)
-            generator = torch.Generator().manual_seed(_folded(_given(request.seed)))
-            on_step = _Steps(run, recipe.steps)
+            generator = seeded_generator(required(request.seed))
+            steps = StepReporter(run, recipe.steps)
             whole = self._geometry(request, recipe, Fraction(1))
             geometry = self._geometry(request, recipe, recipe.scale)
             first, *more = recipe.passes
-            video, audio = self._pass(first, geometry, prompts, given, generator, on_step)
+            video, audio = self._pass(first, geometry, prompts, given, generator, steps)
             if recipe.enlarge:
                 video = self.upsamplers.apply(recipe.enlarge, video)[..., : whole.height, : whole.width]
             for one in more:
-                on_step.offset = first.steps
-                video, audio = self._pass(one, whole, prompts, given, generator, on_step, (video, audio))
+                video, audio = self._pass(one, whole, prompts, given, generator, steps, (video, audio))
             return (self.upsamplers.apply("temporal-x2", video) if recipe.doubled else video), audio
 
     def _pass(
@@ -147,7 +124,7 @@ class Ltx2Pipeline(Pipeline):
         prompts: tuple[Prompt, Prompt | None],
         given: Conditioning,
         generator: torch.Generator,
-        on_step: _Steps,
+        steps: StepReporter,
         start: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         sigmas = one.sigmas or schedule(one.steps, geometry.tokens)
@@ -159,7 +136,7 @@ class Ltx2Pipeline(Pipeline):
             noised(stream, torch.randn(stream.tokens.shape, generator=generator).to(self._device), sigmas[0])
             for stream in streams
         )
-        with self._transformer(one, on_step.run) as transformer:
+        with self.network("transformer", steps.run, loras=one.loras, dtype=self._dtype) as transformer:
             tokens, sounds = denoise(
                 transformer,
                 geometry,
@@ -167,7 +144,7 @@ class Ltx2Pipeline(Pipeline):
                 audio,
                 prompts[0],
                 sigmas,
-                on_step,
+                lambda *_: steps.advance(),
                 cross_timestep=self._version.cross_timestep,
                 guidance=one.guidance,
                 negative=prompts[1],
@@ -176,18 +153,9 @@ class Ltx2Pipeline(Pipeline):
             )
             problem = problem_of(transformer)
         if problem is not None:
-            on_step.run.report(Info(message=problem))
+            steps.run.report(Info(message=problem))
         channels = self.autoencoders.audio_vae.config.latent_channels
         return unpack(tokens, geometry), unpack_audio(sounds, channels)
-
-    @contextmanager
-    def _transformer(self, one: Pass, run: Run) -> Iterator[Any]:
-        """Give the transformer, with the LoRAs beside its layers that a pass takes."""
-        with (
-            self.parts.use("transformer", run.report) as transformer,
-            self._adapters.attached("transformer", transformer, one.loras, run, dtype=self._dtype, device=self._device),
-        ):
-            yield transformer
 
     def _video_stream(self, one: Pass, geometry: Geometry, given: Conditioning, start: Tensor | None) -> Stream:
         channels = self.transformer.config.in_channels
@@ -243,7 +211,7 @@ class Ltx2Pipeline(Pipeline):
 
     def _sound(self, request: GenerateRequest, given: Conditioning, audio: Tensor, run: Run) -> Sound:
         """Return the sound that a video is made for, silence after its end, else the one that was made."""
-        seconds = _given(request.frames) / _given(request.fps)
+        seconds = required(request.frames) / required(request.fps)
         if given.sound is None:
             return self.autoencoders.sound(audio, seconds, report=run.report)
         missing = round(seconds * given.sound.sample_rate) - given.sound.samples.shape[1]
@@ -267,8 +235,8 @@ class Ltx2Pipeline(Pipeline):
     def _geometry(self, request: GenerateRequest, recipe: SamplingPlan, scale: Fraction) -> Geometry:
         codec = self.autoencoders
         space = codec.vae.spatial_compression_ratio
-        width, height = (ceil(_given(side) // space / scale) * space for side in (request.width, request.height))
-        frames, fps = _given(request.frames), float(_given(request.fps))
+        width, height = (ceil(required(side) // space / scale) * space for side in (request.width, request.height))
+        frames, fps = required(request.frames), float(required(request.fps))
         if recipe.doubled:
             frames, fps = (frames - 1) // 2 + 1, fps / 2
         return Geometry.of(codec.vae, codec.audio_vae, frames=frames, width=width, height=height, fps=fps)
@@ -285,28 +253,3 @@ class Ltx2Pipeline(Pipeline):
                 encoded = self.prompts.encode(wanted, run.report)
         here = [prompt.to(self._device) for prompt in encoded]
         return here[0], here[1] if len(here) > 1 else None
-
-
-class _Steps:
-    """Tells the run about every step of all passes, with its duration."""
-
-    def __init__(self, run: Run, total: int) -> None:
-        self.run = run
-        self._total = total
-        self._last = perf_counter()
-        self.offset = 0
-
-    def __call__(self, step: int, _total: int) -> None:
-        now = perf_counter()
-        self.run.step(self.offset + step, self._total, elapsed_ms=round((now - self._last) * 1000))
-        self._last = now
-
-
-def _folded(seed: int) -> int:
-    """Return a seed of up to 64 bits in the 32 that torch's CPU generator looks at; smaller ones stay as they are."""
-    return (seed ^ (seed >> 32)) & 0xFFFF_FFFF
-
-
-def _given(value: Any) -> Any:
-    assert value is not None  # the request is complete
-    return value

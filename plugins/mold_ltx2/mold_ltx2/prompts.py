@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from mold_core.families import RecentValues, like_weights
 from mold_core.weights import LoadedComponents, check_finite
 from mold_ltx2.sampling import Prompt
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GemmaTokenizer", "PromptEncoder"]
 
-_REMEMBERED = 16
+_CACHED_PROMPTS = 16
 
 Report = Callable[["ProgressEvent"], object]
 
@@ -40,46 +40,39 @@ class GemmaTokenizer:
 
 
 class PromptEncoder:
-    """Encodes prompts and remembers the last ones, on the CPU.
+    """Encodes prompts and caches the last ones, on the CPU.
 
-    Text encoder and connectors are the parts of these names; one is asked for at a time, and only where a prompt is not
-    remembered.
+    It uses the components "text_encoder" and "connectors", one at a time and only for prompts that are not cached.
     """
 
-    def __init__(self, parts: LoadedComponents, tokenizer: GemmaTokenizer) -> None:
+    def __init__(self, components: LoadedComponents, tokenizer: GemmaTokenizer) -> None:
         self.tokenizer = tokenizer
-        self._parts = parts
-        self._remembered: OrderedDict[str, Prompt] = OrderedDict()
+        self._components = components
+        self._cache: RecentValues[str, Prompt] = RecentValues(_CACHED_PROMPTS)
 
     def knows(self, text: str) -> bool:
         """Whether a prompt needs no work."""
-        return text in self._remembered
+        return text in self._cache
 
     def encode(self, texts: Sequence[str], report: Report) -> list[Prompt]:
         """Return prompts as the transformer takes them, on the CPU. `report` is told of what is loaded."""
-        missing = [text for text in dict.fromkeys(texts) if text not in self._remembered]
-        if missing:
-            with self._parts.use("text_encoder", report) as gemma:
-                states = [_states(gemma, self.tokenizer.encode(text)) for text in missing]
-                check_finite("text encoder", *states, network=gemma)
-            with self._parts.use("connectors", report) as connectors:
-                for text, stacked in zip(missing, states, strict=True):
-                    self._remembered[text] = self._connected(connectors, stacked)
-        encoded = [self._remembered[text] for text in texts]
-        for text in texts:
-            self._remembered.move_to_end(text)
-        while len(self._remembered) > _REMEMBERED:
-            self._remembered.popitem(last=False)
-        return encoded
+        return self._cache.get(texts, lambda missing: self._encode(missing, report))
+
+    def _encode(self, texts: Sequence[str], report: Report) -> list[Prompt]:
+        with self._components.use("text_encoder", report) as gemma:
+            states = [_states(gemma, self.tokenizer.encode(text)) for text in texts]
+            check_finite("text encoder", *states, network=gemma)
+        with self._components.use("connectors", report) as connectors:
+            return [self._connected(connectors, stacked) for stacked in states]
 
     def _connected(self, connectors: Any, stacked: Tensor) -> Prompt:
         # PERF: only the words themselves went through Gemma. The places before them, up to the length that the
         # connectors were trained with, are masked there and hold the connectors' own registers after: they may as well
         # be zero.
-        weight = next(tensor for tensor in connectors.parameters() if tensor.is_floating_point())
+        stacked = like_weights(stacked, connectors)
         missing = self.tokenizer.length - stacked.shape[1]
-        mask = F.pad(torch.ones(stacked.shape[:2], dtype=torch.long), (missing, 0)).to(weight.device)
-        padded = F.pad(stacked.to(weight.device, weight.dtype), (0, 0, missing, 0))
+        mask = F.pad(torch.ones(stacked.shape[:2], dtype=torch.long), (missing, 0)).to(stacked.device)
+        padded = F.pad(stacked, (0, 0, missing, 0))
         video, audio, counts = connectors(padded, mask, padding_side="left")
         check_finite("text connectors", video, audio, network=connectors)
         return Prompt(video=video.cpu(), audio=audio.cpu(), mask=counts.cpu())

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from mold_core.families import like_weights
 from mold_core.weights import LoadedComponents, check_finite
 from mold_ltx2.decoding import Autoencoders
 from mold_ltx2.upsampling_files import UpsamplerKind
@@ -17,9 +18,11 @@ __all__ = ["Upsamplers"]
 class Upsamplers:
     """The upsamplers that a model has; each is a part of its own name."""
 
-    def __init__(self, kinds: Iterable[UpsamplerKind], parts: LoadedComponents, autoencoders: Autoencoders) -> None:
+    def __init__(
+        self, kinds: Iterable[UpsamplerKind], components: LoadedComponents, autoencoders: Autoencoders
+    ) -> None:
         self.kinds = frozenset(kinds)
-        self._parts = parts
+        self._components = components
         self._autoencoders = autoencoders
 
     def __contains__(self, kind: object) -> bool:
@@ -31,8 +34,7 @@ class Upsamplers:
         Both are as the transformer has them. Raises KeyError for a kind that the model lacks.
         """
         plain = self._autoencoders.plain(latents)
-        with self._parts.use(kind, lambda event: None) as network, torch.inference_mode():
-            weight = next(network.parameters())
-            larger = network(plain.to(weight.device, weight.dtype)).to(latents.device).float()
+        with self._components.use(kind, lambda event: None) as network, torch.inference_mode():
+            larger = network(like_weights(plain, network)).to(latents.device).float()
             check_finite(f"{kind} upsampler", larger, network=network)
         return self._autoencoders.normalised(larger)

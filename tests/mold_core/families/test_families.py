@@ -6,8 +6,8 @@ import attrs
 import pytest
 import torch
 
-from mold_core import SizeRules, StageDone, StageStart
-from mold_core.families import compute_threads, sizes_from_options, stage
+from mold_core import DenoiseStep, SizeRules, StageDone, StageStart
+from mold_core.families import StepReporter, compute_threads, sizes_from_options, stage
 from mold_core.testing import RecordedRun, sketch_model
 
 
@@ -41,3 +41,15 @@ def test_a_model_may_have_size_rules_of_its_own() -> None:
     assert sizes_from_options(spec, rules) is rules
     own = attrs.evolve(spec, options={"sizes": {"multiple": 8, "max_pixels": 100, "recommended": [[8, 8]]}})
     assert sizes_from_options(own, rules) == SizeRules(multiple=8, max_pixels=100, recommended=((8, 8),))
+
+
+def test_steps_are_numbered_through_all_passes() -> None:
+    run = RecordedRun()
+    steps = StepReporter(run, 3)
+    for _ in range(3):
+        steps.advance()
+    assert [(event.step, event.total) for event in run.events if isinstance(event, DenoiseStep)] == [
+        (1, 3),
+        (2, 3),
+        (3, 3),
+    ]
