@@ -60,6 +60,13 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     return path
 
 
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Start every test from the same random numbers of torch, so that a tolerance holds always or never."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
 @pytest.fixture
 def mold_process(tmp_path: Path) -> Callable[..., subprocess.Popen[Any]]:
     """Start the real executable: `mold_process("list", paths=[folder], MOLD_DEVICE="cpu", stdout=PIPE)`.

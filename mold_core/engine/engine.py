@@ -572,12 +572,13 @@ class Engine:
                 self.webhooks.ended(id_)
 
     def _finished(self, job: Job) -> None:
+        if job.error is not None and job.error.hides and log.hasHandlers():
+            # A server reports such errors in its log only, before clients can see that the job has failed.
+            # Without a log, the error itself carries the text for its caller.
+            log.error("job %s failed: %s", job.id, job.error, extra={"job": job.id})
         self._queue_of(job).discard(job)
         self._repository.ended(job)
         code = job.error.code if job.error is not None else ""
-        if job.error is not None and job.error.hides and log.hasHandlers():
-            # What a server keeps to itself is found here; without a log, the error itself has it for its caller.
-            log.error("job %s failed: %s", job.id, job.error, extra={"job": job.id})
         labels = {"kind": job.kind, "model": job.model or ""}
         self.observers.measure("job_finished", 1, **labels, state=job.state, code=code)
         if job.state == "done" and job.started_at is not None and job.finished_at is not None:

@@ -51,8 +51,10 @@ class OldPlugin:
         return [OldExecutor()]
 
 
-@pytest.mark.filterwarnings("default::DeprecationWarning")
 def test_an_executor_of_0_1_runs_jobs_through_its_verbs() -> None:
     plugin = FakePlugin(families=[SketchFamily()], models=[sketch_model()])
-    with engine_with(plugin, OldPlugin(), executor="old") as engine:
+    with (
+        pytest.warns(DeprecationWarning, match=r"called run\(task, run\) since mold 0\.2"),
+        engine_with(plugin, OldPlugin(), executor="old") as engine,
+    ):
         assert len(engine.generate(GenerateRequest(prompt="p", model="sketch")).images) == 1
