@@ -311,6 +311,14 @@ class ModelFamily(Protocol):
         """Return a key: requests with equal keys may be computed together. None: the request runs alone."""
         return None
 
+    def batch_limit(self, spec: ModelSpec, request: GenerateRequest, device: str) -> int | None:
+        """Return how many requests like this one are worth computing together on a device such as "cuda:0".
+
+        A device that one request keeps busy gains nothing from more, which only take memory and delay the first
+        result. None: as many as the setting max_batch and the memory allow.
+        """
+        return None
+
     def warm(self) -> None:
         """Import what loading needs. A worker process calls it when it starts, to save time on the first request."""
         return

@@ -69,6 +69,10 @@ class BackgroundRunner:
 
     # --- for kinds -----------------------------------------------------------------------------------------------
 
+    def batch_limit(self, job: Job) -> int:
+        """Return 1: jobs here run one at a time."""
+        return 1
+
     @property
     def models(self) -> Models:
         """The catalog, the families and the settings."""

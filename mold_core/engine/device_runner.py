@@ -26,6 +26,7 @@ from mold_core.jobs.repository import JobRepository
 from mold_core.placement.device import DeviceInfo
 from mold_core.plugin_members import completed
 from mold_core.requests.models import Models
+from mold_core.wire import GenerateRequest
 
 __all__ = ["DeviceRunner", "DeviceState", "DeviceStatus", "load_task"]
 
@@ -182,6 +183,19 @@ class DeviceRunner:
             self._state = "generating"
         self.measure("model_load_s", monotonic() - started, model=spec.name, device=self.device)
 
+    def batch_limit(self, job: Job) -> int:
+        """Return how many images of jobs like this are computed together: the setting, or the family's lower limit."""
+        most = self.models.settings.max_batch
+        if job.spec is None or not isinstance(job.request, GenerateRequest):
+            return most
+        family = self.models.family_of(job.spec)
+        try:
+            limit = family.batch_limit(job.spec, job.request, self.device)
+        except Exception:
+            log.exception("batch_limit of family %s failed; the setting max_batch holds", family.name)
+            return most
+        return most if limit is None else max(1, min(limit, most))
+
     def measure(self, name: str, value: float, **labels: str) -> None:
         """Let observers know a figure."""
         self._observers.measure(name, value, **labels)
@@ -213,6 +227,7 @@ class DeviceRunner:
                 jobs = self._queue.take(
                     self,
                     self.models.settings.max_batch,
+                    limit_of=self.batch_limit,
                     timeout_s=self._patience_s(),
                     made_together=made_together,
                     gather_s=min(self._ran_s * _GATHER_SHARE, _LONGEST_GATHER_S),

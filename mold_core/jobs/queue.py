@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 from time import monotonic
 from typing import Protocol
@@ -176,11 +176,14 @@ class JobQueue:
         consumer: QueueConsumer,
         limit: int,
         *,
+        limit_of: Callable[[Job], int] | None = None,
         timeout_s: float | None = None,
         made_together: int = 0,
         gather_s: float = 0.0,
     ) -> list[Job] | None:
         """Wait for work and return a job, with others of the same batch key up to `limit` images in all.
+
+        `limit_of` may return a lower limit for the job that is chosen.
 
         The job is the first whose model the device has in memory, unless the oldest has waited too long, and of which
         no other idle device would have less work. `made_together` is the number of jobs that the device took last:
@@ -198,6 +201,8 @@ class JobQueue:
                 self._changed.notify_all()  # another idle device may now be the best for what is left
             if first is None:
                 return None if self._closed else []
+            if limit_of is not None:
+                limit = min(limit, limit_of(first))
             batch = self._companions(first, self._share(first, limit))
             for job in batch:
                 if job.state == "queued":

@@ -211,7 +211,7 @@ def _batch_key(spec: ModelSpec, family: ModelFamily, request: GenerateRequest) -
 
 
 def _generate(jobs: Sequence[Job], spec: ModelSpec, worker: Worker, context: RunContext, prompts: Prompts) -> None:
-    limit = context.models.settings.max_batch
+    limit = context.batch_limit(jobs[0])
     shots = [shot for job in jobs for shot in shots_of(job, prompts.get(job.id, ()))]
     parts = [shots[first : first + limit] for first in range(0, len(shots), limit)]
     run = BatchRun(jobs, len(parts), partial(_stage, context))

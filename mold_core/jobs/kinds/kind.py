@@ -49,6 +49,9 @@ class RunContext(Protocol):
     def loading(self, spec: ModelSpec) -> AbstractContextManager[None]:
         """Show in status and metrics that a model is being loaded while the block runs."""
 
+    def batch_limit(self, job: Job) -> int:
+        """Return how many images of jobs like this one are computed together."""
+
     def measure(self, name: str, value: float, **labels: str) -> None:
         """Report a metric to observers; see `mold_core.engine.metrics`."""
 

@@ -6,13 +6,17 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 from mold_core import ModelFamily, Parameter, SizeRules
-from mold_core.families import sizes_from_options
+from mold_core.families import required, sizes_from_options
 from mold_flux.schedule import first_step
 
 if TYPE_CHECKING:
     from mold_core import GenerateRequest, LoadContext, LocalFiles, ModelComponent, ModelSpec, Pipeline
 
 __all__ = ["FluxFamily"]
+
+
+# Pixels whose tokens, one for 16x16 of them, fill every matrix product of a large GPU: 4096 image tokens.
+_BUSY_GPU_PX = 1024 * 1024
 
 
 class FluxFamily(ModelFamily):
@@ -49,6 +53,12 @@ class FluxFamily(ModelFamily):
     def batch_key(self, spec: ModelSpec, request: GenerateRequest) -> Hashable:
         """Return what requests must have in common to be computed together."""
         return request.width, request.height, request.steps, first_step(request), request.loras
+
+    def batch_limit(self, spec: ModelSpec, request: GenerateRequest, device: str) -> int | None:
+        """Return how many images keep a GPU busy: one of 1024x1024, sixteen of 256x256. CPUs gain from any batch."""
+        if not device.startswith("cuda"):
+            return None
+        return max(1, _BUSY_GPU_PX // (required(request.width) * required(request.height)))
 
     def components(self, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> tuple[ModelComponent, ...]:
         """Return what the text encoders, the transformer and the autoencoder take in memory."""

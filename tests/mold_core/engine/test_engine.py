@@ -20,6 +20,7 @@ from mold_core import (
     InferenceError,
     Info,
     ModelNotFoundError,
+    ModelSpec,
     PluginError,
     Queued,
     Settings,
@@ -366,6 +367,35 @@ def test_a_batch_key_that_raises_costs_only_the_batching(family: SketchFamily) -
     with engine_with(plugin(faulty)) as engine:
         assert len(held(engine, faulty.gate, request("one"), request("two"))) == 2
     assert [len(batch) for batch in faulty.batches] == [1, 1, 1]
+
+
+def test_a_family_limits_what_is_worth_computing_together() -> None:
+    class Limited(SketchFamily):
+        def batch_limit(self, spec: ModelSpec, request: GenerateRequest, device: str) -> int:
+            assert (spec.name, device) == ("sketch:v1", "cpu")
+            return 2
+
+    limited = Limited(gate=Gate())
+    assert limited.gate is not None
+    with engine_with(plugin(limited)) as engine:
+        held(engine, limited.gate, *(request(str(number)) for number in range(3)), request("many", batch_size=5))
+    batches = [[one.prompt for one in batch] for batch in limited.batches[1:]]
+    assert batches == [["0", "1"], ["2"], ["many", "many"], ["many", "many"], ["many"]]
+
+
+def test_a_batch_limit_that_raises_or_is_zero_does_no_harm(family: SketchFamily) -> None:
+    class Faulty(SketchFamily):
+        def batch_limit(self, spec: ModelSpec, request: GenerateRequest, device: str) -> int:
+            if request.prompt == "zero":
+                return 0
+            raise KeyError("width")
+
+    faulty = Faulty(gate=Gate())
+    assert faulty.gate is not None
+    with engine_with(plugin(faulty)) as engine:
+        held(engine, faulty.gate, request("one"), request("two"))
+        assert len(engine.generate(request("zero", batch_size=2)).images) == 2
+    assert [len(batch) for batch in faulty.batches] == [1, 2, 1, 1]
 
 
 def test_requests_for_the_loaded_model_go_first(family: SketchFamily) -> None:
