@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import random
 from math import pi, sin
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from mold_core import Frames, ModelDefaults, ModelSpec, Parameter, SizeRules, hookimpl
+from mold_core import Frames, ModelDefaults, ModelFamily, ModelSpec, Parameter, Pipeline, SizeRules, hookimpl
+from mold_core.families import required
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mold_core import GenerateRequest, LoadContext, LocalFiles, Run
 
 
-class PlasmaPipeline:
+class PlasmaPipeline(Pipeline):
     """A loaded model. There is nothing to load."""
 
     size_bytes = 0
 
-    def generate(self, requests, run):
+    def generate(self, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
         return [Frames(images=(self._draw(request, run),)) for request in requests]
 
-    def _draw(self, request, run):
+    def _draw(self, request: GenerateRequest, run: Run) -> Image.Image:
         chance = random.Random(f"{request.seed} {request.prompt}")
-        reach = request.options["waves"]
+        reach = float(request.options["waves"])
         waves = [[chance.uniform(-reach, reach) for _ in "abp"] for _ in "rgb"]
-        size = (request.width, request.height)
+        size = (required(request.width), required(request.height))
         channels = [Image.new("L", size) for _ in waves]
         for channel, (a, b, phase) in zip(channels, waves, strict=True):
             points = ((x / size[0], y / size[1]) for y in range(size[1]) for x in range(size[0]))
@@ -30,11 +37,11 @@ class PlasmaPipeline:
         run.step(1, 1, elapsed_ms=0)
         return Image.merge("RGB", channels)
 
-    def close(self):
+    def close(self) -> None:
         pass
 
 
-class PlasmaFamily:
+class PlasmaFamily(ModelFamily):
     name = "plasma"
     title = "Plasma"
     capabilities = frozenset({"text-to-image"})
@@ -44,16 +51,16 @@ class PlasmaFamily:
         Parameter(name="waves", type=float, default=9.0, minimum=0.5, maximum=40, doc="Waves across an image."),
     )
 
-    def load(self, spec, files, context):
+    def load(self, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> Pipeline:
         return PlasmaPipeline()
 
 
 @hookimpl
-def mold_families():
+def mold_families() -> list[ModelFamily]:
     return [PlasmaFamily()]
 
 
 @hookimpl
-def mold_models():
+def mold_models() -> list[ModelSpec]:
     defaults = ModelDefaults(width=128, height=128, steps=1)
     return [ModelSpec(name="plasma:v1", family="plasma", description="Three sine waves", defaults=defaults)]

@@ -8,6 +8,7 @@ from mold_core import Engine, GenerateRequest, Settings
 from mold_core.gallery import Gallery
 
 gallery = Gallery.of(Settings.load())
+assert gallery is not None, "set MOLD_OUTPUT_DIR"
 with Engine(gallery=gallery) as engine:
     for prompt in ("a black cat in the snow", "a white cat on a hill", "a yellow car"):
         engine.generate(GenerateRequest(prompt=prompt, model="flux-nano", seed=1))

@@ -4,7 +4,8 @@
 - `ComponentPipeline`: a pipeline whose networks are loaded, kept and freed like that, with LoRAs.
 - `stage`, `StepReporter`: report progress, and stop when the job is cancelled.
 - `compute_threads`, `sizes_from_options`, `required`: the number of threads, the sizes of a model, complete requests.
-- `images_from_pixels`, `pixels_from_images`, `like_weights`, `seeded_generator`, `RecentValues`: tensors and caches.
+- `images_from_pixels`, `pixels_from_images`, `like_weights`, `to_channels_last`, `seeded_generator`: tensors.
+- `RecentValues`: a small cache.
 
 `mold_core.weights` has what computes with weights: the dtype of a device (`fast_dtype`), tensors in files
 (`read_weights`), and checks for numbers that are not finite (`check_finite`). torch is imported by the first use of a
@@ -24,7 +25,13 @@ from mold_core.families.threads import compute_threads
 if TYPE_CHECKING:
     from mold_core.families.loading import EmptyComponent, load_resident, memory_plan, planned_components
     from mold_core.families.pipeline import ComponentPipeline
-    from mold_core.families.tensors import images_from_pixels, like_weights, pixels_from_images, seeded_generator
+    from mold_core.families.tensors import (
+        images_from_pixels,
+        like_weights,
+        pixels_from_images,
+        seeded_generator,
+        to_channels_last,
+    )
 
 __all__ = [
     "ComponentPipeline",
@@ -42,6 +49,7 @@ __all__ = [
     "seeded_generator",
     "sizes_from_options",
     "stage",
+    "to_channels_last",
 ]
 
 _WITH_TORCH = {
@@ -54,6 +62,7 @@ _WITH_TORCH = {
     "pixels_from_images": "tensors",
     "planned_components": "loading",
     "seeded_generator": "tensors",
+    "to_channels_last": "tensors",
 }
 
 

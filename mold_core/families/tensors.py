@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-__all__ = ["images_from_pixels", "like_weights", "pixels_from_images", "seeded_generator"]
+__all__ = ["images_from_pixels", "like_weights", "pixels_from_images", "seeded_generator", "to_channels_last"]
 
 
 def pixels_from_images(images: Sequence[Image.Image]) -> Tensor:
@@ -28,6 +29,12 @@ def like_weights(tensor: Tensor, network: nn.Module) -> Tensor:
     """Return a tensor on the device and in the dtype of a network's floating-point weights."""
     weight = next(weight for weight in network.parameters() if weight.is_floating_point())
     return tensor.to(weight.device, weight.dtype)
+
+
+def to_channels_last(network: nn.Module) -> None:
+    """Store the weights of convolutions channels last, which CPUs and tensor cores compute faster."""
+    convert: Any = network.to  # torch's annotations lack the argument
+    convert(memory_format=torch.channels_last)
 
 
 def seeded_generator(seed: int) -> torch.Generator:

@@ -65,7 +65,7 @@ class BlockStream:
         cuda = self._device.type == "cuda"
         if pin and cuda:
             self._pin(int(available_bytes() * _PINNED_SHARE) if pin_within_bytes is None else pin_within_bytes)
-        self._copies: Any = torch.cuda.Stream(self._device) if cuda else None  # type: ignore[no-untyped-call]
+        self._copies: Any = torch.cuda.Stream(self._device) if cuda else None
         slot_bytes = max((unit.size_bytes for unit in self._units), default=0)
         # One slot is enough where nothing is copied ahead.
         self._slots = [_Slot(slot_bytes, self._device, cuda) for _ in range(2 if cuda else 1)]
@@ -147,8 +147,8 @@ class _Slot:
     def __init__(self, size_bytes: int, device: torch.device, cuda: bool) -> None:
         self.memory = torch.empty(size_bytes, dtype=torch.uint8, device=device)
         self.unit: _Unit | None = None
-        self._filled: Any = torch.cuda.Event() if cuda else None  # type: ignore[no-untyped-call]
-        self._free: Any = torch.cuda.Event() if cuda else None  # type: ignore[no-untyped-call]
+        self._filled: Any = torch.cuda.Event() if cuda else None
+        self._free: Any = torch.cuda.Event() if cuda else None
 
     def fill(self, unit: _Unit, copies: Any) -> None:
         """Begin to copy a unit here, on the stream `copies` if there is one."""
@@ -215,7 +215,7 @@ class _Unit:
         except RuntimeError:  # there is not that much memory
             return False
         self.place(memory)
-        runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+        runtime: Any = torch.cuda.cudart()
         if int(runtime.cudaHostRegister(memory.data_ptr(), len(memory), 0)) != 0:
             self.restore()
             _clear_last_error(device)
@@ -227,7 +227,7 @@ class _Unit:
     def unpin(self) -> None:
         """Give pinned memory back to the system."""
         for memory in self._pinned:
-            runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+            runtime: Any = torch.cuda.cudart()
             with suppress(RuntimeError):
                 runtime.cudaHostUnregister(memory.data_ptr())
         self._pinned = []

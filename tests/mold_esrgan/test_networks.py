@@ -195,6 +195,7 @@ def test_bf16_stays_close_to_fp32() -> None:
         network.load_state_dict(state)
     x = torch.rand(1, 3, 8, 8)
     with torch.inference_mode():
-        exact, fast = networks[0](x), networks[1].compute_in(torch.bfloat16)(x)
+        networks[1].compute_in(torch.bfloat16)
+        exact, fast = networks[0](x), networks[1](x)
     assert fast.dtype == torch.float32
     assert float((fast - exact).abs().max()) < 0.1 * float(exact.std())

@@ -93,4 +93,4 @@ def compact_overlap(convs: int) -> int:
 
 def _rrdb_bytes(features: int, stages: int, unshuffle: int) -> int:
     """Return the memory at work for each pixel of the input: before the last convolution, at the result's size."""
-    return 8 * features * 4**stages // unshuffle**2
+    return (8 * features << 2 * stages) // unshuffle**2

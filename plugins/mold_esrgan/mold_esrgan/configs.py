@@ -20,7 +20,7 @@ class RRDBConfig:
     @property
     def scale(self) -> int:
         """How many times larger the image becomes."""
-        return 2**self.stages // self.unshuffle
+        return (1 << self.stages) // self.unshuffle
 
 
 @frozen(kw_only=True)

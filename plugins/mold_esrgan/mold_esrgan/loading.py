@@ -6,21 +6,25 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mold_core import CheckpointError, WeightLoad
-from mold_core.families import compute_threads
+from mold_core.families import compute_threads, to_channels_last
 from mold_core.weights import check_finite, fast_dtype, load_weights, overflows_fp16, release_cached
 
 if TYPE_CHECKING:
     from mold_core import LoadContext
     from mold_core.weights import TensorSource
+    from mold_esrgan.networks import SuperResolutionNetwork
 
 __all__ = ["convolution_dtype", "load_network"]
 
 
 def load_network(
-    network: Callable[[Any], nn.Module], config: Any, tensors: Mapping[str, TensorSource], context: LoadContext
+    network: Callable[[Any], SuperResolutionNetwork],
+    config: Any,
+    tensors: Mapping[str, TensorSource],
+    context: LoadContext,
 ) -> tuple[Callable[[Tensor], Tensor], int, Callable[[], None]]:
     """Return a network of a config with the tensors in it, what it takes in memory, and what frees it.
 
@@ -36,7 +40,8 @@ def load_network(
     dtype = convolution_dtype(context.device)
     if dtype == torch.float16 and overflows_fp16(read.values()):
         dtype = torch.float32
-    module.compute_in(dtype).to(memory_format=torch.channels_last)
+    module.compute_in(dtype)
+    to_channels_last(module)
     module.eval().requires_grad_(False)
     size_bytes = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
     context.report(WeightLoad(bytes_loaded=size_bytes, bytes_total=size_bytes, component="upscaler"))

@@ -13,10 +13,18 @@ from torch.nn import functional as F
 
 from mold_esrgan.configs import CompactConfig, RRDBConfig
 
-__all__ = ["RRDBNet", "SRVGGNetCompact"]
+__all__ = ["RRDBNet", "SRVGGNetCompact", "SuperResolutionNetwork"]
 
 # How much of a residual block's output is added to its input (Wang et al. 2018, section 3.1).
 _RESIDUAL = 0.2
+
+
+class SuperResolutionNetwork(nn.Module):
+    """A network that enlarges images."""
+
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """Convert the weights to a dtype, except where pixels would lose precision."""
+        raise NotImplementedError
 
 
 class ResidualDenseBlock(nn.Module):
@@ -30,8 +38,8 @@ class ResidualDenseBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         seen = x
-        for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
-            seen = torch.cat((seen, _leaky(conv(seen))), dim=1)
+        for index in range(1, 5):
+            seen = torch.cat((seen, _leaky(self.get_submodule(f"conv{index}")(seen))), dim=1)
         return torch.add(x, self.conv5(seen), alpha=_RESIDUAL)
 
 
@@ -48,7 +56,7 @@ class RRDB(nn.Module):
         return torch.add(x, self.rdb3(self.rdb2(self.rdb1(x))), alpha=_RESIDUAL)
 
 
-class RRDBNet(nn.Module):
+class RRDBNet(SuperResolutionNetwork):
     """The large network: RealESRGAN_x4plus has 23 blocks, the anime model 6; x2 and x1 unshuffle their input."""
 
     def __init__(self, config: RRDBConfig) -> None:
@@ -68,17 +76,17 @@ class RRDBNet(nn.Module):
         x = x + self.conv_body(self.body(x))
         for stage in range(1, self.config.stages + 1):
             x = _leaky(getattr(self, f"conv_up{stage}")(F.interpolate(x, scale_factor=2, mode="nearest")))
-        return self.conv_last(_leaky(self.conv_hr(x)).to(self.conv_last.weight.dtype))
+        output: Tensor = self.conv_last(_leaky(self.conv_hr(x)).to(self.conv_last.weight.dtype))
+        return output
 
-    def compute_in(self, dtype: torch.dtype) -> RRDBNet:
-        """Let all but the first and the last convolution compute in a dtype: pixels in bf16 would show as steps."""
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """Convert all but the first and the last convolution: pixels in bf16 would show as steps."""
         for name, layer in self.named_children():
             if name not in ("conv_first", "conv_last"):
                 layer.to(dtype)
-        return self
 
 
-class SRVGGNetCompact(nn.Module):
+class SRVGGNetCompact(SuperResolutionNetwork):
     """The small network: 3x3 convolutions and PReLUs at the input's size, shuffled up and added to its pixels."""
 
     def __init__(self, config: CompactConfig) -> None:
@@ -92,16 +100,15 @@ class SRVGGNetCompact(nn.Module):
         self.body = nn.ModuleList(layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = x.to(self.body[0].weight.dtype)
+        out = x.to(next(self.body.parameters()).dtype)
         for layer in self.body:
             out = layer(out)
         enlarged = F.interpolate(x, scale_factor=self.config.scale, mode="nearest")
         return F.pixel_shuffle(out.to(x.dtype), self.config.scale) + enlarged
 
-    def compute_in(self, dtype: torch.dtype) -> SRVGGNetCompact:
-        """Let the convolutions compute in a dtype; what they find is added to the pixels in the pixels' own."""
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """Convert the convolutions; their output is added to the pixels in the dtype of the pixels."""
         self.body.to(dtype)
-        return self
 
 
 def _leaky(x: Tensor) -> Tensor:

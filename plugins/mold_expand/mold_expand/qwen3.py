@@ -6,6 +6,9 @@ and keys RMS-normalised per head, rotary positions, SwiGLU. Modules carry the pu
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import cast
+
 import attrs
 import torch
 from torch import Tensor, nn
@@ -121,7 +124,8 @@ class Attention(nn.Module):
         of_prefix, of_own = weights.split([texts.prefix.length, weights.shape[-1] - texts.prefix.length], dim=-1)
         out = (of_prefix.transpose(0, 1).flatten(1, 2) @ prefix_values).unflatten(1, (count, group)).transpose(0, 1)
         out = out + of_own @ own_values
-        return self.o_proj(out.reshape(count, 1, -1))
+        output: Tensor = self.o_proj(out.reshape(count, 1, -1))
+        return output
 
     def _project(self, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         config = self.config
@@ -142,7 +146,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the same shape."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        output: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return output
 
 
 class Layer(nn.Module):
@@ -165,6 +170,11 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = RmsNorm(config.width, config.eps)
 
+    @property
+    def blocks(self) -> Iterable[Layer]:
+        """The layers, from the input on."""
+        return cast("Iterable[Layer]", self.layers)
+
 
 class Qwen3(nn.Module):
     """The language model. Without `lm_head` (a tied model that is not finished) it has no scores to give."""
@@ -180,7 +190,7 @@ class Qwen3(nn.Module):
         x = self.model.embed_tokens(ids[None])
         turns = self._turns(0, len(ids), x)
         kept = []
-        for layer in self.model.layers:
+        for layer in self.model.blocks:
             check_cancelled()
             out, pair = layer.self_attn.read(layer.input_layernorm(x), turns)
             kept.append(pair)
@@ -194,7 +204,7 @@ class Qwen3(nn.Module):
         if texts.turns is None:  # PERF: for all tokens at once; for each alone it takes as long as its attention
             texts.turns = self._turns(texts.prefix.length, texts.room, x)
         turns = texts.turns[:, texts.length : texts.length + 1]
-        for number, layer in enumerate(self.model.layers):
+        for number, layer in enumerate(self.model.blocks):
             x = x + layer.self_attn.go_on(layer.input_layernorm(x), turns, number, texts)
             x = x + layer.mlp(layer.post_attention_layernorm(x))
         texts.length += 1

@@ -58,7 +58,8 @@ class ResnetBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.conv1(silu(self.norm1(x)))
         hidden = self.conv2(silu(self.norm2(hidden)))
-        return (self.nin_shortcut(x) if self.widens else x) + hidden
+        output: Tensor = (self.nin_shortcut(x) if self.widens else x) + hidden
+        return output
 
 
 class PixelAttention(nn.Module):
@@ -78,7 +79,8 @@ class PixelAttention(nn.Module):
             projection(normed).flatten(2).transpose(1, 2)[:, None] for projection in (self.q, self.k, self.v)
         )
         out = F.scaled_dot_product_attention(query, key, value)
-        return x + self.proj_out(out[:, 0].transpose(1, 2).unflatten(2, x.shape[2:]))
+        output: Tensor = x + self.proj_out(out[:, 0].transpose(1, 2).unflatten(2, x.shape[2:]))
+        return output
 
 
 class Middle(nn.Module):
@@ -91,7 +93,8 @@ class Middle(nn.Module):
         self.block_2 = ResnetBlock(channels, channels, groups)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.block_2(self.attn_1(self.block_1(x)))
+        output: Tensor = self.block_2(self.attn_1(self.block_1(x)))
+        return output
 
 
 class Downsample(nn.Module):
@@ -100,7 +103,8 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        output: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
+        return output
 
 
 class Upsample(nn.Module):
@@ -109,7 +113,8 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        output: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return output
 
 
 class Level(nn.Module):
@@ -156,7 +161,8 @@ class Encoder(nn.Module):
         x = self.conv_in(images)
         for level in self.down:
             x = level(x)
-        return self.conv_out(silu(self.norm_out(self.mid(x))))
+        output: Tensor = self.conv_out(silu(self.norm_out(self.mid(x))))
+        return output
 
 
 class Decoder(nn.Module):
@@ -184,7 +190,8 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(latents))
         for level in reversed(self.up):
             x = level(x)
-        return self.conv_out(silu(self.norm_out(x)))
+        output: Tensor = self.conv_out(silu(self.norm_out(x)))
+        return output
 
 
 class Autoencoder(nn.Module):

@@ -12,7 +12,7 @@ from attrs import frozen
 from torch import nn
 
 from mold_core import CheckpointError
-from mold_core.families import EmptyComponent, load_resident, memory_plan, planned_components
+from mold_core.families import EmptyComponent, load_resident, memory_plan, planned_components, to_channels_last
 from mold_core.weights import empty_modules, overflows_fp16, read_weights
 from mold_flux import checkpoints
 from mold_flux.autoencoder import Autoencoder, AutoencoderConfig
@@ -96,7 +96,7 @@ class _Architecture:
     config_of: Callable[..., Any]
     network: Callable[[Any], nn.Module]
     stream_units: Callable[[Any], list[nn.Module]] = lambda module: []
-    memory_format: torch.memory_format = torch.preserve_format
+    channels_last: bool = False
 
 
 _ARCHITECTURES = {
@@ -114,7 +114,7 @@ _ARCHITECTURES = {
         checkpoints.autoencoder_tensors,
         checkpoints.autoencoder_config,
         Autoencoder,
-        memory_format=torch.channels_last,
+        channels_last=True,
     ),
 }
 
@@ -156,8 +156,8 @@ class _Networks:
             dequantize=expands(self._spec, self._context),
             dequantize_if_spare=name == "transformer",
             stream_units=lambda: architecture.stream_units(network),
-            prepare=lambda module: module.to(memory_format=architecture.memory_format),
-            compile_blocks=partial(self._compile, network) if name == "transformer" else None,
+            prepare=to_channels_last if architecture.channels_last else None,
+            compile_blocks=partial(self._compile, network) if isinstance(network, FluxTransformer) else None,
         )
 
     def _compile(self, transformer: FluxTransformer) -> None:

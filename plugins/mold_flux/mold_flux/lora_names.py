@@ -48,10 +48,10 @@ class FluxNames:
             if name.startswith(prefix):
                 return name.removeprefix(prefix)
         while not name.startswith("transformer_blocks_"):
-            prefix = next((prefix for prefix in _TRANSFORMER if name.startswith(prefix)), None)
-            if prefix is None:
+            found = next((prefix for prefix in _TRANSFORMER if name.startswith(prefix)), None)
+            if found is None:
                 break
-            name = name.removeprefix(prefix)
+            name = name.removeprefix(found)
         return name
 
     def places_of(self, network: nn.Module) -> dict[str, Place]:

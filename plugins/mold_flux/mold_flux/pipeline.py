@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from mold_core import (
     CacheHit,
@@ -36,7 +35,7 @@ from mold_flux.image_to_image import SourceEncoder, kept, with_kept_pixels
 from mold_flux.lora_names import FluxNames
 from mold_flux.native_resolution import NativeSize
 from mold_flux.preview import Previews
-from mold_flux.prompts import PromptEncoder
+from mold_flux.prompts import PromptEncoder, Use
 from mold_flux.sampling import denoise, initial_noise, noised, pack, unpack
 from mold_flux.schedule import Schedule, first_step
 from mold_flux.thread_parallel import can_share, shares, thread_parallel
@@ -102,7 +101,7 @@ class FluxPipeline(ComponentPipeline):
         attention = fast_attention(self._device, self._attention)
         with torch.inference_mode(), compute_threads(1 if small else threads), attention:
             latents = self._latents(requests, parts, run)
-            with stage(run, "Decoding"), self.components.use("vae", run.report) as autoencoder:
+            with stage(run, "Decoding"), self.network("vae", run) as autoencoder:
                 decoded = thread_parallel(
                     lambda part, _check: _decoded(autoencoder, latents[part]),
                     parts if can_share(autoencoder) else [slice(None)],
@@ -168,7 +167,7 @@ class FluxPipeline(ComponentPipeline):
             return None
 
         def decode(latents: Tensor) -> Image.Image:
-            with self.components.use("vae", run.report) as autoencoder:
+            with self.network("vae", run) as autoencoder:
                 return _decoded(autoencoder, latents)[0]
 
         return Previews(requests, grid, decode, run)
@@ -179,7 +178,7 @@ class FluxPipeline(ComponentPipeline):
             return torch.zeros_like(noise)
 
         def encode(pixels: Tensor) -> Tensor:
-            with self.components.use("vae", run.report) as autoencoder:
+            with self.network("vae", run) as autoencoder:
                 return _encoded(autoencoder, pixels)
 
         with stage(run, "Encoding image"):
@@ -223,7 +222,7 @@ class FluxPipeline(ComponentPipeline):
         dtype = self._dtypes["transformer"]
         return tokens.to(self._device, dtype), pooled.to(self._device, dtype)
 
-    def _use(self, loras: Sequence[LoraWeight], run: Run) -> Callable[[str], AbstractContextManager[nn.Module]]:
+    def _use(self, loras: Sequence[LoraWeight], run: Run) -> Use:
         """Return what provides a network by its name, with LoRAs beside its layers."""
         return lambda name: self.network(name, run, loras=loras, dtype=self._dtypes[name])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +13,12 @@ from mold_core.families import RecentValues
 from mold_core.weights import check_finite
 from mold_flux.text_encoders import ClipTokenizer, T5Tokenizer
 
-__all__ = ["PromptEncoder"]
+__all__ = ["PromptEncoder", "Use"]
 
 _CACHED_PROMPTS = 16
 
-Use = Callable[[str], AbstractContextManager[nn.Module]]
+# Provides a network by its name during a `with` block.
+Use = Callable[[str], AbstractContextManager[Any]]
 
 
 class PromptEncoder:

@@ -81,7 +81,8 @@ class ClipAttention(nn.Module):
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
         out = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        return self.out_proj(out.transpose(1, 2).flatten(2))
+        output: Tensor = self.out_proj(out.transpose(1, 2).flatten(2))
+        return output
 
 
 class ClipMlp(nn.Module):
@@ -93,7 +94,8 @@ class ClipMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc1(x)
-        return self.fc2(x * torch.sigmoid(1.702 * x) if self.activation == "quick_gelu" else F.gelu(x))
+        output: Tensor = self.fc2(x * torch.sigmoid(1.702 * x) if self.activation == "quick_gelu" else F.gelu(x))
+        return output
 
 
 class ClipLayer(nn.Module):
@@ -106,7 +108,8 @@ class ClipLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.self_attn(self.layer_norm1(x))
-        return x + self.mlp(self.layer_norm2(x))
+        output: Tensor = x + self.mlp(self.layer_norm2(x))
+        return output
 
 
 class ClipEmbeddings(nn.Module):
@@ -117,7 +120,8 @@ class ClipEmbeddings(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         positions = torch.arange(ids.shape[1], device=ids.device)
-        return self.token_embedding(ids) + self.position_embedding(positions)
+        output: Tensor = self.token_embedding(ids) + self.position_embedding(positions)
+        return output
 
 
 class ClipLayers(nn.Module):
@@ -152,7 +156,8 @@ class ClipTextEncoder(nn.Module):
         x = self.text_model.embeddings(ids[:, : int(end.max()) + 1])
         for layer in self.text_model.encoder.layers:
             x = layer(x)
-        return self.text_model.final_layer_norm(x[torch.arange(len(x), device=x.device), end])
+        output: Tensor = self.text_model.final_layer_norm(x[torch.arange(len(x), device=x.device), end])
+        return output
 
 
 class T5Norm(nn.Module):
@@ -187,7 +192,8 @@ class T5Attention(nn.Module):
             projection(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for projection in (self.q, self.k, self.v)
         )
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
-        return self.o(out.transpose(1, 2).flatten(2))
+        output: Tensor = self.o(out.transpose(1, 2).flatten(2))
+        return output
 
 
 class T5Mlp(nn.Module):
@@ -198,7 +204,8 @@ class T5Mlp(nn.Module):
         self.wo = nn.Linear(config.mlp_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.wo(F.gelu(self.wi_0(x), approximate="tanh") * self.wi_1(x))
+        output: Tensor = self.wo(F.gelu(self.wi_0(x), approximate="tanh") * self.wi_1(x))
+        return output
 
 
 class T5AttentionLayer(nn.Module):
@@ -227,7 +234,8 @@ class T5Block(nn.Module):
         self.layer = nn.ModuleList([T5AttentionLayer(config, holds_bias=holds_bias), T5MlpLayer(config)])
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        return self.layer[1](self.layer[0](x, bias))
+        output: Tensor = self.layer[1](self.layer[0](x, bias))
+        return output
 
 
 class T5Stack(nn.Module):
@@ -257,7 +265,8 @@ class T5Encoder(nn.Module):
         bias = bias.permute(2, 0, 1)[None].to(x.dtype).contiguous()
         for block in self.encoder.block:
             x = block(x, bias)
-        return self.encoder.final_layer_norm(x)
+        output: Tensor = self.encoder.final_layer_norm(x)
+        return output
 
     def units(self) -> list[nn.Module]:
         """Return what can be brought into memory piece by piece, in the order in which it is used."""
@@ -297,12 +306,11 @@ class PromptTokenizer:
         self._tokenizer = Tokenizer.from_file(str(path))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        ids = {token: self._tokenizer.token_to_id(token) for token in (bos, eos, pad) if token}
-        missing = [token for token, number in ids.items() if number is None]
-        if missing:
-            raise CheckpointError(
-                "%s is no tokenizer for this text encoder: it lacks %s", Path(path), ", ".join(missing)
-            )
+        found = {token: self._tokenizer.token_to_id(token) for token in (bos, eos, pad) if token}
+        ids = {token: number for token, number in found.items() if number is not None}
+        if len(ids) < len(found):
+            missing = ", ".join(token for token in found if token not in ids)
+            raise CheckpointError("%s is no tokenizer for this text encoder: it lacks %s", Path(path), missing)
         self._start = [ids[bos]] if bos else []
         self._end = ids[eos]
         self._pad = ids[pad]

@@ -16,12 +16,16 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, cast
 
 import torch
 from attrs import evolve, field, frozen
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from mold_core.weights.compiled_blocks import Compilation
 
 __all__ = ["FLUX_DEV", "FLUX_SCHNELL", "Conditioning", "FluxConfig", "FluxTransformer", "rope"]
 
@@ -130,7 +134,10 @@ def attention(query_key: Tensor, value: Tensor, rope: Tensor) -> Tensor:
 
 def _real(rope: Tensor) -> Tensor:
     """Return [2, T, D / 2, 2]: what the numbers of a pair are multiplied by, and what those of the swapped pair are."""
-    return torch.stack([rope.real, rope.real, -rope.imag, rope.imag], dim=-1).unflatten(-1, (2, 2)).movedim(-2, 0)
+    output: Tensor = (
+        torch.stack([rope.real, rope.real, -rope.imag, rope.imag], dim=-1).unflatten(-1, (2, 2)).movedim(-2, 0)
+    )
+    return output
 
 
 class Gelu(nn.Module):
@@ -157,7 +164,8 @@ class Modulation(nn.Module):
     def forward(self, vector: Tensor) -> Tensor:
         """Return [..., 3 * blocks, 1, H]: (shift, 1 + scale, gate) for each residual branch; vector is silu'd."""
         parts = self.lin(vector).unflatten(-1, (3 * self.blocks, 1, -1))
-        return parts + parts.new_tensor([0.0, 1.0, 0.0] * self.blocks)[:, None, None]
+        output: Tensor = parts + parts.new_tensor([0.0, 1.0, 0.0] * self.blocks)[:, None, None]
+        return output
 
 
 class Scale(nn.Module):
@@ -268,7 +276,8 @@ class Embedder(nn.Module):
         self.out_layer = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out_layer(F.silu(self.in_layer(x)))
+        output: Tensor = self.out_layer(F.silu(self.in_layer(x)))
+        return output
 
 
 class FinalLayer(nn.Module):
@@ -282,10 +291,12 @@ class FinalLayer(nn.Module):
     def modulation(self, vector: Tensor) -> Tensor:
         """Return [..., 2, 1, H], (shift, 1 + scale), for a vector that is silu'd."""
         parts = self.adaLN_modulation[1](vector).unflatten(-1, (2, 1, -1))
-        return parts + parts.new_tensor([0.0, 1.0])[:, None, None]
+        output: Tensor = parts + parts.new_tensor([0.0, 1.0])[:, None, None]
+        return output
 
     def forward(self, x: Tensor, modulation: Sequence[Tensor]) -> Tensor:
-        return self.linear(modulated(x, *modulation))
+        output: Tensor = self.linear(modulated(x, *modulation))
+        return output
 
 
 @frozen(kw_only=True, eq=False)
@@ -331,6 +342,7 @@ class FluxTransformer(nn.Module):
     """
 
     real_rope = False
+    compilation: Compilation | None = None
 
     def __init__(self, config: FluxConfig) -> None:
         super().__init__()
@@ -384,14 +396,22 @@ class FluxTransformer(nn.Module):
         def shaped(modulation: Tensor) -> Tensor:
             return modulation.squeeze(-2) if vector.ndim == 2 else modulation
 
-        doubles = [block.modulation(vector) for block in self.double_blocks]
+        doubles = [block.modulation(vector) for block in self._double_blocks]
         return Conditioning(
             txt=self.txt_in(txt),
             rope=rope,
             double=[(shaped(image), shaped(text)) for image, text in doubles],
-            single=[shaped(block.modulation(vector)) for block in self.single_blocks],
+            single=[shaped(block.modulation(vector)) for block in self._single_blocks],
             final=shaped(self.final_layer.modulation(vector)),
         )
+
+    @property
+    def _double_blocks(self) -> Iterable[DoubleBlock]:
+        return cast("Iterable[DoubleBlock]", self.double_blocks)
+
+    @property
+    def _single_blocks(self) -> Iterable[SingleBlock]:
+        return cast("Iterable[SingleBlock]", self.single_blocks)
 
     def units(self) -> list[nn.Module]:
         """Return what can be brought into memory piece by piece, in the order in which it is used.
@@ -399,8 +419,8 @@ class FluxTransformer(nn.Module):
         Modulations are used by `prepare`, the rest of each block by `step`.
         """
         modulations = [
-            *(part for double in self.double_blocks for part in (double.img_mod, double.txt_mod)),
-            *(single.modulation for single in self.single_blocks),
+            *(part for double in self._double_blocks for part in (double.img_mod, double.txt_mod)),
+            *(single.modulation for single in self._single_blocks),
         ]
         return [*modulations, *self.double_blocks, *self.single_blocks]
 
@@ -414,4 +434,5 @@ class FluxTransformer(nn.Module):
         x = torch.cat([txt, x], dim=1)
         for single, modulation in zip(self.single_blocks, conditioning.single, strict=True):
             x = single(x, modulation[index].unbind(parts), rope)
-        return self.final_layer(x[:, txt.shape[1] :], conditioning.final[index].unbind(parts))
+        output: Tensor = self.final_layer(x[:, txt.shape[1] :], conditioning.final[index].unbind(parts))
+        return output

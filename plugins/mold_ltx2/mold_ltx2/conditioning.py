@@ -124,10 +124,10 @@ class Conditioning:
         return tuple(held)
 
     def _held(self, frame: int, image: bytes, strength: float, guiding: bool) -> Held:
-        image = decode_image(image).convert("RGB")
+        pixels = decode_image(image).convert("RGB")
         return Held(
             frame=frame / 2 if self._doubled else frame,
-            image=self._codec.as_compressed(image),
+            image=self._codec.as_compressed(pixels),
             strength=strength,
             appended=guiding or frame != 0,
         )
@@ -153,13 +153,13 @@ class Conditioning:
     def _frames(self) -> Sequence[Image.Image]:
         """The frames of the source video that the clip has: all for a retake, else those that it begins with."""
         assert self._request.source_video is not None
-        size = (self._request.width, self._request.height)
+        width, height = self._request.width, self._request.height
         frames = decode_clip(
             self._request.source_video,
             name="source_video",
             frames=self._request.frames or 1,
             every=2 if self._doubled else 1,
-            reach=size if size[0] and size[1] else None,
+            reach=(width, height) if width and height else None,
         )
         return frames[: prefix_frames(len(frames), self._codec.vae.temporal_compression_ratio)]
 

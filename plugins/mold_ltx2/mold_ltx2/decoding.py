@@ -61,12 +61,14 @@ class Autoencoders:
     def normalised(self, latents: Tensor) -> Tensor:
         """Return the autoencoder's latents [B, C, F, H, W] as the transformer has them."""
         mean, std = self._statistics(latents)
-        return (latents - mean) * self.vae.config.scaling_factor / std
+        output: Tensor = (latents - mean) * self.vae.config.scaling_factor / std
+        return output
 
     def plain(self, latents: Tensor) -> Tensor:
         """Return the transformer's latents as the autoencoder has them."""
         mean, std = self._statistics(latents)
-        return latents * std / self.vae.config.scaling_factor + mean
+        output: Tensor = latents * std / self.vae.config.scaling_factor + mean
+        return output
 
     def frames(self, latents: Tensor, skip: int = 0, report: Report = _silently) -> Iterator[Image.Image]:
         """Yield the frames of latents [1, C, F, H, W] after the first `skip`. `report` is told of what is loaded."""
@@ -98,7 +100,8 @@ class Autoencoders:
 
     def sound_latents(self, seconds: float) -> int:
         """Return how many latents stand for so much sound."""
-        return round(seconds * self.spectra_per_second / self.audio_vae.temporal_compression_ratio)
+        stride: int = self.audio_vae.temporal_compression_ratio
+        return round(seconds * self.spectra_per_second / stride)
 
     def encode_sound(self, sound: Sound, count: int) -> Tensor:
         """Return sound, silence after its end, as latents [1, C, count, M]."""
@@ -113,7 +116,8 @@ class Autoencoders:
             latents = audio_vae.encode(like_weights(spectra, audio_vae)).latent_dist.mode().to(self._device).float()
             check_finite("audio VAE", latents, network=audio_vae, when="while it encoded the audio")
         mean, std = self._sound_statistics(latents)
-        return (latents - mean) / std
+        output: Tensor = (latents - mean) / std
+        return output
 
     def as_compressed(self, image: Image.Image) -> Image.Image:
         """Return an image as a frame of a video that is encoded at the quality of those the model was trained on."""

@@ -59,7 +59,8 @@ def pack(latents: Tensor) -> Tensor:
 def unpack(tokens: Tensor, geometry: Geometry) -> Tensor:
     """Return tokens as video latents [B, C, F, H, W]; tokens behind those of the video are left out."""
     shape = (geometry.frames, geometry.height, geometry.width)
-    return tokens[:, : geometry.tokens].transpose(1, 2).unflatten(2, shape)
+    latents: Tensor = tokens[:, : geometry.tokens].transpose(1, 2).unflatten(2, shape)
+    return latents
 
 
 def pack_audio(latents: Tensor) -> Tensor:
@@ -69,7 +70,8 @@ def pack_audio(latents: Tensor) -> Tensor:
 
 def unpack_audio(tokens: Tensor, channels: int) -> Tensor:
     """Return tokens as sound latents [B, C, L, M]."""
-    return tokens.unflatten(2, (channels, -1)).transpose(1, 2)
+    latents: Tensor = tokens.unflatten(2, (channels, -1))
+    return latents.transpose(1, 2)
 
 
 def frame_tokens(geometry: Geometry, frame: float, device: str) -> Tensor:

@@ -164,8 +164,9 @@ def _with_statistics(network: Any, tensors: Mapping[str, Any]) -> Any:
 
 def _networks() -> dict[str, Any]:
     from diffusers import AutoencoderKLLTX2Audio, AutoencoderKLLTX2Video, LTX2VideoTransformer3DModel
-    from diffusers.pipelines.ltx2 import LTX2LatentUpsamplerModel, LTX2TextConnectors, LTX2Vocoder
-    from diffusers.pipelines.ltx2.vocoder import LTX2VocoderWithBWE
+    from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+    from diffusers.pipelines.ltx2.latent_upsampler import LTX2LatentUpsamplerModel
+    from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder, LTX2VocoderWithBWE
 
     return {
         "transformer": LTX2VideoTransformer3DModel,

@@ -37,7 +37,8 @@ def log_mel(waves: Tensor, *, sample_rate: int, hop: int, bands: int) -> Tensor:
         return_complex=True,
     )
     mel = spectra.abs().transpose(1, 2) @ _bands(sample_rate, window, bands).to(waves)
-    return mel.clamp(min=_SILENCE).log().unflatten(0, waves.shape[:-1])
+    logarithms: Tensor = mel.clamp(min=_SILENCE).log().unflatten(0, waves.shape[:-1])
+    return logarithms
 
 
 @lru_cache(maxsize=4)
