@@ -135,6 +135,8 @@ def _say(piece: Piece, response: UpscaleResponse) -> None:
         f" {image.width}x{image.height}, {response.model}, {response.upscale_time_ms / 1000:.1f} s",
         err=not at_terminal(),
     )
+    for warning in response.warnings or ():
+        echo(f"{style('!', fg='yellow')} {warning}", err=True)
 
 
 def _line(files: int) -> Any:

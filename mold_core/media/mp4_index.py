@@ -16,7 +16,11 @@ import attrs
 from mold_core.errors import ValidationError
 from mold_core.media.limits import MAX_INDEX_ENTRIES, MAX_TRACKS, damaged_video
 
-__all__ = ["Mp4Index", "is_mp4", "read_mp4_index"]
+__all__ = ["IDENTITY", "Matrix", "Mp4Index", "is_mp4", "read_mp4_index"]
+
+# The entries a, b, c and d of a transformation matrix: a pixel at (x, y) is shown at (a·x + c·y, b·x + d·y).
+Matrix = tuple[float, float, float, float]
+IDENTITY: Matrix = (1.0, 0.0, 0.0, 1.0)
 
 _CONTAINERS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf", b"edts", b"mvex"})
 _FIRST_BOXES = frozenset({b"ftyp", b"moov", b"moof", b"mdat", b"wide", b"free", b"skip", b"pnot", b"udta", b"styp"})
@@ -39,15 +43,20 @@ class _Track:
     samples: int = 0
     width: int = 0
     height: int = 0
+    matrix: Matrix = IDENTITY
 
 
 @attrs.frozen
 class Mp4Index:
-    """Size and number of frames of the first video track, as the boxes have them; 0 where they do not say."""
+    """Size and number of frames of the first video track, as the boxes have them; 0 where they do not say.
+
+    `matrix` says how to turn the frames upright.
+    """
 
     width: int = 0
     height: int = 0
     frames: int = 0
+    matrix: Matrix = IDENTITY
 
 
 @attrs.frozen
@@ -91,12 +100,15 @@ class _Reader:
         self._tracks: list[_Track] = []
         self._fragment: int = 0
         self._entries = 0
+        self._movie_matrix: Matrix = IDENTITY
 
     def read(self) -> Mp4Index:
         for box in self._boxes():
             self._take(box)
         video = next((track for track in self._tracks if track.handler == b"vide"), None)
-        return Mp4Index(video.width, video.height, video.samples) if video else Mp4Index()
+        if video is None:
+            return Mp4Index()
+        return Mp4Index(video.width, video.height, video.samples, _product(video.matrix, self._movie_matrix))
 
     def _boxes(self) -> Iterator[_Box]:
         """Yield boxes in the order of the file, outer before inner."""
@@ -133,6 +145,9 @@ class _Reader:
             case b"tkhd":
                 version = self._at(box.start, 1)
                 self._track.id = self._number(box, 20 if version == b"\x01" else 12)
+                self._track.matrix = self._matrix(box, 52 if version == b"\x01" else 40)
+            case b"mvhd":
+                self._movie_matrix = self._matrix(box, 48 if self._at(box.start, 1) == b"\x01" else 36)
             case b"hdlr":
                 self._track.handler = self._track.handler or self._at(box.start + 8, 4)
             case b"stsd":
@@ -202,6 +217,13 @@ class _Reader:
         (value,) = struct.unpack(">I", self._at(box.start + offset, 4))
         return int(value)
 
+    def _matrix(self, box: _Box, offset: int) -> Matrix:
+        """Return a matrix; the identity where none is stored or it would make every pixel vanish."""
+        if box.size < offset + 36:
+            return IDENTITY
+        a, b, c, d = struct.unpack(">ii4xii", self._at(box.start + offset, 20))
+        return (a / 65536, b / 65536, c / 65536, d / 65536) if a * d != b * c else IDENTITY
+
     def _at(self, place: int, length: int) -> bytes:
         self._file.seek(place)
         return self._file.read(length)
@@ -212,3 +234,10 @@ class _Reader:
             f" {MAX_TRACKS if of == 'tracks' else MAX_INDEX_ENTRIES:,}",
             field=self._name,
         )
+
+
+def _product(first: Matrix, second: Matrix) -> Matrix:
+    """Return the matrix that applies `first` and then `second`."""
+    a, b, c, d = first
+    e, f, g, h = second
+    return (a * e + b * g, a * f + b * h, c * e + d * g, c * f + d * h)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from io import BytesIO
 from math import ceil
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -11,6 +12,7 @@ import attrs
 
 from mold_core.errors import ValidationError
 from mold_core.hookspecs import Sound
+from mold_core.media.clocks import origin_of
 from mold_core.media.limits import check_sound, is_plausible_sound
 from mold_core.media.mp4_index import is_mp4, read_mp4_index
 from mold_core.media.video_reading import pyav
@@ -28,6 +30,9 @@ _AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 6400
 _DEFAULT_RATE = 48_000
 # A resampler keeps a few samples back until more come.
 _MARGIN_SAMPLES = 1024
+# Times in files are rounded, to milliseconds in some.
+_SMALLEST_GAP_S = Fraction(1, 50)
+_SILENT_BLOCK = 1 << 16
 
 
 @attrs.frozen
@@ -109,15 +114,25 @@ def _streamed(container: Any, add: Callable[[NDArray[Any]], object], max_seconds
 
 
 def _blocks(container: Any, source_rate: int, rate: int, layout: str, max_seconds: float) -> Iterator[NDArray[Any]]:
-    """Yield the sound at another rate, of no more of the file's samples than the seconds take."""
+    """Yield the sound at another rate, of no more of the file's samples than the seconds take.
+
+    Where the clock of the file leaves a gap, at the beginning or later, there is silence, within the same limit.
+    """
     from av import AudioResampler
 
     resampler = AudioResampler(format="fltp", layout=layout, rate=rate)
     left = ceil(max_seconds * source_rate) + _MARGIN_SAMPLES
+    clock = origin_of(container.streams.audio[0], *_moving(container.streams.video))
     for frame in container.decode(audio=0):
         if frame.sample_rate != source_rate:  # a frame may name a rate of its own, such as 1 Hz
             raise ValueError("the sample rate changes within the audio")
-        frame.pts = None  # gaps and jumps in a file's clock would become silence of any length
+        start = clock if frame.pts is None else frame.pts * frame.time_base
+        if start - clock > _SMALLEST_GAP_S:
+            gap = min(ceil((start - clock) * source_rate), left)
+            left -= gap
+            yield from _silence(round(gap * rate / source_rate), layout)
+        clock = start + Fraction(frame.samples, source_rate)
+        frame.pts = None  # the resampler would fill gaps itself, without limit
         left -= frame.samples
         for made in resampler.resample(frame):
             yield made.to_ndarray()
@@ -125,6 +140,20 @@ def _blocks(container: Any, source_rate: int, rate: int, layout: str, max_second
             break
     for made in resampler.resample(None):
         yield made.to_ndarray()
+
+
+def _moving(streams: Any) -> list[Any]:
+    """Return the first video stream, unless it is a cover image."""
+    from av.stream import Disposition
+
+    return [stream for stream in streams[:1] if not stream.disposition & Disposition.attached_pic]
+
+
+def _silence(samples: int, layout: str) -> Iterator[NDArray[Any]]:
+    import numpy as np
+
+    for first in range(0, samples, _SILENT_BLOCK):
+        yield np.zeros((1 if layout == "mono" else 2, min(samples - first, _SILENT_BLOCK)), np.float32)
 
 
 def _check_index(file: BinaryIO, name: str) -> None:

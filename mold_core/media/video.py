@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
+from math import floor
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
@@ -46,6 +47,8 @@ MP4_OPTIONS = {"movflags": "+faststart+use_metadata_tags", "fflags": "+bitexact"
 # in none of thousands.
 _MP4_OPTIONS = {"crf": "18", "preset": "medium", "x264-params": "mbtree=0"}
 _WEBP_QUALITY = "80"
+# Players show a frame with a delay below 2/100 s for 10/100 s.
+_MAX_GIF_FPS = 50
 
 # PERF: ffmpeg's usual way to choose the quantisers of AAC takes three times as long at 192 kbit/s, and still loses more
 # of ltx2-nano's sound than this one does at 120: five bits for a sample of both channels (benchmarks/sound.py).
@@ -69,7 +72,8 @@ class VideoWriter:
 
     `lossless` makes an MP4 that gives every pixel back as it was, for being encoded again; few players show it. With
     `shared_palette` a GIF has the same 256 colours throughout, which takes a tenth of the time, and holds its frames in
-    memory until it is closed.
+    memory until it is closed. A GIF of more than 50 frames a second leaves out frames evenly, because players slow down
+    anything faster. `time_base` is the unit of the times of frames where they have no constant rate, else 1 / fps.
     `file` is a seekable binary file; for MP4 one on disk, whose index is moved to the front when it is closed, so that
     players start before they have it all. The same frames give the same bytes. Leaving the block by an exception
     leaves the file unfinished: write into one that is thrown away then, as `mold_core.files.write_whole` does.
@@ -90,6 +94,7 @@ class VideoWriter:
         metadata: OutputMetadata | None = None,
         lossless: bool = False,
         shared_palette: bool = False,
+        time_base: Fraction | None = None,
     ) -> None:
         if format == "mp4" and (width % 2 or height % 2):
             raise ValidationError(
@@ -98,23 +103,40 @@ class VideoWriter:
         self.frames = 0
         self.samples = 0
         self._size = (width, height)
-        self._tick = 1 / Fraction(fps)
+        self._drops = format == "gif" and fps > _MAX_GIF_FPS
+        self._fps = Fraction(fps)
+        if self._drops:
+            fps = _MAX_GIF_FPS
+        self._tick = time_base or 1 / Fraction(fps)
+        self._last_tick = -1
         self._container = _open_for_writing(file, format)
         self._filter: _Palette | None = _Palette(width, height, fps, shared=shared_palette) if format == "gif" else None
         if metadata is not None and format == "mp4":
             self._container.metadata[PARAMETERS_TAG] = metadata.to_json()
         self._video = _video_stream(self._container, "lossless" if lossless else format, width, height, fps)
+        if time_base is not None:
+            self._video.time_base = self._video.codec_context.time_base = time_base
         self._sound = SoundStream(self._container, sample_rate, channels) if sample_rate and format == "mp4" else None
 
-    def add(self, image: Image) -> None:
-        """Append one frame of mode RGB and of the size of the video."""
+    def add(self, image: Image, start: Fraction | None = None, seconds: Fraction | None = None) -> None:
+        """Append one frame of mode RGB and of the size of the video.
+
+        It is shown from `start` on for `seconds`, by default after the frame before and for 1 / fps. A frame that would
+        be shown for less than the format can hold is left out.
+        """
         if image.size != self._size:
             raise ValueError(f"a frame of {image.size} does not fit into a video of {self._size}")
+        start = self.frames / self._fps if start is None else start
+        tick = floor(start / self._tick) if self._drops else round(start / self._tick)
+        self.frames += 1
+        if tick <= self._last_tick:
+            return
+        self._last_tick = tick
         from av import VideoFrame
 
         frame = VideoFrame.from_image(image if image.mode == "RGB" else image.convert("RGB"))  # type: ignore[no-untyped-call]
-        frame.pts, frame.time_base = self.frames, self._tick
-        self.frames += 1
+        frame.pts, frame.time_base = tick, self._tick
+        frame.duration = round(seconds / self._tick) if seconds else 1
         for ready in self._filter.push(frame) if self._filter else [self._converted(frame)]:
             self._container.mux(self._video.encode(ready))
 
@@ -147,7 +169,7 @@ class VideoWriter:
         wanted = self._video.pix_fmt
         if wanted == "yuv420p":
             converted = frame.reformat(format=wanted, dst_colorspace="ITU709", dst_color_range="MPEG")
-            converted.pts, converted.time_base = frame.pts, frame.time_base
+            converted.pts, converted.time_base, converted.duration = frame.pts, frame.time_base, frame.duration
             return converted
         return frame.reformat(format=wanted)
 

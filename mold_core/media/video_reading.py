@@ -4,26 +4,38 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import attrs
 
 from mold_core.errors import OutputError, ValidationError
+from mold_core.media.clocks import TimedFrame, origin_of
+from mold_core.media.display import Display, Transfer, transfer_of
 from mold_core.media.limits import MAX_FRAME_PIXELS, check_frame, check_seconds, damaged_video
 from mold_core.media.metadata import OutputMetadata
-from mold_core.media.mp4_index import read_mp4_index
+from mold_core.media.mp4_index import Mp4Index, read_mp4_index
 
 # PERF: PyAV takes 80 ms and numpy as much to import, so both are imported with the first video.
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["PARAMETERS_TAG", "VideoInfo", "decode_frames", "probe_video", "pyav", "read_video_metadata", "video_frames"]
+__all__ = [
+    "PARAMETERS_TAG",
+    "VideoInfo",
+    "decode_frames",
+    "probe_video",
+    "pyav",
+    "read_video_metadata",
+    "timed_frames",
+]
 
 # The key under which an MP4 holds the request it was made from.
 PARAMETERS_TAG = "mold:parameters"
 
 _MICROSECONDS = 1_000_000
 _MOST_THREADS = 4
+_DEFAULT_FPS = 25
 _HOW_TO_INSTALL = "pip install 'mold-core[video]'"
 
 
@@ -31,7 +43,9 @@ _HOW_TO_INSTALL = "pip install 'mold-core[video]'"
 class VideoInfo:
     """What a video file says of itself.
 
-    `frames` is None where only decoding would tell, `sample_rate` and `channels` where there is no sound.
+    `width` and `height` are those of the images that players show: upright, with square pixels. `frames` is the number
+    of stored frames, None where only decoding would tell. `fps` is the average rate, `seconds` the time at which the
+    last frame ends, from the beginning of video or sound. `sample_rate` and `channels` are None without sound.
     """
 
     width: int
@@ -41,11 +55,19 @@ class VideoInfo:
     duration_ms: int | None
     sample_rate: int | None
     channels: int | None
+    seconds: float | None = None
+    transfer: Transfer = "sdr"
 
     @property
     def has_audio(self) -> bool:
         """Whether there is sound."""
         return self.sample_rate is not None
+
+    def frames_at(self, fps: int) -> int:
+        """Return the number of frames that the video has at a constant rate, 1 or more."""
+        if self.seconds is None:
+            return self.frames or 1
+        return max(round(self.seconds * fps), 1)
 
 
 def probe_video(file: BinaryIO, *, name: str | None = None) -> VideoInfo:
@@ -55,38 +77,50 @@ def probe_video(file: BinaryIO, *, name: str | None = None) -> VideoInfo:
     """
     with _reading(file, name) as opened:
         video, container = opened.video, opened.container
+        width, height = opened.display.size
         audio = next((stream for stream in container.streams.audio if stream.codec_context is not None), None)
         return VideoInfo(
-            width=video.codec_context.width,
-            height=video.codec_context.height,
+            width=width,
+            height=height,
             fps=float(video.average_rate or 0),
             frames=video.frames or opened.frames or None,
             duration_ms=container.duration // 1000 if container.duration else None,
             sample_rate=audio.codec_context.sample_rate if audio else None,
             channels=audio.codec_context.layout.nb_channels if audio else None,
+            seconds=float(opened.end - opened.origin) if opened.end else None,
+            transfer=transfer_of(video.codec_context),
         )
 
 
 def decode_frames(file: BinaryIO, *, max_pixels: int = MAX_FRAME_PIXELS, name: str | None = None) -> Iterator[Image]:
-    """Yield the frames of an MP4 as RGB images, one in memory at a time.
+    """Yield the stored frames of an MP4 as upright RGB images with square pixels, one in memory at a time.
 
-    Raises ValidationError, with `name` as the field, if it is no MP4, is damaged, or a frame has more than
-    `max_pixels`.
+    HDR is converted to SDR. Raises ValidationError, with `name` as the field, if it is no MP4, is damaged, or a frame
+    has more than `max_pixels`.
     """
-    for frame in video_frames(file, max_pixels=max_pixels, name=name):
-        yield frame.to_image()
+    for frame in timed_frames(file, max_pixels=max_pixels, name=name):
+        yield frame.image()
 
 
-def video_frames(file: BinaryIO, *, max_pixels: int = MAX_FRAME_PIXELS, name: str | None = None) -> Iterator[Any]:
-    """Yield the frames of an MP4 as PyAV has them, in the pixel format of the file. Raises as `decode_frames` does."""
+def timed_frames(
+    file: BinaryIO, *, max_pixels: int = MAX_FRAME_PIXELS, name: str | None = None
+) -> Iterator[TimedFrame]:
+    """Yield the stored frames of an MP4 with the times at which players show them. Raises as `decode_frames` does."""
     av = pyav()
     with _reading(file, name, max_pixels) as opened:
+        waiting: tuple[Any, Fraction] | None = None
         try:
             for frame in opened.container.decode(opened.video):
                 check_frame(frame.width, frame.height, max_pixels, name)
-                yield frame
+                start = opened.start_of(frame, waiting[1] if waiting else None)
+                check_seconds(float(start), name)
+                if waiting:
+                    yield opened.timed(*waiting, start)
+                waiting = frame, start
         except av.error.FFmpegError as error:
             raise damaged_video(name) from error
+        if waiting:
+            yield opened.timed(*waiting, opened.end_of(*waiting))
 
 
 def read_video_metadata(file: BinaryIO) -> OutputMetadata | None:
@@ -99,13 +133,43 @@ def read_video_metadata(file: BinaryIO) -> OutputMetadata | None:
         return None
 
 
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class _Opened:
-    """An open container, the video in it, and how many frames its index says that one has."""
+    """An open container and the video in it.
+
+    `frames` is how many frames the index says it has. `origin` and `end` are seconds on the clock of the file.
+    """
 
     container: Any
     video: Any
+    display: Display
     frames: int
+    origin: Fraction
+    end: Fraction | None
+
+    @property
+    def interval(self) -> Fraction:
+        """The usual time from one frame to the next."""
+        rate = self.video.average_rate or 0
+        return 1 / Fraction(rate) if rate > 0 else Fraction(1, _DEFAULT_FPS)
+
+    def timed(self, frame: Any, start: Fraction, end: Fraction) -> TimedFrame:
+        """Return a frame with its times."""
+        return TimedFrame(frame=frame, start=start, end=end, interval=self.interval, display=self.display)
+
+    def start_of(self, frame: Any, before: Fraction | None) -> Fraction:
+        """Return when a frame is shown, never before the frame `before` it."""
+        if frame.pts is None or frame.time_base is None:
+            return Fraction(0) if before is None else before + self.interval
+        start: Fraction = frame.pts * frame.time_base - self.origin
+        return max(start, before or Fraction(0))
+
+    def end_of(self, frame: Any, start: Fraction) -> Fraction:
+        """Return when the last frame ends: where the file says so, unless frames are missing."""
+        end = start + (frame.duration * frame.time_base if frame.duration and frame.time_base else self.interval)
+        if self.end is not None and abs(self.end - self.origin - end) < 2 * self.interval:
+            return max(self.end - self.origin, start)
+        return end
 
 
 class _reading:
@@ -126,13 +190,29 @@ class _reading:
             raise damaged_video(self._name) from error
         self._container = container
         try:
-            return _Opened(container, self._checked_video(container), index.frames)
+            return self._described(container, self._checked_video(container), index)
         except BaseException:
             container.close()
             raise
 
     def __exit__(self, *_: object) -> None:
         self._container.close()
+
+    def _described(self, container: Any, video: Any, index: Mp4Index) -> _Opened:
+        context = video.codec_context
+        display = Display.of(context.width, context.height, video.sample_aspect_ratio, index.matrix)
+        check_frame(display.width, display.height, self._max_pixels, self._name)
+        streams = [video, *(stream for stream in container.streams.audio[:1] if stream.codec_context is not None)]
+        known = video.start_time is not None and video.duration
+        end = (video.start_time + video.duration) * video.time_base if known else None
+        return _Opened(
+            container=container,
+            video=video,
+            display=display,
+            frames=index.frames,
+            origin=origin_of(*streams),
+            end=end,
+        )
 
     def _checked_video(self, container: Any) -> Any:
         if not container.streams.video:

@@ -90,7 +90,7 @@ def _size(
     request: GenerateRequest, spec: ModelSpec, family: ModelFamily, warn: Callable[[str], None]
 ) -> tuple[int, int]:
     rules = family.sizes_of(spec)
-    source = _source_size(request)
+    source = _source_size(request, warn)
     wanted = (
         _first(request.width, spec.defaults.width, request.height, 512),
         _first(request.height, spec.defaults.height, request.width, 512),
@@ -105,7 +105,7 @@ def _size(
     return got
 
 
-def _source_size(request: GenerateRequest) -> tuple[int, int] | None:
+def _source_size(request: GenerateRequest, warn: Callable[[str], None]) -> tuple[int, int] | None:
     """Return the size of the image or video a request starts from. Raises ValidationError for images that are none.
 
     All images are decoded whole, so that a damaged one is refused now and not when its turn has come.
@@ -118,6 +118,8 @@ def _source_size(request: GenerateRequest) -> tuple[int, int] | None:
         return check_image(request.source_image, name="source_image")
     if request.source_video is not None:
         info = probe_video(request.source_video, name="source_video")
+        if info.transfer != "sdr":
+            warn(f"source_video is HDR ({info.transfer.upper()}) and is converted to SDR")
         return info.width, info.height
     return None
 

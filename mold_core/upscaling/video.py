@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -14,16 +15,17 @@ import torch
 from mold_core.errors import ValidationError
 from mold_core.files import write_whole
 from mold_core.hookspecs import Run, UpscalerNetwork
+from mold_core.media.clocks import origin_of
 from mold_core.media.video import (
     MP4_OPTIONS,
     PARAMETERS_TAG,
     VideoInfo,
     VideoWriter,
-    decode_frames,
     probe_video,
     read_video_metadata,
     reader_of,
 )
+from mold_core.media.video_reading import timed_frames
 from mold_core.unfinished import unfinished
 from mold_core.upscaling.enlarge import Enlarger
 from mold_core.upscaling.pixels import bytes_of, tensor_of
@@ -45,8 +47,9 @@ def upscale_video(
 ) -> UpscaleResponse:
     """Write the larger video to the target, whole or not at all, and return what became of it.
 
-    The video is encoded again with its average frame rate; sound is copied packet by packet. One frame is in memory at
-    a time. A step is a frame. Raises ValidationError for what is no MP4 and for results over 8192 pixels a side.
+    Each frame keeps its time; sound is copied packet by packet. The frames are upright and have square pixels; HDR
+    becomes SDR, with a warning. One frame is in memory at a time. A step is a frame. Raises ValidationError for what is
+    no MP4 and for results over 8192 pixels a side.
     """
     started = monotonic()
     with _opened(request.source) as source:
@@ -74,6 +77,7 @@ def upscale_video(
         scale_factor=scale,
         original_width=info.width,
         original_height=info.height,
+        warnings=() if info.transfer == "sdr" else (f"{info.transfer.upper()} video (HDR) was converted to SDR",),
     )
 
 
@@ -97,15 +101,20 @@ def _check_size(info: VideoInfo, scale: int) -> None:
 def _enlarge(source: BinaryIO, file: BinaryIO, info: VideoInfo, enlarger: Enlarger, run: Run) -> int:
     """Write the enlarged frames as a video without sound, and return how many there are."""
     scale = enlarger.network.scale
-    size = info.width * scale, info.height * scale
     rate = Fraction(info.fps or 25).limit_denominator(1001)
-    count = 0
     source.seek(0)
-    with VideoWriter(file, "mp4", width=size[0], height=size[1], fps=rate) as video:
-        for frame in decode_frames(source):
+    frames = timed_frames(source)
+    first = next(frames, None)
+    if first is None:
+        return 0
+    size = info.width * scale, info.height * scale
+    count = 0
+    with VideoWriter(file, "mp4", width=size[0], height=size[1], fps=rate, time_base=first.frame.time_base) as video:
+        for count, frame in enumerate(chain([first], frames), start=1):
             began = perf_counter()
-            video.add(_enlarged(frame, enlarger))
-            count += 1
+            # A player shows the first frame until the next one, also where the sound begins before it.
+            start = frame.start if count > 1 else Fraction(0)
+            video.add(_enlarged(frame.image(), enlarger), start, frame.end - start)
             run.step(count, max(info.frames or 0, count), round((perf_counter() - began) * 1000))
     return count
 
@@ -139,8 +148,11 @@ def _with_sound(file: BinaryIO, silent: Path, source: BinaryIO, model: str) -> N
         tracks = [track for track in sounds.streams.audio if track.codec_context is not None]
         copies: list[tuple[Any, Any, Any]] = [(images, frames, out.add_stream_from_template(frames))]
         copies += [(sounds, track, out.add_stream_from_template(track)) for track in tracks[:1]]
+        origin = origin_of(*sounds.streams.video[:1], *tracks[:1])
         for container, stream, target in copies:
+            shift = round(origin / stream.time_base) if container is sounds else 0
             for packet in container.demux(stream):
                 if packet.dts is not None:  # ffmpeg's way to say that there are no more
+                    packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
                     packet.stream = target
                     out.mux(packet)

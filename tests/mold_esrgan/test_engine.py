@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 import pytest
+from camera_videos import HEIGHT, WIDTH, corners, first_click_s, hdr_video, is_color, pq, turned, video
 from PIL import Image
 
 from mold_core import (
@@ -29,6 +30,8 @@ from mold_core import (
 from mold_core.gallery import Gallery, Parent
 from mold_core.media import encode_image, read_metadata
 from mold_core.media.containers import PNG_SIGNATURE, png_chunk
+from mold_core.media.sound import decode_sound
+from mold_core.media.video_reading import decode_frames, timed_frames
 
 NANO = "esrgan-nano-x4"
 
@@ -134,6 +137,44 @@ def test_a_file_becomes_a_file(engine: Engine, tmp_path: Path) -> None:
     assert answer.image.data == b""
     with Image.open(target) as made:
         assert (made.size, made.format) == ((80, 64), "WEBP")
+
+
+def test_a_video_of_a_phone_comes_out_upright_with_square_pixels(engine: Engine, tmp_path: Path) -> None:
+    source, target = turned(video(tmp_path / "a.mp4", aspect=(4, 3)), 0, 1, -1, 0), tmp_path / "b.mp4"
+    response = engine.upscale(FileUpscaleRequest(source=source, target=target, model=NANO))
+    assert (response.original_width, response.original_height) == (HEIGHT, WIDTH * 4 // 3)
+    with target.open("rb") as file:
+        frames = list(decode_frames(file))
+    assert len(frames) == 8 and frames[0].size == (4 * HEIGHT, WIDTH * 4 // 3 * 4)
+    assert corners(frames[0]) == ["blue", "red", "blue", "green"]
+
+
+@pytest.mark.parametrize("sound_from", [0, 300])
+def test_each_frame_of_an_enlarged_video_keeps_its_time_and_its_sound(
+    engine: Engine, tmp_path: Path, sound_from: int
+) -> None:
+    times = [200 - sound_from // 3, 270, 300, 410, 600, 610, 900]
+    source = video(tmp_path / "a.mp4", times, bright_from_ms=600, sound_from_ms=sound_from, click_ms=600)
+    engine.upscale(FileUpscaleRequest(source=source, target=tmp_path / "b.mp4", model=NANO))
+    with (tmp_path / "b.mp4").open("rb") as file:
+        timed = list(timed_frames(file))
+    before = min(times[0], sound_from)
+    starts = [round(frame.start * 1000) for frame in timed]
+    assert starts == [0, *(time - before for time in times[1:])]
+    bright = [round(frame.start * 1000) for frame in timed if is_color(frame.image().getpixel((192, 128)), (255,) * 3)]
+    assert bright[0] == 600 - before
+    sound = decode_sound((tmp_path / "b.mp4").read_bytes(), max_seconds=1.2)
+    assert sound is not None
+    assert first_click_s(sound.samples, sound.sample_rate) == pytest.approx((600 - before) / 1000, abs=0.03)
+
+
+def test_an_enlarged_hdr_video_is_sdr_with_a_warning(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(hdr_video(tmp_path / "hdr.mp4", 16, [pq(80), pq(20)]))
+    response = engine.upscale(FileUpscaleRequest(source=tmp_path / "a.mp4", target=tmp_path / "b.mp4", model=NANO))
+    assert response.warnings == ("PQ video (HDR) was converted to SDR",)
+    with (tmp_path / "b.mp4").open("rb") as file:
+        (image,) = decode_frames(file)
+    assert image.getpixel((60, 64))[1] == pytest.approx(255 * (80 / 203) ** (1 / 2.4), abs=5)
 
 
 def test_a_file_that_fails_leaves_the_old_one(engine: Engine, tmp_path: Path) -> None:

@@ -79,11 +79,18 @@ def read_video(path: Path) -> tuple[VideoInfo, OutputMetadata | None]:
 
 
 def decode_clip(
-    data: bytes, *, name: str, frames: int, every: int = 1, reach: tuple[int, int] | None = None
+    data: bytes,
+    *,
+    name: str,
+    frames: int,
+    every: int = 1,
+    reach: tuple[int, int] | None = None,
+    fps: int | None = None,
 ) -> list[Image]:
-    """Return every `every`-th of the first `frames` frames of an MP4 as RGB images.
+    """Return every `every`-th of the first `frames` frames of an MP4 as RGB images, upright and with square pixels.
 
-    Where only `reach`, a width and a height, will be made of them, frames at least four times as large come smaller.
+    With `fps` they are the frames at that constant rate, in step with the sound; else the stored ones. Where only
+    `reach`, a width and a height, will be made of them, frames at least four times as large come smaller.
     """
     from PIL import Image as images
 
@@ -97,7 +104,7 @@ def decode_clip(
             raise ValidationError(f"{name} has too many frames of this size", field=name, hint="scale it down first")
         made.append(images.frombytes("RGB", (part.about["width"], part.about["height"]), part.data))
 
-    options = {"name": name, "frames": frames, "every": every, "reach": reach}
+    options = {"name": name, "frames": frames, "every": every, "reach": reach, "fps": fps}
     _run(_WHOLE, "decode_clip", data, options, take)
     return made
 

@@ -7,6 +7,7 @@ part. It raises ValidationError for what it refuses; whatever else is raised cou
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
 from io import BytesIO
 from itertools import islice
 from types import MappingProxyType
@@ -35,15 +36,15 @@ _ANIMATIONS = ("GIF", "PNG", "WEBP")
 def probe_video(file: BinaryIO, emit: Emit, *, name: str | None, strict: bool) -> dict[str, Any]:
     """Return what an MP4 says of itself and the metadata in it; `strict` as for a file that will be decoded whole."""
     from mold_core.media.mp4_index import read_mp4_index
-    from mold_core.media.video_reading import probe_video, read_video_metadata, video_frames
+    from mold_core.media.video_reading import probe_video, read_video_metadata, timed_frames
 
     if strict:
         index = read_mp4_index(file, name)
         check_total(index.width, index.height, index.frames, name)
     info = probe_video(file, name=name)
     if strict:
-        check_total(info.width, info.height, info.frames or 1, name)
-        if next(video_frames(file, name=name), None) is None:
+        check_total(info.width, info.height, max(info.frames or 1, info.frames_at(round(info.fps))), name)
+        if next(timed_frames(file, name=name), None) is None:
             raise ValidationError(f"{name or 'the video'} has no frames", field=name)
         return {"info": attrs.asdict(info), "metadata": None}
     metadata = read_video_metadata(file)
@@ -51,19 +52,26 @@ def probe_video(file: BinaryIO, emit: Emit, *, name: str | None, strict: bool) -
 
 
 def decode_clip(
-    file: BinaryIO, emit: Emit, *, name: str | None, frames: int, every: int, reach: tuple[int, int] | None
+    file: BinaryIO,
+    emit: Emit,
+    *,
+    name: str | None,
+    frames: int,
+    every: int,
+    reach: tuple[int, int] | None,
+    fps: int | None,
 ) -> None:
-    """Emit every `every`-th of the first `frames` frames as RGB; far larger ones than `reach` are made smaller."""
-    from mold_core.media.video_reading import video_frames
+    """Emit every `every`-th of the first `frames` frames as RGB; far larger ones than `reach` are made smaller.
 
-    for frame in islice(video_frames(file, name=name), 0, frames, every):
-        times = _times_beyond(frame.width, frame.height, reach)
-        if times > 1:
-            image = frame.to_image().reduce(times)
-            emit(image.tobytes(), {"width": image.width, "height": image.height})
-        else:
-            pixels = frame.to_ndarray(format="rgb24")
-            emit(pixels.data.cast("B"), {"width": frame.width, "height": frame.height})
+    With `fps` the frames are those at that constant rate, else those that are stored.
+    """
+    from mold_core.media.clocks import at_constant_rate
+    from mold_core.media.video_reading import timed_frames
+
+    stored = timed_frames(file, name=name)
+    for frame in islice(at_constant_rate(stored, Fraction(fps)) if fps else stored, 0, frames, every):
+        image = frame.image(max(_times_beyond(*frame.display.size, reach), 1))
+        emit(image.tobytes(), {"width": image.width, "height": image.height})
 
 
 def probe_sound(file: BinaryIO, emit: Emit, *, name: str, max_seconds: float) -> dict[str, Any] | None:
@@ -137,9 +145,21 @@ def thumbnail(file: BinaryIO, emit: Emit, *, format: str, side: int, max_pixels:
 def preview(
     file: BinaryIO, emit: Emit, *, format: str, side: int, max_pixels: int, frames: int, every: int, delay_ms: int
 ) -> int:
-    """Emit a GIF of every `every`-th frame of what moves, `frames` at most, and return how many it has."""
+    """Emit a GIF of what moves, and return how many frames it has, `frames` at most.
+
+    Of an MP4 it shows the frames at the times of the GIF, of others every `every`-th frame.
+    """
+    from mold_core.media.clocks import at_constant_rate
+    from mold_core.media.video_reading import timed_frames
+
     shown = []
-    for image in islice(_moving(file, format, side, max_pixels), 0, frames * every, every):
+    moving: Iterator[Image]
+    if format == "mp4":
+        timed = at_constant_rate(timed_frames(file, max_pixels=max_pixels), Fraction(1000, delay_ms))
+        moving = (frame.image() for frame in islice(timed, frames))
+    else:
+        moving = islice(_moving(file, format, side, max_pixels), 0, frames * every, every)
+    for image in moving:
         image.thumbnail((side, side))
         shown.append(image)
     if len(shown) > 1:

@@ -44,7 +44,7 @@ def resolve_inputs(spec: ModelSpec, request: GenerateRequest) -> GenerateRequest
     request = attrs.evolve(request, fps=request.fps or round(info.fps))
     if request.retake_range is None and request.pipeline != "ic-lora":
         return request
-    request = attrs.evolve(request, frames=request.frames or _whole(info.frames or 1))
+    request = attrs.evolve(request, frames=request.frames or _whole(info.frames_at(request.fps or 1)))
     if request.retake_range is None:
         return request
     return attrs.evolve(
@@ -146,7 +146,7 @@ def _check_source(request: GenerateRequest, video: bytes, frames: int) -> None:
         )
     if in_context:
         return
-    count, again = info.frames or 1, request.retake_range
+    count, again = info.frames_at(request.fps), request.retake_range
     if again is None:
         _check_prefix(count, frames)
     elif frames > count:
@@ -156,16 +156,16 @@ def _check_source(request: GenerateRequest, video: bytes, frames: int) -> None:
             value=frames,
             hint="a retake keeps the length of the video: leave frames out",
         )
-    elif again.end_seconds > count / info.fps + 1e-6:
+    elif again.end_seconds > count / request.fps + 1e-6:
         raise ValidationError(
-            f"retake_range ends at {again.end_seconds:g} s, and the source_video has {count / info.fps:.2f} s",
+            f"retake_range ends at {again.end_seconds:g} s, and the source_video has {count / request.fps:.2f} s",
             field="retake_range.end_seconds",
             value=again.end_seconds,
         )
-    elif again.start_seconds >= frames / info.fps:
+    elif again.start_seconds >= frames / request.fps:
         raise ValidationError(
             f"retake_range begins at {again.start_seconds:g} s, and of the source_video {frames} frames are used,"
-            f" {frames / info.fps:.2f} s",
+            f" {frames / request.fps:.2f} s",
             field="retake_range.start_seconds",
             value=again.start_seconds,
         )

@@ -160,6 +160,7 @@ class Conditioning:
             frames=self._request.frames or 1,
             every=2 if self._doubled else 1,
             reach=(width, height) if width and height else None,
+            fps=self._request.fps,
         )
         return frames[: prefix_frames(len(frames), self._codec.vae.temporal_compression_ratio)]
 

@@ -1,0 +1,61 @@
+"""Frames with the time at which they are shown, and the same frames at a constant rate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from mold_core.media.display import Display
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["TimedFrame", "at_constant_rate", "origin_of"]
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class TimedFrame:
+    """A decoded frame, shown from `start` to `end`, in seconds from the beginning of the file's video and sound.
+
+    `interval` is the usual time between two frames of the file.
+    """
+
+    frame: Any
+    start: Fraction
+    end: Fraction
+    interval: Fraction
+    display: Display
+
+    def image(self, smaller: int = 1) -> Image:
+        """Return the frame as players show it, `smaller` times smaller."""
+        return self.display.image(self.frame, smaller)
+
+
+def origin_of(*streams: Any) -> Fraction:
+    """Return the time in seconds at which the first of some PyAV streams begins.
+
+    Times before zero are the lead-in of a decoder, which players do not play.
+    """
+    starts = [Fraction(stream.start_time) * stream.time_base for stream in streams if stream.start_time is not None]
+    return max(min(starts, default=Fraction(0)), Fraction(0))
+
+
+def at_constant_rate(frames: Iterator[TimedFrame], fps: Fraction) -> Iterator[TimedFrame]:
+    """Yield the frame that is shown at each tick of a clock of `fps`: some several times, some not at all.
+
+    A frame counts from half an interval before its time, so that small errors of the file's clock neither repeat nor
+    drop a frame. The first frame is also shown before its time.
+    """
+    count, shown = 0, None
+    for frame in frames:
+        slack = min(1 / fps, frame.interval) / 2
+        while shown is not None and count / fps + slack < frame.start:
+            yield shown
+            count += 1
+        shown = frame
+    if shown is not None:
+        for _ in range(max(round(shown.end * fps), 1) - count):
+            yield shown
