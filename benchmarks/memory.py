@@ -66,7 +66,7 @@ def growth(strategy: str, folder: Path) -> dict[str, float | str]:
     spec = spec_in(folder)
     files = ModelStore(Path("/")).files_of(spec)
     context = LoadContext(device="cpu", threads=1, cache_dir=folder, report=lambda event: None, compile="off")
-    plan = plan_memory(FluxFamily().parts(spec, files, context), {}, strategy)  # type: ignore[arg-type]
+    plan = plan_memory(FluxFamily().components(spec, files, context), {}, strategy)  # type: ignore[arg-type]
     request = GenerateRequest(
         prompt="a red house", model=spec.name, width=64, height=64, steps=2, guidance=0.0, seed=1, batch_size=1
     )

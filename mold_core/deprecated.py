@@ -80,7 +80,8 @@ def renamed_arguments(**new_names: str) -> Callable[[Callable[_Arguments, _Resul
         @wraps(function)
         def call(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
             for old in new_names.keys() & kwargs.keys():
-                warn_renamed(f"argument {old!r} of {function.__qualname__}", new_names[old], stacklevel=3)
+                owner = function.__qualname__.removesuffix(".__init__")
+                warn_renamed(f"argument {old!r} of {owner}", new_names[old], stacklevel=3)
                 kwargs[new_names[old]] = kwargs.pop(old)
             return function(*args, **kwargs)
 

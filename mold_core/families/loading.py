@@ -57,7 +57,7 @@ class EmptyComponent:
 
 def memory_plan(context: LoadContext, components: Callable[[], Sequence[ModelComponent]]) -> MemoryPlan:
     """Return the plan of a context; without one, a plan that keeps all `components` in memory."""
-    return context.plan or MemoryPlan(strategy="eager", parts=tuple(components()), room={})
+    return context.plan or MemoryPlan(strategy="eager", components=tuple(components()), available_bytes={})
 
 
 def planned_components(
@@ -65,7 +65,9 @@ def planned_components(
 ) -> LoadedComponents:
     """Return the components of a plan, each loaded on its first use; `build` describes a component by its name."""
     loader = _PlanLoader(plan, context, build)
-    return LoadedComponents(plan, {component.name: partial(loader.load, component.name) for component in plan.parts})
+    return LoadedComponents(
+        plan, {component.name: partial(loader.load, component.name) for component in plan.components}
+    )
 
 
 def load_resident(components: LoadedComponents, report: Report) -> None:
@@ -76,7 +78,7 @@ def load_resident(components: LoadedComponents, report: Report) -> None:
 
 def memory_for_dequantizing(plan: MemoryPlan, name: str) -> int:
     """Return the bytes that the dense weights of a component may take. Half of the spare memory is for other models."""
-    return plan.held_bytes(name) + plan.spare_bytes(plan.part(name).device) // 2
+    return plan.held_bytes(name) + plan.spare_bytes(plan.component(name).device) // 2
 
 
 class _PlanLoader:
@@ -87,11 +89,11 @@ class _PlanLoader:
         self._context = context
         self._build = build
         self._loaded_bytes = 0
-        self._total_bytes = sum(component.size_bytes for component in plan.parts)
+        self._total_bytes = sum(component.size_bytes for component in plan.components)
 
     def load(self, name: str, report: Report) -> tuple[nn.Module, BlockStream | None]:
         """Return a network that is ready to run, and what streams its blocks where the plan says so."""
-        device, streamed = self._plan.part(name).device, self._plan.streams(name)
+        device, streamed = self._plan.component(name).device, self._plan.streams(name)
         component, progress = self._build(name), self._progress(name, report)
         network = component.network
         load_weights(
@@ -124,14 +126,14 @@ class _PlanLoader:
         return memory_for_dequantizing(self._plan, name) if allowed and not self._plan.streams(name) else None
 
     def _compile(self, name: str, component: EmptyComponent, report: Report) -> None:
-        planned, compile_blocks = self._plan.part(name), component.compile_blocks
+        planned, compile_blocks = self._plan.component(name), component.compile_blocks
         if compile_blocks is None or not worth_compiling(self._context.compile, planned.device, planned.size_bytes):
             return
         report(Info(message=f"the first step compiles the {name}, and takes longer than those after it"))
         compile_blocks()
 
     def _progress(self, name: str, report: Report) -> LoadProgress:
-        size_bytes = self._plan.part(name).size_bytes
+        size_bytes = self._plan.component(name).size_bytes
         if self._plan.strategy != "eager":
             return LoadProgress(report, name, size_bytes, size_bytes)
         before, self._loaded_bytes = self._loaded_bytes, self._loaded_bytes + size_bytes

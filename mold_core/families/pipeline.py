@@ -67,7 +67,7 @@ class ComponentPipeline(Pipeline):
             if self.loras is None:
                 yield network
                 return
-            device = self.components.plan.part(name).device
+            device = self.components.plan.component(name).device
             dtype = dtype or next(network.parameters()).dtype
             with self.loras.attached(name, network, loras, run, dtype=dtype, device=device):
                 yield network

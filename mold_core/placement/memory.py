@@ -251,13 +251,13 @@ def _pixels(size: ModelDefaults) -> int:
 
 def explained(plan: MemoryPlan, device: str, name: str) -> str | None:
     """Return, in a sentence, why a model is not held in memory as a whole; None where it is, or was asked not to be."""
-    if plan.strategy == "eager" or plan.asked:
+    if plan.strategy == "eager" or plan.requested:
         return None
     how = "part by part" if plan.strategy == "sequential" else "part by part and block by block, which is slower"
-    whole = needed_bytes(plan.parts, "eager").get(device, 0)
+    whole = needed_bytes(plan.components, "eager").get(device, 0)
     return (
         f"{name} is brought into memory {how}: as a whole it needs {in_words(whole)}, "
-        f"and there is room for {in_words(plan.room.get(device, 0))} (mold info {name})"
+        f"and there is room for {in_words(plan.available_bytes.get(device, 0))} (mold info {name})"
     )
 
 

@@ -72,7 +72,7 @@ class LoadedComponents:
         return sum(
             held.size_bytes
             for name, held in tuple(self._loaded.items())
-            if device is None or self.plan.part(name).device == device
+            if device is None or self.plan.component(name).device == device
         )
 
     def load_all(self, report: Report) -> None:
@@ -94,7 +94,7 @@ class LoadedComponents:
             with self._changed:
                 del module
                 self._in_use.remove(used)
-                self._make_room(self.plan.part(name).device, 0)
+                self._make_room(self.plan.component(name).device, 0)
                 self._changed.notify_all()
 
     def drop(self, name: str) -> None:
@@ -106,7 +106,7 @@ class LoadedComponents:
             if held.stream is not None:
                 held.stream.close()
             held.module.to("meta")
-        release_cached(self.plan.part(name).device)
+        release_cached(self.plan.component(name).device)
 
     def close(self) -> None:
         """Free every part."""
@@ -114,7 +114,7 @@ class LoadedComponents:
             self.drop(name)
 
     def _load(self, name: str, report: Report) -> nn.Module:
-        device, wanted_bytes = self.plan.part(name).device, self.plan.held_bytes(name)
+        device, wanted_bytes = self.plan.component(name).device, self.plan.held_bytes(name)
         while name not in self._loaded:
             if not self._make_room(device, wanted_bytes) and self._others_use(device):
                 self._changed.wait()
@@ -126,7 +126,7 @@ class LoadedComponents:
 
     def _others_use(self, device: str) -> bool:
         """Say whether another thread uses a part on a device."""
-        return any(self.plan.part(name).device == device for name, thread in self._in_use if thread != get_ident())
+        return any(self.plan.component(name).device == device for name, thread in self._in_use if thread != get_ident())
 
     def _make_room(self, device: str, wanted_bytes: int) -> bool:
         """Drop parts that are not in use until what stays, with `wanted_bytes`, is no more than the plan keeps.
@@ -137,6 +137,6 @@ class LoadedComponents:
         for name in self.names:
             if self.size_bytes(device) + wanted_bytes <= self.plan.keep_bytes(device):
                 return True
-            if name not in in_use and self.plan.part(name).device == device:
+            if name not in in_use and self.plan.component(name).device == device:
                 self.drop(name)
         return self.size_bytes(device) + wanted_bytes <= self.plan.keep_bytes(device)

@@ -98,8 +98,8 @@ def test_a_pipeline_takes_what_its_plan_says(strategy: str, pipelines: object) -
     run = Watching(pipeline)
     pipeline.generate([REQUEST], run)
     weights = {
-        "eager": sum(part.size_bytes for part in held.parts),
-        "sequential": max(part.size_bytes for part in held.parts),
+        "eager": sum(part.size_bytes for part in held.components),
+        "sequential": max(part.size_bytes for part in held.components),
         "offload": held.held_bytes("transformer"),
     }[strategy]
     assert run.most == pytest.approx(weights, rel=0.02)
@@ -107,7 +107,7 @@ def test_a_pipeline_takes_what_its_plan_says(strategy: str, pipelines: object) -
 
 
 def test_strategies_take_less_and_less() -> None:
-    parts = plan().parts
+    parts = plan().components
     eager, sequential, offload = (
         needed_bytes(parts, strategy)["cpu"] for strategy in ("eager", "sequential", "offload")
     )
@@ -134,7 +134,7 @@ def test_a_known_prompt_needs_no_text_encoder(pipelines: object) -> None:
 
 
 def test_with_room_for_the_transformer_it_stays_for_the_next_image(pipelines: object) -> None:
-    parts = plan().parts
+    parts = plan().components
     room = needed_bytes(parts, "eager")["cpu"] - 1
     pipeline = pipelines(plan(room={"cpu": room}))  # type: ignore[operator]
     pipeline.generate([REQUEST], RecordedRun())
@@ -145,7 +145,7 @@ def test_with_room_for_the_transformer_it_stays_for_the_next_image(pipelines: ob
 
 
 def test_where_the_whole_does_not_fit_it_comes_part_by_part_and_that_is_said(expected: bytes) -> None:
-    parts = plan().parts
+    parts = plan().components
     for strategy, words in (("sequential", "part by part:"), ("offload", "part by part and block by block")):
         events: list[object] = []
         room_gb = needed_bytes(parts, strategy)["cpu"] * 1.001 / 1e9  # type: ignore[arg-type]

@@ -63,7 +63,7 @@ def test_there_must_be_room_for_weights_that_are_dequantized_once(
     context = attrs.evolve(context, expand_weights=choice)
     spec = spec_of(files)
     parts = model_components(spec, paths, context)
-    plan = MemoryPlan(strategy="eager", parts=parts, room={"cpu": room})
+    plan = MemoryPlan(strategy="eager", components=parts, available_bytes={"cpu": room})
     loader = _PlanLoader(plan, context, _Networks(spec, paths, context, plan).component)
     within = loader._dequantize_within("transformer", loader._build("transformer"))
     assert (within is not None and within > 2 * plan.held_bytes("transformer")) is dense

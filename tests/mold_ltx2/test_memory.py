@@ -84,16 +84,16 @@ def test_a_pipeline_takes_what_its_plan_says(
     monkeypatch.setattr(pipeline.components, "drop", run.before(pipeline.components.drop))
     made(pipeline, run)
     weights = {
-        "eager": sum(part.size_bytes for part in held.parts),
-        "sequential": max(part.size_bytes for part in held.parts),
-        "offload": max(held.held_bytes(part.name) for part in held.parts),
+        "eager": sum(part.size_bytes for part in held.components),
+        "sequential": max(part.size_bytes for part in held.components),
+        "offload": max(held.held_bytes(part.name) for part in held.components),
     }[strategy]
     assert run.most == pytest.approx(weights, rel=0.02)
     assert run.most <= pipeline.peak_bytes
 
 
 def test_parts_are_told_with_what_they_take(files: dict[str, Path]) -> None:
-    parts = {part.name: part for part in plan(files).parts}
+    parts = {part.name: part for part in plan(files).components}
     assert list(parts) == [
         "text_encoder", "connectors", "transformer", "vae", "audio_vae", "vocoder", "spatial-x2"
     ]  # fmt: skip

@@ -192,7 +192,7 @@ class LocalWorker(Worker):
 
 def _outline(plan: MemoryPlan) -> list[object]:
     """Return what parts a plan has in memory, whatever computing with them takes."""
-    return [(part.name, part.device, part.files) for part in plan.parts]
+    return [(component.name, component.device, component.files) for component in plan.components]
 
 
 class InlineExecutor:

@@ -78,7 +78,7 @@ def load_pipeline(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> F
         autoencoder_config=networks.autoencoder_config(),
         prompts=prompts,
         schedule=schedule,
-        device=plan.part("transformer").device,
+        device=plan.component("transformer").device,
         budget_device=context.device,
         threads=context.threads,
         dtypes=networks.dtypes,
@@ -161,7 +161,7 @@ class _Networks:
         )
 
     def _compile(self, transformer: FluxTransformer) -> None:
-        context, device = self._context, self._plan.part("transformer").device
+        context, device = self._context, self._plan.component("transformer").device
         compile_blocks(
             transformer,
             graphs=context.cuda_graphs and device.startswith("cuda") and not self._plan.streams("transformer"),
@@ -180,7 +180,7 @@ class _Networks:
             raise CheckpointError("%s: %s", path, error, hint=error.hint) from None
 
     def _path(self, component: str) -> Path:
-        (path,) = self._plan.part(component).files
+        (path,) = self._plan.component(component).files
         return path
 
     def transformer_tensors(self, tensors: Weights) -> Weights:

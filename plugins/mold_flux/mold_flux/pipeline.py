@@ -82,7 +82,7 @@ class FluxPipeline(ComponentPipeline):
         self._native = native
         self._sources = SourceEncoder()
         self._dtypes = dtypes
-        self._weights = components.plan.part("transformer").size_bytes // dtypes["transformer"].itemsize
+        self._weights = components.plan.component("transformer").size_bytes // dtypes["transformer"].itemsize
 
     def generate(self, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
         """Return one image per request; all have one `batch_key`."""

@@ -47,7 +47,7 @@ def load_pipeline(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> L
     plan = memory_plan(context, lambda: model_components(spec, files, context))
     networks = _Networks(spec, files, context, plan)
     components = planned_components(plan, context, networks.component)
-    device = plan.part("transformer").device
+    device = plan.component("transformer").device
     autoencoders = Autoencoders(
         components,
         **{name: networks.outline(name) for name in ("vae", "audio_vae", "vocoder")},
@@ -92,7 +92,7 @@ class _Networks:
 
     def component(self, name: str) -> EmptyComponent:
         """Return a network of the sizes that a component's file has, and how it is loaded."""
-        device = self._plan.part(name).device
+        device = self._plan.component(name).device
         network, tensors, path = self._empty_network(name)
         return EmptyComponent(
             network=network,

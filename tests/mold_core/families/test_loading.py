@@ -52,7 +52,7 @@ def plan(strategy: Strategy = "eager", available_bytes: int = 0) -> MemoryPlan:
         ModelComponent(name=name, size_bytes=SIZE_BYTES, device="cpu", streamed_bytes=SIZE_BYTES // 2)
         for name in ("encoder", "transformer")
     ]
-    return MemoryPlan(strategy=strategy, parts=tuple(parts), room={"cpu": available_bytes})
+    return MemoryPlan(strategy=strategy, components=tuple(parts), available_bytes={"cpu": available_bytes})
 
 
 def described(file: Path, **changes: Any) -> EmptyComponent:
@@ -134,8 +134,8 @@ def test_blocks_are_compiled_once_the_network_has_weights(file: Path, mode: Any,
 
 
 def test_a_context_without_a_plan_keeps_everything_in_memory() -> None:
-    parts = plan().parts
-    assert memory_plan(context(), lambda: parts) == MemoryPlan(strategy="eager", parts=parts, room={})
+    parts = plan().components
+    assert memory_plan(context(), lambda: parts) == MemoryPlan(strategy="eager", components=parts, available_bytes={})
     asked = plan("sequential")
 
     def never() -> tuple[ModelComponent, ...]:

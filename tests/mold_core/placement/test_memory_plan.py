@@ -56,7 +56,7 @@ def test_a_part_is_streamed_only_by_offload_and_where_it_can_be() -> None:
     assert [plan.held_bytes(part.name) for part in PARTS] == [12, 20, 8]
     assert not plan_memory(PARTS, {}, "sequential").streams("transformer")
     with pytest.raises(KeyError):
-        plan.part("decoder")
+        plan.component("decoder")
 
 
 def test_the_first_name_that_has_a_device_counts() -> None:
