@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import types
+import weakref
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -86,7 +88,19 @@ def _copy_of(function: Any) -> Any:
         function.__closure__,
     )
     copy.__kwdefaults__ = function.__kwdefaults__
+    weakref.finalize(copy, _forget, copy.__code__)
     return copy
+
+
+def _forget(code: types.CodeType) -> None:
+    """Free the compiled variants of a code object, with the memory of the CUDA graphs recorded in them.
+
+    torch keeps them in the code object, which they refer to: a circle that no garbage collector sees.
+    """
+    with suppress(ImportError, AttributeError):  # not public: without it, they stay until the process ends
+        from torch._C._dynamo.eval_frame import reset_code
+
+        reset_code(code)
 
 
 def _guarded(block: nn.Module, state: Compilation, compiled: Callable[..., Any]) -> Callable[..., Any]:

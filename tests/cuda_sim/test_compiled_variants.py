@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,3 +145,23 @@ def test_sizes_batches_adapters_and_models_are_all_compiled() -> None:
             assert compiler.graphs == before + 2
         assert problem_of(transformer) is None
         print(f"{compiler.graphs} graphs")
+
+
+def test_compiled_code_is_gone_with_its_model() -> None:
+    """CUDA frees the memory of recorded graphs with the last compiled function that has one."""
+    kept: list[weakref.ref[Any]] = []
+
+    def compiler(graph: torch.fx.GraphModule, inputs: object) -> Callable[..., Any]:
+        def compiled(*arguments: Any) -> Any:
+            return graph.forward(*arguments)
+
+        kept.append(weakref.ref(compiled))
+        return compiled
+
+    transformer = model()
+    compile_blocks(transformer, backend=compiler)
+    velocity(transformer)
+    assert len(kept) == 2 and all(function() is not None for function in kept)
+    del transformer
+    gc.collect()
+    assert all(function() is None for function in kept)

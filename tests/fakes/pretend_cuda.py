@@ -131,8 +131,12 @@ class Stream:
 class Event:
     """An event; one that was never recorded makes nobody wait."""
 
-    def __init__(self) -> None:
+    def __init__(self, gpu: PretendGpu) -> None:
         self.clock: Counter[Stream] = Counter()
+        self._gpu = gpu
+
+    def synchronize(self) -> None:
+        self._gpu.host |= self.clock
 
     def record(self, stream: Stream) -> None:
         self.clock = Counter(stream.clock)
@@ -211,7 +215,7 @@ def pretend_cuda(pin_bytes: int | None = None) -> Iterator[PretendGpu]:
 
     replaced = {
         "Stream": lambda device=None: Stream(gpu, f"stream {next(made)}"),
-        "Event": lambda: Event(),
+        "Event": lambda blocking=False: Event(gpu),
         "stream": use,
         "current_stream": lambda device=None: gpu.current,
         "cudart": lambda: SimpleNamespace(

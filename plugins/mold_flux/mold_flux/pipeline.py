@@ -131,7 +131,10 @@ class FluxPipeline(ComponentPipeline):
         with self._use(first.loras or (), run)("transformer") as transformer:
             tokens = pack(start).to(self._device)
             conditioning = self._conditioning(transformer, requests, txt, pooled, sigmas, (rows, columns))
-            steps, previews = StepReporter(run, len(sigmas) - 1), self._previews(requests, (rows, columns), run)
+            steps, previews = (
+                StepReporter(run, len(sigmas) - 1, self._device),
+                self._previews(requests, (rows, columns), run),
+            )
             together = previews is not None or not can_share(transformer)  # the autoencoder is used by one at a time
 
             def on_step(step: int, total: int, latents: Tensor, part: slice, check: Callable[[], None]) -> None:

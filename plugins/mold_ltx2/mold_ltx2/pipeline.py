@@ -106,7 +106,7 @@ class Ltx2Pipeline(ComponentPipeline):
         with torch.inference_mode():
             prompts = self._encode(request, recipe, run)
             generator = seeded_generator(required(request.seed))
-            steps = StepReporter(run, recipe.steps)
+            steps = StepReporter(run, recipe.steps, self._device)
             whole = self._geometry(request, recipe, Fraction(1))
             geometry = self._geometry(request, recipe, recipe.scale)
             first, *more = recipe.passes
