@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from mold_core.settings import AttentionChoice, CompileMode, ExpandWeights, Settings
     from mold_core.weights import TensorSource
     from mold_core.wire import GenerateRequest, ProgressEvent
+    from mold_http import Route
 
 __all__ = [
     "HOOK_API",
@@ -124,6 +125,11 @@ def mold_executors() -> Iterable[Executor]:  # type: ignore[empty-body]
 @hookspec
 def mold_commands(cli: click.Group) -> None:
     """Add commands to the `mold` command line."""
+
+
+@hookspec
+def mold_routes() -> Iterable[Route]:  # type: ignore[empty-body]
+    """Return routes to add to the server; called when a server starts."""
 
 
 @hookspec

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -120,6 +120,14 @@ class Plugins:
         if not models:
             return self
         return attrs.evolve(self, items={**self.items, "mold_models": {**self.models, **models}})
+
+    def provided(self, hook: str) -> Iterator[tuple[str, list[Any] | Exception]]:
+        """Call a hook that `load_plugins` does not; yield each plugin's name with its objects or its exception."""
+        for implementation in getattr(self.manager.hook, hook).get_hookimpls():
+            try:
+                yield implementation.plugin_name, list(implementation.function())
+            except Exception as error:
+                yield implementation.plugin_name, error
 
     def notify(self, hook: str, **arguments: Any) -> list[tuple[str, Exception]]:
         """Call a hook that is told things, plugin by plugin; return the failures instead of raising them."""

@@ -17,6 +17,7 @@ from mold_core.gallery import Gallery
 from mold_core.settings import Settings
 from mold_http.disconnect import ODD_METHOD, App, watching
 from mold_http.errors import NoSuchMethodError, RateLimitedError, add_error_handlers
+from mold_http.guard.authorization import Authorization
 from mold_http.guard.bodies import refuse_odd_heads
 from mold_http.guard.cors import Cors
 from mold_http.guard.hosts import HostRules
@@ -25,10 +26,11 @@ from mold_http.guard.proxies import Proxies, behind
 from mold_http.guard.rates import RateLimits, parse_rate
 from mold_http.metrics import Metrics
 from mold_http.openai.errors import openai_error, openai_headers
+from mold_http.plugin_routes import all_routes
 from mold_http.request_logging import Observer
 from mold_http.resources import Resources
 from mold_http.routes.route import Route, Tier
-from mold_http.routes.table import PUBLIC_PATHS, ROUTES
+from mold_http.routes.table import PUBLIC_PATHS
 from mold_http.service import Service
 from mold_http.webhooks import Webhooks
 
@@ -51,7 +53,7 @@ def create_service(engine: Engine, settings: Settings, gallery: Gallery | None =
         engine=engine,
         gallery=gallery,
         settings=settings,
-        routes=ROUTES,
+        routes=all_routes(engine.plugins),
         keys=Keys(read_keys(settings.api_key)),
         metrics=Metrics(engine),
         resources=Resources(engine),
@@ -130,6 +132,7 @@ class _Guard:
     def __init__(self, service: Service, hosts: HostRules) -> None:
         settings = service.settings
         self._keys = KeyGuard(service.keys)
+        self._authorization = Authorization(service.routes)
         self._hosts = hosts
         self._rates = (
             RateLimits(parse_rate(settings.rate_limit, settings.rate_limit_burst)) if settings.rate_limit else None
@@ -168,9 +171,8 @@ class _Guard:
         if req.path in PUBLIC_PATHS:
             return
         given = req.get_header("X-Api-Key")
-        if given is None and req.path.startswith("/v1/"):
-            scheme, _, token = (req.get_header("Authorization") or "").partition(" ")
-            given = token.strip() if scheme.lower() == "bearer" else None
+        if given is None:
+            given = self._authorization.key_of(req.path, req.get_header("Authorization"))
         self._keys.check(given, req.remote_addr)
 
     def _count(self, tier: Tier, req: falcon.asgi.Request) -> None:

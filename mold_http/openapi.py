@@ -62,7 +62,8 @@ def document(routes: Sequence[Route], prefix: str = "", families: Families = ())
             "schemas": _with_options(_schemas(routes), families),
             "securitySchemes": {
                 "key": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
-                "bearer": {"type": "http", "scheme": "bearer", "description": "Under /v1 only: the same keys."},
+                "bearer": {"type": "http", "scheme": "bearer", "description": "The same keys, where a route has this."},
+                "basic": {"type": "http", "scheme": "basic", "description": "The key as the password."},
             },
         },
     }
@@ -80,8 +81,8 @@ def _operation(route: Route) -> Json:
         operation["description"] = route.doc
     if route.public:
         operation["security"] = []
-    elif route.path.startswith("/v1/"):
-        operation["security"] = [{"key": []}, {"bearer": []}]
+    elif route.key_scheme is not None:
+        operation["security"] = [{"key": []}, {route.key_scheme: []}]
     parameters = [*_path_parameters(route), *map(_parameter, route.parameters)]
     if parameters:
         operation["parameters"] = parameters

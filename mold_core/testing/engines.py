@@ -31,6 +31,7 @@ class FakePlugin:
         chain_renderers: Sequence[ChainRenderer] = (),
         expanders: Sequence[PromptExpander] = (),
         commands: Sequence[click.Command] = (),
+        routes: Sequence[Any] = (),
         on_finished: Callable[[Job], object] | None = None,
     ) -> None:
         self._families = families
@@ -38,6 +39,7 @@ class FakePlugin:
         self._chain_renderers = chain_renderers
         self._expanders = expanders
         self._commands = commands
+        self._routes = routes
         self._on_finished = on_finished
 
     @hookimpl
@@ -54,6 +56,11 @@ class FakePlugin:
     def mold_chain_renderers(self) -> Sequence[ChainRenderer]:
         """Bring the chain renderers."""
         return self._chain_renderers
+
+    @hookimpl
+    def mold_routes(self) -> Sequence[Any]:
+        """Bring the routes."""
+        return self._routes
 
     @hookimpl
     def mold_expanders(self) -> Sequence[PromptExpander]:

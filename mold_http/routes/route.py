@@ -7,9 +7,12 @@ from typing import Any, Literal, TypeAlias
 
 import attrs
 
-__all__ = ["ERRORS", "EVENTS", "EVENT_STREAM", "Handler", "Method", "Query", "ResponseSpec", "Route", "Tier"]
+__all__ = ["ERRORS", "EVENTS", "EVENT_STREAM", "Handler", "Method", "Query", "ResponseSpec", "Route", "Scheme", "Tier"]
 
-Method = Literal["GET", "POST", "PUT", "DELETE"]
+Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+
+# How a key may come besides X-Api-Key: as a bearer token, or as the password of basic authentication.
+Scheme = Literal["bearer", "basic"]
 
 # Which of the two rate limits a route counts against.
 Tier = Literal["generation", "read"]
@@ -91,7 +94,7 @@ class Route:
     """One row of the table.
 
     `path` has parameters in braces; `rest` is the one that may contain slashes. `request` is the wire class of the
-    body, `body_type` its content type. `errors` are the codes of `ERRORS` beyond those of every route.
+    body, `body_type` its content type. `scheme` says how a key may come besides `X-Api-Key`. `errors` are the codes of `ERRORS` beyond those of every route.
     """
 
     method: Method
@@ -110,6 +113,7 @@ class Route:
     responses: tuple[ResponseSpec, ...]
     errors: tuple[str, ...] = ()
     public: bool = False
+    scheme: Scheme | None = None
     listed: bool = True  # in the OpenAPI document and the docs
     tier: Tier | None = "read"
     example: str = ""
@@ -129,6 +133,11 @@ class Route:
         if self.parameters:
             codes.add("VALIDATION_ERROR")
         return tuple(code for code in ERRORS if code in codes)
+
+    @property
+    def key_scheme(self) -> Scheme | None:
+        """How a key may come besides X-Api-Key; below /v1 always as a bearer token."""
+        return "bearer" if self.path.startswith("/v1/") else self.scheme
 
     @property
     def falcon_path(self) -> str:
