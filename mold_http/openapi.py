@@ -19,7 +19,7 @@ from mold_core.wire.schema import REFERENCE, class_schema, classes_within, type_
 from mold_http.responses import JSON, dumps
 from mold_http.routes.route import ERRORS, Query, ResponseSpec, Route
 
-__all__ = ["document", "document_text"]
+__all__ = ["classes_of", "document", "document_text"]
 
 Json = dict[str, Any]
 
@@ -176,15 +176,7 @@ def _error_response(codes: Sequence[str], route: Route) -> Json:
 
 
 def _schemas(routes: Sequence[Route]) -> Json:
-    roots: list[Any] = [route.request for route in routes if route.request is not None]
-    roots += [
-        carried
-        for route in routes
-        for spec in route.responses
-        for carried in spec.content.values()
-        if not isinstance(carried, str | dict | tuple)
-    ]
-    classes = {cls for root in roots for cls in _attrs_classes(root)}
+    classes = {cls for route in routes for cls in classes_of(route)}
     schemas: Json = {cls.__name__: class_schema(cls) for cls in sorted(classes, key=lambda cls: cls.__name__)}
     if len(schemas) != len(classes):
         raise ValueError("two wire classes have the same name")
@@ -199,6 +191,13 @@ def _schemas(routes: Sequence[Route]) -> Json:
     for event in (*get_args(ProgressEvent), *get_args(ChainEvent)):
         schemas[f"{event.__name__}Event"] = _event_schema(event)
     return schemas
+
+
+def classes_of(route: Route) -> set[type]:
+    """Return the wire classes in the bodies of a route's requests and responses."""
+    roots: list[Any] = [] if route.request is None else [route.request]
+    roots += [carried for spec in route.responses for carried in spec.content.values()]
+    return {cls for root in roots if not isinstance(root, str | dict | tuple) for cls in _attrs_classes(root)}
 
 
 def _with_options(schemas: Json, families: Families) -> Json:

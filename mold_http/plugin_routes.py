@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from falcon.routing import CompiledRouter
 
 from mold_core.plugins import Plugins
-from mold_http.openapi import document
+from mold_http.openapi import classes_of
 from mold_http.routes.route import ERRORS, Route
 from mold_http.routes.table import ROUTES
 
@@ -20,82 +20,80 @@ log = logging.getLogger("mold.http")
 
 def all_routes(plugins: Plugins) -> tuple[Route, ...]:
     """Return the routes of mold and of the plugins. A route that cannot be added is logged with its plugin."""
-    routes = list(ROUTES)
-    owners = dict.fromkeys(ROUTES, "mold")
+    table = _Table(ROUTES)
     for plugin, provided in plugins.provided("mold_routes"):
         if isinstance(provided, Exception):
             log.error("mold_routes of the plugin %s failed", plugin, exc_info=provided)
             continue
         for route in provided:
-            problem = _conflict(route, routes, owners)
-            if problem is None:
-                routes.append(route)
-                owners[route] = plugin
-            else:
+            problem = table.add(route, plugin)
+            if problem is not None:
                 log.error("a route of the plugin %s is left out: %s", plugin, problem)
-    return tuple(routes)
+    return tuple(table.owners)
 
 
 def check_routes(provided: Iterable[object]) -> None:
     """Raise AssertionError with every route that a server would leave out; for tests of plugins."""
-    routes, owners, problems = list(ROUTES), dict.fromkeys(ROUTES, "mold"), []
-    for route in provided:
-        problem = _conflict(route, routes, owners)
-        if problem is not None:
-            problems.append(problem)
-        elif isinstance(route, Route):
-            routes.append(route)
-            owners[route] = "this plugin"
+    table = _Table(ROUTES)
+    problems = [problem for route in provided if (problem := table.add(route, "this plugin")) is not None]
     assert not problems, "; ".join(problems)
 
 
-def _conflict(route: object, routes: Iterable[Route], owners: dict[Route, str]) -> str | None:
-    """Return why a route cannot be added to `routes`; None if it can."""
-    if not isinstance(route, Route):
-        return f"mold_routes must return mold_http.Route, not {type(route).__name__}"
-    label = f"{route.method} {route.path}"
+class _Table:
+    """Routes that do not conflict, with their owners."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self.owners: dict[Route, str] = {}
+        self._router = CompiledRouter()
+        self._paths: set[str] = set()
+        self._classes: dict[str, type] = {}
+        for route in routes:
+            self._put(route, "mold")
+
+    def add(self, route: object, owner: str) -> str | None:
+        """Add a route, or return why it cannot be added."""
+        if not isinstance(route, Route):
+            return f"mold_routes must return mold_http.Route, not {type(route).__name__}"
+        problem = _fault(route) or self._conflict(route)
+        if problem is None:
+            try:
+                self._put(route, owner)
+            except ValueError as error:
+                problem = str(error)
+        return None if problem is None else f"{route.method} {route.path}{problem}"
+
+    def _put(self, route: Route, owner: str) -> None:
+        """Add a route. Raises ValueError if the router cannot have its path beside the others."""
+        if route.falcon_path not in self._paths:
+            try:
+                self._router.add_route(route.falcon_path, self)
+            except ValueError as error:
+                raise ValueError(f": {error}") from None
+        self._paths.add(route.falcon_path)
+        self._classes |= {cls.__name__: cls for cls in classes_of(route)}
+        self.owners[route] = owner
+
+    def _conflict(self, route: Route) -> str | None:
+        for other, owner in self.owners.items():
+            if (other.method, _shape(other.path)) == (route.method, _shape(route.path)):
+                return f" is also a route of {owner}, which is used"
+            if other.name == route.name:
+                return f": the name {route.name} is that of {other.method} {other.path} of {owner}"
+        for cls in classes_of(route):
+            if self._classes.get(cls.__name__, cls) is not cls:
+                return f": another wire class is called {cls.__name__}"
+        return None
+
+
+def _fault(route: Route) -> str | None:
+    """Return what is wrong with a route by itself."""
     if not route.path.startswith("/"):
-        return f"{label}: a path must start with /"
+        return ": a path must start with /"
     if route.public or route.tier is None:
-        return f"{label}: a route of a plugin requires a key and has a rate limit"
+        return ": a route of a plugin requires a key and has a rate limit"
     unknown = sorted(set(route.errors) - ERRORS.keys())
-    if unknown:
-        return f"{label}: unknown error codes: {', '.join(unknown)}"
-    for other in routes:
-        if (other.method, _shape(other.path)) == (route.method, _shape(route.path)):
-            return f"{label} is also a route of {owners[other]}, which is used"
-        if other.name == route.name:
-            return f"{label}: the name {route.name} is that of {other.method} {other.path} of {owners[other]}"
-    return _router_conflict(route, routes) or _document_conflict(route, routes)
+    return f": unknown error codes: {', '.join(unknown)}" if unknown else None
 
 
 def _shape(path: str) -> str:
     return re.sub(r"{\w+}", "{}", path)
-
-
-def _router_conflict(route: Route, routes: Iterable[Route]) -> str | None:
-    """Return why Falcon's router cannot have a path beside the others."""
-    router = CompiledRouter()
-    for path in dict.fromkeys(other.falcon_path for other in routes):
-        router.add_route(path, _Nothing())
-    try:
-        if route.falcon_path not in {other.falcon_path for other in routes}:
-            router.add_route(route.falcon_path, _Nothing())
-    except ValueError as error:
-        return f"{route.method} {route.path}: {error}"
-    return None
-
-
-class _Nothing:
-    """A resource without methods."""
-
-
-def _document_conflict(route: Route, routes: Iterable[Route]) -> str | None:
-    """Return why a route cannot be described beside the others: a wire class with the name of another."""
-    if not route.listed:
-        return None
-    try:
-        document([other for other in routes if other.listed] + [route])
-    except Exception as error:
-        return f"{route.method} {route.path} cannot be described: {error}"
-    return None

@@ -108,8 +108,12 @@ def _refuse_encoded(req: falcon.asgi.Request) -> None:
         )
 
 
-async def read_json(req: falcon.asgi.Request, cls: type[T], *, optional: bool = False) -> T:
+async def read_json(
+    req: falcon.asgi.Request, cls: type[T], *, optional: bool = False, media: frozenset[str] = frozenset()
+) -> T:
     """Return the wire object in a JSON body; an empty `optional` body is an empty object.
+
+    `media` are names of fields with base64 text beside those that the class declares as bytes.
 
     Raises MediaTypeError, TooLargeError, MalformedError or a ValidationError that names every problem with its path.
     """
@@ -118,7 +122,7 @@ async def read_json(req: falcon.asgi.Request, cls: type[T], *, optional: bool = 
             f"the body must be JSON, not {_plain(req.content_type)}", hint="send Content-Type: application/json"
         )
     async with body_of(req) as chunks:
-        text = JsonText(media_fields())
+        text = JsonText(media_fields(cls) | media)  # type: ignore[arg-type]  # classes can be hashed
         async for chunk in chunks:
             text.feed(chunk)
         if optional and text.is_blank():

@@ -40,14 +40,19 @@ _ESCAPE_BYTES = len(r"\u0000")
 
 
 @cache
-def media_fields() -> frozenset[str]:
-    """Return the names of the fields of requests that hold media in base64."""
+def media_fields(body: type | None = None) -> frozenset[str]:
+    """Return the names of the fields of requests, and of the class of a body, that hold media in base64."""
     from mold_core.wire import ChainRequest, GenerateRequest, UpscaleRequest
     from mold_core.wire.schema import classes_within
 
-    classes = {cls for root in (GenerateRequest, ChainRequest, UpscaleRequest) for cls in classes_within(root)}
+    roots = [GenerateRequest, ChainRequest, UpscaleRequest, *([body] if body and attrs.has(body) else [])]
+    classes = {cls for root in roots for cls in classes_within(root)}
     hints = (get_type_hints(cls) for cls in classes)
-    return frozenset(name for types in hints for name, type_ in types.items() if bytes in (type_, *get_args(type_)))
+    return frozenset(name for types in hints for name, type_ in types.items() if _has_bytes(type_))
+
+
+def _has_bytes(type_: Any) -> bool:
+    return type_ is bytes or any(map(_has_bytes, get_args(type_)))
 
 
 @attrs.define

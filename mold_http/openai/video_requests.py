@@ -66,7 +66,8 @@ async def read_video(req: falcon.asgi.Request) -> VideoGeneration:
         form = await read_form(req, frozenset({"input_reference"}))
         files = form.files.get("input_reference", ())
         return from_form(VideoGeneration, form, {"input_reference": files[0]} if files else {})
-    return from_json(VideoGeneration, _plain(await read_json(req, dict[str, Any])))
+    body = await read_json(req, dict[str, Any], media=frozenset({"input_reference", "image_url"}))
+    return from_json(VideoGeneration, _plain(body))
 
 
 def _plain(body: dict[str, Any]) -> dict[str, Any]:

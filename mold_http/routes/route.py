@@ -94,7 +94,8 @@ class Route:
     """One row of the table.
 
     `path` has parameters in braces; `rest` is the one that may contain slashes. `request` is the wire class of the
-    body, `body_type` its content type. `scheme` says how a key may come besides `X-Api-Key`. `errors` are the codes of `ERRORS` beyond those of every route.
+    body, `body_type` its content type. `scheme` says how a key may come besides `X-Api-Key`. `errors` are the codes of
+    `ERRORS` beyond those of every route.
     """
 
     method: Method

@@ -11,14 +11,17 @@ import pytest
 from http_server import Server, serving
 
 from mold_core.errors import SettingsError
+from mold_core.plugins import load_plugins
 from mold_core.settings import Settings
 from mold_http.guard.hosts import is_loopback
 from mold_http.guard.keys import Keys, read_keys
 from mold_http.guard.rates import Bucket, Rate, network_of, parse_rate
-from mold_http.routes.table import PUBLIC_PATHS, ROUTES
+from mold_http.plugin_routes import all_routes
+from mold_http.routes.table import PUBLIC_PATHS
 from mold_http.routes.web import FILES
 
 KEY = "first-key"
+ROUTES = all_routes(load_plugins())  # of the installed plugins too
 SPECIFIED_AS_PUBLIC = {"/health", "/api/docs", "/api/openapi.json", "/metrics"}
 
 

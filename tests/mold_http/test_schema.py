@@ -12,10 +12,12 @@ from hypothesis import HealthCheck, Phase, settings
 from schemathesis.checks import load_all_checks
 from schemathesis.core.failures import FailureGroup
 
+from mold_core.plugins import load_plugins
 from mold_http.openapi import document
-from mold_http.routes.table import LISTED
+from mold_http.plugin_routes import all_routes
 
 KEY = "a-key"
+LISTED = tuple(route for route in all_routes(load_plugins()) if route.listed)
 
 # What would end the server, or never ends by itself.
 LEFT_OUT = {"shutdown", "stream_downloads", "stream_resources", "pause_queue"}
@@ -75,6 +77,11 @@ def examine(server: Server, name: str, cases: int) -> int:
     return asked
 
 
+# Fields that make work, and the most that is asked for.
+_MOST = {"steps": 1, "batch_size": 2, "n": 2, "width": 64, "height": 64, "n_iter": 1}
+_MOST |= {"hr_scale": 1, "hr_resize_x": 64, "hr_resize_y": 64, "hr_second_pass_steps": 1}
+
+
 def _keep_small(case: schemathesis.Case) -> None:
     """Let no question take minutes: what is asked for is small where it is asked for at all."""
     body = case.body
@@ -83,7 +90,7 @@ def _keep_small(case: schemathesis.Case) -> None:
     inner = body.get("request")
     for wish in (body, inner):
         if isinstance(wish, dict) and isinstance(wish.get("prompt"), str):
-            for name, most in (("steps", 1), ("batch_size", 2), ("n", 2), ("width", 64), ("height", 64)):
+            for name, most in _MOST.items():
                 if name in wish and isinstance(wish[name], int | float) and wish[name] > most:
                     wish[name] = most
             wish.setdefault("steps", 1)

@@ -1,0 +1,331 @@
+"""txt2img, img2img, upscaling, and the state of the web UI: chosen model, running jobs, progress."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import time
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from mold_a1111.infotext import infotext, with_infotext
+from mold_a1111.requests import (
+    A1111Generation,
+    A1111ImageToImage,
+    A1111Options,
+    A1111TextToImage,
+    A1111Upscale,
+    generate_request,
+)
+from mold_core import (
+    DenoiseStep,
+    GenerateRequest,
+    GenerateResponse,
+    ImageData,
+    ModelNotFoundError,
+    ModelSpec,
+    Preview,
+    UpscaleRequest,
+    UpscaleResponse,
+    ValidationError,
+    decode_image,
+)
+from mold_core.media.metadata import OutputMetadata, read_metadata
+
+if TYPE_CHECKING:
+    from mold_core import Engine, Job
+    from mold_http import Service
+
+__all__ = ["WebUi", "image_models", "model_named"]
+
+_HR_SCALE, _HR_STRENGTH = 2.0, 0.7
+
+
+class WebUi:
+    """What the web UI keeps between requests, and the handlers that use it."""
+
+    def __init__(self) -> None:
+        self._model: str | None = None
+        self._jobs: list[Job] = []
+
+    # --- generating ----------------------------------------------------------------------------------------------
+
+    async def txt2img(self, service: Service, req: Any, resp: Any) -> None:
+        """Respond with images generated from a prompt."""
+        from mold_http import read_json
+
+        body = await read_json(req, A1111TextToImage)
+        spec, abilities = await self._spec(service, body)
+        images = await self._generate(service, req, generate_request(body, spec, abilities))
+        if body.enable_hr:
+            images = [await self._enlarged(service, req, body, spec, image) for image in images]
+        await _answer(resp, body, images)
+
+    async def img2img(self, service: Service, req: Any, resp: Any) -> None:
+        """Respond with images generated from an image."""
+        from mold_http import read_json
+
+        body = await read_json(req, A1111ImageToImage)
+        spec, abilities = await self._spec(service, body)
+        more: dict[str, Any] = {"source_image": body.init_images[0]}
+        if body.denoising_strength is not None:
+            more["strength"] = body.denoising_strength
+        if body.mask is not None:
+            mask = body.mask
+            more["mask_image"] = await service.media.run(req, _inverted, mask) if body.inpainting_mask_invert else mask
+        images = await self._generate(service, req, generate_request(body, spec, abilities, **more))
+        await _answer(resp, body, images)
+
+    async def _generate(self, service: Service, req: Any, request: GenerateRequest) -> list[ImageData]:
+        result: GenerateResponse = await self._result(service, req, request)
+        return list(result.images)
+
+    async def _result(self, service: Service, req: Any, request: Any) -> Any:
+        """Return the result of a request, whose job is that of the web UI meanwhile."""
+        from mold_http import result_of, submit
+
+        job = await submit(service, req, request, durable=False)
+        self._jobs.append(job)
+        try:
+            return await result_of(req, job)
+        finally:
+            self._jobs.remove(job)
+
+    async def _enlarged(
+        self, service: Service, req: Any, body: A1111TextToImage, spec: ModelSpec, image: ImageData
+    ) -> ImageData:
+        """Return an image enlarged and denoised again."""
+        metadata = read_metadata(image.data)
+        source = image.data
+        upscaler = _upscaler(service.engine, body.hr_upscaler)
+        if upscaler is not None:
+            enlarged: UpscaleResponse = await self._result(service, req, UpscaleRequest(image=source, model=upscaler))
+            source = enlarged.image.data
+        scale = _HR_SCALE if body.hr_scale is None else body.hr_scale
+        first = generate_request(body, spec, frozenset())
+        request = attrs.evolve(
+            first,
+            width=body.hr_resize_x or round(image.width * scale),
+            height=body.hr_resize_y or round(image.height * scale),
+            steps=body.hr_second_pass_steps or first.steps,
+            strength=_HR_STRENGTH if body.denoising_strength is None else body.denoising_strength,
+            source_image=source,
+            seed=metadata.seed if metadata is not None else first.seed,
+            batch_size=1,
+        )
+        return (await self._generate(service, req, request))[0]
+
+    async def upscale(self, service: Service, req: Any, resp: Any) -> None:
+        """Respond with an image enlarged by an upscaler."""
+        from mold_http import answer_json, read_json
+
+        body = await read_json(req, A1111Upscale)
+        data = body.image
+        model = _upscaler(service.engine, body.upscaler_1)
+        if model is not None:
+            result: UpscaleResponse = await self._result(service, req, UpscaleRequest(image=data, model=model))
+            data = await asyncio.to_thread(_resized, result, body)
+        answer_json(resp, {"html_info": "", "image": base64.b64encode(data).decode()})
+
+    # --- options and progress ------------------------------------------------------------------------------------
+
+    async def get_options(self, service: Service, req: Any, resp: Any) -> None:
+        """Respond with the options that clients read."""
+        from mold_http import answer_json
+
+        spec = await asyncio.to_thread(model_named, service.engine, self._model)
+        options = {
+            "sd_model_checkpoint": spec.name,
+            "sd_checkpoint_hash": None,
+            "sd_vae": "Automatic",
+            "samples_format": "png",
+            "CLIP_stop_at_last_layers": 1,
+        }
+        answer_json(resp, options)
+
+    async def set_options(self, service: Service, req: Any, resp: Any) -> None:
+        """Choose the model of requests that name none."""
+        from mold_http import answer_json, read_json
+
+        body = await read_json(req, A1111Options)
+        if body.sd_model_checkpoint:
+            self._model = (await asyncio.to_thread(model_named, service.engine, body.sd_model_checkpoint)).name
+        answer_json(resp, None)
+
+    async def progress(self, service: Service, req: Any, resp: Any) -> None:
+        """Respond with how far the oldest running job is, and its last preview."""
+        from mold_http import answer_json, query_of
+
+        jobs = [job for job in self._jobs if not job.finished]
+        running = next((job for job in jobs if job.state == "running"), jobs[0] if jobs else None)
+        with_image = query_of(req).get("skip_current_image", "false").lower() not in ("true", "1")
+        answer_json(resp, _progress(running, len(jobs), with_image))
+
+    async def interrupt(self, service: Service, req: Any, resp: Any) -> None:
+        """Cancel the jobs of the web UI."""
+        from mold_http import answer_json
+
+        for job in list(self._jobs):
+            await asyncio.to_thread(job.cancel)
+        answer_json(resp, {})
+
+    # --- inside --------------------------------------------------------------------------------------------------
+
+    async def _spec(self, service: Service, body: A1111Generation) -> tuple[ModelSpec, frozenset[str]]:
+        """Return the model of a request and what it can do. Raises UnknownModelError."""
+        named = (body.override_settings or {}).get("sd_model_checkpoint")
+        if named is not None and not isinstance(named, str):
+            raise ValidationError("sd_model_checkpoint must be text", field="override_settings.sd_model_checkpoint")
+        spec = await asyncio.to_thread(model_named, service.engine, named or self._model)
+        return spec, service.engine.capabilities(spec)
+
+
+def model_named(engine: Engine, name: str | None) -> ModelSpec:
+    """Return the model of a title of the web UI, such as `flux-dev:q8 [hash]`.
+
+    Without a name it is the default model, or an installed one if that generates videos.
+    """
+    spec = engine.resolve(None if name is None else name.partition(" [")[0])
+    if name is None and "text-to-video" in engine.capabilities(spec):
+        return next(iter(image_models(engine)), spec)
+    return spec
+
+
+def image_models(engine: Engine) -> list[ModelSpec]:
+    """Return the installed models that generate images."""
+    usable = (entry.spec for entry in engine.models() if entry.downloaded and entry.runnable)
+    return [spec for spec in usable if "text-to-image" in engine.capabilities(spec)]
+
+
+def _upscaler(engine: Engine, name: str | None) -> str | None:
+    """Return the name of an upscaler; None for those of the web UI that need no model."""
+    if name is None or name == "None" or name.startswith("Latent"):
+        return None
+    spec = engine.resolve(name)
+    if "upscale" not in engine.abilities(spec.name):
+        raise ValidationError(f"{spec.name} is no upscaler", field="upscaler", value=name)
+    if not engine.store.has(spec):
+        raise ModelNotFoundError(f"{spec.name} is not installed", field="upscaler", hint=f"mold pull {spec.name}")
+    return spec.name
+
+
+def _inverted(mask: bytes) -> bytes:
+    """Return a mask whose black areas are regenerated."""
+    from PIL import ImageOps
+
+    from mold_core.media.decoder import check_image
+
+    check_image(mask, name="mask")
+    buffer = BytesIO()
+    ImageOps.invert(decode_image(mask, name="mask").convert("L")).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _resized(result: UpscaleResponse, body: A1111Upscale) -> bytes:
+    """Return an enlarged image in the size of the request."""
+    if body.resize_mode == 1:
+        size = (body.upscaling_resize_w or 512, body.upscaling_resize_h or 512)
+    else:
+        factor = 4.0 if body.upscaling_resize is None else body.upscaling_resize
+        size = (max(round(result.original_width * factor), 1), max(round(result.original_height * factor), 1))
+    if size == (result.image.width, result.image.height):
+        return result.image.data
+    buffer = BytesIO()
+    decode_image(result.image.data, max_pixels=result.image.width * result.image.height).resize(size).save(
+        buffer, "PNG"
+    )
+    return buffer.getvalue()
+
+
+async def _answer(resp: Any, body: A1111Generation, images: list[ImageData]) -> None:
+    from mold_http import answer_json
+
+    answer_json(resp, await asyncio.to_thread(_images_answer, body, images))
+
+
+def _images_answer(body: A1111Generation, images: list[ImageData]) -> dict[str, Any]:
+    sampler = body.sampler_name or "Euler"
+    known = [(image, read_metadata(image.data)) for image in images]
+    texts = [infotext(metadata, sampler) if metadata else "" for _, metadata in known]
+    files = [
+        with_infotext(image.data, text) if text else image.data for (image, _), text in zip(known, texts, strict=True)
+    ]
+    encoded = [base64.b64encode(data).decode() for data in files]
+    if isinstance(body, A1111ImageToImage) and body.include_init_images:
+        encoded += [base64.b64encode(image).decode() for image in body.init_images]
+    parameters = {
+        field.name: getattr(body, field.name)
+        for field in attrs.fields(type(body))
+        if field.name not in ("init_images", "mask")
+    }
+    return {
+        "images": [] if body.send_images is False else encoded,
+        "parameters": parameters,
+        "info": json.dumps(_info([metadata for _, metadata in known if metadata], images, texts, sampler)),
+    }
+
+
+def _info(metadata: list[OutputMetadata], images: list[ImageData], texts: list[str], sampler: str) -> dict[str, Any]:
+    """Return what the web UI says of a batch."""
+    if not metadata:  # embed_metadata is off
+        return {"width": images[0].width, "height": images[0].height, "infotexts": texts}
+    first = metadata[0]
+    negative = first.negative_prompt or ""
+    return {
+        "prompt": first.prompt,
+        "all_prompts": [one.prompt for one in metadata],
+        "negative_prompt": negative,
+        "all_negative_prompts": [negative] * len(metadata),
+        "seed": first.seed,
+        "all_seeds": [one.seed for one in metadata],
+        "subseed": first.seed,
+        "all_subseeds": [one.seed for one in metadata],
+        "subseed_strength": 0,
+        "width": images[0].width,
+        "height": images[0].height,
+        "sampler_name": sampler,
+        "cfg_scale": first.guidance,
+        "steps": first.steps,
+        "batch_size": len(metadata),
+        "restore_faces": False,
+        "sd_model_name": first.model,
+        "sd_model_hash": None,
+        "denoising_strength": first.strength,
+        "extra_generation_params": {},
+        "index_of_first_image": 0,
+        "infotexts": texts,
+        "styles": [],
+        "job_timestamp": time.strftime("%Y%m%d%H%M%S"),
+        "clip_skip": 1,
+    }
+
+
+def _progress(job: Job | None, count: int, with_image: bool) -> dict[str, Any]:
+    """Return the progress of a job in the form of the web UI."""
+    events = job.events_so_far()[0] if job is not None else []
+    step = next((event for event in reversed(events) if isinstance(event, DenoiseStep)), None)
+    preview = next((event for event in reversed(events) if isinstance(event, Preview)), None)
+    done, total = (step.step, step.total) if step is not None else (0, 0)
+    share = done / total if total else 0.0
+    started = job.started_at if job is not None else None
+    left = (time.time() - started) * (1 - share) / share if started and share else 0.0
+    return {
+        "progress": share,
+        "eta_relative": left,
+        "state": {
+            "skipped": False,
+            "interrupted": False,
+            "stopping_generation": False,
+            "job": "" if job is None else job.id,
+            "job_count": count,
+            "job_timestamp": "0",
+            "job_no": 0,
+            "sampling_step": done,
+            "sampling_steps": total,
+        },
+        "current_image": base64.b64encode(preview.image).decode() if with_image and preview is not None else None,
+        "textinfo": None,
+    }
