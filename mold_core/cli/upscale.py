@@ -65,7 +65,7 @@ def command(
     overwrite: bool,
     device: str | None,
 ) -> None:
-    """Upscale images (PNG, JPEG, WebP) and videos (MP4); '-' reads an image from standard input.
+    """Upscale images (PNG, JPEG, WebP, AVIF, HEIC) and videos (MP4); '-' reads an image from standard input.
 
     One image is written to `<name>_upscaled.png` in the same folder, or to standard output when that is a pipe. For
     several images or a folder, outputs that already exist are skipped: repeat the command to resume after an

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Piece", "plan"]
 
 _FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+_SOURCES = (*_FORMATS, ".avif", ".heic", ".heif")
 _VIDEOS = (".mp4", ".m4v", ".mov")
 _SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "mp4": ".mp4"}
 
@@ -159,7 +160,7 @@ def _folder(folder: Path, output: str | None, format: str | None) -> list[Piece]
     found = sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in (*_FORMATS, *_VIDEOS)
+        if path.suffix.lower() in (*_SOURCES, *_VIDEOS)
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and inside not in path.absolute().parents
         and path.is_file()

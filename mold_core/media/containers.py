@@ -4,7 +4,7 @@ The walkers take untrusted files. They read headers and skip bodies, end quietly
 never take more than `MAX_CHUNKS` steps.
 
 Sources: PNG specification 3rd edition §5, JPEG ITU-T T.81 annex B, the WebP container specification (RFC 9649 §2),
-GIF89a §§15 to 24.
+GIF89a §§15 to 24, ISO/IEC 23008-12 §10 (brands of HEIF).
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import re
 import zlib
 from collections.abc import Iterator
 from io import BytesIO
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from mold_core.media.formats import ImageFormat
 
 __all__ = [
     "MAX_CHUNKS",
     "PNG_SIGNATURE",
+    "SourceFormat",
     "gif_comment",
     "gif_comment_place",
     "gif_comments",
@@ -34,12 +35,20 @@ __all__ = [
     "png_chunks",
     "riff_chunk",
     "riff_chunks",
+    "source_format",
     "too_many_parts",
     "webp_canvas",
 ]
 
+# The formats of images that mold reads; it writes ImageFormat.
+SourceFormat = Literal[ImageFormat, "avif", "heic"]
+
 MAX_CHUNKS = 10_000
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+_AVIF_BRANDS = (b"avif", b"avis")
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_MAX_BRANDS_BYTES = 256
 
 _GIF_EXTENSION = 0x21
 _GIF_COMMENT = 0xFE
@@ -66,6 +75,17 @@ def image_format(data: bytes) -> ImageFormat | None:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
     return None
+
+
+def source_format(data: bytes) -> SourceFormat | None:
+    """Return the format of an image that mold can read, from the first bytes of a file; None for any other file."""
+    if data[4:8] != b"ftyp":
+        return image_format(data)
+    size = min(int.from_bytes(data[:4], "big"), _MAX_BRANDS_BYTES)
+    brands = [data[8:12], *(data[start : start + 4] for start in range(16, size, 4))]
+    if any(brand in _AVIF_BRANDS for brand in brands):
+        return "avif"
+    return "heic" if any(brand in _HEIC_BRANDS for brand in brands) else None
 
 
 def image_size(file: BinaryIO) -> tuple[int, int] | None:

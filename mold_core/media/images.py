@@ -9,9 +9,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mold_core.errors import ValidationError
-from mold_core.media.containers import image_format, is_cut_off, too_many_parts, webp_canvas
+from mold_core.media.color_profiles import rgb_profile, to_srgb
+from mold_core.media.containers import SourceFormat, is_cut_off, source_format, too_many_parts, webp_canvas
 from mold_core.media.formats import ImageFormat
 from mold_core.media.metadata import OutputMetadata, embed_metadata
+from mold_core.media.png_transparency import color_key_alpha, scale_color_key
 
 # PERF: Pillow takes 40 ms to import, so it is imported when the first image comes along.
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ __all__ = [
     "check_image",
     "check_sides",
     "decode_image",
+    "decode_image_as_stored",
     "encode_image",
     "open_image",
     "orientation",
@@ -43,8 +46,11 @@ _MODES: Mapping[ImageFormat, tuple[str, ...]] = MappingProxyType(
     {"png": ("RGB", "RGBA", "L"), "jpeg": ("RGB", "L"), "webp": ("RGB", "RGBA")}
 )
 
-_NAMES: Mapping[ImageFormat, str] = MappingProxyType({"png": "PNG", "jpeg": "JPEG", "webp": "WebP"})
+_NAMES: Mapping[SourceFormat, str] = MappingProxyType(
+    {"png": "PNG", "jpeg": "JPEG", "webp": "WebP", "avif": "AVIF", "heic": "HEIC"}
+)
 _MAX_PNG_TEXT_BYTES = 8 * 1024 * 1024
+_MAX_THREADS = 2
 _REPAIR = "open it in an image editor and save it again"
 
 
@@ -95,23 +101,47 @@ def check_sides(width: int, height: int, format: ImageFormat) -> None:
         )
 
 
-def decode_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str = "image") -> Image:
-    """Return the image in `data`, a PNG, JPEG or WebP file from anyone, as an image of mode RGB or RGBA.
+def decode_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str = "image", srgb: bool = True) -> Image:
+    """Return the image in `data`, a PNG, JPEG, WebP, AVIF or HEIC file from anyone, of mode RGB or RGBA in sRGB.
 
-    It is RGBA only where the file has transparency. The image is turned upright as its EXIF says; of an animation
-    it is the first frame; 16-bit samples keep their upper 8 bits. Nothing but pixels is kept. The size is looked at
-    before pixels are unpacked.
+    It is RGBA only where the file has transparency. The image is turned upright as its EXIF says, and a color profile
+    is applied; of an animation it is the first frame; 16-bit samples keep their upper 8 bits. Nothing but pixels is
+    kept. The size is looked at before pixels are unpacked. Without `srgb` samples stay as stored, which masks need.
 
     Raises ValidationError for `name` if the bytes are of another format, damaged, or over `max_pixels`.
     """
+    file, image = _decoded(data, max_pixels, name)
+    if srgb:
+        image = to_srgb(image, file.info.get("icc_profile"), file)
+    return upright(image, file.info.get("exif"))
+
+
+def decode_image_as_stored(
+    data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str = "image"
+) -> tuple[Image, bytes | None]:
+    """Return the image in `data` as `decode_image` does, but with its samples as stored, and their color profile.
+
+    Without a profile of RGB samples the samples are sRGB. Raises as `decode_image` does.
+    """
+    file, image = _decoded(data, max_pixels, name)
+    profile = rgb_profile(file.info.get("icc_profile"), file.mode)
+    if profile is None:
+        image = to_srgb(image, file.info.get("icc_profile"), file)
+    return upright(image, file.info.get("exif")), profile
+
+
+def _decoded(data: bytes, max_pixels: int, name: str) -> tuple[ImageFile, Image]:
     file = open_image(data, max_pixels=max_pixels, name=name)
     try:
         image = _pixels_only(file, ("RGB", "RGBA"))
+        alpha = color_key_alpha(file, data) if file.format == "PNG" else None
     except MemoryError:
         raise
     except Exception as error:
         raise _damaged(_known_format(data, name), name) from error
-    return upright(image, file.info.get("exif"))
+    if alpha is not None:
+        image.putalpha(alpha)
+    return file, image
 
 
 def open_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str = "image") -> ImageFile:
@@ -126,6 +156,8 @@ def open_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str =
         raise
     except Exception as error:
         raise _damaged(_known_format(data, name), name) from error
+    if file.format == "PNG":
+        scale_color_key(file, data)
     return file
 
 
@@ -150,8 +182,8 @@ def _opened(data: bytes, max_pixels: int, name: str) -> ImageFile:
     if canvas:  # libwebp takes memory for the whole canvas when it opens a file
         _check_size(canvas[0], canvas[1], max_pixels, name)
     try:
-        file = _open(data, format)
-    except MemoryError:
+        file = _open(data, format, name)
+    except (MemoryError, ValidationError):
         raise
     except Exception as error:  # hostile bytes make Pillow raise almost anything
         raise _damaged(format, name) from error
@@ -159,18 +191,20 @@ def _opened(data: bytes, max_pixels: int, name: str) -> ImageFile:
     return file
 
 
-def _known_format(data: bytes, name: str) -> ImageFormat:
-    format = image_format(data)
+def _known_format(data: bytes, name: str) -> SourceFormat:
+    format = source_format(data)
     if format is None:
-        raise ValidationError(f"{name} must be a PNG, JPEG or WebP image, not {_likeness(data)}", field=name)
+        raise ValidationError(
+            f"{name} must be a PNG, JPEG, WebP, AVIF or HEIC image, not {_likeness(data)}", field=name
+        )
     return format
 
 
-def _damaged(format: ImageFormat, name: str) -> ValidationError:
+def _damaged(format: SourceFormat, name: str) -> ValidationError:
     return ValidationError(f"{name} is a {_NAMES[format]} file that is truncated or damaged", field=name, hint=_REPAIR)
 
 
-def _open(data: bytes, format: ImageFormat) -> ImageFile:
+def _open(data: bytes, format: SourceFormat, name: str) -> ImageFile:
     # NOTE: not Image.open(): it tries other formats, follows a JPEG's multi-image index, and warns about large sizes
     # before we can refuse them.
     match format:
@@ -187,6 +221,34 @@ def _open(data: bytes, format: ImageFormat) -> ImageFile:
             from PIL.WebPImagePlugin import WebPImageFile
 
             return WebPImageFile(BytesIO(data))
+        case "avif":
+            return _avif(data, name)
+        case "heic":
+            return _heic(data, name)
+
+
+def _avif(data: bytes, name: str) -> ImageFile:
+    from PIL import features
+
+    if not features.check("avif"):
+        raise _undecodable("avif", name, "install a Pillow with AVIF, or save the image as PNG or JPEG")
+    from PIL import AvifImagePlugin
+
+    AvifImagePlugin.DEFAULT_MAX_THREADS = _MAX_THREADS  # each takes address space for a stack
+    return AvifImagePlugin.AvifImageFile(BytesIO(data))
+
+
+def _heic(data: bytes, name: str) -> ImageFile:
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError:
+        raise _undecodable("heic", name, "pip install 'mold-core[heif]', or save the image as PNG or JPEG") from None
+    file: ImageFile = HeifImageFile(BytesIO(data))  # type: ignore[no-untyped-call]
+    return file
+
+
+def _undecodable(format: SourceFormat, name: str, hint: str) -> ValidationError:
+    return ValidationError(f"{name} is a {_NAMES[format]} file, which cannot be decoded here", field=name, hint=hint)
 
 
 def _check_size(width: int, height: int, max_pixels: int, name: str) -> None:
@@ -204,7 +266,7 @@ def _pixels_only(image: Image, modes: tuple[str, ...]) -> Image:
     if image.mode.startswith("I"):
         # Pillow's own conversion of 16-bit grey clips at 255, which turns depth maps and masks white.
         image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
-    if image.mode in modes:
+    if image.mode in modes and "transparency" not in image.info:
         image = image.copy()
     elif not image.has_transparency_data:
         image = image.convert("RGB")
@@ -265,7 +327,7 @@ def _likeness(data: bytes) -> str:
     if not data:
         return "an empty file"
     if data[4:8] == b"ftyp":
-        return "a HEIC, AVIF or MP4 file"
+        return "an MP4 or MOV file"
     if b"<svg" in start:
         return "an SVG drawing"
     if start.startswith((b"<!doctype html", b"<html")):

@@ -10,9 +10,11 @@ import attrs
 import torch
 from torch import Tensor
 
+from mold_core.media.color_profiles import to_srgb
 from mold_core.media.containers import image_format, png_chunks
 from mold_core.media.images import DEFAULT_MAX_PIXELS, open_image, upright
 from mold_core.media.metadata import OutputMetadata, read_metadata
+from mold_core.media.png_transparency import color_key_alpha, deep_color_key
 from mold_core.upscaling.deep_png import is_deep_png, read_deep_png
 from mold_core.upscaling.pixels import tensor_of
 from mold_core.upscaling.plan import Span
@@ -88,19 +90,21 @@ class SourceImage:
 
 
 def read_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str = "image") -> SourceImage:
-    """Return the image in `data`, a PNG, JPEG or WebP file from anyone. Raises ValidationError for `name`.
+    """Return the image in `data`, a PNG, JPEG, WebP, AVIF or HEIC file from anyone. Raises ValidationError for `name`.
 
-    Palettes become colours, CMYK becomes RGB without its profile, and one bit becomes grey. 16 bits a sample are kept,
-    but for PNGs that are interlaced and coloured, of which 8 are.
+    Palettes become colours, CMYK becomes sRGB, one bit becomes grey, and a transparent color becomes alpha. 16 bits a
+    sample are kept, but for PNGs that are interlaced and coloured, of which 8 are.
     """
     file = open_image(data, max_pixels=max_pixels, name=name)
     exif = file.info.get("exif")
     raw_exif = exif if isinstance(exif, bytes) else None
     if file.format == "PNG" and is_deep_png(data) and not file.mode.startswith("I"):
-        samples = read_deep_png(data, name)
-        samples = _turned(samples, raw_exif)
+        samples = _turned(_with_color_key(read_deep_png(data, name), deep_color_key(file, data)), raw_exif)
     else:
-        samples = _samples(upright(_plain(file), raw_exif))
+        alpha = color_key_alpha(file, data) if file.format == "PNG" else None
+        samples = _samples(upright(_plain(file, keyed=alpha is not None), raw_exif))
+        if alpha is not None:
+            samples = _with_alpha(samples, _samples(upright(alpha, raw_exif)))
     kept = _kept_chunks(data) if image_format(data) == "png" else ()
     icc = file.info.get("icc_profile")
     dpi = file.info.get("dpi")
@@ -115,8 +119,30 @@ def read_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str =
     )
 
 
-def _plain(file: ImageFile) -> Image:
-    """Return the image in one of the modes L, LA, RGB, RGBA, I;16, whichever loses nothing."""
+def _with_color_key(samples: Tensor, key: tuple[int, ...] | None) -> Tensor:
+    """Return samples uint16 [H, W, C] with alpha 0 where they have the transparent color."""
+    if key is None:
+        return samples
+    matches = (samples.to(torch.int32) == torch.tensor(key, dtype=torch.int32)).all(dim=-1, keepdim=True)
+    return _with_alpha(samples, (~matches).to(torch.uint8) * 255)
+
+
+def _with_alpha(samples: Tensor, alpha: Tensor) -> Tensor:
+    """Return samples [H, W, C] with alpha uint8 [H, W, 1] as one more channel."""
+    if samples.dtype == torch.uint8:
+        return torch.cat((samples, alpha), dim=-1)
+    return torch.cat((samples.to(torch.int32), alpha.to(torch.int32) * 257), dim=-1).to(torch.uint16)
+
+
+def _plain(file: ImageFile, *, keyed: bool) -> Image:
+    """Return the image in one of the modes L, LA, RGB, RGBA, I;16, whichever loses nothing.
+
+    With `keyed` its transparency is added later.
+    """
+    if file.mode == "CMYK":
+        return to_srgb(file.convert("RGB"), file.info.get("icc_profile"), file)
+    if keyed:
+        return file
     if file.mode.startswith("I") or (file.mode in ("L", "LA", "RGB", "RGBA") and not file.has_transparency_data):
         return file
     if file.mode in ("LA", "RGBA"):

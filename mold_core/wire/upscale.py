@@ -20,7 +20,7 @@ class UpscaleRequest:
     A `tile_size` of 0 takes the image whole; other values are checked by the engine, which takes no tile under 64.
     """
 
-    image: bytes = wire_field("PNG, JPEG or WebP file to enlarge.", min_length=1)
+    image: bytes = wire_field("PNG, JPEG, WebP, AVIF or HEIC file to enlarge.", min_length=1)
     model: str | None = wire_field("Upscaler, with or without its tag.", default=None, not_blank=True, max_length=200)
     output_format: Literal["png", "jpeg", "webp"] = wire_field("File format of the result.", default="png")
     tile_size: int | None = wire_field(

@@ -80,7 +80,9 @@ class ImageGeneration:
 class ImageEdit(ImageGeneration):
     """Form fields of `client.images.edit`; `image` and `mask` are files, and `image` may occur several times."""
 
-    image: tuple[bytes, ...] = wire_field("Input images, PNG, JPEG or WebP.", min_length=1, max_length=_MAX_IMAGES)
+    image: tuple[bytes, ...] = wire_field(
+        "Input images (PNG, JPEG, WebP, AVIF, HEIC).", min_length=1, max_length=_MAX_IMAGES
+    )
     mask: bytes | None = wire_field(
         "Areas to regenerate: transparent, or white without an alpha channel.", default=None
     )

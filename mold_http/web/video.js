@@ -152,7 +152,7 @@ function inputImage(stage, index) {
     return h("div.with", {}, h("img", { src: address, alt: `First frame of clip ${index + 1}` }),
       h("button.quiet", { type: "button", onclick: () => { delete stage.source_image; draw(); } }, "Remove"));
   }
-  const file = h("input", { type: "file", accept: "image/png,image/jpeg", hidden: true, ariaLabel: `Image for clip ${index + 1}` });
+  const file = h("input", { type: "file", accept: "image/png,image/jpeg,image/webp,image/avif,image/heic", hidden: true, ariaLabel: `Image for clip ${index + 1}` });
   file.onchange = async () => { if (file.files[0]) { stage.source_image = await toBase64(file.files[0]); draw(); } };
   return h("div", {}, file, h("button.quiet", { type: "button", onclick: () => file.click() }, "Add image"));
 }

@@ -197,7 +197,7 @@ BAD_IMAGES = {
     "truncated": (image(100, 100)[:-40], "is truncated or damaged"),
     "bomb": (bomb(), "20000 x 10000 = 200.0 megapixels, over the limit of 32"),
     "gif": (b"GIF89a" + bytes(50), "not a GIF"),
-    "text": (b"this is only text", "must be a PNG, JPEG or WebP image"),
+    "text": (b"this is only text", "must be a PNG, JPEG, WebP, AVIF or HEIC image"),
     "empty": (b"", "must not be empty"),
 }
 

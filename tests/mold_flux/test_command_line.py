@@ -61,7 +61,7 @@ def test_the_image_may_come_through_a_pipe(mold: Mold, images: Path) -> None:
         (("--image", "absent.png"), "--image 'absent.png' cannot be read: No such file or directory"),
         (("--image", "."), "--image '.' cannot be read: Is a directory"),
         (("--image", "empty"), "--image 'empty' is empty"),
-        (("--image", "text"), "--image 'text' must be a PNG, JPEG or WebP image, not a web page"),
+        (("--image", "text"), "--image 'text' must be a PNG, JPEG, WebP, AVIF or HEIC image, not a web page"),
         (("--image", "source.png", "--strength", "2"), "strength must be from 0 to 1, not 2.0"),
     ],
 )

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from icc_profiles import in_profile, rgb_profile
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from mold_core import Engine, GenerateRequest, Settings
-from mold_core.media import encode_image
+from mold_core.media import decode_image, encode_image
 from mold_flux.checkpoints import load_weights, transformer_config, transformer_tensors
 from mold_flux.image_to_image import Kept, SourceEncoder, source_image
 from mold_flux.sampling import denoise, initial_noise, noised, pack
@@ -183,6 +184,25 @@ def test_a_white_mask_paints_everything_and_a_black_one_nothing(engine: Engine, 
     fields = {"source_image": png(day), "strength": 1.0}
     assert (draw(engine, NIGHT, **fields, mask_image=white) == draw(engine, NIGHT, **fields)).all()
     assert (draw(engine, NIGHT, **fields, mask_image=black) == day).all()
+
+
+def test_kept_pixels_and_what_is_painted_have_the_color_profile_of_the_source(engine: Engine, day: np.ndarray) -> None:
+    profile = rgb_profile()
+    stored = in_profile(Image.fromarray(day.astype(np.uint8)), profile)
+    source = encode_image(stored, "png", icc=profile)
+    inpainted = request(NIGHT, source_image=source, strength=1.0, mask_image=png(right_half()))
+    image = Image.open(io.BytesIO(engine.generate(inpainted).images[0].data))
+    assert image.info["icc_profile"] == profile
+    assert (np.asarray(image)[:, :40] == np.asarray(stored)[:, :40]).all()
+    plain = draw(engine, NIGHT, source_image=png(day), strength=1.0, mask_image=png(right_half()))
+    assert np.abs(np.asarray(decode_image(encode_image(image, "png", icc=profile))).astype(int) - plain).mean() < 2
+
+
+def test_a_source_with_a_color_profile_looks_as_in_srgb(engine: Engine, day: np.ndarray) -> None:
+    profile = rgb_profile()
+    stored = encode_image(in_profile(Image.fromarray(day.astype(np.uint8)), profile), "png", icc=profile)
+    made = draw(engine, NIGHT, source_image=stored, strength=0.0)
+    assert np.abs(made - draw(engine, NIGHT, source_image=png(day), strength=0.0)).mean() < 1
 
 
 def test_a_grey_mask_lies_between(engine: Engine, day: np.ndarray) -> None:

@@ -138,7 +138,7 @@ def test_several_images_go_to_a_model_that_edits(client: openai.OpenAI, inside: 
     assert EDITOR.batches[-1][0].edit_images == (images[0][1],)
     with pytest.raises(openai.BadRequestError, match="sketch:v1 takes one image, and the request has 2"):
         client.images.edit(image=images, prompt="both", model="gpt-image-1")
-    with pytest.raises(openai.BadRequestError, match="image must be a PNG, JPEG or WebP image"):
+    with pytest.raises(openai.BadRequestError, match="image must be a PNG, JPEG, WebP, AVIF or HEIC image"):
         client.images.edit(image=[images[0], ("b.png", b"nothing")], prompt="both", model="editor")
 
 

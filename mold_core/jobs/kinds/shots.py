@@ -44,13 +44,15 @@ def shots_of(job: Job, prompts: Sequence[str] = ()) -> list[Shot]:
 
 
 def encode(shot: Shot, made: Frames) -> ImageData | VideoData:
-    """Return the finished file of an image or a video, its metadata inside."""
+    """Return the finished file of an image or a video, its metadata and the color profile of the image inside."""
     if made.fps is not None:
         return encode_video(shot.request, made, metadata_of(shot.request) if shot.request.embed_metadata else None)
     image = made.images[0]
     metadata = metadata_of(shot.request) if shot.request.embed_metadata else None
     return ImageData(
-        data=encode_image(image, cast("ImageFormat", shot.request.output_format), metadata),
+        data=encode_image(
+            image, cast("ImageFormat", shot.request.output_format), metadata, icc=image.info.get("icc_profile")
+        ),
         format=cast("ImageFormat", shot.request.output_format),
         width=image.width,
         height=image.height,

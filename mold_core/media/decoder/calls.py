@@ -11,7 +11,7 @@ import attrs
 
 from mold_core.errors import ValidationError
 from mold_core.hookspecs import Sound
-from mold_core.media.containers import image_size
+from mold_core.media.containers import image_size, source_format
 from mold_core.media.decoder.pool import pool
 from mold_core.media.decoder.process import Part, Task
 from mold_core.media.images import DEFAULT_MAX_PIXELS
@@ -134,7 +134,7 @@ def decode_sound(data: bytes, *, max_seconds: float, name: str = "sound") -> Sou
 def check_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str = "image") -> tuple[int, int]:
     """Return the size, upright, of a still image whose pixels have been unpacked; large ones in a decoder process."""
     width, height = image_size(BytesIO(data)) or (1, 1)
-    if width * height <= _SMALL_PIXELS:
+    if width * height <= _SMALL_PIXELS and source_format(data) not in ("avif", "heic"):
         from mold_core.media.images import decode_image
 
         return decode_image(data, max_pixels=max_pixels, name=name).size

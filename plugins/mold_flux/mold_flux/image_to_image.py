@@ -13,6 +13,8 @@ from torch import Tensor
 
 from mold_core import GenerateRequest, decode_image
 from mold_core.families import RecentValues, pixels_from_images, required
+from mold_core.media.color_profiles import from_srgb
+from mold_core.media.images import decode_image_as_stored
 from mold_flux.sampling import noised, pack
 
 __all__ = ["Kept", "SourceEncoder", "kept", "latent_mask", "source_image", "with_kept_pixels"]
@@ -79,10 +81,17 @@ def with_kept_pixels(drawn: Image.Image, request: GenerateRequest) -> Image.Imag
     """Return a drawn image with the pixels of the source wherever the mask keeps them.
 
     The autoencoder does not give back exactly what it was given; without this, what was not to be touched would change.
+    The result has the color profile of the source.
     """
     if request.mask_image is None or request.source_image is None:
         return drawn
-    return Image.composite(drawn, source_image(request), _mask(request, drawn.size))
+    stored, profile = decode_image_as_stored(request.source_image, name="source_image")
+    source = _laid_on(stored, "white").resize(_size(request), Image.Resampling.LANCZOS)
+    if profile is None:
+        return Image.composite(drawn, source, _mask(request, drawn.size))
+    composed = Image.composite(from_srgb(drawn, profile), source, _mask(request, drawn.size))
+    composed.info["icc_profile"] = profile
+    return composed
 
 
 def source_image(request: GenerateRequest) -> Image.Image:
@@ -95,7 +104,7 @@ def source_image(request: GenerateRequest) -> Image.Image:
 def _mask(request: GenerateRequest, size: tuple[int, int]) -> Image.Image:
     """Return the mask in a size, 8-bit grey; what is transparent counts as black."""
     assert request.mask_image is not None
-    mask = decode_image(request.mask_image, name="mask_image")
+    mask = decode_image(request.mask_image, name="mask_image", srgb=False)
     return _laid_on(mask, "black").convert("L").resize(size, Image.Resampling.LANCZOS)
 
 

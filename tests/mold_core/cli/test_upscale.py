@@ -56,7 +56,7 @@ def test_a_folder_goes_on_where_it_stopped(upscale: Run, tmp_path: Path) -> None
     (folder / "c.png").write_bytes(b"this is only text")
     first = upscale("holiday", *NANO, "-o", "large")
     assert first.returncode == 1
-    assert "✗ holiday/c.png: image must be a PNG, JPEG or WebP image" in first.stderr
+    assert "✗ holiday/c.png: image must be a PNG, JPEG, WebP, AVIF or HEIC image" in first.stderr
     assert first.stderr.endswith("1 of 3 could not be upscaled\n")
     made = sorted(path.relative_to(tmp_path).as_posix() for path in (tmp_path / "large").rglob("*.*"))
     assert made == ["large/a.png", "large/beach/b.png"]
@@ -71,7 +71,7 @@ def test_a_folder_goes_on_where_it_stopped(upscale: Run, tmp_path: Path) -> None
 
 
 REFUSED = {
-    "text": (["text.png"], 2, "must be a PNG, JPEG or WebP image"),
+    "text": (["text.png"], 2, "must be a PNG, JPEG, WebP, AVIF or HEIC image"),
     "cut off": (["cut.png"], 2, "is truncated or damaged"),
     "empty": (["empty.png"], 2, "not an empty file"),
     "not there": (["nothing.png"], 2, "no such file: 'nothing.png'"),

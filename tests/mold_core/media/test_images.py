@@ -278,19 +278,19 @@ def test_a_file_cut_anywhere_is_refused_or_whole(format: ImageFormat) -> None:
         (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "an SVG drawing"),
         (b"\n<!DOCTYPE html><html></html>", "a web page"),
         (b"GIF89a" + bytes(20), "a GIF"),
-        (b"\0\0\0\x18ftypheic" + bytes(20), "a HEIC, AVIF or MP4 file"),
+        (b"\0\0\0\x18ftypisom" + bytes(20), "an MP4 or MOV file"),
         (b"iVBORw0KGgoAAAANSUhEUg", "base64 text of a PNG"),
         (b"data:image/png;base64,iVBO", "a data: URL"),
         (b"\x00\x01\x02\x03\x04", "something that begins with the bytes 00 01 02 03"),
     ],
 )
 def test_another_kind_of_file_is_named(data: bytes, words: str) -> None:
-    assert refusal(data) == f"source_image must be a PNG, JPEG or WebP image, not {words}"
+    assert refusal(data) == f"source_image must be a PNG, JPEG, WebP, AVIF or HEIC image, not {words}"
 
 
 @pytest.mark.parametrize("format", ["GIF", "BMP", "TIFF", "PPM", "ICO", "PCX", "TGA"])
 def test_formats_that_pillow_would_open_are_refused(format: str) -> None:
-    assert "must be a PNG, JPEG or WebP image" in refusal(saved(scene(), format))
+    assert "must be a PNG, JPEG, WebP, AVIF or HEIC image" in refusal(saved(scene(), format))
 
 
 @pytest.mark.parametrize("size", [(0, 5), (5, 0)])
