@@ -51,7 +51,7 @@ class StepReporter:
     def _wait_for_step_before(self) -> None:
         import torch
 
-        before, self._queued = self._queued, torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        before, self._queued = self._queued, torch.cuda.Event(blocking=True)
         self._queued.record(torch.cuda.current_stream(self._device))
         if before is not None:
             before.synchronize()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import attrs
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from mold_core.weights.layers import PackedEmbedding, PackedLinear
 from mold_core.weights.packed import PackedTensor, Scratch
 from mold_core.weights.progress import LoadProgress, bring_into_memory
 from mold_core.weights.source import TensorSource, shown
+from mold_core.weights.staging import copier_to
 from mold_core.weights.types import StoredType
 
 if TYPE_CHECKING:
@@ -75,20 +77,21 @@ def load_weights(
         for type_, count in numbers.items()
     }
     scratch = Scratch(_scratch_numbers(sum(numbers.values()), device or "cpu"))
+    copied = copier_to(device)
     dense: dict[str, Tensor] = {}
     done, total = 0, sum(map(_stored_bytes, tensors.values()))
     for name, tensor in tensors.items():
         check_cancelled()
         if progress is not None:
-            if not as_stored:
+            if not as_stored and torch.device(device or "cpu").type != "cuda":  # a copy to a GPU reads them anyway
                 bring_into_memory(tensor if isinstance(tensor, Tensor) else tensor.data)
             done += _stored_bytes(tensor)
             progress.advance(done, total)
         if isinstance(tensor, Tensor):
             wanted = dtype if tensor.is_floating_point() and not as_stored else None
-            dense[name] = tensor.to(device=device, dtype=wanted)
+            dense[name] = copied(tensor).to(device=device, dtype=wanted)
             continue
-        packed = tensor if device is None else tensor.to(device)
+        packed = tensor if device is None else attrs.evolve(tensor, data=copied(tensor.data)).to(device)
         kernel = kernels.get(packed.type)
         if expand or not _take(module, name, packed, dtype_or_bf16, scratch, kernel):
             dense[name] = packed.expand(dtype_or_bf16, kernel)

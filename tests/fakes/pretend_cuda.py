@@ -78,6 +78,22 @@ class PretendGpu:
                 self.races.append(f"{name} on {mine.name} may run before {stream.name} has done with its memory")
         memory.accesses.append((mine, mine.clock[mine], write))
 
+    def host_memory(self, tensor: Tensor) -> Tensor:
+        """Pin new memory of the host. Raises RuntimeError when that much cannot be pinned."""
+        storage = tensor.untyped_storage()
+        if self.cudaHostRegister(storage.data_ptr(), storage.nbytes(), 0):
+            self.last_error = None
+            raise RuntimeError("CUDA error: out of memory")
+        weakref.finalize(storage, self.cudaHostUnregister, storage.data_ptr())
+        return tensor
+
+    def host_writes(self, tensor: Tensor) -> None:
+        """Complain if the host writes to pinned memory that a stream may still read."""
+        memory = self.registered.get(tensor.untyped_storage().data_ptr())
+        for stream, moment, _ in memory.accesses if memory else ():
+            if self.host[stream] < moment:
+                self.races.append(f"the host may write to pinned memory before {stream.name} has read it")
+
     def _freed(self, key: int) -> None:
         memory = self._memory.pop(key)
         assert memory.stream is not None
@@ -151,6 +167,8 @@ class _Device(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = dict(kwargs or {})
+        if named.pop("pin_memory", False):
+            return self._gpu.host_memory(function(*args, **named))
         moved = [_is_gpu(value) for value in (*args, *named.values())]
         if function is torch.device or not any(moved):
             return function(*args, **named)
@@ -176,7 +194,12 @@ class _Work(TorchDispatchMode):
         named = kwargs or {}
         made = function(*args, **named)
         inputs = [tensor for tensor in tree_leaves((args, named)) if isinstance(tensor, Tensor)]
-        if function.is_view or not any(map(gpu.on_device, inputs)):
+        if function.is_view:
+            return made
+        if not any(map(gpu.on_device, inputs)):
+            for argument, value in zip(function._schema.arguments, args, strict=False):
+                if argument.alias_info is not None and argument.alias_info.is_write and isinstance(value, Tensor):
+                    gpu.host_writes(value)
             return made
         if gpu.last_error is not None:
             message, gpu.last_error = gpu.last_error, None
