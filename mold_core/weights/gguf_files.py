@@ -20,7 +20,7 @@ from mold_core.weights.mapping import MappedFile, map_read_only
 from mold_core.weights.source import TensorSource, WeightFile, shown
 from mold_core.weights.types import GGUF_TYPES, StoredType
 
-__all__ = ["GGUF", "GgufFiles"]
+__all__ = ["GGUF", "GgufFiles", "read_gguf_header"]
 
 _LONGEST_HEADER = 2**28  # bytes; a quarter of a million tokens with their merges take some 20 MB
 _MOST_ENTRIES = 65_536  # of metadata, and of tensors; published models have a few thousand
@@ -103,7 +103,30 @@ class _Cursor:
             raise CheckpointError(f"the GGUF header is damaged: a {what} at byte {start} is not UTF-8") from None
 
 
-def _read(file: MappedFile, header: Any) -> WeightFile:
+def read_gguf_header(path: Path) -> tuple[list[tuple[str, tuple[int, ...], str, int]], dict[str, Any]]:
+    """Return name, shape, type and bytes of every tensor, and the metadata, also for types that mold cannot load.
+
+    Bytes are 0 for an unknown type. Raises CheckpointError, naming the path, for a damaged header.
+    """
+    try:
+        with map_read_only(path, _LONGEST_HEADER) as header:
+            infos, metadata, shapes, _ = _contents(header)
+    except CheckpointError as error:
+        raise CheckpointError("%s: %s", path, error) from None
+    return [(name, shapes.get(name, dims), *_stored(number, dims)) for name, dims, number, _ in infos], metadata
+
+
+def _stored(number: int, dims: tuple[int, ...]) -> tuple[str, int]:
+    type_ = GGUF_TYPES.get(number)
+    return (type_.name, type_.size_bytes(math.prod(dims))) if type_ else (_FOREIGN.get(number, f"type {number}"), 0)
+
+
+# Name, dimensions in torch's order, number of the type, offset from the start of the data.
+_Info = tuple[str, tuple[int, ...], int, int]
+
+
+def _contents(header: Any) -> tuple[list[_Info], dict[str, Any], dict[str, tuple[int, ...]], int]:
+    """Return the tensors, the metadata, the noted shapes, and where the data starts."""
     cursor = _Cursor(header)
     cursor.skip(4)  # the magic bytes
     version = cursor.number("I")
@@ -116,12 +139,17 @@ def _read(file: MappedFile, header: Any) -> WeightFile:
     if alignment not in _ALIGNMENTS:
         raise CheckpointError(f"the GGUF header is damaged: its alignment is {alignment!r}")
     infos = [_tensor_info(cursor) for _ in range(tensor_count)]
-    start = -(-cursor.at // alignment) * alignment
+    return infos, metadata, shapes, -(-cursor.at // alignment) * alignment
+
+
+def _read(file: MappedFile, header: Any) -> WeightFile:
+    infos, metadata, shapes, start = _contents(header)
+    alignment = metadata.get("general.alignment", 32)
     tensors: dict[str, TensorSource] = {}
-    for name, dims, type_, offset in infos:
+    for name, dims, number, offset in infos:
         if name in tensors:
             raise CheckpointError(f"the GGUF header is damaged: duplicate tensor {shown(name)}")
-        tensors[name] = _source(file, name, dims, type_, start, offset, alignment, shapes.get(name))
+        tensors[name] = _source(file, name, dims, _type(name, number), start, offset, alignment, shapes.get(name))
     _refuse_overlaps(tensors)
     return WeightFile(path=file.path, format="gguf", tensors=tensors, metadata=metadata)
 
@@ -188,21 +216,24 @@ def _skip_array(cursor: _Cursor, key: str, item: int, length: int, strings_left:
     return length
 
 
-def _tensor_info(cursor: _Cursor) -> tuple[str, tuple[int, ...], StoredType, int]:
-    """Return name, dimensions in torch's order, type, and offset from the start of the data."""
+def _tensor_info(cursor: _Cursor) -> _Info:
+    """Return the next tensor of the header."""
     name = cursor.text("tensor name", _LONGEST_NAME)
     rank = cursor.number("I")
     if rank > _MOST_DIMS:
         raise CheckpointError(f"the GGUF header is damaged: tensor {shown(name)} has {rank} dimensions")
     dims = tuple(cursor.number("Q") for _ in range(rank))[::-1]
-    number = cursor.number("I")
+    return name, dims, cursor.number("I"), cursor.number("Q")
+
+
+def _type(name: str, number: int) -> StoredType:
     if number not in GGUF_TYPES:
         kind = _FOREIGN.get(number, f"unknown type {number}")
         known = ", ".join(sorted(type_.name for type_ in GGUF_TYPES.values()))
         raise CheckpointError(
             f"tensor {shown(name)} is stored as {kind}, which mold cannot dequantize (supported: {known})"
         )
-    return name, dims, GGUF_TYPES[number], cursor.number("Q")
+    return GGUF_TYPES[number]
 
 
 def _source(

@@ -13,17 +13,19 @@ import json
 import math
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from json.decoder import scanstring  # type: ignore[attr-defined]  # the stubs leave it out
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mold_core.errors import CheckpointError
 from mold_core.weights.mapping import MappedFile
 from mold_core.weights.source import TensorSource, WeightFile, shown
 from mold_core.weights.types import SAFETENSORS_TYPES
 
-__all__ = ["SAFETENSORS", "SafetensorsFiles"]
+__all__ = ["SAFETENSORS", "SafetensorsFiles", "read_safetensors_header"]
+
+T = TypeVar("T")
 
 _FORMAT_LIMIT = 100_000_000  # bytes of a header
 _LONGEST_HEADER = 2**24  # of the files that are met: the largest models have under 4 MB
@@ -54,9 +56,24 @@ class SafetensorsFiles:
 SAFETENSORS = SafetensorsFiles()
 
 
-def _read(file: MappedFile) -> WeightFile:
-    start = 8 + _header_length(file)
-    tensors: dict[str, TensorSource] = {}
+def read_safetensors_header(path: Path) -> tuple[dict[str, Any], dict[str, str], int]:
+    """Return the entries of a header by tensor name, its metadata, and where the data starts.
+
+    The entries are JSON values that nothing has checked; their types may be unknown to mold. Raises CheckpointError,
+    naming the path, for a damaged header.
+    """
+    file = MappedFile(path)
+    try:
+        start = 8 + _header_length(file)
+        entries, metadata = _entries(file, start, lambda _name, entry: entry)
+        return entries, metadata, start
+    except CheckpointError as error:
+        raise CheckpointError("%s: this is not a complete safetensors file: %s", path, error) from None
+
+
+def _entries(file: MappedFile, start: int, read: Callable[[str, Any], T]) -> tuple[dict[str, T], dict[str, str]]:
+    """Return what `read` makes of each entry of a header, by tensor name, and the metadata."""
+    tensors: dict[str, T] = {}
     metadata: dict[str, str] | None = None
     header = _Header(file.head(start)[8:])
     for name in header.members():
@@ -70,8 +87,14 @@ def _read(file: MappedFile) -> WeightFile:
             raise _twice()
         if len(tensors) == _MOST_ENTRIES:
             raise CheckpointError(f"its header lists more than {_MOST_ENTRIES} tensors")
-        tensors[name] = _source(file, start, name, entry)
+        tensors[name] = read(name, entry)
     header.end()
+    return tensors, metadata or {}
+
+
+def _read(file: MappedFile) -> WeightFile:
+    start = 8 + _header_length(file)
+    tensors, metadata = _entries(file, start, lambda name, entry: _source(file, start, name, entry))
     end = start
     for source in sorted(tensors.values(), key=lambda source: (source.offset, source.size_bytes)):
         if source.offset != end:
@@ -79,7 +102,7 @@ def _read(file: MappedFile) -> WeightFile:
         end += source.size_bytes
     if end != len(file):
         raise CheckpointError(f"its tensors end at byte {end}, the file has {len(file)}")
-    return WeightFile(path=file.path, format="safetensors", tensors=tensors, metadata=metadata or {})
+    return WeightFile(path=file.path, format="safetensors", tensors=tensors, metadata=metadata)
 
 
 def _header_length(file: MappedFile) -> int:
