@@ -12,7 +12,16 @@ from mold_core.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from mold_core.aio import AsyncEngine
-    from mold_core.catalog import LocalFiles, ModelDefaults, ModelFile, ModelSpec, Vocabulary, read_catalog
+    from mold_core.catalog import (
+        LocalFiles,
+        ModelDefaults,
+        ModelFile,
+        ModelSpec,
+        Signature,
+        Vocabulary,
+        read_catalog,
+        read_signatures,
+    )
     from mold_core.client import Client
     from mold_core.engine import Engine, Job, ModelEntry
     from mold_core.errors import (
@@ -94,7 +103,16 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "mold_core.aio": ("AsyncEngine",),
-    "mold_core.catalog": ("LocalFiles", "ModelDefaults", "ModelFile", "ModelSpec", "Vocabulary", "read_catalog"),
+    "mold_core.catalog": (
+        "LocalFiles",
+        "ModelDefaults",
+        "ModelFile",
+        "ModelSpec",
+        "Signature",
+        "Vocabulary",
+        "read_catalog",
+        "read_signatures",
+    ),
     "mold_core.client": ("Client",),
     "mold_core.engine": ("Engine", "Job", "ModelEntry"),
     "mold_core.errors": (
@@ -242,6 +260,7 @@ __all__ = [
     "ServerError",
     "Settings",
     "SettingsError",
+    "Signature",
     "SizeRules",
     "Sound",
     "StageDone",
@@ -263,6 +282,7 @@ __all__ = [
     "load_plugins",
     "plan_memory",
     "read_catalog",
+    "read_signatures",
 ]
 
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from mold_core.catalog import LocalFiles, ModelSpec
+    from mold_core.catalog import LocalFiles, ModelSpec, Signature
     from mold_core.jobs.job import Job
     from mold_core.placement.device import DeviceInfo
     from mold_core.plugins import Plugins
@@ -95,6 +95,11 @@ def mold_families() -> Iterable[ModelFamily]:  # type: ignore[empty-body]
 @hookspec
 def mold_models() -> Iterable[ModelSpec]:  # type: ignore[empty-body]
     """Return catalog entries, for families of this plugin or of another."""
+
+
+@hookspec
+def mold_signatures() -> Iterable[Signature]:  # type: ignore[empty-body]
+    """Return how files of this plugin's models are recognised by the names and shapes of their tensors."""
 
 
 @hookspec

@@ -37,6 +37,7 @@ GROUP = "mold"
 _KINDS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "mold_families": ("family", lambda item: item.name),
     "mold_models": ("model", lambda item: item.name),
+    "mold_signatures": ("signature", lambda item: item.name),
     "mold_loaders": ("loader", lambda item: item.name),
     "mold_chain_renderers": ("chain renderer", lambda item: item.family),
     "mold_upscalers": ("upscaler", lambda item: item.name),
@@ -84,6 +85,7 @@ class Plugins:
     infos: tuple[PluginInfo, ...]
     items: dict[str, dict[str, Any]]
     owners: dict[tuple[str, str], str]
+    catalog: Mapping[str, ModelSpec] | None = None
 
     @property
     def families(self) -> dict[str, ModelFamily]:
@@ -101,9 +103,9 @@ class Plugins:
         return self.items["mold_expanders"]
 
     @property
-    def models(self) -> dict[str, ModelSpec]:
-        """Catalog entries by full name, in the order plugins bring them."""
-        return self.items["mold_models"]
+    def models(self) -> Mapping[str, ModelSpec]:
+        """Catalog entries by full name: those of `catalog`, or else of the plugins in their order."""
+        return self.items["mold_models"] if self.catalog is None else self.catalog
 
     @property
     def loaders(self) -> tuple[WeightLoader, ...]:
@@ -115,11 +117,9 @@ class Plugins:
         """Super-resolution architectures by name, in the order plugins bring them."""
         return self.items["mold_upscalers"]
 
-    def with_models(self, models: Mapping[str, ModelSpec]) -> Plugins:
-        """Return the same with catalog entries of the user's own, which come before those of the same name."""
-        if not models:
-            return self
-        return attrs.evolve(self, items={**self.items, "mold_models": {**self.models, **models}})
+    def with_catalog(self, models: Mapping[str, ModelSpec]) -> Plugins:
+        """Return the same with another catalog."""
+        return attrs.evolve(self, catalog=models)
 
     def provided(self, hook: str) -> Iterator[tuple[str, list[Any] | Exception]]:
         """Call a hook that `load_plugins` does not; yield each plugin's name with its objects or its exception."""

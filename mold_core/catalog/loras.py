@@ -30,18 +30,22 @@ class LoraFolder:
     """The folder `loras` in MOLD_HOME. LoRAs in it have names: their path without `.safetensors`.
 
     `supplied` are those that the catalog has for a model's family, by the names they are pulled by; `model` is that
-    model.
+    model. `adopted` are files in folders of other programs, by the names that they were adopted under.
     """
 
     path: Path
     supplied: Mapping[str, SuppliedLora] = attrs.Factory(dict)
     model: str = ""
+    adopted: Mapping[str, str] = attrs.Factory(dict)
 
     def names(self) -> Iterator[tuple[str, Path]]:
-        """Yield every LoRA in the folder, by name, with its file."""
+        """Yield every LoRA in the folder, by name, with its file; then the adopted ones that are there."""
         for file in sorted(self.path.rglob(f"*{SUFFIX}")):
             if file.is_file():
                 yield file.relative_to(self.path).as_posix().removesuffix(SUFFIX), file
+        for name, adopted in sorted(self.adopted.items()):
+            if _is_file(Path(adopted)):
+                yield name, Path(adopted)
 
     def locate(self, lora: LoraWeight, field: str) -> LoraWeight:
         """Return the LoRA with the absolute path of its file in `path`.
@@ -61,6 +65,8 @@ class LoraFolder:
             for file in (self.path / lora.path, self.path / f"{lora.path}{SUFFIX}"):
                 if _is_file(file):
                     return attrs.evolve(lora, path=str(file.absolute()))
+        if lora.path in self.adopted:
+            return self._adopted(lora, field)
         known = [*self.supplied, *(name for name, _ in self.names())]
         from difflib import get_close_matches
 
@@ -94,6 +100,20 @@ class LoraFolder:
                 hint=f"mold pull {lora.path} fetches it",
             )
         return attrs.evolve(lora, path=str(supplied.file.absolute()))
+
+    def _adopted(self, lora: LoraWeight, field: str) -> LoraWeight:
+        """Return an adopted LoRA. Raises ValidationError where its drive is away."""
+        file = Path(self.adopted[lora.path])
+        if not _is_file(file):
+            raise ValidationError(
+                "%s: %s cannot be found: its drive is not mounted, or the file was moved",
+                field,
+                file,
+                field=field,
+                value=lora.path,
+                hint=f"mount the drive, or mold adopt forget {lora.path}",
+            )
+        return attrs.evolve(lora, path=str(file))
 
     def located(self, request: GenerateRequest) -> tuple[LoraWeight, ...] | None:
         """Return all LoRAs of a request, `lora` before `loras`, with the paths of their files; None for none."""

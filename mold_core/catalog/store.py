@@ -98,7 +98,25 @@ class ModelStore:
     def _is_being_pulled(self, spec: ModelSpec) -> bool:
         return not spec.embedded and self.marker_of(spec).exists()
 
+    def away(self, spec: ModelSpec) -> tuple[ModelFile, ...]:
+        """Return the files outside of the models folder that cannot be reached: their drive may not be mounted."""
+        return tuple(
+            file
+            for file in spec.files
+            if not file.repo and Path(file.path).is_absolute() and not self.choices(spec, file)
+        )
+
     def _not_found(self, spec: ModelSpec, missing: tuple[ModelFile, ...]) -> ModelNotFoundError:
+        away = self.away(spec)
+        if away:
+            return ModelNotFoundError(
+                "%s of model %r cannot be found: its drive is not mounted, or the file was moved",
+                Path(away[0].path),
+                spec.name,
+                field="model",
+                value=spec.name,
+                hint=f"mount the drive, or mold adopt forget {spec.name}",
+            )
         gigabytes = sum(file.size_bytes or 0 for file in missing) / 1e9
         first = self.path_of(spec, missing[0])
         return ModelNotFoundError(

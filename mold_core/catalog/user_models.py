@@ -15,7 +15,7 @@ from mold_core.errors import SettingsError, ValidationError
 from mold_core.settings import Settings
 from mold_core.wire.convert import from_json
 
-__all__ = ["user_models"]
+__all__ = ["user_model", "user_models"]
 
 _KEYS = ("like", "family", "description", "licence", "files", "defaults", "options", "placement")
 
@@ -28,13 +28,15 @@ def user_models(settings: Settings, catalog: Mapping[str, ModelSpec]) -> dict[st
     describes no model: it says where one of the catalog goes. Raises SettingsError that names the model.
     """
     return {
-        name.lower(): _own_model(name.lower(), table, settings, catalog)
+        name.lower(): user_model(name.lower(), table, settings, catalog)
         for name, table in settings.user_models.items()
         if not (isinstance(table, Mapping) and table.keys() == {"placement"})
     }
 
 
-def _own_model(name: str, table: Any, settings: Settings, catalog: Mapping[str, ModelSpec]) -> ModelSpec:
+def user_model(name: str, table: Any, settings: Settings, catalog: Mapping[str, ModelSpec]) -> ModelSpec:
+    """Return the model that one table describes. Raises SettingsError."""
+
     def wrong(problem: str, hint: str | None = None) -> SettingsError:
         return SettingsError("%s: models.%r %s", settings.config_path, name, problem, field=f"models.{name}", hint=hint)
 

@@ -1,4 +1,4 @@
-"""mold info: one model in detail, or the installation."""
+"""mold info: one model in detail, a weight file, or the installation."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from mold_core.cli.list_models import image_size, readable_size, step_count
 from mold_core.cli.memory_flags import memory_flags, take_memory_flags
 from mold_core.cli.options import own_rows
 from mold_core.cli.output import echo, echo_json, style
+from mold_core.cli.path_info import is_path, show_path
 from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
 from mold_core.errors import MoldError
@@ -43,7 +44,8 @@ def command(
 ) -> None:
     """Show details of MODEL: defaults, licence, files and where they come from, and whether it fits into memory.
 
-    Without MODEL, show the installation on this machine.
+    MODEL may also be the path of a weight file or of a folder: show what it holds, whether mold runs it, and which
+    components are missing. Without MODEL, show the installation on this machine.
     """
     state.use_flags(memory_budget_gb=memory_gb, **take_memory_flags(flags))
     if verify:
@@ -52,6 +54,9 @@ def command(
         if model is None:
             raise click.UsageError("--verify needs a model: mold info MODEL --verify")
         verify_model(state, model, as_json=as_json)
+        return
+    if model is not None and is_path(model):
+        show_path(state, model, as_json=as_json)
         return
     details = None if model is None else state.shelf.model(model)
     if as_json:

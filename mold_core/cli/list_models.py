@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import textwrap
 from typing import TYPE_CHECKING
@@ -39,11 +40,15 @@ def command(state: State, as_json: bool, loras: bool) -> None:
         echo_json([_as_json(entry, default) for entry in entries])
         return
     here = [entry for entry in entries if entry.downloaded]
-    elsewhere = [entry for entry in entries if not entry.downloaded]
+    away = [entry for entry in entries if not entry.downloaded and _is_away(entry)]
+    elsewhere = [entry for entry in entries if not entry.downloaded and entry not in away]
     if not entries:
         echo("No models: no loaded plugin provides any (mold plugins).")
         return
     _table("Downloaded:", here, default)
+    if away:
+        echo()
+        _table("Not mounted:", away, default)
     if elsewhere:
         echo()
         _table("Available to download:", elsewhere, default)
@@ -51,6 +56,13 @@ def command(state: State, as_json: bool, loras: bool) -> None:
     where = f"all on {address}" if state.settings.host and address else f"files go to {state.settings.models_path}"
     echo()
     echo(f"★ default · {where} · mold info NAME shows details")
+
+
+def _is_away(entry: ModelEntry) -> bool:
+    """Return whether a file of a model outside of the models folder cannot be reached."""
+    return any(
+        not file.repo and os.path.isabs(file.path) and not os.path.exists(file.path) for file in entry.spec.files
+    )
 
 
 def _default_name(state: State) -> str | None:

@@ -29,6 +29,7 @@ COMMANDS = {
     "list": ("list_models", "List downloaded and available models."),
     "info": ("info", "Show details of a model, or of this installation."),
     "pull": ("pull", "Download a model."),
+    "adopt": ("adopt", "Use models in folders of other programs."),
     "chain": ("chain", "Generate long videos from scripts."),
     "rm": ("remove", "Delete models from the disk."),
     "clean": ("clean", "Delete unfinished downloads, orphaned files and caches."),

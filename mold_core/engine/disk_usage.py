@@ -9,6 +9,7 @@ from pathlib import Path
 import attrs
 
 from mold_core.catalog import LoraFolder, ModelFile, ModelSpec
+from mold_core.catalog.adopted import read_adopted
 from mold_core.catalog.details import (
     ChainDetails,
     DiskUsage,
@@ -61,7 +62,8 @@ class DiskInventory:
 
     def loras(self) -> tuple[LoraFile, ...]:
         """Return the LoRAs that have names, in their order."""
-        folder = LoraFolder(self.models.settings.loras_path)
+        settings = self.models.settings
+        folder = LoraFolder(settings.loras_path, adopted=read_adopted(settings.home).loras)
         return tuple(
             LoraFile(name=name, path=str(file), size_bytes=file.stat().st_size) for name, file in folder.names()
         )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
-from mold_core.catalog import DefaultModel, LocalFiles, ModelSpec, ModelStore, user_models
+from mold_core.catalog import CatalogWithAdopted, DefaultModel, LocalFiles, ModelSpec, ModelStore, user_models
 from mold_core.catalog.pull import pull
 from mold_core.chains import ClipRules
 from mold_core.deprecated import VerbWorker
@@ -109,7 +109,8 @@ class Engine:
     ) -> None:
         self.settings = settings if settings is not None else Settings.load()
         found = plugins if plugins is not None else load_plugins(self.settings.plugins)
-        self.plugins = found.with_models(user_models(self.settings, found.models))
+        described = {**found.models, **user_models(self.settings, found.models)}
+        self.plugins = found.with_catalog(CatalogWithAdopted(described, self.settings))
         self.store = ModelStore(self.settings.models_path)
         self.queue = JobQueue(self.settings.queue_size)
         self.observers = Observers()

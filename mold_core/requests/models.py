@@ -14,6 +14,7 @@ from mold_core.catalog import (
     default_model,
     resolve,
 )
+from mold_core.catalog.adopted import read_adopted
 from mold_core.errors import PluginError, ValidationError
 from mold_core.hookspecs import ModelFamily
 from mold_core.parameters import describe
@@ -84,7 +85,7 @@ class Models:
             for file in part.files
             if file.component == "lora"
         }
-        return LoraFolder(self.settings.loras_path, supplied, spec.name)
+        return LoraFolder(self.settings.loras_path, supplied, spec.name, read_adopted(self.settings.home).loras)
 
     def placed(self, spec: ModelSpec, placement: DevicePlacement | None = None) -> PlacedModel:
         """Return a model with the devices of a request's placement, or else of its own.

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from mold_core import hookimpl
 
 if TYPE_CHECKING:
-    from mold_core import ModelFamily, ModelSpec
+    from mold_core import ModelFamily, ModelSpec, Signature
 
-__all__ = ["mold_families", "mold_models"]
+__all__ = ["mold_families", "mold_models", "mold_signatures"]
 
 CATALOG = Path(__file__).parent / "catalog.toml"
+SIGNATURES = Path(__file__).parent / "signatures.toml"
 
 
 @hookimpl
@@ -29,3 +30,11 @@ def mold_models() -> list[ModelSpec]:
     from mold_core import read_catalog
 
     return read_catalog(CATALOG)
+
+
+@hookimpl
+def mold_signatures() -> list[Signature]:
+    """Bring the layouts of FLUX.1 in files."""
+    from mold_core import read_signatures
+
+    return read_signatures(SIGNATURES)

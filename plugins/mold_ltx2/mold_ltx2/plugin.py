@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 from mold_core import hookimpl
 
 if TYPE_CHECKING:
-    from mold_core import ModelSpec
+    from mold_core import ModelSpec, Signature
     from mold_ltx2.chain import Ltx2ChainRenderer
     from mold_ltx2.family import Ltx2Family
 
-__all__ = ["mold_chain_renderers", "mold_families", "mold_models"]
+__all__ = ["mold_chain_renderers", "mold_families", "mold_models", "mold_signatures"]
 
 CATALOG = Path(__file__).parent / "catalog.toml"
+SIGNATURES = Path(__file__).parent / "signatures.toml"
 
 
 @hookimpl
@@ -39,3 +40,11 @@ def mold_models() -> list[ModelSpec]:
     from mold_core import read_catalog
 
     return read_catalog(CATALOG)
+
+
+@hookimpl
+def mold_signatures() -> list[Signature]:
+    """Bring the layouts of LTX-2 in files."""
+    from mold_core import read_signatures
+
+    return read_signatures(SIGNATURES)

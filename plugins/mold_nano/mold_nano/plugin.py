@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 from mold_core import hookimpl
 
 if TYPE_CHECKING:
-    from mold_core import ModelSpec, Vocabulary
+    from mold_core import ModelSpec, Signature, Vocabulary
 
-__all__ = ["mold_models"]
+__all__ = ["mold_models", "mold_signatures"]
 
 _HERE = Path(__file__).parent
 CATALOG = _HERE / "models" / "catalog.toml"
+SIGNATURES = _HERE / "signatures.toml"
 VOCABULARY = _HERE / "vocabulary.toml"
 VIDEO_TOKENIZER = _HERE / "models" / "ltx2-nano" / "tokenizer.json"
 
@@ -29,6 +30,14 @@ def mold_models() -> list[ModelSpec]:
 
     specs = read_catalog(CATALOG, embedded=True)
     return [attrs.evolve(spec, vocabulary=_videos() if spec.family == "ltx2" else _images()) for spec in specs]
+
+
+@hookimpl
+def mold_signatures() -> list[Signature]:
+    """Bring the sizes of the models here, by which copies of them are recognised."""
+    from mold_core import read_signatures
+
+    return read_signatures(SIGNATURES)
 
 
 def _images() -> Vocabulary:

@@ -1,0 +1,163 @@
+"""The header of a file → the networks in it: splits files that hold a whole model, and matches signatures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mold_core.catalog.signature import Signature
+from mold_core.errors import CheckpointError
+from mold_core.recognition.formats import format_of
+from mold_core.recognition.headers import Entry, Header
+from mold_core.recognition.recognised import Network
+from mold_core.weights import LoraDescription, describe_lora
+
+if TYPE_CHECKING:
+    from mold_core.hookspecs import UpscalerArchitecture
+    from mold_core.recognition.known import Knowledge
+
+__all__ = ["networks_of"]
+
+# Endings and pieces of the names of a LoRA's tensors, in every method and dialect that people use.
+_LORA = re.compile(
+    r"\.(lora_(down|up|A|B|mid|magnitude_vector)(\.\w+)?(\.weight)?|lora\.(down|up)\.weight|hada_w[12]_[ab]|lokr_w[12](_[ab])?"
+    r"|oft_(blocks|diag)|dora_scale|diff(_b)?|alpha|lora_(down|up))$|_lora\.(down|up)\.weight$|\.oft_R\.|_lora[12]\.(down|up)"
+)
+_FEW_BYTES = 4_000_000  # what is left over beside recognised networks and smaller is no network by itself
+
+
+def networks_of(header: Header, knowledge: Knowledge) -> tuple[Network, ...]:
+    """Return the networks of a file, the first recognised ones first; one without a signature if nothing matches."""
+    entries = header.entries
+    if _is_lora(entries):
+        return (_lora(header, knowledge.signatures),)
+    whole = _match(header, entries, knowledge.signatures)
+    if whole is not None and whole.whole:
+        return (_network(header, entries, knowledge),)
+    groups = _split(entries, knowledge.prefixes)
+    if len(groups) > 1 or (whole is None and "" not in groups):
+        found = [_network(header, group, knowledge) for group in groups.values()]
+        kept = [network for network in found if network.signature or network.size_bytes > _FEW_BYTES]
+        if any(network.signature for network in kept) and not (whole and len(kept) == 1):
+            return tuple(sorted(kept, key=lambda network: not network.signature))
+    return (_network(header, entries, knowledge),)
+
+
+def _network(header: Header, entries: Mapping[str, Entry], knowledge: Knowledge) -> Network:
+    signature = _match(header, entries, knowledge.signatures)
+    upscaler = _upscaler(entries, knowledge.upscalers) if signature is None else None
+    if signature is not None:
+        title, kind, name = signature.title, signature.kind, signature.name
+    elif upscaler is not None:
+        title, kind, name = upscaler, "upscaler", f"upscaler:{upscaler}"
+    else:
+        title, kind, name = "unknown network", "network", ""
+    return Network(
+        title=title,
+        kind=kind,
+        format=format_of(header, entries),
+        size_bytes=sum(entry.size_bytes for entry in entries.values()),
+        tensors=len(entries),
+        signature=name,
+        family=signature.family if signature else None,
+        component=signature.component if signature else None,
+        details=() if name else (_some(entries),),
+    )
+
+
+def _match(header: Header, entries: Mapping[str, Entry], signatures: Iterable[Signature]) -> Signature | None:
+    """Return the signature that demands the most of those that match; of equals, the first."""
+    shapes = {name: entry.shape for name, entry in entries.items()}
+    names = "\n".join(entries)
+    best, best_weight = None, 0
+    for signature in signatures:
+        if signature.kind != "LoRA":
+            weight = signature.weight(shapes, names, header.metadata)
+            if weight > best_weight:
+                best, best_weight = signature, weight
+    return best
+
+
+def _split(entries: Mapping[str, Entry], prefixes: tuple[str, ...]) -> dict[str, dict[str, Entry]]:
+    """Return the tensors by the prefix that files of whole models put before a network, without it.
+
+    Layers of quantisation such as ``scaled_fp8`` stay with what has no prefix.
+    """
+    groups: dict[str, dict[str, Entry]] = {}
+    for name, entry in entries.items():
+        prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), "")
+        groups.setdefault(prefix, {})[name.removeprefix(prefix)] = entry
+    return groups
+
+
+def _is_lora(entries: Mapping[str, Entry]) -> bool:
+    """Return whether the tensors are those of a LoRA: low-rank factors of layers, and hardly anything else."""
+    factors = sum(bool(_LORA.search(name)) for name in entries)
+    return factors > 0 and factors * 3 >= len(entries)
+
+
+def _lora(header: Header, signatures: Iterable[Signature]) -> Network:
+    names = "\n".join(header.entries)
+    shapes = {name: entry.shape for name, entry in header.entries.items()}
+    loras = [signature for signature in signatures if signature.kind == "LoRA"]
+    found = max(loras, key=lambda signature: signature.weight(shapes, names, header.metadata), default=None)
+    if found is not None and not found.weight(shapes, names, header.metadata):
+        found = None
+    description = _described(header.path)
+    return Network(
+        title=found.title if found else (description.family if description else "") or "an unknown model",
+        kind="LoRA",
+        signature=found.name if found else "lora",
+        family=found.family if found else None,
+        component=found.component if found else None,
+        format=format_of(header, header.entries),
+        size_bytes=sum(entry.size_bytes for entry in header.entries.values()),
+        tensors=len(header.entries),
+        details=_lora_details(description),
+    )
+
+
+def _lora_details(description: LoraDescription | None) -> tuple[str, ...]:
+    """Return method, ranks, alphas, layers, trigger words and licence of a LoRA, as far as its header says them."""
+    if description is None:
+        return ()
+    facts = (
+        " and ".join(description.methods),
+        _range("rank", description.ranks),
+        _range("alpha", description.alphas),
+        f"{description.layers} layers",
+        f"trigger words: {', '.join(description.trigger_words)}" if description.trigger_words else "",
+        f"licence: {description.licence}" if description.licence else "",
+    )
+    return tuple(filter(None, facts))
+
+
+def _range(name: str, numbers: Sequence[float]) -> str:
+    if not numbers:
+        return ""
+    return f"{name} {numbers[0]:g}" if len(numbers) == 1 else f"{name} {numbers[0]:g} to {numbers[-1]:g}"
+
+
+def _described(path: Path) -> LoraDescription | None:
+    try:
+        return describe_lora(path)
+    except CheckpointError:
+        return None  # of a type that mold cannot read: its kind and family are known all the same
+
+
+def _upscaler(entries: Mapping[str, Entry], upscalers: Iterable[UpscalerArchitecture]) -> str | None:
+    """Return the name of the architecture that recognises the tensors, if a plugin has one."""
+    for architecture in upscalers:
+        try:
+            if architecture.recognises(entries):  # type: ignore[arg-type]  # names and shapes are all it looks at
+                return architecture.name
+        except Exception:  # a plugin's mistake about a foreign file must not end a walk over thousands
+            continue
+    return None
+
+
+def _some(entries: Mapping[str, Entry]) -> str:
+    names = [name if len(name) <= 60 else f"{name[:59]}…" for name in list(entries)[:3]]
+    return f"tensors such as {', '.join(names)}" if names else "no tensors"
