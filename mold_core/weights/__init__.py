@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mold_core.weights.layers import PackedEmbedding, PackedLinear
     from mold_core.weights.lora import Lora, LoraCache, read_lora
     from mold_core.weights.lora_linear import with_loras_applied
-    from mold_core.weights.lora_names import LoraNames, Place, linear_layers
+    from mold_core.weights.lora_names import LoraNames, Place, linear_layers, parameter_layers
     from mold_core.weights.meta_device import empty_modules
     from mold_core.weights.packed import PackedTensor, Scratch, concatenate
     from mold_core.weights.progress import LoadProgress
@@ -48,6 +48,7 @@ _WITH_TORCH = {
     "check_between_blocks": "blocks",
     "check_finite": "finite",
     "linear_layers": "lora_names",
+    "parameter_layers": "lora_names",
     "read_lora": "lora",
     "BlockStream": "streaming",
     "Kernel": "dequantization",
@@ -115,6 +116,7 @@ __all__ = [
     "measure",
     "open_weights",
     "overflows_fp16",
+    "parameter_layers",
     "read_lora",
     "read_weights",
     "release_cached",

@@ -55,7 +55,7 @@ def _culprits(network: nn.Module) -> Iterator[str]:
     for path, module in network.named_modules():
         if isinstance(module, AdaptedLinear):
             for branch, _ in module.deltas:
-                if not all_finite(branch.down, *(up.weight for up in branch.ups)):
+                if not all_finite(*branch.tensors()):
                     yield f"the LoRA {branch.source} holds {_NOT_FINITE} for {path}"
     for path, module in network.named_modules():
         packed = getattr(module, "weight", None)

@@ -1,11 +1,11 @@
-"""Files of low-rank LoRAs (LoRA) → branches beside a network's layers, remembered for the next request."""
+"""LoRA files → what they add to a network's layers, remembered for the next request."""
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict, defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,8 +17,13 @@ from torch import Tensor, nn
 from mold_core.deprecated import renamed_fields
 from mold_core.errors import CheckpointError
 from mold_core.weights.files import open_weights, read_weights
-from mold_core.weights.lora_linear import LoraDelta, LoraUp, with_loras_applied
-from mold_core.weights.lora_names import LoraNames, Place, flat, read_key
+from mold_core.weights.lora_changes import LowRank
+from mold_core.weights.lora_keys import TensorKey, flat, split_key, stems
+from mold_core.weights.lora_layers import LayerChange, LayerShape, LayerTensors, layer_change
+from mold_core.weights.lora_linear import Delta, LayerDelta, LoraDelta, LoraUp, with_loras_applied
+from mold_core.weights.lora_names import LoraNames, Place, main_parameter, parameter_layers
+from mold_core.weights.lora_parameters import parameter_deltas
+from mold_core.weights.lora_settings import LoraSettings, config_file, read_settings
 from mold_core.weights.packed import PackedTensor
 from mold_core.wire import Info, LoraWeight
 
@@ -27,9 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Lora", "LoraCache", "read_lora"]
 
-# What other methods than plain low-rank pairs store; without it the pairs would mean something else.
-_OTHER_METHODS = {"dora_scale": "DoRA", "hada_w1_a": "LoHa", "lokr_w1": "LoKr", "oft_diag": "OFT"}
-
 # LoRAs of FLUX.1 take 20 to 350 MB; larger ones are read for each request.
 LORA_CACHE_BYTES = 512 * 1024 * 1024
 _REMEMBERED_NAMES = 100
@@ -37,24 +39,21 @@ _REMEMBERED_NAMES = 100
 
 @frozen(kw_only=True, eq=False)
 class Lora:
-    """What a LoRA adds to one network: branches by layer. `ignored` are the keys that it has no place for."""
+    """What a LoRA adds to one network: deltas by layer. `ignored` are the keys of layers that the network lacks."""
 
-    deltas: Mapping[str, LoraDelta]
+    deltas: Mapping[str, tuple[Delta, ...]]
     ignored: tuple[str, ...] = ()
 
     @property
     def size_bytes(self) -> int:
         """Memory of the numbers."""
-        return sum(branch.size_bytes for branch in self.deltas.values())
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors())
 
-
-@frozen(kw_only=True, eq=False)
-class _Pair:
-    """The two matrices of a place."""
-
-    place: Place
-    down: Tensor
-    up: Tensor
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield the numbers that it consists of."""
+        for deltas in self.deltas.values():
+            for delta in deltas:
+                yield from delta.tensors()
 
 
 def read_lora(
@@ -68,12 +67,17 @@ def read_lora(
 ) -> Lora:
     """Return what a file adds to a component of the model, in the dtype and on the device to compute with.
 
-    Pairs may be called lora_A and lora_B, lora_down and lora_up, or as diffusers once did; layers as `names` knows
-    them. With an ``alpha`` of its own a pair counts alpha / rank times. Raises CheckpointError naming file and
-    key: for no pairs, half a pair, shapes that do not fit, and methods other than plain low-rank pairs.
+    Layers are called as `names` knows them, and may be changed by any method of `lora_layers`. Alphas are those of the
+    layers, else those of the header or of an adapter_config.json in the folder. Raises CheckpointError naming file and
+    key for anything on a layer of the network that does not fit it or is not understood.
     """
     try:
-        return _read(read_weights(path), component, network, names, dtype, device, path.name)
+        file = _File(
+            name=path.name,
+            tensors=read_weights(path),
+            settings=read_settings(path, getattr(open_weights(path), "metadata", {})),
+        )
+        return _read(file, component, network, names, dtype, device)
     except CheckpointError as error:
         if error.message.startswith(str(path)):
             raise
@@ -139,7 +143,8 @@ class LoraCache:
     def _get(
         self, path: Path, component: str, network: nn.Module, dtype: torch.dtype, device: str | torch.device
     ) -> Lora:
-        key = (component, dtype, str(device), *_state(path))
+        config = config_file(path)
+        key = (component, dtype, str(device), *_state(path), *(() if config is None else _state(config)))
         if key not in self._kept:
             self._kept[key] = read_lora(path, component, network, self._names, dtype=dtype, device=device)
         self._kept.move_to_end(key)
@@ -165,95 +170,136 @@ def _report_ignored(path: Path, ignored: Sequence[str], run: Run) -> None:
         run.report(Info(message=f"{path.name}: the model has no place for {names}{more}; ignored"))
 
 
+@frozen(kw_only=True, eq=False)
+class _File:
+    """The tensors of a LoRA file, and what its configuration says."""
+
+    name: str
+    tensors: Mapping[str, Tensor | PackedTensor]
+    settings: tuple[LoraSettings, ...]
+
+    def settings_of(self, stem: str) -> LoraSettings | None:
+        """Return the settings for a layer of the file: those whose prefix its name has."""
+        return next(
+            (each for each in self.settings if f"{stem}.".startswith(f"{each.prefix}.") or not each.prefix), None
+        )
+
+
 def _read(
-    tensors: Mapping[str, Tensor | PackedTensor],
+    file: _File,
     component: str,
     network: nn.Module,
     names: LoraNames,
     dtype: torch.dtype,
     device: str | torch.device,
-    source: str,
 ) -> Lora:
-    _refuse_other_methods(tensors)
-    keys = {name: read_key(name, names) for name in tensors}
+    keys = {name: split_key(name) for name in file.tensors}
     if not any(keys.values()):
-        raise CheckpointError(f"it contains no LoRA weights; it contains {_some(tensors)}")
-    places = names.places_of(network)
-    halves: dict[Place, dict[str, str]] = defaultdict(dict)
+        raise CheckpointError(f"it contains no LoRA weights; it contains {_some(file.tensors)}")
+    places = {**dict(parameter_layers(network)), **names.places_of(network)}
+    layers: dict[str, dict[str, str]] = defaultdict(dict)
+    found: dict[str, Place] = {}
     ignored = []
-    for name, key in keys.items():
+    for name, known in keys.items():
         if names.component_of(flat(name)) != component:
             continue
-        place = None if key is None else places.get(key.layer)
-        if key is None or place is None:
-            ignored.append(name)
+        key = known or _unmarked(name, keys, network, names, places)
+        place = None if key is None else places.get(names.layer_of(flat(key.stem)))
+        if key is not None and place is not None:
+            if key.role in layers[key.stem]:
+                raise CheckpointError(f"{name} and {layers[key.stem][key.role]} mean the same thing")
+            layers[key.stem][key.role], found[key.stem] = name, place
+        elif layer := _layer_below(name, names, places):
+            raise CheckpointError(f"{name} is not understood, and the model has the layer {layer}")
         else:
-            halves[place][key.part] = name
-    if ignored and not halves:
+            ignored.append(name)
+    if ignored and not layers:
         raise CheckpointError(f"it is for another model: no layer matches {_some(ignored)}")
-    pairs: dict[str, list[_Pair]] = defaultdict(list)
-    for place, parts in halves.items():
-        pairs[place.layer].append(_pair(place, parts, tensors))
-    deltas = {layer: _branch(found, dtype, device, source) for layer, found in pairs.items()}
-    return Lora(deltas=deltas, ignored=tuple(ignored))
+    deltas: dict[str, list[Delta]] = defaultdict(list)
+    pairs: dict[str, list[tuple[Place, LowRank]]] = defaultdict(list)
+    for stem, roles in layers.items():
+        place = found[stem]
+        entries = LayerTensors(stem=stem, names=roles, tensors=file.tensors, settings=file.settings_of(stem))
+        module = network.get_submodule(place.layer)
+        if not hasattr(module, "out_features"):
+            deltas[place.layer] += parameter_deltas(entries, module, _copier(dtype, device), file.name)
+            continue
+        shape = LayerShape(rows=place.rows, columns=place.columns)
+        done = layer_change(entries, shape, partial(_dense_rows, module, place))
+        if isinstance(done.change, LowRank) and done.bias is None:
+            pairs[place.layer].append((place, done.change))
+        else:
+            deltas[place.layer].append(_delta(done, place, dtype, device, file.name))
+    for layer, found_pairs in pairs.items():
+        deltas[layer].insert(0, _branch(found_pairs, dtype, device, file.name))
+    return Lora(deltas={layer: tuple(some) for layer, some in deltas.items()}, ignored=tuple(ignored))
 
 
-def _pair(place: Place, names: Mapping[str, str], tensors: Mapping[str, Tensor | PackedTensor]) -> _Pair:
-    """Return the two matrices of a place, the second with alpha / rank in it."""
-    there = names.get("down") or names.get("up") or names.get("alpha")
-    if "down" not in names or "up" not in names:
-        raise CheckpointError(f"{there} has no counterpart: lora_A and lora_B (or lora_down and lora_up) come in pairs")
-    down, up = (_matrix(names[part], tensors) for part in ("down", "up"))
-    rank = len(down)
-    for part, matrix, wanted in (("down", down, [rank, place.columns]), ("up", up, [place.rows, rank])):
-        if list(matrix.shape) != wanted or not rank:
-            raise CheckpointError(f"{names[part]} has the shape {list(matrix.shape)} where {wanted} is needed")
-    if place.swapped:
-        up = torch.cat(up.chunk(2)[::-1])
-    factor = _alpha(names["alpha"], tensors) / rank if "alpha" in names else 1.0
-    if factor != 1:
-        up = up.float() * factor
-    return _Pair(place=place, down=down, up=up)
+def _unmarked(
+    name: str, keys: Mapping[str, object], network: nn.Module, names: LoraNames, places: Mapping[str, Place]
+) -> TensorKey | None:
+    """Return a name taken apart that no method marks: IA3's factors, and whole parameters of norms."""
+    stem, _, kind = name.rpartition(".")
+    if kind == "weight" and f"{stem}.on_input" in keys:
+        return TensorKey(stem=stem, role="gain")
+    place = places.get(names.layer_of(flat(stem)))
+    if place is None:
+        return None
+    module = network.get_submodule(place.layer)
+    if not hasattr(module, "out_features") and kind == main_parameter(module):
+        return TensorKey(stem=stem, role="value")
+    return None
 
 
-def _matrix(name: str, tensors: Mapping[str, Tensor | PackedTensor]) -> Tensor:
-    tensor = tensors[name]
-    dense = tensor if isinstance(tensor, Tensor) else tensor.expand()
-    if not dense.is_floating_point():
-        raise CheckpointError(f"{name} has no floating-point dtype")
-    if dense.ndim == 4 and dense.shape[2:] == (1, 1):  # some write linear layers as convolutions over single pixels
-        dense = dense.flatten(1)
-    return dense
+def _layer_below(name: str, names: LoraNames, places: Mapping[str, Place]) -> str | None:
+    """Return the layer of the model that a name begins with, if it does."""
+    found = (places.get(names.layer_of(flat(stem))) for stem in stems(name))
+    return next((place.layer for place in found if place is not None), None)
 
 
-def _alpha(name: str, tensors: Mapping[str, Tensor | PackedTensor]) -> float:
-    tensor = tensors[name]
-    if not isinstance(tensor, Tensor) or tensor.numel() != 1 or not math.isfinite(tensor.item()):
-        raise CheckpointError(f"{name} must be one finite number")
-    return float(tensor.item())
+def _dense_rows(module: nn.Module, place: Place) -> Tensor:
+    """Return the rows of a layer that a LoRA is about, float32 and in the LoRA's order."""
+    weight: Tensor | PackedTensor = module.weight  # type: ignore[assignment]
+    with torch.inference_mode(False), torch.no_grad():
+        dense = weight.detach() if isinstance(weight, Tensor) else weight.expand()
+        rows = dense[place.first : place.first + place.rows].float()
+        return torch.cat(rows.chunk(2)[::-1]) if place.swapped else rows
 
 
-def _branch(pairs: Sequence[_Pair], dtype: torch.dtype, device: str | torch.device, source: str) -> LoraDelta:
+def _delta(done: LayerChange, place: Place, dtype: torch.dtype, device: str | torch.device, source: str) -> LayerDelta:
+    copy = _copier(dtype, device)
+    return LayerDelta(
+        first=place.first,
+        count=place.rows,
+        change=None if done.change is None else done.change.moved(copy),
+        bias=None if done.bias is None else copy(done.bias),
+        swapped=place.swapped,
+        source=source,
+    )
+
+
+def _branch(
+    pairs: Sequence[tuple[Place, LowRank]], dtype: torch.dtype, device: str | torch.device, source: str
+) -> LoraDelta:
+    """Return all plain pairs of a layer as one delta: one product with the inputs serves them all."""
+    copy = _copier(dtype, device)
     ups, first = [], 0
-    for pair in pairs:
+    for place, pair in pairs:
         ranks = slice(first, first + len(pair.down))
-        ups.append(LoraUp(weight=_own(pair.up, dtype, device), first=pair.place.first, ranks=ranks))
+        up = torch.cat(pair.up.chunk(2)[::-1]) if place.swapped else pair.up
+        ups.append(LoraUp(weight=copy(up), first=place.first, ranks=ranks))
         first = ranks.stop
-    down = _own(torch.cat([pair.down for pair in pairs]), dtype, device)
-    return LoraDelta(down=down, ups=tuple(ups), source=source)
+    return LoraDelta(down=copy(torch.cat([pair.down for _, pair in pairs])), ups=tuple(ups), source=source)
 
 
-def _own(matrix: Tensor, dtype: torch.dtype, device: str | torch.device) -> Tensor:
+def _copier(dtype: torch.dtype, device: str | torch.device) -> Callable[[Tensor], Tensor]:
+    return lambda matrix: _copied(matrix, dtype, device)
+
+
+def _copied(matrix: Tensor, dtype: torch.dtype, device: str | torch.device) -> Tensor:
     """Return a copy that shares no memory with the file, which may change while the LoRA is kept."""
     with torch.inference_mode(False):
         return matrix.to(device=device, dtype=dtype, copy=True).contiguous()
-
-
-def _refuse_other_methods(tensors: Mapping[str, object]) -> None:
-    for name in tensors:
-        method = _OTHER_METHODS.get(name.rpartition(".")[2])
-        if method:
-            raise CheckpointError(f"{name} declares {method}; mold supports plain LoRA only")
 
 
 def _some(names: Iterable[str]) -> str:

@@ -27,10 +27,10 @@ _ADAPTER = r"(\.(?!weight$|bias$)\w+)?"  # PEFT's name of the adapter, where a f
 _ROLES = (
     (rf"\.lora_A{_ADAPTER}\.weight", "down"),
     (rf"\.lora_B{_ADAPTER}\.weight", "up"),
-    (rf"\.lora_B{_ADAPTER}\.bias", "bias"),
+    (rf"\.lora_B{_ADAPTER}\.bias", "up_bias"),
     (r"\.(lora_down|lora\.down|lora_linear_layer\.down)\.weight", "down"),
     (r"\.(lora_up|lora\.up|lora_linear_layer\.up)\.weight", "up"),
-    (r"\.(lora_up|lora\.up|lora_linear_layer\.up)\.bias", "bias"),
+    (r"\.(lora_up|lora\.up|lora_linear_layer\.up)\.bias", "up_bias"),
     (r"(?<=_lora)\.down\.weight", "down"),  # XLabs' and USO's processors
     (r"(?<=_lora)\.up\.weight", "up"),
     (r"(?<=_lora[12])\.down\.weight", "down"),

@@ -1,18 +1,31 @@
-"""Low-rank LoRAs beside the layers of a network, which stays as it is: W x becomes W x + s · B (A x).
+"""LoRAs beside the layers of a network, which stays as it is: W x becomes W x + s · (what each LoRA adds).
 
-LoRA (Hu et al. 2021, arXiv 2106.09685) without merging: the weights of a layer may be of any kind, quantised ones too.
+Without merging, the weights of a layer may be of any kind, quantised ones too. Parameters of other modules than linear
+layers (norms, convolutions) are small or dense: they are exchanged for the time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import torch
 from attrs import frozen
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["AdaptedLinear", "LoraDelta", "LoraUp", "with_loras_applied"]
+from mold_core.weights.lora_changes import Change
+
+__all__ = [
+    "AdaptedLinear",
+    "Delta",
+    "LayerDelta",
+    "LinearDelta",
+    "LoraDelta",
+    "LoraUp",
+    "ParameterDelta",
+    "with_loras_applied",
+]
 
 
 @frozen(kw_only=True, eq=False)
@@ -34,17 +47,110 @@ class LoraDelta:
     down: Tensor
     ups: tuple[LoraUp, ...]
     source: str = ""
+    reads_result = False
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield the numbers that it consists of."""
+        yield from (self.down, *(up.weight for up in self.ups))
+
+    def add(self, rows: Tensor, x: Tensor, product: _Product, scale: float) -> None:
+        """Add `scale` times its share to the results [n, out] for inputs x [n, in]."""
+        ranks = F.linear(x, self.down)
+        for up in self.ups:
+            some = rows[:, up.first : up.first + len(up.weight)]
+            some.addmm_(ranks[:, up.ranks], up.weight.T, alpha=scale)
+
+
+@frozen(kw_only=True, eq=False)
+class LayerDelta:
+    """What one LoRA does to `count` of a layer's rows, from `first` on, by another method than plain pairs; or a bias.
+
+    `swapped`: the halves of the rows stand the other way round in the LoRA.
+    """
+
+    first: int
+    count: int
+    change: Change | None = None
+    bias: Tensor | None = None
+    swapped: bool = False
+    source: str = ""
 
     @property
-    def size_bytes(self) -> int:
-        """Memory of the numbers."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in (self.down, *(up.weight for up in self.ups)))
+    def reads_result(self) -> bool:
+        """Whether it reads what the layer itself computes for the inputs."""
+        return self.change is not None and self.change.reads_result
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield the numbers that it consists of."""
+        if self.change is not None:
+            yield from self.change.tensors()
+        if self.bias is not None:
+            yield self.bias
+
+    def add(self, rows: Tensor, x: Tensor, product: _Product, scale: float) -> None:
+        """Add `scale` times its share to the results [n, out] for inputs x [n, in]."""
+        some = rows[:, self.first : self.first + self.count]
+        if self.change is not None:
+            added = self.change.added(x, product.rows(self.first, self.count, self.swapped))
+            some.add_(_halves_exchanged(added) if self.swapped else added, alpha=scale)
+        if self.bias is not None:
+            some.add_(_halves_exchanged(self.bias) if self.swapped else self.bias, alpha=scale)
+
+
+@frozen(kw_only=True, eq=False)
+class ParameterDelta:
+    """What one LoRA adds to the parameter `name` of a module that is no linear layer: `difference` of its numbers."""
+
+    name: str
+    difference: Callable[[Tensor], Tensor]
+    numbers: tuple[Tensor, ...]
+    source: str = ""
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield the numbers that it consists of."""
+        yield from self.numbers
+
+
+LinearDelta = LoraDelta | LayerDelta
+Delta = LinearDelta | ParameterDelta
+
+
+@frozen(eq=False)
+class _Product:
+    """What a layer computes without its bias, for all of its rows or some; `result` [n, rows] for the inputs.
+
+    `swapped`: with the halves of the rows exchanged.
+    """
+
+    base: nn.Module
+    whole: Tensor
+    rows_of: slice = slice(None)
+    swapped: bool = False
+
+    @property
+    def result(self) -> Tensor:
+        return self._some(self.whole)
+
+    @property
+    def bias(self) -> Tensor | None:
+        bias = _bias(self.base)
+        return None if bias is None else self._some(bias)
+
+    def of(self, x: Tensor) -> Tensor:
+        return self._some(_without_bias(self.base(x), self.base))
+
+    def rows(self, first: int, count: int, swapped: bool) -> _Product:
+        return _Product(self.base, self.whole, slice(first, first + count), swapped)
+
+    def _some(self, numbers: Tensor) -> Tensor:
+        some = numbers[..., self.rows_of]
+        return _halves_exchanged(some) if self.swapped else some
 
 
 class AdaptedLinear(nn.Module):
     """A linear layer with branches. They are not among the module's parameters: the network's memory is its own."""
 
-    def __init__(self, base: nn.Module, deltas: Sequence[tuple[LoraDelta, float]]) -> None:
+    def __init__(self, base: nn.Module, deltas: Sequence[tuple[LinearDelta, float]]) -> None:
         super().__init__()
         self.base = base
         self.deltas = tuple(deltas)
@@ -53,26 +159,61 @@ class AdaptedLinear(nn.Module):
         """Return the layer's own result with what the branches add."""
         out: Tensor = self.base(x)
         rows = out.view(-1, out.shape[-1])
-        for branch, scale in self.deltas:
-            ranks = F.linear(x, branch.down).view(len(rows), -1)
-            for up in branch.ups:
-                part = rows[:, up.first : up.first + len(up.weight)]
-                part.addmm_(ranks[:, up.ranks], up.weight.T, alpha=scale)
+        reads = any(delta.reads_result for delta, _ in self.deltas)
+        product = _Product(self.base, _without_bias(rows, self.base, copy=True) if reads else rows)
+        inputs = x.reshape(len(rows), -1)
+        for delta, scale in self.deltas:
+            delta.add(rows, inputs, product, scale)
         return out
 
 
 @contextmanager
-def with_loras_applied(network: nn.Module, stack: Sequence[tuple[Mapping[str, LoraDelta], float]]) -> Iterator[None]:
-    """Compute with LoRAs for a while: each is branches by layer name, and a scale. Afterwards no trace is left."""
-    deltas: dict[str, list[tuple[LoraDelta, float]]] = {}
-    for adapter, scale in stack:
-        for layer, branch in adapter.items():
-            deltas.setdefault(layer, []).append((branch, scale))
-    layers = {name: network.get_submodule(name) for name in deltas}
+def with_loras_applied(
+    network: nn.Module, stack: Sequence[tuple[Mapping[str, Delta | tuple[Delta, ...]], float]]
+) -> Iterator[None]:
+    """Compute with LoRAs for a while: each is deltas by layer name, and a scale. Afterwards no trace is left."""
+    deltas: dict[str, list[tuple[Delta, float]]] = {}
+    for lora, scale in stack:
+        for layer, branches in lora.items():
+            each = branches if isinstance(branches, tuple) else (branches,)
+            deltas.setdefault(layer, []).extend((delta, scale) for delta in each)
+    modules = {name: network.get_submodule(name) for name in deltas}
+    exchanged: list[tuple[nn.Module, str, nn.Parameter]] = []
     try:
-        for path, plain in layers.items():
-            network.set_submodule(path, AdaptedLinear(plain, deltas[path]))
+        for path, module in modules.items():
+            linear = [(delta, scale) for delta, scale in deltas[path] if not isinstance(delta, ParameterDelta)]
+            if linear:
+                network.set_submodule(path, AdaptedLinear(module, linear))
+            for delta, scale in deltas[path]:
+                if isinstance(delta, ParameterDelta):
+                    exchanged.append((module, delta.name, module._parameters[delta.name]))  # type: ignore[arg-type]
+                    module._parameters[delta.name] = _changed(exchanged[-1][2], delta, scale)
         yield
     finally:
-        for path, plain in layers.items():
-            network.set_submodule(path, plain)
+        for path, module in modules.items():
+            network.set_submodule(path, module)
+        for module, name, parameter in reversed(exchanged):
+            module._parameters[name] = parameter
+
+
+def _changed(parameter: nn.Parameter, delta: ParameterDelta, scale: float) -> nn.Parameter:
+    with torch.inference_mode(False), torch.no_grad():
+        numbers = parameter.detach().to(delta.numbers[0].device, torch.float32)
+        changed = numbers + scale * delta.difference(numbers)
+        return nn.Parameter(changed.to(delta.numbers[0].dtype), requires_grad=False)
+
+
+def _bias(layer: nn.Module) -> Tensor | None:
+    bias = getattr(layer, "bias", None)
+    return bias if isinstance(bias, Tensor) else None
+
+
+def _without_bias(rows: Tensor, layer: nn.Module, *, copy: bool = False) -> Tensor:
+    bias = _bias(layer)
+    if bias is None:
+        return rows.clone() if copy else rows
+    return rows - bias.to(rows.dtype)
+
+
+def _halves_exchanged(numbers: Tensor) -> Tensor:
+    return torch.cat(numbers.chunk(2, dim=-1)[::-1], dim=-1)

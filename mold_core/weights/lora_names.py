@@ -6,7 +6,7 @@ Trainers name a layer as the checkpoint does, as diffusers does, or either with 
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
@@ -15,12 +15,12 @@ from torch import nn
 
 from mold_core.weights.lora_keys import flat
 
-__all__ = ["Key", "LoraNames", "Place", "flat", "linear_layers", "read_key"]
+__all__ = ["LoraNames", "Place", "flat", "linear_layers", "main_parameter", "parameter_layers"]
 
 
 @frozen(kw_only=True)
 class Place:
-    """A linear layer, or some of its rows: `rows` of them from `first` on, `columns` numbers each.
+    """A layer, or some rows of a linear one: `rows` of them from `first` on, `columns` numbers each.
 
     `swapped`: the halves of the rows stand the other way round in the adapter.
     """
@@ -30,19 +30,6 @@ class Place:
     rows: int
     columns: int
     swapped: bool = False
-
-
-@frozen(kw_only=True)
-class Key:
-    """The name of a tensor of a LoRA, taken apart.
-
-    `layer` is the layer's name with underscores and without prefixes, `component` the network that has it, and `part`
-    says which part of a pair it is: down, up or alpha.
-    """
-
-    layer: str
-    component: str
-    part: str
 
 
 class LoraNames(Protocol):
@@ -58,27 +45,30 @@ class LoraNames(Protocol):
         """Return every linear layer of a network, or part of one, by all its names."""
 
 
-_PARTS = (
-    (re.compile(r"\.lora_A(\.\w+)?\.weight$"), "down"),
-    (re.compile(r"\.lora_B(\.\w+)?\.weight$"), "up"),
-    (re.compile(r"\.(lora_down|lora\.down|lora_linear_layer\.down)\.weight$"), "down"),
-    (re.compile(r"\.(lora_up|lora\.up|lora_linear_layer\.up)\.weight$"), "up"),
-    (re.compile(r"\.alpha$"), "alpha"),
-)
-
-
-def read_key(name: str, names: LoraNames) -> Key | None:
-    """Return the name of a LoRA's tensor taken apart, or None if it is none of a pair's."""
-    for pattern, part in _PARTS:
-        found = pattern.search(name)
-        if found:
-            stem = flat(name[: found.start()])
-            return Key(layer=names.layer_of(stem), component=names.component_of(flat(name)), part=part)
-    return None
-
-
 def linear_layers(network: nn.Module) -> Iterator[tuple[str, Place]]:
     """Yield every linear layer of a network, dense or packed, by its own name."""
     for name, module in network.named_modules():
         if hasattr(module, "out_features"):
             yield flat(name), Place(layer=name, first=0, rows=module.out_features, columns=module.in_features)
+
+
+def parameter_layers(network: nn.Module) -> Iterator[tuple[str, Place]]:
+    """Yield every module with dense parameters of its own that is no linear layer (norms, convolutions), by its name.
+
+    `rows` is the first dimension of its main parameter, `columns` the product of the others.
+    """
+    for name, module in network.named_modules():
+        parameter = None if hasattr(module, "out_features") else main_parameter(module)
+        if parameter is not None:
+            shape = module._parameters[parameter].shape
+            yield flat(name), Place(layer=name, first=0, rows=shape[0], columns=math.prod(shape[1:]))
+
+
+def main_parameter(module: nn.Module) -> str | None:
+    """Return the name of a module's weights: its only floating-point parameter besides a bias; None without one."""
+    names = [
+        name
+        for name, parameter in module._parameters.items()
+        if name != "bias" and parameter is not None and parameter.ndim and parameter.is_floating_point()
+    ]
+    return names[0] if len(names) == 1 else None

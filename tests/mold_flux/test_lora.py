@@ -375,8 +375,14 @@ OTHER = "layers.0.to_q"
             {f"{OTHER}.lora_A.weight": (4, 64), f"{OTHER}.lora_B.weight": (64, 4)},
             r"another model: no layer matches .*layers\.0\.to_q",
         ),
-        ({A: (4, 64), B: (128, 4), "img_in.dora_scale": (128,)}, r"img_in\.dora_scale declares DoRA"),
-        ({"lora_unet_x.hada_w1_a": (4, 4)}, r"LoHa"),
+        ({A: (4, 128), B: (128, 4)}, r"lora_A\.weight has the shape \[4, 128\] .*control images"),
+        ({A: (4, 64), B: (128, 4), "img_in.dora_scale": (127,)}, r"img_in\.dora_scale .*fits neither"),
+        ({"lora_unet_img_in.hada_w1_a": (4, 4)}, r"img_in\.hada_w1_a has no counterpart"),
+        ({"lora_unet_img_in.oft_diag": (4, 4)}, r"img_in\.oft_diag is not understood"),
+        (
+            {A: (4, 64), B: (128, 4), "img_in.vera_lambda": (4,)},
+            r"img_in\.vera_lambda .*the model has the layer img_in",
+        ),
     ],
 )
 def test_a_file_that_does_not_fit_is_an_error_that_names_the_key(
@@ -424,10 +430,10 @@ def test_a_file_that_was_changed_is_read_again(tmp_path: Path) -> None:
 def test_what_is_kept_does_not_hang_on_the_file(tmp_path: Path) -> None:
     path = write(tmp_path / "x", {name: (d.bfloat16(), u.bfloat16()) for name, (d, u) in OFFICIAL.items()}, kohya)
     adapter = read_lora(path, "transformer", transformer(), FluxNames(), dtype=torch.bfloat16, device="cpu")
-    before = {name: branch.down.clone() for name, branch in adapter.deltas.items()}
+    before = [tensor.clone() for tensor in adapter.tensors()]
     with path.open("r+b") as file:
         file.truncate(100)
-    assert all(torch.equal(branch.down, before[name]) for name, branch in adapter.deltas.items())
+    assert all(torch.equal(tensor, copy) for tensor, copy in zip(adapter.tensors(), before, strict=True))
 
 
 def test_compiled_blocks_compute_with_each_stack_and_without(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from mold_core import CheckpointError
 from mold_core.weights import PackedTensor, concatenate
 
-__all__ = ["Target", "autoencoder_name", "from_diffusers", "layer_names", "some", "target"]
+__all__ = ["Target", "autoencoder_name", "from_diffusers", "layer_names", "norm_names", "some", "target"]
 
 Weight = Tensor | PackedTensor
 
@@ -99,6 +99,14 @@ def layer_names(doubles: int, singles: int) -> Iterator[str]:
     for number in range(singles):
         inners = (*(inner for inner in _SINGLE if "norm_" not in inner), *_SINGLE_PARTS)
         yield from (f"single_transformer_blocks.{number}.{inner}" for inner in inners)
+
+
+def norm_names(doubles: int, singles: int) -> Iterator[str]:
+    """Yield the names of all norms with weights, in diffusers' layout."""
+    for number in range(doubles):
+        yield from (f"transformer_blocks.{number}.{inner}" for inner in _DOUBLE if "norm_" in inner)
+    for number in range(singles):
+        yield from (f"single_transformer_blocks.{number}.{inner}" for inner in _SINGLE if "norm_" in inner)
 
 
 def from_diffusers(tensors: Mapping[str, Weight]) -> dict[str, Weight]:

@@ -1,15 +1,20 @@
-"""Where the weights of a low-rank LoRA go: the names that trainers write → layers of our networks, and their rows.
+"""Where the weights of a LoRA go: the names that trainers write → layers of our networks, and their rows.
 
-Layers are named the official way (``double_blocks.0.img_attn.qkv``) or diffusers' (``transformer_blocks.0.attn.to_q``).
+Layers are named the official way (``double_blocks.0.img_attn.qkv``), diffusers' (``transformer_blocks.0.attn.to_q``) or
+by the attention processors of XLabs and USO (``double_blocks.0.processor.qkv_lora1``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
+from attrs import evolve
 from torch import nn
 
-from mold_core.weights import Place, flat, linear_layers
-from mold_flux.diffusers_layout import layer_names, target
-from mold_flux.transformer import FluxTransformer
+from mold_core.weights import Place, flat, linear_layers, parameter_layers
+from mold_flux.diffusers_layout import layer_names, norm_names, target
+from mold_flux.text_encoders import ClipTextEncoder
+from mold_flux.transformer import FluxConfig, FluxTransformer
 
 __all__ = ["FluxNames"]
 
@@ -23,6 +28,15 @@ _TEXT = {
     "text_encoder_": "clip_encoder",
     "text_encoders_t5xxl_transformer_": "t5_encoder",
     "text_encoders_clip_l_transformer_": "clip_encoder",
+    "text_encoders_t5xxl_": "t5_encoder",
+    "text_encoders_clip_l_": "clip_encoder",
+    "lycoris_te1_": "clip_encoder",
+    "lycoris_te_": "clip_encoder",
+    "lycoris_text_encoder_2_": "t5_encoder",
+    "lycoris_text_encoder_": "clip_encoder",
+    "base_model_model_text_model_": "clip_encoder",
+    "clip_l_": "clip_encoder",
+    "t5xxl_": "t5_encoder",
 }
 _TRANSFORMER = (
     "base_model_model_",
@@ -30,6 +44,9 @@ _TRANSFORMER = (
     "diffusion_model_",
     "lora_unet_",
     "lora_transformer_",
+    "lycoris_",
+    "oft_unet_",
+    "oft_transformer_",
     "transformer_",
     "unet_",
 )
@@ -46,7 +63,7 @@ class FluxNames:
         """Return a layer's name without the prefixes before it."""
         for prefix in _TEXT:
             if name.startswith(prefix):
-                return name.removeprefix(prefix)
+                return name.removeprefix(prefix).removeprefix("transformer_")
         while not name.startswith("transformer_blocks_"):
             found = next((prefix for prefix in _TRANSFORMER if name.startswith(prefix)), None)
             if found is None:
@@ -57,19 +74,41 @@ class FluxNames:
     def places_of(self, network: nn.Module) -> dict[str, Place]:
         """Return every linear layer of a network, or part of one, by all its names."""
         places = dict(linear_layers(network))
+        if isinstance(network, ClipTextEncoder):  # transformers 5 leaves out the first word
+            return {**places, **{name.removeprefix("text_model_"): place for name, place in places.items()}}
         if not isinstance(network, FluxTransformer):
             return places
         config = network.config
-        for name in layer_names(config.depth_double, config.depth_single):
-            where = target(f"{name}.weight")
-            whole = places.get(flat(where.name.removesuffix(".weight")))
-            if whole is None:  # the guidance embedder of a model without one
-                continue
-            widths = [whole.rows // where.of] * where.of
-            if where.of == 4:  # a single block's query, key, value and MLP
-                widths = [config.hidden_size] * 3 + [config.mlp_size]
-            first, rows = sum(widths[: where.place]), widths[where.place]
-            places[flat(name)] = Place(
-                layer=whole.layer, first=first, rows=rows, columns=whole.columns, swapped=where.swapped
-            )
-        return places
+        norms = dict(parameter_layers(network))
+        for name in norm_names(config.depth_double, config.depth_single):
+            places[flat(name)] = norms[flat(target(f"{name}.weight").name.removesuffix(".scale"))]
+        return {**places, **dict(_diffusers_layers(config, places)), **dict(_processor_layers(config, places))}
+
+
+def _diffusers_layers(config: FluxConfig, layers: Mapping[str, Place]) -> Iterator[tuple[str, Place]]:
+    """Yield the linear layers by diffusers' names, several of which may be rows of one."""
+    for name in layer_names(config.depth_double, config.depth_single):
+        where = target(f"{name}.weight")
+        whole = layers.get(flat(where.name.removesuffix(".weight")))
+        if whole is None:  # the guidance embedder of a model without one
+            continue
+        widths = [whole.rows // where.of] * where.of
+        if where.of == 4:  # a single block's query, key, value and MLP
+            widths = [config.hidden_size] * 3 + [config.mlp_size]
+        first, rows = sum(widths[: where.place]), widths[where.place]
+        yield flat(name), evolve(whole, first=first, rows=rows, swapped=where.swapped)
+
+
+def _processor_layers(config: FluxConfig, layers: Mapping[str, Place]) -> Iterator[tuple[str, Place]]:
+    """Yield the layers that attention processors have a LoRA beside: 1 is the image's, 2 the text's."""
+    for number in range(config.depth_double):
+        block = f"double_blocks_{number}"
+        for stream, index in (("img", 1), ("txt", 2)):
+            for layer in ("qkv", "proj"):
+                yield f"{block}_processor_{layer}_lora{index}", layers[f"{block}_{stream}_attn_{layer}"]
+    for number in range(config.depth_single):
+        block = f"single_blocks_{number}"
+        qkv = evolve(layers[f"{block}_linear1"], rows=3 * config.hidden_size)
+        yield f"{block}_processor_qkv_lora", qkv
+        yield f"{block}_linear1_qkv", qkv
+        yield f"{block}_processor_proj_lora", layers[f"{block}_linear2"]

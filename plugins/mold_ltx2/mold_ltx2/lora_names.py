@@ -15,6 +15,9 @@ _PREFIXES = (
     "diffusion_model_",
     "lora_unet_",
     "lora_transformer_",
+    "lycoris_",
+    "oft_unet_",
+    "oft_transformer_",
     "transformer_",
     "model_",
 )

@@ -1,0 +1,94 @@
+"""The rotations of OFT and BOFT files: blocks as they are stored → stages of a rotation."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from mold_core.errors import CheckpointError
+from mold_core.weights.lora_changes import Rotation, Stage
+from mold_core.weights.lora_settings import LoraSettings
+
+__all__ = ["butterfly_rotation", "output_rotation", "packed_rotation"]
+
+
+def output_rotation(blocks: Tensor, name: str, rows: int, constraint: float, rescale: Tensor | None) -> Rotation:
+    """Return the rotation of a layer's outputs that LyCORIS and kohya's trainer store as `blocks` [count, size, size].
+
+    `constraint` bounds the norm of all of them together; 0 does not.
+    """
+    if blocks.ndim != 3 or blocks.shape[1] != blocks.shape[2] or len(blocks) * blocks.shape[1] != rows:
+        raise CheckpointError(f"{name} has the shape {list(blocks.shape)}, which does not fit {rows} rows")
+    return Rotation(stages=(Stage(blocks=_cayley(blocks, constraint).transpose(1, 2)),), rescale=rescale)
+
+
+def butterfly_rotation(blocks: Tensor, name: str, rows: int, constraint: float, rescale: Tensor | None) -> Rotation:
+    """Return the rotation of LyCORIS' BOFT, stored as `blocks` [stages, count, size, size].
+
+    Stage i groups numbers that lie 2^i times half a block apart.
+    """
+    stages, count, size, _ = blocks.shape
+    if blocks.shape[2] != blocks.shape[3] or count * size != rows or size % 2 or rows % (2**stages * size // 2):
+        raise CheckpointError(f"{name} has the shape {list(blocks.shape)}, which does not fit {rows} rows")
+    rotated = _cayley(blocks, constraint)
+    orders = (torch.arange(rows).view(-1, 2, 2**stage * size // 2).transpose(1, 2).flatten() for stage in range(stages))
+    return Rotation(
+        stages=tuple(Stage(blocks=part, order=order) for part, order in zip(rotated, orders, strict=True)),
+        rescale=rescale,
+    )
+
+
+def packed_rotation(packed: Tensor, name: str, inputs: int, settings: LoraSettings | None) -> Rotation:
+    """Return the rotation of a layer's inputs that PEFT stores as `packed` [count or 1, size (size - 1) / 2].
+
+    Each row holds what lies above the diagonal of a skew-symmetric block. PEFT computes the rotation by five terms of
+    a series (Neumann's) unless its configuration says otherwise.
+    """
+    count, numbers = packed.shape if packed.ndim == 2 else (0, 0)
+    size = (1 + math.isqrt(1 + 8 * numbers)) // 2
+    shared = count == 1 and size != inputs
+    if size * (size - 1) // 2 != numbers or not count or (inputs % size if shared else count * size != inputs):
+        raise CheckpointError(f"{name} has the shape {list(packed.shape)}, which does not fit {inputs} inputs")
+    if settings is not None and settings.flag("coft"):
+        raise CheckpointError(f"{name} is of a constrained rotation (coft), which mold does not compute")
+    skew = packed.new_zeros(count, size, size)
+    above = torch.triu_indices(size, size, 1)
+    skew[:, above[0], above[1]] = packed
+    skew = skew - skew.transpose(1, 2)
+    if settings is not None and not settings.flag("use_cayley_neumann", default=True):
+        blocks = _rotation_less_one(-skew)
+    else:
+        terms = 5 if settings is None else int(settings.values.get("num_cayley_neumann_terms", 5))
+        blocks = _series_less_one(skew, terms)
+    blocks = blocks.transpose(1, 2)
+    return Rotation(stages=(Stage(blocks=blocks.repeat(inputs // size, 1, 1) if shared else blocks),), on_inputs=True)
+
+
+def _cayley(blocks: Tensor, constraint: float) -> Tensor:
+    """Return (1 + Q) (1 - Q)⁻¹ - 1 for the skew-symmetric Q = B - Bᵀ of each block B."""
+    skew = blocks - blocks.transpose(-1, -2)
+    norm = skew.norm() + 1e-8
+    if 0 < constraint < norm:
+        skew = skew * (constraint / norm)
+    return _rotation_less_one(skew)
+
+
+def _rotation_less_one(skew: Tensor) -> Tensor:
+    """Return (1 + Q) (1 - Q)⁻¹ - 1 = 2 Q (1 - Q)⁻¹."""
+    one = torch.eye(skew.shape[-1])
+    turned: Tensor = torch.linalg.solve(one - skew, 2 * skew, left=False)
+    return turned
+
+
+def _series_less_one(skew: Tensor, terms: int) -> Tensor:
+    """Return 2 Q + 2 Q² + … + Qⁿ, the last of which counts once; of two terms only 2 Q."""
+    if terms < 3:
+        return 2 * skew if terms == 2 else torch.zeros_like(skew)
+    last = min(max(terms - 1, 3), 32)
+    total, power = 2 * skew, skew
+    for exponent in range(2, last + 1):
+        power = power @ skew
+        total = total + (power if exponent == last else 2 * power)
+    return total
