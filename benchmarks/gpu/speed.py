@@ -131,10 +131,13 @@ def ltx2(setup: Setup, *, compiled: bool) -> Figures:
     width, words = (64, 16) if setup.tiny else (3840, 1024)
 
     def stream(tokens: int, axes: int) -> Stream:
-        places = torch.rand(1, axes, tokens, 2, device=device) * 5
+        positions = torch.rand(1, axes, tokens, 2, device=device) * 5
         empty = torch.zeros(1, tokens, 128, device=device)
         return Stream(
-            tokens=torch.randn_like(empty), mask=torch.zeros(1, tokens, 1, device=device), clean=empty, places=places
+            tokens=torch.randn_like(empty),
+            mask=torch.zeros(1, tokens, 1, device=device),
+            clean=empty,
+            positions=positions,
         )
 
     prompt = Prompt(

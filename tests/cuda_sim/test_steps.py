@@ -137,7 +137,7 @@ def ltx2_step(counted: Counted, kind: str, device: str, blocks: int = 48) -> tup
             tokens=torch.empty(1, tokens, 128, device=device),
             mask=torch.empty(1, tokens, 1, device=device),
             clean=torch.empty(1, tokens, 128, device=device),
-            places=torch.empty(1, axes, tokens, 2, device=device),
+            positions=torch.empty(1, axes, tokens, 2, device=device),
         )
 
     prompt = Prompt(

@@ -23,7 +23,7 @@ def same(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
 def test_a_bare_file_may_hold_transformer_and_connectors() -> None:
     names = ["adaln_single.linear.weight", "transformer_blocks.0.attn1.to_q.weight", "scale_shift_table"]
     tensors = dict.fromkeys([*names, "video_embeddings_connector.learnable_registers"], 0)
-    assert list(official_names("transformer", tensors, own=True)) == [
+    assert list(official_names("transformer", tensors, separate=True)) == [
         "time_embed.linear.weight",
         "transformer_blocks.0.attn1.to_q.weight",
         "scale_shift_table",

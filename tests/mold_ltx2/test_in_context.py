@@ -76,7 +76,7 @@ def test_video_and_adapter_are_for_the_first_pass_only(
 
 def test_adapters_must_agree(one_stage: Any, tmp_path: Path) -> None:
     one, two = adapter(tmp_path / "one.safetensors", "2"), adapter(tmp_path / "two.safetensors", "4")
-    with pytest.raises(CheckpointError, match=r"two\.safetensors: this LoRA is shown videos 4 times smaller"):
+    with pytest.raises(CheckpointError, match=r"two\.safetensors: this LoRA takes a reference video 4 times smaller"):
         one_stage.render(asked(one, two), RecordedRun())
     wrong = adapter(tmp_path / "wrong.safetensors", "half")
     with pytest.raises(CheckpointError, match="reference_downscale_factor must be a whole number from 1, not 'half'"):

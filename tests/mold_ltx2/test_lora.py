@@ -190,8 +190,8 @@ def test_both_passes_of_the_best_way_take_part_of_the_distilled_adapter(
     pipeline = load(
         {**files, "distilled_lora": write(tmp_path / "a.safetensors", pairs(one_stage), official)}, distilled=False
     )
-    recipe = pipeline._recipe(attrs.evolve(REQUEST, pipeline="two-stage-hq", loras=(LoraWeight(path="own"),)))
-    assert [[(Path(lora.path).name, lora.scale) for lora in one.loras] for one in recipe.passes] == [
+    plan = pipeline._plan(attrs.evolve(REQUEST, pipeline="two-stage-hq", loras=(LoraWeight(path="own"),)))
+    assert [[(Path(lora.path).name, lora.scale) for lora in one.loras] for one in plan.passes] == [
         [("own", 1.0), ("a.safetensors", 0.25)],
         [("own", 1.0), ("a.safetensors", 0.5)],
     ]

@@ -175,7 +175,7 @@ WHOLE_MODEL = TimeRange(start_seconds=0, end_seconds=0.5)
         (
             {"keyframes": (Keyframe(frame=1, image=png(frames(1)[0])),) * 2},
             "keyframes[1].frame",
-            "keyframes[1].frame 1 is given twice",
+            "keyframes[1].frame 1 occurs twice",
         ),
         (
             {"audio_file": b"no sound"},
@@ -185,14 +185,14 @@ WHOLE_MODEL = TimeRange(start_seconds=0, end_seconds=0.5)
         (
             {"audio_file": mp4(frames(2))},
             "audio_file",
-            "audio_file has no sound in it; use WAV, MP3, FLAC, Ogg, M4A or the like",
+            "audio_file contains no audio; use WAV, MP3, FLAC, Ogg, M4A or the like",
         ),
         ({"source_video": SOUND}, "source_video", "source_video is not an MP4 file, or is damaged"),
         (
             {"source_video": VIDEO},
             "frames",
-            "the source_video has 18 frames, and the video shall have 17: nothing is left to make; ask for more "
-            "frames, or name a part to make again with retake_range",
+            "the source_video has 18 frames and the request 17: nothing is left to generate; request more "
+            "frames, or set retake_range to regenerate a part",
         ),
         (
             {"source_video": VIDEO, "frames": 33, "fps": 24},
@@ -202,13 +202,12 @@ WHOLE_MODEL = TimeRange(start_seconds=0, end_seconds=0.5)
         (
             {"source_video": VIDEO, "frames": 33, "source_image": png(frames(1)[0])},
             "source_image",
-            "source_image and source_video both say how the clip begins; give one of them",
+            "source_image and source_video both define how the clip begins; use one of them",
         ),
         (
             {"retake_range": WHOLE_MODEL},
             "retake_range",
-            "retake_range needs a source_video, of which that part is made again; give the video, or leave "
-            "retake_range out",
+            "retake_range needs a source_video to regenerate a part of; add source_video, or leave retake_range out",
         ),
         (
             {"source_video": VIDEO, "retake_range": TimeRange(start_seconds=0.5, end_seconds=0.5)},
@@ -223,7 +222,7 @@ WHOLE_MODEL = TimeRange(start_seconds=0, end_seconds=0.5)
         (
             {"source_video": VIDEO, "retake_range": TimeRange(start_seconds=0.7, end_seconds=0.72)},
             "retake_range.start_seconds",
-            "retake_range begins at 0.7 s, and of the source_video 17 frames are used, 0.68 s",
+            "retake_range begins at 0.7 s, and the 17 frames of the source_video that are used end at 0.68 s",
         ),
         (
             {"source_video": VIDEO, "retake_range": WHOLE_MODEL, "frames": 25},
@@ -233,63 +232,64 @@ WHOLE_MODEL = TimeRange(start_seconds=0, end_seconds=0.5)
         (
             {"source_video": VIDEO, "retake_range": WHOLE_MODEL, "spatial_upscale": "x2"},
             "spatial_upscale",
-            "spatial_upscale is not for retakes: the rest of the video stays as it is; leave it out; mold upscale "
-            "enlarges a finished video",
+            "spatial_upscale cannot be used with a retake, which keeps the size and the rate of the video; leave it "
+            "out; mold upscale upscales a finished video",
         ),
         (
             {"source_video": VIDEO, "retake_range": WHOLE_MODEL, "pipeline": "distilled"},
             "pipeline",
-            "pipeline 'distilled' makes a whole clip, and retake_range asks for a part; use retake, or leave it out",
+            "pipeline 'distilled' generates a whole clip, and retake_range requests a part; use retake, or leave it "
+            "out",
         ),
         (
             {"pipeline": "retake"},
             "pipeline",
-            "pipeline 'retake' makes a part of a video again; give source_video and retake_range",
+            "pipeline 'retake' regenerates a part of a video; set source_video and retake_range",
         ),
-        ({"pipeline": "a2-vid"}, "pipeline", "pipeline 'a2-vid' makes a video for a sound; give one as audio_file"),
+        ({"pipeline": "a2-vid"}, "pipeline", "pipeline 'a2-vid' generates a video for audio; set audio_file"),
         (
             {"pipeline": "keyframe"},
             "pipeline",
-            "pipeline 'keyframe' goes from one image to the next; give two keyframes or more",
+            "pipeline 'keyframe' interpolates between images; add two keyframes or more",
         ),
         (
             {"pipeline": "two-stage-hq", "model": "ltx-2-tiny-dev"},
             "pipeline",
-            "pipeline 'two-stage-hq' takes a file distilled_lora, and ltx-2-tiny-dev:fp32 has none; mold pull "
-            "ltx-2-19b-dev brings it",
+            "pipeline 'two-stage-hq' needs a file distilled_lora, and ltx-2-tiny-dev:fp32 has none; use "
+            "ltx-2-19b-dev, which has it",
         ),
         (
             {"pipeline": "ic-lora"},
             "pipeline",
-            "pipeline 'ic-lora' shows the model a video beside its own; give one as source_video",
+            "pipeline 'ic-lora' needs a reference video; set source_video",
         ),
         (
             {"pipeline": "ic-lora", "source_video": VIDEO},
             "pipeline",
-            "pipeline 'ic-lora' takes a LoRA that was trained in context; name it in loras",
+            "pipeline 'ic-lora' needs an in-context LoRA; add it to loras",
         ),
         (
             {"pipeline": "ic-lora", "model": "ltx-2-tiny-dev"},
             "pipeline",
-            "pipeline 'ic-lora' is for distilled models, and ltx-2-tiny-dev:fp32 is guided; name a distilled model",
+            "pipeline 'ic-lora' is for distilled models, and ltx-2-tiny-dev:fp32 is guided; use a distilled model",
         ),
         (
             {"pipeline": "two-stage"},
             "pipeline",
-            "pipeline 'two-stage' is for guided models, and ltx-2-tiny:fp32 is distilled; use distilled, which has two "
-            "passes too",
+            "pipeline 'two-stage' is for guided models, and ltx-2-tiny:fp32 is distilled; use distilled, which also "
+            "has two passes",
         ),
         (
             {"pipeline": "distilled", "model": "ltx-2-tiny-dev"},
             "pipeline",
-            "pipeline 'distilled' is for distilled models, and ltx-2-tiny-dev:fp32 is guided; leave it out, or name a "
+            "pipeline 'distilled' is for distilled models, and ltx-2-tiny-dev:fp32 is guided; leave it out, or use a "
             "distilled model",
         ),
         (
             {"pipeline": "two-stage", "model": "ltx-2-tiny-dev"},
             "pipeline",
-            "pipeline 'two-stage' takes a file distilled_lora, and ltx-2-tiny-dev:fp32 has none; mold pull "
-            "ltx-2-19b-dev brings it",
+            "pipeline 'two-stage' needs a file distilled_lora, and ltx-2-tiny-dev:fp32 has none; use "
+            "ltx-2-19b-dev, which has it",
         ),
         (
             {"temporal_upscale": "x2", "frames": 25},
@@ -299,14 +299,14 @@ WHOLE_MODEL = TimeRange(start_seconds=0, end_seconds=0.5)
         (
             {"temporal_upscale": "x2"},
             "temporal_upscale",
-            "temporal_upscale x2 takes an upsampler of latents, and ltx-2-tiny:fp32 has none of that kind; leave it "
-            "out, or name ltx-2-19b-distilled, which brings one",
+            "temporal_upscale x2 needs an upsampler of latents, and ltx-2-tiny:fp32 has none of that kind; leave it "
+            "out, or use ltx-2-19b-distilled, which has one",
         ),
         (
             {"spatial_upscale": "x2", "model": "ltx-2-tiny-bare"},
             "spatial_upscale",
-            "spatial_upscale x2 takes an upsampler of latents, and ltx-2-tiny-bare:fp32 has none of that kind; leave "
-            "it out, or name ltx-2-19b-distilled, which brings one",
+            "spatial_upscale x2 needs an upsampler of latents, and ltx-2-tiny-bare:fp32 has none of that kind; leave "
+            "it out, or use ltx-2-19b-distilled, which has one",
         ),
     ],
 )
@@ -320,6 +320,6 @@ def test_an_upsampler_of_another_kind_is_seen_when_the_model_is_loaded(engine: E
     with pytest.raises(ValidationError) as caught:
         engine.generate(attrs.evolve(CLIP, spatial_upscale="x1-5"))
     assert str(caught.value) == (
-        "spatial_upscale x1-5 takes an upsampler of latents, and ltx-2-tiny:fp32 has none of that kind; leave it "
-        "out, or name ltx-2.3-22b-distilled, which brings one"
+        "spatial_upscale x1-5 needs an upsampler of latents, and ltx-2-tiny:fp32 has none of that kind; leave it "
+        "out, or use ltx-2.3-22b-distilled, which has one"
     )

@@ -151,7 +151,7 @@ def test_so_many_times_the_transformer_runs(
     save_file(pair, tmp_path / "distilled.safetensors")
     pipeline = load({**files, "distilled_lora": tmp_path / "distilled.safetensors"}, distilled=distilled)
     calls: list[Any] = []
-    clear = _Model.clear
-    monkeypatch.setattr(_Model, "clear", lambda *given, **options: calls.append(options) or clear(*given, **options))
+    clear = _Model.denoised
+    monkeypatch.setattr(_Model, "denoised", lambda *given, **options: calls.append(options) or clear(*given, **options))
     pipeline.render(attrs.evolve(REQUEST, **fields), RecordedRun())
     assert len(calls) == forwards

@@ -75,31 +75,31 @@ _UNUSED_STATISTICS = re.compile(r"per_channel_statistics\.(?!(mean|std)-of-means
 
 
 def component_of(name: str) -> str:
-    """Return which network a tensor of a combined file belongs to; what is of no other is the transformer's."""
+    """Return the network that a tensor of a combined file belongs to; by default the transformer."""
     for component in _OTHERS:
         if name.startswith(f"{component}."):
             return component
     return "connectors" if _without(name, _TRANSFORMER_PREFIXES).startswith(_CONNECTOR_PREFIXES) else "transformer"
 
 
-def official_names(component: str, tensors: Mapping[str, T], *, own: bool = False) -> dict[str, T]:
-    """Return the tensors of one network out of a combined file under diffusers' names; they may have these already.
+def official_names(component: str, tensors: Mapping[str, T], *, separate: bool = False) -> dict[str, T]:
+    """Return the tensors of one network in a file, renamed to diffusers' names if they have others.
 
-    `own` says that the file is the network's own, so that its names need no prefix. Raises CheckpointError when the
-    file has none of them.
+    `own`: the file holds only this network, so its names need no prefix. Raises CheckpointError if the file has none
+    of its tensors.
     """
-    mine = {name: tensor for name, tensor in tensors.items() if component_of(name) == component}
-    if own and not mine:
-        mine = dict(tensors)
-    renamed = _video_vae_namer(mine) if component == "vae" else _NAMERS[component]
-    found = {new: tensor for name, tensor in mine.items() if (new := renamed(name)) is not None}
+    selected = {name: tensor for name, tensor in tensors.items() if component_of(name) == component}
+    if separate and not selected:
+        selected = dict(tensors)
+    renamed = _video_vae_namer(selected) if component == "vae" else _NAMERS[component]
+    found = {new: tensor for name, tensor in selected.items() if (new := renamed(name)) is not None}
     if not found:
         raise CheckpointError(f"this file holds no {component.replace('_', ' ')} of LTX-2")
     return found
 
 
 def diffusers_name(name: str) -> str:
-    """Return diffusers' name of a layer of the transformer, dots or underscores in it."""
+    """Return diffusers' name of a layer of the transformer, with dots or underscores."""
     return _replaced(_without(name, _TRANSFORMER_PREFIXES), _IN_TRANSFORMER)
 
 
@@ -108,12 +108,12 @@ def _connector_name(name: str) -> str | None:
 
 
 def _video_vae_namer(names: Iterable[str]) -> Callable[[str], str | None]:
-    """Return what renames the tensors of a video autoencoder.
+    """Return the function that renames the tensors of a video autoencoder.
 
-    Blocks and the samplers between them count through in the file; the middle is the encoder's last and the decoder's
-    first.
+    In the official layout, blocks and the samplers between them have one sequence of numbers. The middle block is the
+    encoder's last and the decoder's first.
     """
-    own_layout = any("mid_block" in name for name in names)  # diffusers'
+    diffusers_layout = any("mid_block" in name for name in names)  # diffusers'
     middle = max((int(found[1]) for name in names if (found := _DOWN_BLOCK.search(name))), default=0)
 
     def block(found: re.Match[str]) -> str:
@@ -128,7 +128,7 @@ def _video_vae_namer(names: Iterable[str]) -> Callable[[str], str | None]:
         if _UNUSED_STATISTICS.match(name):
             return None
         name = _replaced(name, (*_STATISTICS, ("res_blocks", "resnets")))
-        return name if own_layout else _BLOCK.sub(block, name)
+        return name if diffusers_layout else _BLOCK.sub(block, name)
 
     return renamed
 
@@ -139,7 +139,7 @@ def _audio_vae_name(name: str) -> str | None:
 
 
 def _vocoder_name(name: str) -> str | None:
-    """LTX-2.3's vocoder has another one inside, which makes the first part of the sound."""
+    """Rename a tensor of a vocoder. That of LTX-2.3 contains another vocoder, for the lower frequencies."""
     bare = name.removeprefix("vocoder.")
     if bare.startswith("resampler."):  # diffusers computes it
         return None

@@ -1,4 +1,4 @@
-"""What the parts of an LTX-2 model take in memory, from the headers of its files. Imports torch only for a dtype."""
+"""Memory that the components of an LTX-2 model take, from the headers of its files. Imports torch only for a dtype."""
 
 from __future__ import annotations
 
@@ -17,55 +17,55 @@ if TYPE_CHECKING:
 
 __all__ = ["device_of", "model_components", "number_bytes"]
 
-# The setting that places a part; all others are placed with the transformer.
-_PLACES = {"text_encoder": "text_encoders", "vae": "vae", "audio_vae": "vae", "vocoder": "vae"}
+# The name under which a component is placed; all others are placed with the transformer.
+_PLACEMENT_NAMES = {"text_encoder": "text_encoders", "vae": "vae", "audio_vae": "vae", "vocoder": "vae"}
 
-# What is streamed together.
+# The tensors of a unit that is streamed.
 _UNITS = {
     "text_encoder": re.compile(r"^layers\.\d+\."),
     "transformer": re.compile(r"^transformer_blocks\.\d+\."),
 }
 
-# LTX-2's and LTX-2.3's own sizes, for files whose headers are not here yet: billions of numbers, of which the
-# transformer's blocks are in fp8 in files of that kind; and shares of what does not stream, and of the largest unit.
+# Sizes of LTX-2 and LTX-2.3, for files that are not downloaded: billions of numbers, of which the transformer's blocks
+# are in fp8 in files of that kind; and the shares of weights that do not stream, and of the largest unit.
 _NUMBERS: Mapping[str, float] = {"connectors": 1.43e9, "vae": 1.22e9, "audio_vae": 0.053e9, "vocoder": 0.056e9}
 _NUMBERS_23: Mapping[str, float] = {"connectors": 3.17e9, "vae": 0.73e9, "audio_vae": 0.053e9, "vocoder": 0.129e9}
 _SHARES = {"text_encoder": (0.085, 0.0191), "transformer": (0.02, 0.0205)}
 
-# Numbers per token and channel of video that are in memory at once in a step: the residual stream, what is made of it
-# in attention and MLP, as in FLUX.1, and each token's own modulations, of which there are up to nine.
+# Numbers per token and channel of video that are in memory at once in a step: the residual stream, the activations of
+# attention and MLP, as in FLUX.1, and the modulations of each token, of which there are up to nine.
 _TOKEN_WIDTHS = 50
 # Numbers for every pixel of every frame that the video autoencoder decodes at once.
 _PIXEL_NUMBERS = 180
-# Gemma: per token and channel, beside the states of all layers, which the connectors normalise in copies.
+# Gemma: per token and channel, in addition to the states of all layers, which the connectors normalise in copies.
 _TEXT_WIDTHS, _STATE_COPIES = 20, 4
 
 
-def device_of(part: str, context: LoadContext) -> str:
-    """Return where a part runs: where it was asked for, else the device of the context."""
-    return context.memory_policy.device_of(_PLACES.get(part, "transformer"), default=context.device)
+def device_of(component: str, context: LoadContext) -> str:
+    """Return the device of a component: the requested one, else that of the context."""
+    return context.memory_policy.device_of(_PLACEMENT_NAMES.get(component, "transformer"), default=context.device)
 
 
-def number_bytes(part: str, spec: ModelSpec, context: LoadContext) -> int:
-    """Return how many bytes the numbers of a part take that are not quantised."""
+def number_bytes(component: str, spec: ModelSpec, context: LoadContext) -> int:
+    """Return the bytes of each number of a component that is not quantised."""
     from mold_ltx2.dtypes import dtype_of
 
-    device = device_of(part, context)
-    return dtype_of(part, spec, device, context.capabilities.get(device)).itemsize
+    device = device_of(component, context)
+    return dtype_of(component, spec, device, context.capabilities.get(device)).itemsize
 
 
 def model_components(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> tuple[ModelComponent, ...]:
-    """Return the parts of a model in the order in which they are used.
+    """Return the components of a model in the order of their use.
 
-    Files that are here are measured by their headers; of others the catalog tells the size. Raises CheckpointError for
-    a header that cannot be read.
+    Downloaded files are measured by their headers, others by the catalog. Raises CheckpointError for a header that
+    cannot be read.
     """
     components = Components(files, spec.options, context.loaders)
-    here = all(path.is_file() for paths in files.by_component.values() for path in paths)
-    sizes = _measured(spec, components, context) if here else _announced(spec, context)
-    working = _working_numbers(spec, components if here else None)
-    paths = _paths(components, files) if here else {}
-    adapter = sum(file.size_bytes or 0 for file in spec.files if file.component == "distilled_lora")
+    on_disk = all(path.is_file() for paths in files.by_component.values() for path in paths)
+    sizes = _measured(spec, components, context) if on_disk else _announced(spec, context)
+    working = _working_numbers(spec, components if on_disk else None)
+    paths = _paths(components, files) if on_disk else {}
+    lora_bytes = sum(file.size_bytes or 0 for file in spec.files if file.component == "distilled_lora")
     return tuple(
         ModelComponent(
             name=name,
@@ -73,7 +73,7 @@ def model_components(spec: ModelSpec, files: LocalFiles, context: LoadContext) -
             device=device_of(name, context),
             streamed_bytes=size.streamed_bytes(device_of(name, context)),
             working_bytes=working.get(name, 0) * number_bytes(name, spec, context)
-            + (adapter if name == "transformer" else 0),  # it is beside the transformer in a second pass
+            + (lora_bytes if name == "transformer" else 0),  # the transformer uses it in a second pass
             files=paths.get(name, ()),
             together=1,
         )
@@ -101,13 +101,13 @@ def _paths(components: Components, files: LocalFiles) -> dict[str, tuple[Path, .
 
 
 def _announced(spec: ModelSpec, context: LoadContext) -> dict[str, ComponentSizes]:
-    """Return LTX-2's sizes for files that are not here, after the catalog, whose files are bf16 or fp8."""
+    """Return the sizes of files that are not downloaded, from the catalog, whose files are bf16 or fp8."""
     files: dict[str, int] = {}
     for file in spec.files:
         files[file.component] = files.get(file.component, 0) + (file.size_bytes or 0)
-    counts = _NUMBERS_23 if spec.name.startswith("ltx-2.3") else _NUMBERS  # there is nothing else to tell it by yet
+    counts = _NUMBERS_23 if spec.name.startswith("ltx-2.3") else _NUMBERS  # only the name tells
     others = {name: int(numbers * number_bytes(name, spec, context)) for name, numbers in counts.items()}
-    # Only what is bf16 in a file can grow, and of the transformer that is little, or all of it.
+    # Only tensors in bf16 can grow: all of a transformer in bf16, few of one in fp8.
     stored = 2 if spec.tag in ("bf16", "fp16") else 1
     wider = {name: number_bytes(name, spec, context) / 2 for name in _SHARES}
     transformer = files.get("transformer", 0) - sum(int(numbers * 2) for numbers in counts.values())
@@ -129,7 +129,7 @@ def _announced(spec: ModelSpec, context: LoadContext) -> dict[str, ComponentSize
 
 
 def _working_numbers(spec: ModelSpec, components: Components | None) -> dict[str, int]:
-    """Return how many numbers are in memory besides the weights, for one clip of the model's default size."""
+    """Return the numbers in memory in addition to the weights, for one clip of the model's default size."""
     defaults = spec.defaults
     pixels, frames = (defaults.width or 1216) * (defaults.height or 704), defaults.frames or 97
     words = int(spec.options.get("text_tokens", 1024))

@@ -1,4 +1,4 @@
-"""Which file each network of a model comes from, and what it is there: its tensors, its sizes."""
+"""Find the networks of a model in its files: tensors and sizes."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 __all__ = ["COMPONENTS", "Components", "UpsamplerFile"]
 
-# Networks that may lie in one file, in the order they are used in.
+# Networks that may share a file, in the order of their use.
 COMPONENTS = ("connectors", "transformer", "vae", "audio_vae", "vocoder")
 
-# Components with files of upsamplers; what a file does is told by its tensors.
+# Components with files of upsamplers. The tensors of a file tell its kind.
 _UPSAMPLERS = ("spatial_upscaler", "temporal_upscaler")
 
 
 @frozen
 class UpsamplerFile:
-    """A file with an upsampler, and what it is."""
+    """A file with an upsampler, and its kind."""
 
     path: Path
     recognised: Recognised
@@ -40,19 +40,20 @@ class UpsamplerFile:
 class Components:
     """The networks in a model's files, found by the headers.
 
-    A network comes from the file of its own component, else from the transformer's, else from any other of the model
-    that has it: the published single files hold all five, and a vocoder often lies with the audio autoencoder.
+    A network comes from the file of its component, else from that of the transformer, else from any other file of the
+    model that has it: published single files hold all five, and a vocoder is often in the file of the audio
+    autoencoder.
     """
 
     def __init__(self, files: LocalFiles, options: Mapping[str, Any], loaders: Iterable[WeightLoader] = ()) -> None:
         self._files = files
         self._options = options
         self._loaders = tuple(loaders)
-        self._headers: dict[Path, Mapping[str, TensorSource]] = {}  # PERF: most of planning is to read them
+        self._headers: dict[Path, Mapping[str, TensorSource]] = {}  # PERF: reading them is most of the work of planning
 
     @cached_property
     def version(self) -> Version:
-        """What kind of LTX-2 this is, by the transformer's tensors."""
+        """The version of LTX-2, by the tensors of the transformer."""
         path = self.path("transformer")
         try:
             return version_of(recognise_version(official_names("transformer", self._opened(path))))
@@ -71,11 +72,11 @@ class Components:
         return transformer
 
     def config(self, component: str) -> dict[str, Any]:
-        """Return the sizes of a network: LTX-2's, but for those that the options say otherwise."""
+        """Return the sizes of a network: those of LTX-2, replaced by those in the options."""
         return {**OFFICIAL[self.version.name][component], **self._options.get(component, {})}
 
     def headers(self, component: str) -> dict[str, Any]:
-        """Return what the headers say of a network's tensors, under diffusers' names."""
+        """Return the headers of a network's tensors, under diffusers' names."""
         path = self.path(component)
         return self._named(component, path, self._opened(path))
 
@@ -89,7 +90,7 @@ class Components:
         return self._files.by_component["text_encoder"]
 
     def text_headers(self) -> dict[str, Any]:
-        """Return what the headers say of the text encoder's tensors."""
+        """Return the headers of the text encoder's tensors."""
         return self._text(lambda path: gemma_names(self._opened(path)))
 
     def text_tensors(self) -> dict[str, Any]:
@@ -98,7 +99,7 @@ class Components:
 
     @cached_property
     def upsamplers(self) -> dict[UpsamplerKind, UpsamplerFile]:
-        """The upsamplers that are here, by what they do."""
+        """The upsamplers in the downloaded files, by kind."""
         found: dict[UpsamplerKind, UpsamplerFile] = {}
         for component in _UPSAMPLERS:
             for path in self._files.by_component.get(component, ()):
@@ -116,9 +117,9 @@ class Components:
         return self._headers[path]
 
     def _named(self, component: str, path: Path, tensors: Mapping[str, Any]) -> dict[str, Any]:
-        own = component == "transformer" or component in self._files.by_component
+        separate = component == "transformer" or component in self._files.by_component
         try:
-            return official_names(component, tensors, own=own)
+            return official_names(component, tensors, separate=separate)
         except CheckpointError as error:
             raise _of_file(path, error) from None
 

@@ -1,4 +1,4 @@
-"""The sizes of LTX-2's networks. A file does not tell them all, so they are written down; a spec may say others."""
+"""The sizes of LTX-2's networks. Files do not contain all of them; a catalog entry may have others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VersionName = Literal["2.0", "2.3"]
 _VIDEO_LATENTS = {"spatial_compression_ratio": 32, "temporal_compression_ratio": 8}
 _CONNECTORS = {"rope_type": "split", "caption_channels": 3840, "text_proj_in_factor": 49}
 
-# LTX-2 19B and LTX-2.3 22B as their releases say, where that is not what diffusers takes for granted. Source:
+# LTX-2 19B and LTX-2.3 22B, where they differ from the defaults of diffusers. Source:
 # diffusers' scripts/convert_ltx2_to_diffusers.py.
 OFFICIAL: Mapping[VersionName, Mapping[str, Mapping[str, Any]]] = {
     "2.0": {
@@ -88,15 +88,15 @@ _VERSIONS: Mapping[VersionName, Version] = {
 
 
 def version_of(name: VersionName) -> Version:
-    """Return what a version stands for."""
+    """Return a version by its name."""
     return _VERSIONS[name]
 
 
 def recognise_version(names: Iterable[str]) -> VersionName:
     """Return the version of a transformer by the names of its tensors, official or diffusers'.
 
-    LTX-2.3 modulates what is read of the prompt by the noise level. Raises CheckpointError for LTX-2.5, which does so
-    by a table alone.
+    LTX-2.3 modulates the prompt by the noise level. Raises CheckpointError for LTX-2.5, which does so with a table
+    alone.
     """
     table = False
     for name in names:

@@ -1,4 +1,4 @@
-"""Latents to frames and sound, and images to latents."""
+"""Decode latents to frames and audio; encode frames and audio to latents."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ Report = Callable[["ProgressEvent"], object]
 
 
 def _silently(event: ProgressEvent) -> None:
-    """Tell nobody."""
+    """Discard an event."""
 
 
 class Autoencoders:
-    """The autoencoders of video and sound, and the vocoder. Outside, latents are as the transformer has them.
+    """The autoencoders of video and audio, and the vocoder. Its callers use latents in the scale of the transformer.
 
-    `vae`, `audio_vae` and `vocoder` have no weights: they tell sizes. The networks at work are parts of these names.
-    `statistics` are mean and standard deviation of the latents of video [C] and of sound [C·M].
-    `image_crf` is the quality, as x264 counts it, that images are brought down to before they are encoded; 0: none.
+    `vae`, `audio_vae` and `vocoder` have no weights; they provide sizes. Components of these names have the weights.
+    `statistics` are mean and standard deviation of the latents of video [C] and of audio [C·M].
+    `image_crf` is the quality, in x264's scale, to which images are compressed before they are encoded; 0 for none.
     """
 
     def __init__(
@@ -54,25 +54,27 @@ class Autoencoders:
         self.audio_vae = audio_vae
         self.vocoder = vocoder
         self._components = components
-        self._of_latents = statistics
+        self._latent_statistics = statistics
         self._device = device
         self._image_crf = image_crf
 
     def normalised(self, latents: Tensor) -> Tensor:
-        """Return the autoencoder's latents [B, C, F, H, W] as the transformer has them."""
+        """Return the autoencoder's latents [B, C, F, H, W] in the scale of the transformer."""
         mean, std = self._statistics(latents)
         output: Tensor = (latents - mean) * self.vae.config.scaling_factor / std
         return output
 
     def plain(self, latents: Tensor) -> Tensor:
-        """Return the transformer's latents as the autoencoder has them."""
+        """Return the transformer's latents in the scale of the autoencoder."""
         mean, std = self._statistics(latents)
         output: Tensor = latents * std / self.vae.config.scaling_factor + mean
         return output
 
     def frames(self, latents: Tensor, skip: int = 0, report: Report = _silently) -> Iterator[Image.Image]:
-        """Yield the frames of latents [1, C, F, H, W] after the first `skip`. `report` is told of what is loaded."""
-        with self._components.use("vae", report) as vae:  # weights without gradients need no inference mode here
+        """Yield the frames of latents [1, C, F, H, W] after the first `skip`. `report` gets the progress of loading."""
+        with self._components.use(
+            "vae", report
+        ) as vae:  # the weights have no gradients, so inference mode is not needed
             for pixels in decoded(vae, like_weights(self.plain(latents), vae)):
                 check_finite("VAE", pixels, network=vae)
                 for frame in pixels[:, skip:].unbind(1):  # one at a time: a video of bytes and floats is large
@@ -80,12 +82,12 @@ class Autoencoders:
                 skip = max(0, skip - pixels.shape[1])
 
     def sound(self, latents: Tensor, seconds: float, skip_seconds: float = 0.0, report: Report = _silently) -> Sound:
-        """Return the sound of latents [1, C, L, M] from `skip_seconds` on, exactly as long as the frames are."""
+        """Return the audio of latents [1, C, L, M] from `skip_seconds` to `seconds`, exactly."""
         mean, std = self._sound_statistics(latents)
-        with self._used("audio_vae", report) as audio_vae:
+        with self._network("audio_vae", report) as audio_vae:
             spectrum = audio_vae.decode(like_weights(latents * std + mean, audio_vae), return_dict=False)[0]
             check_finite("audio VAE", spectrum, network=audio_vae)
-        with self._used("vocoder", report) as vocoder:
+        with self._network("vocoder", report) as vocoder:
             waves = vocoder(like_weights(spectrum, vocoder))[0].float().cpu()
             check_finite("vocoder", waves, network=vocoder)
         rate = self.vocoder.config.output_sampling_rate
@@ -95,16 +97,16 @@ class Autoencoders:
 
     @property
     def spectra_per_second(self) -> float:
-        """Spectra that a second of sound has; a latent after the first stands for several."""
+        """Spectra per second of audio; each latent after the first covers several."""
         return float(self.audio_vae.config.sample_rate / self.audio_vae.config.mel_hop_length)
 
     def sound_latents(self, seconds: float) -> int:
-        """Return how many latents stand for so much sound."""
+        """Return the number of latents of audio of a duration."""
         stride: int = self.audio_vae.temporal_compression_ratio
         return round(seconds * self.spectra_per_second / stride)
 
     def encode_sound(self, sound: Sound, count: int) -> Tensor:
-        """Return sound, silence after its end, as latents [1, C, count, M]."""
+        """Return audio, with silence after its end, as latents [1, C, count, M]."""
         config, stride = self.audio_vae.config, self.audio_vae.temporal_compression_ratio
         waves = torch.from_numpy(resampled(sound, config.sample_rate)).expand(config.in_channels, -1)
         length = count * stride * config.mel_hop_length
@@ -112,7 +114,7 @@ class Autoencoders:
         spectra = log_mel(waves, sample_rate=config.sample_rate, hop=config.mel_hop_length, bands=config.mel_bins)[
             :, :, : stride * (count - 1) + 1
         ]
-        with self._used("audio_vae") as audio_vae:
+        with self._network("audio_vae") as audio_vae:
             latents = audio_vae.encode(like_weights(spectra, audio_vae)).latent_dist.mode().to(self._device).float()
             check_finite("audio VAE", latents, network=audio_vae, when="while it encoded the audio")
         mean, std = self._sound_statistics(latents)
@@ -120,7 +122,7 @@ class Autoencoders:
         return output
 
     def as_compressed(self, image: Image.Image) -> Image.Image:
-        """Return an image as a frame of a video that is encoded at the quality of those the model was trained on."""
+        """Return an image with the compression artifacts of the videos that the model was trained on."""
         if not self._image_crf:
             return image
         from diffusers.pipelines.ltx2.utils import apply_image_conditioning_crf
@@ -129,16 +131,16 @@ class Autoencoders:
 
     def encode_video(self, frames: Sequence[Image.Image], width: int, height: int) -> Tensor:
         """Return frames, 8n+1 of them, cropped to fill the size, as latents [1, C, n+1, H, W]."""
-        return self.encode_frames([_filling(frame, width, height) for frame in frames])
+        return self.encode_frames([_cropped_to(frame, width, height) for frame in frames])
 
     def encode_image(self, image: Image.Image, width: int, height: int) -> Tensor:
         """Return an image, cropped to fill the size, as one latent frame [1, C, 1, H, W]."""
-        return self.encode_frames([_filling(image, width, height)])
+        return self.encode_frames([_cropped_to(image, width, height)])
 
     def encode_frames(self, frames: list[Image.Image]) -> Tensor:
         """Return frames, 8n+1 of them, as latents [1, C, n+1, H, W]."""
         video = pixels_from_images(frames).transpose(0, 1)[None]
-        with self._used("vae") as vae:
+        with self._network("vae") as vae:
             latents = encoded(vae, like_weights(video, vae)).to(self._device)
             check_finite("VAE", latents, network=vae, when="while it encoded the source")
         return self.normalised(latents.float())
@@ -146,22 +148,22 @@ class Autoencoders:
     def _sound_statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         mean, std = (
             value.to(latents).unflatten(0, (self.audio_vae.config.latent_channels, -1))[None, :, None]
-            for value in self._of_latents["audio_vae"]
+            for value in self._latent_statistics["audio_vae"]
         )
         return mean, std
 
     @contextmanager
-    def _used(self, name: str, report: Report = _silently) -> Iterator[Any]:
+    def _network(self, name: str, report: Report = _silently) -> Iterator[Any]:
         with self._components.use(name, report) as network, torch.inference_mode():
             yield network
 
     def _statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        mean, std = (value.to(latents)[None, :, None, None, None] for value in self._of_latents["vae"])
+        mean, std = (value.to(latents)[None, :, None, None, None] for value in self._latent_statistics["vae"])
         return mean, std
 
 
-def _filling(image: Image.Image, width: int, height: int) -> Image.Image:
-    """Return an image scaled to cover width x height, cut evenly at its longer sides."""
+def _cropped_to(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Return an image scaled to cover width x height and cropped around its centre."""
     scale = max(width / image.width, height / image.height)
     size = (max(round(image.width * scale), width), max(round(image.height * scale), height))
     left, top = (size[0] - width) // 2, (size[1] - height) // 2

@@ -1,4 +1,4 @@
-"""What each part of a model computes in."""
+"""The dtype that each component computes in."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 __all__ = ["dtype_of"]
 
-# Rounding to bf16 is heard.
+# Rounding to bf16 is audible.
 _EXACT = ("vocoder",)
 
 
-def dtype_of(part: str, spec: ModelSpec, device: str, capability: tuple[int, int] | None = None) -> torch.dtype:
-    """Return the dtype of a part: what ``options.dtype`` says, else bf16 where the hardware multiplies it, else fp32.
+def dtype_of(component: str, spec: ModelSpec, device: str, capability: tuple[int, int] | None = None) -> torch.dtype:
+    """Return the dtype of a component: ``options.dtype``, else bf16 if the hardware multiplies it, else fp32.
 
-    The vocoder's is always fp32. Gemma 3 and LTX-2 outgrow fp16. `capability` is that of a CUDA device.
+    The vocoder's is always fp32. Values of Gemma 3 and LTX-2 overflow fp16. `capability` is that of a CUDA device.
     """
-    if part in _EXACT:
+    if component in _EXACT:
         return torch.float32
     if "dtype" in spec.options:
         named: torch.dtype = getattr(torch, spec.options["dtype"])

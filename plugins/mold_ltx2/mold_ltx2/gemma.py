@@ -57,16 +57,16 @@ _PREFIX = re.compile(r"^(?:model\.language_model\.|language_model\.model\.|model
 
 
 def gemma_config(**sizes: Any) -> Any:
-    """Return the configuration of Gemma 3's language model; `sizes` are those that are not the 12B model's."""
+    """Return the configuration of Gemma 3's language model; `sizes` replace those of the 12B model."""
     from transformers import Gemma3TextConfig
 
     return Gemma3TextConfig(**{**_OFFICIAL, **sizes}, tie_word_embeddings=True)
 
 
 def gemma_network(config: Any) -> Any:
-    """Return the network without weights, on the meta device, but for what is computed from its sizes.
+    """Return the network without weights, on the meta device. Only the rotary frequencies are computed.
 
-    Its embedding is a plain one, which can stay quantised; `scale_embeddings` follows once it has its weights.
+    Its embedding is a plain one, which can stay quantised; call `scale_embeddings` once it has its weights.
     """
     from transformers import Gemma3TextModel
 
@@ -78,24 +78,24 @@ def gemma_network(config: Any) -> Any:
 
 
 def scale_embeddings(network: Any) -> None:
-    """Multiply what is embedded as Gemma does: by the square root of its width, in the dtype of the vectors."""
+    """Let the embedding multiply its vectors by the square root of their width, in their dtype, as Gemma does."""
     scale = torch.tensor(network.config.hidden_size**0.5)
     network.embed_tokens.register_forward_hook(lambda module, ids, vectors: vectors * scale.to(vectors))
 
 
 def gemma_names(tensors: Mapping[str, T]) -> dict[str, T]:
-    """Return the tensors of the language model under transformers' names; vision towers and heads are left out.
+    """Return the tensors of the language model under transformers' names, without vision towers and heads.
 
-    `tensors` are those of one file, which may hold none of them.
+    `tensors` are those of one file, which may have none.
     """
     renamed = _from_gguf if _is_gguf(tensors) else _from_shards
     return {new: tensor for name, tensor in tensors.items() if (new := renamed(name)) is not None}
 
 
 def gemma_tensors(tensors: Mapping[str, Tensor | PackedTensor]) -> dict[str, Tensor | PackedTensor]:
-    """Return the same with the numbers that transformers has.
+    """Return the tensors of the language model with the values that transformers expects.
 
-    A GGUF file holds the weights of norms as they are multiplied with, transformers those less one.
+    A GGUF file has the factors of norms, transformers those factors minus one.
     """
     found = gemma_names(tensors)
     if _is_gguf(tensors):

@@ -1,4 +1,4 @@
-"""In-context LoRAs: what their files say of the video that the model is shown beside its own."""
+"""In-context LoRAs: the size of the reference video that their files declare."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from mold_core import CheckpointError
 if TYPE_CHECKING:
     from mold_core import LoraWeight
 
-__all__ = ["shown_smaller"]
+__all__ = ["reference_downscale"]
 
-# How many times smaller than the clip the videos were that a LoRA was trained to be shown.
+# The key in a file for how many times smaller than the clip the reference videos of training were.
 _FACTOR = "reference_downscale_factor"
 
 
-def shown_smaller(loras: Sequence[LoraWeight]) -> int:
-    """Return how many times smaller the video is shown: what the LoRAs say that say anything, 1 where none does.
+def reference_downscale(loras: Sequence[LoraWeight]) -> int:
+    """Return how many times smaller than the clip the reference video is; 1 if no LoRA declares it.
 
-    Raises CheckpointError naming the file for a value that is none, and for LoRAs that disagree.
+    Raises CheckpointError naming the file for a value that is not a positive whole number, and for LoRAs that disagree.
     """
     factors = {lora.path: factor for lora in loras if (factor := _factor(Path(lora.path))) != 1}
     if len(set(factors.values())) > 1:
         (one, first), (other, second), *_ = factors.items()
         raise CheckpointError(
-            f"%s: this LoRA is shown videos {second} times smaller, and %s {first} times",
+            f"%s: this LoRA takes a reference video {second} times smaller, and %s one {first} times smaller",
             Path(other),
             Path(one),
             hint="use one of them",
@@ -41,7 +41,7 @@ def _factor(path: Path) -> int:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(_FACTOR, "1")
     except (OSError, SafetensorError):
-        return 1  # the file is refused where its tensors are read
+        return 1  # reading its tensors reports the error
     try:
         factor = int(text)
     except ValueError:

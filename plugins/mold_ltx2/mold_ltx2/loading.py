@@ -1,4 +1,4 @@
-"""From the files of a catalog entry to a pipeline that runs."""
+"""Load the pipeline of a catalog entry."""
 
 from __future__ import annotations
 
@@ -29,19 +29,21 @@ __all__ = ["compile_transformer", "load_pipeline"]
 
 _TEXT_TOKENS = 1024
 
-# Quality of the videos that LTX-2 was trained on, as x264 counts it; images that are too good hardly move.
+# Quality of the videos that LTX-2 was trained on, in x264's scale. Videos of better images hardly move.
 _IMAGE_CRF = 33
 
 
 def load_pipeline(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> Ltx2Pipeline:
-    """Return the model of a catalog entry, held in memory as the plan of `context` says; without one, all of it.
+    """Return the model of a catalog entry, held in memory as the plan of `context` says; without a plan, all of it.
 
-    The file `transformer` holds every network but the text encoder; a network that it lacks comes from a file of its
-    own component (``vae``, ``audio_vae``, ``vocoder``, ``connectors``). Whether it is LTX-2 or LTX-2.3 is told by the
-    transformer's tensors. The tables of those names in the options, and ``text_encoder``, say sizes that are not the
-    published ones. ``distilled`` says that the model needs no guidance, ``sigmas`` the noise levels it was trained for
-    where those are its own, ``text_tokens`` the length that prompts are filled up to, ``image_crf`` the quality of
-    the videos it was trained on, ``dtype`` what is computed in. Raises CheckpointError naming the file.
+    The file `transformer` holds every network but the text encoder; a network that it lacks comes from the file of its
+    component (``vae``, ``audio_vae``, ``vocoder``, ``connectors``). The tensors of the transformer tell LTX-2 from
+    LTX-2.3.
+
+    Options: tables of these names, and ``text_encoder``, with sizes other than the published ones; ``distilled``: the
+    model needs no guidance; ``sigmas``: the noise levels that it was trained for; ``text_tokens``: the length that
+    prompts are padded to; ``image_crf``: the quality of the videos of its training; ``dtype``: what it computes in.
+    Raises CheckpointError naming the file.
     """
     options = spec.options
     plan = memory_plan(context, lambda: model_components(spec, files, context))
@@ -128,7 +130,7 @@ class _Networks:
 
 
 def compile_transformer(transformer: Any, *, cache_dir: Path | None = None, backend: str | Any = "inductor") -> None:
-    """Let the blocks of a transformer run as compiled code from their first use on."""
+    """Compile the blocks of a transformer on their first use."""
     transformer.compilation = compile_modules(transformer.transformer_blocks, backend=backend, cache_dir=cache_dir)
     transformer.forward = configured(transformer.forward)
 

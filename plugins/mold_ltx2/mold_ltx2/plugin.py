@@ -1,4 +1,4 @@
-"""What mold-ltx2 brings: the family, its models and the renderer of chains."""
+"""The hooks of mold-ltx2: the family, its models and its chain renderer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIGNATURES = Path(__file__).parent / "signatures.toml"
 
 @hookimpl
 def mold_families() -> list[Ltx2Family]:
-    """Bring LTX-2."""
+    """Return the family `ltx2`."""
     from mold_ltx2.family import Ltx2Family
 
     return [Ltx2Family()]
@@ -28,7 +28,7 @@ def mold_families() -> list[Ltx2Family]:
 
 @hookimpl
 def mold_chain_renderers() -> list[Ltx2ChainRenderer]:
-    """Bring its chains."""
+    """Return the chain renderer of `ltx2`."""
     from mold_ltx2.chain import Ltx2ChainRenderer
 
     return [Ltx2ChainRenderer()]
@@ -36,7 +36,7 @@ def mold_chain_renderers() -> list[Ltx2ChainRenderer]:
 
 @hookimpl
 def mold_models() -> list[ModelSpec]:
-    """Bring the published models."""
+    """Return the published models."""
     from mold_core import read_catalog
 
     return read_catalog(CATALOG)

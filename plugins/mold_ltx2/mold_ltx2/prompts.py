@@ -1,4 +1,4 @@
-"""Prompts to what the transformer attends to: Gemma 3's hidden states of every layer, then the connectors."""
+"""Encode prompts for the transformer: the hidden states of all layers of Gemma 3, then the connectors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Report = Callable[["ProgressEvent"], object]
 
 
 class GemmaTokenizer:
-    """Words to token ids, at most `length` of them, begun as Gemma wants it."""
+    """Converts prompts to at most `length` token ids, after Gemma's start token."""
 
     def __init__(self, path: Path, length: int) -> None:
         self.length = length
@@ -51,11 +51,11 @@ class PromptEncoder:
         self._cache: RecentValues[str, Prompt] = RecentValues(_CACHED_PROMPTS)
 
     def knows(self, text: str) -> bool:
-        """Whether a prompt needs no work."""
+        """Return whether a prompt is cached."""
         return text in self._cache
 
     def encode(self, texts: Sequence[str], report: Report) -> list[Prompt]:
-        """Return prompts as the transformer takes them, on the CPU. `report` is told of what is loaded."""
+        """Return encoded prompts, on the CPU. `report` gets the progress of loading."""
         return self._cache.get(texts, lambda missing: self._encode(missing, report))
 
     def _encode(self, texts: Sequence[str], report: Report) -> list[Prompt]:
@@ -66,9 +66,8 @@ class PromptEncoder:
             return [self._connected(connectors, stacked) for stacked in states]
 
     def _connected(self, connectors: Any, stacked: Tensor) -> Prompt:
-        # PERF: only the words themselves went through Gemma. The places before them, up to the length that the
-        # connectors were trained with, are masked there and hold the connectors' own registers after: they may as well
-        # be zero.
+        # PERF: Gemma encodes only the tokens of the prompt. The padding before them, up to the length that the
+        # connectors were trained with, is masked and replaced by the connectors' registers, so zeros are enough.
         stacked = like_weights(stacked, connectors)
         missing = self.tokenizer.length - stacked.shape[1]
         mask = F.pad(torch.ones(stacked.shape[:2], dtype=torch.long), (missing, 0)).to(stacked.device)
@@ -79,7 +78,7 @@ class PromptEncoder:
 
 
 def _states(gemma: Any, ids: Tensor) -> Tensor:
-    """Return the hidden states of every layer, on top of each other [1, n, D·layers]."""
+    """Return the hidden states of all layers, concatenated by channel: [1, n, D·layers]."""
     device = next(gemma.parameters()).device
     states = gemma(input_ids=ids.to(device), output_hidden_states=True, use_cache=False).hidden_states
     return torch.stack(states, dim=-1).flatten(2).cpu()

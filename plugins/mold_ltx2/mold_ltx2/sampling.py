@@ -1,8 +1,8 @@
-"""The denoising loop of LTX-2: video and sound together, parts of both pinned, guided or not.
+"""The denoising loop of LTX-2, for video and audio together, with or without guidance and fixed tokens.
 
-Euler steps of a rectified flow (arXiv 2209.03003), or those of `second_order`. What is pinned follows diffusers'
-LTX2ConditionPipeline: a token with mask m sees the noise level (1 - m)·sigma, and after every step its clean value
-counts m.
+Steps are Euler steps of a rectified flow (arXiv 2209.03003), or those of `second_order`. Fixed tokens follow diffusers'
+LTX2ConditionPipeline: a token with mask m is at noise level (1 - m)·sigma, and after every step it is mixed with its
+clean value, with weight m.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mold_ltx2.second_order import Values, second_order
 
 __all__ = ["DISTILLED", "REFINING", "Guidance", "Prompt", "Stream", "denoise", "noised", "schedule"]
 
-# Noise levels that the distilled models were trained for: of a clip, and of one that is made again at twice the size.
+# Noise levels that the distilled models were trained for: of the first pass, and of the second at twice the size.
 DISTILLED = (1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875)
 REFINING = (0.909375, 0.725, 0.421875)
 
@@ -32,7 +32,7 @@ OnStep = Callable[[int, int], None]
 
 @frozen(kw_only=True, eq=False)
 class Prompt:
-    """A prompt as the transformer takes it: for video and for sound [1, T, D], and which tokens count [1, T]."""
+    """An encoded prompt: embeddings for video and for audio [1, T, D], and the mask of valid tokens [1, T]."""
 
     video: Tensor
     audio: Tensor
@@ -45,34 +45,35 @@ class Prompt:
 
 @frozen(kw_only=True, eq=False)
 class Stream:
-    """Tokens of one modality on their way [1, N, C] in fp32: `mask` [1, N, 1] says how far each is held to `clean`."""
+    """Noisy tokens of one modality [1, N, C] in fp32. `mask` [1, N, 1] is how far each is fixed to `clean`."""
 
     tokens: Tensor
     mask: Tensor
     clean: Tensor
-    places: Tensor
+    positions: Tensor
 
 
 @frozen(kw_only=True)
 class Guidance:
-    """How far the result is moved away from weaker ones: without the prompt, with skipped attention, without the other
-    modality. 1, 0 and 1 are no guidance at all, and cost nothing. `rescale` is of sound, too, if nothing else is said.
+    """Scales of guidance, away from predictions without the prompt, with skipped attention, and of one modality alone.
+
+    1, 0 and 1 mean no guidance, and cost nothing. `rescale` applies to audio too unless `audio_rescale` is set.
     """
 
     prompt: float = 1.0
     audio_prompt: float = 1.0
-    skipping: float = 0.0
+    skipped_attention: float = 0.0
     modality: float = 1.0
     rescale: float = 0.0
     audio_rescale: float | None = None
 
     @property
     def needs_negative(self) -> bool:
-        """Whether a negative prompt plays a part."""
+        """Whether the guidance uses a negative prompt."""
         return self.prompt > 1 or self.audio_prompt > 1
 
     def without_sound(self) -> Guidance:
-        """Return the same where sound is not moved by the prompt."""
+        """Return the same without guidance of the audio."""
         return evolve(self, audio_prompt=1.0)
 
 
@@ -111,33 +112,34 @@ def denoise(
     stg_blocks: Sequence[int] = (),
     fresh: Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the tokens of video and sound at noise level 0. `on_step` is called after each step and may raise.
+    """Return the tokens of video and audio at noise level 0. `on_step` is called after each step and may raise.
 
-    With `fresh` steps are of second order, and new noise is drawn from it. Raises InferenceError when the first or the
-    last of them is not finite.
+    With `fresh`, steps are of second order and draw new noise from it. Raises InferenceError if the result of the first
+    or the last step is not finite.
     """
-    sound_held = bool((audio.mask == 1).all())  # PERF: asked once, since the answer waits for the device
-    model = _Model(transformer, geometry, video, audio, cross_timestep, sound_held)
+    audio_fixed = bool((audio.mask == 1).all())  # PERF: read once, because reading waits for the device
+    model = _Model(transformer, geometry, video, audio, cross_timestep, audio_fixed)
     tokens, sounds = video.tokens, audio.tokens
 
     def level(sigma: float) -> Tensor:
         return torch.tensor(sigma, dtype=torch.float32, device=tokens.device)
 
-    def clear(values: Values, sigma: float) -> Values:
-        seen, heard = _guided(model, *values, level(sigma), prompt, negative, guidance, stg_blocks)
+    def denoised(values: Values, sigma: float) -> Values:
+        video_out, audio_out = _guided(model, *values, level(sigma), prompt, negative, guidance, stg_blocks)
         if sigma == sigmas[0]:
-            check_finite("transformer", seen, heard, network=transformer, when="in its first step")
-        return _held(seen, video), _held(heard, audio)
+            check_finite("transformer", video_out, audio_out, network=transformer, when="in its first step")
+        return _with_fixed(video_out, video), _with_fixed(audio_out, audio)
 
     if fresh is not None:
-        tokens, sounds = second_order(clear, (tokens, sounds), sigmas, fresh, on_step, (video.mask, audio.mask))
+        tokens, sounds = second_order(denoised, (tokens, sounds), sigmas, fresh, on_step, (video.mask, audio.mask))
         check_finite("transformer", tokens, sounds, network=transformer, when="by its last step")
         return tokens, sounds
     for index, (sigma, after) in enumerate(pairwise([*sigmas, 0.0])):
-        made = clear((tokens, sounds), sigma)
+        clean_values = denoised((tokens, sounds), sigma)
         step = level(after) - level(sigma)
         tokens, sounds = (
-            value + (value - end) / level(sigma) * step for value, end in zip((tokens, sounds), made, strict=True)
+            value + (value - end) / level(sigma) * step
+            for value, end in zip((tokens, sounds), clean_values, strict=True)
         )
         on_step(index + 1, len(sigmas))
     check_finite("transformer", tokens, sounds, network=transformer, when="by its last step")
@@ -146,20 +148,20 @@ def denoise(
 
 @frozen(eq=False)
 class _Model:
-    """The transformer with what is the same in every step of a clip."""
+    """The transformer with the inputs that are the same in every step of a clip."""
 
     transformer: Any
     geometry: Geometry
     video: Stream
     audio: Stream
     cross_timestep: bool
-    sound_held: bool = False
+    audio_fixed: bool = False
 
-    def clear(self, tokens: Tensor, sounds: Tensor, sigma: Tensor, prompt: Prompt, **options: Any) -> Values:
-        """Return what the model takes the clip to be without its noise: x - sigma·v, in fp32."""
+    def denoised(self, tokens: Tensor, sounds: Tensor, sigma: Tensor, prompt: Prompt, **options: Any) -> Values:
+        """Return the model's prediction of the clip without noise: x - sigma·v, in fp32."""
         dtype = prompt.video.dtype
         time = (sigma * _TRAINING_STEPS).expand(tokens.shape[0])
-        heard = torch.zeros_like(time) if self.sound_held else time
+        audio_time = torch.zeros_like(time) if self.audio_fixed else time
         velocities = self.transformer(
             hidden_states=tokens.to(dtype),
             audio_hidden_states=sounds.to(dtype),
@@ -168,7 +170,7 @@ class _Model:
             timestep=time[:, None] * (1 - self.video.mask[..., 0]),
             audio_timestep=time[:, None] * (1 - self.audio.mask[..., 0]),
             sigma=time,
-            audio_sigma=heard,
+            audio_sigma=audio_time,
             encoder_attention_mask=prompt.mask,
             audio_encoder_attention_mask=prompt.mask,
             num_frames=self.geometry.frames,
@@ -176,8 +178,8 @@ class _Model:
             width=self.geometry.width,
             fps=self.geometry.fps,
             audio_num_frames=self.geometry.audio,
-            video_coords=self.video.places,
-            audio_coords=self.audio.places,
+            video_coords=self.video.positions,
+            audio_coords=self.audio.positions,
             use_cross_timestep=self.cross_timestep,
             return_dict=False,
             **options,
@@ -198,38 +200,38 @@ def _guided(
     guidance: Guidance,
     stg_blocks: Sequence[int],
 ) -> Values:
-    """Return the clear clip, moved away from the weaker ones that `guidance` asks for."""
-    made = model.clear(tokens, sounds, sigma, prompt)
-    moved = [value.clone() for value in made]
+    """Return the prediction without noise, after guidance."""
+    clean_values = model.denoised(tokens, sounds, sigma, prompt)
+    guided = [value.clone() for value in clean_values]
 
     def move_away(weaker: Values, *scales: float) -> None:
         for index, scale in enumerate(scales):
-            moved[index] += scale * (made[index] - weaker[index])
+            guided[index] += scale * (clean_values[index] - weaker[index])
 
     if guidance.needs_negative:
         assert negative is not None
-        weaker = model.clear(tokens, sounds, sigma, negative)
+        weaker = model.denoised(tokens, sounds, sigma, negative)
         move_away(weaker, guidance.prompt - 1, guidance.audio_prompt - 1)
-    if guidance.skipping > 0:
-        weaker = model.clear(tokens, sounds, sigma, prompt, spatio_temporal_guidance_blocks=list(stg_blocks))
-        move_away(weaker, guidance.skipping, guidance.skipping)
+    if guidance.skipped_attention > 0:
+        weaker = model.denoised(tokens, sounds, sigma, prompt, spatio_temporal_guidance_blocks=list(stg_blocks))
+        move_away(weaker, guidance.skipped_attention, guidance.skipped_attention)
     if guidance.modality > 1:
-        weaker = model.clear(tokens, sounds, sigma, prompt, isolate_modalities=True)
+        weaker = model.denoised(tokens, sounds, sigma, prompt, isolate_modalities=True)
         move_away(weaker, guidance.modality - 1, guidance.modality - 1)
     shares = guidance.rescale, guidance.rescale if guidance.audio_rescale is None else guidance.audio_rescale
     video, audio = (
         _rescaled(after, before, share) if share > 0 else after
-        for after, before, share in zip(moved, made, shares, strict=True)
+        for after, before, share in zip(guided, clean_values, shares, strict=True)
     )
     return video, audio
 
 
 def _rescaled(guided: Tensor, plain: Tensor, share: float) -> Tensor:
-    """Give the guided result part of the plain one's contrast back (arXiv 2305.08891, equations 14 to 16)."""
+    """Return the guided result with part of the contrast of the plain one (arXiv 2305.08891, equations 14 to 16)."""
     axes = list(range(1, plain.ndim))
     return guided * (share * plain.std(axes, keepdim=True) / guided.std(axes, keepdim=True) + 1 - share)
 
 
-def _held(value: Tensor, stream: Stream) -> Tensor:
-    """Put what is pinned back, as far as it is."""
+def _with_fixed(value: Tensor, stream: Stream) -> Tensor:
+    """Return values mixed with the clean values of fixed tokens."""
     return value * (1 - stream.mask) + stream.clean * stream.mask

@@ -1,4 +1,4 @@
-"""Sound as the audio autoencoder sees it: logarithms of Slaney's mel bands (Slaney 1998, Auditory Toolbox).
+"""The input of the audio autoencoder: log-mel spectra with Slaney's bands (Slaney 1998, Auditory Toolbox).
 
 Source of the numbers: Lightricks' AudioProcessor, which is torchaudio's MelSpectrogram with Slaney's scale and norm,
 power 1 and a window of 1024 samples at a hop of 160.
@@ -18,7 +18,7 @@ _WINDOW_HOPS = 6.4
 
 _SILENCE = 1e-5
 
-# Slaney's scale: in equal steps of 200/3 Hz up to 1 kHz, above in equal ratios, 27 of which make a factor of 6.4.
+# Slaney's scale: steps of 200/3 Hz up to 1 kHz, equal ratios above, of which 27 are a factor of 6.4.
 _LINEAR_HZ = 200 / 3
 _LINEAR_TO_HZ = 1000.0
 _LINEAR_STEPS = _LINEAR_TO_HZ / _LINEAR_HZ
@@ -26,7 +26,7 @@ _STEPS, _FACTOR = 27, 6.4
 
 
 def log_mel(waves: Tensor, *, sample_rate: int, hop: int, bands: int) -> Tensor:
-    """Return the spectra [..., samples // hop + 1, bands] of sound [..., samples]."""
+    """Return the spectra [..., samples // hop + 1, bands] of audio [..., samples]."""
     window = round(_WINDOW_HOPS * hop)
     spectra = torch.stft(
         waves.flatten(0, -2),
@@ -43,7 +43,7 @@ def log_mel(waves: Tensor, *, sample_rate: int, hop: int, bands: int) -> Tensor:
 
 @lru_cache(maxsize=4)
 def _bands(sample_rate: int, window: int, bands: int) -> Tensor:
-    """Return how much each frequency counts in each band [window // 2 + 1, bands]: triangles of equal area."""
+    """Return the weight of each frequency in each band [window // 2 + 1, bands]: triangles of equal area."""
     top = torch.tensor(sample_rate / 2, dtype=torch.float64)
     edges = _hertz(torch.linspace(0, float(_mel(top)), bands + 2, dtype=torch.float64))
     frequencies = torch.linspace(0, float(top), window // 2 + 1, dtype=torch.float64)[:, None]

@@ -1,4 +1,4 @@
-"""Clips decoded and encoded in tiles, where the whole would take too much memory at once. Tiles overlap and fade."""
+"""Decode and encode large clips in overlapping tiles, which are blended."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TILE_PX_FRAMES", "decoded", "encoded"]
 
-# A tile in latents, along each side and in time, and what neighbours share; at LTX-2's strides 512 x 512 pixels x 65
-# frames, which take 6 GB in bf16 to decode. A clip of no more pixels x frames than that is one tile.
+# Size of a tile in latents, in space and time, and the overlap of neighbours. At LTX-2's strides a tile has 512 x 512
+# pixels x 65 frames, which take 6 GB to decode in bf16. A clip of at most that size is one tile.
 _SIDE, _SHARED = 16, 3
 _TIME, _SHARED_TIME = 9, 3
 TILE_PX_FRAMES = 512 * 512 * 65
@@ -26,40 +26,40 @@ def decoded(vae: Any, latents: Tensor) -> Iterator[Tensor]:
         yield vae.decode(latents, return_dict=False)[0][0]
         return
     spans = _spans(frames, _TIME, _SHARED_TIME)
-    held: Tensor | None = None  # the frames that the next stretch fades in over
+    previous: Tensor | None = None  # the frames that the next span is blended with
     for index, (first, last) in enumerate(spans):
-        pixels = _stretch(vae, latents[:, :, first:last], space)
-        if held is not None:
-            shared = held.shape[1]
+        pixels = _decoded_span(vae, latents[:, :, first:last], space)
+        if previous is not None:
+            shared = previous.shape[1]
             rise = _rise(shared, pixels)[None, :, None, None]
-            pixels[:, :shared] = held * (1 - rise) + pixels[:, :shared] * rise
+            pixels[:, :shared] = previous * (1 - rise) + pixels[:, :shared] * rise
         following = spans[index + 1][0] if index + 1 < len(spans) else None
-        # A stretch that begins at latent n begins with the last frame of that latent: n times `time`.
-        kept = pixels.shape[1] if following is None else (following - first) * time
-        held = pixels[:, kept:]
-        yield pixels[:, :kept]
+        # A span from latent n on begins with the last frame of that latent, n times `time`.
+        own_frames = pixels.shape[1] if following is None else (following - first) * time
+        previous = pixels[:, own_frames:]
+        yield pixels[:, :own_frames]
 
 
 def encoded(vae: Any, pixels: Tensor) -> Tensor:
-    """Return the latents [1, C, n+1, H, W], as the encoder has them, of pixels [1, 3, 8n+1, h, w] in -1 to 1."""
+    """Return the latents [1, C, n+1, H, W], in the scale of the encoder, of pixels [1, 3, 8n+1, h, w] in -1 to 1."""
     import torch
 
     _, _, frames, height, width = pixels.shape
     if frames * height * width <= TILE_PX_FRAMES:
         return _means(vae, pixels)
     space, time = vae.spatial_compression_ratio, vae.temporal_compression_ratio
-    parts: list[Tensor] = []
+    spans_done: list[Tensor] = []
     done = 0
     for first, last in _spans((frames - 1) // time + 1, _TIME, _SHARED_TIME):
-        # The encoder looks back only: what a stretch begins with lacks what came before, and is there already.
-        stretch = pixels[:, :, first * time : (last - 1) * time + 1]
+        # The encoder looks back only, so the overlap with the previous span is taken from that span.
+        span = pixels[:, :, first * time : (last - 1) * time + 1]
 
-        def tile(top: int, bottom: int, left: int, right: int, stretch: Tensor = stretch) -> Tensor:
-            return _means(vae, stretch[..., top * space : bottom * space, left * space : right * space])[0]
+        def tile(top: int, bottom: int, left: int, right: int, span: Tensor = span) -> Tensor:
+            return _means(vae, span[..., top * space : bottom * space, left * space : right * space])[0]
 
-        parts.append(_mosaic(tile, height // space, width // space, 1)[:, done - first :])
+        spans_done.append(_mosaic(tile, height // space, width // space, 1)[:, done - first :])
         done = last
-    return torch.cat(parts, dim=1)[None]
+    return torch.cat(spans_done, dim=1)[None]
 
 
 def _means(vae: Any, pixels: Tensor) -> Tensor:
@@ -67,8 +67,8 @@ def _means(vae: Any, pixels: Tensor) -> Tensor:
     return means
 
 
-def _stretch(vae: Any, latents: Tensor, space: int) -> Tensor:
-    """Return the pixels [C, f, H, W] of some latent frames, decoded in tiles of the image."""
+def _decoded_span(vae: Any, latents: Tensor, space: int) -> Tensor:
+    """Return the pixels [C, f, H, W] of some latent frames, decoded in tiles."""
 
     def tile(top: int, bottom: int, left: int, right: int) -> Tensor:
         pixels: Tensor = vae.decode(latents[:, :, :, top:bottom, left:right], return_dict=False)[0][0]
@@ -78,7 +78,7 @@ def _stretch(vae: Any, latents: Tensor, space: int) -> Tensor:
 
 
 def _mosaic(tile_of: Callable[[int, int, int, int], Tensor], rows: int, columns: int, space: int) -> Tensor:
-    """Return [C, f, rows·space, columns·space] put together from tiles of latents from top to bottom, left to right."""
+    """Return [C, f, rows·space, columns·space], blended from tiles of latents."""
     total: Tensor | None = None
     weights: Tensor | None = None
     for top, bottom in _spans(rows, _SIDE, _SHARED):
@@ -96,9 +96,9 @@ def _mosaic(tile_of: Callable[[int, int, int, int], Tensor], rows: int, columns:
 
 
 def _spans(length: int, tile: int, shared: int) -> list[tuple[int, int]]:
-    """Return stretches of one size that cover `length`, each sharing at least `shared` with the next.
+    """Return spans of one size that cover `length`, each overlapping the next by at least `shared`.
 
-    Stretches of one size: the autoencoder pads by mirroring, for which one latent is too few.
+    All have one size because the autoencoder pads by mirroring, which fails for a single latent.
     """
     if length <= tile:
         return [(0, length)]
@@ -109,11 +109,11 @@ def _spans(length: int, tile: int, shared: int) -> list[tuple[int, int]]:
 
 
 def _ramp(pixels: int, space: int, like: Tensor) -> Tensor:
-    """Return how much the pixels along a side of a tile count: less and less towards its ends."""
+    """Return the weight of the pixels along a side of a tile, which falls towards its ends."""
     import torch
 
-    place = torch.arange(pixels, device=like.device, dtype=torch.float32) + 0.5
-    return (torch.minimum(place, pixels - place) / (_SHARED * space)).clamp(max=1)
+    position = torch.arange(pixels, device=like.device, dtype=torch.float32) + 0.5
+    return (torch.minimum(position, pixels - position) / (_SHARED * space)).clamp(max=1)
 
 
 def _rise(frames: int, like: Tensor) -> Tensor:

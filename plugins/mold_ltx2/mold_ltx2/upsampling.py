@@ -1,4 +1,4 @@
-"""The networks that make latents larger or more, at work."""
+"""Run the networks that upsample latents in space or time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Upsamplers"]
 
 
 class Upsamplers:
-    """The upsamplers that a model has; each is a part of its own name."""
+    """The upsamplers of a model; each is a component, named by its kind."""
 
     def __init__(
         self, kinds: Iterable[UpsamplerKind], components: LoadedComponents, autoencoders: Autoencoders
@@ -29,9 +29,9 @@ class Upsamplers:
         return kind in self.kinds
 
     def apply(self, kind: UpsamplerKind, latents: Tensor) -> Tensor:
-        """Return video latents [1, C, F, H, W] enlarged: to H·s x W·s, or in time to 2F - 1.
+        """Return video latents [1, C, F, H, W] upsampled to H·s x W·s, or in time to 2F - 1.
 
-        Both are as the transformer has them. Raises KeyError for a kind that the model lacks.
+        Both are in the scale of the transformer. Raises KeyError for a kind that the model lacks.
         """
         plain = self._autoencoders.plain(latents)
         with self._components.use(kind, lambda event: None) as network, torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Files of networks that make latents larger or more: which one a file holds."""
+"""Recognise files of networks that upsample latents."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from mold_core import CheckpointError
 
 __all__ = ["Recognised", "UpsamplerKind", "recognise_upsampler"]
 
-# What the networks do: as the fields spatial_upscale and temporal_upscale of requests say it.
+# Kinds of upsamplers, for the fields spatial_upscale and temporal_upscale of requests.
 UpsamplerKind = Literal["spatial-x2", "spatial-x1-5", "temporal-x2"]
 
-# The factor that a rational resampler enlarges by before it shrinks again, and what comes of both.
+# The factor by which a rational resampler upsamples before it downsamples by two → its kind and scale.
 _RATIONAL: Mapping[int, tuple[UpsamplerKind, float]] = {2: ("spatial-x2", 2.0), 3: ("spatial-x1-5", 1.5)}
 
 
 @frozen
 class Recognised:
-    """What a file of an upsampler holds, and the sizes of diffusers' LTX2LatentUpsamplerModel for it."""
+    """The kind of an upsampler, and its sizes for diffusers' LTX2LatentUpsamplerModel."""
 
     kind: UpsamplerKind
     config: Mapping[str, Any]
 
 
 def recognise_upsampler(tensors: Mapping[str, Any]) -> Recognised:
-    """Return what an upsampler's tensors are. Raises CheckpointError for those of anything else."""
+    """Return the kind and sizes of an upsampler by its tensors. Raises CheckpointError for other tensors."""
     first = tensors.get("initial_conv.weight")
     if first is None:
         raise CheckpointError("this file holds no upsampler of latents")
@@ -49,7 +49,7 @@ def recognise_upsampler(tensors: Mapping[str, Any]) -> Recognised:
 
 
 def _kind(tensors: Mapping[str, Any], channels: int) -> tuple[UpsamplerKind, float | None]:
-    """Return what a file does, and the scale of its rational resampler if it has one."""
+    """Return the kind of an upsampler, and the scale of its rational resampler if it has one."""
     rational, plain = tensors.get("upsampler.conv.weight"), tensors.get("upsampler.0.weight")
     if rational is not None:
         factor = round((rational.shape[0] / channels) ** 0.5)
@@ -62,6 +62,6 @@ def _kind(tensors: Mapping[str, Any], channels: int) -> tuple[UpsamplerKind, flo
         if (times, axes) == (2, 3):
             return "temporal-x2", None
     raise CheckpointError(
-        "this upsampler of latents is of no kind that LTX-2 knows",
+        "this upsampler of latents is of an unknown kind",
         hint=f"known are {', '.join(get_args(UpsamplerKind))}",
     )
