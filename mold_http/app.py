@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -16,14 +15,14 @@ from mold_core.engine import Engine
 from mold_core.gallery import Gallery
 from mold_core.settings import Settings
 from mold_http.disconnect import ODD_METHOD, App, watching
-from mold_http.errors import NoSuchMethodError, RateLimitedError, add_error_handlers
+from mold_http.errors import NoSuchMethodError, add_error_handlers
 from mold_http.guard.authorization import Authorization
 from mold_http.guard.bodies import refuse_odd_heads
 from mold_http.guard.cors import Cors
 from mold_http.guard.hosts import HostRules
 from mold_http.guard.keys import KeyGuard, Keys, read_keys
 from mold_http.guard.proxies import Proxies, behind
-from mold_http.guard.rates import RateLimits, parse_rate
+from mold_http.guard.rates import RateLimits, count, parse_rate
 from mold_http.metrics import Metrics
 from mold_http.openai.errors import openai_error, openai_headers
 from mold_http.plugin_routes import all_routes
@@ -58,6 +57,7 @@ def create_service(engine: Engine, settings: Settings, gallery: Gallery | None =
         metrics=Metrics(engine),
         resources=Resources(engine),
         webhooks=Webhooks(engine, settings.webhook_hosts or ()),
+        rates=RateLimits(parse_rate(settings.rate_limit, settings.rate_limit_burst)) if settings.rate_limit else None,
     )
 
 
@@ -130,13 +130,10 @@ class _Guard:
     """Refuses, in this order: wrong hosts, malformed requests, missing keys, exceeded rates."""
 
     def __init__(self, service: Service, hosts: HostRules) -> None:
-        settings = service.settings
         self._keys = KeyGuard(service.keys)
         self._authorization = Authorization(service.routes)
         self._hosts = hosts
-        self._rates = (
-            RateLimits(parse_rate(settings.rate_limit, settings.rate_limit_burst)) if settings.rate_limit else None
-        )
+        self._service = service
 
     async def process_request(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """Check the head of the request."""
@@ -160,11 +157,11 @@ class _Guard:
             raise NoSuchMethodError(f"this path has no {odd_method}", headers={"Allow": allowed})
         tier = resource.tiers.get(req.method, "read")
         if tier is not None and req.path not in PUBLIC_PATHS:
-            self._count(tier, req)
+            count(self._service.rates, tier, req.remote_addr)
 
     async def no_route(self, req: falcon.asgi.Request, resp: falcon.asgi.Response | None, **names: Any) -> None:
         """Count a request for an unknown path as a read, and refuse it."""
-        self._count("read", req)
+        count(self._service.rates, "read", req.remote_addr)
         raise falcon.HTTPNotFound
 
     def _check_key(self, req: falcon.asgi.Request) -> None:
@@ -174,11 +171,6 @@ class _Guard:
         if given is None:
             given = self._authorization.key_of(req.path, req.get_header("Authorization"))
         self._keys.check(given, req.remote_addr)
-
-    def _count(self, tier: Tier, req: falcon.asgi.Request) -> None:
-        wait_s = self._rates.take(tier, req.remote_addr, time.monotonic()) if self._rates is not None else 0.0
-        if wait_s > 0:
-            raise RateLimitedError("rate limit exceeded", headers={"Retry-After": str(int(wait_s) + 1)})
 
 
 # Interval of checks for files that were added to the gallery's folder or removed from it.
@@ -210,6 +202,7 @@ class _Lifespan:
         if self._reconciling is not None:
             self._reconciling.cancel()
         self._service.feeds.close(patient_too=True)
+        await self._service.mcp.close()
         await asyncio.to_thread(self._service.media.close)
         await asyncio.to_thread(self._service.webhooks.close)
         self._service.metrics.close()

@@ -14,6 +14,8 @@ from mold_core.gallery import Gallery
 from mold_core.settings import Settings
 from mold_http.downloads import Downloads
 from mold_http.guard.keys import Keys
+from mold_http.guard.rates import RateLimits
+from mold_http.mcp_bridge import McpBridge
 from mold_http.media_threads import MediaThreads
 from mold_http.metrics import Metrics
 from mold_http.resources import Resources
@@ -42,6 +44,8 @@ class Service:
     metrics: Metrics
     resources: Resources
     webhooks: Webhooks
+    rates: RateLimits | None = None
+    mcp: McpBridge = attrs.Factory(McpBridge)
     media: MediaThreads = attrs.Factory(MediaThreads)
     downloads: Downloads = attrs.Factory(Downloads)
     feeds: Feeds = attrs.Factory(Feeds)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import OrderedDict
 from ipaddress import IPv6Address, ip_address
 
 import attrs
 
 from mold_core.errors import SettingsError
+from mold_http.errors import RateLimitedError
 from mold_http.routes.route import Tier
 
-__all__ = ["Bucket", "Rate", "RateLimits", "parse_rate"]
+__all__ = ["Bucket", "Rate", "RateLimits", "count", "parse_rate"]
 
 _PERIODS = {"s": 1, "sec": 1, "second": 1, "m": 60, "min": 60, "minute": 60, "h": 3600, "hr": 3600, "hour": 3600}
 _RATE = re.compile(r"(\d{1,9})\s*/\s*([a-z]+)")
@@ -93,6 +95,13 @@ class RateLimits:
     def take(self, tier: Tier, address: str, now: float) -> float:
         """Count a request of an address; return 0, or the seconds it has to wait."""
         return self._buckets[tier].take(network_of(address), now)
+
+
+def count(rates: RateLimits | None, tier: Tier, address: str) -> None:
+    """Count a request of an address. Raises RateLimitedError beyond the rate; `rates` of None: there is no limit."""
+    wait_s = rates.take(tier, address, time.monotonic()) if rates is not None else 0.0
+    if wait_s > 0:
+        raise RateLimitedError("rate limit exceeded", headers={"Retry-After": str(int(wait_s) + 1)})
 
 
 def network_of(address: str) -> str:

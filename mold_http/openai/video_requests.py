@@ -8,7 +8,7 @@ import attrs
 import falcon.asgi
 
 from mold_core.catalog import ModelSpec
-from mold_core.chains import ClipRules
+from mold_core.chains import ClipRules, frames_of, request_of_length
 from mold_core.engine import Engine
 from mold_core.errors import ValidationError
 from mold_core.wire import ChainRequest, GenerateRequest, LoraWeight
@@ -90,30 +90,22 @@ def _plain(body: dict[str, Any]) -> dict[str, Any]:
 def video_request(engine: Engine, body: VideoGeneration, spec: ModelSpec) -> GenerateRequest | ChainRequest:
     """Return the request to the engine: a clip, or a chain of clips for a longer video. Raises ValidationError."""
     width, height = sides(body.size)
-    frames = _frames(engine, body, spec)
-    shared: dict[str, Any] = {
-        "prompt": body.prompt,
-        "model": spec.name,
-        "width": width,
-        "height": height,
-        "fps": body.fps,
-        "steps": body.num_inference_steps,
-        "guidance": body.guidance_scale,
-        "seed": body.seed,
-        "loras": body.loras,
-        "source_image": body.input_reference,
-        "output_format": "mp4",
-    }
-    clip = engine.chain_frames(spec)
-    if clip is None or (frames or 0) <= clip:
-        return GenerateRequest(frames=frames, negative_prompt=body.negative_prompt, **shared)
-    if body.negative_prompt:
-        raise ValidationError(
-            f"negative_prompt is for videos of one clip, at most {clip} frames with {spec.name}",
-            field="negative_prompt",
-            hint="leave it out, or ask for a shorter video",
-        )
-    return ChainRequest(total_frames=frames, clip_frames=clip, **shared)
+    return request_of_length(
+        _frames(engine, body, spec),
+        engine.chain_frames(spec),
+        negative_prompt=body.negative_prompt,
+        prompt=body.prompt,
+        model=spec.name,
+        width=width,
+        height=height,
+        fps=body.fps,
+        steps=body.num_inference_steps,
+        guidance=body.guidance_scale,
+        seed=body.seed,
+        loras=body.loras,
+        source_image=body.input_reference,
+        output_format="mp4",
+    )
 
 
 def _frames(engine: Engine, body: VideoGeneration, spec: ModelSpec) -> int | None:
@@ -121,5 +113,4 @@ def _frames(engine: Engine, body: VideoGeneration, spec: ModelSpec) -> int | Non
     if body.num_frames is not None or body.seconds is None:
         return body.num_frames
     stride = ClipRules.of(engine.plugins.chain_renderers.get(spec.family)).stride
-    fps = body.fps or spec.defaults.fps or _DEFAULT_FPS
-    return round(body.seconds * fps / stride) * stride + 1
+    return frames_of(body.seconds, body.fps or spec.defaults.fps or _DEFAULT_FPS, stride)

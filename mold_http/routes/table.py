@@ -12,6 +12,7 @@ from mold_http.routes import (
     gallery,
     generate,
     jobs,
+    mcp,
     models,
     openai_images,
     openai_models,
@@ -44,6 +45,7 @@ ROUTES: tuple[Route, ...] = (
     *openai_models.ROUTES,
     *openai_images.ROUTES,
     *openai_videos.ROUTES,
+    *mcp.ROUTES,
     *web.ROUTES,
 )
 
