@@ -6,13 +6,14 @@ parameter names are those of ae.safetensors.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 from attrs import field, frozen
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from mold_flux.group_norms import normalized_like
 
 __all__ = ["FLUX_AE", "Autoencoder", "AutoencoderConfig"]
 
@@ -230,15 +231,24 @@ class Autoencoder(nn.Module):
         return tiled(self.decoder, latents / self.config.scale + self.config.shift, tile_px, 1, self.config.factor)
 
 
-def tiled(network: Callable[[Tensor], Tensor], x: Tensor, tile_px: int | None, in_px: int, out_px: int) -> Tensor:
+def tiled(network: nn.Module, x: Tensor, tile_px: int | None, in_px: int, out_px: int) -> Tensor:
     """Return network(x), done in overlapping tiles of tile_px pixels and feathered together if x is larger.
 
-    A latent is in_px of x's pixels along each side, and out_px of the result's.
+    A latent is in_px of x's pixels along each side, and out_px of the result's. All tiles are normalized alike, by the
+    statistics of x reduced to the size of a tile: those of each tile would give it colors of its own.
     """
     height, width = x.shape[-2] // in_px, x.shape[-1] // in_px
     tile = max(tile_px // max(in_px, out_px), 2) if tile_px else max(height, width)
     if height <= tile and width <= tile:
-        return network(x)
+        result: Tensor = network(x)
+        return result
+    reduced = F.interpolate(x, size=(min(height, tile) * in_px, min(width, tile) * in_px), mode="nearest-exact")
+    with normalized_like(network, reduced):
+        return _tiled(network, x, tile, in_px, out_px)
+
+
+def _tiled(network: nn.Module, x: Tensor, tile: int, in_px: int, out_px: int) -> Tensor:
+    height, width = x.shape[-2] // in_px, x.shape[-1] // in_px
     rows, columns = spread(height, tile), spread(width, tile)
     row_weights, column_weights = feathers(rows, out_px), feathers(columns, out_px)
     result = torch.zeros(())

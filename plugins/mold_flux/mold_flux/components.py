@@ -16,7 +16,17 @@ if TYPE_CHECKING:
 
     from mold_core import LoadContext, LocalFiles, ModelSpec
 
-__all__ = ["COMPONENTS", "DECODED_PX", "device_of", "dtype_of", "expands", "model_components"]
+__all__ = [
+    "COMPONENTS",
+    "DECODED_PX",
+    "VAE_TILES_PX",
+    "device_of",
+    "dtype_of",
+    "expands",
+    "model_components",
+    "vae_tile_px",
+    "vae_working_bytes",
+]
 
 # Components with weights, in the order they are used in, and the names that a device can be asked for by.
 COMPONENTS = {
@@ -47,6 +57,9 @@ _PIXEL_WIDTHS = 12
 
 # Pixels that are decoded together: eight images of 128x128, which take a fifth less time than one by one.
 DECODED_PX = 131_072
+
+# Sides of the tiles that an image is decoded in, the largest that fits into memory.
+VAE_TILES_PX = (1024, 768, 512, 384, 256)
 
 
 def model_components(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> tuple[ModelComponent, ...]:
@@ -123,7 +136,11 @@ def _part(component: str, path: Path, spec: ModelSpec, context: LoadContext) -> 
         size_bytes=sizes.total_bytes,
         device=device,
         streamed_bytes=sizes.streamed_bytes(device),
-        working_bytes=_working_bytes(component, spec, width) * number_bytes,
+        working_bytes=_working_bytes(component, spec, width) * number_bytes
+        if component != "vae"
+        else vae_working_bytes(
+            _pixels(spec), width * number_bytes, context.available_bytes.get(device), sizes.total_bytes
+        ),
         together=max(1, DECODED_PX // _pixels(spec)) if component == "vae" else None,
         files=(path,),
     )
@@ -172,12 +189,25 @@ def _width(component: str, sources: Mapping[str, Any]) -> int:
 
 def _working_bytes(component: str, spec: ModelSpec, width: int) -> int:
     """Return how many numbers are in memory besides the weights, for one image of the model's default size."""
-    pixels = _pixels(spec)
     text_tokens = int(spec.options.get("text_tokens", 512))
-    if component == "vae":
-        return pixels * width * _PIXEL_WIDTHS
-    tokens = {"transformer": pixels // 256 + text_tokens, "t5_encoder": text_tokens}.get(component, 77)
+    tokens = {"transformer": _pixels(spec) // 256 + text_tokens, "t5_encoder": text_tokens}.get(component, 77)
     return tokens * width * _TOKEN_WIDTHS
+
+
+def vae_tile_px(width_bytes: int, available_bytes: int | None, weight_bytes: int) -> int:
+    """Return the side of the tiles, in pixels, that an image is decoded in: the largest that fits beside the weights.
+
+    `width_bytes` are the bytes of a pixel in the last level; `available_bytes` is None where there is no limit.
+    """
+    left = None if available_bytes is None else available_bytes - weight_bytes
+    fitting = (side for side in VAE_TILES_PX if left is None or side**2 * width_bytes * _PIXEL_WIDTHS <= left)
+    return next(fitting, VAE_TILES_PX[-1])
+
+
+def vae_working_bytes(pixels: int, width_bytes: int, available_bytes: int | None, weight_bytes: int) -> int:
+    """Return what decoding an image of so many pixels takes besides the weights, in tiles where memory is short."""
+    tile = vae_tile_px(width_bytes, available_bytes, weight_bytes)
+    return min(pixels, tile**2) * width_bytes * _PIXEL_WIDTHS
 
 
 def _pixels(spec: ModelSpec) -> int:

@@ -22,15 +22,13 @@ from mold_core.families import (
     ComponentPipeline,
     StepReporter,
     compute_threads,
-    images_from_pixels,
-    like_weights,
     required,
     stage,
 )
 from mold_core.weights import LoadedComponents, check_finite
-from mold_flux.autoencoder import Autoencoder, AutoencoderConfig
+from mold_flux.autoencoder import AutoencoderConfig
 from mold_flux.compile import fast_attention, problem_of
-from mold_flux.components import DECODED_PX
+from mold_flux.decoding import VaeMemory, decoded, encoded
 from mold_flux.image_to_image import SourceEncoder, kept, with_kept_pixels
 from mold_flux.lora_names import FluxNames
 from mold_flux.native_resolution import NativeSize
@@ -98,15 +96,21 @@ class FluxPipeline(ComponentPipeline):
         threads = self._threads or torch.get_num_threads()
         small = _useful_threads(math.prod(self._token_grid(requests[0])) * self._weights, threads) == 1
         parts = shares(len(requests), threads if small and self._device == "cpu" else 1)
-        attention = fast_attention(self._device, self._attention)
+        attention, vae = fast_attention(self._device, self._attention), self._vae_memory()
         with torch.inference_mode(), compute_threads(1 if small else threads), attention:
             latents = self._latents(requests, parts, run)
             with stage(run, "Decoding"), self.network("vae", run) as autoencoder:
-                decoded = thread_parallel(
-                    lambda part, _check: _decoded(autoencoder, latents[part]),
+                images = thread_parallel(
+                    lambda part, _check: decoded(autoencoder, latents[part], vae, run.report),
                     parts if can_share(autoencoder) else [slice(None)],
                 )
-                return [image for images in decoded for image in images]
+                return [image for some in images for image in some]
+
+    def _vae_memory(self) -> VaeMemory:
+        plan = self.components.plan
+        component = plan.component("vae")
+        available = plan.available_bytes.get(component.device)
+        return VaeMemory(device=component.device, available_bytes=available, weight_bytes=component.size_bytes)
 
     def _token_grid(self, request: GenerateRequest) -> tuple[int, int]:
         side = self.autoencoder_config.factor * _PACKING
@@ -169,9 +173,11 @@ class FluxPipeline(ComponentPipeline):
             run.report(Info(message="no previews: there is no room for the autoencoder beside the transformer"))
             return None
 
+        vae = self._vae_memory()
+
         def decode(latents: Tensor) -> Image.Image:
             with self.network("vae", run) as autoencoder:
-                return _decoded(autoencoder, latents)[0]
+                return decoded(autoencoder, latents, vae, run.report)[0]
 
         return Previews(requests, grid, decode, run)
 
@@ -182,7 +188,7 @@ class FluxPipeline(ComponentPipeline):
 
         def encode(pixels: Tensor) -> Tensor:
             with self.network("vae", run) as autoencoder:
-                return _encoded(autoencoder, pixels)
+                return encoded(autoencoder, pixels)
 
         with stage(run, "Encoding image"):
             return torch.cat(
@@ -228,24 +234,6 @@ class FluxPipeline(ComponentPipeline):
     def _use(self, loras: Sequence[LoraWeight], run: Run) -> Use:
         """Return what provides a network by its name, with LoRAs beside its layers."""
         return lambda name: self.network(name, run, loras=loras, dtype=self._dtypes[name])
-
-
-def _encoded(autoencoder: Autoencoder, pixels: Tensor) -> Tensor:
-    latents = autoencoder.encode(like_weights(pixels, autoencoder).contiguous(memory_format=torch.channels_last)).cpu()
-    check_finite("VAE", latents, network=autoencoder, when="while it encoded the source image")
-    return latents
-
-
-def _decoded(autoencoder: Autoencoder, latents: Tensor) -> list[Image.Image]:
-    latents = like_weights(latents, autoencoder).contiguous(memory_format=torch.channels_last)
-    images = latents.split(max(1, DECODED_PX // (latents.shape[-2] * latents.shape[-1] * 64)))
-    return [image for few in images for image in images_from_pixels(_pixels(autoencoder, few))]
-
-
-def _pixels(autoencoder: Autoencoder, latents: Tensor) -> Tensor:
-    pixels = autoencoder.decode(latents)
-    check_finite("VAE", pixels, network=autoencoder)
-    return pixels
 
 
 def _useful_threads(multiply_adds: int, threads: int) -> int:
