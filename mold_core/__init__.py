@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         Expansion,
         Frames,
         LoadContext,
+        LoraShorthand,
         ModelFamily,
         Parameter,
         Pipeline,
@@ -67,7 +68,7 @@ if TYPE_CHECKING:
     from mold_core.media import decode_image
     from mold_core.placement.memory_plan import MemoryPlan, MemoryPolicy, ModelComponent, plan_memory
     from mold_core.plugins import Plugins, load_plugins
-    from mold_core.settings import Settings
+    from mold_core.settings import PlacementComponent, Setting, Settings
     from mold_core.upscaling.requests import FileUpscaleRequest
     from mold_core.wire import (
         AdvancedPlacement,
@@ -144,6 +145,7 @@ _HOMES = {
         "Expansion",
         "Frames",
         "LoadContext",
+        "LoraShorthand",
         "ModelFamily",
         "Parameter",
         "Pipeline",
@@ -158,7 +160,7 @@ _HOMES = {
     "mold_core.media": ("decode_image",),
     "mold_core.placement.memory_plan": ("MemoryPlan", "MemoryPolicy", "ModelComponent", "plan_memory"),
     "mold_core.plugins": ("Plugins", "load_plugins"),
-    "mold_core.settings": ("Settings",),
+    "mold_core.settings": ("PlacementComponent", "Setting", "Settings"),
     "mold_core.upscaling.requests": ("FileUpscaleRequest",),
     "mold_core.wire": (
         "AdvancedPlacement",
@@ -232,6 +234,7 @@ __all__ = [
     "Keyframe",
     "LoadContext",
     "LocalFiles",
+    "LoraShorthand",
     "LoraWeight",
     "MalformedError",
     "MemoryPlan",
@@ -247,6 +250,7 @@ __all__ = [
     "OutputError",
     "Parameter",
     "Pipeline",
+    "PlacementComponent",
     "PluginError",
     "Plugins",
     "Preview",
@@ -258,6 +262,7 @@ __all__ = [
     "ResultNotFoundError",
     "Run",
     "ServerError",
+    "Setting",
     "Settings",
     "SettingsError",
     "Signature",

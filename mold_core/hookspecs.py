@@ -32,8 +32,9 @@ import attrs
 import pluggy
 
 from mold_core.deprecated import CLIP_RULES, old_name, renamed_fields
-from mold_core.parameters import Parameter
+from mold_core.parameters import LoraShorthand, Parameter
 from mold_core.placement.memory_plan import MemoryPlan, MemoryPolicy, ModelComponent
+from mold_core.settings import PlacementComponent, Setting
 
 if TYPE_CHECKING:
     import click
@@ -61,6 +62,7 @@ __all__ = [
     "Expansion",
     "Frames",
     "LoadContext",
+    "LoraShorthand",
     "ModelFamily",
     "Parameter",
     "Pipeline",
@@ -125,6 +127,16 @@ def mold_expanders() -> Iterable[PromptExpander]:  # type: ignore[empty-body]
 @hookspec
 def mold_executors() -> Iterable[Executor]:  # type: ignore[empty-body]
     """Return places where workers can live."""
+
+
+@hookspec
+def mold_settings() -> Iterable[Setting]:  # type: ignore[empty-body]
+    """Return settings of this plugin: rows like those of mold, with flags where they have one."""
+
+
+@hookspec
+def mold_placement_components() -> Iterable[PlacementComponent]:  # type: ignore[empty-body]
+    """Return components of models that people can place on a device of their own."""
 
 
 @hookspec
@@ -231,6 +243,7 @@ class LoadContext:
     `memory_policy` is what the user asked for about memory and devices, `available_bytes` what the model may take on
     each device (no entry: no limit), and `plan` how it is held in memory, for a family that returns components.
     `capabilities` are the compute capabilities of CUDA devices, by device (no entry: unknown, treated as the newest).
+    `settings` are the values of the settings that plugins declare, by name.
     """
 
     device: str
@@ -246,6 +259,7 @@ class LoadContext:
     available_bytes: Mapping[str, int] = attrs.Factory(dict)
     plan: MemoryPlan | None = None
     capabilities: Mapping[str, tuple[int, int]] = attrs.Factory(dict)
+    settings: Mapping[str, Any] = attrs.Factory(dict)
 
 
 class Pipeline(Protocol):
@@ -289,6 +303,9 @@ class ModelFamily(Protocol):
 
     placement_components: tuple[str, ...] = ()
     """Components that `context.memory_policy.devices` may name, such as "transformer". Empty: one device for all."""
+
+    lora_shorthands: tuple[LoraShorthand, ...] = ()
+    """Groups of LoRAs that `mold run` has a flag of its own for."""
 
     @abstractmethod
     def load(self, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> Pipeline:

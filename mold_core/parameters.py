@@ -18,7 +18,15 @@ from mold_core.wire.convert import scalar
 from mold_core.wire.fields import Bounds, bound_problem, shorten, traits_of
 from mold_core.wire.schema import field_schema
 
-__all__ = ["OptionValue", "Parameter", "complete_options", "declaration_problem", "describe", "own_parameters"]
+__all__ = [
+    "LoraShorthand",
+    "OptionValue",
+    "Parameter",
+    "complete_options",
+    "declaration_problem",
+    "describe",
+    "own_parameters",
+]
 
 OptionValue: TypeAlias = bool | int | float | str
 ScalarType: TypeAlias = type[bool] | type[int] | type[float] | type[str]
@@ -27,6 +35,17 @@ _MAX_INTEGER = 2**64 - 1
 _MAX_TEXT_BYTES = 77_000
 _SHARED = attrs.fields_dict(attrs.resolve_types(GenerateRequest))
 _SCHEMA_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
+
+
+@attrs.frozen(kw_only=True)
+class LoraShorthand:
+    """A group of LoRAs of the catalog, called ``GROUP:NAME``, that `mold run` has the flag ``--GROUP NAME|PATH`` for.
+
+    `doc` is the help text of the flag.
+    """
+
+    group: str
+    doc: str
 
 
 @attrs.frozen(kw_only=True)

@@ -25,6 +25,15 @@ from mold_core.hookspecs import (
 )
 from mold_core.parameters import declaration_problem
 from mold_core.plugin_members import completed, member_faults
+from mold_core.settings import (
+    OtherPlugins,
+    PlacementComponent,
+    Setting,
+    Settings,
+    setting_problem,
+    setting_table,
+    with_plugin_values,
+)
 
 if TYPE_CHECKING:
     from mold_core.catalog import ModelSpec
@@ -43,6 +52,8 @@ _KINDS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "mold_upscalers": ("upscaler", lambda item: item.name),
     "mold_expanders": ("expander", lambda item: item.name),
     "mold_executors": ("executor", lambda item: item.name),
+    "mold_placement_components": ("placement component", lambda item: item.name),
+    "mold_settings": ("setting", lambda item: item.name),
 }
 
 # What those objects are expected to be. The entries of the catalog are values of mold's own.
@@ -116,6 +127,45 @@ class Plugins:
     def upscalers(self) -> dict[str, UpscalerArchitecture]:
         """Super-resolution architectures by name, in the order plugins bring them."""
         return self.items["mold_upscalers"]
+
+    @property
+    def placement_components(self) -> dict[str, PlacementComponent]:
+        """Components of models that people can place, beside those that every family may have, by name."""
+        return self.items["mold_placement_components"]
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """The settings that plugins declare, those of placement components included."""
+        return tuple(row for rows in self.settings_by_plugin().values() for row in rows)
+
+    def settings_by_plugin(self) -> dict[str, list[Setting]]:
+        """Return the settings of each plugin that declares some."""
+        rows = [("mold_placement_components", name, item.setting) for name, item in self.placement_components.items()]
+        rows += [("mold_settings", name, row) for name, row in self.items["mold_settings"].items()]
+        found: dict[str, list[Setting]] = {}
+        for hook, name, row in rows:
+            found.setdefault(self.owners[hook, name], []).append(row)
+        return found
+
+    def read_settings(self, settings: Settings) -> Settings:
+        """Return the settings with the values of those that plugins declare.
+
+        Raises SettingsError for bad values, and for names and keys of config.toml that no installed plugin declares.
+        While a plugin is broken, unknown keys are ignored with a warning: they may be its own.
+        """
+        return with_plugin_values(settings, self.settings, self._not_loaded)
+
+    def _not_loaded(self) -> OtherPlugins:
+        """Return what plugins declare that are disabled; this imports them."""
+        disabled = [info.name for info in self.infos if info.blocked]
+        others = load_plugins(disabled) if disabled else None
+        infos = (*self.infos, *(others.infos if others else ()))
+        rows = others.settings_by_plugin() if others else {}
+        owners = {name: owner for owner, declared in rows.items() for row in declared for name in (row.name, row.key)}
+        return OtherPlugins(
+            owners={name: owner for name, owner in owners.items() if name is not None},
+            broken=tuple(info.name for info in infos if info.failure),
+        )
 
     def with_catalog(self, models: Mapping[str, ModelSpec]) -> Plugins:
         """Return the same with another catalog."""
@@ -222,13 +272,16 @@ class _Loading:
         owners: dict[tuple[str, str], str] = {}
         for hook in _KINDS:
             for implementation in getattr(self.manager.hook, hook).get_hookimpls():
-                self._collect_one(hook, implementation, items[hook], owners)
+                self._collect_one(hook, implementation, items, owners)
         source = PluginSource(names=tuple(self.names), extra=tuple(self.extra))
         infos = tuple(self.infos.values())
         return Plugins(source=source, manager=self.manager, infos=infos, items=items, owners=owners)
 
-    def _collect_one(self, hook: str, implementation: Any, items: dict[str, Any], owners: dict[Any, str]) -> None:
+    def _collect_one(
+        self, hook: str, implementation: Any, collected: dict[str, dict[str, Any]], owners: dict[Any, str]
+    ) -> None:
         owner = implementation.plugin_name
+        items = collected[hook]
         kind, name_of = _KINDS[hook]
         try:
             provided = [(name_of(item), item) for item in implementation.function()]
@@ -240,7 +293,7 @@ class _Loading:
             if name in items:
                 self._fail(owner, str(_duplicate(kind, name, owners[hook, name], owner)))
                 continue
-            problem = declaration_problem(getattr(item, "parameters", ())) if hook == "mold_families" else None
+            problem = _declaration_problem(hook, item, collected)
             if problem:
                 self._fail(owner, f"{kind} {name!r}: {problem}")
                 continue
@@ -268,6 +321,17 @@ class _Loading:
         info = self.infos[owner]
         both = f"{info.failure}; {failure}" if info.failure else failure
         self.infos[owner] = attrs.evolve(info, failure=both)
+
+
+def _declaration_problem(hook: str, item: Any, collected: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Say what is wrong with what an object declares, beside what was collected before; None: nothing."""
+    if hook == "mold_families":
+        return declaration_problem(getattr(item, "parameters", ()))
+    if hook not in ("mold_settings", "mold_placement_components"):
+        return None
+    components = [component.setting for component in collected["mold_placement_components"].values()]
+    others = [*setting_table(), *collected["mold_settings"].values(), *components]
+    return setting_problem(item if hook == "mold_settings" else item.setting, others)
 
 
 def _duplicate(kind: str, name: str, first: str, second: str) -> DuplicateError:

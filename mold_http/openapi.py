@@ -11,15 +11,16 @@ from typing import Any, Union, get_args, get_origin
 import attrs
 
 from mold_core.parameters import Parameter, describe, own_parameters
+from mold_core.settings import PlacementComponent
 from mold_core.version import VERSION
-from mold_core.wire import ProgressEvent
+from mold_core.wire import AdvancedPlacement, DeviceRef, ProgressEvent
 from mold_core.wire.chain import ChainEvent
 from mold_core.wire.events import event_type
 from mold_core.wire.schema import REFERENCE, class_schema, classes_within, type_schema
 from mold_http.responses import JSON, dumps
 from mold_http.routes.route import ERRORS, Query, ResponseSpec, Route
 
-__all__ = ["classes_of", "document", "document_text"]
+__all__ = ["classes_of", "component_docs", "document", "document_text"]
 
 Json = dict[str, Any]
 
@@ -27,18 +28,22 @@ _RETRYABLE = frozenset({"RATE_LIMITED", "QUEUE_FULL", "INSUFFICIENT_MEMORY"})
 
 
 Families = tuple[tuple[str, tuple[Parameter, ...]], ...]
+Components = tuple[PlacementComponent, ...]
 
 
 @lru_cache(maxsize=4)
-def document_text(routes: tuple[Route, ...], prefix: str = "", families: Families = ()) -> bytes:
+def document_text(
+    routes: tuple[Route, ...], prefix: str = "", families: Families = (), components: Components = ()
+) -> bytes:
     """Return the document as JSON text."""
-    return dumps(document(routes, prefix, families))
+    return dumps(document(routes, prefix, families, components))
 
 
-def document(routes: Sequence[Route], prefix: str = "", families: Families = ()) -> Json:
+def document(routes: Sequence[Route], prefix: str = "", families: Families = (), components: Components = ()) -> Json:
     """Return the document that describes the routes.
 
-    `prefix` is the path that clients call the server below, `families` the parameters of each family by its name.
+    `prefix` is the path that clients call the server below, `families` the parameters of each family by its name,
+    `components` what plugins let people place on devices.
     """
     paths: dict[str, Json] = {}
     for route in routes:
@@ -59,7 +64,7 @@ def document(routes: Sequence[Route], prefix: str = "", families: Families = ())
         "tags": [{"name": tag} for tag in dict.fromkeys(route.tag for route in routes)],
         "paths": paths,
         "components": {
-            "schemas": _with_options(_schemas(routes), families),
+            "schemas": _with_components(_with_options(_schemas(routes), families), components),
             "securitySchemes": {
                 "key": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
                 "bearer": {"type": "http", "scheme": "bearer", "description": "The same keys, where a route has this."},
@@ -211,6 +216,23 @@ def _with_options(schemas: Json, families: Families) -> Json:
         if options is not None:
             options["anyOf"] = [*choices, {"type": ["object", "null"], "maxProperties": 0}]
     return {**schemas, **described}
+
+
+def _with_components(schemas: Json, components: Components) -> Json:
+    """Describe the components of plugins as fields of placements."""
+    placement = schemas.get(AdvancedPlacement.__name__)
+    if placement is not None:
+        placement["properties"] |= {name: _placed_schema(doc) for name, doc in component_docs(components).items()}
+    return schemas
+
+
+def component_docs(components: Iterable[PlacementComponent]) -> dict[str, str]:
+    """Return the meaning of each component's field in placements."""
+    return {component.name: f"{component.title[:1].upper()}{component.title[1:]}." for component in components}
+
+
+def _placed_schema(doc: str) -> Json:
+    return {"anyOf": [type_schema(DeviceRef), {"type": "null"}], "description": doc}
 
 
 def _options_schema(family: str, parameters: Sequence[Parameter]) -> Json:

@@ -8,8 +8,11 @@ from typing import Any
 
 import attrs
 
-from mold_core.wire.fields import bounds_of, doc_of
+from mold_core.plugins import load_plugins
+from mold_core.wire import AdvancedPlacement, DeviceRef
+from mold_core.wire.fields import bounds_of, doc_of, traits_of
 from mold_core.wire.schema import classes_within, type_schema
+from mold_http.openapi import component_docs
 from mold_http.routes.route import ERRORS, Route
 from mold_http.routes.table import LISTED
 
@@ -113,8 +116,12 @@ def _objects() -> Iterator[str]:
         yield "| field | type | default | meaning |"
         yield "|---|---|---|---|"
         for field in attrs.fields(attrs.resolve_types(cls)):
-            default = "required" if field.default is attrs.NOTHING else _default(field.default)
-            yield f"| `{field.name}` | {_type(field)} | {default} | {doc_of(field)} |"
+            if not traits_of(field).open_ended:
+                default = "required" if field.default is attrs.NOTHING else _default(field.default)
+                yield f"| `{field.name}` | {_type(field)} | {default} | {doc_of(field)} |"
+        if cls is AdvancedPlacement:
+            for name, doc in component_docs(load_plugins().placement_components.values()).items():
+                yield f"| `{name}` | {_words(type_schema(DeviceRef))} | – | {doc} |"
         yield ""
 
 

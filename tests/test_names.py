@@ -58,6 +58,12 @@ EXEMPT = ("mold_core/deprecated.py",)
 # Scripts that trained the models of mold_nano. They are not installed.
 SCRIPTS = "plugins/mold_nano/training/"
 
+# Names of families and of their components.
+FAMILIES = re.compile(r"\bt5\b|clip_l|8n\+1|ltx|flux", re.IGNORECASE)
+
+# Where the core may name them: in examples of help pages and of the description of routes.
+EXAMPLES = ("mold_core/cli/", "mold_http/routes/")
+
 # Words that no help text, page or docstring may use.
 PROSE = re.compile(r"\b(film|films|picture|pictures|anew|errand|errands|shelf|wishes|keeper)\b", re.IGNORECASE)
 
@@ -134,3 +140,22 @@ def test_docstrings_use_the_words_of_the_field() -> None:
 def test_pages_and_help_texts_use_the_words_of_the_field(page: str) -> None:
     # The help of every command is in docs/cli.md, which another test compares with the commands.
     assert private_words((ROOT / page).read_text("utf-8")) == []
+
+
+def test_the_core_knows_no_family() -> None:
+    files = (path for folder in ("mold_core", "mold_http") for path in sorted((ROOT / folder).rglob("*")))
+    sources = {
+        path.relative_to(ROOT).as_posix(): path for path in files if path.suffix in (".py", ".js", ".html", ".css")
+    }
+    found = [
+        f"{name}: {line.strip()}"
+        for name, path in sources.items()
+        for line in path.read_text("utf-8").splitlines()
+        if FAMILIES.search(line) and not (name.startswith(EXAMPLES) and is_example(line))
+    ]
+    assert found == []
+
+
+def is_example(line: str) -> bool:
+    """Return whether a line belongs to the example of a command or of a request."""
+    return bool(re.search(r"^  (\w+=\S+ )?mold |curl|-d '|[\"']model[\"']:", line))

@@ -19,7 +19,7 @@ def resolve(name: str, catalog: Mapping[str, ModelSpec]) -> ModelSpec:
     """Return the model that `name` means.
 
     ``base:tag`` is taken as it is; a bare name gets the first of the tags q8, fp16, bf16, fp8 that exists, or its only
-    tag; ``flux-dev-q4`` means ``flux-dev:q4``. Raises UnknownModelError with the nearest names.
+    tag; ``base-q4`` means ``base:q4``. Raises UnknownModelError with the nearest names.
     """
     wanted = name.strip().lower()
     if wanted in catalog:

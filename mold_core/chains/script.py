@@ -3,7 +3,7 @@
 schema = "mold.chain.v1"
 
 [chain]
-model = "ltx2-nano"
+model = "my-video-model"
 seed = 7
 
 [[stage]]

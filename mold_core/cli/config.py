@@ -44,8 +44,8 @@ def list_(state: State, as_json: bool, everything: bool) -> None:
     """List the settings that differ from the default, and where each value comes from."""
     from mold_core.settings import setting_table
 
-    settings = state.settings
-    rows = [(row, *_value(settings, row)) for row in setting_table() if row.key]
+    settings = state.plugins.read_settings(state.settings)
+    rows = [(row, *_value(settings, row)) for row in (*setting_table(), *state.plugins.settings) if row.key]
     if as_json:
         content = {row.key: {"value": _plain(value), "from": source} for row, value, source in rows}
         echo_json(content)
@@ -64,8 +64,8 @@ def list_(state: State, as_json: bool, everything: bool) -> None:
 @click.pass_obj
 def get(state: State, key: str, raw: bool) -> None:
     """Show the current value of KEY."""
-    row = _row(key)
-    value, source = _value(state.settings, row)
+    row = _row(state, key)
+    value, source = _value(state.plugins.read_settings(state.settings), row)
     echo(_words(value, none="") if raw else f"{row.key} = {_words(value)}  ({source})")
 
 
@@ -74,8 +74,8 @@ def get(state: State, key: str, raw: bool) -> None:
 @click.pass_obj
 def where(state: State, key: str) -> None:
     """Show where the value of KEY comes from: an environment variable, config.toml or the default."""
-    row = _row(key)
-    _, source = _value(state.settings, row)
+    row = _row(state, key)
+    _, source = _value(state.plugins.read_settings(state.settings), row)
     echo(source)
 
 
@@ -87,7 +87,7 @@ def set_(state: State, key: str, value: str) -> None:
     """Set KEY in config.toml; the value 'none' removes it. Comments and order of the file are kept."""
     from mold_core.settings import parse_setting
 
-    row = _row(key)
+    row = _row(state, key)
     assert row.key is not None
     path = state.settings.config_path
     if value.lower() == "none":
@@ -108,7 +108,7 @@ def set_(state: State, key: str, value: str) -> None:
 @click.pass_obj
 def reset(state: State, keys: tuple[str, ...]) -> None:
     """Remove keys from config.toml, which restores their defaults."""
-    for row in [_row(key) for key in keys]:
+    for row in [_row(state, key) for key in keys]:
         assert row.key is not None
         change_key(state.settings.config_path, row.key, None)
         echo(f"{row.key} = default")
@@ -128,7 +128,6 @@ def path(state: State) -> None:
 def edit(state: State) -> None:
     """Open config.toml in VISUAL or EDITOR, then check it."""
     from mold_core.home import mold_home
-    from mold_core.settings import Settings
 
     file = mold_home() / "config.toml"
     try:
@@ -137,15 +136,23 @@ def edit(state: State) -> None:
     except OSError as error:
         raise OutputError(f"{file} cannot be written: {error.strerror}") from None
     click.edit(filename=str(file))
-    Settings.load()
+    _check(state)
     echo(f"{file} is valid")
 
 
-def _row(key: str) -> Setting:
+def _check(state: State) -> None:
+    """Raise SettingsError for a config.toml that is not valid."""
+    from mold_core.settings import Settings
+
+    state.plugins.read_settings(Settings.load())
+
+
+def _row(state: State, key: str) -> Setting:
     """Return the setting of a key or of an environment variable. Raises SettingsError with the nearest match."""
     from mold_core.settings import setting_table
 
-    rows = {name: row for row in setting_table() if row.key for name in (row.key, row.env)}
+    table = (*setting_table(), *state.plugins.settings)
+    rows = {name: row for row in table if row.key for name in (row.key, row.env)}
     if key not in rows:
         near = get_close_matches(key, rows, n=1)
         hint = f"did you mean {near[0]}?" if near else "mold config list --all lists every setting"

@@ -13,6 +13,7 @@ from mold_core.cli.memory_flags import memory_flags, take_memory_flags
 from mold_core.cli.options import own_rows
 from mold_core.cli.output import echo, echo_json, style
 from mold_core.cli.path_info import is_path, show_path
+from mold_core.cli.plugin_flags import CommandWithPluginFlags, setting_flags
 from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
 from mold_core.errors import MoldError
@@ -31,7 +32,7 @@ _HOW = {
 }
 
 
-@click.command("info")
+@click.command("info", cls=CommandWithPluginFlags, plugin_flags={"memory_strategy": setting_flags})
 @click.argument("model", required=False, shell_complete=model_names)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--verify", is_flag=True, help="Check every file of MODEL against its size and checksum.")

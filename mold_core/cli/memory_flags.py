@@ -13,12 +13,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 _PLACES = {
     "device_text_encoders": "the text encoders",
-    "device_t5": "the T5 text encoder",
-    "device_clip_l": "the CLIP text encoder",
     "device_transformer": "the transformer",
     "device_vae": "the autoencoder",
 }
-_NAMES = ("memory_strategy", "t5_variant", *_PLACES)
+_NAMES = ("memory_strategy", *_PLACES)
 
 
 def memory_flags(function: Function) -> Function:
@@ -32,7 +30,6 @@ def memory_flags(function: Function) -> Function:
             flag_value="offload",
             help="Stream the model block by block; uses the least memory.",
         ),
-        click.option("--t5-variant", help="Variant of the T5 text encoder: fp16, q8, q6, q5, q4 or q3."),
         *(
             click.option(f"--{name.replace('_', '-')}", metavar="DEVICE", help=f"Device of {what}: cpu, cuda, cuda:1 …")
             for name, what in _PLACES.items()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mold_core.cli.output import foreign_code
+from mold_core.cli.plugin_flags import CommandWithPluginFlags
 from mold_core.errors import MoldError, ValidationError
 from mold_core.text import visible
 
@@ -87,7 +88,7 @@ def _shown(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-class CommandOfModel(click.Command):
+class CommandOfModel(CommandWithPluginFlags):
     """A command whose help also lists the own parameters of the model that -m, or the first word, names."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -105,7 +106,7 @@ class CommandOfModel(click.Command):
             formatter.write_dl(_rows_of(ctx.obj, model))
 
     def _model_in(self, ctx: click.Context, args: list[str]) -> str | None:
-        parsed = click.Context(self, info_name=ctx.info_name, resilient_parsing=True)
+        parsed = click.Context(self, info_name=ctx.info_name, obj=ctx.obj, resilient_parsing=True)
         parsed.allow_extra_args = parsed.ignore_unknown_options = True
         try:
             options, words, _ = self.make_parser(parsed).parse_args(args)

@@ -19,6 +19,7 @@ from mold_core.cli.loras import lora_weight
 from mold_core.cli.memory_flags import memory_flags, take_memory_flags
 from mold_core.cli.options import CommandOfModel, parse_options
 from mold_core.cli.output import echo, style
+from mold_core.cli.plugin_flags import lora_flags, setting_flags
 from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
 from mold_core.cli.targets import Target
@@ -50,7 +51,12 @@ Examples:
   echo "a blue boat on the sea at night" | mold run -o boat.png"""
 
 
-@click.command("run", cls=CommandOfModel, epilog=EPILOG)
+@click.command(
+    "run",
+    cls=CommandOfModel,
+    epilog=EPILOG,
+    plugin_flags={"temporal_upscale": lora_flags, "memory_strategy": setting_flags},
+)
 @click.argument("words", nargs=-1, metavar="[MODEL] [PROMPT]...", shell_complete=first_word)
 @click.option("-m", "--model", shell_complete=model_names, help="Model to use; mold list shows all.")
 @click.option("-o", "--output", metavar="PATH", help="Output file; '-' writes to standard output.")

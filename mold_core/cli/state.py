@@ -53,7 +53,8 @@ class State:
         self._bound += [
             f"--{name.replace('_', '-')}" for name, value in flags.items() if value is not None and name != "host"
         ]
-        self.__dict__.pop("settings", None)  # they may have been read before, to find plugins
+        for name in ("settings", "_first_settings"):
+            self.__dict__.pop(name, None)  # they may have been read before, to find plugins
 
     def stay_here(self, what: str) -> None:
         """Run in this process because of `what`, which no server can do. Call it before `engine`."""
@@ -61,7 +62,15 @@ class State:
 
     @cached_property
     def settings(self) -> Settings:
-        """The current settings, flags of the command included."""
+        """The current settings, flags of the command included.
+
+        Those of plugins are read, and the plugins loaded, only where there are names that mold does not declare.
+        """
+        first = self._first_settings
+        return self.plugins.read_settings(first) if first.has_unread_names else first
+
+    @cached_property
+    def _first_settings(self) -> Settings:
         from mold_core.settings import Settings
 
         return Settings.load(self._flags)
@@ -72,7 +81,7 @@ class State:
         from mold_core.plugins import load_plugins
 
         with foreign_code():
-            return load_plugins(() if self.no_plugins else self.settings.plugins)
+            return load_plugins(() if self.no_plugins else self._first_settings.plugins)
 
     @cached_property
     def engine(self) -> AnyEngine:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,8 +9,9 @@ import attrs
 import click
 
 from mold_core.cli.images import read_file, read_image
+from mold_core.cli.plugin_flags import taken_loras
 from mold_core.errors import ValidationError
-from mold_core.wire import ChainRequest, GenerateRequest, Keyframe, LoraWeight, TimeRange
+from mold_core.wire import ChainRequest, GenerateRequest, Keyframe, TimeRange
 from mold_core.wire.fields import choices_of, traits_of
 
 if TYPE_CHECKING:
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["chain_of", "makes_videos", "take_video_flags", "video_flags"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-# What begins the path of a LoRA that is a way for the camera to move, and not a file.
-CAMERA_CONTROL = "camera-control:"
 
 _CHAIN_ONLY = ("clip_frames", "motion_tail_frames")
 
@@ -91,11 +88,6 @@ def video_flags(function: Function) -> Function:
             type=_choice("temporal_upscale"),
             help="Generate at half the frame rate, then upsample the latents in time.",
         ),
-        click.option(
-            "--camera-control",
-            metavar="NAME|PATH",
-            help="Camera movement, for models with camera LoRAs: dolly-in, jib-up, static …",
-        ),
         click.option("--clip-frames", type=int, help="Frames per clip of a chain."),
         click.option(
             "--motion-tail", "motion_tail_frames", type=int, help="Frames that consecutive clips share; default 4."
@@ -116,9 +108,7 @@ def take_video_flags(flags: dict[str, Any]) -> dict[str, Any]:
         flags["retake_range"] = _time_range(flags["retake_range"])
     for name in ("pipeline", "spatial_upscale"):
         flags[name] = _WORDS.get(flags[name], flags[name])
-    camera = flags.pop("camera_control")
-    if camera is not None:
-        flags["loras"] = (*(flags["loras"] or ()), _camera(camera))
+    flags["loras"] = (*(flags["loras"] or ()), *taken_loras()) or None
     return {name: flags.pop(name) for name in _CHAIN_ONLY}
 
 
@@ -174,12 +164,6 @@ def _time_range(text: str) -> Any:
         raise ValidationError(
             f"--retake {text!r} must be START:END in seconds", field="retake_range", hint="as in 1.5:3"
         ) from None
-
-
-def _camera(text: str) -> Any:
-    if os.path.isfile(text):
-        return LoraWeight(path=os.path.abspath(text))
-    return LoraWeight(path=f"{CAMERA_CONTROL}{text}")
 
 
 def _flag(name: str) -> str:

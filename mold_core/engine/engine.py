@@ -107,8 +107,9 @@ class Engine:
         gallery: Gallery | None = None,
         durable: bool = False,
     ) -> None:
-        self.settings = settings if settings is not None else Settings.load()
-        found = plugins if plugins is not None else load_plugins(self.settings.plugins)
+        first = settings if settings is not None else Settings.load()
+        found = plugins if plugins is not None else load_plugins(first.plugins)
+        self.settings = found.read_settings(first)
         described = {**found.models, **user_models(self.settings, found.models)}
         self.plugins = found.with_catalog(CatalogWithAdopted(described, self.settings))
         self.store = ModelStore(self.settings.models_path)

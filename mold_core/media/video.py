@@ -51,7 +51,7 @@ _WEBP_QUALITY = "80"
 _MAX_GIF_FPS = 50
 
 # PERF: ffmpeg's usual way to choose the quantisers of AAC takes three times as long at 192 kbit/s, and still loses more
-# of ltx2-nano's sound than this one does at 120: five bits for a sample of both channels (benchmarks/sound.py).
+# of generated sound than this one does at 120: five bits for a sample of both channels (benchmarks/sound.py).
 _AAC_OPTIONS = {"aac_coder": "fast"}
 _AUDIO_BITS_PER_SAMPLE = 5
 _MOST_AUDIO_BITS_PER_SECOND = 192_000

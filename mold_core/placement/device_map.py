@@ -12,7 +12,7 @@ from mold_core.catalog import ModelSpec
 from mold_core.config_file import change_table
 from mold_core.errors import SettingsError, ValidationError
 from mold_core.hookspecs import ModelFamily
-from mold_core.settings import Settings
+from mold_core.settings import SHARED_COMPONENTS, Settings
 from mold_core.wire import DevicePlacement, DeviceRef
 from mold_core.wire.convert import from_json, to_json
 
@@ -20,9 +20,6 @@ __all__ = ["WHOLE_MODEL", "PlacedModel", "Placements", "gpu_number", "placed"]
 
 # In `ModelSpec.devices`: where a model is that is not divided, and the parts of others that nothing is said of.
 WHOLE_MODEL = "model"
-
-# What a family that names no parts of its own can be asked for, all of it on one device.
-_ALL = ("text_encoders", "transformer", "vae")
 
 
 @attrs.frozen(kw_only=True)
@@ -51,7 +48,7 @@ def placed(
     _refuse_unknown_parts(spec, family, places, targets, home)
     if home == "cpu":
         return PlacedModel(spec=spec)  # everything is there anyhow
-    if all(targets.get(name) == "cpu" for name in _ALL):
+    if all(targets.get(name) == "cpu" for name in SHARED_COMPONENTS):
         targets[WHOLE_MODEL] = "cpu"
     return PlacedModel(spec=attrs.evolve(spec, devices=targets), device=pinned)
 
@@ -106,18 +103,18 @@ def _refuse_unknown_parts(
 ) -> None:
     own = family.placement_components
     for name in places:
-        if name not in (own or _ALL):
+        if name not in (own or SHARED_COMPONENTS):
             raise ValidationError(
                 f"{spec.name} has no part {name!r} to place",
                 field=f"placement.advanced.{name}",
-                hint=f"its parts are {', '.join(own or _ALL)}",
+                hint=f"its parts are {', '.join(own or SHARED_COMPONENTS)}",
             )
     elsewhere = [name for name in places if targets[name] != home]
-    if not own and elsewhere and len({targets.get(name, home) for name in _ALL}) > 1:
+    if not own and elsewhere and len({targets.get(name, home) for name in SHARED_COMPONENTS}) > 1:
         raise ValidationError(
             f"{spec.name} is placed as a whole only: its family does not divide it over devices",
             field="placement",
-            hint=f"give {', '.join(_ALL)} the same device",
+            hint=f"give {', '.join(SHARED_COMPONENTS)} the same device",
         )
 
 

@@ -32,7 +32,7 @@ from mold_core.placement.memory_plan import (
 )
 from mold_core.placement.nvml import gpu_state
 from mold_core.plugins import Plugins
-from mold_core.settings import Settings
+from mold_core.settings import SHARED_COMPONENTS, Settings
 from mold_core.wire import GenerateRequest, ProgressEvent
 
 __all__ = [
@@ -46,9 +46,6 @@ __all__ = [
     "spec_for",
 ]
 
-# Settings that place a part of a model on a device, by the name that families know it under.
-_PLACES = ("text_encoders", "t5", "clip_l", "transformer", "vae")
-_TEXT_ENCODERS = ("t5", "clip_l")
 _DEVICE = re.compile(r"(?:cpu|mps|(?:cuda|gpu)(?::\d{1,2})?)")
 
 
@@ -151,11 +148,12 @@ def _number(device: str) -> int:
 
 
 def memory_policy_of(
-    settings: Settings, placed: Mapping[str, str] | None = None, device: str = "cuda:0"
+    settings: Settings, plugins: Plugins, placed: Mapping[str, str] | None = None, device: str = "cuda:0"
 ) -> MemoryPolicy:
     """Return what the settings ask for about memory; devices that a model is `placed` on go before those they name.
 
-    ``cuda`` without a number is `device` if that is a GPU, else the first GPU.
+    `settings` are those that `plugins` have read. ``cuda`` without a number is `device` if that is a GPU, else the
+    first GPU.
 
     Raises SettingsError naming the setting.
     """
@@ -164,14 +162,21 @@ def memory_policy_of(
     strategy: str = settings.memory_strategy
     if strategy == "auto" and (settings.eager or settings.offload):
         strategy = "eager" if settings.eager else "offload"
-    devices = {name: torch_name(_device(name, getattr(settings, f"device_{name}")), device) for name in _PLACES}
-    said = {name: device for name, device in devices.items() if device != "auto"}
-    if placed and "text_encoders" in placed:
-        said = {name: device for name, device in said.items() if name not in _TEXT_ENCODERS}
+    placed = placed or {}
+    groups = {name: component.group for name, component in plugins.placement_components.items()}
+    words = {
+        name: _device(name, getattr(settings, f"device_{name}"))
+        for name in (*SHARED_COMPONENTS, *groups)
+        if groups.get(name) not in placed  # placing a group places its components
+    }
     return MemoryPolicy(
         strategy=None if strategy == "auto" else cast("Strategy", strategy),
-        devices={**said, **{name: torch_name(where, device) for name, where in (placed or {}).items()}},
-        variants={} if settings.t5_variant == "auto" else {"t5": settings.t5_variant},
+        devices={name: torch_name(word, device) for name, word in {**words, **placed}.items() if word != "auto"},
+        variants={
+            row.variant_of: getattr(settings, row.name)
+            for row in plugins.settings
+            if row.variant_of is not None and getattr(settings, row.name) != row.default
+        },
     )
 
 
@@ -191,7 +196,8 @@ def load_context(
     `held_bytes` is what models hold there that would be dropped to make room; `placed` are the devices that were asked
     for, by parts. Of a device whose memory cannot be told, a model may take what it wants.
     """
-    policy = memory_policy_of(settings, placed, device)
+    settings = plugins.read_settings(settings)
+    policy = memory_policy_of(settings, plugins, placed, device)
     memory = {name: memory_of(name) for name in (device, *sorted({*policy.devices.values(), "cpu"} - {device}))}
     room = {name: found.available_bytes for name, found in memory.items() if found is not None}
     here = memory[device]
@@ -213,6 +219,7 @@ def load_context(
         memory_policy=policy,
         available_bytes=room,
         capabilities={name: found for name, found in capabilities.items() if found is not None},
+        settings={**settings.plugin_defaults, **settings.plugin_values},
     )
 
 

@@ -56,7 +56,7 @@ class MemoryPolicy:
     """What the user requested about memory; mold chooses the rest by what fits.
 
     `devices` maps names of components, or of groups of them, to torch device names; a family declares the names.
-    `variants` maps names of components to the tag of the file to use if there are several (``{"t5": "q8"}``).
+    `variants` maps names of components to the tag of the file to use if there are several (``{"encoder": "q8"}``).
     """
 
     strategy: Strategy | None = None

@@ -10,7 +10,7 @@ from mold_core.config_file import decoded, parsed
 from mold_core.errors import SettingsError
 from mold_core.settings.row import Setting
 
-__all__ = ["find", "read_config", "refuse_unknown_keys", "tables"]
+__all__ = ["find", "read_config", "tables", "unknown_keys"]
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -23,17 +23,12 @@ def read_config(path: Path) -> dict[str, Any]:
         raise SettingsError("%s cannot be read: %s", path, error) from None
 
 
-def refuse_unknown_keys(config: Mapping[str, Any], rows: Sequence[Setting], path: Path) -> None:
-    """Raise SettingsError for a key of config.toml that no row has; it names the nearest that there is."""
-    known = [row.key for row in rows if row.key]
+def unknown_keys(config: Mapping[str, Any], rows: Sequence[Setting]) -> list[str]:
+    """Return the keys of config.toml that no row has."""
+    known = {row.key for row in rows}
     tables = tuple(f"{row.key}." for row in rows if get_origin(row.type) is dict)
-    for key in _keys({key: value for key, value in config.items() if key != "models"}):
-        if key not in known and not key.startswith(tables):
-            from difflib import get_close_matches
-
-            near = get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-            raise SettingsError("%s has an unknown key %r", path, key, field=key, hint=hint)
+    keys = _keys({key: value for key, value in config.items() if key != "models"})
+    return [key for key in keys if key not in known and not key.startswith(tables)]
 
 
 def tables(config: Mapping[str, Any], key: str, path: Path) -> Mapping[str, Any]:

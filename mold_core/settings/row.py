@@ -13,17 +13,34 @@ __all__ = ["Setting", "setting"]
 
 @attrs.frozen(kw_only=True)
 class Setting:
-    """One row of the table."""
+    """A setting: `name` in Python, `env` its environment variable, `key` its key in config.toml (None: it has none).
+
+    `type` is int, float, bool, str, pathlib.Path, tuple[str, ...] or a Literal of words, or one of them or None.
+    `minimum`, `maximum` and `not_blank` limit the value. With `empty_counts` an empty variable is a value; otherwise it
+    counts as not set. A `secret` is left out where settings are printed.
+
+    For settings of plugins: `flag` is the help text of a flag ``--NAME`` of the commands that run models (None: no
+    flag), and `variant_of` a component of models whose file the value selects, unless it is the default.
+    """
 
     name: str
     env: str
-    key: str | None
-    type: Any
-    default: Any
-    bounds: Bounds
+    key: str | None = None
+    type: Any = str
+    default: Any = None
+    minimum: float | None = None
+    maximum: float | None = None
+    not_blank: bool = False
     doc: str
-    empty_counts: bool
-    secret: bool
+    empty_counts: bool = False
+    secret: bool = False
+    flag: str | None = None
+    variant_of: str | None = None
+
+    @property
+    def bounds(self) -> Bounds:
+        """The limits of the value."""
+        return Bounds(minimum=self.minimum, maximum=self.maximum, not_blank=self.not_blank)
 
 
 def setting(
@@ -36,9 +53,6 @@ def setting(
     secret: bool = False,
     **bounds: Any,
 ) -> Any:
-    """Declare a row. With `empty_counts` an empty variable is a value; otherwise it counts as not set.
-
-    What is `secret` is left out where settings are printed.
-    """
-    about = {"doc": doc, "env": env, "key": key, "bounds": Bounds(**bounds), "empty_counts": empty_counts}
+    """Declare a setting of mold as a field of `Settings`; the arguments are those of `Setting`."""
+    about = {"doc": doc, "env": env, "key": key, "empty_counts": empty_counts, **bounds}
     return attrs.field(default=default, metadata=about, repr=not secret)

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import wraps
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, TypeVar, get_type_hints
 
 import attrs
 
 from mold_core.home import expanded, mold_home
 from mold_core.settings.api_keys import read_api_keys
 from mold_core.settings.parsing import parse_setting
-from mold_core.settings.reading import find, read_config, refuse_unknown_keys, tables
+from mold_core.settings.reading import find, read_config, tables, unknown_keys
 from mold_core.settings.row import Setting, setting
 
 __all__ = [
@@ -26,17 +27,18 @@ __all__ = [
     "LogFormat",
     "LogLevel",
     "ServerUse",
+    "SettingSources",
     "Settings",
     "StrategyChoice",
-    "T5Variant",
     "setting_table",
 ]
+
+_Class = TypeVar("_Class")
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 CompileMode = Literal["auto", "on", "off"]
 AttentionChoice = Literal["auto", "default", "cudnn", "flash", "efficient", "math"]
 StrategyChoice = Literal["auto", "eager", "sequential", "offload"]
-T5Variant = Literal["auto", "fp16", "q8", "q6", "q5", "q4", "q3"]
 ServerUse = Literal["auto", "never"]
 ExpandWeights = Literal["never", "auto", "always"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -44,8 +46,36 @@ LogFormat = Literal["text", "json"]
 
 
 @attrs.frozen(kw_only=True)
+class SettingSources:
+    """What settings are read from, kept until the settings of plugins are read from it as well."""
+
+    flags: Mapping[str, Any] = attrs.Factory(dict)
+    environ: Mapping[str, str] = attrs.Factory(dict)
+    config: Mapping[str, Any] = attrs.Factory(dict)
+
+
+def _with_names_of_plugins(cls: type[_Class]) -> type[_Class]:
+    """Let a class take the settings of plugins as arguments: names that it does not declare are `plugin_values`."""
+    generated: Any = vars(cls)["__init__"]
+
+    @wraps(generated)
+    def init(self: Any, **values: Any) -> None:
+        names = {field.name for field in attrs.fields(cls)}  # type: ignore[arg-type]
+        of_plugins = {name: values.pop(name) for name in values.keys() - names}
+        generated(self, **values | {"plugin_values": {**values.get("plugin_values", {}), **of_plugins}})
+
+    setattr(cls, "__init__", init)  # noqa: B010
+    return cls
+
+
+@_with_names_of_plugins
+@attrs.frozen(kw_only=True)
 class Settings:
-    """All settings with their values. `Settings.load()` reads them; the constructor alone gives the defaults."""
+    """All settings with their values. `Settings.load()` reads them; the constructor alone gives the defaults.
+
+    Settings of plugins are arguments and attributes like mold's own. An engine reads and checks them when it has loaded
+    the plugins; until then only those that the constructor got have a value.
+    """
 
     home: Path = setting(
         "Where mold keeps its files.", env="MOLD_HOME", key=None, default=attrs.Factory(lambda: mold_home({}))
@@ -179,28 +209,10 @@ class Settings:
         key="placement.text_encoders",
         default="auto",
     )
-    device_t5: str = setting(
-        "Device of the T5 text encoder, before that of all text encoders.",
-        env="MOLD_PLACE_T5",
-        key="placement.t5",
-        default="auto",
-    )
-    device_clip_l: str = setting(
-        "Device of the CLIP text encoder, before that of all text encoders.",
-        env="MOLD_PLACE_CLIP_L",
-        key="placement.clip_l",
-        default="auto",
-    )
     device_transformer: str = setting(
         "Device of the transformer.", env="MOLD_PLACE_TRANSFORMER", key="placement.transformer", default="auto"
     )
     device_vae: str = setting("Device of the autoencoder.", env="MOLD_PLACE_VAE", key="placement.vae", default="auto")
-    t5_variant: T5Variant = setting(
-        "File of the T5 text encoder; auto: 16 bits where they fit, else the largest that is here and does.",
-        env="MOLD_T5_VARIANT",
-        key="t5_variant",
-        default="auto",
-    )
     upscale_model: str | None = setting(
         "Upscaler used when none is named.", env="MOLD_UPSCALE_MODEL", key="upscale.model"
     )
@@ -431,6 +443,23 @@ class Settings:
     sources: Mapping[str, str] = attrs.field(factory=dict, repr=False, eq=False)
     """Where the values came from that are not the default: setting → variable, key of config.toml or flag."""
 
+    plugin_values: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+    """The values of settings that plugins declare, where they are not the default."""
+
+    plugin_defaults: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
+    """The default of each setting that loaded plugins declare."""
+
+    unread: SettingSources | None = attrs.field(default=None, repr=False, eq=False)
+    """What the settings of plugins are still to be read from."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the value of a setting that a plugin declares."""
+        if not name.startswith("_") and name not in ("plugin_values", "plugin_defaults"):
+            for values in (self.plugin_values, self.plugin_defaults):
+                if name in values:
+                    return values[name]
+        raise AttributeError(f"neither mold nor a loaded plugin has a setting {name!r}")
+
     @property
     def models_path(self) -> Path:
         """The folder of model files."""
@@ -461,14 +490,14 @@ class Settings:
     def load(cls, flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
         """Return the settings in force. `flags` holds values by field name; None means not given.
 
-        Raises SettingsError naming the setting, its source and what it may be.
+        Settings of plugins, and keys of config.toml that are unknown so far, are read by `Plugins.read_settings`, which
+        every engine calls. Raises SettingsError naming the setting, its source and what it may be.
         """
         environ = os.environ if environ is None else environ
         flags = {name: value for name, value in (flags or {}).items() if value is not None}
         home = mold_home(environ)
         rows = setting_table()
         config = read_config(home / "config.toml")
-        refuse_unknown_keys(config, rows, home / "config.toml")
         values: dict[str, Any] = {"home": home, "user_models": tables(config, "models", home / "config.toml")}
         sources: dict[str, str] = {}
         for row in rows:
@@ -476,24 +505,24 @@ class Settings:
             if row.name != "home" and found is not None:
                 values[row.name] = parse_setting(row, *found)
                 sources[row.name] = found[1]
-        return cls(**values, sources=sources)
+        unread = SettingSources(
+            flags={name: flags[name] for name in flags.keys() - {row.name for row in rows}},
+            environ={name: value for name, value in environ.items() if name.startswith("MOLD_")},
+            config=config,
+        )
+        return cls(**values, sources=sources, unread=unread)
+
+    @property
+    def has_unread_names(self) -> bool:
+        """Whether there are flags or keys of config.toml that mold does not declare, so plugins must."""
+        return self.unread is not None and bool(self.unread.flags or unknown_keys(self.unread.config, setting_table()))
 
 
 def setting_table() -> tuple[Setting, ...]:
     """Return every setting, in the order of the documentation."""
     types = get_type_hints(Settings)
     return tuple(
-        Setting(
-            name=field.name,
-            env=field.metadata["env"],
-            key=field.metadata["key"],
-            type=types[field.name],
-            default=field.default,
-            bounds=field.metadata["bounds"],
-            doc=field.metadata["doc"],
-            empty_counts=field.metadata["empty_counts"],
-            secret=not field.repr,
-        )
+        Setting(name=field.name, type=types[field.name], default=field.default, secret=not field.repr, **field.metadata)
         for field in attrs.fields(Settings)
         if "env" in field.metadata
     )

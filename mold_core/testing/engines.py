@@ -15,7 +15,7 @@ from mold_core.engine import Engine, Job
 from mold_core.gallery import Gallery
 from mold_core.hookspecs import ChainRenderer, ModelFamily, PromptExpander, hookimpl
 from mold_core.plugins import load_plugins
-from mold_core.settings import Settings
+from mold_core.settings import PlacementComponent, Setting, Settings
 
 __all__ = ["FakePlugin", "engine_with"]
 
@@ -32,6 +32,8 @@ class FakePlugin:
         expanders: Sequence[PromptExpander] = (),
         commands: Sequence[click.Command] = (),
         routes: Sequence[Any] = (),
+        settings: Sequence[Setting] = (),
+        placement_components: Sequence[PlacementComponent] = (),
         on_finished: Callable[[Job], object] | None = None,
     ) -> None:
         self._families = families
@@ -40,6 +42,8 @@ class FakePlugin:
         self._expanders = expanders
         self._commands = commands
         self._routes = routes
+        self._settings = settings
+        self._placement_components = placement_components
         self._on_finished = on_finished
 
     @hookimpl
@@ -66,6 +70,16 @@ class FakePlugin:
     def mold_expanders(self) -> Sequence[PromptExpander]:
         """Bring the expanders."""
         return self._expanders
+
+    @hookimpl
+    def mold_settings(self) -> Sequence[Setting]:
+        """Bring the settings."""
+        return self._settings
+
+    @hookimpl
+    def mold_placement_components(self) -> Sequence[PlacementComponent]:
+        """Bring the components that can be placed."""
+        return self._placement_components
 
     @hookimpl
     def mold_commands(self, cli: click.Group) -> None:

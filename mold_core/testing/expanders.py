@@ -51,7 +51,7 @@ def check_expander(
     expander: PromptExpander,
     *,
     backend: str | None = None,
-    families: Sequence[str] = ("flux", "a-family-nobody-knows"),
+    families: Sequence[str] = ("a-family-nobody-knows",),
     settings: Settings | None = None,
     models: Any = (),
     locate: Any = None,

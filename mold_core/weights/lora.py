@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Lora", "LoraCache", "read_lora"]
 
-# LoRAs of FLUX.1 take 20 to 350 MB; larger ones are read for each request.
+# LoRAs of large models take 20 to 350 MB; larger ones are read for each request.
 LORA_CACHE_BYTES = 512 * 1024 * 1024
 _REMEMBERED_NAMES = 100
 

@@ -21,7 +21,7 @@ from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, overrid
 
 from mold_core.errors import MalformedError, ValidationError
 from mold_core.wire.base64_text import decode_base64
-from mold_core.wire.fields import bound_problem, bounds_of, shorten
+from mold_core.wire.fields import bound_problem, bounds_of, open_field, shorten, traits_of
 
 __all__ = ["check", "from_json", "from_text", "scalar", "to_json"]
 
@@ -145,7 +145,7 @@ def _converter(strict_keys: bool) -> cattrs.Converter:
     converter.register_structure_hook_factory(attrs.has, _class_factory)
     converter.register_unstructure_hook(bytes, lambda data: base64.b64encode(data).decode("ascii"))
     converter.register_unstructure_hook_factory(
-        attrs.has, lambda cls, conv: _dropping_none(make_dict_unstructure_fn(cls, conv, **_left_out_empty(cls)))
+        attrs.has, lambda cls, conv: _flattening(cls, make_dict_unstructure_fn(cls, conv, **_left_out_empty(cls)))
     )
     return converter
 
@@ -217,7 +217,37 @@ def _class_factory(cls: type, converter: BaseConverter) -> Hook:
         # An explicit null means the same as leaving the field out.
         return structure({key: item for key, item in value.items() if item is not None or key in kept}, type_)
 
-    return checked
+    return checked if open_field(cls) is None else _open_hook(cls, checked, converter)
+
+
+def _open_hook(cls: Any, structure: Hook, converter: BaseConverter) -> Hook:
+    """Return a hook for a class with an open-ended field, whose entries are fields of the JSON object."""
+    field = open_field(attrs.resolve_types(cls))
+    assert field is not None
+    item_type = get_args(field.type)[1]
+    declared = {attribute.name for attribute in attrs.fields(cls)} - {field.name}
+
+    def structure_open(value: object, type_: Any) -> Any:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"must be an object, not {shorten(value)}")
+        entries: dict[str, Any] = {}
+        errors: list[Exception] = []
+        result: Any = None
+        try:
+            result = structure({key: item for key, item in value.items() if key in declared}, type_)
+        except cattrs.BaseValidationError as error:
+            errors.append(error)
+        for key, item in value.items():
+            try:
+                if key not in declared and item is not None:
+                    entries[key] = converter.structure(item, item_type)
+            except (cattrs.BaseValidationError, ValueError, TypeError) as error:
+                errors.append(_at(error, f".{key}"))
+        if errors:
+            raise cattrs.BaseValidationError("object", errors, cls)
+        return attrs.evolve(result, **{field.name: entries})
+
+    return structure_open
 
 
 def _must_be_given(attribute: attrs.Attribute[Any]) -> bool:
@@ -238,8 +268,16 @@ def _bounded_hook(attribute: attrs.Attribute[Any], converter: BaseConverter) -> 
     return structure
 
 
-def _dropping_none(unstructure: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
-    return lambda value: {key: item for key, item in unstructure(value).items() if item is not None}
+def _flattening(cls: type, unstructure: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
+    """Return a hook that leaves None out, and writes the entries of an open-ended field as fields."""
+    field = open_field(cls)
+
+    def unstructure_flat(value: Any) -> dict[str, Any]:
+        content = {key: item for key, item in unstructure(value).items() if item is not None}
+        entries = content.pop(field.name, {}) if field is not None else {}
+        return {**content, **entries}
+
+    return unstructure_flat
 
 
 # --- problems ----------------------------------------------------------------------------------------------------
@@ -260,7 +298,7 @@ def _at(error: BaseException, step: str) -> _Located:
 
 def _problems(error: BaseException, path: str) -> list[str]:
     if isinstance(error, _Located):
-        return _problems(error.cause, path + error.step)
+        return _problems(error.cause, (path + error.step).removeprefix("."))
     if isinstance(error, cattrs.ClassValidationError):
         return [line for inner in error.exceptions for line in _problems(inner, _field_path(inner, path))]
     if isinstance(error, cattrs.BaseValidationError):
@@ -286,6 +324,8 @@ def _object_problems(value: Any, path: str) -> list[str]:
     problems: list[str] = []
     for attribute in attrs.fields(attrs.resolve_types(type(value))):
         here = f"{path}.{attribute.name}" if path else attribute.name
+        if traits_of(attribute).open_ended:
+            here = path
         held = getattr(value, attribute.name)
         found = _type_problems(attribute.type, held, here)
         bound = None if found else bound_problem(bounds_of(attribute), held)
@@ -305,6 +345,11 @@ def _type_problems(declared: Any, held: Any, path: str) -> list[str]:
     if get_origin(declared) is tuple and isinstance(held, tuple):
         item_type = get_args(declared)[0]
         return [line for index, item in enumerate(held) for line in _type_problems(item_type, item, f"{path}[{index}]")]
+    if get_origin(declared) is dict and isinstance(held, dict) and attrs.has(get_args(declared)[1]):
+        item_type = get_args(declared)[1]
+        return [
+            line for key, item in held.items() for line in _type_problems(item_type, item, f"{path}.{key}".lstrip("."))
+        ]
     problem = _mismatch(declared, held)
     return [f"{path} {problem}"] if problem else []
 

@@ -21,6 +21,7 @@ __all__ = [
     "choices_of",
     "doc_of",
     "is_optional_empty",
+    "open_field",
     "shorten",
     "traits_of",
     "wire_field",
@@ -52,7 +53,8 @@ class FieldTraits:
     `optional`: a family without the capability ignores the field with a warning instead of refusing it. `recorded`:
     metadata of results keeps the field under its own name, and `--from` takes it up. `of_model`: the value suits one
     model, so `--from` leaves it out when another model is named. `clip_only`: a chain of clips cannot have it. `title`:
-    its label in forms. `placed`: forms have a place of their own for it outside the list of settings.
+    its label in forms. `placed`: forms have a place of their own for it outside the list of settings. `open_ended`: in
+    JSON, the entries of this dict are fields of the object beside the declared ones.
     """
 
     needs: tuple[str, ...] = ()
@@ -62,6 +64,7 @@ class FieldTraits:
     clip_only: bool = False
     title: str | None = None
     placed: bool = False
+    open_ended: bool = False
 
 
 def wire_field(
@@ -75,12 +78,13 @@ def wire_field(
     clip_only: bool = False,
     title: str | None = None,
     placed: bool = False,
+    open_ended: bool = False,
     hash: bool | None = None,
     **bounds: Any,
 ) -> Any:
     """Declare an attribute of a wire class. `doc` is one sentence a person reads in help and schema.
 
-    `FieldTraits` describes `needs` to `placed`, `Bounds` what `bounds` may name. A field that holds a dict takes
+    `FieldTraits` describes `needs` to `open_ended`, `Bounds` what `bounds` may name. A field that holds a dict takes
     `hash=False`, so that its object can be hashed.
     """
     traits = FieldTraits(
@@ -91,6 +95,7 @@ def wire_field(
         clip_only=clip_only,
         title=title,
         placed=placed,
+        open_ended=open_ended,
     )
     metadata = {_DOC: doc, _BOUNDS: Bounds(**bounds), _TRAITS: traits}
     return attrs.field(default=default, metadata=metadata, hash=hash)
@@ -99,6 +104,11 @@ def wire_field(
 def traits_of(attribute: attrs.Attribute[Any]) -> FieldTraits:
     """Return the traits an attribute was declared with."""
     return attribute.metadata.get(_TRAITS) or FieldTraits()
+
+
+def open_field(cls: type) -> attrs.Attribute[Any] | None:
+    """Return the field of a class that holds what JSON has beside the declared fields; None where it takes no more."""
+    return next((field for field in attrs.fields(cls) if traits_of(field).open_ended), None)
 
 
 def choices_of(attribute: attrs.Attribute[Any]) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 
@@ -27,16 +27,32 @@ class DeviceRef:
 _AUTO = DeviceRef(kind="auto")
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, init=False)
 class AdvancedPlacement:
-    """Devices of single parts. A text encoder named here goes before `text_encoders`."""
+    """Devices of single components. A text encoder named here goes before `text_encoders`.
+
+    Families have further components, each a field with a [DeviceRef](#deviceref) under its name.
+    """
 
     transformer: DeviceRef = wire_field("The transformer.", default=_AUTO)
     vae: DeviceRef = wire_field("The autoencoder.", default=_AUTO)
-    clip_l: DeviceRef | None = wire_field("The text encoder CLIP-L.", default=None)
-    clip_g: DeviceRef | None = wire_field("The text encoder CLIP-G.", default=None)
-    t5: DeviceRef | None = wire_field("The text encoder T5.", default=None)
-    qwen: DeviceRef | None = wire_field("The text encoder Qwen.", default=None)
+    components: dict[str, DeviceRef] = wire_field(
+        "Components of single families, by name.", default=attrs.Factory(dict), hash=False, open_ended=True
+    )
+
+    def __init__(self, **devices: Any) -> None:
+        """Take devices by the names of components."""
+        declared = {field.name for field in attrs.fields(type(self))}
+        others = {name: devices.pop(name) for name in devices.keys() - declared}
+        others = {name: device for name, device in others.items() if device is not None}
+        devices["components"] = {**devices.get("components", {}), **others}
+        self.__attrs_init__(**devices)
+
+    def __getattr__(self, name: str) -> DeviceRef | None:
+        """Return the device of a component of single families; None where it is not placed."""
+        if name.startswith("_") or name == "components":
+            raise AttributeError(name)
+        return self.components.get(name)
 
 
 @attrs.frozen(kw_only=True)
@@ -50,6 +66,6 @@ class DevicePlacement:
         """Return what is said of parts, by their path in this object; `auto` says nothing."""
         refs = {"text_encoders": self.text_encoders}
         if self.advanced is not None:
-            for field in attrs.fields(AdvancedPlacement):
-                refs[f"advanced.{field.name}"] = getattr(self.advanced, field.name)
-        return {path: ref for path, ref in refs.items() if ref is not None and ref.kind != "auto"}
+            refs |= {"advanced.transformer": self.advanced.transformer, "advanced.vae": self.advanced.vae}
+            refs |= {f"advanced.{name}": ref for name, ref in self.advanced.components.items()}
+        return {path: ref for path, ref in refs.items() if ref.kind != "auto"}

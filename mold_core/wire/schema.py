@@ -9,7 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import attrs
 
-from mold_core.wire.fields import bounds_of, doc_of
+from mold_core.wire.fields import bounds_of, doc_of, open_field, traits_of
 
 __all__ = ["class_schema", "classes_within", "field_schema", "type_schema"]
 
@@ -27,13 +27,21 @@ _SCALARS: dict[Any, Schema] = {
 REFERENCE = "#/components/schemas/"
 
 
-def class_schema(cls: type) -> Schema:
-    """Return the schema of an attrs class (JSON Schema 2020-12); classes it is made of are referred to by name."""
+def class_schema(cls: type, *, inline: bool = False) -> Schema:
+    """Return the schema of an attrs class (JSON Schema 2020-12).
+
+    Classes it is made of are referred to by name, or written out with `inline`.
+    """
     fields = attrs.fields(attrs.resolve_types(cls))
-    described = {field.name: field_schema(field) for field in fields}
+    described = {field.name: field_schema(field, inline=inline) for field in fields if not traits_of(field).open_ended}
     schema: Schema = {"type": "object", "description": inspect.cleandoc(cls.__doc__ or ""), "properties": described}
     required = [field.name for field in fields if field.default is attrs.NOTHING]
-    return {**schema, "required": required} if required else schema
+    if required:
+        schema["required"] = required
+    further = open_field(cls)
+    if further is not None:
+        schema["additionalProperties"] = type_schema(get_args(further.type)[1], inline=inline)
+    return schema
 
 
 def type_schema(type_: Any, *, inline: bool = False) -> Schema:
@@ -47,7 +55,7 @@ def type_schema(type_: Any, *, inline: bool = False) -> Schema:
     if type_ in _SCALARS:
         return dict(_SCALARS[type_])
     if attrs.has(type_) and inline:
-        return _inline_class(type_)
+        return class_schema(type_, inline=True)
     if attrs.has(type_):
         return {"$ref": f"{REFERENCE}{type_.__name__}"}
     if origin is Literal:
@@ -80,12 +88,6 @@ def _any_of(options: list[Schema]) -> Schema:
     if all(option.keys() == {"type"} for option in options):
         return {"type": [option["type"] for option in options]}
     return {"anyOf": options}
-
-
-def _inline_class(cls: type) -> Schema:
-    schema = class_schema(cls)
-    fields = attrs.fields(attrs.resolve_types(cls))
-    return {**schema, "properties": {field.name: field_schema(field, inline=True) for field in fields}}
 
 
 def field_schema(field: attrs.Attribute[Any], *, inline: bool = False) -> Schema:

@@ -63,6 +63,7 @@ async def openapi(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.
         tuple(route for route in service.routes if route.listed),
         site_of(req).prefix,
         tuple((family.name, tuple(family.parameters)) for family in service.engine.plugins.families.values()),
+        tuple(service.engine.plugins.placement_components.values()),
     )
 
 

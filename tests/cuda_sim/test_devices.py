@@ -12,7 +12,15 @@ import pytest
 import torch
 from poisoned import FAULT, PoisonedFamily
 
-from mold_core import GenerateRequest, InferenceError, ModelComponent, Settings, load_plugins, plan_memory
+from mold_core import (
+    GenerateRequest,
+    InferenceError,
+    ModelComponent,
+    PlacementComponent,
+    Settings,
+    load_plugins,
+    plan_memory,
+)
 from mold_core.engine.worker.local import LocalWorker
 from mold_core.jobs.kinds import clip_tasks
 from mold_core.jobs.kinds.clip_tasks import RenderClipTask
@@ -67,6 +75,9 @@ class Cuda(SimpleNamespace):
         self.chosen.append((threading.current_thread().name.partition("_")[0], device))
 
 
+ENCODER = PlacementComponent(name="t5", title="the text encoder")
+
+
 class Family(SketchFamily):
     """A family of two parts, 10 and 9 GB, the first of which can be placed by itself."""
 
@@ -79,7 +90,8 @@ class Family(SketchFamily):
 
 
 def plugins(family: SketchFamily) -> Any:
-    return load_plugins(found=(), extra=[("mine", FakePlugin(families=[family], models=[sketch_model()]))])
+    plugin = FakePlugin(families=[family], models=[sketch_model()], placement_components=[ENCODER])
+    return load_plugins(found=(), extra=[("mine", plugin)])
 
 
 @pytest.mark.parametrize("wish", ["cuda", "gpu", "cuda:0", "gpu:0"])

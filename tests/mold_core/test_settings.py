@@ -9,17 +9,20 @@ from typing import Any
 
 import pytest
 
-from mold_core import Settings, SettingsError
+from mold_core import Settings, SettingsError, load_plugins
+from mold_core.cli.settings_page import settings_page
 from mold_core.settings import Setting, setting_table
-from mold_core.settings.page import settings_page
 
 ROOT = Path(__file__).parents[2]
+
+
+NO_PLUGINS = load_plugins(found=())
 
 
 def load(home: Path, config: str = "", flags: Any = None, **environ: str) -> Settings:
     home.mkdir(exist_ok=True)
     (home / "config.toml").write_text(config, "utf-8")
-    return Settings.load(flags, {"MOLD_HOME": str(home), **environ})
+    return NO_PLUGINS.read_settings(Settings.load(flags, {"MOLD_HOME": str(home), **environ}))
 
 
 # One setting of every type: name, text of the variable, TOML of the file, and what each source gives:
@@ -201,8 +204,8 @@ def test_names_of_variables_and_keys_are_unique() -> None:
 
 def test_the_page_of_the_documentation_is_the_table() -> None:
     printed = subprocess.run(
-        [sys.executable, "-m", "mold_core.settings"], capture_output=True, text=True, check=True, cwd=ROOT
+        [sys.executable, "-m", "mold_core.cli.settings_page"], capture_output=True, text=True, check=True, cwd=ROOT
     ).stdout
     assert (ROOT / "docs" / "settings.md").read_text("utf-8") == printed, (
-        "run: python -m mold_core.settings > docs/settings.md"
+        "run: python -m mold_core.cli.settings_page > docs/settings.md"
     )

@@ -132,7 +132,13 @@ def test_what_is_told_is_the_template_with_the_style_of_the_family(
 def test_it_keeps_the_promises_of_an_expander(tmp_path: Path) -> None:
     put_language_model(tmp_path / "models")
     store = ModelStore(tmp_path / "models")
-    check_expander(local.LocalExpander(), models=[SPEC], locate=store.locate, module="mold_expand.plugin")
+    check_expander(
+        local.LocalExpander(),
+        families=("flux", "a-family-nobody-knows"),
+        models=[SPEC],
+        locate=store.locate,
+        module="mold_expand.plugin",
+    )
 
 
 # --- the chat format ---------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mold_core import ModelFamily, Parameter, SizeRules
+from mold_core import LoraShorthand, ModelFamily, Parameter, SizeRules
 from mold_core.families import sizes_from_options
 
 if TYPE_CHECKING:
@@ -45,6 +45,12 @@ class Ltx2Family(ModelFamily):
         Parameter(name="enable_audio", doc="Generate audio."),
         Parameter(name="steps", doc="Denoising steps of models that are not distilled.", minimum=1, maximum=100),
         Parameter(name="guidance", doc="Guidance of models that are not distilled.", minimum=0, maximum=20),
+    )
+    lora_shorthands = (
+        LoraShorthand(
+            group="camera-control",
+            doc="Camera movement, for models with camera LoRAs: dolly-in, jib-up, static …",
+        ),
     )
 
     def sizes_of(self, spec: ModelSpec) -> SizeRules:

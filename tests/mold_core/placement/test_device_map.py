@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from mold_core import Engine, GenerateRequest, LoadContext, Settings, SettingsError, ValidationError, load_plugins
+from mold_core import (
+    Engine,
+    GenerateRequest,
+    LoadContext,
+    PlacementComponent,
+    Settings,
+    SettingsError,
+    ValidationError,
+    load_plugins,
+)
 from mold_core.engine.worker.local import LocalWorker
 from mold_core.placement.device_map import placed
 from mold_core.testing import FakePlugin, RecordedRun, SketchFamily, engine_with, sketch_model
@@ -101,7 +110,8 @@ def test_a_family_without_parts_is_placed_as_a_whole_or_not_at_all() -> None:
 
 def test_a_worker_loads_the_parts_where_they_are_placed_and_anew_when_that_changes(tmp_path: Path) -> None:
     family = Divided()
-    plugins = load_plugins(found=(), extra=[("mine", FakePlugin(families=[family]))])
+    encoder = PlacementComponent(name="t5", title="the second text encoder", group="text_encoders")
+    plugins = load_plugins(found=(), extra=[("mine", FakePlugin(families=[family], placement_components=[encoder]))])
     # A worker of another device, for which nothing of it is needed as long as the family does not use it.
     worker = LocalWorker("mps", Settings(home=tmp_path, device_t5="cpu", device_vae="cpu"), plugins)
     for table in ({}, {"text_encoders": gpu(0)}, {"text_encoders": gpu(0)}, WHOLE_CPU, {}):

@@ -1,0 +1,116 @@
+"""The second phase of reading settings: those that plugins declare, once the plugins are loaded.
+
+Settings choose the plugins, so `Settings.load` reads what mold declares and keeps the sources. `with_plugin_values`
+reads from them what the plugins declare, and refuses the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import attrs
+
+from mold_core.errors import SettingsError
+from mold_core.settings.parsing import parse_setting
+from mold_core.settings.reading import find, unknown_keys
+from mold_core.settings.row import Setting
+from mold_core.settings.table import Settings, SettingSources, setting_table
+
+__all__ = ["OtherPlugins", "setting_problem", "with_plugin_values"]
+
+log = logging.getLogger("mold.settings")
+
+
+@attrs.frozen(kw_only=True)
+class OtherPlugins:
+    """Installed plugins that are not loaded.
+
+    `owners`: the plugin that declares a setting, by the setting's name and by its key in config.toml. `broken`: plugins
+    that may declare others, which cannot be known.
+    """
+
+    owners: Mapping[str, str] = attrs.Factory(dict)
+    broken: tuple[str, ...] = ()
+
+
+def with_plugin_values(settings: Settings, rows: Sequence[Setting], others: Callable[[], OtherPlugins]) -> Settings:
+    """Return the settings with the values of those that plugins declare. A second call changes nothing.
+
+    `others` is asked about unknown names only. A key of config.toml that belongs to a disabled plugin is ignored, and
+    one that may belong to a broken plugin with a warning. Raises SettingsError for any other unknown key, unknown names
+    and bad values.
+    """
+    sources = settings.unread or SettingSources()
+    _refuse_unknown_keys(settings, sources, rows, others)
+    _refuse_unknown_names({**settings.plugin_values, **sources.flags}, rows, others)
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for row in rows:
+        found = find(row, sources.flags, sources.environ, sources.config)
+        if row.name in settings.plugin_values:
+            values[row.name] = _checked(row, settings.plugin_values[row.name])
+        elif found is not None:
+            values[row.name] = parse_setting(row, *found)
+            origins[row.name] = found[1]
+    return attrs.evolve(
+        settings,
+        plugin_values=values,
+        plugin_defaults={row.name: row.default for row in rows},
+        sources={**settings.sources, **origins},
+        unread=None,
+    )
+
+
+def setting_problem(row: Setting, others: Sequence[Setting]) -> str | None:
+    """Say what is wrong with the declaration of a plugin's setting, beside those that exist; None: nothing."""
+    if not row.name.isidentifier() or hasattr(Settings, row.name):
+        return f"{row.name!r} cannot be the name of a setting"
+    if not row.env.startswith("MOLD_"):
+        return f"its variable {row.env!r} must begin with MOLD_"
+    for other in others:
+        for what in ("name", "env", "key"):
+            value = getattr(row, what)
+            if value is not None and value == getattr(other, what):
+                return f"its {what} {value!r} belongs to another setting"
+    return None
+
+
+def _checked(row: Setting, value: Any) -> Any:
+    return value if value == row.default else parse_setting(row, value, row.name)
+
+
+def _refuse_unknown_keys(
+    settings: Settings, sources: SettingSources, rows: Sequence[Setting], others: Callable[[], OtherPlugins]
+) -> None:
+    table = (*setting_table(), *rows)
+    unknown = unknown_keys(sources.config, table)
+    elsewhere = others() if unknown else OtherPlugins()
+    for key in unknown:
+        if key in elsewhere.owners:
+            continue
+        if elsewhere.broken:
+            broken = ", ".join(elsewhere.broken)
+            log.warning("%s: unknown key %r is ignored: it may belong to %s", settings.config_path, key, broken)
+            continue
+        known = [row.key for row in table if row.key]
+        near = get_close_matches(key, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+        raise SettingsError("%s has an unknown key %r", settings.config_path, key, field=key, hint=hint)
+
+
+def _refuse_unknown_names(
+    values: Mapping[str, Any], rows: Sequence[Setting], others: Callable[[], OtherPlugins]
+) -> None:
+    names = {row.name for row in rows}
+    for name in values.keys() - names:
+        owner = others().owners.get(name)
+        near = get_close_matches(name, [*names, *(row.name for row in setting_table())], n=1)
+        hint = f"did you mean {near[0]}?" if near else "mold config list --all lists every setting"
+        if owner is not None:
+            hint = f"it is a setting of the plugin {owner}, which is disabled (mold plugins)"
+        raise SettingsError(
+            f"neither mold nor a loaded plugin has a setting {name!r}", field=name, value=values[name], hint=hint
+        )
