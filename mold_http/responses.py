@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 import falcon.asgi
 
+from mold_core.wire.fields import open_field
 from mold_http.accept import JSON
 
 __all__ = ["JSON", "answer_json", "dumps", "json_of"]
@@ -31,11 +32,12 @@ def json_of(value: Any) -> Any:
     if attrs.has(type(value)):
         fields = _fields(type(value))  # type: ignore[arg-type]  # classes can be hashed
         pairs = ((name, required, getattr(value, name)) for name, required in fields)
-        return {
+        content = {
             name: held if type(held) in _PLAIN else json_of(held)
             for name, required, held in pairs
             if required or held is not None
         }
+        return content | content.pop(_open_field(type(value)), {})  # type: ignore[arg-type]
     if isinstance(value, bytes):
         return base64.b64encode(value).decode("ascii")
     if isinstance(value, Mapping):
@@ -46,6 +48,13 @@ def json_of(value: Any) -> Any:
 @cache
 def _fields(cls: Any) -> tuple[tuple[str, bool], ...]:
     return tuple((field.name, field.default is attrs.NOTHING) for field in attrs.fields(cls))
+
+
+@cache
+def _open_field(cls: Any) -> str:
+    """Return the name of the field whose entries are fields of the JSON object; empty if there is none."""
+    field = open_field(cls)
+    return "" if field is None else field.name
 
 
 def dumps(value: Any) -> bytes:
