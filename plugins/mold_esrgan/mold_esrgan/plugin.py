@@ -1,4 +1,4 @@
-"""What mold finds: the architectures of Real-ESRGAN and the catalog of its models."""
+"""What mold finds: the architectures of Real-ESRGAN, the catalog of its models, and its files in the format of ncnn."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from mold_core import hookimpl
 
 if TYPE_CHECKING:
     from mold_core import ModelSpec, UpscalerArchitecture
+    from mold_core.hookspecs import WeightLoader
 
-__all__ = ["mold_models", "mold_upscalers"]
+__all__ = ["mold_loaders", "mold_models", "mold_upscalers"]
 
 CATALOG = Path(__file__).parent / "catalog.toml"
 
@@ -21,6 +22,14 @@ def mold_upscalers() -> list[UpscalerArchitecture]:
     from mold_esrgan.architectures import RRDB, Compact
 
     return [RRDB(), Compact()]
+
+
+@hookimpl
+def mold_loaders() -> list[WeightLoader]:
+    """Read .param and .bin files of ncnn."""
+    from mold_esrgan.ncnn_files import NcnnLoader
+
+    return [NcnnLoader()]
 
 
 @hookimpl
