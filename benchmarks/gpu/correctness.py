@@ -99,7 +99,7 @@ def streaming(setup: Setup) -> Figures:
     case = _small(setup.device)
     whole = _latents(_moved(None, case), case)
     there = random_transformer(_small("cpu"), None)
-    stream = BlockStream(there, there.units(), device=setup.device, dtype=torch.bfloat16, pin=True)
+    stream = BlockStream(there, there.stream_units(), device=setup.device, dtype=torch.bfloat16, pin=True)
     try:
         for number in ("first", "second"):
             agree(f"the {number} streamed image", _latents(there, case), whole, 0)

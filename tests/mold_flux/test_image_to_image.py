@@ -17,7 +17,7 @@ from torch import Tensor
 from mold_core import Engine, GenerateRequest, Settings
 from mold_core.media import decode_image, encode_image
 from mold_flux.checkpoints import load_weights, transformer_config, transformer_tensors
-from mold_flux.image_to_image import Kept, SourceEncoder, source_image
+from mold_flux.image_to_image import KeptRegion, SourceEncoder, source_image
 from mold_flux.sampling import denoise, initial_noise, noised, pack
 from mold_flux.schedule import DEV, start_index
 from mold_flux.transformer import FluxTransformer, rope
@@ -73,7 +73,7 @@ class Tiny:
         kept = None
         if mask is not None:
             tokens = pack(mask.expand(self.source.shape).contiguous())
-            kept = Kept(mask=tokens, images=pack(self.source), noise=pack(noise))
+            kept = KeptRegion(mask=tokens, images=pack(self.source), noise=pack(noise))
         start = pack(noised(self.source, noise, sigmas[0]))
         return denoise(
             self.transformer, start, conditioning, sigmas, lambda *_: None, blend=kept.blend if kept else None

@@ -26,9 +26,9 @@ NATIVE = NativeSize(side=128)
 )
 def test_a_size_is_drawn_with_its_shorter_side_native(asked: tuple[int, int], drawn: tuple[int, int]) -> None:
     request = GenerateRequest(prompt="a", width=asked[0], height=asked[1])
-    got = NATIVE.drawn(request)
+    got = NATIVE.at_native_size(request)
     assert (got.width, got.height) == drawn
-    assert NATIVE.scaled(Image.new("RGB", drawn), request).size == asked
+    assert NATIVE.at_requested_size(Image.new("RGB", drawn), request).size == asked
 
 
 def test_tokens_are_spread_over_the_places_the_model_knows() -> None:

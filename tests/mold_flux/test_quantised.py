@@ -246,9 +246,7 @@ def test_a_gguf_file_without_embeddings_takes_them_from_a_donor(nano: ModelSpec,
 @pytest.mark.parametrize("variant", ["dev", "schnell"])
 def test_without_a_donor_the_error_says_what_to_pull(nano: ModelSpec, tmp_path: Path, variant: str) -> None:
     path = as_gguf(nano, "transformer", tmp_path / "bare.gguf", "Q8_0", without=EMBEDDINGS)
-    with pytest.raises(
-        CheckpointError, match=rf"bare\.gguf: this file leaves out .*; mold pull flux-{variant}:q8 fetches"
-    ):
+    with pytest.raises(CheckpointError, match=rf"bare\.gguf: this file lacks .*; mold pull flux-{variant}:q8 fetches"):
         load(with_file(nano, "transformer", path, variant=variant))
 
 

@@ -1,4 +1,4 @@
-"""The FLUX.1 autoencoder: images to latents an eighth the size, and back.
+"""The FLUX.1 autoencoder: images to latents of an eighth of the size, and back.
 
 The convolutional network of latent diffusion (Rombach et al. 2022, arXiv 2112.10752) with FLUX's 16 latent channels;
 parameter names are those of ae.safetensors.
@@ -39,7 +39,7 @@ FLUX_AE = AutoencoderConfig()
 
 
 def silu(x: Tensor) -> Tensor:
-    """Return x times its sigmoid. Without gradients x is overwritten: at full size every copy counts."""
+    """Return x times its sigmoid. Without gradients it overwrites x, to save memory at full size."""
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
@@ -211,7 +211,7 @@ class Autoencoder(nn.Module):
         """Return latents [B, latent_channels, H / factor, W / factor], scaled for the transformer.
 
         images [B, 3, H, W] in -1 to 1; H and W multiples of `config.factor`. The mean of the encoder's distribution,
-        or with a (CPU) generator a sample of it. Images longer than tile_px on a side are done in tiles.
+        or with a (CPU) generator a sample of it. Images longer than tile_px on a side are encoded in tiles.
         """
         factor = self.config.factor
         if images.shape[-2] % factor or images.shape[-1] % factor:
@@ -226,16 +226,16 @@ class Autoencoder(nn.Module):
     def decode(self, latents: Tensor, *, tile_px: int | None = 1024) -> Tensor:
         """Return images [B, 3, h * factor, w * factor], about -1 to 1, of latents [B, latent_channels, h, w].
 
-        Images longer than tile_px on a side are done in tiles of that size, so that memory stays bounded.
+        Images longer than tile_px on a side are decoded in tiles of that size, which bounds memory.
         """
         return tiled(self.decoder, latents / self.config.scale + self.config.shift, tile_px, 1, self.config.factor)
 
 
 def tiled(network: nn.Module, x: Tensor, tile_px: int | None, in_px: int, out_px: int) -> Tensor:
-    """Return network(x), done in overlapping tiles of tile_px pixels and feathered together if x is larger.
+    """Return network(x), computed in overlapping tiles of tile_px pixels and blended if x is larger.
 
-    A latent is in_px of x's pixels along each side, and out_px of the result's. All tiles are normalized alike, by the
-    statistics of x reduced to the size of a tile: those of each tile would give it colors of its own.
+    A latent covers in_px pixels of x along each side, and out_px pixels of the result. All tiles are normalized by the
+    statistics of x reduced to the size of a tile, because with their own statistics tiles would differ in colour.
     """
     height, width = x.shape[-2] // in_px, x.shape[-1] // in_px
     tile = max(tile_px // max(in_px, out_px), 2) if tile_px else max(height, width)
@@ -254,16 +254,18 @@ def _tiled(network: nn.Module, x: Tensor, tile: int, in_px: int, out_px: int) ->
     result = torch.zeros(())
     for row, row_weight in zip(rows, row_weights, strict=True):
         for column, column_weight in zip(columns, column_weights, strict=True):
-            part = network(x[..., times(row, in_px), times(column, in_px)])
+            output_tile = network(x[..., times(row, in_px), times(column, in_px)])
             if not result.ndim:
-                result = part.new_zeros((*part.shape[:-2], height * out_px, width * out_px), dtype=torch.float32)
-            weight = (row_weight[:, None] * column_weight).to(part.device)
-            result[..., times(row, out_px), times(column, out_px)] += part * weight
+                result = output_tile.new_zeros(
+                    (*output_tile.shape[:-2], height * out_px, width * out_px), dtype=torch.float32
+                )
+            weight = (row_weight[:, None] * column_weight).to(output_tile.device)
+            result[..., times(row, out_px), times(column, out_px)] += output_tile * weight
     return result.to(x.dtype)
 
 
 def spread(length: int, tile: int) -> list[slice]:
-    """Return evenly spread tiles that cover `length` and overlap by a quarter or more."""
+    """Return evenly spaced tiles that cover `length` and overlap by a quarter or more."""
     if length <= tile:
         return [slice(0, length)]
     count = -(-(length - tile) // (tile - tile // 4)) + 1
@@ -276,7 +278,7 @@ def times(tile: slice, px: int) -> slice:
 
 
 def feathers(tiles: list[slice], px: int) -> list[Tensor]:
-    """Return weights [tile * px] per tile that fall off towards its ends, and add up to 1 wherever tiles overlap."""
+    """Return weights [tile * px] per tile, which fall towards its ends and add up to 1 where tiles overlap."""
     ramps = []
     for tile in tiles:
         length = (tile.stop - tile.start) * px

@@ -1,8 +1,8 @@
-"""What makes the transformer faster on a GPU: compiled blocks, and the attention that suits the hardware.
+"""A faster transformer on a GPU: compiled blocks, and the attention kernel that suits the hardware.
 
-Blocks are compiled, not the whole network ("regional compilation"): all blocks of a kind share one piece of compiled
-code, so that compiling takes a minute and not many. Nothing here changes what is computed beyond rounding, and
-whatever fails is logged and done without.
+Blocks are compiled instead of the whole network ("regional compilation"): all blocks of a kind share one piece of
+compiled code, so compiling takes a minute. The result differs by rounding at most, and failures are logged and fall
+back to the uncompiled code.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mold_flux.transformer import FluxTransformer
 
 __all__ = ["attention_for", "compile_blocks", "fast_attention", "problem_of", "worth_compiling"]
 
-# Kernels of scaled_dot_product_attention in torch's names. A list is an order: what cannot do a case is passed over.
+# Kernels of scaled_dot_product_attention in torch's names, in order of preference. torch skips unsuitable ones.
 _BACKENDS = {
     "cudnn": ("CUDNN_ATTENTION", "FLASH_ATTENTION", "EFFICIENT_ATTENTION", "MATH"),
     "flash": ("FLASH_ATTENTION", "CUDNN_ATTENTION", "EFFICIENT_ATTENTION", "MATH"),
@@ -37,24 +37,24 @@ def compile_blocks(
     backend: str | Any = "inductor",
     cache_dir: Path | None = None,
 ) -> None:
-    """Let the blocks of a transformer run as compiled code from their first use on.
+    """Compile the blocks of a transformer on their first use.
 
-    With `graphs` they are recorded as CUDA graphs as well, which takes the launching of kernels off the processor; not
-    for weights that are streamed. The rest is that of `mold_core.weights.compiled_blocks.compile_modules`.
+    With `graphs` they are also recorded as CUDA graphs, so the CPU launches no kernels; not for weights that are
+    streamed. The other arguments are those of `mold_core.weights.compiled_blocks.compile_modules`.
     """
-    # CUDA graphs are inductor's; other backends know no modes.
+    # Only inductor has CUDA graphs and modes.
     options: dict[str, Any] = {"mode": "reduce-overhead"} if graphs and backend == "inductor" else {}
     state = compile_modules(
         (*transformer.double_blocks, *transformer.single_blocks), backend=backend, cache_dir=cache_dir, **options
     )
-    transformer.real_rope = True  # compilers leave complex numbers alone
+    transformer.real_rope = True  # compilers do not support complex numbers
     step = _recorded(transformer.step, state) if options else transformer.step
     transformer.step = configured(step, attention)  # type: ignore[method-assign]
     transformer.compilation = state
 
 
 def attention_for(device: str, choice: str) -> str:
-    """Return which kernel of attention a choice means on a device; "default" leaves it to torch."""
+    """Return the attention kernel of a choice on a device; "default" leaves it to torch."""
     if not device.startswith("cuda"):
         return "default"
     if choice == "auto":
@@ -64,9 +64,9 @@ def attention_for(device: str, choice: str) -> str:
 
 @contextmanager
 def fast_attention(device: str, choice: str) -> Iterator[None]:
-    """Prefer a kernel of attention for a while: the one of that name, or with "auto" what is fastest on the device.
+    """Prefer an attention kernel inside the block: the named one, or with "auto" the fastest on the device.
 
-    cuDNN's is the faster one from Hopper on; elsewhere torch's own order is kept. Only CUDA has a choice.
+    cuDNN's is the fastest from Hopper on; elsewhere torch's order is kept. Only CUDA has a choice.
     """
     choice = attention_for(device, choice)
     if choice not in _BACKENDS:
@@ -83,6 +83,6 @@ def _recorded(step: Callable[..., Tensor], state: Compilation) -> Callable[..., 
         if not state.works:
             return step(*arguments, **named)
         torch.compiler.cudagraph_mark_step_begin()
-        return step(*arguments, **named).clone()  # the next step writes where this one's result lies
+        return step(*arguments, **named).clone()  # the next step overwrites this result
 
     return recorded

@@ -1,4 +1,4 @@
-"""What the parts of a FLUX.1 model take in memory, from the headers of its files. Imports torch only for a dtype."""
+"""Memory that the components of a FLUX.1 model take, from the headers of its files. Imports torch only for a dtype."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
     "vae_working_bytes",
 ]
 
-# Components with weights, in the order they are used in, and the names that a device can be asked for by.
+# Components with weights in the order of their use, and the names under which their device can be requested.
 COMPONENTS = {
     "t5_encoder": ("t5", "text_encoders"),
     "clip_encoder": ("clip_l", "text_encoders"),
@@ -36,26 +36,25 @@ COMPONENTS = {
     "vae": ("vae",),
 }
 
-# What is streamed together: modulations, which are used once an image, and the rest of a block, by either layout.
+# Tensors of a unit that is streamed: the modulations of a block, used once per image, and the rest, in either layout.
 _TRANSFORMER_UNIT = re.compile(
     r"((?:double|single|transformer|single_transformer)_blocks\.\d+)\."
     r"((?:img_mod|txt_mod|modulation|norm1\.linear|norm1_context\.linear|norm\.linear)\.)?"
 )
 _T5_UNIT = re.compile(r"(?:block|blk)\.(\d+)\.")
 
-# FLUX.1's own sizes, for files whose header is not here yet: shares of the weights that do not stream, and of the
-# largest unit.
+# Sizes of FLUX.1, for files that are not downloaded: shares of the weights that do not stream, and of the largest unit.
 _STAYING_SHARE, _LARGEST_SHARE = 0.006, 0.019
 _T5_STAYING_SHARE, _T5_LARGEST_SHARE = 0.028, 0.0405
 
 # Numbers per token and channel that are in memory at once: queries and keys in float32, both halves of a block's MLP.
 _TOKEN_WIDTHS = 40
 # Channels, in multiples of those of the last level, that the autoencoder has in memory for every pixel: 6 in live
-# tensors, the rest for cuDNN's workspace and for copies in another order that group norms make on CUDA.
+# tensors, the rest for cuDNN's workspace and for the reordered copies of group norms on CUDA.
 _PIXEL_WIDTHS = 12
 
 
-# Pixels that are decoded together: eight images of 128x128, which take a fifth less time than one by one.
+# Pixels that are decoded together: eight images of 128x128 take a fifth less time than one by one.
 DECODED_PX = 131_072
 
 # Sides of the tiles that an image is decoded in, the largest that fits into memory.
@@ -63,23 +62,23 @@ VAE_TILES_PX = (1024, 768, 512, 384, 256)
 
 
 def model_components(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> tuple[ModelComponent, ...]:
-    """Return the parts of a model in the order in which they are used.
+    """Return the components of a model in the order of their use.
 
-    Files that are here are measured by their headers; of others the catalog tells the size. Raises CheckpointError for
-    a header that cannot be read.
+    Downloaded files are measured by their headers, others by the catalog. Raises CheckpointError for a header that
+    cannot be read.
     """
-    parts = {name: _part(name, files.one(name), spec, context) for name in COMPONENTS if name != "t5_encoder"}
-    parts["t5_encoder"] = _t5_part(spec, files, context, tuple(parts.values()))
-    return tuple(parts[name] for name in COMPONENTS)
+    components = {name: _component(name, files.one(name), spec, context) for name in COMPONENTS if name != "t5_encoder"}
+    components["t5_encoder"] = _t5_component(spec, files, context, tuple(components.values()))
+    return tuple(components[name] for name in COMPONENTS)
 
 
 def expands(spec: ModelSpec, context: LoadContext) -> bool:
-    """Say whether quantised weights are made dense whatever memory it takes."""
+    """Return whether quantised weights are always dequantized, whatever memory that takes."""
     return bool(spec.options.get("expand")) or context.expand_weights == "always"
 
 
 def dtype_of(component: str, context: LoadContext) -> torch.dtype:
-    """Return what a component computes in; only the transformer, whose residuals are clamped for it, in fp16."""
+    """Return the dtype that a component computes in; only the transformer, which clamps its residuals, in fp16."""
     from mold_core.weights import fast_dtype, wide_dtype
 
     device = device_of(component, context)
@@ -88,48 +87,48 @@ def dtype_of(component: str, context: LoadContext) -> torch.dtype:
 
 
 def device_of(component: str, context: LoadContext) -> str:
-    """Return where a component runs: where it was asked for, else the device of the context."""
+    """Return the device of a component: the requested one, else that of the context."""
     return context.memory_policy.device_of(*COMPONENTS[component], default=context.device)
 
 
-def _t5_part(
+def _t5_component(
     spec: ModelSpec, files: LocalFiles, context: LoadContext, others: tuple[ModelComponent, ...]
 ) -> ModelComponent:
-    """Return the T5 encoder from the best file that fits by itself, or beside the others where all shall stay."""
+    """Return the T5 encoder of the best file that fits, together with the others if all are to stay in memory."""
     paths = files.choices.get("t5_encoder") or (files.one("t5_encoder"),)
-    wanted = context.memory_policy.variants.get("t5")
-    if wanted is not None:
-        paths = tuple(path for path in paths if _variant(path) == wanted)
+    requested = context.memory_policy.variants.get("t5")
+    if requested is not None:
+        paths = tuple(path for path in paths if _variant(path) == requested)
         if not paths:
             raise ModelNotFoundError(
-                f"the T5 text encoder {wanted!r} is not downloaded",
+                f"the T5 text encoder {requested!r} is not downloaded",
                 field="t5_variant",
-                value=wanted,
-                hint=f"mold pull t5:{wanted} fetches it",
+                value=requested,
+                hint=f"mold pull t5:{requested} fetches it",
             )
-    parts = [_part("t5_encoder", path, spec, context) for path in paths]
-    device = parts[0].device
-    taken = sum(part.size_bytes for part in others if part.device == device)
-    room = context.available_bytes.get(device, sys.maxsize) - (
+    components = [_component("t5_encoder", path, spec, context) for path in paths]
+    device = components[0].device
+    taken = sum(one.size_bytes for one in others if one.device == device)
+    available = context.available_bytes.get(device, sys.maxsize) - (
         taken if context.memory_policy.strategy == "eager" else 0
     )
-    fitting = [part for part in parts if part.size_bytes + part.working_bytes <= room]
-    return fitting[0] if fitting else min(parts, key=lambda part: part.size_bytes)
+    fitting = [one for one in components if one.size_bytes + one.working_bytes <= available]
+    return fitting[0] if fitting else min(components, key=lambda one: one.size_bytes)
 
 
 def _variant(path: Path) -> str:
-    """Return the tag of a T5 file by its name: q8 for …-Q8_0.gguf, fp16 for what has none."""
+    """Return the tag of a T5 file by its name: q8 for …-Q8_0.gguf, fp16 for other names."""
     found = re.search(r"-q(\d)_", path.name.lower())
     return f"q{found[1]}" if found else "fp16"
 
 
-def _part(component: str, path: Path, spec: ModelSpec, context: LoadContext) -> ModelComponent:
+def _component(component: str, path: Path, spec: ModelSpec, context: LoadContext) -> ModelComponent:
     device = device_of(component, context)
     number_bytes = dtype_of(component, context).itemsize
     sizes, width = (
         _measured(component, path, number_bytes, expands(spec, context), context)
         if path.is_file()
-        else _announced(component, spec, number_bytes)
+        else _from_catalog(component, spec, number_bytes)
     )
     return ModelComponent(
         name=component,
@@ -149,7 +148,7 @@ def _part(component: str, path: Path, spec: ModelSpec, context: LoadContext) -> 
 def _measured(
     component: str, path: Path, number_bytes: int, expand: bool, context: LoadContext
 ) -> tuple[ComponentSizes, int]:
-    """Return what a file takes in memory, and its main width."""
+    """Return the memory that a file takes, and the main width of its network."""
     from mold_flux.checkpoints import component_tensors
 
     sources = component_tensors(component, open_weights(path, context.loaders))
@@ -157,8 +156,8 @@ def _measured(
     return measure(sources, number_bytes, expand=expand, unit=unit), _width(component, sources)
 
 
-def _announced(component: str, spec: ModelSpec, number_bytes: int) -> tuple[ComponentSizes, int]:
-    """Return FLUX.1's sizes for a file that is not here, after the catalog."""
+def _from_catalog(component: str, spec: ModelSpec, number_bytes: int) -> tuple[ComponentSizes, int]:
+    """Return the sizes of a file that is not downloaded, from the catalog."""
     file = next(file for file in spec.files if file.component == component)
     stored_bytes = 1 if component == "transformer" and spec.tag not in ("bf16", "fp16") else 2
     total = (file.size_bytes or 0) * (number_bytes // 2 if stored_bytes == 2 else 1)
@@ -170,7 +169,7 @@ def _announced(component: str, spec: ModelSpec, number_bytes: int) -> tuple[Comp
     return sizes, _WIDTHS[component]
 
 
-# FLUX.1's channels, and the tensors that tell those of other sizes.
+# The channels of FLUX.1, and the tensors that have those of other sizes.
 _WIDTHS = {"transformer": 3072, "t5_encoder": 4096, "clip_encoder": 768, "vae": 128}
 _DISTINCTIVE = {
     "transformer": ("img_in.weight", "x_embedder.weight"),
@@ -188,7 +187,7 @@ def _width(component: str, sources: Mapping[str, Any]) -> int:
 
 
 def _working_bytes(component: str, spec: ModelSpec, width: int) -> int:
-    """Return how many numbers are in memory besides the weights, for one image of the model's default size."""
+    """Return the numbers in memory in addition to the weights, for one image of the model's default size."""
     text_tokens = int(spec.options.get("text_tokens", 512))
     tokens = {"transformer": _pixels(spec) // 256 + text_tokens, "t5_encoder": text_tokens}.get(component, 77)
     return tokens * width * _TOKEN_WIDTHS

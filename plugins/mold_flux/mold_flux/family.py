@@ -1,4 +1,4 @@
-"""The family `flux`: what FLUX.1 can do, and how one of its models is loaded. torch is imported only when one is."""
+"""The family `flux`: its capabilities, parameters and models. Imports torch only to load a model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BUSY_GPU_PX = 1024 * 1024
 
 
 class FluxFamily(ModelFamily):
-    """FLUX.1 by Black Forest Labs: text to image, image to image, inpainting, adapters."""
+    """FLUX.1 by Black Forest Labs: text to image, image to image, inpainting, LoRAs."""
 
     name = "flux"
     title = "FLUX.1"
@@ -39,19 +39,19 @@ class FluxFamily(ModelFamily):
         Parameter(name="steps", doc="Denoising steps: 4 for schnell, 20 to 50 for dev.", minimum=1, maximum=100),
         Parameter(name="guidance", doc="Distilled guidance of dev models; schnell has none.", minimum=0, maximum=20),
         Parameter(name="seed", doc="The same seed gives the same image."),
-        Parameter(name="source_image", doc="Image to start from; without width and height its shape is kept."),
-        Parameter(name="strength", doc="How far to move away from source_image: 0 keeps it, 1 only takes its size."),
-        Parameter(name="mask_image", doc="White parts of source_image are painted again, black ones stay as they are."),
-        Parameter(name="loras", doc="Low-rank LoRAs (LoRA), by name or path, each with its scale."),
-        Parameter(name="preview", doc="Send small previews while the image is made."),
+        Parameter(name="source_image", doc="Image to start from. Without width and height, its aspect ratio is kept."),
+        Parameter(name="strength", doc="How much to change source_image: 0 keeps it, 1 ignores all but its size."),
+        Parameter(name="mask_image", doc="White regions of source_image are repainted, black ones are kept."),
+        Parameter(name="loras", doc="LoRAs, by name or path, each with its scale."),
+        Parameter(name="preview", doc="Send small previews during generation."),
     )
 
     def sizes_of(self, spec: ModelSpec) -> SizeRules:
-        """Return the size rules of one model: a spec may bring its own in ``options.sizes``."""
+        """Return the size rules of a model: those in ``options.sizes``, else those of the family."""
         return sizes_from_options(spec, self.sizes)
 
     def batch_key(self, spec: ModelSpec, request: GenerateRequest) -> Hashable:
-        """Return what requests must have in common to be computed together."""
+        """Return the properties that requests of one batch must share."""
         return request.width, request.height, request.steps, first_step(request), request.loras
 
     def batch_limit(self, spec: ModelSpec, request: GenerateRequest, device: str) -> int | None:
@@ -61,7 +61,7 @@ class FluxFamily(ModelFamily):
         return max(1, _BUSY_GPU_PX // (required(request.width) * required(request.height)))
 
     def components(self, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> tuple[ModelComponent, ...]:
-        """Return what the text encoders, the transformer and the autoencoder take in memory."""
+        """Return the sizes of the text encoders, the transformer and the autoencoder in memory."""
         from mold_flux.components import model_components
 
         return model_components(spec, files, context)
@@ -71,7 +71,7 @@ class FluxFamily(ModelFamily):
         import mold_flux.loading  # noqa: F401
 
     def load(self, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> Pipeline:
-        """Return the model ready to run. Raises CheckpointError when the files are not a FLUX.1 model."""
+        """Return the pipeline of a model. Raises CheckpointError if the files are not a FLUX.1 model."""
         from mold_flux.loading import load_pipeline
 
         return load_pipeline(spec, files, context)

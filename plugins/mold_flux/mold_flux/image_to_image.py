@@ -1,4 +1,4 @@
-"""The image that image-to-image starts from, and the mask that says which parts of it are painted again."""
+"""Inputs of image-to-image and inpainting: the source image, and the mask of the region to repaint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mold_core.media.color_profiles import from_srgb
 from mold_core.media.images import decode_image_as_stored
 from mold_flux.sampling import noised, pack
 
-__all__ = ["Kept", "SourceEncoder", "kept", "latent_mask", "source_image", "with_kept_pixels"]
+__all__ = ["KeptRegion", "SourceEncoder", "kept_region", "latent_mask", "source_image", "with_kept_pixels"]
 
 _CACHED_IMAGES = 4
 
@@ -40,24 +40,24 @@ class SourceEncoder:
 
 
 @frozen(kw_only=True, eq=False)
-class Kept:
-    """What inpainting keeps: tokens [B, N, C] of images, their noise, and masks from 0 (kept) to 1 (painted again)."""
+class KeptRegion:
+    """The region that inpainting keeps: tokens [B, N, C] of images and noise, masks from 0 (keep) to 1 (repaint)."""
 
     mask: Tensor
     images: Tensor
     noise: Tensor
 
     def blend(self, latents: Tensor, sigma: float) -> Tensor:
-        """Return latents [B, N, C] with what is kept put back at noise level sigma; a mask of 1 changes nothing."""
+        """Return latents [B, N, C] with the kept region restored at noise level sigma."""
         return torch.lerp(noised(self.images, self.noise, sigma), latents, self.mask)
 
-    def part(self, images: slice) -> Kept:
-        """Return the same for some of the batch's images."""
-        return Kept(mask=self.mask[images], images=self.images[images], noise=self.noise[images])
+    def select(self, images: slice) -> KeptRegion:
+        """Return the same for some images of the batch."""
+        return KeptRegion(mask=self.mask[images], images=self.images[images], noise=self.noise[images])
 
 
-def kept(requests: Sequence[GenerateRequest], images: Tensor, noise: Tensor, device: str) -> Kept | None:
-    """Return, on a device, what the masks of requests keep of their images; None where no request has a mask.
+def kept_region(requests: Sequence[GenerateRequest], images: Tensor, noise: Tensor, device: str) -> KeptRegion | None:
+    """Return the regions of images that masks keep, on a device; None if no request has a mask.
 
     images and noise [B, C, h, w].
     """
@@ -65,8 +65,8 @@ def kept(requests: Sequence[GenerateRequest], images: Tensor, noise: Tensor, dev
         return None
     masks = [latent_mask(request, images.shape[2], images.shape[3]) for request in requests]
     mask = torch.stack(masks)[:, None].expand(images.shape)
-    mask, images, noise = (pack(part.contiguous()).to(device) for part in (mask, images, noise))
-    return Kept(mask=mask, images=images, noise=noise)
+    mask, images, noise = (pack(tensor.contiguous()).to(device) for tensor in (mask, images, noise))
+    return KeptRegion(mask=mask, images=images, noise=noise)
 
 
 def latent_mask(request: GenerateRequest, height: int, width: int) -> Tensor:
@@ -77,19 +77,19 @@ def latent_mask(request: GenerateRequest, height: int, width: int) -> Tensor:
     return torch.from_numpy(np.asarray(levels).copy()).float().div(255)
 
 
-def with_kept_pixels(drawn: Image.Image, request: GenerateRequest) -> Image.Image:
-    """Return a drawn image with the pixels of the source wherever the mask keeps them.
+def with_kept_pixels(generated: Image.Image, request: GenerateRequest) -> Image.Image:
+    """Return a generated image with the pixels of the source wherever the mask keeps them.
 
-    The autoencoder does not give back exactly what it was given; without this, what was not to be touched would change.
+    The autoencoder does not reproduce pixels exactly, so without this the kept region would change slightly.
     The result has the color profile of the source.
     """
     if request.mask_image is None or request.source_image is None:
-        return drawn
+        return generated
     stored, profile = decode_image_as_stored(request.source_image, name="source_image")
-    source = _laid_on(stored, "white").resize(_size(request), Image.Resampling.LANCZOS)
+    source = _on_background(stored, "white").resize(_size(request), Image.Resampling.LANCZOS)
     if profile is None:
-        return Image.composite(drawn, source, _mask(request, drawn.size))
-    composed = Image.composite(from_srgb(drawn, profile), source, _mask(request, drawn.size))
+        return Image.composite(generated, source, _mask(request, generated.size))
+    composed = Image.composite(from_srgb(generated, profile), source, _mask(request, generated.size))
     composed.info["icc_profile"] = profile
     return composed
 
@@ -98,17 +98,17 @@ def source_image(request: GenerateRequest) -> Image.Image:
     """Return the source image at exactly the request's size, RGB; what is transparent is laid on white."""
     assert request.source_image is not None
     image = decode_image(request.source_image, name="source_image")
-    return _laid_on(image, "white").resize(_size(request), Image.Resampling.LANCZOS)
+    return _on_background(image, "white").resize(_size(request), Image.Resampling.LANCZOS)
 
 
 def _mask(request: GenerateRequest, size: tuple[int, int]) -> Image.Image:
     """Return the mask in a size, 8-bit grey; what is transparent counts as black."""
     assert request.mask_image is not None
     mask = decode_image(request.mask_image, name="mask_image", srgb=False)
-    return _laid_on(mask, "black").convert("L").resize(size, Image.Resampling.LANCZOS)
+    return _on_background(mask, "black").convert("L").resize(size, Image.Resampling.LANCZOS)
 
 
-def _laid_on(image: Image.Image, colour: str) -> Image.Image:
+def _on_background(image: Image.Image, colour: str) -> Image.Image:
     if image.mode != "RGBA":
         return image.convert("RGB")
     ground = Image.new("RGBA", image.size, colour)

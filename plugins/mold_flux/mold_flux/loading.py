@@ -1,4 +1,4 @@
-"""From the files of a catalog entry to a pipeline that runs."""
+"""Load the pipeline of a catalog entry."""
 
 from __future__ import annotations
 
@@ -31,12 +31,11 @@ if TYPE_CHECKING:
 
 __all__ = ["load_pipeline"]
 
-# What the weights of the published variants do not tell: how noise levels are spaced, and to how many T5 tokens
-# prompts were padded in training.
+# Properties of the published variants that their weights do not tell: the spacing of noise levels, and the number of T5
+# tokens that prompts were padded to in training.
 _VARIANTS = {"dev": (DEV, 512), "schnell": (SCHNELL, 256)}
 
-# Transformers that lend their embedding layers to GGUF files without any: the first that is here, below the models
-# folder; and what to pull where there is none.
+# Files below the models folder, the first of which that exists provides the embedding layers for GGUF files without.
 _DONORS = {
     "dev": (
         "flux-dev-q8/flux1-dev-Q8_0.gguf",
@@ -89,7 +88,7 @@ def load_pipeline(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> F
 
 @frozen
 class _Architecture:
-    """How a component becomes a network: its table of the options, its tensors, its sizes, and what is streamed."""
+    """The network of a component: its table of the options, its tensors, its sizes, and the units that are streamed."""
 
     table: str
     tensors_of: Callable[[Weights], Weights]
@@ -101,13 +100,13 @@ class _Architecture:
 
 _ARCHITECTURES = {
     "clip_encoder": _Architecture("clip", checkpoints.clip_tensors, checkpoints.clip_config, ClipTextEncoder),
-    "t5_encoder": _Architecture("t5", checkpoints.t5_tensors, checkpoints.t5_config, T5Encoder, T5Encoder.units),
+    "t5_encoder": _Architecture("t5", checkpoints.t5_tensors, checkpoints.t5_config, T5Encoder, T5Encoder.stream_units),
     "transformer": _Architecture(
         "transformer",
         checkpoints.transformer_tensors,
         checkpoints.transformer_config,
         FluxTransformer,
-        FluxTransformer.units,
+        FluxTransformer.stream_units,
     ),
     "vae": _Architecture(
         "autoencoder",
@@ -184,19 +183,19 @@ class _Networks:
         return path
 
     def transformer_tensors(self, tensors: Weights) -> Weights:
-        """Return a transformer's tensors, with the embedding layers of a donor where the file has none."""
-        own = checkpoints.transformer_tensors(tensors)
-        if not checkpoints.lacks_embeddings(own):
-            return own
+        """Return a transformer's tensors, with the embedding layers of a donor if the file has none."""
+        tensors_here = checkpoints.transformer_tensors(tensors)
+        if not checkpoints.lacks_embeddings(tensors_here):
+            return tensors_here
         variant = self._options["variant"]
         folder = self._models_folder()
         for donor in self._options.get("donors", _DONORS[variant]):
             if (folder / donor).is_file():
-                lent = checkpoints.transformer_tensors(read_weights(folder / donor, self._context.loaders))
-                return checkpoints.with_embeddings_of(own, lent)
+                donated = checkpoints.transformer_tensors(read_weights(folder / donor, self._context.loaders))
+                return checkpoints.with_embeddings_of(tensors_here, donated)
         raise CheckpointError(
-            "this file leaves out the layers that fine-tunes of FLUX.1 have in common (img_in, time_in, …), and no"
-            " model that could lend them is downloaded",
+            "this file lacks the layers that fine-tunes of FLUX.1 share (img_in, time_in, …), and no model that has"
+            " them is downloaded",
             hint=f"mold pull flux-{variant}:q8 fetches one",
         )
 

@@ -29,7 +29,7 @@ from mold_core.weights import LoadedComponents, check_finite
 from mold_flux.autoencoder import AutoencoderConfig
 from mold_flux.compile import fast_attention, problem_of
 from mold_flux.decoding import VaeMemory, decoded, encoded
-from mold_flux.image_to_image import SourceEncoder, kept, with_kept_pixels
+from mold_flux.image_to_image import SourceEncoder, kept_region, with_kept_pixels
 from mold_flux.lora_names import FluxNames
 from mold_flux.native_resolution import NativeSize
 from mold_flux.preview import Previews
@@ -44,12 +44,12 @@ __all__ = ["FluxPipeline"]
 # Pixels of the image per token of the transformer, along each side: 8 in the autoencoder, 2 in packing.
 _PACKING = 2
 
-# Multiply-adds of one step that keep a thread busy, about one for each weight and token: measured with flux-nano.
+# Multiply-adds of one step that keep a thread busy, about one per weight and token: measured with flux-nano.
 _WORK_PER_THREAD = 400_000_000
 
 
 class FluxPipeline(ComponentPipeline):
-    """Images from words, or from words and an image, with FLUX.1.
+    """Images from text, or from text and an image, with FLUX.1.
 
     `device` is where it denoises. Caches prompts, source images and LoRAs by their content; keeps nothing else of a
     request.
@@ -85,24 +85,29 @@ class FluxPipeline(ComponentPipeline):
     def generate(self, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
         """Return one image per request; all have one `batch_key`."""
         native = self._native
-        drawn = self._draw(requests if native is None else [native.drawn(request) for request in requests], run)
+        generated = self._generate(
+            requests if native is None else [native.at_native_size(request) for request in requests], run
+        )
         if native is not None:
-            drawn = [native.scaled(image, request) for image, request in zip(drawn, requests, strict=True)]
+            generated = [
+                native.at_requested_size(image, request) for image, request in zip(generated, requests, strict=True)
+            ]
         return [
-            Frames(images=(with_kept_pixels(image, request),)) for image, request in zip(drawn, requests, strict=True)
+            Frames(images=(with_kept_pixels(image, request),))
+            for image, request in zip(generated, requests, strict=True)
         ]
 
-    def _draw(self, requests: Sequence[GenerateRequest], run: Run) -> list[Image.Image]:
+    def _generate(self, requests: Sequence[GenerateRequest], run: Run) -> list[Image.Image]:
         threads = self._threads or torch.get_num_threads()
         small = _useful_threads(math.prod(self._token_grid(requests[0])) * self._weights, threads) == 1
-        parts = shares(len(requests), threads if small and self._device == "cpu" else 1)
+        shares_of_batch = shares(len(requests), threads if small and self._device == "cpu" else 1)
         attention, vae = fast_attention(self._device, self._attention), self._vae_memory()
         with torch.inference_mode(), compute_threads(1 if small else threads), attention:
-            latents = self._latents(requests, parts, run)
+            latents = self._latents(requests, shares_of_batch, run)
             with stage(run, "Decoding"), self.network("vae", run) as autoencoder:
                 images = thread_parallel(
-                    lambda part, _check: decoded(autoencoder, latents[part], vae, run.report),
-                    parts if can_share(autoencoder) else [slice(None)],
+                    lambda share, _check: decoded(autoencoder, latents[share], vae, run.report),
+                    shares_of_batch if can_share(autoencoder) else [slice(None)],
                 )
                 return [image for some in images for image in some]
 
@@ -116,10 +121,10 @@ class FluxPipeline(ComponentPipeline):
         side = self.autoencoder_config.factor * _PACKING
         return required(request.height) // side, required(request.width) // side
 
-    def _latents(self, requests: Sequence[GenerateRequest], parts: Sequence[slice], run: Run) -> Tensor:
+    def _latents(self, requests: Sequence[GenerateRequest], shares_of_batch: Sequence[slice], run: Run) -> Tensor:
         """Return the finished latents [B, C, h, w] of requests that have one `batch_key`.
 
-        `parts` of them are computed side by side if the transformer allows it.
+        The shares are computed in parallel if the transformer allows it.
         """
         first = requests[0]
         rows, columns = self._token_grid(first)
@@ -127,10 +132,10 @@ class FluxPipeline(ComponentPipeline):
         noise = torch.cat([initial_noise(required(request.seed), *shape) for request in requests])
         images = self._source_latents(requests, noise, run)
         sigmas = self.schedule.sigmas(required(first.steps), rows * columns)[first_step(first) :]
-        if len(sigmas) == 1:  # strength 0 makes no step
+        if len(sigmas) == 1:  # strength 0 runs no step
             return images.to(self._device)
         start = noise if first_step(first) == 0 else noised(images, noise, sigmas[0])
-        keeping = kept(requests, images, noise, self._device)
+        keeping = kept_region(requests, images, noise, self._device)
         txt, pooled = self._encode(requests, run)
         with self._use(first.loras or (), run)("transformer") as transformer:
             tokens = pack(start).to(self._device)
@@ -139,28 +144,29 @@ class FluxPipeline(ComponentPipeline):
                 StepReporter(run, len(sigmas) - 1, self._device),
                 self._previews(requests, (rows, columns), run),
             )
-            together = previews is not None or not can_share(transformer)  # the autoencoder is used by one at a time
+            # Previews use the autoencoder, which one thread at a time may do.
+            whole_batch = previews is not None or not can_share(transformer)
 
-            def on_step(step: int, total: int, latents: Tensor, part: slice, check: Callable[[], None]) -> None:
+            def on_step(step: int, total: int, latents: Tensor, share: slice, check: Callable[[], None]) -> None:
                 if step in (1, total):
                     check_finite("transformer", latents, network=transformer, when=f"in step {step} of {total}")
-                if part.start in (0, None):
+                if share.start in (0, None):
                     steps.advance()
                 else:
                     check()
 
-            def denoised(part: slice, check: Callable[[], None]) -> Tensor:
+            def denoised(share: slice, check: Callable[[], None]) -> Tensor:
                 return denoise(
                     transformer,
-                    tokens[part],
-                    conditioning.part(part),
+                    tokens[share],
+                    conditioning.select(share),
                     sigmas,
-                    on_step=partial(on_step, part=part, check=check),
-                    blend=keeping.part(part).blend if keeping else None,
+                    on_step=partial(on_step, share=share, check=check),
+                    blend=keeping.select(share).blend if keeping else None,
                     on_estimate=previews,
                 )
 
-            packed = torch.cat(thread_parallel(denoised, [slice(None)] if together else parts))
+            packed = torch.cat(thread_parallel(denoised, [slice(None)] if whole_batch else shares_of_batch))
             problem = problem_of(transformer)
         if problem is not None:
             run.report(Info(message=problem))
@@ -170,7 +176,7 @@ class FluxPipeline(ComponentPipeline):
         if not any(request.preview for request in requests):
             return None
         if self.components.plan.strategy != "eager":
-            run.report(Info(message="no previews: there is no room for the autoencoder beside the transformer"))
+            run.report(Info(message="no previews: the autoencoder does not fit into memory beside the transformer"))
             return None
 
         vae = self._vae_memory()
@@ -193,8 +199,8 @@ class FluxPipeline(ComponentPipeline):
         with stage(run, "Encoding image"):
             return torch.cat(
                 [
-                    torch.zeros_like(own) if request.source_image is None else self._sources.latents(request, encode)
-                    for own, request in zip(noise.split(1), requests, strict=True)
+                    torch.zeros_like(empty) if request.source_image is None else self._sources.latents(request, encode)
+                    for empty, request in zip(noise.split(1), requests, strict=True)
                 ]
             )
 
@@ -237,5 +243,5 @@ class FluxPipeline(ComponentPipeline):
 
 
 def _useful_threads(multiply_adds: int, threads: int) -> int:
-    """Return how many threads pay for a step of so much work; for a little, a second costs more than it brings."""
+    """Return the number of threads that speed up a step of this much work; for little work, one."""
     return max(1, min(threads, multiply_adds // _WORK_PER_THREAD))

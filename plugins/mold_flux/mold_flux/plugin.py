@@ -1,4 +1,4 @@
-"""What mold finds: the family `flux` and the catalog of FLUX.1 models."""
+"""The hooks of mold-flux: the family `flux`, its models and their files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T5Variant = Literal["auto", "fp16", "q8", "q6", "q5", "q4", "q3"]
 
 @hookimpl
 def mold_families() -> list[ModelFamily]:
-    """Bring FLUX.1."""
+    """Return the family `flux`."""
     from mold_flux.family import FluxFamily
 
     return [FluxFamily()]
@@ -28,7 +28,7 @@ def mold_families() -> list[ModelFamily]:
 
 @hookimpl
 def mold_models() -> list[ModelSpec]:
-    """Bring the FLUX.1 checkpoints that people use."""
+    """Return the popular checkpoints of FLUX.1."""
     from mold_core import read_catalog
 
     return read_catalog(CATALOG)
@@ -36,7 +36,7 @@ def mold_models() -> list[ModelSpec]:
 
 @hookimpl
 def mold_signatures() -> list[Signature]:
-    """Bring the layouts of FLUX.1 in files."""
+    """Return the signatures of FLUX.1's files."""
     from mold_core import read_signatures
 
     return read_signatures(SIGNATURES)

@@ -1,4 +1,4 @@
-"""Small images of what is going to be, while it is being made."""
+"""Small previews of images during generation."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mold_flux.sampling import unpack
 
 __all__ = ["Previews", "reduced"]
 
-# PERF: latents are averaged down to so many a side, 256 pixels, before they are decoded: the whole image of
-# 1024x1024 would take sixteen times as long.
+# PERF: latents are averaged down to this many a side, 256 pixels, before they are decoded. The whole image of 1024x1024
+# would take sixteen times as long.
 _LONGEST = 32
 _JPEG_QUALITY = 80
 
 
 class Previews:
-    """Reports previews to the requests that asked for them. Give it to `denoise` as `on_estimate`."""
+    """Reports previews of the requests that want them; the argument `on_estimate` of `denoise`."""
 
     def __init__(
         self,
@@ -30,21 +30,21 @@ class Previews:
         decode: Callable[[Tensor], Image.Image],
         run: Run,
     ) -> None:
-        """`grid`: rows and columns of tokens. `decode` makes an image of latents [1, C, h, w]."""
-        self._wanted = [index for index, request in enumerate(requests) if request.preview]
+        """`grid`: rows and columns of tokens. `decode` returns the image of latents [1, C, h, w]."""
+        self._requested = [index for index, request in enumerate(requests) if request.preview]
         self._grid = grid
         self._decode = decode
         self._run = run
 
     def __call__(self, step: int, total: int, tokens: Tensor) -> None:
-        for index in self._wanted:
+        for index in self._requested:
             latents = unpack(tokens[index : index + 1], *self._grid)
             image = self._decode(reduced(latents, _LONGEST))
             self._run.report(Preview(step=step, total=total, image=_jpeg(image), index=index))
 
 
 def reduced(latents: Tensor, longest: int) -> Tensor:
-    """Return latents [B, C, h, w] averaged down so that neither side is longer than `longest`."""
+    """Return latents [B, C, h, w] averaged down until neither side is longer than `longest`."""
     height, width = latents.shape[2:]
     if max(height, width) <= longest:
         return latents

@@ -1,4 +1,4 @@
-"""The denoising loop, and how latents become tokens."""
+"""The denoising loop, initial noise, and packing of latents into tokens."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["denoise", "initial_noise", "noised", "pack", "unpack"]
 
 
 def initial_noise(seed: int, channels: int, height: int, width: int) -> Tensor:
-    """Return noise [1, channels, height, width], fp32 on the CPU: the same for a seed whatever it is batched with."""
+    """Return noise [1, channels, height, width], fp32 on the CPU: the same for a seed in any batch."""
     return torch.randn((1, channels, height, width), generator=seeded_generator(seed))
 
 
 def noised(latents: Tensor, noise: Tensor, sigma: float) -> Tensor:
-    """Return latents at noise level sigma, 0 (none) to 1 (nothing but noise): where image-to-image begins."""
+    """Return latents at noise level sigma, 0 (no noise) to 1 (only noise): the start of image-to-image."""
     return (1 - sigma) * latents + sigma * noise
 
 
@@ -50,9 +50,9 @@ def denoise(
     """Return latents [B, N, C], fp32, from noise [B, N, C]: Euler steps along the velocity, in fp32.
 
     `conditioning` was prepared for all but the last of `sigmas`. `blend` may change the latents after each step, given
-    their noise level: inpainting puts back what is kept. `on_estimate` is called after each step but the last with what
-    the latents will be in the end if the velocity stays as it is. `on_step` is called after each step with its number
-    from 1, the number of steps and the latents; what it raises ends the loop.
+    their noise level: inpainting restores the region to keep. `on_estimate` is called after each step but the last with
+    the final latents at the current velocity. `on_step` is called after each step with its number from 1, the number of
+    steps and the latents; an exception from it ends the loop.
     """
     latents = noise.float()
     total = len(sigmas) - 1

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
+from mold_core.families import required
+
 if TYPE_CHECKING:
     from mold_core import GenerateRequest
 
@@ -15,9 +17,9 @@ __all__ = ["DEV", "SCHNELL", "Schedule", "first_step", "start_index"]
 
 @frozen(kw_only=True)
 class Schedule:
-    """How noise levels are spaced. `dynamic`: the larger the image, the longer it stays noisy (dev models).
+    """The spacing of noise levels. `dynamic`: larger images stay noisy for longer (dev models).
 
-    `shift` (> 0) does the same for every size; 1 leaves the levels evenly spaced (schnell).
+    `shift` (> 0) does the same for every size; 1 means evenly spaced levels (schnell).
     """
 
     dynamic: bool = False
@@ -47,14 +49,13 @@ DEV = Schedule(dynamic=True)
 
 
 def start_index(steps: int, strength: float) -> int:
-    """Return the number of the step at which image-to-image begins.
+    """Return the index of the first step of image-to-image.
 
-    `strength` 1 makes all the steps, 0 none; in between the last floor(steps * strength) are made.
+    `strength` 1 runs all steps, 0 none; in between, the last floor(steps * strength) steps run.
     """
     return steps - min(steps, math.floor(steps * strength + 1e-9))  # 0.29 * 100 is 28.999999999999996
 
 
 def first_step(request: GenerateRequest) -> int:
-    """Return the number of the step that a complete request begins with: 0 without a source image."""
-    assert request.steps is not None
-    return 0 if request.source_image is None else start_index(request.steps, request.strength)
+    """Return the index of the first step of a complete request: 0 without a source image."""
+    return 0 if request.source_image is None else start_index(required(request.steps), request.strength)

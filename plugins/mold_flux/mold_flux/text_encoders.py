@@ -1,8 +1,8 @@
-"""CLIP and T5 for prompts: text to token ids, ids to the embeddings that FLUX.1 is conditioned on.
+"""CLIP and T5: prompts to token ids, and ids to the embeddings that condition FLUX.1.
 
 CLIP (Radford et al. 2021, arXiv 2103.00020) gives one pooled vector per prompt, T5 v1.1 (Raffel et al. 2020, arXiv
 1910.10683; gated GELU after Shazeer 2020, arXiv 2002.05202) one vector per token. Parameter names are those of the
-published files (clip_l.safetensors, t5xxl_fp16.safetensors). Weights compute in the dtype their embeddings have.
+published files (clip_l.safetensors, t5xxl_fp16.safetensors). The encoders compute in the dtype of their embeddings.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class ClipTextEncoder(nn.Module):
         ids [B, T], int64, each row holding at least one EOS.
         """
         end = (ids == self.config.eos_id).int().argmax(dim=1)
-        # PERF: attention is causal, so what follows the last of the first EOS tokens cannot matter.
+        # PERF: attention is causal, so tokens after the last of the first EOS tokens have no influence.
         x = self.text_model.embeddings(ids[:, : int(end.max()) + 1])
         for layer in self.text_model.encoder.layers:
             x = layer(x)
@@ -161,7 +161,7 @@ class ClipTextEncoder(nn.Module):
 
 
 class T5Norm(nn.Module):
-    """RMS norm (no mean is taken off), in fp32."""
+    """RMS norm (without subtracting the mean), in fp32."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -174,16 +174,16 @@ class T5Norm(nn.Module):
 
 
 class T5Attention(nn.Module):
-    """Self-attention without the usual scaling: T5's initialisation holds it."""
+    """Self-attention without the usual scaling, which T5's initialisation contains."""
 
-    def __init__(self, config: T5Config, *, holds_bias: bool) -> None:
+    def __init__(self, config: T5Config, *, has_bias: bool) -> None:
         super().__init__()
         inner = config.heads * config.head_dim
         self.q = nn.Linear(config.hidden_size, inner, bias=False)
         self.k = nn.Linear(config.hidden_size, inner, bias=False)
         self.v = nn.Linear(config.hidden_size, inner, bias=False)
         self.o = nn.Linear(inner, config.hidden_size, bias=False)
-        if holds_bias:  # the first block's is used by all
+        if has_bias:  # all blocks use that of the first
             self.relative_attention_bias = nn.Embedding(config.buckets, config.heads)
         self.heads = config.heads
 
@@ -209,9 +209,9 @@ class T5Mlp(nn.Module):
 
 
 class T5AttentionLayer(nn.Module):
-    def __init__(self, config: T5Config, *, holds_bias: bool) -> None:
+    def __init__(self, config: T5Config, *, has_bias: bool) -> None:
         super().__init__()
-        self.SelfAttention = T5Attention(config, holds_bias=holds_bias)
+        self.SelfAttention = T5Attention(config, has_bias=has_bias)
         self.layer_norm = T5Norm(config.hidden_size)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
@@ -229,9 +229,9 @@ class T5MlpLayer(nn.Module):
 
 
 class T5Block(nn.Module):
-    def __init__(self, config: T5Config, *, holds_bias: bool) -> None:
+    def __init__(self, config: T5Config, *, has_bias: bool) -> None:
         super().__init__()
-        self.layer = nn.ModuleList([T5AttentionLayer(config, holds_bias=holds_bias), T5MlpLayer(config)])
+        self.layer = nn.ModuleList([T5AttentionLayer(config, has_bias=has_bias), T5MlpLayer(config)])
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         output: Tensor = self.layer[1](self.layer[0](x, bias))
@@ -241,7 +241,7 @@ class T5Block(nn.Module):
 class T5Stack(nn.Module):
     def __init__(self, config: T5Config) -> None:
         super().__init__()
-        self.block = nn.ModuleList(T5Block(config, holds_bias=number == 0) for number in range(config.depth))
+        self.block = nn.ModuleList(T5Block(config, has_bias=number == 0) for number in range(config.depth))
         self.final_layer_norm = T5Norm(config.hidden_size)
 
 
@@ -257,7 +257,7 @@ class T5Encoder(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Return embeddings [B, T, hidden_size] of ids [B, T], int64.
 
-        Padding is attended to like any token: FLUX was trained so.
+        Padding is attended to like any token, as in the training of FLUX.
         """
         x = self.shared(ids)
         buckets = relative_buckets(ids.shape[1], self.config.buckets, self.config.max_distance).to(ids.device)
@@ -268,8 +268,8 @@ class T5Encoder(nn.Module):
         output: Tensor = self.encoder.final_layer_norm(x)
         return output
 
-    def units(self) -> list[nn.Module]:
-        """Return what can be brought into memory piece by piece, in the order in which it is used."""
+    def stream_units(self) -> list[nn.Module]:
+        """Return the submodules that can be streamed, in the order of their use."""
         return [self._relative_bias(), *self.encoder.block]
 
     def _relative_bias(self) -> nn.Module:
@@ -279,8 +279,8 @@ class T5Encoder(nn.Module):
 def relative_buckets(length: int, buckets: int, max_distance: int) -> Tensor:
     """Return bucket numbers [length, length] for key minus query position (arXiv 1910.10683, section 2.1).
 
-    Half of the buckets are for keys after the query; of each half, the first half holds single distances, the rest
-    distances growing logarithmically up to max_distance.
+    Half of the buckets are for keys after the query. The first half of each half are single distances, the rest
+    distances that grow logarithmically up to max_distance.
     """
     positions = torch.arange(length)
     distance = positions[None, :] - positions[:, None]
@@ -292,15 +292,15 @@ def relative_buckets(length: int, buckets: int, max_distance: int) -> Tensor:
 
 
 def finite(x: Tensor) -> Tensor:
-    """Return x, in fp16 held within its range: T5's residual stream grows beyond it."""
+    """Return x, clamped in fp16, whose range T5's residual stream exceeds."""
     return x.clamp(-64504, 64504) if x.dtype == torch.float16 else x
 
 
 class PromptTokenizer:
-    """Turns prompts into token ids, cut and padded to one length, from a tokenizer.json."""
+    """Converts prompts to token ids, truncated and padded to one length, with a tokenizer.json."""
 
     def __init__(self, path: str | Path, *, bos: str | None, eos: str, pad: str, length: int) -> None:
-        """`length` is the default number of ids per prompt, among them BOS (if any) and EOS."""
+        """`length` is the default number of ids per prompt, including BOS (if any) and EOS."""
         from tokenizers import Tokenizer
 
         self._tokenizer = Tokenizer.from_file(str(path))
@@ -321,7 +321,7 @@ class PromptTokenizer:
         return torch.tensor([self._row(prompt, length or self.length) for prompt in prompts], dtype=torch.int64)
 
     def _row(self, prompt: str, length: int) -> list[int]:
-        text = prompt.encode("utf-8", "replace").decode("utf-8")  # JSON can bring half surrogate pairs
+        text = prompt.encode("utf-8", "replace").decode("utf-8")  # JSON may contain half surrogate pairs
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         row = [*self._start, *ids[: length - len(self._start) - 1], self._end]
         return row + [self._pad] * (length - len(row))

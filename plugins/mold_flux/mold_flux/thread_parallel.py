@@ -1,4 +1,4 @@
-"""A batch of small images on several threads: a share of it on each, instead of every operation on all."""
+"""Compute a batch of small images in parallel: each thread takes a share of the images, not of each operation."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ Work = Callable[[slice, Callable[[], None]], Result]
 
 
 def shares(count: int, threads: int) -> list[slice]:
-    """Return which of `count` images each thread takes, as equal as can be; threads without any are left out."""
-    parts = max(1, min(count, threads))
-    return [slice(*ends) for ends in pairwise(count * part // parts for part in range(parts + 1))]
+    """Return the images of each thread, in shares as equal as possible; threads without images are left out."""
+    number = max(1, min(count, threads))
+    return [slice(*ends) for ends in pairwise(count * index // number for index in range(number + 1))]
 
 
 def can_share(network: nn.Module) -> bool:
-    """Say whether several threads may run a network at once: no layers that expand into one memory, no hooks.
+    """Return whether several threads may run a network at once: no layers share scratch memory, and there are no hooks.
 
-    Hooks bring the weights of streamed blocks, and may add a LoRA's; the one of cancelling is harmless.
+    Hooks load the weights of streamed blocks, and may add a LoRA; the hook for cancelling is harmless.
     """
     return not any(
         isinstance(module, PackedLinear)
@@ -38,36 +38,36 @@ def can_share(network: nn.Module) -> bool:
     )
 
 
-def thread_parallel(work: Work[Result], parts: Sequence[slice]) -> list[Result]:
-    """Return what `work` makes of each part: of the first in this thread, of each other in a thread of its own.
+def thread_parallel(work: Work[Result], slices: Sequence[slice]) -> list[Result]:
+    """Return the results of `work` for each slice: the first in this thread, each other in its own thread.
 
-    With several parts, each computes with one thread of torch's. `work` is given a function to call now and then, which
-    ends it when another part has failed. The error of the part that failed is raised when all have ended.
+    With several slices, torch computes each with one thread. `work` gets a function to call from time to time, which
+    raises when another slice has failed. The error of the failed slice is raised when all threads have ended.
 
-    PERF: an operation on a few small images takes 10 to 1000 µs, too little to divide: each would end in waiting for
-    the slowest thread, which on a busy machine may not even be running. Apart, threads wait once.
+    PERF: an operation on a few small images takes 10 to 1000 µs, which is too short to divide: each would wait for the
+    slowest thread, which on a busy machine may not even be running. Separate threads wait once.
     """
-    if len(parts) == 1:
-        return [work(parts[0], lambda: None)]
+    if len(slices) == 1:
+        return [work(slices[0], lambda: None)]
     failed = Event()
 
     def check() -> None:
         if failed.is_set():
             raise _AbandonedError
 
-    def run(part: slice) -> Result:
-        torch.set_num_threads(1)  # it holds for the thread that says so
+    def run(share: slice) -> Result:
+        torch.set_num_threads(1)  # applies to this thread
         try:
             with torch.inference_mode():
-                return work(part, check)
+                return work(share, check)
         except BaseException:
             failed.set()
             raise
 
-    with ThreadPoolExecutor(len(parts) - 1, "mold-share") as pool:
-        others = [pool.submit(run, part) for part in parts[1:]]
+    with ThreadPoolExecutor(len(slices) - 1, "mold-share") as pool:
+        others = [pool.submit(run, share) for share in slices[1:]]
         try:
-            first = run(parts[0])
+            first = run(slices[0])
         except _AbandonedError:
             pass
         else:
@@ -78,4 +78,4 @@ def thread_parallel(work: Work[Result], parts: Sequence[slice]) -> list[Result]:
 
 
 class _AbandonedError(Exception):
-    """Another share of the batch has failed, so this one is of no use."""
+    """Another share of the batch has failed, so this one is abandoned."""

@@ -6,10 +6,10 @@ tokens have weights of their own and attend together; then single blocks over bo
 side (Dehghani et al. 2023, arXiv 2302.05442); everywhere shift, scale and gate come from timestep, guidance and
 pooled prompt (adaLN, Peebles & Xie 2022, arXiv 2212.09748). Parameter names are those of the official files.
 
-A step costs only the blocks: `prepare` computes all that is constant over the steps, among it the modulation of
-every block for every step, so that a quarter of FLUX's weights is read once per image, not once per step.
+A step runs only the blocks: `prepare` computes everything that is constant over the steps, including the modulation of
+every block for every step, so a quarter of FLUX's weights is read once per image instead of once per step.
 
-NOTE: no code here looks at the weight of a Linear; packed (still quantised) layers may take the place of any of them.
+NOTE: no code here reads the weight of a Linear, because packed (quantised) layers may replace any of them.
 """
 
 from __future__ import annotations
@@ -80,15 +80,15 @@ def rope(
     device: torch.device | str = "cpu",
     grid: tuple[int, int] | None = None,
 ) -> Tensor:
-    """Return rotations [text_tokens + height*width, head_dim / 2], complex64, remembered by shape.
+    """Return rotations [text_tokens + height*width, head_dim / 2], complex64, cached by shape.
 
-    A text token is at (0, 0, 0), an image token at (0, row, column); each axis turns its own share of a head's channel
+    A text token is at (0, 0, 0), an image token at (0, row, column); each axis rotates its share of a head's channel
     pairs (RoFormer, arXiv 2104.09864). With `grid` the image's tokens are spread over so many rows and columns
     (arXiv 2306.15595). Angles are computed in fp64.
     """
-    with torch.inference_mode(False):  # a tensor made in inference mode could not be used in training later
-        places = [_spread(count, over) for count, over in zip((height, width), grid or (height, width), strict=True)]
-        rows, columns = torch.meshgrid(*places, indexing="ij")
+    with torch.inference_mode(False):  # a tensor from inference mode cannot be used in training
+        axes = [_spread(count, over) for count, over in zip((height, width), grid or (height, width), strict=True)]
+        rows, columns = torch.meshgrid(*axes, indexing="ij")
         image = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).flatten(0, 1)
         positions = F.pad(image, (0, 0, text_tokens, 0)).double()
         shares = [config.theta ** -(torch.arange(0, dim, 2).double() / dim) for dim in config.axes_dim]
@@ -97,7 +97,7 @@ def rope(
 
 
 def _spread(count: int, over: int) -> Tensor:
-    """Return the middles of `count` equal parts of `over` places: 0, 1, 2, … where there are as many as places."""
+    """Return `count` positions, evenly spread over `over` of them: 0, 1, 2, … if the numbers are equal."""
     return (torch.arange(count).double() + 0.5) * (over / count) - 0.5
 
 
@@ -110,8 +110,8 @@ def sinusoid(t: Tensor, channels: int = TIME_CHANNELS, period: float = 10_000) -
 
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Return layer-normed x [B, T, H] times scale plus shift, both [H] or [B, 1, H]; the 1 of `1 + scale` is in."""
-    if scale.ndim == 1:  # PERF: one kernel where the whole batch shares its modulation
+    """Return layer-normed x [B, T, H] times scale plus shift, both [H] or [B, 1, H]; scale includes its added 1."""
+    if scale.ndim == 1:  # PERF: one kernel if the whole batch shares its modulation
         return F.layer_norm(x, scale.shape, scale, shift, eps=1e-6)
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), scale)
 
@@ -125,7 +125,7 @@ def attention(query_key: Tensor, value: Tensor, rope: Tensor) -> Tensor:
     if rope.is_complex():
         turned = torch.view_as_real(torch.view_as_complex(pairs) * rope[:, None, None])
     else:
-        # PERF: one kernel from the norm to attention's dtype; compilers write a stack to memory in fp32.
+        # PERF: one kernel up to the conversion to attention's dtype; compilers would write a stack to memory in fp32.
         turned = pairs * rope[0][:, None, None] + pairs.flip(-1) * rope[1][:, None, None]
     query, key = turned.to(value.dtype).flatten(-2).unbind(2)
     out = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
@@ -133,7 +133,7 @@ def attention(query_key: Tensor, value: Tensor, rope: Tensor) -> Tensor:
 
 
 def _real(rope: Tensor) -> Tensor:
-    """Return [2, T, D / 2, 2]: what the numbers of a pair are multiplied by, and what those of the swapped pair are."""
+    """Return the factors of pairs, and of swapped pairs [2, T, D / 2, 2]."""
     output: Tensor = (
         torch.stack([rope.real, rope.real, -rope.imag, rope.imag], dim=-1).unflatten(-1, (2, 2)).movedim(-2, 0)
     )
@@ -163,8 +163,8 @@ class Modulation(nn.Module):
 
     def forward(self, vector: Tensor) -> Tensor:
         """Return [..., 3 * blocks, 1, H]: (shift, 1 + scale, gate) for each residual branch; vector is silu'd."""
-        parts = self.lin(vector).unflatten(-1, (3 * self.blocks, 1, -1))
-        output: Tensor = parts + parts.new_tensor([0.0, 1.0, 0.0] * self.blocks)[:, None, None]
+        factors = self.lin(vector).unflatten(-1, (3 * self.blocks, 1, -1))
+        output: Tensor = factors + factors.new_tensor([0.0, 1.0, 0.0] * self.blocks)[:, None, None]
         return output
 
 
@@ -177,7 +177,7 @@ class Scale(nn.Module):
 
 
 class QueryKeyNorm(nn.Module):
-    """RMS-normalises queries and keys in fp32, each head on its own."""
+    """RMS-normalises queries and keys in fp32, head by head."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -192,7 +192,7 @@ class QueryKeyNorm(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """One stream's part in a double block's attention."""
+    """The attention layers of one stream in a double block."""
 
     def __init__(self, hidden_size: int, heads: int) -> None:
         super().__init__()
@@ -208,7 +208,7 @@ class SelfAttention(nn.Module):
 
 
 class DoubleBlock(nn.Module):
-    """Text and image tokens with weights of their own, attending together."""
+    """Separate weights for text and image tokens, which attend together."""
 
     def __init__(self, config: FluxConfig) -> None:
         super().__init__()
@@ -236,11 +236,11 @@ class DoubleBlock(nn.Module):
         txt = torch.addcmul(txt, t_gate, self.txt_attn.proj(txt_out))
         img = torch.addcmul(img, i_mlp[2], self.img_mlp(modulated(img, i_mlp[0], i_mlp[1])))
         txt = torch.addcmul(txt, t_mlp[2], self.txt_mlp(modulated(txt, t_mlp[0], t_mlp[1])))
-        return held_finite(img), held_finite(txt)
+        return clamped(img), clamped(txt)
 
 
-def held_finite(x: Tensor) -> Tensor:
-    """Return residuals with what outgrew fp16 cut to its largest number; other types have room for them."""
+def clamped(x: Tensor) -> Tensor:
+    """Return residuals clamped to the range of fp16; other dtypes are unchanged."""
     return x.clamp(-_LARGEST_FP16, _LARGEST_FP16) if x.dtype == torch.float16 else x
 
 
@@ -264,11 +264,11 @@ class SingleBlock(nn.Module):
         qkv, mlp = self.linear1(modulated(x, shift, scale)).split(self.widths, dim=-1)
         qkv = qkv.unflatten(-1, (3, self.heads, -1))
         attended = attention(self.norm(qkv[:, :, :2]), qkv[:, :, 2], rope)
-        return held_finite(torch.addcmul(x, gate, self.linear2(torch.cat([attended, self.gelu(mlp)], dim=-1))))
+        return clamped(torch.addcmul(x, gate, self.linear2(torch.cat([attended, self.gelu(mlp)], dim=-1))))
 
 
 class Embedder(nn.Module):
-    """A two-layer perceptron with silu between: how timestep, guidance and pooled prompt come in."""
+    """A two-layer perceptron with silu, for timestep, guidance and pooled prompt."""
 
     def __init__(self, in_dim: int, hidden_size: int) -> None:
         super().__init__()
@@ -281,7 +281,7 @@ class Embedder(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    """The last modulated norm, and the way back to latent channels."""
+    """The last modulated norm, and the projection to latent channels."""
 
     def __init__(self, hidden_size: int, out_channels: int) -> None:
         super().__init__()
@@ -290,8 +290,8 @@ class FinalLayer(nn.Module):
 
     def modulation(self, vector: Tensor) -> Tensor:
         """Return [..., 2, 1, H], (shift, 1 + scale), for a vector that is silu'd."""
-        parts = self.adaLN_modulation[1](vector).unflatten(-1, (2, 1, -1))
-        output: Tensor = parts + parts.new_tensor([0.0, 1.0])[:, None, None]
+        factors = self.adaLN_modulation[1](vector).unflatten(-1, (2, 1, -1))
+        output: Tensor = factors + factors.new_tensor([0.0, 1.0])[:, None, None]
         return output
 
     def forward(self, x: Tensor, modulation: Sequence[Tensor]) -> Tensor:
@@ -301,10 +301,10 @@ class FinalLayer(nn.Module):
 
 @frozen(kw_only=True, eq=False)
 class Conditioning:
-    """All that an image's steps have in common: what `FluxTransformer.prepare` made of prompt and timesteps.
+    """Inputs that are constant over the steps: the result of `FluxTransformer.prepare`.
 
-    Modulations hold every step in their first dimension: [S, B, 3 or 6, 1, H], or [S, 3 or 6, H] where the whole batch
-    has the same.
+    The first dimension of modulations is the step: [S, B, 3 or 6, 1, H], or [S, 3 or 6, H] if they are the same for the
+    whole batch.
     """
 
     txt: Tensor
@@ -322,9 +322,9 @@ class Conditioning:
         """The dtype that the steps compute in."""
         return self.txt.dtype
 
-    def part(self, images: slice) -> Conditioning:
-        """Return the same for some of the batch's images."""
-        if self.final.ndim == 3:  # modulations without a batch dimension are everybody's
+    def select(self, images: slice) -> Conditioning:
+        """Return the same for some images of the batch."""
+        if self.final.ndim == 3:  # modulations without a batch dimension are shared
             return evolve(self, txt=self.txt[images])
         return evolve(
             self,
@@ -336,9 +336,9 @@ class Conditioning:
 
 
 class FluxTransformer(nn.Module):
-    """FLUX.1. `forward` for training; `prepare` once and `step` often for sampling. Both compute the same.
+    """FLUX.1. `forward` is for training; `prepare` and, for each step, `step` for sampling. Both compute the same.
 
-    With `real_rope` blocks get the rotations as real numbers, for compilers that do not know complex ones.
+    With `real_rope` blocks get the rotations as real numbers, for compilers without complex numbers.
     """
 
     real_rope = False
@@ -370,7 +370,7 @@ class FluxTransformer(nn.Module):
         """Return the velocity [B, N, out_channels]: noise minus image, for an image at noise level `timestep`.
 
         img [B, N, in_channels] packed latents, txt [B, L, context_dim], pooled [B, pooled_dim], all of the dtype to
-        compute in; timestep [B] in 0 (image) to 1 (noise); guidance [B] or None, as `config.guidance_embed` asks;
+        compute in; timestep [B] in 0 (image) to 1 (noise); guidance [B], or None without `config.guidance_embed`;
         rope from `rope(...)` for L text tokens and N image tokens.
         """
         return self.step(img, self.prepare(txt, pooled, timestep[None], guidance, rope), 0)
@@ -381,7 +381,7 @@ class FluxTransformer(nn.Module):
         """Return what is constant over the steps.
 
         timesteps [S] shared by the batch, or [S, B]; the rest as in `forward`. pooled and guidance of a single image
-        hold for all.
+        apply to all.
         """
         if (guidance is not None) != self.config.guidance_embed:
             raise ValueError(f"this transformer {'needs' if guidance is None else 'takes no'} guidance")
@@ -391,7 +391,7 @@ class FluxTransformer(nn.Module):
         times = timesteps if timesteps.ndim == 2 else timesteps[:, None]
         vector = F.silu(self.time_in(sinusoid(times).to(pooled.dtype)) + vector)
         if vector.shape[1] == 1:
-            vector = vector.squeeze(1)  # what is the same for the whole batch has no batch dimension
+            vector = vector.squeeze(1)  # modulations that the whole batch shares have no batch dimension
 
         def shaped(modulation: Tensor) -> Tensor:
             return modulation.squeeze(-2) if vector.ndim == 2 else modulation
@@ -413,26 +413,26 @@ class FluxTransformer(nn.Module):
     def _single_blocks(self) -> Iterable[SingleBlock]:
         return cast("Iterable[SingleBlock]", self.single_blocks)
 
-    def units(self) -> list[nn.Module]:
-        """Return what can be brought into memory piece by piece, in the order in which it is used.
+    def stream_units(self) -> list[nn.Module]:
+        """Return the submodules that can be streamed, in the order of their use.
 
-        Modulations are used by `prepare`, the rest of each block by `step`.
+        `prepare` uses the modulations, `step` the rest of each block.
         """
         modulations = [
-            *(part for double in self._double_blocks for part in (double.img_mod, double.txt_mod)),
+            *(modulation for double in self._double_blocks for modulation in (double.img_mod, double.txt_mod)),
             *(single.modulation for single in self._single_blocks),
         ]
         return [*modulations, *self.double_blocks, *self.single_blocks]
 
     def step(self, img: Tensor, conditioning: Conditioning, index: int) -> Tensor:
-        """Return the velocity [B, N, out_channels] at the timestep numbered `index` of those prepared."""
-        txt, rope, parts = conditioning.txt, conditioning.rope, -2 if conditioning.final.ndim == 3 else -3
+        """Return the velocity [B, N, out_channels] at a prepared timestep, by its index."""
+        txt, rope, dim = conditioning.txt, conditioning.rope, -2 if conditioning.final.ndim == 3 else -3
         rope = _real(rope) if self.real_rope else rope
         x = self.img_in(img)
         for double, (image, text) in zip(self.double_blocks, conditioning.double, strict=True):
-            x, txt = double(x, txt, (image[index].unbind(parts), text[index].unbind(parts)), rope)
+            x, txt = double(x, txt, (image[index].unbind(dim), text[index].unbind(dim)), rope)
         x = torch.cat([txt, x], dim=1)
         for single, modulation in zip(self.single_blocks, conditioning.single, strict=True):
-            x = single(x, modulation[index].unbind(parts), rope)
-        output: Tensor = self.final_layer(x[:, txt.shape[1] :], conditioning.final[index].unbind(parts))
+            x = single(x, modulation[index].unbind(dim), rope)
+        output: Tensor = self.final_layer(x[:, txt.shape[1] :], conditioning.final[index].unbind(dim))
         return output
