@@ -10,6 +10,7 @@ from pathlib import Path
 import attrs
 import numpy as np
 import pytest
+from nano_formats import replace_model
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -138,10 +139,6 @@ def nano_spec(engine: Engine, folder: Path) -> ModelSpec:
     return attrs.evolve(spec, root=folder)
 
 
-def use(engine: Engine, spec: ModelSpec) -> None:
-    engine.plugins.models[NANO] = spec
-
-
 def transformer_of(spec: ModelSpec) -> Path:
     assert spec.root is not None
     return spec.root / next(file.path for file in spec.files if file.component == "transformer")
@@ -155,7 +152,7 @@ def test_a_prefix_before_the_names_changes_nothing(engine: Engine, tmp_path: Pat
         spec = nano_spec(other, tmp_path)
         path = transformer_of(spec)
         save_file({prefix + name: tensor for name, tensor in load_file(path).items()}, path)
-        use(other, spec)
+        replace_model(other, spec)
         assert other.generate(request()).images[0].data == expected
 
 
@@ -165,7 +162,7 @@ def test_a_missing_tensor_is_named_with_its_file(engine: Engine, tmp_path: Path)
     tensors = load_file(path)
     del tensors["single_blocks.1.linear2.weight"]
     save_file(tensors, path)
-    use(engine, spec)
+    replace_model(engine, spec)
     with pytest.raises(CheckpointError, match=r"flux-nano\.safetensors.*lacks single_blocks\.1\.linear2\.weight"):
         engine.generate(request())
 
@@ -174,7 +171,7 @@ def test_a_missing_tensor_is_named_with_its_file(engine: Engine, tmp_path: Path)
 def test_a_damaged_file_is_named(engine: Engine, tmp_path: Path, damage: bytes) -> None:
     spec = nano_spec(engine, tmp_path)
     transformer_of(spec).write_bytes(damage)
-    use(engine, spec)
+    replace_model(engine, spec)
     with pytest.raises(CheckpointError, match=r"flux-nano\.safetensors"):
         engine.generate(request())
 
@@ -183,7 +180,7 @@ def test_a_truncated_file_is_named(engine: Engine, tmp_path: Path) -> None:
     spec = nano_spec(engine, tmp_path)
     path = transformer_of(spec)
     path.write_bytes(path.read_bytes()[:-1000])
-    use(engine, spec)
+    replace_model(engine, spec)
     with pytest.raises(CheckpointError, match=r"flux-nano\.safetensors: this is not a complete safetensors file"):
         engine.generate(request())
 
@@ -192,7 +189,7 @@ def test_the_autoencoder_in_place_of_the_transformer_is_told(engine: Engine, tmp
     spec = nano_spec(engine, tmp_path)
     vae = next(file.path for file in spec.files if file.component == "vae")
     shutil.copy(tmp_path / vae, transformer_of(spec))
-    use(engine, spec)
+    replace_model(engine, spec)
     with pytest.raises(CheckpointError, match="is no FLUX"):
         engine.generate(request())
 

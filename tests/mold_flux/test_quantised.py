@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from gguf_files import QUANTISED, expanded, random_blocks, write_gguf
+from nano_formats import replace_model
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -135,7 +136,7 @@ def with_file(spec: ModelSpec, component: str, path: Path, **options: object) ->
 
 def image(spec: ModelSpec, **settings: object) -> np.ndarray:
     with Engine(Settings(device="cpu", **settings)) as engine:
-        engine.plugins.models[NANO] = spec
+        replace_model(engine, spec)
         request = GenerateRequest(prompt="a red house under a yellow moon", model=NANO, seed=7)
         data = engine.generate(request).images[0].data
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
