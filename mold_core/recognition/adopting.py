@@ -132,7 +132,8 @@ class _Adoption:
         recognised, network = item.recognised, item.recognised.main
         if network is None or recognised.problem or not recognised.known:
             return None, "unknown"
-        about = f"{recognised.title}; adopted from {item.folder}"
+        # Servers show descriptions to clients, who must not learn where files lie.
+        about = f"{recognised.title}; adopted from {Path(item.folder).name}"
         if network.kind == "upscaler":
             files = {UPSCALER_COMPONENT: recognised.paths[0]}
             return _with_sizes(

@@ -13,6 +13,7 @@ from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
+from http_server import serving
 from PIL import Image
 from real_files import layout, shapes_of, write_real
 
@@ -92,6 +93,23 @@ def test_a_running_engine_notices_adoptions(comfy: Path, adopt: Callable[..., st
         assert next(entry for entry in engine.models() if entry.spec == spec).downloaded
         adopt("forget", "house-painter:bf16")
         assert "house-painter:bf16" not in engine.plugins.models
+
+
+def test_a_running_server_shows_adopted_models_and_not_where_they_lie(
+    comfy: Path, adopt: Callable[..., str], home: Path
+) -> None:
+    with serving(home, MOLD_PLUGINS="http,flux,nano,esrgan") as server:
+        adopt(comfy)
+        models = {model["name"]: model for model in server.ask("GET", "/api/models").json()}
+        assert models["house-painter:bf16"]["downloaded"]
+        assert models["house-painter:bf16"]["runnable"]
+        assert models["4x-house:fp32"]["family"] == "upscaler"
+        details = server.ask("GET", "/api/models/details?model=house-painter:bf16")
+        assert details.json()["files"][0]["path"] == "house_painter_bf16.safetensors"
+        body = {"prompt": HOUSE, "model": "house-painter", "width": 64, "height": 64, "steps": 1}
+        assert server.ask("POST", "/api/generate", body).type == "image/png"
+        for answer in (details, server.ask("GET", "/api/models"), server.ask("GET", "/api/loras")):
+            assert str(comfy.parent).encode() not in answer.body
 
 
 def test_what_was_forgotten_stays_forgotten_until_it_is_named(
