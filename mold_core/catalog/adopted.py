@@ -94,13 +94,26 @@ class CatalogWithAdopted(Mapping[str, ModelSpec]):
         known = {key: value for key, value in table.items() if key not in ("folder", "sizes")}
         if known.get("like") not in self._catalog:
             known.pop("like", None)
+        models_dir = self._settings.models_path
+        known["files"] = {key: _below(paths, models_dir) for key, paths in table.get("files", {}).items()}
         try:
             spec = user_model(name, known, self._settings, self._catalog)
         except SettingsError:
             return None
         sizes = table.get("sizes", {})
-        files = (attrs.evolve(file, size_bytes=sizes.get(file.path, file.size_bytes)) for file in spec.files)
+        files = (
+            attrs.evolve(file, size_bytes=sizes.get(str(models_dir / file.path), file.size_bytes))
+            for file in spec.files
+        )
         return attrs.evolve(spec, files=tuple(files))
+
+
+def _below(paths: Any, models_dir: Path) -> Any:
+    """Return paths relative to the models folder where they lie in it, as the catalog has them."""
+    if isinstance(paths, list):
+        return [_below(path, models_dir) for path in paths]
+    path = Path(str(paths))
+    return str(path.relative_to(models_dir)) if path.is_relative_to(models_dir) else str(paths)
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -101,6 +101,35 @@ class Hub:
             hint="look at HF_ENDPOINT, and at the proxy if there is one",
         )
 
+    def describe(self, repo: str) -> dict[str, Any]:
+        """Return what the hub says about a repository, as JSON: files with sizes, licence, whether it is gated.
+
+        Raises DownloadError, or ConnectionLost when asking again may help.
+        """
+        from huggingface_hub import get_session, hf_raise_for_status
+
+        url = f"{self.endpoint}/api/models/{repo}"
+        with self._translated_errors(repo, "the list of files"):
+            response = get_session().request(
+                "GET",
+                url,
+                params={"blobs": "true"},
+                headers=self._headers(url),
+                timeout=_timeout_s(),
+                follow_redirects=True,
+            )
+            hf_raise_for_status(response)
+            try:
+                about = response.json()
+            except ValueError:
+                about = None
+        if not isinstance(about, dict):
+            raise DownloadError(
+                f"{self.endpoint} does not answer like a Hugging Face hub when asked for {repo}",
+                hint="look at HF_ENDPOINT, and at the proxy if there is one",
+            )
+        return about
+
     def read(self, remote: RemoteFile, start: int = 0) -> Generator[tuple[int, bytes], None, None]:
         """Yield (position, bytes) from `start` on, or from 0 on when the server cannot skip.
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mold_core.catalog.adopted import Adopted
     from mold_core.recognition.adopting import Found, Plan
 
-__all__ = ["command"]
+__all__ = ["adopt_paths", "command", "show_plan"]
 
 _WATCH_EVERY_S = 5.0
 
@@ -84,14 +84,14 @@ def search_command(
     """Search PATHS and adopt what is in them; without PATHS, the folders that were adopted before."""
     if copy and link:
         raise click.UsageError("--copy and --link exclude each other")
-    plan = _adopt(state, paths, dry_run=dry_run, copy=copy, link=link)
+    plan = adopt_paths(state, paths, dry_run=dry_run, copy=copy, link=link)
     if as_json:
         echo_json(_as_json(plan))
     else:
-        _show(plan, dry_run=dry_run, show_all=show_all)
+        show_plan(plan, dry_run=dry_run, show_all=show_all)
     while watch and not dry_run:
         time.sleep(_WATCH_EVERY_S)
-        before, plan = plan, _adopt(state, (), dry_run=False, copy=copy, link=link)
+        before, plan = plan, adopt_paths(state, (), copy=copy, link=link)
         _show_changes(before, plan)
 
 
@@ -136,7 +136,9 @@ def forget_command(state: State, names: tuple[str, ...]) -> None:
     write_adopted(state.settings.home, adopted)
 
 
-def _adopt(state: State, paths: Sequence[Path], *, dry_run: bool, copy: bool, link: bool) -> Plan:
+def adopt_paths(
+    state: State, paths: Sequence[Path], *, dry_run: bool = False, copy: bool = False, link: bool = False
+) -> Plan:
     """Search the folders of before and new ones, store what was found and return it."""
     from mold_core.catalog import user_models
     from mold_core.catalog.adopted import read_adopted, write_adopted
@@ -205,7 +207,10 @@ def _first_file(table: Mapping[str, Any]) -> str:
     return str(first if isinstance(first, str) else first[0])
 
 
-def _show(plan: Plan, *, dry_run: bool, show_all: bool) -> None:
+def show_plan(plan: Plan, *, dry_run: bool = False, show_all: bool = False, below: Path | None = None) -> None:
+    """Print what was adopted, or would be; `below`: only what came from a folder."""
+    if below is not None:
+        plan = _from_folder(plan, str(below))
     would = "Would adopt" if dry_run else "Adopted"
     for title, found in ((f"{would}:", plan.models), (f"{would} LoRAs:", plan.loras)):
         if not found:
@@ -237,6 +242,20 @@ def _show(plan: Plan, *, dry_run: bool, show_all: bool) -> None:
         echo("No model was found that mold runs.")
     elif not dry_run:
         echo("mold list shows them", err=not at_terminal())
+
+
+def _from_folder(plan: Plan, folder: str) -> Plan:
+    def inside(items: Sequence[Found]) -> tuple[Found, ...]:
+        return tuple(item for item in items if item.folder == folder)
+
+    return attrs.evolve(
+        plan,
+        models={name: item for name, item in plan.models.items() if item.folder == folder},
+        loras={name: item for name, item in plan.loras.items() if item.folder == folder},
+        components=inside(plan.components),
+        others=inside(plan.others),
+        unknown=inside(plan.unknown),
+    )
 
 
 def _show_changes(before: Plan, now: Plan) -> None:

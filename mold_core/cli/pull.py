@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mold_core.catalog.hub_models import is_hub_source
 from mold_core.cli.completions import model_names
 from mold_core.cli.list_models import readable_size
 from mold_core.cli.output import at_terminal, echo, style
+from mold_core.cli.pull_hub import pull_from_hub
 from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
 
@@ -23,6 +25,7 @@ EPILOG = """\b
 Examples:
   mold pull flux-schnell:bf16
   HF_TOKEN=hf_… mold pull flux-dev:bf16       with a token, for gated files
+  mold pull hf:city96/FLUX.1-dev-gguf:flux1-dev-Q6_K.gguf
   MOLD_MODELS_DIR=/big/models mold pull flux-schnell:bf16"""
 
 
@@ -34,12 +37,17 @@ Examples:
 def command(state: State, model: str, skip_verify: bool) -> None:
     """Download MODEL from the Hugging Face hub into the models folder.
 
-    Existing files are kept, and an interrupted download resumes where it stopped.
+    Existing files are kept, and an interrupted download resumes where it stopped. MODEL may also be
+    hf:ORG/REPO[:FILE] or an address of the hub, for what is in no catalog: what it is, its licence and its size are
+    printed first, and it becomes a model if an installed plugin runs it.
     """
     from mold_core.cli.progress import ProgressLine
 
     # Warnings of huggingface_hub would break the progress line; mold reports what matters itself.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    if is_hub_source(model):
+        pull_from_hub(state, model, skip_verify=skip_verify)
+        return
     engine = state.engine
     spec = engine.resolve(model)
     line = ProgressLine()

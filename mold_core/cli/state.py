@@ -60,6 +60,11 @@ class State:
         """Run in this process because of `what`, which no server can do. Call it before `engine`."""
         self._bound.append(what)
 
+    def refuse_server(self, what: str) -> None:
+        """Run in this process because of `what`. Raises SettingsError if a server is named."""
+        self.stay_here(what)
+        self._named()
+
     @cached_property
     def settings(self) -> Settings:
         """The current settings, flags of the command included.

@@ -1,12 +1,14 @@
 """A Hugging Face hub on loopback, with files of one's own and the misfortunes of the real one.
 
 It speaks what huggingface_hub speaks for files: HEAD and GET on ``/REPO/resolve/REVISION/FILE`` with X-Repo-Commit,
-X-Linked-Etag and X-Linked-Size, a redirect to another origin (the "CDN") for large files, ranges, gated answers.
+X-Linked-Etag and X-Linked-Size, a redirect to another origin (the "CDN") for large files, ranges, gated answers; and
+``/api/models/REPO`` with the list of files and the card.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import socket
 import threading
 import time
@@ -65,7 +67,10 @@ class FakeFile:
 
 
 class FakeHub:
-    """The server. `members` are the tokens that have accepted every licence, `requests` what was asked, in order."""
+    """The server. `members` are the tokens that have accepted every licence, `requests` what was asked, in order.
+
+    `cards` are the cards of repositories, which state their licences.
+    """
 
     def __init__(self, server: ThreadingHTTPServer) -> None:
         self.url = f"http://127.0.0.1:{server.server_port}"
@@ -73,6 +78,7 @@ class FakeHub:
         self.files: dict[tuple[str, str], FakeFile] = {}
         self.renamed: dict[str, str] = {}
         self.members: set[str] = set()
+        self.cards: dict[str, dict[str, object]] = {}
         self.requests: list[tuple[str, str, str | None]] = []
 
     def add(self, repo: str, filename: str, content: bytes, **traits: object) -> FakeFile:
@@ -135,6 +141,9 @@ class _Handler(BaseHTTPRequestHandler):
             repo, _, filename = path.removeprefix("/cdn/").partition("//")
             self._send_body(self.hub.files[repo, filename])
             return
+        if path.startswith("/api/models/"):
+            self._describe(path.removeprefix("/api/models/"))
+            return
         repo, resolve, rest = path.removeprefix("/").partition("/resolve/")
         revision, _, filename = rest.partition("/")
         if repo in self.hub.renamed:
@@ -147,6 +156,25 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, {"X-Error-Code": "EntryNotFound"})
         else:
             self._send_file(repo, filename, self.hub.files[repo, filename], token)
+
+    def _describe(self, repo: str) -> None:
+        files = {filename: file for (known, filename), file in self.hub.files.items() if known == repo}
+        if not files:
+            self._send(401, {"X-Error-Code": "RepoNotFound"})
+            return
+        siblings = [
+            {"rfilename": filename, "size": len(file.content), "blobId": file.etag}
+            | ({"lfs": {"sha256": file.sha256, "size": len(file.content), "pointerSize": 134}} if file.large else {})
+            for filename, file in files.items()
+        ]
+        gated = any(file.gated for file in files.values())
+        about = {"id": repo, "sha": COMMIT, "gated": "auto" if gated else False, "siblings": siblings}
+        body = json.dumps({**about, "cardData": self.hub.cards.get(repo, {}), "tags": []}).encode()
+        self.send_response(200)
+        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
 
     def _send_file(self, repo: str, filename: str, file: FakeFile, token: str | None) -> None:
         if file.statuses:
