@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from mold_core import ModelFamily, Parameter, SizeRules
 from mold_core.families import required, sizes_from_options
 from mold_flux.schedule import first_step
+from mold_flux.step_cache import DEFAULT_THRESHOLD, first_block_cache
 
 if TYPE_CHECKING:
     from mold_core import GenerateRequest, LoadContext, LocalFiles, ModelComponent, ModelSpec, Pipeline
@@ -43,6 +44,21 @@ class FluxFamily(ModelFamily):
         Parameter(name="strength", doc="How much to change source_image: 0 keeps it, 1 ignores all but its size."),
         Parameter(name="mask_image", doc="White regions of source_image are repainted, black ones are kept."),
         Parameter(name="loras", doc="LoRAs, by name or path, each with its scale."),
+        Parameter(
+            name="cache",
+            type=str,
+            choices=("off", "first-block"),
+            group="advanced",
+            doc="first-block: leave out steps in which the first block changes little. Faster, and less exact.",
+        ),
+        Parameter(
+            name="cache_threshold",
+            type=float,
+            minimum=0,
+            maximum=1,
+            group="advanced",
+            doc=f"Relative change of the first block up to which a step is left out; {DEFAULT_THRESHOLD} if not set.",
+        ),
         Parameter(name="preview", doc="Send small previews during generation."),
     )
 
@@ -52,6 +68,8 @@ class FluxFamily(ModelFamily):
 
     def batch_key(self, spec: ModelSpec, request: GenerateRequest) -> Hashable:
         """Return the properties that requests of one batch must share."""
+        if first_block_cache(request) is not None:
+            return None  # steps are left out by what one image needs
         return request.width, request.height, request.steps, first_step(request), request.loras
 
     def batch_limit(self, spec: ModelSpec, request: GenerateRequest, device: str) -> int | None:

@@ -36,6 +36,7 @@ from mold_flux.preview import Previews
 from mold_flux.prompts import PromptEncoder, Use
 from mold_flux.sampling import denoise, initial_noise, noised, pack, unpack
 from mold_flux.schedule import Schedule, first_step
+from mold_flux.step_cache import first_block_cache
 from mold_flux.thread_parallel import can_share, shares, thread_parallel
 from mold_flux.transformer import Conditioning, FluxTransformer, rope
 
@@ -164,12 +165,16 @@ class FluxPipeline(ComponentPipeline):
                     on_step=partial(on_step, share=share, check=check),
                     blend=keeping.select(share).blend if keeping else None,
                     on_estimate=previews,
+                    cache=cache,
                 )
 
+            cache = first_block_cache(first)
             packed = torch.cat(thread_parallel(denoised, [slice(None)] if whole_batch else shares_of_batch))
             problem = problem_of(transformer)
         if problem is not None:
             run.report(Info(message=problem))
+        if cache is not None:
+            run.report(Info(message=f"{cache.reused} of {len(sigmas) - 1} steps were left out"))
         return unpack(packed, rows, columns)
 
     def _previews(self, requests: Sequence[GenerateRequest], grid: tuple[int, int], run: Run) -> Previews | None:

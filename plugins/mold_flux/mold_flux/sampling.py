@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mold_core.families import seeded_generator
+from mold_flux.step_cache import FirstBlockCache
 from mold_flux.transformer import Conditioning, FluxTransformer
 
 __all__ = ["denoise", "initial_noise", "noised", "pack", "unpack"]
@@ -46,18 +47,19 @@ def denoise(
     *,
     blend: Callable[[Tensor, float], Tensor] | None = None,
     on_estimate: Callable[[int, int, Tensor], None] | None = None,
+    cache: FirstBlockCache | None = None,
 ) -> Tensor:
     """Return latents [B, N, C], fp32, from noise [B, N, C]: Euler steps along the velocity, in fp32.
 
     `conditioning` was prepared for all but the last of `sigmas`. `blend` may change the latents after each step, given
     their noise level: inpainting restores the region to keep. `on_estimate` is called after each step but the last with
     the final latents at the current velocity. `on_step` is called after each step with its number from 1, the number of
-    steps and the latents; an exception from it ends the loop.
+    steps and the latents; an exception from it ends the loop. `cache` leaves out steps that change little.
     """
     latents = noise.float()
     total = len(sigmas) - 1
     for index in range(total):
-        velocity = transformer.step(latents.to(conditioning.dtype), conditioning, index)
+        velocity = transformer.step(latents.to(conditioning.dtype), conditioning, index, cache)
         latents = latents + (sigmas[index + 1] - sigmas[index]) * velocity.float()
         if blend is not None:
             latents = blend(latents, sigmas[index + 1])

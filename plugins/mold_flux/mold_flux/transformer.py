@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from mold_core.weights.compiled_blocks import Compilation
+    from mold_flux.step_cache import FirstBlockCache
 
 __all__ = ["FLUX_DEV", "FLUX_SCHNELL", "Conditioning", "FluxConfig", "FluxTransformer", "rope"]
 
@@ -424,15 +425,29 @@ class FluxTransformer(nn.Module):
         ]
         return [*modulations, *self.double_blocks, *self.single_blocks]
 
-    def step(self, img: Tensor, conditioning: Conditioning, index: int) -> Tensor:
-        """Return the velocity [B, N, out_channels] at a prepared timestep, by its index."""
+    def step(self, img: Tensor, conditioning: Conditioning, index: int, cache: FirstBlockCache | None = None) -> Tensor:
+        """Return the velocity [B, N, out_channels] at a prepared timestep, by its index.
+
+        With a `cache`, all blocks but the first are left out where they would change what they changed before.
+        """
         txt, rope, dim = conditioning.txt, conditioning.rope, -2 if conditioning.final.ndim == 3 else -3
         rope = _real(rope) if self.real_rope else rope
-        x = self.img_in(img)
+        x = start = self.img_in(img)
+        after_first = change = None
         for double, (image, text) in zip(self.double_blocks, conditioning.double, strict=True):
             x, txt = double(x, txt, (image[index].unbind(dim), text[index].unbind(dim)), rope)
-        x = torch.cat([txt, x], dim=1)
-        for single, modulation in zip(self.single_blocks, conditioning.single, strict=True):
-            x = single(x, modulation[index].unbind(dim), rope)
-        output: Tensor = self.final_layer(x[:, txt.shape[1] :], conditioning.final[index].unbind(dim))
+            if cache is not None and after_first is None:
+                after_first, change = x, cache.change_after(x - start)
+                if change is not None:
+                    break
+        if change is not None:
+            x = x + change
+        else:
+            x = torch.cat([txt, x], dim=1)
+            for single, modulation in zip(self.single_blocks, conditioning.single, strict=True):
+                x = single(x, modulation[index].unbind(dim), rope)
+            x = x[:, txt.shape[1] :]
+            if cache is not None and after_first is not None:
+                cache.keep(x - after_first)
+        output: Tensor = self.final_layer(x, conditioning.final[index].unbind(dim))
         return output
