@@ -48,6 +48,10 @@ class LoraShorthand:
     doc: str
 
 
+def _as_tuple(values: Iterable[OptionValue]) -> tuple[OptionValue, ...]:
+    return tuple(values)
+
+
 @attrs.frozen(kw_only=True)
 class Parameter:
     """One parameter that a family takes, described for people.
@@ -64,7 +68,7 @@ class Parameter:
     maximum: float | None = None
     type: ScalarType | None = None
     default: OptionValue | None = None
-    choices: tuple[OptionValue, ...] = attrs.field(default=(), converter=tuple)
+    choices: tuple[OptionValue, ...] = attrs.field(default=(), converter=_as_tuple)
     group: str | None = None
 
     def take(self, value: object) -> Any:
