@@ -1,0 +1,1 @@
+"""Upscalers of many architectures for mold, by the package spandrel."""

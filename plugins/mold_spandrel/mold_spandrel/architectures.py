@@ -1,0 +1,101 @@
+"""Spandrel's architectures as one upscaler architecture of mold. torch is imported with the first file to recognise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mold_core import CheckpointError, UpscalerArchitecture, UpscalerNetwork
+
+if TYPE_CHECKING:
+    from mold_core import LoadContext
+    from mold_core.weights import TensorSource
+
+__all__ = ["Spandrel"]
+
+# Under what trainers put a network into a file, best first.
+_WRAPPERS = ("params_ema.", "params-ema.", "params.", "state_dict.", "model_state_dict.", "net_g.", "module.", "netG.")
+# mold_esrgan loads these, in a dtype that suits them and with a measured receptive field.
+_OF_MOLD = frozenset({"ESRGAN", "Compact"})
+_PURPOSES = frozenset({"SR", "Restoration"})
+
+# Attention looks further than a tile; what tiles share hides most of it.
+_OVERLAP, _FEATHER = 64, 16
+_TILE, _LARGE_TILE = 256, 1024
+_BYTES_PER_PIXEL = 32_768
+
+
+class Spandrel(UpscalerArchitecture):
+    """SPAN, RealPLKSR, DAT, HAT, SwinIR, OmniSR, Real-CUGAN and some thirty others."""
+
+    name = "spandrel"
+
+    def recognises(self, tensors: Mapping[str, TensorSource]) -> bool:
+        """Say whether the names of the tensors are those of an architecture of spandrel."""
+        return _detected(_unwrapped(tensors)) is not None
+
+    def load(self, tensors: Mapping[str, TensorSource], context: LoadContext) -> UpscalerNetwork:
+        """Return the network. Raises CheckpointError for networks that do not enlarge images and for damaged files."""
+        from mold_spandrel.loading import load_descriptor, runner
+
+        named = _unwrapped(tensors)
+        architecture = _detected(named)
+        descriptor = load_descriptor(architecture, named, context)
+        _check(descriptor)
+        run, size_bytes, close = runner(descriptor, context)
+        needs = descriptor.size_requirements
+        multiple = _multiple(descriptor)
+        whole = descriptor.tiling.name != "SUPPORTED"
+        return UpscalerNetwork(
+            module=run,
+            scale=descriptor.scale,
+            size_bytes=size_bytes,
+            multiple=multiple,
+            min_side=max(needs.minimum, 1),
+            overlap=_rounded_up(_OVERLAP, multiple),
+            feather=_FEATHER,
+            tile=_rounded_up(_LARGE_TILE if whole else _TILE, multiple),
+            bytes_per_pixel=_BYTES_PER_PIXEL,
+            close=close,
+        )
+
+
+def _detected(tensors: Mapping[str, TensorSource]) -> Any:
+    """Return the architecture that names of tensors belong to, or None."""
+    from mold_spandrel.registry import registry
+
+    # NOTE: in the order in which spandrel itself looks: some architectures contain the names of others.
+    for support in registry().architectures("detection"):
+        if support.detect(tensors):
+            return None if support.architecture.id in _OF_MOLD else support.architecture
+    return None
+
+
+def _unwrapped(tensors: Mapping[str, TensorSource]) -> dict[str, TensorSource]:
+    for wrapper in _WRAPPERS:
+        inner = {name.removeprefix(wrapper): source for name, source in tensors.items() if name.startswith(wrapper)}
+        if inner:
+            return inner
+    return dict(tensors)
+
+
+def _check(descriptor: Any) -> None:
+    name = descriptor.architecture.name
+    if getattr(descriptor, "purpose", None) not in _PURPOSES or not callable(descriptor):
+        raise CheckpointError(f"{name} does not enlarge or restore whole images; its purpose is {descriptor.purpose}")
+    if (descriptor.input_channels, descriptor.output_channels) != (3, 3):
+        raise CheckpointError(
+            f"this {name} takes images of {descriptor.input_channels} channels and returns"
+            f" {descriptor.output_channels}; upscalers have 3 and 3"
+        )
+
+
+def _multiple(descriptor: Any) -> int:
+    """Return what sides, and the places where tiles begin, are multiples of: also the windows of attention."""
+    window = getattr(descriptor.model, "window_size", 1)
+    return math.lcm(descriptor.size_requirements.multiple_of, window if isinstance(window, int) else 1)
+
+
+def _rounded_up(side: int, multiple: int) -> int:
+    return -(-side // multiple) * multiple
