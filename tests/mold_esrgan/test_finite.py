@@ -6,6 +6,7 @@ from pathlib import Path
 
 import attrs
 import pytest
+from nano_formats import replace_model
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -24,9 +25,8 @@ def test_a_damaged_weight_is_named(tmp_path: Path, side: int) -> None:
         state = {name: tensor.half() for name, tensor in load_file(nano.root / file.path).items()}
         state["body.4.weight"][0, 0, 0, 0] = float("inf")
         save_file(state, tmp_path / "damaged.safetensors")
-        engine.plugins.models[NANO] = attrs.evolve(
-            nano, files=(attrs.evolve(file, path=str(tmp_path / "damaged.safetensors")),)
-        )
+        damaged = attrs.evolve(file, path=str(tmp_path / "damaged.safetensors"))
+        replace_model(engine, attrs.evolve(nano, files=(damaged,)))
         image = encode_image(Image.linear_gradient("L").resize((side, side)).convert("RGB"), "png")
         with pytest.raises(InferenceError, match=r"the weight body\.4\.weight holds NaN or infinity \(the upscaler"):
             engine.upscale(UpscaleRequest(image=image, model=NANO))

@@ -8,6 +8,7 @@ from pathlib import Path
 import attrs
 import pytest
 import torch
+from nano_formats import replace_model
 from safetensors.torch import load_file, save_file
 
 from mold_core import Engine, GenerateRequest, InferenceError, LoraWeight, ModelSpec, Settings
@@ -37,7 +38,7 @@ def generate(
         save_file(state, path)
         files = tuple(attrs.evolve(one, path=str(path)) if one is file else one for one in nano.files)
         spec: ModelSpec = attrs.evolve(nano, files=files)
-        engine.plugins.models[NANO] = spec
+        replace_model(engine, spec)
         engine.generate(GenerateRequest(prompt="a red house", model=NANO, seed=5, **fields))  # type: ignore[arg-type]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nano_formats import FORMATS, nano_in
+from nano_formats import FORMATS, nano_in, replace_model
 from PIL import Image
 
 from mold_core import Engine, GenerateRequest, LoraWeight, ModelSpec, Settings
@@ -26,7 +26,7 @@ PROMPTS = ("a red house on a hill by day", "three blue boats on the sea")
 def images(spec: ModelSpec | None, *loras: LoraWeight) -> list[np.ndarray]:
     with Engine(Settings(device="cpu")) as engine:
         if spec is not None:
-            engine.plugins.models[NANO] = spec
+            replace_model(engine, spec)
         requests = [GenerateRequest(prompt=prompt, model=NANO, seed=5, loras=loras or None) for prompt in PROMPTS]
         jobs = [engine.submit(request) for request in requests]
         made = [job.result(timeout_s=120).images[0].data for job in jobs]

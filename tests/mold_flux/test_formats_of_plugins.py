@@ -7,6 +7,7 @@ from pathlib import Path
 
 import attrs
 import pytest
+from nano_formats import replace_model
 from safetensors.torch import load_file, save
 
 from mold_core import CheckpointError, Engine, GenerateRequest, Settings, hookimpl, load_plugins
@@ -48,10 +49,10 @@ def test_a_transformer_in_a_format_of_a_plugin_draws_the_same_image(tmp_path: Pa
         attrs.evolve(file, path=str(tmp_path / "x")) if file.component == "transformer" else file for file in spec.files
     )
     with Engine(Settings(device="cpu"), load_plugins(extra=[("reversed", ReversedPlugin())])) as engine:
-        engine.plugins.models[NANO] = attrs.evolve(spec, files=files)
+        replace_model(engine, attrs.evolve(spec, files=files))
         assert engine.generate(request).images[0].data == expected
     with Engine(Settings(device="cpu")) as engine:
-        engine.plugins.models[NANO] = attrs.evolve(spec, files=files)
+        replace_model(engine, attrs.evolve(spec, files=files))
         with pytest.raises(CheckpointError, match="neither a safetensors nor a GGUF file"):
             engine.generate(request)
 
