@@ -93,7 +93,7 @@ def decoding(model: Qwen3) -> Callable[[], object]:
     def run() -> None:
         texts = Continuations(prefix, 1, TOKENS)
         for token in range(TOKENS):
-            model.go_on(torch.tensor([token]), texts)
+            model.continue_texts(torch.tensor([token]), texts)
 
     return run
 

@@ -262,7 +262,7 @@ def test_a_server_that_is_not_there_is_told() -> None:
         ("http://", "not the address of a server"),
         ("http://host:99999/", "not the address of a server"),
         ("http://a b/", "not the address of a server"),
-        ("http://me:secret@host/", "not hold a password"),
+        ("http://me:secret@host/", "not contain a password"),
     ],
 )
 def test_an_address_that_cannot_be_one_is_refused_when_the_request_comes(url: str, words: str) -> None:

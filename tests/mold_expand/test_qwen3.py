@@ -64,7 +64,7 @@ def test_rows_of_int8_score_as_the_file_does_but_for_their_rounding(tmp_path: Pa
     assert ours.lm_head.rows is ours.model.embed_tokens.rows  # one memory for both
     with torch.inference_mode():
         scores, prefix = ours.read(torch.tensor(TEXT))
-        further = ours.go_on(torch.tensor([7]), Continuations(prefix, 1, 1))
+        further = ours.continue_texts(torch.tensor([7]), Continuations(prefix, 1, 1))
         wanted = theirs(torch.tensor([[*TEXT, 7]])).logits[0]
     for mine, right in ((scores[0], wanted[len(TEXT) - 1]), (further[0], wanted[len(TEXT)])):
         assert torch.nn.functional.cosine_similarity(mine, right, dim=0) > 0.998

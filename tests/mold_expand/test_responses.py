@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mold_expand.answers import prompt_of, prompts_of
+from mold_expand.responses import prompt_of, prompts_of
 
 CAT = "a cat on a wall, morning light"
 

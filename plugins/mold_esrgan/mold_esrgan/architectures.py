@@ -1,4 +1,4 @@
-"""The two architectures of Real-ESRGAN, as mold asks for them. torch is imported only when a network is loaded."""
+"""The two architectures of Real-ESRGAN. Imports torch only to load a network."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 __all__ = ["COMPACT_FEATHER", "RRDB", "RRDB_FEATHER", "RRDB_OVERLAP", "Compact", "compact_overlap"]
 
-# An RRDBNet looks hundreds of pixels far in principle. How far trained ones do was measured (docs/upscaling.md): what
-# is cut off 12 pixels away changes RealESRGAN_x4plus' result by up to 96 levels of 255, 48 pixels away by up to 7.
-# Where one tile fades into the next, both have seen at least 48 pixels beyond, and 56 where they count alike.
+# The receptive field of an RRDBNet is hundreds of pixels. That of trained networks was measured (docs/upscaling.md):
+# cropping at a distance of 12 pixels changes the result of RealESRGAN_x4plus by up to 96 levels of 255, at 48 pixels by
+# up to 7. Where two tiles are blended, both have at least 48 pixels of context, and 56 where their weights are equal.
 RRDB_OVERLAP, RRDB_FEATHER = 112, 16
 
-# PERF: a pixel costs the same in tiles of any size; what they share is computed twice: half of all again with 640
-# pixels a side, three quarters with 480. Memory at work is 3.4 GB; where less is free, tiles are smaller.
+# PERF: overlaps are computed twice: half of all pixels with tiles of 640 pixels, three quarters with 480. Computing
+# takes 3.4 GB of memory; with less, tiles are smaller.
 RRDB_TILE = 640
 COMPACT_FEATHER = 2
 
@@ -31,7 +31,7 @@ class RRDB(UpscalerArchitecture):
     name = "RRDBNet"
 
     def recognises(self, tensors: Mapping[str, TensorSource]) -> bool:
-        """Say whether the tensors are an RRDBNet, in any of its layouts."""
+        """Return whether the tensors are an RRDBNet, in any of its layouts."""
         return rrdb_tensors(tensors) is not None
 
     def load(self, tensors: Mapping[str, TensorSource], context: LoadContext) -> UpscalerNetwork:
@@ -48,7 +48,7 @@ class RRDB(UpscalerArchitecture):
             size_bytes=size_bytes,
             multiple=config.unshuffle,
             min_side=config.unshuffle,
-            # What counts are the network's own pixels, of which a folded image has fewer.
+            # Sizes are in pixels after unshuffling, which has fewer.
             overlap=RRDB_OVERLAP * config.unshuffle,
             feather=RRDB_FEATHER * config.unshuffle,
             tile=RRDB_TILE * config.unshuffle,
@@ -63,7 +63,7 @@ class Compact(UpscalerArchitecture):
     name = "SRVGGNetCompact"
 
     def recognises(self, tensors: Mapping[str, TensorSource]) -> bool:
-        """Say whether the tensors are an SRVGGNetCompact."""
+        """Return whether the tensors are an SRVGGNetCompact."""
         return compact_tensors(tensors) is not None
 
     def load(self, tensors: Mapping[str, TensorSource], context: LoadContext) -> UpscalerNetwork:
@@ -87,10 +87,10 @@ class Compact(UpscalerArchitecture):
 
 
 def compact_overlap(convs: int) -> int:
-    """Return what tiles of an SRVGGNetCompact share: each convolution looks one pixel further, so nothing is lost."""
+    """Return the exact overlap of tiles of an SRVGGNetCompact: each convolution adds one pixel of context."""
     return 2 * (convs + 2) + COMPACT_FEATHER
 
 
 def _rrdb_bytes(features: int, stages: int, unshuffle: int) -> int:
-    """Return the memory at work for each pixel of the input: before the last convolution, at the result's size."""
+    """Return the working memory for each pixel of the input: before the last convolution, at the size of the result."""
     return (8 * features << 2 * stages) // unshuffle**2

@@ -1,4 +1,4 @@
-"""The sizes of the two networks, apart from them so that recognising a file needs no torch."""
+"""The sizes of the two networks, in a module without torch, so recognising a file does not import it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["CompactConfig", "RRDBConfig"]
 
 @frozen(kw_only=True)
 class RRDBConfig:
-    """The sizes of an RRDBNet. `unshuffle` is the side of the pixel blocks that are first folded into channels."""
+    """The sizes of an RRDBNet. `unshuffle` is the side of the blocks of pixels that become channels first."""
 
     blocks: int = 23
     features: int = 64
@@ -19,7 +19,7 @@ class RRDBConfig:
 
     @property
     def scale(self) -> int:
-        """How many times larger the image becomes."""
+        """The factor by which images are enlarged."""
         return (1 << self.stages) // self.unshuffle
 
 

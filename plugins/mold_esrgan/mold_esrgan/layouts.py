@@ -1,8 +1,8 @@
-"""Reads the names and shapes of a state dict: which network it is, and how its tensors are called officially.
+"""Recognise networks by the names and shapes of a state dict, and rename their tensors to the official names.
 
-Three layouts of RRDBNet are about: that of BasicSR (`conv_first`, `body.0.rdb1.conv1`), with the trunk's convolution
+There are three layouts of RRDBNet: that of BasicSR (`conv_first`, `body.0.rdb1.conv1`), with the trunk's convolution
 called `conv_body` or numbered after the blocks; that of the first ESRGAN release (`RRDB_trunk`, `upconv1`, `HRconv`);
-and its even older numbered one (`model.1.sub.0.RDB1.conv1.0`). All may stand under a wrapper such as `params_ema`.
+and the older numbered one (`model.1.sub.0.RDB1.conv1.0`). All may have a wrapper such as `params_ema`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["compact_config", "compact_tensors", "rrdb_config", "rrdb_tensors"]
 
 
 class Shaped(Protocol):
-    """All that is looked at here: a tensor's shape."""
+    """A tensor's shape, which is all that recognition needs."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -27,7 +27,7 @@ class Shaped(Protocol):
 
 T = TypeVar("T", bound=Shaped)
 
-# Under what trainers put a network into a file, best first: the averaged weights come before the others.
+# Prefixes under which trainers store a network, best first: averaged weights precede others.
 _WRAPPERS = ("params_ema", "params-ema", "params", "state_dict", "model_state_dict", "model", "net_g", "net", "module")
 
 _FIRST_RELEASE = (
@@ -48,7 +48,7 @@ _LAYER = re.compile(r"^body\.(\d+)\.(weight|bias)$")
 
 
 def rrdb_tensors(tensors: Mapping[str, T]) -> dict[str, T] | None:
-    """Return the tensors of an RRDBNet under their official names, or None if this is none."""
+    """Return the tensors of an RRDBNet under their official names; None if it is not one."""
     for candidate in _unwrapped(tensors):
         named = _officially_named(candidate)
         if "conv_first.weight" in named and "body.0.rdb1.conv1.weight" in named:
@@ -57,7 +57,7 @@ def rrdb_tensors(tensors: Mapping[str, T]) -> dict[str, T] | None:
 
 
 def rrdb_config(tensors: Mapping[str, T]) -> RRDBConfig:
-    """Return the sizes of an RRDBNet, read off its officially named tensors. Raises CheckpointError."""
+    """Return the sizes of an RRDBNet from its officially named tensors. Raises CheckpointError."""
     features, channels = _conv_shape(tensors, "conv_first.weight")
     growth, _ = _conv_shape(tensors, "body.0.rdb1.conv1.weight")
     stages = max((int(found[1]) for found in map(_STAGE.match, tensors) if found), default=0)
@@ -65,7 +65,7 @@ def rrdb_config(tensors: Mapping[str, T]) -> RRDBConfig:
     if unshuffle is None or 2**stages % unshuffle:
         raise CheckpointError(
             f"an RRDBNet with {channels} input channels and {stages} doublings is not one of Real-ESRGAN's; images"
-            " have 3 channels, or 12 or 48 when they are folded"
+            " have 3 channels, or 12 or 48 after unshuffling"
         )
     blocks = 1 + max(int(found[1]) for found in map(_BLOCK.match, tensors) if found)
     return RRDBConfig(blocks=blocks, features=features, growth=growth, stages=stages, unshuffle=unshuffle)
@@ -87,7 +87,7 @@ def _officially_named(tensors: Mapping[str, T]) -> dict[str, T]:
 
 def _from_numbers(tensors: Mapping[str, T]) -> dict[str, T]:
     numbers = sorted({int(found[1]) for found in map(_NUMBERED.match, tensors) if found} - {0})
-    # Behind the trunk stand the doublings, then the two last convolutions; what lies between has no weights.
+    # After the trunk come the doublings, then the two last convolutions; the layers between have no weights.
     outer = {0: "conv_first"}
     outer |= {number: f"conv_up{stage}" for stage, number in enumerate(numbers[:-2], start=1)}
     outer |= dict(zip(numbers[-2:], ("conv_hr", "conv_last"), strict=False))
@@ -107,7 +107,7 @@ def _from_numbers(tensors: Mapping[str, T]) -> dict[str, T]:
 
 
 def compact_tensors(tensors: Mapping[str, T]) -> dict[str, T] | None:
-    """Return the tensors of an SRVGGNetCompact under their official names, or None if this is none."""
+    """Return the tensors of an SRVGGNetCompact under their official names; None if it is not one."""
     for candidate in _unwrapped(tensors):
         first, slope = candidate.get("body.0.weight"), candidate.get("body.1.weight")
         if first is not None and slope is not None and len(first.shape) == 4 and len(slope.shape) == 1:
@@ -116,7 +116,7 @@ def compact_tensors(tensors: Mapping[str, T]) -> dict[str, T] | None:
 
 
 def compact_config(tensors: Mapping[str, T]) -> CompactConfig:
-    """Return the sizes of an SRVGGNetCompact, read off its officially named tensors. Raises CheckpointError."""
+    """Return the sizes of an SRVGGNetCompact from its officially named tensors. Raises CheckpointError."""
     features, channels = _conv_shape(tensors, "body.0.weight")
     last = max(int(found[1]) for found in map(_LAYER.match, tensors) if found)
     outputs, _ = _conv_shape(tensors, f"body.{last}.weight")
@@ -133,7 +133,7 @@ def compact_config(tensors: Mapping[str, T]) -> CompactConfig:
 
 
 def _unwrapped(tensors: Mapping[str, T]) -> list[dict[str, T]]:
-    """Return the tensors as they are and without each wrapper that they stand under, two wrappers deep."""
+    """Return the tensors as they are, and without each of their wrappers, up to two levels."""
     found = [dict(tensors)]
     for outer in _WRAPPERS:
         inner = _below(tensors, outer)

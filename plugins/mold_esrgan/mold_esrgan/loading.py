@@ -1,4 +1,4 @@
-"""Tensors of a file into a network on its device, in the dtype that is fastest there."""
+"""Load a network from the tensors of a file, in the fastest dtype of its device."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def load_network(
     tensors: Mapping[str, TensorSource],
     context: LoadContext,
 ) -> tuple[Callable[[Tensor], Tensor], int, Callable[[], None]]:
-    """Return a network of a config with the tensors in it, what it takes in memory, and what frees it.
+    """Return the function of a network with these tensors, its size in memory in bytes, and the function that frees it.
 
-    Raises CheckpointError for tensors that are missing, left over, quantised or of another shape.
+    Raises CheckpointError for tensors that are missing, unknown, quantised or of another shape.
     """
     with torch.device("meta"):
         module = network(config)
     read = {name: source.read() for name, source in tensors.items()}
     for name, tensor in read.items():
         if not isinstance(tensor, Tensor):
-            raise CheckpointError(f"{name} is quantised, and convolutions are not computed with quantised weights")
+            raise CheckpointError(f"{name} is quantised, and convolutions do not support quantised weights")
     load_weights(module, read, "the file", dtype=torch.float32, device=context.device)
     dtype = convolution_dtype(context.device)
     if dtype == torch.float16 and overflows_fp16(read.values()):
@@ -60,5 +60,5 @@ def load_network(
 
 
 def convolution_dtype(device: str) -> torch.dtype:
-    """Return the dtype to convolve in: fp16 on a GPU, bf16 on CPUs that multiply it, else fp32."""
+    """Return the dtype of convolutions: fp16 on a GPU, bf16 on CPUs that multiply it, else fp32."""
     return fast_dtype(device) if device == "cpu" else torch.float16

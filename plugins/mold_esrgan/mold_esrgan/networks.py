@@ -15,7 +15,7 @@ from mold_esrgan.configs import CompactConfig, RRDBConfig
 
 __all__ = ["RRDBNet", "SRVGGNetCompact", "SuperResolutionNetwork"]
 
-# How much of a residual block's output is added to its input (Wang et al. 2018, section 3.1).
+# The share of a residual block's output that is added to its input (Wang et al. 2018, section 3.1).
 _RESIDUAL = 0.2
 
 
@@ -28,7 +28,7 @@ class SuperResolutionNetwork(nn.Module):
 
 
 class ResidualDenseBlock(nn.Module):
-    """Five 3x3 convolutions, each of which sees the outputs of all before it."""
+    """Five 3x3 convolutions, each on the outputs of all previous ones."""
 
     def __init__(self, features: int, growth: int) -> None:
         super().__init__()
@@ -37,10 +37,12 @@ class ResidualDenseBlock(nn.Module):
         self.conv5 = nn.Conv2d(features + 4 * growth, features, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        seen = x
+        features_so_far = x
         for index in range(1, 5):
-            seen = torch.cat((seen, _leaky(self.get_submodule(f"conv{index}")(seen))), dim=1)
-        return torch.add(x, self.conv5(seen), alpha=_RESIDUAL)
+            features_so_far = torch.cat(
+                (features_so_far, _leaky(self.get_submodule(f"conv{index}")(features_so_far))), dim=1
+            )
+        return torch.add(x, self.conv5(features_so_far), alpha=_RESIDUAL)
 
 
 class RRDB(nn.Module):

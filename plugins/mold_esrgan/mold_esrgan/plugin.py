@@ -18,7 +18,7 @@ CATALOG = Path(__file__).parent / "catalog.toml"
 
 @hookimpl
 def mold_upscalers() -> list[UpscalerArchitecture]:
-    """Bring RRDBNet and SRVGGNetCompact."""
+    """Return RRDBNet and SRVGGNetCompact."""
     from mold_esrgan.architectures import RRDB, Compact
 
     return [RRDB(), Compact()]
@@ -34,7 +34,7 @@ def mold_loaders() -> list[WeightLoader]:
 
 @hookimpl
 def mold_models() -> list[ModelSpec]:
-    """Bring the Real-ESRGAN models that people use."""
+    """Return the popular Real-ESRGAN models."""
     from mold_core import read_catalog
 
     return read_catalog(CATALOG)

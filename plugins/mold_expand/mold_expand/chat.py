@@ -1,4 +1,4 @@
-"""Qwen3's chat format: what a model is told, as tokens, and its tokens as text."""
+"""Qwen3's chat format: conversations to tokens, and tokens to text."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from mold_core import CheckpointError
 __all__ = ["Chat"]
 
 _START, _END, _END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
-# What has a meaning of its own to the tokenizer, and may not come from outside.
+# Control tokens, which are removed from user input.
 _MARKS = re.compile(r"<\|[\w]*\|>|</?think>")
 
 
 class Chat:
-    """ChatML over a tokenizer.json. `stop` holds the tokens that end an answer."""
+    """ChatML with a tokenizer.json. `stop` is the set of tokens that end a response."""
 
     def __init__(self, path: Path) -> None:
         from tokenizers import Tokenizer
@@ -31,20 +31,20 @@ class Chat:
         self.stop = frozenset(end for end in ends if end is not None)
 
     def ask(self, user: str, system: str | None = None, *, thinking: bool = False) -> list[int]:
-        """Return the tokens of a conversation up to where the model answers; it thinks aloud first if it may."""
+        """Return the tokens of a conversation up to the response, which with `thinking` begins with thoughts."""
         opening = "" if system is None else f"{_START}system\n{_plain(system)}{_END}\n"
-        # An empty thought is what Qwen3's own template writes where thinking is off.
+        # Qwen3's template turns thinking off with an empty thought.
         thought = "" if thinking else "<think>\n\n</think>\n\n"
         text = f"{opening}{_START}user\n{_plain(user)}{_END}\n{_START}assistant\n{thought}"
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
     def text(self, tokens: Sequence[int]) -> str:
-        """Return an answer as text, thoughts included."""
+        """Return the text of a response, including thoughts."""
         text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=False)
         return text
 
 
 def _plain(text: str) -> str:
-    text = text.encode("utf-8", "replace").decode("utf-8")  # JSON can bring half surrogate pairs
+    text = text.encode("utf-8", "replace").decode("utf-8")  # JSON may contain half surrogate pairs
     return _MARKS.sub(" ", text)

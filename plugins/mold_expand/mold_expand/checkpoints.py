@@ -1,4 +1,4 @@
-"""GGUF files of Qwen3 models → sizes and tensors, under the network's names.
+"""Read sizes and tensors of Qwen3 models from GGUF files.
 
 Tensor names and metadata keys are llama.cpp's (https://github.com/ggml-org/llama.cpp, gguf-py/gguf/constants.py). The
 width of a head is read from the metadata or the query matrix: it is not the width divided by the heads in Qwen3.
@@ -56,7 +56,7 @@ _INSIDE = {
 _BLOCK = re.compile(r"blk\.(\d+)\.(\w+)\.weight")
 _MOST_LAYERS = 1024
 
-# Models below this many numbers are expanded when they are loaded: their speed is not that of memory.
+# Smaller models are dequantized when they are loaded, because memory does not limit their speed.
 SMALL = 2**24
 
 
@@ -74,10 +74,9 @@ def load_qwen3(
     """Return the model of a GGUF file, ready to run on a device.
 
     A model of fewer than `small` numbers is dense, in float32. A larger one stays quantised and computes in `dtype`:
-    on a CPU as rows of int8, for which its blocks are rounded once more (see `mold_core.weights.int8`), elsewhere and
-    without `int8` as the blocks of the file. `compile` and `cache_dir` say whether the product with int8 is compiled
-    and where it is kept, as in `compiled_product`. Raises CheckpointError naming the file for one that is damaged or
-    of another model.
+    on a CPU in rows of int8, for which its blocks are rounded again (see `mold_core.weights.int8`), elsewhere and
+    without `int8` in the blocks of the file. `compile` and `cache_dir` are those of `compiled_product`. Raises
+    CheckpointError naming the file if it is damaged or of another model.
     """
     file = open_weights(path, loaders)
     if not isinstance(file, WeightFile) or file.format != "gguf":
@@ -107,7 +106,7 @@ def _config(file: WeightFile) -> Qwen3Config:
 
     def shape(name: str, *dims: int | None) -> tuple[int, ...]:
         if name not in file or len(file[name].shape) != len(dims):
-            raise CheckpointError(f"it lacks the tensor {name}, or has it in another form than Qwen3's")
+            raise CheckpointError(f"it lacks the tensor {name}, or its shape is not that of Qwen3")
         return file[name].shape
 
     def number(key: str, default: float | None = None) -> float:

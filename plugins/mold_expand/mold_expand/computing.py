@@ -1,4 +1,4 @@
-"""How a language model is computed on a device: in which numbers, on how many threads."""
+"""The dtype and the number of threads that a language model computes with."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["precision_of", "threads_for"]
 
 
 def precision_of(device: str) -> torch.dtype:
-    """Return the dtype that large models compute in; Qwen3 was trained in bf16, and outgrows fp16 on older GPUs."""
+    """Return the dtype that large models compute in. Qwen3 was trained in bf16, and its values overflow fp16."""
     if device.startswith("cuda"):
         return wide_dtype(device, torch.cuda.get_device_capability(device))
     return torch.float16 if device.startswith("mps") else torch.bfloat16
@@ -28,9 +28,9 @@ def precision_of(device: str) -> torch.dtype:
 
 @contextmanager
 def threads_for(model: Qwen3, context: ExpandContext) -> Iterator[None]:
-    """Compute on the threads of the settings inside; a small model on one, which is faster than sharing its work."""
-    wanted = context.threads
-    if wanted is None and sum(parameter.numel() for parameter in model.parameters()) < SMALL:
-        wanted = 1
-    with compute_threads(wanted):
+    """Compute with the threads of the settings inside; by default, a small model with one, which is faster."""
+    count = context.threads
+    if count is None and sum(parameter.numel() for parameter in model.parameters()) < SMALL:
+        count = 1
+    with compute_threads(count):
         yield

@@ -1,8 +1,8 @@
 """Chat completions of an OpenAI-compatible server (Ollama, llama.cpp, vLLM, OpenAI), over httpx2.
 
-No redirect is followed, as it could carry the key elsewhere, and no content is decompressed, so that the limit on its
-size holds. httpx2 has timeouts for each read but none for a whole answer: a question is one asyncio task with a
-deadline, and cancelling that task closes its connection at once.
+Redirects are not followed, because they could send the key to another server. Content is not decompressed, so its size
+is limited. httpx2 has timeouts for each read but none for a whole response, so a request is one asyncio task with a
+deadline; cancelling the task closes its connection at once.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _NO_CHECK: Callable[[], object] = lambda: None  # noqa: E731
 
 
 @attrs.frozen
-class _Answer:
+class _Response:
     status: int
     headers: Mapping[str, str]
     body: bytes
@@ -50,10 +50,10 @@ class _Answer:
 
 @attrs.frozen(kw_only=True)
 class Endpoint:
-    """A server that completes chats. `timeout_s` limits one question as a whole: attempts and pauses together.
+    """A server with chat completions. `timeout_s` limits a request as a whole, including attempts and pauses.
 
-    `url` is its root, with or without /v1; `key` is sent as a bearer token if given. HTTP_PROXY, HTTPS_PROXY,
-    ALL_PROXY and NO_PROXY are honoured, except for servers on this machine.
+    `url` is its root, with or without /v1; `key` is sent as a bearer token. HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and
+    NO_PROXY apply, except to servers on this machine.
     """
 
     url: str
@@ -63,9 +63,11 @@ class Endpoint:
     first_wait_s: float = 0.5
 
     def __attrs_post_init__(self) -> None:
-        parts = _split(self.url)
-        if self.key and parts.scheme == "http" and parts.hostname not in _LOOPBACK:
-            log.warning("the key for prompt expansion is sent unencrypted: %s is not an https address", parts.netloc)
+        url_parts = _split(self.url)
+        if self.key and url_parts.scheme == "http" and url_parts.hostname not in _LOOPBACK:
+            log.warning(
+                "the key for prompt expansion is sent unencrypted: %s is not an https address", url_parts.netloc
+            )
 
     def ask(
         self,
@@ -74,10 +76,10 @@ class Endpoint:
         check: Callable[[], object] = _NO_CHECK,
         **options: Any,
     ) -> str:
-        """Return the model's answer. `options` are further fields of the request (temperature, max_tokens, …).
+        """Return the model's response. `options` are other fields of the request (temperature, max_tokens, …).
 
-        Retries busy and failing servers (429, 5xx) and broken connections, three attempts in all, after the pause that
-        Retry-After names. `check` is called while waiting and may raise. Raises InferenceError.
+        Retries busy and failing servers (429, 5xx) and broken connections, up to three attempts, after the pause in
+        Retry-After. `check` is called while waiting and may raise. Raises InferenceError.
         """
         fields = {"model": self.model, "messages": list(messages), "stream": False, **options}
         return _run(self._ask(json.dumps(fields).encode("ascii")), check)
@@ -97,7 +99,7 @@ class Endpoint:
         for attempt in range(1, _ATTEMPTS + 1):
             wait_s = self.first_wait_s * 2 ** (attempt - 1) * random.uniform(0.8, 1.2)
             result = await self._attempt(client, body, attempt)
-            if isinstance(result, _Answer):
+            if isinstance(result, _Response):
                 if result.status == 200:
                     return _content(result, self._failed)
                 problem = _status(result)
@@ -111,12 +113,12 @@ class Endpoint:
             await asyncio.sleep(wait_s)
         raise AssertionError("unreachable")
 
-    async def _attempt(self, client: httpx2.AsyncClient, body: bytes, attempt: int) -> _Answer | str:
-        """Return an answer, or why there is none. Raises InferenceError for what another attempt cannot mend."""
+    async def _attempt(self, client: httpx2.AsyncClient, body: bytes, attempt: int) -> _Response | str:
+        """Return the response, or the reason for its failure. Raises InferenceError if another attempt is useless."""
         import httpx2
 
         try:
-            answer = await _exchange(client, _address(self.url), body)
+            response = await _exchange(client, _address(self.url), body)
         except httpx2.TransportError as error:
             log.warning(
                 "prompt expansion: attempt %d of %d failed: %s: %s", attempt, _ATTEMPTS, type(error).__name__, error
@@ -127,13 +129,13 @@ class Endpoint:
                 error, httpx2.ProxyError
             )
             return "cannot be reached" if unreachable else "broke the connection off"
-        if answer.status != 200:
+        if response.status != 200:
             log.warning(
-                "prompt expansion: attempt %d of %d: %s: %s", attempt, _ATTEMPTS, _status(answer), answer.body[:500]
+                "prompt expansion: attempt %d of %d: %s: %s", attempt, _ATTEMPTS, _status(response), response.body[:500]
             )
-            if answer.status not in _RETRIED:
-                raise self._failed(_status(answer), hint=_HINTS.get(answer.status))
-        return answer
+            if response.status not in _RETRIED:
+                raise self._failed(_status(response), hint=_HINTS.get(response.status))
+        return response
 
     def _client(self) -> httpx2.AsyncClient:
         import httpx2
@@ -162,8 +164,8 @@ _HINTS = {
 
 
 def _run(question: Coroutine[Any, Any, str], check: Callable[[], object]) -> str:
-    """Run a coroutine in a loop of its own."""
-    # NOTE: asyncio.run() would wait for a name that is still being looked up; closing the loop does not.
+    """Run a coroutine in its own event loop."""
+    # NOTE: asyncio.run() would wait for a DNS lookup to end; closing the loop does not.
     loop = asyncio.new_event_loop()
     try:
         return loop.run_until_complete(_checked(question, check))
@@ -172,7 +174,7 @@ def _run(question: Coroutine[Any, Any, str], check: Callable[[], object]) -> str
 
 
 async def _checked(question: Coroutine[Any, Any, str], check: Callable[[], object]) -> str:
-    """Await a coroutine; call `check` meanwhile, and cancel the coroutine when that raises."""
+    """Await a coroutine. Call `check` from time to time, and cancel the coroutine when it raises."""
     task = asyncio.ensure_future(question)
     try:
         while not (await asyncio.wait({task}, timeout=_POLL_S))[0]:
@@ -184,15 +186,15 @@ async def _checked(question: Coroutine[Any, Any, str], check: Callable[[], objec
             await task
 
 
-async def _exchange(client: httpx2.AsyncClient, url: str, body: bytes) -> _Answer:
-    """Send one request and return the answer; its body is cut a little above the limit. Raises TransportError."""
+async def _exchange(client: httpx2.AsyncClient, url: str, body: bytes) -> _Response:
+    """Send one request and return the response, whose body is cut just above the limit. Raises TransportError."""
     content = b""
     async with client.stream("POST", url, content=body) as response:
         async for chunk in response.aiter_raw():
             content += chunk
             if len(content) > _MOST_BYTES:
                 break
-    return _Answer(response.status_code, response.headers, content)
+    return _Response(response.status_code, response.headers, content)
 
 
 def _caused_by(error: BaseException, *kinds: type[BaseException]) -> bool:
@@ -200,7 +202,7 @@ def _caused_by(error: BaseException, *kinds: type[BaseException]) -> bool:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and what it was raised for, in groups too, as anyio raises them for several addresses."""
+    """Yield an error and its causes, including those in groups, which anyio raises for several addresses."""
     while error is not None:
         yield error
         for inner in getattr(error, "exceptions", ()):
@@ -212,62 +214,66 @@ def _no_address(url: str) -> SettingsError:
     return SettingsError(
         f"the expansion backend {url[:80]!r} is not the address of a server",
         field="expand_backend",
-        hint="give http://host:port, https://host, or local",
+        hint="use http://host:port, https://host, or local",
     )
 
 
 def _address(url: str) -> str:
-    parts = _split(url)
-    path = parts.path.rstrip("/")
+    url_parts = _split(url)
+    path = url_parts.path.rstrip("/")
     if not path.endswith("/chat/completions"):
         path = f"{path}/chat/completions" if path.endswith("/v1") else f"{path}/v1/chat/completions"
-    return parts._replace(path=path).geturl()
+    return url_parts._replace(path=path).geturl()
 
 
 def _split(url: str) -> SplitResult:
-    """Return the parts of a URL. Raises SettingsError unless it is http(s), and for one that holds a password."""
+    """Return the url_parts of a URL. Raises SettingsError unless it is http(s), and if it contains a password."""
     try:
-        parts = urlsplit(url.strip())
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        url_parts = urlsplit(url.strip())
+        usable = (
+            url_parts.scheme in ("http", "https")
+            and bool(url_parts.hostname)
+            and (url_parts.port is None or url_parts.port > 0)
+        )
     except ValueError:
         usable = False
     if not usable or any(char.isspace() for char in url.strip()):
         raise _no_address(url)
-    if parts.username or parts.password or parts.query or parts.fragment:
+    if url_parts.username or url_parts.password or url_parts.query or url_parts.fragment:
         raise SettingsError(
-            "the address of the expansion backend must not hold a password, query or fragment",
+            "the address of the expansion backend must not contain a password, query or fragment",
             field="expand_backend",
-            hint="give a key as MOLD_EXPAND_API_KEY",
+            hint="set a key with MOLD_EXPAND_API_KEY",
         )
-    return parts
+    return url_parts
 
 
-def _content(answer: _Answer, failed: Callable[[str], InferenceError]) -> str:
+def _content(response: _Response, failed: Callable[[str], InferenceError]) -> str:
     """Return the text of a chat completion."""
-    if len(answer.body) > _MOST_BYTES:
+    if len(response.body) > _MOST_BYTES:
         raise failed("sent more than 1 MiB")
     try:
-        document = json.loads(answer.body)
+        document = json.loads(response.body)
         content = document["choices"][0]["message"]["content"]
         if isinstance(content, list):
-            content = "".join(part["text"] for part in content if part.get("type") == "text")
+            content = "".join(item["text"] for item in content if item.get("type") == "text")
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
-        log.warning("prompt expansion: no chat completion: %s", answer.body[:500])
+        log.warning("prompt expansion: no chat completion: %s", response.body[:500])
         raise failed("did not answer with a chat completion") from None
     if not isinstance(content, str) or not content.strip():
         raise failed("answered with an empty text")
     return content
 
 
-def _status(answer: _Answer) -> str:
-    if 300 <= answer.status < 400:
-        return f"redirects elsewhere ({answer.status}), which is not followed"
-    reason = http.client.responses.get(answer.status, "")
-    return f"answered {answer.status} {reason}".rstrip()
+def _status(response: _Response) -> str:
+    if 300 <= response.status < 400:
+        return f"redirects elsewhere ({response.status}), which is not followed"
+    reason = http.client.responses.get(response.status, "")
+    return f"answered {response.status} {reason}".rstrip()
 
 
 def _retry_after_s(value: str | None, otherwise_s: float) -> float:
-    """Return the seconds that a Retry-After header names, as a number or a date."""
+    """Return the seconds of a Retry-After header, which has a number or a date."""
     if value is None:
         return otherwise_s
     try:

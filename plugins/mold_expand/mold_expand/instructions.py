@@ -1,4 +1,4 @@
-"""What a language model is told before it sees a wish: templates, and how prompts for each family are written."""
+"""System prompts for language models: templates, and the style of prompts for each family."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import attrs
 
-__all__ = ["BATCH", "SINGLE", "Style", "filled", "style_of"]
+__all__ = ["BATCH", "SINGLE", "Style", "fill_template", "style_of"]
 
 _STYLES = Path(__file__).parent / "styles.toml"
 
@@ -34,7 +34,7 @@ nothing else."""
 
 @attrs.frozen
 class Style:
-    """How prompts for a family are written."""
+    """The style of prompts for a family."""
 
     word_limit: int
     notes: str
@@ -46,18 +46,18 @@ def _styles() -> Mapping[str, Style]:
     return {family: Style(table["word_limit"], table["notes"]) for family, table in tables.items()}
 
 
-def style_of(family: str, own: Mapping[str, object] | None = None) -> Style:
-    """Return the style of a family; `own` may hold its `word_limit` and `style_notes`, from the settings."""
+def style_of(family: str, custom: Mapping[str, object] | None = None) -> Style:
+    """Return the style of a family; `custom` may replace its `word_limit` and `style_notes`, from the settings."""
     styles = _styles()
     style = styles.get(family, styles["default"])
-    limit, notes = (own or {}).get("word_limit"), (own or {}).get("style_notes")
+    limit, notes = (custom or {}).get("word_limit"), (custom or {}).get("style_notes")
     return Style(
         limit if isinstance(limit, int) else style.word_limit, notes if isinstance(notes, str) else style.notes
     )
 
 
-def filled(template: str, style: Style, count: int) -> str:
-    """Return a template with {WORD_LIMIT}, {MODEL_NOTES} and {N} filled in; other braces stay as they are."""
+def fill_template(template: str, style: Style, count: int) -> str:
+    """Return a template with values for {WORD_LIMIT}, {MODEL_NOTES} and {N}; other braces stay."""
     for name, value in (("WORD_LIMIT", style.word_limit), ("MODEL_NOTES", style.notes), ("N", count)):
         template = template.replace(f"{{{name}}}", str(value))
     return template

@@ -1,4 +1,4 @@
-"""The expander `local`: a Qwen3 model of the catalog, in memory for the call only."""
+"""The expander `local`: a Qwen3 model of the catalog, loaded for each call."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from mold_core import (
     ValidationError,
 )
 from mold_core.families import stage
-from mold_expand.answers import prompt_of
 from mold_expand.choosing import faults
-from mold_expand.instructions import SINGLE, filled, style_of
+from mold_expand.instructions import SINGLE, fill_template, style_of
+from mold_expand.responses import prompt_of
 
 if TYPE_CHECKING:
     from mold_core import ExpandContext, Expansion, LocalFiles, ModelSpec, Run
@@ -26,37 +26,36 @@ if TYPE_CHECKING:
 __all__ = ["LocalExpander"]
 
 FAMILY = "qwen3-expand"
-_NEXT_TRY = 0x9E3779B9  # turns the bits of a seed for another try, far from those of other variations
+_NEXT_ATTEMPT = 0x9E3779B9  # changes the seed for another attempt, far from the seeds of other variations
 _EMPTY = 1_000_000
-_LONGEST_WISH = 4096  # tokens; with the instructions it stays far below what Qwen3 was trained on
+_MAX_PROMPT_TOKENS = 4096  # with the instructions, far below the length that Qwen3 was trained on
 
 
 class LocalExpander(PromptExpander):
     """Writes prompts with a language model on this machine.
 
-    A model's ``options`` may say ``instructions = false`` (it was trained to write prompts and is told nothing but the
-    wish) and ``sampling``, a table of temperature, top_p, top_k and max_tokens that stands before the settings, and
-    ``tries``: how often a prompt may be written that lacks words of the wish, of those in the model's vocabulary, or
-    repeats itself.
+    A model's ``options`` may have ``instructions = false`` (it was trained to write prompts and gets no system prompt),
+    ``sampling``, a table of temperature, top_p, top_k and max_tokens that precede the settings, and ``tries``: the
+    attempts to write a prompt that repeats nothing and has all words of the idea that are in the model's vocabulary.
     """
 
     name = "local"
     model_families = frozenset({FAMILY})
 
     def takes(self, backend: str, context: ExpandContext) -> bool:
-        """Say whether a backend is "local" or a language model of the catalog."""
+        """Return whether a backend is "local" or a language model of the catalog."""
         return backend == self.name or self._find(backend, context) is not None
 
     def check(self, expansion: Expansion, context: ExpandContext) -> None:
-        """Raise ValidationError if the language model is not here."""
+        """Raise ValidationError if the language model is not downloaded."""
         self._files(self._spec(expansion, context), context)
 
     def size_bytes(self, expansion: Expansion, context: ExpandContext) -> int:
-        """Return the memory that writing takes: the files, and as much again where small ones are expanded."""
+        """Return the memory that writing takes: the size of the files."""
         return self._files(self._spec(expansion, context), context).size_bytes()
 
     def expand(self, expansion: Expansion, context: ExpandContext, run: Run) -> list[str]:
-        """Return the prompts; the model is read for it and freed afterwards."""
+        """Return the prompts. The model is loaded for the call and freed afterwards."""
         from mold_expand.chat import Chat
         from mold_expand.checkpoints import load_qwen3
         from mold_expand.computing import precision_of, threads_for
@@ -75,7 +74,7 @@ class LocalExpander(PromptExpander):
                 cache_dir=context.settings.home / "cache",
             )
             with threads_for(model, context):
-                prompts = _written(model, chat, ids, spec, expansion, context, run)
+                prompts = _prompts(model, chat, ids, spec, expansion, context, run)
         if not all(prompts):
             raise InferenceError(
                 f"prompt expansion failed: {spec.name} wrote nothing",
@@ -97,7 +96,7 @@ class LocalExpander(PromptExpander):
         return spec
 
     def _find(self, name: str, context: ExpandContext) -> ModelSpec | None:
-        """Return the language model of a name, if it is one."""
+        """Return the language model of a name; None if it is not one."""
         try:
             spec = context.resolve(name)
         except UnknownModelError:
@@ -116,7 +115,7 @@ class LocalExpander(PromptExpander):
             ) from error
 
 
-def _written(
+def _prompts(
     model: Qwen3,
     chat: Chat,
     ids: list[int],
@@ -125,7 +124,7 @@ def _written(
     context: ExpandContext,
     run: Run,
 ) -> list[str | None]:
-    """Return the prompts. A model with ``tries`` in its options writes those again that have faults, so many times."""
+    """Return the prompts. A model with ``tries`` in its options writes prompts with faults again, up to that number."""
     from mold_expand.writing import write
 
     sampling, max_tokens = _sampling(spec, context)
@@ -133,20 +132,20 @@ def _written(
     words = frozenset(spec.vocabulary.words) if spec.vocabulary else frozenset()
     best: dict[int, tuple[int, str | None]] = {}
     for attempt in range(tries):
-        wanted = [number for number in range(expansion.variations) if best.get(number, (1, None))[0]]
-        if not wanted:
+        numbers = [number for number in range(expansion.variations) if best.get(number, (1, None))[0]]
+        if not numbers:
             break
-        answers = write(
+        responses = write(
             model,
             ids,
-            seeds=[(expansion.seed + number) % 2**64 ^ attempt * _NEXT_TRY for number in wanted],
+            seeds=[(expansion.seed + number) % 2**64 ^ attempt * _NEXT_ATTEMPT for number in numbers],
             max_tokens=max_tokens,
             stop=chat.stop,
             sampling=sampling,
             check=run.check,
         )
-        for number, answer in zip(wanted, answers, strict=True):
-            prompt = prompt_of(chat.text(answer))
+        for number, response in zip(numbers, responses, strict=True):
+            prompt = prompt_of(chat.text(response))
             count = faults(expansion.prompt, prompt, words) if prompt and tries > 1 else 0 if prompt else _EMPTY
             if number not in best or count < best[number][0]:
                 best[number] = (count, prompt)
@@ -157,13 +156,13 @@ def _question(chat: Chat, spec: ModelSpec, expansion: Expansion, context: Expand
     settings = context.settings
     if spec.options.get("instructions", True):
         style = style_of(expansion.family, settings.expand_families.get(expansion.family))
-        system = filled(settings.expand_system_prompt or SINGLE, style, 1)
+        system = fill_template(settings.expand_system_prompt or SINGLE, style, 1)
         ids = chat.ask(expansion.prompt, system, thinking=settings.expand_thinking)
     else:
         ids = chat.ask(expansion.prompt)
-    if len(ids) > _LONGEST_WISH:
+    if len(ids) > _MAX_PROMPT_TOKENS:
         raise ValidationError(
-            f"prompt is too long to be expanded: {len(ids):,} tokens with the instructions, of {_LONGEST_WISH:,}",
+            f"prompt is too long to be expanded: {len(ids):,} tokens with the instructions, of {_MAX_PROMPT_TOKENS:,}",
             field="prompt",
             hint="it needs no expansion, or shorten it",
         )
@@ -174,10 +173,10 @@ def _sampling(spec: ModelSpec, context: ExpandContext) -> tuple[Sampling, int]:
     from mold_expand.writing import Sampling
 
     settings = context.settings
-    own: Mapping[str, Any] = spec.options.get("sampling", {})
+    custom: Mapping[str, Any] = spec.options.get("sampling", {})
     sampling = Sampling(
-        temperature=own.get("temperature", settings.expand_temperature),
-        top_p=own.get("top_p", settings.expand_top_p),
-        top_k=own.get("top_k", settings.expand_top_k),
+        temperature=custom.get("temperature", settings.expand_temperature),
+        top_p=custom.get("top_p", settings.expand_top_p),
+        top_k=custom.get("top_k", settings.expand_top_k),
     )
-    return sampling, own.get("max_tokens", settings.expand_max_tokens)
+    return sampling, custom.get("max_tokens", settings.expand_max_tokens)

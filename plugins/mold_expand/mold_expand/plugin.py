@@ -1,4 +1,4 @@
-"""What mold finds: the expanders `local` and `endpoint`, and the catalog of language models."""
+"""The hooks of mold-expand: the expanders `local` and `endpoint`, and the language models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CATALOG = Path(__file__).parent / "catalog.toml"
 
 @hookimpl
 def mold_expanders() -> list[PromptExpander]:
-    """Bring a language model on this machine, and servers elsewhere."""
+    """Return the expanders: a language model on this machine, and an OpenAI-compatible server."""
     from mold_expand.local import LocalExpander
     from mold_expand.remote import EndpointExpander
 
@@ -26,7 +26,7 @@ def mold_expanders() -> list[PromptExpander]:
 
 @hookimpl
 def mold_models() -> list[ModelSpec]:
-    """Bring two sizes of Qwen3."""
+    """Return two sizes of Qwen3."""
     from mold_core import read_catalog
 
     return read_catalog(CATALOG)

@@ -1,4 +1,4 @@
-"""Qwen3 as a network that continues texts: one prefix is read once, then any number of continuations in step.
+"""Qwen3, which reads a prefix once and then generates any number of continuations together.
 
 The architecture is that of the Qwen3 report (arXiv 2505.09388): pre-norm blocks of grouped-query attention with queries
 and keys RMS-normalised per head, rotary positions, SwiGLU. Modules carry the published parameter names.
@@ -37,39 +37,39 @@ class Qwen3Config:
 
 @attrs.frozen(eq=False)
 class Prefix:
-    """What a read text left in the attention layers: for each, keys and values [kv_heads, length, head_dim]."""
+    """The key-value cache of a text: for each layer, keys and values [kv_heads, length, head_dim]."""
 
     length: int
     layers: tuple[tuple[Tensor, Tensor], ...]
 
 
 class Continuations:
-    """Texts that go on from one prefix, all of one length: their own keys and values, layer by layer.
+    """The key-value caches of continuations of one prefix, all of one length.
 
-    The prefix is kept once, however many texts there are.
+    The cache of the prefix is shared by all.
     """
 
-    def __init__(self, prefix: Prefix, count: int, room: int) -> None:
-        """`room` is how many tokens each text may get."""
+    def __init__(self, prefix: Prefix, count: int, max_tokens: int) -> None:
+        """`max_tokens` is the maximum length of each continuation."""
         self.prefix = prefix
         self.length = 0
-        self.room = room
-        self.turns: Tensor | None = None
+        self.max_tokens = max_tokens
+        self.rotations: Tensor | None = None
         keys = prefix.layers[0][0]
-        shape = (count, keys.shape[0], room, keys.shape[2])
-        self._own = [(keys.new_empty(shape), keys.new_empty(shape)) for _ in prefix.layers]
+        shape = (count, keys.shape[0], max_tokens, keys.shape[2])
+        self._cache = [(keys.new_empty(shape), keys.new_empty(shape)) for _ in prefix.layers]
 
     def add(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Note one token's keys and values [texts, kv_heads, 1, head_dim]; return all of the texts' own."""
+        """Append keys and values [texts, kv_heads, 1, head_dim] of one token; return those of all tokens."""
         end = self.length + 1
-        for memory, new in zip(self._own[layer], (keys, values), strict=True):
+        for memory, new in zip(self._cache[layer], (keys, values), strict=True):
             memory[:, :, self.length : end] = new
-        own_keys, own_values = self._own[layer]
-        return own_keys[:, :, :end], own_values[:, :, :end]
+        new_keys, new_values = self._cache[layer]
+        return new_keys[:, :, :end], new_values[:, :, :end]
 
-    def keep(self, texts: Tensor) -> None:
-        """Go on with these texts only: their numbers, int64 [texts]."""
-        self._own = [(keys[texts], values[texts]) for keys, values in self._own]
+    def select(self, texts: Tensor) -> None:
+        """Keep only the texts with these indices, int64 [texts]."""
+        self._cache = [(keys[texts], values[texts]) for keys, values in self._cache]
 
 
 class RmsNorm(nn.Module):
@@ -101,38 +101,38 @@ class Attention(nn.Module):
         self.q_norm = RmsNorm(config.head_dim, config.eps)
         self.k_norm = RmsNorm(config.head_dim, config.eps)
 
-    def read(self, x: Tensor, turns: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def read(self, x: Tensor, rotations: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Return the output for a text x [1, length, width], and its keys and values [kv_heads, length, head_dim]."""
-        queries, keys, values = self._project(x, turns)
+        queries, keys, values = self._project(x, rotations)
         out = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=True)
-        # PERF: head by head in memory, or every later token's products would copy them first: ten times as long.
-        kept = keys[0].contiguous(), values[0].contiguous()
-        return self.o_proj(out.transpose(1, 2).flatten(2)), kept
+        # PERF: contiguous by head. Otherwise products of later tokens would copy them first, at ten times the cost.
+        cached = keys[0].contiguous(), values[0].contiguous()
+        return self.o_proj(out.transpose(1, 2).flatten(2)), cached
 
-    def go_on(self, x: Tensor, turns: Tensor, layer: int, texts: Continuations) -> Tensor:
+    def continue_texts(self, x: Tensor, rotations: Tensor, layer: int, texts: Continuations) -> Tensor:
         """Return the output for the next token of each text, x [texts, 1, width]."""
-        queries, keys, values = self._project(x, turns)
-        own_keys, own_values = texts.add(layer, keys, values)
+        queries, keys, values = self._project(x, rotations)
+        new_keys, new_values = texts.add(layer, keys, values)
         prefix_keys, prefix_values = texts.prefix.layers[layer]
         count, group = len(x), self.config.heads // self.config.kv_heads
         grouped = queries.view(count, self.config.kv_heads, group, -1) * self.config.head_dim**-0.5
-        # PERF: the prefix is one matrix for all texts, so its part is one product and not one for each text.
+        # PERF: the prefix is one matrix for all texts, so one product is enough.
         together = grouped.transpose(0, 1).flatten(1, 2)  # [kv_heads, texts * group, head_dim]
         to_prefix = (together @ prefix_keys.transpose(1, 2)).unflatten(1, (count, group)).transpose(0, 1)
-        scores = torch.cat([to_prefix, grouped @ own_keys.transpose(2, 3)], dim=-1)
+        scores = torch.cat([to_prefix, grouped @ new_keys.transpose(2, 3)], dim=-1)
         weights = scores.softmax(-1, dtype=torch.float32).to(x.dtype)
-        of_prefix, of_own = weights.split([texts.prefix.length, weights.shape[-1] - texts.prefix.length], dim=-1)
+        of_prefix, of_texts = weights.split([texts.prefix.length, weights.shape[-1] - texts.prefix.length], dim=-1)
         out = (of_prefix.transpose(0, 1).flatten(1, 2) @ prefix_values).unflatten(1, (count, group)).transpose(0, 1)
-        out = out + of_own @ own_values
+        out = out + of_texts @ new_values
         output: Tensor = self.o_proj(out.reshape(count, 1, -1))
         return output
 
-    def _project(self, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, x: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         config = self.config
         queries = self.q_norm(self.q_proj(x).unflatten(-1, (config.heads, config.head_dim))).transpose(1, 2)
         keys = self.k_norm(self.k_proj(x).unflatten(-1, (config.kv_heads, config.head_dim))).transpose(1, 2)
         values = self.v_proj(x).unflatten(-1, (config.kv_heads, config.head_dim)).transpose(1, 2)
-        return _turned(queries, turns), _turned(keys, turns), values
+        return _rotated(queries, rotations), _rotated(keys, rotations), values
 
 
 class FeedForward(nn.Module):
@@ -162,7 +162,7 @@ class Layer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Everything below the output layer."""
+    """All layers below the output layer."""
 
     def __init__(self, config: Qwen3Config) -> None:
         super().__init__()
@@ -177,7 +177,7 @@ class Decoder(nn.Module):
 
 
 class Qwen3(nn.Module):
-    """The language model. Without `lm_head` (a tied model that is not finished) it has no scores to give."""
+    """The language model. A tied model needs its `lm_head` set before use."""
 
     def __init__(self, config: Qwen3Config) -> None:
         super().__init__()
@@ -186,26 +186,26 @@ class Qwen3(nn.Module):
         self.lm_head: nn.Module | None = None if config.tied else nn.Linear(config.width, config.vocabulary, bias=False)
 
     def read(self, ids: Tensor) -> tuple[Tensor, Prefix]:
-        """Return the scores [1, vocabulary] of what follows a text, ids int64 [length], and the text as a prefix."""
+        """Return the scores [1, vocabulary] of the token after a text, ids int64 [length], and the text as a prefix."""
         x = self.model.embed_tokens(ids[None])
-        turns = self._turns(0, len(ids), x)
-        kept = []
+        rotations = self._rotations(0, len(ids), x)
+        cached = []
         for layer in self.model.blocks:
             check_cancelled()
-            out, pair = layer.self_attn.read(layer.input_layernorm(x), turns)
-            kept.append(pair)
+            out, pair = layer.self_attn.read(layer.input_layernorm(x), rotations)
+            cached.append(pair)
             x = x + out
             x = x + layer.mlp(layer.post_attention_layernorm(x))
-        return self._scores(x[:, -1]), Prefix(len(ids), tuple(kept))
+        return self._scores(x[:, -1]), Prefix(len(ids), tuple(cached))
 
-    def go_on(self, ids: Tensor, texts: Continuations) -> Tensor:
-        """Add one token to each text, ids int64 [texts]; return the scores [texts, vocabulary] of the next."""
+    def continue_texts(self, ids: Tensor, texts: Continuations) -> Tensor:
+        """Append one token to each text, ids int64 [texts]; return the scores [texts, vocabulary] of the next."""
         x = self.model.embed_tokens(ids[:, None])
-        if texts.turns is None:  # PERF: for all tokens at once; for each alone it takes as long as its attention
-            texts.turns = self._turns(texts.prefix.length, texts.room, x)
-        turns = texts.turns[:, texts.length : texts.length + 1]
+        if texts.rotations is None:  # PERF: computed for all tokens at once; alone, each takes as long as its attention
+            texts.rotations = self._rotations(texts.prefix.length, texts.max_tokens, x)
+        rotations = texts.rotations[:, texts.length : texts.length + 1]
         for number, layer in enumerate(self.model.blocks):
-            x = x + layer.self_attn.go_on(layer.input_layernorm(x), turns, number, texts)
+            x = x + layer.self_attn.continue_texts(layer.input_layernorm(x), rotations, number, texts)
             x = x + layer.mlp(layer.post_attention_layernorm(x))
         texts.length += 1
         return self._scores(x[:, -1])
@@ -215,7 +215,7 @@ class Qwen3(nn.Module):
         scores: Tensor = self.lm_head(self.model.norm(x))
         return scores.float()
 
-    def _turns(self, first: int, length: int, like: Tensor) -> Tensor:
+    def _rotations(self, first: int, length: int, like: Tensor) -> Tensor:
         """Return cosines and sines of rotary positions (arXiv 2104.09864), [2, length, head_dim]."""
         dim = self.config.head_dim
         steps = self.config.theta ** -(torch.arange(0, dim, 2, device=like.device) / dim)
@@ -224,7 +224,7 @@ class Qwen3(nn.Module):
         return torch.stack([angles.cos(), angles.sin()]).to(like.dtype)
 
 
-def _turned(x: Tensor, turns: Tensor) -> Tensor:
-    """Return x [..., length, head_dim] turned by its positions, the first half of a head against the second."""
+def _rotated(x: Tensor, rotations: Tensor) -> Tensor:
+    """Return x [..., length, head_dim] rotated by its positions, the first half of a head against the second."""
     a, b = x.chunk(2, dim=-1)
-    return x * turns[0] + torch.cat([-b, a], dim=-1) * turns[1]
+    return x * rotations[0] + torch.cat([-b, a], dim=-1) * rotations[1]

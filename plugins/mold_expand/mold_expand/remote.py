@@ -1,4 +1,4 @@
-"""The expander `endpoint`: any OpenAI-compatible server, at an address from the settings."""
+"""The expander `endpoint`: any OpenAI-compatible server, with an address from the settings."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from mold_core import InferenceError, PromptExpander
 from mold_core.families import stage
-from mold_expand.answers import prompt_of, prompts_of
 from mold_expand.endpoint import Endpoint
-from mold_expand.instructions import BATCH, SINGLE, filled, style_of
+from mold_expand.instructions import BATCH, SINGLE, fill_template, style_of
+from mold_expand.responses import prompt_of, prompts_of
 
 if TYPE_CHECKING:
     from mold_core import ExpandContext, Expansion, Run
@@ -17,16 +17,16 @@ __all__ = ["EndpointExpander"]
 
 
 class EndpointExpander(PromptExpander):
-    """Lets a server write the prompts. Several are asked for in one question; what is missing then, one by one."""
+    """Writes prompts with a server. One request is for several prompts; missing ones are requested one by one."""
 
     name = "endpoint"
 
     def takes(self, backend: str, context: ExpandContext) -> bool:
-        """Say whether a backend is an address."""
+        """Return whether a backend is an address."""
         return "://" in backend
 
     def check(self, expansion: Expansion, context: ExpandContext) -> None:
-        """Raise SettingsError for an address that cannot be one."""
+        """Raise SettingsError for an invalid address."""
         _endpoint(expansion, context)
 
     def expand(self, expansion: Expansion, context: ExpandContext, run: Run) -> list[str]:
@@ -75,14 +75,14 @@ def _ask(
     count: int,
 ) -> str:
     settings = context.settings
-    own = settings.expand_batch_prompt if count > 1 else settings.expand_system_prompt
+    custom = settings.expand_batch_prompt if count > 1 else settings.expand_system_prompt
     style = style_of(expansion.family, settings.expand_families.get(expansion.family))
     options: dict[str, Any] = {"temperature": settings.expand_temperature, "top_p": settings.expand_top_p}
     if settings.expand_thinking:
         options["chat_template_kwargs"] = {"enable_thinking": True}
     return endpoint.ask(
         [
-            {"role": "system", "content": filled(own or template, style, count)},
+            {"role": "system", "content": fill_template(custom or template, style, count)},
             {"role": "user", "content": expansion.prompt},
         ],
         check=run.check,

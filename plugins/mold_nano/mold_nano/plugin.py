@@ -1,4 +1,4 @@
-"""The catalog of the embedded models."""
+"""The hooks of mold-nano: models inside the wheel."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VIDEO_TOKENIZER = _HERE / "models" / "ltx2-nano" / "tokenizer.json"
 
 @hookimpl
 def mold_models() -> list[ModelSpec]:
-    """Bring the models whose files lie beside this module."""
+    """Return the models whose files are in this package."""
     import attrs
 
     from mold_core import read_catalog
@@ -34,7 +34,7 @@ def mold_models() -> list[ModelSpec]:
 
 @hookimpl
 def mold_signatures() -> list[Signature]:
-    """Bring the sizes of the models here, by which copies of them are recognised."""
+    """Return the signatures by which copies of these models are recognised."""
     from mold_core import read_signatures
 
     return read_signatures(SIGNATURES)

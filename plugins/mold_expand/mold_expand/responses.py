@@ -1,4 +1,4 @@
-"""What language models return → prompts. They are asked for plain text or a JSON array, and answer as they please."""
+"""Parse prompts from responses of language models: plain text, a JSON array, or whatever else they wrote."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _LABEL = re.compile(
 _PREAMBLE = re.compile(r"^(?:sure|certainly|of course|okay|ok|here(?:'s| is| are)|below)\b[^\n]*:$", re.IGNORECASE)
 
 
-def prompt_of(answer: str) -> str | None:
-    """Return the one prompt in an answer, on one line; None where there is none."""
-    text = _spoken(answer)
+def prompt_of(response: str) -> str | None:
+    """Return the prompt in a response, on one line; None if there is none."""
+    text = _without_thoughts(response)
     found = _json_texts(text)
     if found:
         return _clean(found[0])
@@ -34,40 +34,37 @@ def prompt_of(answer: str) -> str | None:
     return _clean(" ".join(lines))
 
 
-def prompts_of(answer: str, count: int) -> list[str]:
-    """Return up to `count` different prompts in an answer: from a JSON array, numbered or plain lines, or paragraphs.
-
-    Fewer come back where the answer has fewer.
-    """
-    text = _spoken(answer)
+def prompts_of(response: str, count: int) -> list[str]:
+    """Return up to `count` different prompts in a response: a JSON array, numbered or plain lines, or paragraphs."""
+    text = _without_thoughts(response)
     found = _json_texts(text)
     if not found and count == 1:
-        one = prompt_of(answer)
+        one = prompt_of(response)
         return [one] if one else []
     lines = [line for line in text.splitlines() if line.strip()]
     if not found:
         numbered = _items(lines)
-        paragraphs = [part for part in re.split(r"\n\s*\n", text) if part.strip()]
+        paragraphs = [paragraph for paragraph in re.split(r"\n\s*\n", text) if paragraph.strip()]
         plain = [line for line in lines if not _PREAMBLE.match(line.strip())]
         found = numbered or (plain if len(plain) >= count and len(paragraphs) < count else paragraphs)
-        found = [part for part in found if not _PREAMBLE.match(part.strip())]
+        found = [paragraph for paragraph in found if not _PREAMBLE.match(paragraph.strip())]
     return list(_different(found))[:count]
 
 
-def _spoken(answer: str) -> str:
-    """Return an answer without thoughts, those without beginning or end among them, and out of its code fence."""
-    text = _THOUGHT.sub("\n", answer)
+def _without_thoughts(response: str) -> str:
+    """Return the text of a response without thoughts, complete or cut off, and without its code fence."""
+    text = _THOUGHT.sub("\n", response)
     lowered = text.lower()
     if (end := lowered.rfind("</think")) >= 0:
         text = _THINK_TAG.sub(" ", text[end:].partition(">")[2])
     elif (start := lowered.find("<think")) >= 0:
-        text = text[:start]  # it was cut off while it thought
+        text = text[:start]  # cut off inside a thought
     fence = _FENCE.search(text)
     return (fence[1] if fence else text).strip()
 
 
 def _json_texts(text: str) -> list[str]:
-    """Return the texts in a JSON array or object that stands somewhere in the text; none if there is none."""
+    """Return the strings of a JSON array or object anywhere in the text."""
     for opening, closing in ("[]", "{}"):
         first, last = text.find(opening), text.rfind(closing)
         if 0 <= first < last and last - first < 100_000:
@@ -79,7 +76,7 @@ def _json_texts(text: str) -> list[str]:
             if texts:
                 return texts
     cut = re.match(r"\s*\[\s*\"", text)
-    if cut:  # an array that was cut off, or has a comma too many: what is whole of it
+    if cut:  # an array that is cut off or has an extra comma: its complete strings
         return [
             json.loads(f'"{item}"', strict=False) for item in re.findall(r'"((?:[^"\\]|\\["\\/bfnrt])*)"\s*[,\]]', text)
         ]
@@ -92,7 +89,7 @@ def _texts_in(value: object) -> Iterable[str]:
     elif isinstance(value, list):
         for item in value[:100]:
             if isinstance(item, dict):
-                # Of an object with several texts, such as a title and a prompt, the longest is the prompt.
+                # Of an object with several strings, such as a title and a prompt, the longest is the prompt.
                 inner = [text for text in item.values() if isinstance(text, str)]
                 if inner:
                     yield max(inner, key=len)
@@ -104,7 +101,7 @@ def _texts_in(value: object) -> Iterable[str]:
 
 
 def _items(lines: list[str]) -> list[str]:
-    """Return the items of a numbered or bulleted list, with the lines that go on with one; none if there are no two."""
+    """Return the items of a numbered or bulleted list, with their continuation lines; [] for fewer than two."""
     items: list[str] = []
     for line in lines:
         if _NUMBER.match(line):
@@ -124,7 +121,7 @@ def _different(texts: Iterable[str]) -> Iterable[str]:
 
 
 def _clean(text: str) -> str | None:
-    """Return a prompt on one line, without number, label, emphasis and quotes around it; None if nothing is left."""
+    """Return a prompt on one line, without number, label, emphasis and surrounding quotes; None if it is empty."""
     text = " ".join("".join(char if char.isprintable() else " " for char in text).split())
     for _ in range(4):
         before = text
