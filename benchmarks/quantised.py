@@ -18,8 +18,20 @@ from common import Comparison, compare, report
 from torch import Tensor, nn
 
 from mold_core.home import mold_home
-from mold_core.weights import Kernel, PackedTensor, Scratch, kernel_for, load_weights, type_named
+from mold_core.weights import (
+    Kernel,
+    PackedLinear,
+    PackedTensor,
+    Scratch,
+    kernel_for,
+    load_weights,
+    type_named,
+    with_loras_applied,
+)
 from mold_core.weights.dequantization import dequantize_into
+from mold_core.weights.grouped import Groups
+from mold_core.weights.lora_linear import LoraDelta, LoraUp
+from mold_core.weights.packed import LowRank
 from mold_flux.transformer import DoubleBlock, FluxConfig, SingleBlock, rope
 
 TYPES = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
@@ -27,6 +39,22 @@ ROWS, COLUMNS = 12288, 3072
 TOKENS = {96: 1.35, 512: 1.15}  # text and image together; the aims
 CACHE = mold_home() / "cache"
 BF16 = torch.bfloat16
+# How ComfyUI's formats are packed: type, columns with a scale of their own, columns that are rotated together.
+COMFY: dict[str, tuple[str, int | None, int]] = {
+    "int8": ("INT8", None, 0),
+    "int8_convrot": ("INT8", None, 256),
+    "fp8": ("F8_E4M3", None, 0),
+    "mxfp8": ("F8_E4M3", 32, 0),
+    "w6a8": ("CODES6", 16, 256),
+    "w4a8": ("CODES4", 16, 256),
+    "convrot_w4a4": ("CODES4", None, 256),
+    "nvfp4": ("CODES4_HIGH", 16, 0),
+    "awq_w4a16": ("CODES4", 64, 0),
+    "svdquant": ("CODES4", 64, 0),
+    "nf4": ("CODES4_HIGH", 64, 0),
+}
+# What a step takes in each, and in GGUF's types: /int8 stands for MOLD_COMPUTE=int8.
+FORMATS = (*COMFY, "fp8/int8", "int8_convrot/exact", "Q8_0", "Q8_0/int8", "Q6_K", "Q5_K", "Q4_K", "Q4_0")
 
 
 def main() -> None:
@@ -108,7 +136,7 @@ def gguf_parameter(weight: PackedTensor, kind: str) -> Any:
 def of_blocks(tokens: int) -> float:
     """Print times of FLUX's blocks, ours and diffusers', packed and dense; return ours, packed ÷ dense."""
     pairs = 7 if tokens < 256 else 3
-    packed, dense = our_blocks(packed=True, tokens=tokens), our_blocks(packed=False, tokens=tokens)
+    packed, dense = our_blocks("Q4_0", tokens), our_blocks("Q4_0", tokens, dense=True)
     difference = (packed() - dense()).abs().max() / dense().abs().max()
     ours = compare(packed, dense, pairs=pairs, clock=thread_time)
     print(
@@ -120,7 +148,19 @@ def of_blocks(tokens: int) -> float:
     return ours.ratio
 
 
-def our_blocks(*, packed: bool, tokens: int) -> Callable[[], Tensor]:
+def of_format(kind: str, *, tokens: int = 512, pairs: int = 3, loras: int = 0) -> float:
+    """Return the time of FLUX's blocks in a format, with so many LoRAs of rank 16, divided by that of bf16 without."""
+    name, _, compute = kind.partition("/")
+    packed = our_blocks(name, tokens, compute=compute or "auto", loras=loras)
+    dense = our_blocks("Q4_0", tokens, dense=True)
+    result = compare(packed, dense, pairs=pairs, clock=thread_time)
+    print(f"{tokens} tokens, {loras} LoRAs  {result.describe(kind, 'bf16')}", flush=True)
+    return result.ratio
+
+
+def our_blocks(
+    kind: str, tokens: int, *, dense: bool = False, compute: str = "auto", loras: int = 0
+) -> Callable[[], Tensor]:
     """Return a function that runs one double and one single block, as a denoising step does."""
     config = FluxConfig(depth_double=1, depth_single=1)
     with torch.device("meta"):
@@ -131,12 +171,12 @@ def our_blocks(*, packed: bool, tokens: int) -> Callable[[], Tensor]:
     tensors: dict[str, Tensor | PackedTensor] = {}
     for name, tensor in blocks.state_dict().items():
         if tensor.ndim == 2:
-            weight = random_weight("Q4_0", *tensor.shape)
-            tensors[name] = weight if packed else weight.expand(BF16)
+            weight = random_packed(kind, *tensor.shape)
+            tensors[name] = weight.expand(BF16) if dense else weight
         else:
             tensors[name] = torch.ones(tensor.shape) * 0.01
     # As in a whole model: the work of 57 blocks is worth compiling, and its scratch is large.
-    load_weights(blocks, tensors, "random", dtype=BF16, compile="on", cache_dir=CACHE)
+    load_weights(blocks, tensors, "random", dtype=BF16, compile="on", compute=compute, cache_dir=CACHE)  # type: ignore[arg-type]
     for module in blocks.modules():
         if hasattr(module, "scratch"):
             module.scratch.numbers = 2**24
@@ -145,12 +185,54 @@ def our_blocks(*, packed: bool, tokens: int) -> Callable[[], Tensor]:
     txt = torch.randn(1, text, 3072, generator=generator).to(BF16)
     modulation = [torch.full((3072,), 0.5, dtype=BF16)] * 6
     turns = rope(config, text, 1, tokens - text)
+    stack = [(random_lora(blocks), 0.5) for _ in range(loras)]
 
     def run() -> Tensor:
-        image, words = blocks["two"](img, txt, (modulation, modulation), turns)
-        return blocks["one"](torch.cat([words, image], 1), modulation[:3], turns)
+        with with_loras_applied(blocks, stack):
+            image, words = blocks["two"](img, txt, (modulation, modulation), turns)
+            return blocks["one"](torch.cat([words, image], 1), modulation[:3], turns)
 
     return run
+
+
+def random_lora(blocks: nn.Module) -> dict[str, LoraDelta]:
+    """Return a LoRA of rank 16 for every linear layer."""
+    layers = {name: layer for name, layer in blocks.named_modules() if isinstance(layer, nn.Linear | PackedLinear)}
+    return {
+        name: LoraDelta(
+            down=torch.randn(16, layer.in_features).to(BF16) * 0.01,
+            ups=(LoraUp(weight=torch.randn(layer.out_features, 16).to(BF16) * 0.01, first=0, ranks=slice(0, 16)),),
+        )
+        for name, layer in layers.items()
+    }
+
+
+def random_packed(kind: str, rows: int, columns: int) -> PackedTensor:
+    """Return random numbers in any format: a type of GGUF, or one of `COMFY`."""
+    if kind not in COMFY:
+        return random_weight(kind, rows, columns)
+    name, size, rotation = COMFY[kind]
+    type_ = type_named(name)
+    data = torch.randint(0, 120, (rows, type_.size_bytes(columns)), dtype=torch.uint8)
+    levels = None if name.startswith("F8") else torch.linspace(-1, 1, 64 if name == "CODES6" else 16)[None]
+    scales = None if size is None else torch.full((rows, columns // size), 0.01)
+    groups = None if name == "INT8" or (size is None and levels is None) else Groups(
+        scales=scales,
+        levels=levels,
+        offsets=torch.zeros(rows, columns // size) if kind == "awq_w4a16" and size else None,
+        rounded=kind in ("w4a8", "w6a8"),
+    )  # fmt: skip
+    low_rank = LowRank(down=torch.randn(32, columns) * 0.01, up=torch.randn(rows, 32) * 0.01)
+    return PackedTensor(
+        data=data,
+        type=type_,
+        shape=(rows, columns),
+        scale=torch.full((rows, 1), 1e-3),
+        groups=groups,
+        rotation=rotation,
+        column_scale=torch.ones(columns) if kind == "svdquant" else None,
+        low_rank=low_rank if kind == "svdquant" else None,
+    )
 
 
 def diffusers_blocks(tokens: int, pairs: int) -> Comparison:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from mold_core.jobs.job import Job
     from mold_core.placement.device import DeviceInfo
     from mold_core.plugins import Plugins
-    from mold_core.settings import AttentionChoice, CompileMode, ExpandWeights, Settings
+    from mold_core.settings import AttentionChoice, CompileMode, ComputeMode, ExpandWeights, Settings
     from mold_core.weights import TensorSource
     from mold_core.wire import GenerateRequest, ProgressEvent
     from mold_http import Route
@@ -238,7 +238,8 @@ class LoadContext:
     and converted files that outlive the process. `loaders` are the weight file formats that plugins add, for
     `mold_core.weights.read_weights(path, context.loaders)`; `compile` says whether code may be compiled for speed,
     `expand_weights` whether quantised weights are made dense at once: "auto" means where the plan leaves room,
-    `attention` and `cuda_graphs` what to use on CUDA.
+    `compute` what layers with 8-bit weights multiply, for `load_weights`, `attention` and `cuda_graphs` what to use on
+    CUDA.
 
     `memory_policy` is what the user asked for about memory and devices, `available_bytes` what the model may take on
     each device (no entry: no limit), and `plan` how it is held in memory, for a family that returns components.
@@ -252,6 +253,7 @@ class LoadContext:
     report: Callable[[ProgressEvent], None]
     loaders: tuple[WeightLoader, ...] = ()
     compile: CompileMode = "auto"
+    compute: ComputeMode = "auto"
     expand_weights: ExpandWeights = "never"
     attention: AttentionChoice = "auto"
     cuda_graphs: bool = False

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ def write_adopted(home: Path, adopted: Adopted) -> None:
     write_whole(adopted_path(home), json.dumps({"version": 1, **attrs.asdict(adopted)}, indent=1).encode())
 
 
-class CatalogWithAdopted(Mapping[str, ModelSpec]):
+class CatalogWithAdopted(MutableMapping[str, ModelSpec]):
     """A catalog with the adopted models behind its own, read again whenever `adopted.json` changes.
 
     A name of the catalog is never taken. A model whose table does not fit, because its plugin is gone, keeps its name
@@ -67,13 +67,21 @@ class CatalogWithAdopted(Mapping[str, ModelSpec]):
     """
 
     def __init__(self, catalog: Mapping[str, ModelSpec], settings: Settings) -> None:
-        self._catalog = catalog
+        self._catalog = dict(catalog)
         self._settings = settings
         self._read: tuple[object, dict[str, ModelSpec]] = (None, dict(catalog))
         self._models()
 
     def __getitem__(self, name: str) -> ModelSpec:
         return self._models()[name]
+
+    def __setitem__(self, name: str, spec: ModelSpec) -> None:
+        self._catalog[name] = spec
+        self._read = (None, dict(self._catalog))
+
+    def __delitem__(self, name: str) -> None:
+        del self._catalog[name]
+        self._read = (None, dict(self._catalog))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._models())

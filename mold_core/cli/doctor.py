@@ -21,6 +21,7 @@ from mold_core.errors import MoldError
 from mold_core.gallery import Gallery
 from mold_core.settings import Settings
 from mold_core.version import VERSION
+from mold_core.weights.compile_problems import compile_problems
 
 __all__ = ["Finding", "command"]
 
@@ -84,6 +85,8 @@ def _findings(state: State) -> Iterator[Finding]:
             yield Finding("plugin", "bad", f"{info.name}: {info.failure}", f"fix or uninstall {info.module}")
     names = [info.name for info in state.plugins.infos if not info.blocked and not info.failure]
     yield Finding("plugins", "good" if names else "note", ", ".join(names) or "none")
+    for problem in compile_problems(settings.home / "cache"):
+        yield Finding("compiler", "note", problem, "models run, more slowly; MOLD_COMPILE=off compiles nothing")
     yield from _gallery(settings)
     yield from _model(state)
     yield from _server(state)

@@ -106,6 +106,8 @@ class _PlanLoader:
             expand=component.dequantize,
             dequantize_within_bytes=self._dequantize_within(name, component),
             compile=self._context.compile,
+            compute=self._context.compute,
+            runs_on=device,
             cache_dir=self._context.cache_dir,
             progress=progress,
         )

@@ -213,6 +213,7 @@ def load_context(
         report=report,
         loaders=plugins.loaders,
         compile=settings.compile,
+        compute=settings.compute,
         expand_weights=settings.expand_weights,
         attention=settings.attention,
         cuda_graphs=settings.cuda_graphs,

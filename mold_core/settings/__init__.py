@@ -7,6 +7,7 @@ from mold_core.settings.row import Setting
 from mold_core.settings.table import (
     AttentionChoice,
     CompileMode,
+    ComputeMode,
     DeviceName,
     ExpandWeights,
     Settings,
@@ -18,6 +19,7 @@ __all__ = [
     "SHARED_COMPONENTS",
     "AttentionChoice",
     "CompileMode",
+    "ComputeMode",
     "DeviceName",
     "ExpandWeights",
     "OtherPlugins",

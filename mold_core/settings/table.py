@@ -22,6 +22,7 @@ from mold_core.settings.row import Setting, setting
 __all__ = [
     "AttentionChoice",
     "CompileMode",
+    "ComputeMode",
     "DeviceName",
     "ExpandWeights",
     "LogFormat",
@@ -37,6 +38,7 @@ _Class = TypeVar("_Class")
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 CompileMode = Literal["auto", "on", "off"]
+ComputeMode = Literal["auto", "int8", "exact"]
 AttentionChoice = Literal["auto", "default", "cudnn", "flash", "efficient", "math"]
 StrategyChoice = Literal["auto", "eager", "sequential", "offload"]
 ServerUse = Literal["auto", "never"]
@@ -167,6 +169,13 @@ class Settings:
         "Compile code for the device: where it pays (large models), always, or never. Needs a C++ compiler.",
         env="MOLD_COMPILE",
         key="compile",
+        default="auto",
+    )
+    compute: ComputeMode = setting(
+        "Arithmetic of linear layers with 8-bit weights: int8 if the file stores int8 (auto), also for Q8_0 and fp8 "
+        "files on a CPU (int8), or never (exact: weights are dequantized). int8 takes two thirds of the time of bf16.",
+        env="MOLD_COMPUTE",
+        key="compute",
         default="auto",
     )
     expand_weights: ExpandWeights = setting(

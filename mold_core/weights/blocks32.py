@@ -106,6 +106,11 @@ def iq4_nl(blocks: Tensor) -> Tensor:
     return sixteen_levels(blocks[:, 2:]).mul_(half(blocks[:, :2]))
 
 
+def int8(blocks: Tensor) -> Tensor:
+    """One signed byte."""
+    return blocks.view(torch.int8).float()
+
+
 def f8_e4m3(blocks: Tensor) -> Tensor:
     """One number of 4 exponent and 3 mantissa bits, without infinities (arXiv 2209.05433)."""
     return _fp8(blocks, torch.float8_e4m3fn)

@@ -2,7 +2,7 @@
 
 On a CPU torch's inductor makes a library of C++ (ahead of time: no part of the compiler is imported to run it); on
 other devices torch.compile makes what the device needs, with its own cache below the same folder. One attempt is made
-per type and process; whatever fails is logged, and expansion goes on without a compiler.
+per type and process; whatever fails is a warning, and dequantization goes on without a compiler.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from torch import Tensor
 from mold_core.errors import MoldError
 from mold_core.unfinished import unfinished
 from mold_core.weights import kernels
+from mold_core.weights.compile_problems import NoCompilerError, guarded
 from mold_core.weights.dequantization import Kernel, dequantize
 from mold_core.weights.kernels import Source
 from mold_core.weights.types import StoredType
@@ -99,18 +100,17 @@ def _library_path(type_: StoredType, dtype: torch.dtype, folder: Path) -> Path:
 
 @functools.lru_cache(maxsize=256)
 def _kernel(type_: StoredType, dtype: torch.dtype, place: str, folder: Path, make: bool) -> Kernel | None:
-    try:
+    def build() -> Source | None:
         if place == "cpu":
             run = _library_kernel(type_, dtype, folder, make)
         else:
             run = _compiled_where_used(type_, dtype, place, folder) if make else None
         if run is not None:
             _check(run, type_, dtype, place)
-    except Exception as error:  # compilers fail in many ways, none of which is a reason not to go on
-        reason = str(error).strip().partition("\n")[0]
-        log.info("%s is dequantized without compiled code: %s: %s", type_.name, type(error).__name__, reason)
-        log.debug("compiling failed", exc_info=True)
-        return None
+        return run
+
+    name = f"{type_.name}-{str(dtype).removeprefix('torch.')}-{place}"
+    run = guarded(name, f"{type_.name} is dequantized", folder, build)
     return None if run is None else Kernel(type=type_, dtype=dtype, place=place, run=run)
 
 
@@ -211,10 +211,10 @@ def keep_caches_below(folder: Path) -> None:
 
 
 def compiler() -> str:
-    """Return the C++ compiler's command; raise MoldError where there is none."""
+    """Return the C++ compiler's command; raise NoCompilerError where there is none."""
     command = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     if shutil.which(command) is None:
-        raise MoldError(f"no C++ compiler {command} on this machine")
+        raise NoCompilerError(f"no C++ compiler {command} on this machine")
     return command
 
 

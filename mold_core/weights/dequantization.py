@@ -27,6 +27,7 @@ _EXPANSIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "Q6_K": blocks256.q6_k,
     "IQ4_NL": blocks32.iq4_nl,
     "IQ4_XS": blocks256.iq4_xs,
+    "INT8": blocks32.int8,
     "F8_E4M3": blocks32.f8_e4m3,
     "F8_E5M2": blocks32.f8_e5m2,
 }

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mold_core.cancelling import check_cancelled
-from mold_core.weights.dequantization import dequantize_into
 from mold_core.weights.int8_gemm import PACK_ROWS, Multiply, pack_rows, unpack_rows
 from mold_core.weights.layers import PackedEmbedding, PackedLinear
 from mold_core.weights.packed import PackedTensor, Scratch
@@ -183,8 +182,11 @@ def _rounded(weight: PackedTensor, multiple: int) -> Iterator[tuple[slice, Tenso
     for first in range(0, rows, step):
         part = slice(first, min(first + step, rows))
         piece = memory[: part.stop - first]
-        scale = weight.scale if weight.scale is None or weight.scale.ndim == 0 else weight.scale[part]
-        dequantize_into(piece, weight.data[part], weight.type, scale)
+        some = weight.take(part)
+        if some.is_as_stored:
+            some.write(piece)
+        else:
+            piece.copy_(some.expand())
         # Rounded before it is divided by, so that what it multiplies later is what was rounded for it.
         scales = (piece.abs().amax(1) / 127).bfloat16()
         piece.div_(scales.float().clamp_(min=torch.finfo(torch.float32).tiny)[:, None])

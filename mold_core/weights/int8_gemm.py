@@ -2,16 +2,13 @@
 
 torch multiplies a row by int8 weights at half the speed that memory has (its loop follows four rows of weights at once,
 and processors fetch ahead along one). A loop of our own needs a C++ compiler, which is called directly; what was made
-is kept in a folder and loaded ever after. Whatever fails is logged, and torch's product does the work.
+is kept in a folder and loaded ever after. Whatever fails is a warning, and torch's product does the work.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import logging
-import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -22,8 +19,8 @@ import torch
 from torch import Tensor
 
 from mold_core.errors import MoldError
-from mold_core.unfinished import unfinished
-from mold_core.weights.compiled import compiler, digest_of
+from mold_core.weights.compile_problems import guarded
+from mold_core.weights.native_code import native_library
 
 if TYPE_CHECKING:
     from mold_core.settings import CompileMode
@@ -36,10 +33,6 @@ Multiply = Callable[[Tensor, Tensor, Tensor], Tensor]
 PACK_ROWS = 64
 _WORDS = PACK_ROWS // 4
 _SOURCE = Path(__file__).with_name("int8_gemm.cpp")
-_FLAGS = ("-O3", "-march=native", "-shared", "-fPIC", "-Wno-psabi")
-_TIMEOUT_S = 120
-
-log = logging.getLogger("mold.weights")
 
 
 def pack_rows(rows: Tensor) -> Tensor:
@@ -66,47 +59,16 @@ def compiled_product(compile: CompileMode = "auto", cache_dir: Path | None = Non
 
 @functools.lru_cache(maxsize=16)
 def _product(folder: Path) -> Multiply | None:
-    try:
-        path = folder / f"int8-{digest_of(_SOURCE.read_text('utf-8'), repr(_FLAGS))}.so"
-        if not path.is_file():
-            _compile(folder, path)
-        multiply = _loaded(path)
+    def build() -> Multiply:
+        multiply = _multiply_of(native_library(_SOURCE, folder))
         _check(multiply)
-    except Exception as error:  # compilers and linkers fail in many ways, none of which is a reason not to go on
-        reason = str(error).strip().partition("\n")[0]
-        log.info("int8 weights are multiplied without compiled code: %s: %s", type(error).__name__, reason)
-        return None
-    return multiply
+        return multiply
+
+    return guarded("int8-rows", "int8 weights are multiplied", folder, build)
 
 
-def _compile(folder: Path, path: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    command = compiler()
-    log.info("compiling the product with int8 weights, once on this machine")
-    with tempfile.TemporaryDirectory(dir=folder) as workshop, unfinished(workshop):
-        made = Path(workshop) / "product.so"
-        for threads in (("-fopenmp",), ()):  # Apple's compiler has no OpenMP
-            arguments = [command, *_FLAGS, *threads, "-o", str(made), str(_SOURCE)]
-            done = subprocess.run(
-                arguments,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=_TIMEOUT_S,
-            )
-            if done.returncode == 0:
-                os.replace(made, path)
-                return
-    raise MoldError(f"{command} failed: {done.stderr.strip()}")
-
-
-def _loaded(path: Path) -> Multiply:
-    try:
-        function = ctypes.CDLL(str(path)).multiply
-    except (OSError, AttributeError):
-        path.unlink(missing_ok=True)
-        raise
+def _multiply_of(library: ctypes.CDLL) -> Multiply:
+    function = library.multiply
     function.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 4
     function.restype = None
 

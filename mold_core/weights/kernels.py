@@ -2,7 +2,7 @@
 
 Every function takes blocks, uint8 [n, bytes of a block], the same bytes as fp16 [n, half as many], and `out`
 [n, block size], which it writes the numbers into, rounded to its dtype: to the last bit those of `blocks32` and
-`blocks256`. (fp8 has blocks of one number: it takes bytes [rows, columns] and fp32 scales [rows, 1].)
+`blocks256`. (int8 and fp8 have blocks of one number: they take bytes [rows, columns] and fp32 scales [rows, 1].)
 
 PERF: what makes inductor's C++ fast: everything is one expression over the dimensions in which the bytes lie, scales
 included, written through a view of `out`; the innermost dimension is 16 or more contiguous numbers; bit operations are
@@ -115,6 +115,11 @@ def q6_k(blocks: Tensor, halves: Tensor, out: Tensor) -> None:
     out.view(-1, 2, 2, 2, 2, 16).copy_(((low | (high << 4)) - 32).float() * factors)
 
 
+def int8(raw: Tensor, scales: Tensor, out: Tensor) -> None:
+    """Signed bytes."""
+    out.copy_(raw.view(torch.int8).float() * scales)
+
+
 def f8_e4m3(raw: Tensor, scales: Tensor, out: Tensor) -> None:
     """4 exponent and 3 mantissa bits: those of an fp32 number, but for the exponent's zero. No infinities."""
     magnitude = raw.int() & 127
@@ -144,6 +149,7 @@ KERNELS: Mapping[str, Source] = {
     "Q6_K": q6_k,
     "IQ4_NL": iq4_nl,
     "IQ4_XS": iq4_xs,
+    "INT8": int8,
     "F8_E4M3": f8_e4m3,
     "F8_E5M2": f8_e5m2,
 }

@@ -8,73 +8,83 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mold_core.weights.dequantization import dequantize_into
 from mold_core.weights.fp8 import multiplies_fp8, scaled_linear
+from mold_core.weights.grouped import write_grouped
 from mold_core.weights.kernels import KERNELS
 from mold_core.weights.packed import PackedTensor, Scratch
+from mold_core.weights.rotation import rotated
 
 if TYPE_CHECKING:
     from mold_core.weights.dequantization import Kernel
+    from mold_core.weights.int8_linear import Int8Product
 
 __all__ = ["PackedEmbedding", "PackedLinear"]
 
 
 class _Packed(nn.Module):
-    """Holds blocks and scale as parameters, so that moving, counting and freeing a module sees them.
+    """Holds blocks and scales as parameters, so that moving, counting and freeing a module sees them.
 
-    The state dict has the blocks as they are in memory, uint8; it cannot be loaded into a dense layer.
+    The state dict has all of them as they are in memory, as bytes; it cannot be loaded into a dense layer.
     """
 
     def __init__(self, weight: PackedTensor) -> None:
         super().__init__()
         self.blocks = nn.Parameter(weight.data, requires_grad=False)
-        self.scale_bytes = _as_bytes(weight.scale)
-        self.input_scale_bytes = _as_bytes(weight.input_scale)
-        self._scale_shape = () if weight.scale is None else tuple(weight.scale.shape)
         self.stored_type = weight.type
         self.shape = weight.shape
+        extras = weight.extras()
+        self._forms = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in extras.items()}
+        for name, tensor in extras.items():
+            self.register_parameter(_bytes_name(name), _as_bytes(tensor))
+        # All that is not a tensor, with empty tensors: views would keep the memory of the others.
+        empty = {name: torch.empty(0, dtype=tensor.dtype) for name, tensor in extras.items()}
+        self._form = weight.with_extras(torch.empty(0, dtype=torch.uint8), empty)
 
     @property
     def weight(self) -> PackedTensor:
         """The weights as they are."""
-        return PackedTensor(
-            data=self.blocks,
-            type=self.stored_type,
-            shape=self.shape,
-            scale=self._scale(),
-            input_scale=self._input_scale(),
-        )
+        return self._form.with_extras(self.blocks, {name: self._extra(name) for name in self._forms})
+
+    def _extra(self, name: str) -> Tensor:
+        dtype, shape = self._forms[name]
+        raw: Tensor = getattr(self, _bytes_name(name))
+        return raw.view(dtype).view(shape)
 
     def _scale(self) -> Tensor | None:
-        return None if self.scale_bytes is None else self.scale_bytes.view(torch.float32).view(self._scale_shape)
+        return self._extra("scale") if "scale" in self._forms else None
 
     def _input_scale(self) -> Tensor | None:
-        return None if self.input_scale_bytes is None else self.input_scale_bytes.view(torch.float32).view(())
+        return self._extra("input_scale") if "input_scale" in self._forms else None
 
     def extra_repr(self) -> str:
         """Say shape and type, for `print(module)`."""
         return f"{'x'.join(map(str, self.shape))}, {self.stored_type.name}"
 
 
-def _as_bytes(numbers: Tensor | None) -> nn.Parameter | None:
-    """Return fp32 numbers so that `module.to(torch.bfloat16)` does not round them."""
-    if numbers is None:
-        return None
+def _bytes_name(name: str) -> str:
+    return f"{name.replace('.', '_')}_bytes"
+
+
+def _as_bytes(numbers: Tensor) -> nn.Parameter:
+    """Return numbers so that `module.to(torch.bfloat16)` does not round them."""
     return nn.Parameter(numbers.contiguous().view(-1).view(torch.uint8), requires_grad=False)
 
 
 class PackedLinear(_Packed):
     """A linear layer with quantised weights [out, in]: x [..., in] → [..., out], in the dtype of x.
 
-    Weights are expanded to the dtype of x, in pieces that fit `scratch`, which layers share; with fp8's scale, if any,
-    multiplied in float32 before that. A layer no larger than the scratch gives exactly what a dense layer with
+    Weights are dequantized to the dtype of x, in pieces that fit `scratch`, which layers share; with their scale, if
+    any, multiplied in float32 before that. A layer no larger than the scratch gives exactly what a dense layer with
     `weight.expand(x.dtype)` gives. There are no gradients for x while the scratch is used again.
 
     Weights in e4m3 that came with a scale are multiplied as they are, by `scaled_linear`, where the hardware has that:
     such files are made for it. `multiply_fp8` of True or False decides it against hardware and file.
+
+    Weights in int8 are multiplied as they are by `int8_product`, where `load_weights` gave the layer one.
     """
 
     multiply_fp8: bool | None = None
+    int8_product: Int8Product | None = None
 
     def __init__(
         self,
@@ -94,30 +104,54 @@ class PackedLinear(_Packed):
         """Return x [..., in] times the weights, plus the bias."""
         if self._multiplies_fp8():
             return scaled_linear(x, self.blocks, self._scale(), self.bias, self._input_scale())
+        if self.int8_product is not None:
+            rows = x.reshape(-1, self.in_features)
+            out = self.int8_product(rows, self.blocks, self._scale(), self._form.rotation, self.bias)
+            return out.view(*x.shape[:-1], self.out_features)
+        inputs = self._rotated(x)
         if torch.compiler.is_compiling():
-            return F.linear(x, self._traced(x.dtype), self.bias)
-        scale, parts, first = self._scale(), [], 0
+            out = F.linear(inputs, self._traced(x.dtype), self.bias)
+        else:
+            out = self._multiplied(inputs)
+        if "low_rank.up" in self._forms:
+            down, up = (self._extra(f"low_rank.{name}").to(x.dtype) for name in ("down", "up"))
+            out = out + F.linear(F.linear(x, down), up)
+        return out
+
+    def _rotated(self, x: Tensor) -> Tensor:
+        """Return x as the stored numbers are to be multiplied by."""
+        if "column_scale" in self._forms:
+            x = (x.float() * self._extra("column_scale")).to(x.dtype)
+        return rotated(x, self._form.rotation) if self._form.rotation else x
+
+    def _multiplied(self, x: Tensor) -> Tensor:
+        """Return x times the stored numbers, dequantized in pieces, plus the bias."""
+        weight, pieces, first = self.weight, [], 0
         while first < self.out_features:
             memory = self.scratch.rows(self.out_features - first, self.in_features, x)
             rows = slice(first, first + len(memory))
-            row_scale = scale if scale is None or scale.ndim == 0 else scale[rows]
-            dequantize_into(memory, self.blocks[rows], self.stored_type, row_scale, self.kernel)
-            parts.append(F.linear(x, memory, None if self.bias is None else self.bias[rows]))
+            weight.take(rows).write(memory, self.kernel)
+            pieces.append(F.linear(x, memory, None if self.bias is None else self.bias[rows]))
             first = rows.stop
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
 
     def _multiplies_fp8(self) -> bool:
-        if self.stored_type.name != "F8_E4M3" or self.multiply_fp8 is False:
+        if self.stored_type.name != "F8_E4M3" or self.multiply_fp8 is False or self._form.groups is not None:
             return False
         fits = self.in_features % 16 == 0 and self.out_features % 16 == 0  # what the hardware asks for
         if self.multiply_fp8 is None:
-            return fits and self.scale_bytes is not None and multiplies_fp8(self.blocks.device)
+            return fits and "scale" in self._forms and multiplies_fp8(self.blocks.device)
         return fits
 
     def _traced(self, dtype: torch.dtype) -> Tensor:
         """Return the weights as torch.compile can fuse them: one expression, no memory that is used again."""
-        type_, source = self.stored_type, KERNELS[self.stored_type.name]
-        out = torch.empty(self.shape, dtype=dtype, device=self.blocks.device)
+        type_, out = self.stored_type, torch.empty(self.shape, dtype=dtype, device=self.blocks.device)
+        if self._form.groups is not None:
+            names = [name for name in self._forms if name.startswith("groups.")]
+            tensors = {name.removeprefix("groups."): self._extra(name) for name in names}
+            write_grouped(out, self.blocks, type_, self._scale(), rounded=self._form.groups.rounded, **tensors)
+            return out
+        source = KERNELS[type_.name]
         if type_.block_size == 1:
             scale = self._scale()
             scales = torch.ones((), device=out.device) if scale is None else scale
@@ -148,10 +182,5 @@ class PackedEmbedding(_Packed):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return vectors [..., width] for ids [...], int64."""
-        rows = ids.reshape(-1)
-        out = torch.empty((len(rows), self.shape[1]), dtype=self.dtype, device=self.blocks.device)
-        scale = self._scale()
-        dequantize_into(
-            out, self.blocks[rows], self.stored_type, scale if scale is None or scale.ndim == 0 else scale[rows]
-        )
-        return out.view(*ids.shape, self.shape[1])
+        rows = self.weight.take(ids.reshape(-1)).expand(self.dtype)
+        return rows.view(*ids.shape, self.shape[1])

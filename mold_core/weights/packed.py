@@ -1,9 +1,9 @@
-"""Tensors that stay quantised in memory, and the scratch memory they are expanded into."""
+"""Tensors that stay quantised in memory, and the scratch memory they are dequantized into."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
@@ -11,23 +11,39 @@ from torch import Tensor
 
 from mold_core.errors import CheckpointError
 from mold_core.weights.dequantization import dequantize_into
+from mold_core.weights.grouped import Groups, write_grouped
+from mold_core.weights.rotation import rotated
 from mold_core.weights.types import StoredType
 
 if TYPE_CHECKING:
     from mold_core.weights.dequantization import Kernel
 
-__all__ = ["PackedTensor", "Scratch", "concatenate"]
+__all__ = ["LowRank", "PackedTensor", "Scratch", "concatenate"]
 
 # Numbers that are expanded before they are used: enough for a matrix product to be worth its start.
 _SCRATCH_NUMBERS = 2**23
+# Numbers that are rotated back at a time.
+_ROTATED_NUMBERS = 2**22
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class LowRank:
+    """What a file adds to a quantised matrix in full precision: up [rows, rank] times down [rank, columns]."""
+
+    down: Tensor
+    up: Tensor
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class PackedTensor:
     """Quantised numbers: rows of blocks, `data` uint8 [rows, bytes of a row], that stand for a tensor of `shape`.
 
-    fp8 numbers are blocks of one; `scale`, float32 [] or [rows, 1], is what their numbers are to be multiplied by, and
-    `input_scale`, float32 [], what the inputs of an fp8 product are to be divided by, where the file says so.
+    int8 and fp8 numbers are blocks of one; `scale`, float32 [] or [rows, 1], is what their numbers are to be multiplied
+    by, and `input_scale`, float32 [], what the inputs of an fp8 product are to be divided by, where the file says so.
+
+    Files of ComfyUI store more beside a matrix. `groups` has what codes stand for. The matrix may be stored rotated, in
+    groups of `rotation` columns (0: it is not); then `column_scale`, float32 [columns], multiplies its columns, or the
+    inputs; then `low_rank` is added.
     """
 
     data: Tensor
@@ -35,6 +51,10 @@ class PackedTensor:
     shape: tuple[int, ...]
     scale: Tensor | None = None
     input_scale: Tensor | None = None
+    groups: Groups | None = None
+    rotation: int = 0
+    column_scale: Tensor | None = None
+    low_rank: LowRank | None = None
 
     @property
     def ndim(self) -> int:
@@ -48,34 +68,90 @@ class PackedTensor:
 
     @property
     def size_bytes(self) -> int:
-        """Memory of blocks and scale."""
-        scale = 0 if self.scale is None else self.scale.numel() * self.scale.element_size()
-        return self.data.numel() + scale
+        """Memory of blocks, scales and all else."""
+        tensors = (self.data, *(self.extras()[name] for name in self.extras() if name != "input_scale"))
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    @property
+    def is_as_stored(self) -> bool:
+        """Whether the numbers of the blocks are those of the tensor: not rotated, and nothing added."""
+        return not self.rotation and self.column_scale is None and self.low_rank is None
+
+    def extras(self) -> dict[str, Tensor]:
+        """Return all tensors but the blocks, by names that `with_extras` takes."""
+        found = {
+            "scale": self.scale,
+            "input_scale": self.input_scale,
+            "column_scale": self.column_scale,
+            "low_rank.down": self.low_rank.down if self.low_rank else None,
+            "low_rank.up": self.low_rank.up if self.low_rank else None,
+            **{f"groups.{name}": tensor for name, tensor in (self.groups.tensors() if self.groups else {}).items()},
+        }
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+    def with_extras(self, data: Tensor, extras: Mapping[str, Tensor]) -> PackedTensor:
+        """Return the same with other blocks and other tensors of the same names."""
+        direct: dict[str, Any] = {name: tensor for name, tensor in extras.items() if "." not in name}
+        of_groups = {name.removeprefix("groups."): extras[name] for name in extras if name.startswith("groups.")}
+        groups = self.groups.with_tensors(of_groups) if self.groups else None
+        low_rank = LowRank(down=extras["low_rank.down"], up=extras["low_rank.up"]) if self.low_rank else None
+        return attrs.evolve(self, data=data, groups=groups, low_rank=low_rank, **direct)
 
     def to(self, device: str | torch.device) -> PackedTensor:
         """Return the same on a device."""
-        scale = None if self.scale is None else self.scale.to(device)
-        input_scale = None if self.input_scale is None else self.input_scale.to(device)
-        return attrs.evolve(self, data=self.data.to(device), scale=scale, input_scale=input_scale)
+        extras = {name: tensor.to(device) for name, tensor in self.extras().items()}
+        return self.with_extras(self.data.to(device), extras)
 
-    def expand(self, dtype: torch.dtype = torch.float32, kernel: Kernel | None = None) -> Tensor:
-        """Return the numbers, rounded to `dtype`, as a tensor of `shape` on the device of the blocks.
+    def take(self, index: slice | Tensor) -> PackedTensor:
+        """Return some rows of a matrix, for a slice or int64 [n]."""
+        data = self.data[index]
+        scale = self.scale if self.scale is None or self.scale.ndim == 0 else self.scale[index]
+        low_rank = self.low_rank and attrs.evolve(self.low_rank, up=self.low_rank.up[index])
+        groups = self.groups and self.groups.take(index)
+        shape = (len(data), *self.shape[1:])
+        return attrs.evolve(self, data=data, shape=shape, scale=scale, groups=groups, low_rank=low_rank)
+
+    def write(self, out: Tensor, kernel: Kernel | None = None) -> None:
+        """Write the numbers of the blocks, rounded to its dtype, to contiguous out [rows, columns].
 
         `kernel` is a compiled one from `kernel_for`, for speed.
         """
+        if self.groups is None:
+            dequantize_into(out, self.data, self.type, self.scale, kernel)
+        else:
+            tensors = self.groups.tensors()
+            write_grouped(out, self.data, self.type, self.scale, rounded=self.groups.rounded, **tensors)
+
+    def expand(self, dtype: torch.dtype = torch.float32, kernel: Kernel | None = None) -> Tensor:
+        """Return the numbers, rounded to `dtype`, as a tensor of `shape` on the device of the blocks."""
         out = torch.empty((len(self.data), self.columns), dtype=dtype, device=self.data.device)
-        dequantize_into(out, self.data, self.type, self.scale, kernel)
+        if self.is_as_stored:
+            self.write(out, kernel)
+            return out.view(self.shape)
+        step = max(1, _ROTATED_NUMBERS // max(1, self.columns))
+        for first in range(0, len(out), step):
+            rows = slice(first, first + step)
+            out[rows].copy_(self.take(rows)._restored())
         return out.view(self.shape)
+
+    def _restored(self) -> Tensor:
+        """Return the numbers in float32, rotated back and with all that belongs to them."""
+        numbers = torch.empty((len(self.data), self.columns), device=self.data.device)
+        self.write(numbers)
+        if self.rotation:
+            numbers = rotated(numbers, self.rotation)
+        if self.column_scale is not None:
+            numbers = numbers * self.column_scale
+        if self.low_rank is not None:
+            numbers = numbers + self.low_rank.up.float() @ self.low_rank.down.float()
+        return numbers
 
     def chunk(self, count: int) -> tuple[PackedTensor, ...]:
         """Return `count` equal parts along the first dimension."""
         rows = len(self.data) // count
-        parts = []
-        for first in range(0, rows * count, rows):
-            scale = self.scale if self.scale is None or self.scale.ndim == 0 else self.scale[first : first + rows]
-            shape = (self.shape[0] // count, *self.shape[1:])
-            parts.append(attrs.evolve(self, data=self.data[first : first + rows], shape=shape, scale=scale))
-        return tuple(parts)
+        shape = (self.shape[0] // count, *self.shape[1:])
+        starts = range(0, rows * count, rows)
+        return tuple(attrs.evolve(self.take(slice(first, first + rows)), shape=shape) for first in starts)
 
 
 def concatenate(parts: Sequence[Tensor | PackedTensor]) -> Tensor | PackedTensor:
@@ -87,7 +163,7 @@ def concatenate(parts: Sequence[Tensor | PackedTensor]) -> Tensor | PackedTensor
     packed = [part for part in parts if isinstance(part, PackedTensor)]
     if not packed:
         return torch.cat(dense)
-    if dense or len({(part.type, part.shape[1:]) for part in packed}) > 1:
+    if dense or len({(part.type, part.shape[1:], part.rotation, _kinds(part)) for part in packed}) > 1:
         types = [part.type.name if isinstance(part, PackedTensor) else str(part.dtype) for part in parts]
         raise CheckpointError(f"parts of one layer are stored in different ways ({', '.join(types)})")
     scale = None
@@ -99,7 +175,58 @@ def concatenate(parts: Sequence[Tensor | PackedTensor]) -> Tensor | PackedTensor
         shape=(sum(part.shape[0] for part in packed), *packed[0].shape[1:]),
         scale=scale,
         input_scale=_largest_input_scale(packed),
+        groups=_joined_groups([part.groups for part in packed if part.groups], [len(part.data) for part in packed]),
+        rotation=packed[0].rotation,
+        column_scale=_same_column_scale(packed),
+        low_rank=_joined_low_rank([part.low_rank for part in packed if part.low_rank]),
     )
+
+
+def _kinds(part: PackedTensor) -> tuple[object, ...]:
+    """Return what must be alike in parts that are joined: which tensors they have, and of what dtypes."""
+    extras = {name: tensor.dtype for name, tensor in part.extras().items() if "." in name or name == "column_scale"}
+    return (tuple(extras.items()), part.groups.rounded if part.groups else None)
+
+
+def _joined_groups(groups: Sequence[Groups], rows: Sequence[int]) -> Groups | None:
+    if not groups:
+        return None
+    joined = {}
+    for name in groups[0].tensors():
+        tensors = [one.tensors()[name] for one in groups]
+        if name == "levels":
+            if all(torch.equal(tensor, tensors[0]) for tensor in tensors):
+                joined[name] = tensors[0]
+                continue
+            tensors = [tensor.expand(count, -1) for tensor, count in zip(tensors, rows, strict=True)]
+        joined[name] = _cat(tensors)
+    return groups[0].with_tensors(joined)
+
+
+def _cat(tensors: Sequence[Tensor]) -> Tensor:
+    """Join tensors of any dtype: not every device can do that with fp8."""
+    if tensors[0].element_size() > 1:
+        return torch.cat(list(tensors))
+    return torch.cat([tensor.view(torch.uint8) for tensor in tensors]).view(tensors[0].dtype)
+
+
+def _same_column_scale(parts: Sequence[PackedTensor]) -> Tensor | None:
+    first = parts[0].column_scale
+    for part in parts:
+        if first is not None and part.column_scale is not None and not torch.equal(first, part.column_scale):
+            raise CheckpointError("parts of one layer have different scales for their inputs")
+    return first
+
+
+def _joined_low_rank(matrices: Sequence[LowRank]) -> LowRank | None:
+    if not matrices:
+        return None
+    up = torch.zeros(sum(len(one.up) for one in matrices), sum(len(one.down) for one in matrices))
+    row = column = 0
+    for one in matrices:
+        up[row : row + len(one.up), column : column + len(one.down)] = one.up
+        row, column = row + len(one.up), column + len(one.down)
+    return LowRank(down=torch.cat([one.down for one in matrices]), up=up.to(matrices[0].up))
 
 
 def _largest_input_scale(parts: Sequence[PackedTensor]) -> Tensor | None:

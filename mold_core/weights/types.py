@@ -43,10 +43,20 @@ _PLAIN = {
         StoredType("I8", 1, 1, "int8"),
         StoredType("U8", 1, 1, "uint8"),
         StoredType("BOOL", 1, 1, "bool"),
+        StoredType("F8_E8M0", 1, 1, "uint8"),
         StoredType("F8_E4M3", 1, 1, "float8_e4m3fn", quantised=True),
         StoredType("F8_E5M2", 1, 1, "float8_e5m2", quantised=True),
     )
 }
+
+# How matrices are packed that a safetensors file stores as I8 or U8, after what it says beside them: whole numbers of
+# 8 bits; codes of 4 bits, of which the low or the high half of a byte comes first; codes of 6 bits.
+_PACKED = (
+    StoredType("INT8", 1, 1, "int8", quantised=True),
+    StoredType("CODES4", 2, 1, quantised=True),
+    StoredType("CODES4_HIGH", 2, 1, quantised=True),
+    StoredType("CODES6", 4, 3, quantised=True),
+)
 
 _BLOCKS = {
     2: StoredType("Q4_0", 32, 18, quantised=True),
@@ -80,7 +90,7 @@ GGUF_TYPES = {
     },
     **_BLOCKS,
 }
-_NAMED = {**_PLAIN, **{type_.name: type_ for type_ in _BLOCKS.values()}}
+_NAMED = {**_PLAIN, **{type_.name: type_ for type_ in (*_BLOCKS.values(), *_PACKED)}}
 
 
 def type_named(name: str) -> StoredType:

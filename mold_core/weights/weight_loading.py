@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from mold_core.deprecated import renamed_arguments
 from mold_core.errors import CheckpointError
 from mold_core.weights.blocks import check_between_blocks
 from mold_core.weights.compiled import is_to_be_compiled, kernel_for
+from mold_core.weights.int8_linear import as_int8, fits_int8, int8_product
 from mold_core.weights.layers import PackedEmbedding, PackedLinear
 from mold_core.weights.packed import PackedTensor, Scratch
 from mold_core.weights.progress import LoadProgress, bring_into_memory
@@ -24,8 +25,9 @@ from mold_core.weights.staging import copier_to
 from mold_core.weights.types import StoredType
 
 if TYPE_CHECKING:
-    from mold_core.settings import CompileMode
+    from mold_core.settings import CompileMode, ComputeMode
     from mold_core.weights.dequantization import Kernel
+    from mold_core.weights.int8_linear import Int8Product
 
 __all__ = ["load_weights", "weight_bytes"]
 
@@ -43,6 +45,8 @@ def load_weights(
     dequantize_within_bytes: int | None = None,
     compile: CompileMode = "auto",
     cache_dir: Path | None = None,
+    compute: ComputeMode = "auto",
+    runs_on: str | torch.device | None = None,
     uses: int = 4,
     progress: LoadProgress | None = None,
 ) -> None:
@@ -58,12 +62,18 @@ def load_weights(
     `compile` and `cache_dir` say whether to expand by compiled kernels and where to keep them, as in `kernel_for`; what
     "auto" weighs is how often the module will run, about: `uses`. `progress` is told of bytes as they come and
     of what is compiled.
+
+    `compute` says what linear layers multiply: "exact" the dequantized numbers; "auto" int8 by int8 where the file
+    stores int8; "int8" also where it stores Q8_0 or fp8 and the module runs on the CPU. `runs_on` is the device that
+    the module runs on, where its weights are streamed there from `device`.
     """
     _check(module, tensors, source)
     dtype_or_bf16 = dtype or torch.bfloat16
-    if dequantize_within_bytes is not None:
+    int8 = _Int8Layers.of(tensors.values(), runs_on or device or "cpu", compute, compile, cache_dir)
+    if dequantize_within_bytes is not None and int8.product is None:  # dense layers are slower than int8
         expand = expand or weight_bytes(tensors, dtype_or_bf16, expand=True) <= dequantize_within_bytes
-    numbers = _packed_numbers(tensors)
+    dequantized = tensors if expand else int8.others(tensors)
+    numbers = _packed_numbers(dequantized)
     kernels = {
         type_: _kernel(
             type_,
@@ -76,7 +86,9 @@ def load_weights(
         )
         for type_, count in numbers.items()
     }
-    scratch = Scratch(_scratch_numbers(sum(numbers.values()), device or "cpu"))
+    scratch = Scratch(
+        _scratch_numbers(sum(_matrix_numbers(tensor) for tensor in dequantized.values()), device or "cpu")
+    )
     copied = copier_to(device)
     dense: dict[str, Tensor] = {}
     done, total = 0, sum(map(_stored_bytes, tensors.values()))
@@ -92,8 +104,10 @@ def load_weights(
             dense[name] = copied(tensor).to(device=device, dtype=wanted)
             continue
         packed = tensor if device is None else attrs.evolve(tensor, data=copied(tensor.data)).to(device)
-        kernel = kernels.get(packed.type)
-        if expand or not _take(module, name, packed, dtype_or_bf16, scratch, kernel):
+        if int8.product is not None and int8.rounds(packed) and not expand:
+            packed = as_int8(packed, compile=compile, cache_dir=cache_dir)
+        kernel, product = kernels.get(packed.type), int8.product if int8.multiplies(packed) else None
+        if expand or not _take(module, name, packed, dtype_or_bf16, scratch, kernel, product):
             dense[name] = packed.expand(dtype_or_bf16, kernel)
     module.load_state_dict(dense, assign=True, strict=False)
     check_between_blocks(module)
@@ -114,6 +128,47 @@ def _kernel(
         return kernel_for(type_, dtype, device, work=work, compile=compile, cache_dir=cache_dir)
     with progress.compiling(f"the kernel for {type_.name}"):
         return kernel_for(type_, dtype, device, work=work, compile=compile, cache_dir=cache_dir)
+
+
+@attrs.frozen
+class _Int8Layers:
+    """Which layers of a module multiply int8 weights, and by what; `kind` is the kind of device that it runs on."""
+
+    product: Int8Product | None
+    kind: str
+    compute: ComputeMode
+
+    @classmethod
+    def of(
+        cls,
+        tensors: Iterable[Tensor | PackedTensor],
+        device: str | torch.device,
+        compute: ComputeMode,
+        compile: CompileMode,
+        cache_dir: Path | None,
+    ) -> _Int8Layers:
+        """Look for a product if any of the tensors needs one."""
+        layers = cls(None, torch.device(device).type, compute)
+        if any(isinstance(one, PackedTensor) and (layers.multiplies(one) or layers.rounds(one)) for one in tensors):
+            return attrs.evolve(layers, product=int8_product(device, compile=compile, cache_dir=cache_dir))
+        return layers
+
+    def multiplies(self, weight: PackedTensor) -> bool:
+        """Check for a weight that is multiplied as it is."""
+        return self.compute != "exact" and fits_int8(weight, self.kind)
+
+    def rounds(self, weight: PackedTensor) -> bool:
+        """Check for a matrix of 8-bit numbers that is rounded to int8 rows."""
+        eight_bits = weight.type.name in ("Q8_0", "F8_E4M3", "F8_E5M2") and weight.groups is None
+        return self.compute == "int8" and self.kind == "cpu" and eight_bits and weight.ndim == 2
+
+    def others(self, tensors: Mapping[str, Tensor | PackedTensor]) -> dict[str, Tensor | PackedTensor]:
+        """Return the tensors that are not multiplied in int8."""
+        if self.product is None:
+            return dict(tensors)
+        packed = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, PackedTensor)}
+        taken = {name for name, tensor in packed.items() if self.multiplies(tensor) or self.rounds(tensor)}
+        return {name: tensor for name, tensor in tensors.items() if name not in taken}
 
 
 def _stored_bytes(tensor: Tensor | PackedTensor) -> int:
@@ -144,12 +199,17 @@ def _is_float(type_: StoredType) -> bool:
 
 
 def _packed_numbers(tensors: Mapping[str, Tensor | PackedTensor]) -> dict[StoredType, int]:
-    """Return how many numbers of each quantised type there are in matrices."""
+    """Return how many numbers of each type that kernels dequantize there are in matrices."""
     counts: dict[StoredType, int] = {}
     for tensor in tensors.values():
-        if isinstance(tensor, PackedTensor) and tensor.ndim == 2:
-            counts[tensor.type] = counts.get(tensor.type, 0) + math.prod(tensor.shape)
+        if isinstance(tensor, PackedTensor) and tensor.groups is None and tensor.ndim == 2:
+            counts[tensor.type] = counts.get(tensor.type, 0) + _matrix_numbers(tensor)
     return counts
+
+
+def _matrix_numbers(tensor: Tensor | PackedTensor) -> int:
+    """Return how many numbers a quantised matrix has; 0 for anything else."""
+    return math.prod(tensor.shape) if isinstance(tensor, PackedTensor) and tensor.ndim == 2 else 0
 
 
 def _scratch_numbers(packed: int, device: str | torch.device) -> int:
@@ -166,7 +226,13 @@ def _scratch_numbers(packed: int, device: str | torch.device) -> int:
 
 
 def _take(
-    module: nn.Module, name: str, weight: PackedTensor, dtype: torch.dtype, scratch: Scratch, kernel: Kernel | None
+    module: nn.Module,
+    name: str,
+    weight: PackedTensor,
+    dtype: torch.dtype,
+    scratch: Scratch,
+    kernel: Kernel | None,
+    product: Int8Product | None,
 ) -> bool:
     """Replace the layer that a tensor is the weight of by a packed one; say whether it is of a kind that can be."""
     path, _, kind = name.rpartition(".")
@@ -174,7 +240,9 @@ def _take(
     if kind != "weight" or len(weight.shape) != 2:
         return False
     if type(layer) is nn.Linear:
-        module.set_submodule(path, PackedLinear(weight, layer.bias, scratch, kernel))
+        packed = PackedLinear(weight, layer.bias, scratch, kernel)
+        packed.int8_product = product
+        module.set_submodule(path, packed)
     elif type(layer) is nn.Embedding:
         module.set_submodule(path, PackedEmbedding(weight, dtype))
     else:

@@ -124,13 +124,13 @@ def test_without_a_compiler_torch_multiplies_and_the_log_says_why(
     assert compiled_product(cache_dir=tmp_path) is None
     (last,) = [record.message for record in caplog.records if "without compiled code" in record.message]
     assert words in last
-    assert not list(tmp_path.glob("kernels/*"))
+    assert [path.suffix for path in tmp_path.glob("kernels/*")] == [".failed"]
 
 
 def test_a_damaged_library_is_removed_and_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mold_core.weights.int8_gemm.digest_of", lambda *parts: "digest")
+    monkeypatch.setattr("mold_core.weights.native_code.digest_of", lambda *parts: "digest")
     (tmp_path / "kernels").mkdir()
-    library = tmp_path / "kernels" / "int8-digest.so"
+    library = tmp_path / "kernels" / "int8_gemm-digest.so"
     library.write_bytes(b"\x7fELF no library")
     assert compiled_product(cache_dir=tmp_path) is None
     assert not library.exists()

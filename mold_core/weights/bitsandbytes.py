@@ -1,0 +1,73 @@
+"""Weights of bitsandbytes: nf4 and fp4 in blocks, and int8 rows (https://github.com/bitsandbytes-foundation/bitsandbytes).
+
+Codes of 4 bits, the high half of a byte first, index `quant_map`; each block of the flattened matrix has its largest
+magnitude in `absmax`, which may be quantised itself ("double quantisation").
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mold_core.errors import CheckpointError
+from mold_core.weights.grouped import Groups
+from mold_core.weights.json_tensor import read_json
+from mold_core.weights.packed import PackedTensor
+from mold_core.weights.stored_layer import StoredLayer
+from mold_core.weights.types import type_named
+
+__all__ = ["STATE", "four_bit_weight", "int8_rows"]
+
+STATE = "weight.quant_state.bitsandbytes__"
+
+
+def int8_rows(layer: StoredLayer) -> PackedTensor:
+    """Return whole numbers with SCB, the largest magnitude of each row."""
+    raw = layer.weight("int8")
+    largest = layer.numbers("SCB", layer.take("SCB"), (len(raw), 1), (len(raw),)).float()
+    layer.find("weight_format")
+    data = raw.contiguous().view(torch.uint8)
+    return PackedTensor(data=data, type=type_named("INT8"), shape=tuple(raw.shape), scale=largest / 127)
+
+
+def four_bit_weight(layer: StoredLayer, kind: str) -> PackedTensor:
+    """Return a matrix of nf4 or fp4, whose state is stored under `STATE` with `kind` appended."""
+    name = layer.name(f"{STATE}{kind}")
+    state = read_json(name, layer.take(f"{STATE}{kind}"))
+    shape, block = state.get("shape"), state.get("blocksize")
+    if not isinstance(shape, list) or not _is_shape(shape) or type(block) is not int or block < 2 or block % 2:
+        raise CheckpointError(f"{name} has no shape and even blocksize")
+    rows, columns = shape
+    stored = layer.tensors[layer.weight_name]
+    if not isinstance(stored, Tensor) or stored.element_size() != 1 or 2 * stored.numel() != rows * columns:
+        raise CheckpointError(f"{layer.weight_name} does not hold {rows} x {columns} numbers of 4 bits")
+    levels = layer.numbers("weight.quant_map", layer.take("weight.quant_map"), (1, 16), (16,)).float()
+    scales = _scales(layer, state, math.ceil(rows * columns / block))
+    data = stored.contiguous().view(torch.uint8).reshape(rows, columns // 2)
+    if columns % block:  # a block goes on in the next row: numbers of one scale each cost no more than a small matrix
+        block = math.gcd(block, columns)
+        scales = scales.repeat_interleave(state["blocksize"] // block)[: rows * columns // block]
+    groups = Groups(scales=scales.reshape(rows, columns // block), levels=levels)
+    return PackedTensor(data=data, type=type_named("CODES4_HIGH"), shape=(rows, columns), groups=groups)
+
+
+def _is_shape(shape: list[Any]) -> bool:
+    return len(shape) == 2 and all(type(size) is int and 0 < size < 2**31 for size in shape) and shape[1] % 2 == 0
+
+
+def _scales(layer: StoredLayer, state: Mapping[str, Any], count: int) -> Tensor:
+    """Return the largest magnitude of each block, float32 [count]."""
+    stored = layer.take("weight.absmax")
+    if stored.is_floating_point():
+        return layer.numbers("weight.absmax", stored, (count,)).float()
+    size, offset = state.get("nested_blocksize"), state.get("nested_offset", 0.0)
+    if tuple(stored.shape) != (count,) or type(size) is not int or size < 1 or not isinstance(offset, int | float):
+        raise CheckpointError(f"{layer.name('weight.absmax')} must hold {count} numbers, one for each block")
+    levels = layer.numbers("weight.nested_quant_map", layer.take("weight.nested_quant_map"), (256,)).float()
+    largest = layer.take("weight.nested_absmax")
+    largest = layer.numbers("weight.nested_absmax", largest, (math.ceil(count / size),)).float()
+    return levels[stored.long()] * largest.repeat_interleave(size)[:count] + offset

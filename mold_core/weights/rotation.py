@@ -1,0 +1,46 @@
+"""ConvRot: rotations along the inputs of a layer, which spread outliers so that few bits hold a row.
+
+In each group of 4^n inputs the rotation is the n-fold Kronecker power of a symmetric, orthogonal 4 x 4 matrix, so it is
+its own inverse: (x R) (W R)^T = x W^T.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+__all__ = ["is_rotation", "largest_rotation", "rotated"]
+
+_LARGEST = 4**8
+
+
+def is_rotation(group: int) -> bool:
+    """Check whether a group size is a power of 4 that layers may have."""
+    return 4 <= group <= _LARGEST and group & (group - 1) == 0 and group.bit_length() % 2 == 1
+
+
+def largest_rotation(columns: int, limit: int = 256) -> int:
+    """Return the largest group size that divides a number of columns; 0 for none."""
+    group = limit
+    while group >= 4 and columns % group:
+        group //= 4
+    return group if group >= 4 else 0
+
+
+def rotated(x: Tensor, group: int) -> Tensor:
+    """Return x [..., columns] rotated in groups of columns, computed in float32 and rounded to the dtype of x."""
+    matrix = _matrix(group, x.device)
+    groups = x.float().reshape(*x.shape[:-1], -1, group)
+    return (groups @ matrix).reshape(x.shape).to(x.dtype)
+
+
+@functools.lru_cache(maxsize=32)
+def _matrix(group: int, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        four = torch.tensor([[1, 1, 1, -1], [1, 1, -1, 1], [1, -1, 1, 1], [-1, 1, 1, 1]], dtype=torch.float32) / 2
+        matrix = four
+        while len(matrix) < group:
+            matrix = torch.kron(matrix, four)
+        return matrix.to(device)
