@@ -5,7 +5,7 @@ from mold_core.chains.clips import ClipFiles, ClipWork, encode_clip, render_clip
 from mold_core.chains.joined import join
 from mold_core.chains.lengths import frames_of, request_of_length
 from mold_core.chains.plan import ChainPlan, ClipRules, overlap_frames, plan
-from mold_core.chains.script import read_script, write_script
+from mold_core.chains.script import read_script, script_of, write_script
 from mold_core.chains.store import ChainStore, SavedChain
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "read_script",
     "render_clip",
     "request_of_length",
+    "script_of",
     "stage_seed",
     "write_script",
 ]

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,15 @@ import attrs
 from mold_core.config_file import decoded, parsed
 from mold_core.errors import MoldError, SettingsError, ValidationError
 from mold_core.wire import ChainRequest, ChainStage
-from mold_core.wire.convert import from_json
+from mold_core.wire.convert import from_json, to_json
 from mold_core.wire.fields import is_optional_empty
 
-__all__ = ["SCHEMA", "read_script", "write_script"]
+__all__ = ["SCHEMA", "read_script", "script_of", "write_script"]
 
 SCHEMA = "mold.chain.v1"
 
 _MAX_BYTES = 64 * 1024 * 1024
+_OF_STAGES = ("stages", "prompt", "total_frames", "clip_frames", "source_image")
 _IMAGE_KEYS = ("source_image", "source_image_path", "source_image_b64")
 
 
@@ -60,7 +61,7 @@ def write_script(request: ChainRequest) -> str:
     chain = {
         field.name: value
         for field in attrs.fields(ChainRequest)
-        if field.name not in ("stages", "prompt", "total_frames", "clip_frames", "source_image")
+        if field.name not in _OF_STAGES
         and (value := getattr(request, field.name)) != field.default
         and not is_optional_empty(field, value)
     }
@@ -73,6 +74,17 @@ def write_script(request: ChainRequest) -> str:
         }
         blocks.append("[[stage]]\n" + "".join(_lines(values)))
     return "\n".join(blocks)
+
+
+def script_of(request: ChainRequest, stages: Sequence[ChainStage]) -> dict[str, Any]:
+    """Return a chain with its stages as the JSON types of a script, without images."""
+    chain = {field.name: getattr(request, field.name) for field in attrs.fields(ChainRequest)}
+    shown = {name: value for name, value in chain.items() if name not in _OF_STAGES and value is not None}
+    return {
+        "schema": SCHEMA,
+        "chain": to_json(shown),
+        "stage": [to_json(attrs.evolve(stage, source_image=None)) for stage in stages],
+    }
 
 
 def _request(table: Mapping[str, Any], folder: Path) -> ChainRequest:

@@ -198,7 +198,7 @@ class Client:
 
     @cached_property
     def _models(self) -> RemoteModels:
-        return listed(self.connection.json("GET", "/api/models"))
+        return listed(self.connection.json("GET", "/api/models?kind=all"))
 
     def models(self) -> list[ModelEntry]:
         """Return every model of the server's catalog with what is known of it there."""

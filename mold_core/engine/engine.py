@@ -176,6 +176,11 @@ class Engine:
         self._enqueue(job)
         return job
 
+    def prepare(self, request: Any) -> Prepared:
+        """Return a request with everything filled in, without queueing it. Raises what `submit` would for it."""
+        check(request)
+        return job_kind_of(request).prepare(request, self._models)
+
     def run(self, request: Any, on_event: Callable[[ProgressEvent], object] | None = None) -> Any:
         """Return the result of a request of any kind.
 

@@ -305,6 +305,13 @@ class Settings:
     webhook_hosts: tuple[str, ...] | None = setting(
         "Hosts that jobs may be posted to when they have ended.", env="MOLD_WEBHOOK_HOSTS", key="webhook_hosts"
     )
+    compat: Literal["mold", "reference"] = setting(
+        "reference: respond as the client of mold in Rust requires: /api/upscale as JSON, and the data of "
+        "videos of chains as numbers.",
+        env="MOLD_COMPAT",
+        key="compat",
+        default="mold",
+    )
     request_timeout_s: float = setting(
         "Seconds in which a request must arrive, beside a second for every 16 KiB of it.",
         env="MOLD_REQUEST_TIMEOUT_S",

@@ -108,6 +108,9 @@ class ChainResponse:
     generation_time_ms: int = wire_field("From the start of the work to the last byte, in milliseconds.")
     gpu: int | None = wire_field("Number of the GPU that made it.", default=None)
     warnings: tuple[str, ...] = wire_field("What was adjusted or ignored, in words.", default=())
+    script: dict[str, Any] | None = wire_field(
+        "The chain as a script, without images: schema, chain and stage.", default=None, hash=False
+    )
 
     def _repr_html_(self) -> str:
         return html_of([self.video])

@@ -34,3 +34,4 @@ class ExpandResponse:
     original: str = wire_field("The prompt that was given.")
     expanded: tuple[str, ...] = wire_field("The prompts that were written.")
     seed_used: int | None = wire_field("Seed that gives the same prompts again, where there is one.", default=None)
+    warnings: tuple[str, ...] | None = wire_field("What to know about the prompts, in words.", default=None)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import get_args
+import asyncio
+from typing import Any, get_args
 
 import attrs
 import falcon.asgi
 
-from mold_core.catalog import ModelSpec
-from mold_core.chains import ClipRules
+from mold_core.catalog import ModelSpec, refuse_lora_paths
+from mold_core.chains import ClipRules, plan, script_of
 from mold_core.errors import ValidationError
 from mold_core.hookspecs import ChainRenderer
 from mold_core.wire import ProgressEvent
@@ -16,13 +17,13 @@ from mold_core.wire.chain import MAX_STAGES, ChainEvent, ChainRequest, ChainResp
 from mold_core.wire.fields import wire_field
 from mold_http.guard.bodies import query_of, read_json
 from mold_http.jobs import JobSource, result_of, submit
-from mold_http.responses import JSON, answer_json
+from mold_http.responses import JSON, answer_json, json_of
 from mold_http.results import answer_result, result_frame
 from mold_http.routes.route import EVENT_STREAM, EVENTS, Query, ResponseSpec, Route
 from mold_http.service import Service
 from mold_http.sse import send_events
 
-__all__ = ["ROUTES", "ChainLimits"]
+__all__ = ["ROUTES", "ChainLimits", "ChainValidation"]
 
 _MAX_FADE_FRAMES = 32
 
@@ -42,10 +43,56 @@ class ChainLimits:
     quantization_family: str = wire_field("Weight format of the model.")
 
 
+@attrs.frozen(kw_only=True)
+class ChainValidation:
+    """A chain that can be generated."""
+
+    model: str = wire_field("Full name of the model.")
+    stage_count: int = wire_field("Number of clips.")
+    total_frames: int = wire_field("Frames of the video.")
+    estimated_total_frames: int = wire_field("Frames of all clips, less what overlaps.")
+    duration_ms: int = wire_field("Length of the video in milliseconds.")
+    warnings: tuple[str, ...] = wire_field("What is adjusted or ignored, in words.")
+    script: dict[str, Any] = wire_field("The chain as a script, without images.", hash=False)
+
+
 async def chain(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Respond with the video as JSON."""
     job = await submit(service, req, await read_json(req, ChainRequest), durable=False)
-    await answer_result(req, resp, await result_of(req, job), "base64")
+    result = await result_of(req, job)
+    if service.settings.compat == "reference":
+        answer_json(resp, await asyncio.to_thread(_with_numbers, result))
+        return
+    await answer_result(req, resp, result, "base64")
+
+
+def _with_numbers(result: ChainResponse) -> dict[str, Any]:
+    """Return the response with the data of the video as numbers."""
+    answer: dict[str, Any] = json_of(result)
+    answer["video"]["data"] = list(result.video.data)
+    return answer
+
+
+async def validate(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+    """Respond with the clips of a chain, without generating it."""
+    request = await read_json(req, ChainRequest)
+    refuse_lora_paths(request)
+    prepared = await service.media.run(req, service.engine.prepare, request)
+    assert prepared.spec is not None
+    rules = ClipRules.of(service.engine.plugins.chain_renderers.get(prepared.spec.family))
+    planned = plan(prepared.request, rules)
+    answer_json(
+        resp,
+        ChainValidation(
+            model=prepared.spec.name,
+            stage_count=len(planned.stages),
+            total_frames=planned.total_frames,
+            estimated_total_frames=planned.rendered_frames,
+            duration_ms=planned.total_frames * 1000 // prepared.request.fps,
+            warnings=prepared.warnings,
+            script=script_of(prepared.request, planned.stages),
+        ),
+    )
 
 
 async def chain_stream(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
@@ -143,6 +190,18 @@ ROUTES = (
         responses=(ResponseSpec(doc="Events.", content={EVENT_STREAM: EVENTS}),),
         errors=_ERRORS,
         tier="generation",
+    ),
+    Route(
+        method="POST",
+        path="/api/generate/chain/validate",
+        name="validate_chain",
+        summary="Check a chain without generating it",
+        doc="The body is that of /api/generate/chain; the response has its clips and their frames.",
+        handler=validate,
+        tag="generate",
+        request=ChainRequest,
+        responses=(ResponseSpec(doc="The chain can be generated.", content={JSON: ChainValidation}),),
+        errors=("UNKNOWN_MODEL", "MODEL_NOT_FOUND", "PLUGIN_ERROR"),
     ),
     Route(
         method="GET",

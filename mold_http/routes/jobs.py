@@ -22,6 +22,7 @@ from mold_http.jobs import JobSource, submit
 from mold_http.responses import JSON, answer_json
 from mold_http.results import RESULT_CONTENT, answer_result, result_frame
 from mold_http.routes.generate import IMAGE_DATA, image_data_of
+from mold_http.routes.queue_entries import QueueEntry, queue_entries
 from mold_http.routes.route import EVENT_STREAM, EVENTS, Query, ResponseSpec, Route
 from mold_http.service import Service
 from mold_http.sse import send_events
@@ -97,6 +98,7 @@ class QueueState:
     paused: bool = wire_field("Whether jobs wait though a device is free.")
     depth: int = wire_field("Jobs that wait.")
     capacity: int = wire_field("Jobs that may wait.")
+    entries: tuple[QueueEntry, ...] = wire_field("The jobs that run, then those that wait.")
 
 
 async def create(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
@@ -163,13 +165,13 @@ async def result(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.R
 async def pause(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Begin no more jobs; what runs goes on."""
     await asyncio.to_thread(service.engine.pause)
-    _answer_queue(service, resp)
+    await _answer_queue(service, resp)
 
 
 async def resume(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Begin jobs again."""
     await asyncio.to_thread(service.engine.resume)
-    _answer_queue(service, resp)
+    await _answer_queue(service, resp)
 
 
 async def reorder(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
@@ -184,12 +186,20 @@ async def reorder(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.
 
 async def queue(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Answer with how long the queue is, and whether it is paused."""
-    _answer_queue(service, resp)
+    await _answer_queue(service, resp)
 
 
-def _answer_queue(service: Service, resp: falcon.asgi.Response) -> None:
+async def _answer_queue(service: Service, resp: falcon.asgi.Response) -> None:
     waiting = service.engine.queue
-    answer_json(resp, QueueState(paused=waiting.paused, depth=len(waiting), capacity=waiting.capacity))
+    answer_json(
+        resp,
+        QueueState(
+            paused=waiting.paused,
+            depth=len(waiting),
+            capacity=waiting.capacity,
+            entries=await asyncio.to_thread(queue_entries, service.engine),
+        ),
+    )
 
 
 async def _job(service: Service, id: str) -> Job:

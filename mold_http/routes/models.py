@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from typing import Literal
 
 import attrs
 import falcon.asgi
 
 from mold_core.catalog import ModelSpec
 from mold_core.engine import ModelEntry
-from mold_core.errors import ModelNotFoundError, MoldError
+from mold_core.errors import ModelNotFoundError, MoldError, ValidationError
 from mold_core.wire import DevicePlacement, PullRequest
 from mold_core.wire.fields import wire_field
 from mold_http.accept import wants_events
-from mold_http.guard.bodies import read_json
+from mold_http.guard.bodies import query_of, read_json
 from mold_http.jobs import JobSource, result_of, submit
 from mold_http.responses import JSON, answer_json
 from mold_http.results import answer_result, result_frame
-from mold_http.routes.route import EVENT_STREAM, EVENTS, ResponseSpec, Route
+from mold_http.routes.route import EVENT_STREAM, EVENTS, Query, ResponseSpec, Route
 from mold_http.service import Service
 from mold_http.sse import send_events
 
@@ -33,14 +35,14 @@ class ModelInfo:
 
     name: str = wire_field("Full name, base:tag.")
     family: str = wire_field("Family of the model.")
-    size_gb: float = wire_field("Size of its own files in GiB, without shared files.")
+    size_gb: float = wire_field("Size of its own files in GiB, without shared files, rounded up.")
     is_loaded: bool = wire_field("Whether it is in memory.")
     last_used: int | None = wire_field("Always null.")
     hf_repo: str = wire_field("Repository of its weights; may be empty.")
-    default_steps: int | None = wire_field("Default number of steps.")
-    default_guidance: float | None = wire_field("Default guidance.")
-    default_width: int | None = wire_field("Default width.")
-    default_height: int | None = wire_field("Default height.")
+    default_steps: int = wire_field("Default number of steps; 0 if it has none.")
+    default_guidance: float = wire_field("Default guidance; 0 if it has none.")
+    default_width: int = wire_field("Default width; 0 if it has none.")
+    default_height: int = wire_field("Default height; 0 if it has none.")
     description: str = wire_field("Short description.")
     downloaded: bool = wire_field("Whether all its files are downloaded.")
     runnable: bool = wire_field("Whether a loaded plugin can run it.")
@@ -77,8 +79,12 @@ class UnloadRequest:
 
 
 async def list_models(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Respond with every model of the catalog."""
-    answer_json(resp, await asyncio.to_thread(_models, service))
+    """Respond with the models of the catalog, and with their components if `kind` is all."""
+    kind = query_of(req).get("kind", "models")
+    if kind not in ("models", "all"):
+        raise ValidationError("kind must be models or all", field="kind", value=kind)
+    found = await asyncio.to_thread(_models, service)
+    answer_json(resp, [model for model in found if kind == "all" or model.part_of is None])
 
 
 async def load(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
@@ -138,22 +144,23 @@ def _model(service: Service, entry: ModelEntry, default_because: str | None) -> 
     spec, defaults, store = entry.spec, entry.spec.defaults, service.engine.store
     family = service.engine.plugins.families.get(spec.family)
     missing = store.missing(spec)
+    installed_bytes = 0 if missing else store.files_of(spec).size_bytes()
     return ModelInfo(
         name=spec.name,
         family=spec.family,
-        size_gb=_own_gib(spec),
+        size_gb=_own_gib(spec, installed_bytes),
         is_loaded=entry.loaded,
         last_used=None,
         hf_repo=next((file.repo for file in spec.files if file.component in _OWN_COMPONENTS and file.repo), ""),
-        default_steps=defaults.steps,
-        default_guidance=defaults.guidance,
-        default_width=defaults.width,
-        default_height=defaults.height,
+        default_steps=defaults.steps or 0,
+        default_guidance=defaults.guidance or 0,
+        default_width=defaults.width or 0,
+        default_height=defaults.height or 0,
         description=spec.description,
         downloaded=not missing,
         runnable=entry.runnable,
         capabilities=tuple(sorted(getattr(family, "capabilities", ()))),
-        disk_usage_bytes=None if missing else store.files_of(spec).size_bytes(),
+        disk_usage_bytes=None if missing else installed_bytes,
         remaining_download_bytes=sum(file.size_bytes or 0 for file in missing),
         size_bytes=spec.size_bytes,
         licence=spec.licence,
@@ -167,9 +174,11 @@ def _model(service: Service, entry: ModelEntry, default_because: str | None) -> 
     )
 
 
-def _own_gib(spec: ModelSpec) -> float:
+def _own_gib(spec: ModelSpec, installed_bytes: int) -> float:
+    """Return the size of a model's own files, rounded up; of files without a size in the catalog, that on disk."""
     own = [file for file in spec.files if file.component in _OWN_COMPONENTS] or list(spec.files)
-    return round(sum(file.size_bytes or 0 for file in own) / 2**30, 2)
+    size_bytes = sum(file.size_bytes or 0 for file in own) or installed_bytes
+    return math.ceil(size_bytes / 2**30 * 100) / 100
 
 
 ROUTES = (
@@ -178,8 +187,10 @@ ROUTES = (
         path="/api/models",
         name="list_models",
         summary="List the models of the catalog",
+        doc="Text encoders, LoRAs and other components of models are listed if `kind` is all.",
         handler=list_models,
         tag="models",
+        parameters=(Query(name="kind", doc="`models` or `all`.", type=Literal["models", "all"], default="models"),),
         responses=(ResponseSpec(doc="The models.", content={JSON: tuple[ModelInfo, ...]}),),
         example="curl localhost:7680/api/models",
     ),

@@ -49,7 +49,9 @@ class CurrentGeneration:
     """The job that has been running longest."""
 
     model: str = wire_field("Its model.")
-    prompt_sha256: str = wire_field("SHA-256 of its prompt, in hexadecimal; the prompt itself is private.")
+    prompt_sha256: str = wire_field(
+        "SHA-256 of its prompt, in hexadecimal, or of the prompts of a chain, one a line; prompts are private."
+    )
     started_at_unix_ms: int = wire_field("When it started.")
     elapsed_ms: int = wire_field("Time since it started.")
 
@@ -113,7 +115,9 @@ def _current(running: Sequence[Job]) -> CurrentGeneration | None:
     job = next((job for job in running if job.model is not None and job.started_at is not None), None)
     if job is None or job.model is None or job.started_at is None:
         return None
-    prompt = getattr(job.request, "prompt", None) or ""
+    prompt = getattr(job.request, "prompt", None) or "\n".join(
+        stage.prompt for stage in getattr(job.request, "stages", ())
+    )
     return CurrentGeneration(
         model=job.model,
         prompt_sha256=sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest(),

@@ -50,7 +50,7 @@ onKeyNeeded((wrong) => new Promise((resolve) => {
 
 async function start() {
   if (keyNeeded()) await get("api/status");
-  [server.capabilities, server.models] = await Promise.all([get("api/capabilities"), get("api/models")]);
+  [server.capabilities, server.models] = await Promise.all([get("api/capabilities"), get("api/models?kind=all")]);
   if (!server.capabilities.gallery.enabled) $('nav a[href="#/gallery"]').hidden = true;
   if (!server.capabilities.chains) $('nav a[href="#/video"]').hidden = true;
   startCreate(server);

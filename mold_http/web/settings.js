@@ -9,7 +9,7 @@ export const declares = (family, name) => family.parameters.some((parameter) => 
 
 // Returns the sizes to choose from: those of the family, scaled down for a model with a smaller default size.
 export function sizesOf(model, family) {
-  const most = (model.default_width ?? 1024) * (model.default_height ?? 1024);
+  const most = (model.default_width || 1024) * (model.default_height || 1024);
   const sizes = family.recommended_sizes.map((text) => text.split("x").map(Number));
   const largest = Math.max(...sizes.map(([width, height]) => width * height), 1);
   const scale = Math.min(1, Math.sqrt(most / largest));

@@ -6,7 +6,7 @@ export const server = { capabilities: null, models: [] };
 
 // Reloads the list of models and notifies the views.
 export async function refreshModels() {
-  server.models = await get("api/models");
+  server.models = await get("api/models?kind=all");
   document.dispatchEvent(new Event("models"));
   return server.models;
 }

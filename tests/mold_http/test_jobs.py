@@ -79,7 +79,9 @@ def test_a_reader_that_leaves_does_not_end_the_job(paused: Server) -> None:
 def test_a_queue_that_is_paused_keeps_jobs_and_lets_them_be_moved_and_cancelled(paused: Server) -> None:
     first, second, third = (generate(paused, {**SMALL, "seed": seed}) for seed in (1, 2, 3))
     assert [job["position"] for job in (first, second, third)] == [1, 2, 3]
-    assert paused.ask("GET", "/api/queue").json() == {"paused": True, "depth": 3, "capacity": 200}
+    queue = paused.ask("GET", "/api/queue").json()
+    assert [entry["id"] for entry in queue.pop("entries")] == [job["id"] for job in (first, second, third)]
+    assert queue == {"paused": True, "depth": 3, "capacity": 200}
     assert paused.ask("GET", "/api/status").json()["queue_depth"] == 3
     moved = paused.ask("POST", "/api/queue/reorder", {"id": third["id"], "position": 1})
     assert moved.json() == {"id": third["id"], "state": "queued", "position": 1}

@@ -12,7 +12,7 @@ from weakref import WeakSet
 import attrs
 
 from mold_core.catalog import ModelSpec
-from mold_core.chains import Chain, ChainStore, ClipRules, ClipWork, join, lay_out, plan, stage_seed
+from mold_core.chains import Chain, ChainStore, ClipRules, ClipWork, join, lay_out, plan, script_of, stage_seed
 from mold_core.errors import CancelledError, ChainError, MoldError, ValidationError, WorkerError
 from mold_core.files import version_of
 from mold_core.hookspecs import ChainRenderer, Worker
@@ -201,6 +201,7 @@ def _deliver(job: Job, chain: Chain, context: RunContext) -> None:
             seed_used=chain.request.seed,
             generation_time_ms=int((time() - (job.started_at or time())) * 1000),
             warnings=job.warnings,
+            script=script_of(chain.request, chain.plan.stages),
         ),
     )
 

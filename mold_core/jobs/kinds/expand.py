@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import attrs
 
 from mold_core.catalog import ModelSpec
-from mold_core.errors import ModelNotFoundError, WorkerError
+from mold_core.errors import ModelNotFoundError, ValidationError, WorkerError
 from mold_core.hookspecs import Run, Worker
 from mold_core.jobs.batch import BatchRun, fail_jobs
 from mold_core.jobs.job import Job
@@ -67,8 +67,18 @@ class ExpandKind(JobKind):
             model_family=spec.family if spec is not None else request.model_family or _first_family(models),
             seed=request.seed if request.seed is not None else secrets.randbits(_RANDOM_SEED_BITS),
         )
-        with wrap_plugin_errors("the prompt could not be expanded"):
-            Expanding.of(completed, models.settings, models.plugins).check()
+        try:
+            _check(completed, models)
+        except (ModelNotFoundError, ValidationError):
+            substitute = _for_installed_expander(completed, models)
+            if substitute is None:
+                raise
+            _check(substitute, models)
+            warning = (
+                f"written by the language model of {substitute.model}, the only one that is installed; it may know "
+                f"the family {completed.model_family} badly"
+            )
+            return Prepared(request=substitute, warnings=(warning,))
         return Prepared(request=completed)
 
     def run(self, jobs: Sequence[Job], context: RunContext) -> None:
@@ -79,12 +89,31 @@ class ExpandKind(JobKind):
             try:
                 request: ExpandRequest = job.request
                 prompts = context.worker.run(ExpandTask(request), BatchRun([job]))
-                response = ExpandResponse(original=request.prompt, expanded=prompts, seed_used=request.seed)
+                response = ExpandResponse(
+                    original=request.prompt, expanded=prompts, seed_used=request.seed, warnings=job.warnings or None
+                )
                 context.deliver(job, response)
             except WorkerError:
                 raise
             except Exception as error:
                 fail_jobs([job], error)
+
+
+def _check(request: ExpandRequest, models: Models) -> None:
+    """Raise what the expander of a complete request can tell before it begins."""
+    with wrap_plugin_errors("the prompt could not be expanded"):
+        Expanding.of(request, models.settings, models.plugins).check()
+
+
+def _for_installed_expander(request: ExpandRequest, models: Models) -> ExpandRequest | None:
+    """Return a request that names only a family as one for an installed model with an expander of its own.
+
+    None: a model is named, an expander is configured, or no such model is installed.
+    """
+    if request.model is not None or models.settings.expand_backend != "local" or not models.settings.expand_own:
+        return None
+    able = (spec for spec in models.plugins.models.values() if spec.expander and models.store.has(spec))
+    return next((attrs.evolve(request, model=spec.name) for spec in able), None)
 
 
 def _first_family(models: Models) -> str:
