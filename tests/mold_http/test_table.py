@@ -81,9 +81,10 @@ def test_the_document_is_valid_openapi() -> None:
 
 def test_the_document_is_served(server: Server) -> None:
     served = server.ask("GET", "/api/openapi.json").json()
-    assert served == json.loads(
-        json.dumps(document(SERVED, components=tuple(load_plugins().placement_components.values())))
-    )
+    plugins = load_plugins()
+    families = tuple((family.name, tuple(family.parameters)) for family in plugins.families.values())
+    described = document(SERVED, families=families, components=tuple(plugins.placement_components.values()))
+    assert served == json.loads(json.dumps(described))
     assert set(served["paths"]) == {route.path for route in SERVED}
 
 
