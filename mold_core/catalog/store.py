@@ -89,7 +89,7 @@ class ModelStore:
     def choices(self, spec: ModelSpec, file: ModelFile) -> tuple[Path, ...]:
         """Return which of a file and those that can stand in for it are here, best first."""
         folder = spec.root or self.models_dir
-        return tuple(path for path in (folder / name for name in (file.path, *file.instead)) if path.is_file())
+        return tuple(path for path in (folder / name for name in (file.path, *file.instead)) if path.exists())
 
     def marker_of(self, spec: ModelSpec) -> Path:
         """Return the file that stands as long as a model is being pulled."""

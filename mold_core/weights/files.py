@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from mold_core.errors import CheckpointError
 from mold_core.weights.gguf_files import GGUF
 from mold_core.weights.safetensors_files import SAFETENSORS
-from mold_core.weights.source import TensorSource
+from mold_core.weights.shards import shards_of
+from mold_core.weights.source import TensorSource, WeightFile, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,10 +26,27 @@ BUILT_IN: tuple[WeightLoader, ...] = (GGUF, SAFETENSORS)
 def open_weights(path: Path, loaders: Iterable[WeightLoader] = ()) -> Mapping[str, TensorSource]:
     """Return the tensors of a weight file by name: shapes, types and sizes from its header, numbers when read.
 
-    `loaders` are tried after mold's own, for safetensors and GGUF. Raises CheckpointError naming the path for a file
-    that is unreadable, damaged, or of another format; files of pickled objects, which can run code, are never read.
+    A shard, an index of shards or a folder stands for all of its shards. `loaders` are tried after mold's own, for
+    safetensors and GGUF. Raises CheckpointError naming the path for a file that is unreadable, damaged, or of another
+    format; files of pickled objects, which can run code, are never read.
     """
-    path = Path(path)
+    path, loaders = Path(path), tuple(loaders)
+    shards = shards_of(path)
+    if len(shards) == 1:
+        return _open(shards[0], loaders)
+    tensors: dict[str, TensorSource] = {}
+    metadata: dict[str, str | int | float | bool] = {}
+    for shard in shards:
+        opened = _open(shard, loaders)
+        for name, source in opened.items():
+            if name in tensors:
+                raise CheckpointError("%s: %s is in another shard too", shard, shown(name))
+            tensors[name] = source
+        metadata = {**getattr(opened, "metadata", {}), **metadata}
+    return WeightFile(path=path, format="shards", tensors=tensors, metadata=metadata)
+
+
+def _open(path: Path, loaders: tuple[WeightLoader, ...]) -> Mapping[str, TensorSource]:
     try:
         with path.open("rb") as file:
             head = file.read(64)

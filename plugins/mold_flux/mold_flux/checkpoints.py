@@ -22,6 +22,7 @@ from mold_flux.autoencoder import AutoencoderConfig
 from mold_flux.diffusers_layout import autoencoder_name, from_diffusers, some
 from mold_flux.text_encoders import ClipConfig, T5Config
 from mold_flux.transformer import FluxConfig
+from mold_flux.variants import refuse_other_models
 
 __all__ = [
     "autoencoder_config",
@@ -46,9 +47,16 @@ T = TypeVar("T")
 # What files that hold a whole model put before the names of each part's tensors.
 _TRANSFORMER = ("model.diffusion_model.", "diffusion_model.")
 _AUTOENCODER = ("first_stage_model.", "vae.")
-_CLIP = ("text_encoders.clip_l.transformer.", "text_encoders.clip_l.")
+_CLIP = (
+    "text_encoders.clip_l.transformer.",
+    "text_encoders.clip_l.",
+    "cond_stage_model.transformer.",
+    "cond_stage_model.",
+    "conditioner.embedders.0.transformer.",
+)
 _T5 = ("text_encoders.t5xxl.transformer.", "text_encoders.t5xxl.")
 _PARTS = (*_TRANSFORMER, *_AUTOENCODER, *_CLIP, *_T5)
+_STABLE_DIFFUSION = ("cond_stage_model.", "conditioner.", "first_stage_model.")
 _PREFIXES = {"transformer": _TRANSFORMER, "vae": _AUTOENCODER, "clip_encoder": _CLIP, "t5_encoder": _T5}
 
 
@@ -58,6 +66,7 @@ def transformer_tensors(tensors: Weights) -> dict[str, Weight]:
     The official layout is only renamed; diffusers' separate query, key and value are joined, which copies them.
     """
     found = _part(tensors, _TRANSFORMER)
+    refuse_other_models(found)
     if any(name.startswith("double_blocks.") for name in found):
         return found
     if any(name.startswith("transformer_blocks.") for name in found):
@@ -88,14 +97,13 @@ def autoencoder_tensors(tensors: Weights) -> dict[str, Weight]:
     found = _part(tensors, _AUTOENCODER)
     if "decoder.conv_in.weight" not in found:
         raise CheckpointError(f"this is no FLUX.1 autoencoder: there is no decoder.conv_in among {some(found)}")
-    if not any(name.startswith("decoder.up_blocks.") for name in found):
-        return found
-    levels = _count(found, "decoder.up_blocks")
-    renamed = {autoencoder_name(name, levels): tensor for name, tensor in found.items()}
-    pointwise = re.compile(r"mid\.attn_1\.(q|k|v|proj_out)\.weight$")  # diffusers has linear layers here
+    if any(name.startswith("decoder.up_blocks.") for name in found):
+        levels = _count(found, "decoder.up_blocks")
+        found = {autoencoder_name(name, levels): tensor for name, tensor in found.items()}
+    pointwise = re.compile(r"mid\.attn_1\.(q|k|v|proj_out)\.weight$")  # linear layers in some files
     return {
         name: _pointwise(tensor) if pointwise.search(name) and tensor.ndim == 2 else tensor
-        for name, tensor in renamed.items()
+        for name, tensor in found.items()
     }
 
 
@@ -216,12 +224,16 @@ def component_tensors(component: str, tensors: Mapping[str, T]) -> dict[str, T]:
 
 
 def _part(tensors: Mapping[str, T], prefixes: tuple[str, ...]) -> dict[str, T]:
-    """Return the tensors that have one of the prefixes, without it, and those that have no part's prefix."""
+    """Return the tensors that have one of the prefixes, without it, and those that have no part's prefix.
+
+    Beside parts of Stable Diffusion lie schedules and averages that are of no part.
+    """
     prefix = next((prefix for prefix in prefixes if any(name.startswith(prefix) for name in tensors)), None)
+    alone = (prefix or "").startswith(_STABLE_DIFFUSION)
     return {
         name.removeprefix(prefix or ""): tensor
         for name, tensor in tensors.items()
-        if (prefix and name.startswith(prefix)) or not name.startswith(_PARTS)
+        if (prefix and name.startswith(prefix)) or not (alone or name.startswith(_PARTS))
     }
 
 

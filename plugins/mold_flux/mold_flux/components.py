@@ -127,7 +127,7 @@ def _component(component: str, path: Path, spec: ModelSpec, context: LoadContext
     number_bytes = dtype_of(component, context).itemsize
     sizes, width = (
         _measured(component, path, number_bytes, expands(spec, context), context)
-        if path.is_file()
+        if path.exists()
         else _from_catalog(component, spec, number_bytes)
     )
     return ModelComponent(
@@ -135,7 +135,7 @@ def _component(component: str, path: Path, spec: ModelSpec, context: LoadContext
         size_bytes=sizes.total_bytes,
         device=device,
         streamed_bytes=sizes.streamed_bytes(device),
-        working_bytes=_working_bytes(component, spec, width) * number_bytes
+        working_bytes=_working_bytes(component, spec, width, edits=_edits(spec, path)) * number_bytes
         if component != "vae"
         else vae_working_bytes(
             _pixels(spec), width * number_bytes, context.available_bytes.get(device), sizes.total_bytes
@@ -186,10 +186,16 @@ def _width(component: str, sources: Mapping[str, Any]) -> int:
     return _WIDTHS[component]
 
 
-def _working_bytes(component: str, spec: ModelSpec, width: int) -> int:
+def _edits(spec: ModelSpec, path: Path) -> bool:
+    """Say whether a transformer is given the tokens of an image to edit beside those of the image that it makes."""
+    return spec.options.get("variant") == "kontext" or "kontext" in path.name.lower()
+
+
+def _working_bytes(component: str, spec: ModelSpec, width: int, *, edits: bool = False) -> int:
     """Return the numbers in memory in addition to the weights, for one image of the model's default size."""
     text_tokens = int(spec.options.get("text_tokens", 512))
-    tokens = {"transformer": _pixels(spec) // 256 + text_tokens, "t5_encoder": text_tokens}.get(component, 77)
+    image_tokens = _pixels(spec) // 256 * (2 if edits else 1)
+    tokens = {"transformer": image_tokens + text_tokens, "t5_encoder": text_tokens}.get(component, 77)
     return tokens * width * _TOKEN_WIDTHS
 
 

@@ -17,7 +17,16 @@ from mold_core.media.color_profiles import from_srgb
 from mold_core.media.images import decode_image_as_stored
 from mold_flux.sampling import noised, pack
 
-__all__ = ["KeptRegion", "SourceEncoder", "kept_region", "latent_mask", "source_image", "with_kept_pixels"]
+__all__ = [
+    "KeptRegion",
+    "SourceEncoder",
+    "kept_region",
+    "latent_mask",
+    "mask_levels",
+    "on_background",
+    "source_image",
+    "with_kept_pixels",
+]
 
 _CACHED_IMAGES = 4
 
@@ -26,16 +35,22 @@ class SourceEncoder:
     """Encodes source images to latents. Caches the last four images and sizes."""
 
     def __init__(self) -> None:
-        self._cache: RecentValues[tuple[bytes, tuple[int, int]], Tensor] = RecentValues(_CACHED_IMAGES)
+        self._cache: RecentValues[tuple[object, ...], Tensor] = RecentValues(_CACHED_IMAGES)
 
     def latents(self, request: GenerateRequest, encode: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the scaled latents [1, C, h, w], fp32, of a request's source image at the request's size.
 
         `encode` turns pixels [1, 3, H, W] in -1 to 1 into scaled latents; it is called for new images only.
         """
-        assert request.source_image is not None
-        key = (sha256(request.source_image).digest(), _size(request))
-        (latents,) = self._cache.get([key], lambda _: [encode(pixels_from_images([source_image(request)])).float()])
+        return self.encoded(request, lambda: pixels_from_images([source_image(request)]), encode)
+
+    def encoded(
+        self, request: GenerateRequest, pixels: Callable[[], Tensor], encode: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Return the latents of what `pixels` makes of the source image and the mask of a request, at its size."""
+        images = (request.source_image or b"", request.mask_image or b"")
+        key = (*(sha256(image).digest() for image in images), _size(request))
+        (latents,) = self._cache.get([key], lambda _: [encode(pixels()).float()])
         return latents
 
 
@@ -73,7 +88,7 @@ def latent_mask(request: GenerateRequest, height: int, width: int) -> Tensor:
     """Return the mask [height, width] of a request at latent size, 0 (kept) to 1 (repainted); without one, ones."""
     if request.mask_image is None:
         return torch.ones(height, width)
-    levels = _mask(request, (width, height))
+    levels = mask_levels(request, (width, height))
     return torch.from_numpy(np.asarray(levels).copy()).float().div(255)
 
 
@@ -86,10 +101,10 @@ def with_kept_pixels(generated: Image.Image, request: GenerateRequest) -> Image.
     if request.mask_image is None or request.source_image is None:
         return generated
     stored, profile = decode_image_as_stored(request.source_image, name="source_image")
-    source = _on_background(stored, "white").resize(_size(request), Image.Resampling.LANCZOS)
+    source = on_background(stored, "white").resize(_size(request), Image.Resampling.LANCZOS)
     if profile is None:
-        return Image.composite(generated, source, _mask(request, generated.size))
-    composed = Image.composite(from_srgb(generated, profile), source, _mask(request, generated.size))
+        return Image.composite(generated, source, mask_levels(request, generated.size))
+    composed = Image.composite(from_srgb(generated, profile), source, mask_levels(request, generated.size))
     composed.info["icc_profile"] = profile
     return composed
 
@@ -98,17 +113,18 @@ def source_image(request: GenerateRequest) -> Image.Image:
     """Return the source image at exactly the request's size, RGB; what is transparent is laid on white."""
     assert request.source_image is not None
     image = decode_image(request.source_image, name="source_image")
-    return _on_background(image, "white").resize(_size(request), Image.Resampling.LANCZOS)
+    return on_background(image, "white").resize(_size(request), Image.Resampling.LANCZOS)
 
 
-def _mask(request: GenerateRequest, size: tuple[int, int]) -> Image.Image:
+def mask_levels(request: GenerateRequest, size: tuple[int, int]) -> Image.Image:
     """Return the mask in a size, 8-bit grey; what is transparent counts as black."""
     assert request.mask_image is not None
     mask = decode_image(request.mask_image, name="mask_image", srgb=False)
-    return _on_background(mask, "black").convert("L").resize(size, Image.Resampling.LANCZOS)
+    return on_background(mask, "black").convert("L").resize(size, Image.Resampling.LANCZOS)
 
 
-def _on_background(image: Image.Image, colour: str) -> Image.Image:
+def on_background(image: Image.Image, colour: str) -> Image.Image:
+    """Return an image as RGB; transparent areas are laid on a colour."""
     if image.mode != "RGBA":
         return image.convert("RGB")
     ground = Image.new("RGBA", image.size, colour)

@@ -24,6 +24,7 @@ from mold_flux.prompts import PromptEncoder
 from mold_flux.schedule import DEV, SCHNELL
 from mold_flux.text_encoders import ClipTextEncoder, ClipTokenizer, T5Encoder, T5Tokenizer
 from mold_flux.transformer import FluxTransformer
+from mold_flux.variants import check_components
 
 if TYPE_CHECKING:
     from mold_core import LoadContext, LocalFiles, MemoryPlan, ModelSpec
@@ -33,7 +34,7 @@ __all__ = ["load_pipeline"]
 
 # Properties of the published variants that their weights do not tell: the spacing of noise levels, and the number of T5
 # tokens that prompts were padded to in training.
-_VARIANTS = {"dev": (DEV, 512), "schnell": (SCHNELL, 256)}
+_VARIANTS = {"dev": (DEV, 512), "schnell": (SCHNELL, 256), "fill": (DEV, 512), "kontext": (DEV, 512)}
 
 # Files below the models folder, the first of which that exists provides the embedding layers for GGUF files without.
 _DONORS = {
@@ -56,7 +57,8 @@ _DONORS = {
 def load_pipeline(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> FluxPipeline:
     """Return the model of a catalog entry, held in memory as the plan of `context` says; without one, all of it.
 
-    Sizes are read off the weights. ``options.variant`` (dev, schnell) says what they do not tell; the tables
+    Sizes are read off the weights, and compared before anything large is loaded. ``options.variant`` (dev, schnell,
+    fill, kontext) says what they do not tell; the tables
     ``transformer``, ``autoencoder``, ``clip`` and ``t5`` of the options, and ``text_tokens``, say it of models that
     are not FLUX.1's size. Quantised weights stay so in memory unless ``expand`` is true. ``donors`` lists transformer
     files, below the models folder, that lend embedding layers to one without. ``native_side`` is the side of the square
@@ -66,6 +68,7 @@ def load_pipeline(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> F
     schedule, text_tokens = _VARIANTS[options["variant"]]
     plan = memory_plan(context, lambda: model_components(spec, files, context))
     networks = _Networks(spec, files, context, plan)
+    variant = check_components(networks.paths(), options["variant"], context.loaders)
     prompts = PromptEncoder(
         ClipTokenizer(files.one("clip_tokenizer")),
         T5Tokenizer(files.one("t5_tokenizer"), length=options.get("text_tokens", text_tokens)),
@@ -83,6 +86,8 @@ def load_pipeline(spec: ModelSpec, files: LocalFiles, context: LoadContext) -> F
         dtypes=networks.dtypes,
         attention=context.attention,
         native=NativeSize(side=int(options["native_side"])) if "native_side" in options else None,
+        variant=variant,
+        reference_px=(spec.defaults.width or 1024) * (spec.defaults.height or 1024),
     )
 
 
@@ -178,6 +183,10 @@ class _Networks:
         except CheckpointError as error:
             raise CheckpointError("%s: %s", path, error, hint=error.hint) from None
 
+    def paths(self) -> dict[str, Path]:
+        """Return the file of each component that has weights."""
+        return {component: self._path(component) for component in COMPONENTS}
+
     def _path(self, component: str) -> Path:
         (path,) = self._plan.component(component).files
         return path
@@ -189,14 +198,14 @@ class _Networks:
             return tensors_here
         variant = self._options["variant"]
         folder = self._models_folder()
-        for donor in self._options.get("donors", _DONORS[variant]):
+        for donor in self._options.get("donors", _DONORS.get(variant, ())):
             if (folder / donor).is_file():
                 donated = checkpoints.transformer_tensors(read_weights(folder / donor, self._context.loaders))
                 return checkpoints.with_embeddings_of(tensors_here, donated)
         raise CheckpointError(
             "this file lacks the layers that fine-tunes of FLUX.1 share (img_in, time_in, …), and no model that has"
             " them is downloaded",
-            hint=f"mold pull flux-{variant}:q8 fetches one",
+            hint=f"mold pull flux-{variant}:q8 fetches one" if variant in _DONORS else None,
         )
 
     def _models_folder(self) -> Path:

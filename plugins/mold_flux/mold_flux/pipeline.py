@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
+from attrs import evolve, frozen
 from PIL import Image
 from torch import Tensor
 
@@ -29,6 +30,7 @@ from mold_core.weights import LoadedComponents, check_finite
 from mold_flux.autoencoder import AutoencoderConfig
 from mold_flux.compile import fast_attention, problem_of
 from mold_flux.decoding import VaeMemory, decoded, encoded
+from mold_flux.editing import check_inpainting, inpainting_channels, masked_pixels, reference_pixels
 from mold_flux.image_to_image import SourceEncoder, kept_region, with_kept_pixels
 from mold_flux.lora_names import FluxNames
 from mold_flux.native_resolution import NativeSize
@@ -39,6 +41,7 @@ from mold_flux.schedule import Schedule, first_step
 from mold_flux.step_cache import first_block_cache
 from mold_flux.thread_parallel import can_share, shares, thread_parallel
 from mold_flux.transformer import Conditioning, FluxTransformer, rope
+from mold_flux.variants import Variant
 
 __all__ = ["FluxPipeline"]
 
@@ -69,8 +72,10 @@ class FluxPipeline(ComponentPipeline):
         dtypes: Mapping[str, torch.dtype],
         attention: str = "auto",
         native: NativeSize | None = None,
+        variant: Variant = "plain",
+        reference_px: int = 1024 * 1024,
     ) -> None:
-        """`dtypes` is what each component computes in."""
+        """`dtypes` is what each component computes in, `reference_px` the area of the images that Kontext edits."""
         super().__init__(components, budget_device=budget_device, lora_names=FluxNames())
         self.autoencoder_config = autoencoder_config
         self.prompts = prompts
@@ -79,12 +84,22 @@ class FluxPipeline(ComponentPipeline):
         self._threads = threads
         self._attention = attention
         self._native = native
+        self._variant = variant
+        self._reference_px = reference_px
         self._sources = SourceEncoder()
+        self._references = SourceEncoder()
         self._dtypes = dtypes
         self._weights = components.plan.component("transformer").size_bytes // dtypes["transformer"].itemsize
 
     def generate(self, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
         """Return one image per request; all have one `batch_key`."""
+        if self._variant == "fill":
+            check_inpainting(requests)
+        if self._variant == "kontext" and len(requests) > 1:  # images to edit may have different shapes
+            return [frames for request in requests for frames in self._frames([request], run)]
+        return self._frames(requests, run)
+
+    def _frames(self, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
         native = self._native
         generated = self._generate(
             requests if native is None else [native.at_native_size(request) for request in requests], run
@@ -131,16 +146,18 @@ class FluxPipeline(ComponentPipeline):
         rows, columns = self._token_grid(first)
         shape = (self.autoencoder_config.latent_channels, rows * _PACKING, columns * _PACKING)
         noise = torch.cat([initial_noise(required(request.seed), *shape) for request in requests])
-        images = self._source_latents(requests, noise, run)
-        sigmas = self.schedule.sigmas(required(first.steps), rows * columns)[first_step(first) :]
-        if len(sigmas) == 1:  # strength 0 runs no step
+        inputs = self._inputs(requests, run)
+        images = torch.zeros_like(noise) if self._variant == "fill" else self._source_latents(requests, noise, run)
+        begin = first_step(first) if self._variant == "plain" else 0
+        sigmas = self.schedule.sigmas(required(first.steps), rows * columns)[begin:]
+        if len(sigmas) == 1:  # strength 0 makes no step
             return images.to(self._device)
-        start = noise if first_step(first) == 0 else noised(images, noise, sigmas[0])
-        keeping = kept_region(requests, images, noise, self._device)
+        start = noise if begin == 0 else noised(images, noise, sigmas[0])
+        keeping = None if self._variant == "fill" else kept_region(requests, images, noise, self._device)
         txt, pooled = self._encode(requests, run)
         with self._use(first.loras or (), run)("transformer") as transformer:
             tokens = pack(start).to(self._device)
-            conditioning = self._conditioning(transformer, requests, txt, pooled, sigmas, (rows, columns))
+            conditioning = self._conditioning(transformer, requests, txt, pooled, sigmas, (rows, columns), inputs)
             steps, previews = (
                 StepReporter(run, len(sigmas) - 1, self._device),
                 self._previews(requests, (rows, columns), run),
@@ -194,20 +211,41 @@ class FluxPipeline(ComponentPipeline):
 
     def _source_latents(self, requests: Sequence[GenerateRequest], noise: Tensor, run: Run) -> Tensor:
         """Return the latents [B, C, h, w] of the source images, fp32; zeros for requests without one."""
-        if all(request.source_image is None for request in requests):
+        unused = self._variant == "kontext" and requests[0].mask_image is None
+        if unused or all(request.source_image is None for request in requests):
             return torch.zeros_like(noise)
-
-        def encode(pixels: Tensor) -> Tensor:
-            with self.network("vae", run) as autoencoder:
-                return encoded(autoencoder, pixels)
-
         with stage(run, "Encoding image"):
             return torch.cat(
                 [
-                    torch.zeros_like(empty) if request.source_image is None else self._sources.latents(request, encode)
+                    torch.zeros_like(empty)
+                    if request.source_image is None
+                    else self._sources.latents(request, partial(self._encode_image, run))
                     for empty, request in zip(noise.split(1), requests, strict=True)
                 ]
             )
+
+    def _inputs(self, requests: Sequence[GenerateRequest], run: Run) -> _Inputs:
+        """Return what Fill and Kontext are given besides noise."""
+        encode = partial(self._encode_image, run)
+        if self._variant == "fill":
+            with stage(run, "Encoding image"):
+                return _Inputs(channels=torch.cat([self._inpainting_channels(request, encode) for request in requests]))
+        if self._variant == "kontext" and requests[0].source_image is not None:
+            with stage(run, "Encoding image"):
+                latents = self._references.encoded(
+                    requests[0], lambda: reference_pixels(requests[0], self._reference_px), encode
+                )
+            grid = (latents.shape[2] // _PACKING, latents.shape[3] // _PACKING)
+            return _Inputs(reference=pack(latents), reference_grid=grid)
+        return _Inputs()
+
+    def _inpainting_channels(self, request: GenerateRequest, encode: Callable[[Tensor], Tensor]) -> Tensor:
+        pixels, mask = masked_pixels(request)
+        return inpainting_channels(self._sources.encoded(request, lambda: pixels, encode), mask)
+
+    def _encode_image(self, run: Run, pixels: Tensor) -> Tensor:
+        with self.network("vae", run) as autoencoder:
+            return encoded(autoencoder, pixels)
 
     def _conditioning(
         self,
@@ -217,18 +255,22 @@ class FluxPipeline(ComponentPipeline):
         pooled: Tensor,
         sigmas: Sequence[float],
         grid: tuple[int, int],
+        inputs: _Inputs,
     ) -> Conditioning:
         if len({(request.prompt, request.guidance) for request in requests}) == 1:
             requests, pooled = requests[:1], pooled[:1]  # PERF: one modulation for the whole batch
-        return transformer.prepare(
+        native = self._native.grid if self._native else None
+        conditioning = transformer.prepare(
             txt,
             pooled,
             torch.tensor(sigmas[:-1], device=self._device),
             torch.tensor([request.guidance for request in requests], device=self._device)
             if transformer.config.guidance_embed
             else None,
-            rope(transformer.config, txt.shape[1], *grid, self._device, self._native.grid if self._native else None),
+            rope(transformer.config, txt.shape[1], *grid, self._device, native, inputs.reference_grid),
         )
+        moved = inputs.to(self._device, conditioning.dtype)
+        return evolve(conditioning, channels=moved.channels, reference=moved.reference)
 
     def _encode(self, requests: Sequence[GenerateRequest], run: Run) -> tuple[Tensor, Tensor]:
         prompts, loras = [request.prompt for request in requests], requests[0].loras or ()
@@ -245,6 +287,21 @@ class FluxPipeline(ComponentPipeline):
     def _use(self, loras: Sequence[LoraWeight], run: Run) -> Use:
         """Return what provides a network by its name, with LoRAs beside its layers."""
         return lambda name: self.network(name, run, loras=loras, dtype=self._dtypes[name])
+
+
+@frozen(kw_only=True, eq=False)
+class _Inputs:
+    """What the transformer is given besides noise: channels of every token [B, N, C], tokens of a reference image."""
+
+    channels: Tensor | None = None
+    reference: Tensor | None = None
+    reference_grid: tuple[int, int] | None = None
+
+    def to(self, device: str, dtype: torch.dtype) -> _Inputs:
+        """Return the same on a device, in a dtype."""
+        channels = None if self.channels is None else self.channels.to(device, dtype)
+        reference = None if self.reference is None else self.reference.to(device, dtype)
+        return evolve(self, channels=channels, reference=reference)
 
 
 def _useful_threads(multiply_adds: int, threads: int) -> int:

@@ -80,21 +80,30 @@ def rope(
     width: int,
     device: torch.device | str = "cpu",
     grid: tuple[int, int] | None = None,
+    reference: tuple[int, int] | None = None,
 ) -> Tensor:
     """Return rotations [text_tokens + height*width, head_dim / 2], complex64, cached by shape.
 
     A text token is at (0, 0, 0), an image token at (0, row, column); each axis rotates its share of a head's channel
     pairs (RoFormer, arXiv 2104.09864). With `grid` the image's tokens are spread over so many rows and columns
-    (arXiv 2306.15595). Angles are computed in fp64.
+    (arXiv 2306.15595). `reference` is the height and width of an image to edit, whose tokens follow: they are at
+    (1, row, column). Angles are computed in fp64.
     """
     with torch.inference_mode(False):  # a tensor from inference mode cannot be used in training
-        axes = [_spread(count, over) for count, over in zip((height, width), grid or (height, width), strict=True)]
-        rows, columns = torch.meshgrid(*axes, indexing="ij")
-        image = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).flatten(0, 1)
-        positions = F.pad(image, (0, 0, text_tokens, 0)).double()
+        rows, columns = grid or (height, width)
+        images = [_positions(0, _spread(height, rows), _spread(width, columns))]
+        if reference is not None:
+            images.append(_positions(1, *(torch.arange(side).double() for side in reference)))
+        positions = F.pad(torch.cat(images), (0, 0, text_tokens, 0))
         shares = [config.theta ** -(torch.arange(0, dim, 2).double() / dim) for dim in config.axes_dim]
         angles = torch.cat([positions[:, [axis]] * share for axis, share in enumerate(shares)], dim=-1)
         return torch.polar(torch.ones_like(angles), angles).to(torch.complex64).to(device)
+
+
+def _positions(image: int, rows: Tensor, columns: Tensor) -> Tensor:
+    """Return where the tokens of an image are [rows * columns, 3], fp64: its number, the row, the column."""
+    row, column = torch.meshgrid(rows, columns, indexing="ij")
+    return torch.stack([torch.full_like(row, image), row, column], dim=-1).flatten(0, 1)
 
 
 def _spread(count: int, over: int) -> Tensor:
@@ -305,7 +314,7 @@ class Conditioning:
     """Inputs that are constant over the steps: the result of `FluxTransformer.prepare`.
 
     The first dimension of modulations is the step: [S, B, 3 or 6, 1, H], or [S, 3 or 6, H] if they are the same for the
-    whole batch.
+    whole batch. `channels` [B, N, C] follow those of every token, `reference` [B, M, C] are tokens after the image's.
     """
 
     txt: Tensor
@@ -313,6 +322,8 @@ class Conditioning:
     double: list[tuple[Tensor, Tensor]]
     single: list[Tensor]
     final: Tensor
+    channels: Tensor | None = None
+    reference: Tensor | None = None
 
     @property
     def steps(self) -> int:
@@ -325,11 +336,16 @@ class Conditioning:
 
     def select(self, images: slice) -> Conditioning:
         """Return the same for some images of the batch."""
-        if self.final.ndim == 3:  # modulations without a batch dimension are shared
-            return evolve(self, txt=self.txt[images])
-        return evolve(
+        some = evolve(
             self,
             txt=self.txt[images],
+            channels=None if self.channels is None else self.channels[images],
+            reference=None if self.reference is None else self.reference[images],
+        )
+        if self.final.ndim == 3:  # modulations without a batch dimension are everybody's
+            return some
+        return evolve(
+            some,
             double=[(image[:, images], text[:, images]) for image, text in self.double],
             single=[modulation[:, images] for modulation in self.single],
             final=self.final[:, images],
@@ -432,6 +448,11 @@ class FluxTransformer(nn.Module):
         """
         txt, rope, dim = conditioning.txt, conditioning.rope, -2 if conditioning.final.ndim == 3 else -3
         rope = _real(rope) if self.real_rope else rope
+        tokens = img.shape[1]
+        if conditioning.channels is not None:
+            img = torch.cat([img, conditioning.channels], dim=2)
+        if conditioning.reference is not None:
+            img = torch.cat([img, conditioning.reference], dim=1)
         x = start = self.img_in(img)
         after_first = change = None
         for double, (image, text) in zip(self.double_blocks, conditioning.double, strict=True):
@@ -449,5 +470,5 @@ class FluxTransformer(nn.Module):
             x = x[:, txt.shape[1] :]
             if cache is not None and after_first is not None:
                 cache.keep(x - after_first)
-        output: Tensor = self.final_layer(x, conditioning.final[index].unbind(dim))
+        output: Tensor = self.final_layer(x[:, :tokens], conditioning.final[index].unbind(dim))
         return output
