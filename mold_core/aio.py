@@ -19,9 +19,11 @@ from mold_core.wire import (
     GenerateRequest,
     GenerateResponse,
     ProgressEvent,
+    Request,
     UpscaleRequest,
     UpscaleResponse,
 )
+from mold_core.wire.request import Result
 
 if TYPE_CHECKING:
     from mold_core.client import Client, RemoteJob
@@ -55,13 +57,13 @@ class AsyncEngine:
             engine = Engine()
         self.engine = engine
 
-    async def stream(self, request: Any) -> AsyncGenerator[Any]:
+    async def stream(self, request: Request[Result]) -> AsyncGenerator[ProgressEvent | Result]:
         """Yield progress events and, last, the response."""
         async with aclosing(self._items(request)) as items:
             async for _, item in items:
                 yield item
 
-    async def run(self, request: Any, on_event: OnEvent | None = None) -> Any:
+    async def run(self, request: Request[Result], on_event: OnEvent | None = None) -> Result:
         """Return the result of a request of any kind; `on_event` is called in the loop with every event.
 
         When `on_event` returns False the job is cancelled, and CancelledError of mold_core raised.
@@ -69,30 +71,27 @@ class AsyncEngine:
         async with aclosing(self._items(request)) as items:
             async for is_result, item in items:
                 if is_result:
-                    return item
+                    result: Result = item
+                    return result
                 if on_event is not None and on_event(item) is False:
                     raise CancelledError("the job was cancelled")
         raise AssertionError("a job ends with a result or an error")
 
     async def generate(self, request: GenerateRequest, on_event: OnEvent | None = None) -> GenerateResponse:
         """Return the images that a request asks for; see `run`."""
-        result: GenerateResponse = await self.run(request, on_event)
-        return result
+        return await self.run(request, on_event)
 
     async def chain(self, request: ChainRequest, on_event: OnEvent | None = None) -> ChainResponse:
         """Return the long video that a request asks for; see `run`."""
-        result: ChainResponse = await self.run(request, on_event)
-        return result
+        return await self.run(request, on_event)
 
     async def expand(self, request: ExpandRequest, on_event: OnEvent | None = None) -> ExpandResponse:
         """Return the prompts that a request asks for; see `run`."""
-        result: ExpandResponse = await self.run(request, on_event)
-        return result
+        return await self.run(request, on_event)
 
     async def upscale(self, request: UpscaleRequest, on_event: OnEvent | None = None) -> UpscaleResponse:
         """Return the larger image that a request asks for; see `run`."""
-        result: UpscaleResponse = await self.run(request, on_event)
-        return result
+        return await self.run(request, on_event)
 
     async def models(self) -> list[ModelEntry]:
         """Return every model of the catalog with what is known of it."""

@@ -13,6 +13,7 @@ import falcon.asgi
 
 from mold_core.engine import Engine
 from mold_core.gallery import Gallery
+from mold_core.jobs.kinds import JOB_KINDS
 from mold_core.settings import Settings
 from mold_http.disconnect import ODD_METHOD, App, watching
 from mold_http.errors import NoSuchMethodError, add_error_handlers
@@ -194,8 +195,9 @@ class _Lifespan:
         if self._service.gallery is not None:
             warm = self._service.settings.thumbnail_warmup
             self._reconciling = asyncio.create_task(_reconcile(self._service.gallery, warm))
-        for job in self._service.engine.jobs(kind="pull"):
-            self._service.downloads.follow(job)
+        for job in self._service.engine.jobs():
+            if JOB_KINDS[job.kind].is_download:
+                self._service.downloads.follow(job)
 
     async def process_shutdown(self, scope: dict[str, Any], event: dict[str, Any]) -> None:
         """End every stream; the owner of the engine closes it."""

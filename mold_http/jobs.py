@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import attrs
 import falcon.asgi
 
 from mold_core.catalog import refuse_lora_paths
 from mold_core.engine import Job
 from mold_core.errors import CancelledError, MoldError
 from mold_core.jobs.kinds import JOB_KINDS, JobKind
-from mold_core.requests.upscalers import AUTO
-from mold_core.wire import ProgressEvent, UpscaleRequest
+from mold_core.wire import ProgressEvent
 from mold_http.disconnect import while_connected
 from mold_http.errors import log_failure
 from mold_http.media_threads import carries_media
@@ -33,18 +32,13 @@ ResultFrame = Callable[[JobKind, Any], bytes]
 async def submit(service: Service, req: falcon.asgi.Request, request: Any, **how: Any) -> Job:
     """Return the job of a request. Raises what the engine refuses, and ValidationError for paths of files in it.
 
-    An upscale request without a model uses one that is here: who leaves the model out did not ask for a download.
+    A request that leaves the choice of a model to the server does not ask for a download.
     """
     refuse_lora_paths(request)
-    if isinstance(request, UpscaleRequest) and request.model in (None, AUTO):
-        model = await service.media.run(req, service.engine.installed_upscaler, request)
-        request = attrs.evolve(request, model=model)
-    if carries_media(request):
-        job = await service.media.run(req, service.engine.submit, request, **how)
-    else:
-        job = await asyncio.to_thread(service.engine.submit, request, **how)
+    call = partial(service.engine.submit, request, download=False, **how)
+    job: Job = await (service.media.run(req, call) if carries_media(request) else asyncio.to_thread(call))
     log.info("job accepted", extra={"job": job.id, "kind": job.kind})
-    if job.kind == "pull":
+    if JOB_KINDS[job.kind].is_download:
         service.downloads.follow(job)
     return job
 

@@ -1,25 +1,21 @@
-"""Results of any kind as answers: what each kind's own route gives."""
+"""Results of any kind as responses, in the forms that their kinds declare."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import reduce
+from operator import or_
 from typing import Any, Literal
 
 import falcon.asgi
 
-from mold_core.jobs.kinds import JobKind
-from mold_core.jobs.kinds.generate_event import generate_event
+from mold_core.jobs.kinds import JOB_KINDS, JobKind, ResultBody
 from mold_core.media.formats import CONTENT_TYPES
-from mold_core.wire import GenerateResponse, PullResponse, VideoData
-from mold_core.wire.chain import ChainResponse
-from mold_core.wire.expand import ExpandResponse
-from mold_core.wire.generate import MAX_SEED
-from mold_core.wire.upscale import UpscaleResponse
 from mold_http.accept import preferred
 from mold_http.guard.proxies import site_of
-from mold_http.responses import JSON, answer_json, dumps, json_of
+from mold_http.responses import JSON, dumps, json_of
 from mold_http.sse import frame
 
 __all__ = ["FORMS", "RESULT_CONTENT", "ImageDataForm", "answer_result", "result_frame"]
@@ -29,36 +25,32 @@ ImageDataForm = Literal["bytes", "base64", "url", "none"]
 FORMS: tuple[ImageDataForm, ...] = ("bytes", "base64", "url", "none")
 
 _FILES = dict.fromkeys(CONTENT_TYPES.values(), "the file")
+_MULTIPART = "multipart/mixed"
 
 # What a result of any kind may look like.
 RESULT_CONTENT: dict[str, Any] = {
     **_FILES,
-    "multipart/mixed": "one part for each image",
+    _MULTIPART: "one part for each image",
     "text/plain": "one line, of a pull",
-    JSON: GenerateResponse | UpscaleResponse | ExpandResponse | ChainResponse,
+    JSON: reduce(or_, (kind.response_class for kind in JOB_KINDS.values() if kind.has_json)),
 }
 
 
-async def answer_result(req: falcon.asgi.Request, resp: falcon.asgi.Response, result: Any, form: ImageDataForm) -> None:
-    """Answer with a result: images as they are, all else, and images where Accept prefers it, as JSON."""
-    if isinstance(result, GenerateResponse | UpscaleResponse):
+async def answer_result(
+    req: falcon.asgi.Request, resp: falcon.asgi.Response, kind: JobKind, result: Any, form: ImageDataForm
+) -> None:
+    """Respond with a result: as files or text if its kind has them, as JSON otherwise or if Accept prefers it."""
+    bodies = kind.bodies_of(result)
+    resp.set_headers(dict(kind.headers_of(result)))
+    if bodies and kind.has_json:
         resp.append_header("Vary", "Accept")
-    if isinstance(result, GenerateResponse):
-        resp.set_headers(_image_headers(result))
-        if preferred(req, (_type_of(result), JSON)) != JSON:
-            _answer_images(resp, result)
-            return
-        resp.content_type = JSON
-        prefix = site_of(req).prefix
-        resp.data = await asyncio.to_thread(lambda: dumps(generate_event(result, form, prefix)))
-    elif isinstance(result, UpscaleResponse) and preferred(req, (CONTENT_TYPES[result.image.format], JSON)) != JSON:
-        resp.content_type = CONTENT_TYPES[result.image.format]
-        resp.data = result.image.data
-    elif isinstance(result, PullResponse):
-        resp.content_type = "text/plain; charset=utf-8"
-        resp.text = f"model '{result.model}' pulled successfully\n"
-    else:
-        answer_json(resp, await asyncio.to_thread(json_of, result))
+    type_ = bodies[0].content_type if len(bodies) == 1 else _MULTIPART
+    if bodies and not (kind.has_json and preferred(req, (type_, JSON)) == JSON):
+        _answer_bodies(resp, bodies)
+        return
+    resp.content_type = JSON
+    prefix = site_of(req).prefix
+    resp.data = await asyncio.to_thread(lambda: dumps(json_of(kind.json_of(result, form, prefix))))
 
 
 def result_frame(kind: JobKind, result: Any, form: ImageDataForm = "bytes", prefix: str = "") -> bytes:
@@ -66,57 +58,21 @@ def result_frame(kind: JobKind, result: Any, form: ImageDataForm = "bytes", pref
     return frame("complete", kind.event_of(result, form, prefix)) if kind.ends_with_complete else b""
 
 
-def _image_headers(result: GenerateResponse) -> dict[str, str]:
-    headers = {"X-Mold-Seed-Used": str(result.seed_used)}
-    if result.video is not None:
-        headers |= _video_headers(result.video)
-    adjusted = next((warning for warning in result.warnings if warning.startswith("dimensions adjusted")), None)
-    if adjusted:
-        headers["X-Mold-Dimension-Warning"] = adjusted
-    return headers
+def _answer_bodies(resp: falcon.asgi.Response, bodies: Sequence[ResultBody]) -> None:
+    if len(bodies) == 1:
+        resp.content_type, resp.data = bodies[0].content_type, bodies[0].data
+        return
+    boundary = f"mold-{secrets.token_hex(12)}"
+    resp.content_type = f"{_MULTIPART}; boundary={boundary}"
+    resp.data = b"".join(_multipart(bodies, boundary))
 
 
-def _video_headers(video: VideoData) -> dict[str, str]:
-    values: dict[str, object] = {
-        "Frames": video.frames,
-        "Fps": video.fps,
-        "Width": video.width,
-        "Height": video.height,
-        "Has-Audio": 1 if video.has_audio else None,
-        "Duration-Ms": video.duration_ms,
-        "Audio-Sample-Rate": video.audio_sample_rate,
-        "Audio-Channels": video.audio_channels,
-    }
-    return {f"X-Mold-Video-{name}": str(value) for name, value in values.items() if value is not None}
-
-
-def _type_of(result: GenerateResponse) -> str:
-    """Return the content type of a result that is sent as it is."""
-    if result.video is not None:
-        return CONTENT_TYPES[result.video.format]
-    return CONTENT_TYPES[result.images[0].format] if len(result.images) == 1 else "multipart/mixed"
-
-
-def _answer_images(resp: falcon.asgi.Response, result: GenerateResponse) -> None:
-    resp.content_type = _type_of(result)
-    if result.video is not None:
-        resp.data = result.video.data
-    elif len(result.images) == 1:
-        resp.data = result.images[0].data
-    else:
-        boundary = f"mold-{secrets.token_hex(12)}"
-        resp.content_type = f"multipart/mixed; boundary={boundary}"
-        resp.data = b"".join(_parts(result, boundary))
-
-
-def _parts(result: GenerateResponse, boundary: str) -> Iterator[bytes]:
-    """Yield a multipart/mixed body (RFC 2046): one part for each image, with its seed."""
-    for image in result.images:
-        seed = (result.seed_used + image.index) % (MAX_SEED + 1)
-        yield (
-            f"--{boundary}\r\nContent-Type: {CONTENT_TYPES[image.format]}\r\nContent-Length: {len(image.data)}\r\n"
-            f"X-Mold-Seed-Used: {seed}\r\n\r\n"
-        ).encode()
-        yield image.data
+def _multipart(bodies: Sequence[ResultBody], boundary: str) -> Iterator[bytes]:
+    """Yield a multipart/mixed body (RFC 2046), with the headers of each part."""
+    for body in bodies:
+        headers = {"Content-Type": body.content_type, "Content-Length": str(len(body.data)), **body.headers}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        yield f"--{boundary}\r\n{lines}\r\n".encode()
+        yield body.data
         yield b"\r\n"
     yield f"--{boundary}--\r\n".encode()

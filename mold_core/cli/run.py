@@ -30,7 +30,7 @@ from mold_core.wire import OUTPUT_FORMATS
 if TYPE_CHECKING:
     from mold_core.catalog import DefaultModel
     from mold_core.cli.state import AnyEngine
-    from mold_core.wire import ChainRequest, GenerateRequest
+    from mold_core.wire import ChainRequest, ChainResponse, GenerateRequest, GenerateResponse, Request
 
 __all__ = ["command"]
 
@@ -268,13 +268,14 @@ def _make(engine: AnyEngine, request: GenerateRequest | ChainRequest, target: Ta
     from mold_core.wire import ChainResponse
 
     line = ProgressLine()
+    work: Request[GenerateResponse | ChainResponse] = request
     try:
-        response = engine.run(request, line)
+        response = engine.run(work, line)
     finally:
         line.clear()
         engine.close()
     if isinstance(response, ChainResponse) or response.video is not None:
-        files = [response.video]
+        files: list[Any] = [response.video]
     else:
         files = list(response.images)
     target.write(files, model=response.model, seed=response.seed_used, time_ms=response.generation_time_ms)

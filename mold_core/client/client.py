@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
 from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote, urlencode
 
 import attrs
@@ -31,11 +31,13 @@ from mold_core.wire import (
     ProgressEvent,
     PullRequest,
     PullResponse,
+    Request,
     UpscaleRequest,
     UpscaleResponse,
 )
 from mold_core.wire.convert import check, from_json, to_json
 from mold_core.wire.fields import wire_field
+from mold_core.wire.request import Result
 
 if TYPE_CHECKING:
     from mold_core.client.disk_usage import RemoteDiskInventory
@@ -90,7 +92,7 @@ class Client:
 
     # --- requests ------------------------------------------------------------------------------------------------
 
-    def submit(self, request: Any, *, idempotency_key: str | None = None) -> RemoteJob:
+    def submit(self, request: Request[Result], *, idempotency_key: str | None = None) -> RemoteJob[Result]:
         """Queue a request of any kind and return its job at once; it goes on when this program ends.
 
         Raises what `Engine.submit` raises.
@@ -106,13 +108,13 @@ class Client:
         about = {"id": path.rpartition("/")[2], "kind": kind.name, "model": getattr(request, "model", None)}
         return RemoteJob(self.connection, about)
 
-    def run(self, request: Any, on_event: Callable[[ProgressEvent], object] | None = None) -> Any:
+    def run(self, request: Request[Result], on_event: Callable[[ProgressEvent], object] | None = None) -> Result:
         """Return the result of a request of any kind; see `Engine.run`.
 
         When `on_event` returns False or anything is raised here, Ctrl-C among it, the job is cancelled on the server.
         """
         if isinstance(request, FileUpscaleRequest):
-            return upscale_file(request, lambda inner: self.run(inner, on_event))
+            return cast(Result, upscale_file(request, lambda inner: self.run(inner, on_event)))
         with closing(self._stream(request)) as items:
             for item in items:
                 if isinstance(item, Last):
@@ -125,35 +127,31 @@ class Client:
         self, request: GenerateRequest, on_event: Callable[[ProgressEvent], object] | None = None
     ) -> GenerateResponse:
         """Return the images that a request asks for; see `run`."""
-        result: GenerateResponse = self.run(request, on_event)
-        return result
+        return self.run(request, on_event)
 
     def chain(self, request: ChainRequest, on_event: Callable[[ProgressEvent], object] | None = None) -> ChainResponse:
         """Return the long video that a request asks for; see `run`."""
-        result: ChainResponse = self.run(request, on_event)
-        return result
+        return self.run(request, on_event)
 
     def expand(
         self, request: ExpandRequest, on_event: Callable[[ProgressEvent], object] | None = None
     ) -> ExpandResponse:
         """Return the prompts that a request asks for; see `run`."""
-        result: ExpandResponse = self.run(request, on_event)
-        return result
+        return self.run(request, on_event)
 
     def upscale(
         self, request: UpscaleRequest, on_event: Callable[[ProgressEvent], object] | None = None
     ) -> UpscaleResponse:
         """Return the larger image that a request asks for; see `run`. Files are read and written here."""
-        result: UpscaleResponse = self.run(request, on_event)
-        return result
+        return self.run(request, on_event)
 
-    def stream(self, request: Any) -> Iterator[Any]:
+    def stream(self, request: Request[Result]) -> Iterator[ProgressEvent | Result]:
         """Yield progress events and, last, the response. Closing the iterator cancels the job."""
         with closing(self._stream(request)) as items:
             for item in items:
                 yield item.response if isinstance(item, Last) else item
 
-    def _stream(self, request: Any) -> Generator[ProgressEvent | Last]:
+    def _stream(self, request: Request[Result]) -> Generator[ProgressEvent | Last[Result]]:
         """Yield the events of a request and its response as Last; the job is cancelled when this is closed early."""
         kind = _kind_of(request)
         check(request)
@@ -164,7 +162,7 @@ class Client:
         with closing(self.connection.frames("POST", kind.stream_route, to_json(request))) as frames:
             yield from read_frames(frames, kind.name)
 
-    def _followed(self, kind: JobKind, request: Any) -> Iterator[ProgressEvent | Last]:
+    def _followed(self, kind: JobKind, request: Request[Result]) -> Iterator[ProgressEvent | Last[Result]]:
         """Yield as `_stream` does, for the kinds that have no route that streams."""
         shared = kind.dedupe_key(request) is not None
         others = {job.id for job in self.jobs(kind=kind.name)} if shared else set()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Generic
 from urllib.parse import quote
 
 from mold_core.client.connection import Connection, Frame
@@ -12,13 +12,12 @@ from mold_core.errors import UnreachableError
 from mold_core.jobs.kinds import JOB_KINDS
 from mold_core.wire import ProgressEvent
 from mold_core.wire.events import event_from_json
+from mold_core.wire.request import Result
 
 __all__ = ["Last", "RemoteJob", "read_frames"]
 
-Result = Callable[[Mapping[str, Any]], Any]
 
-
-class RemoteJob:
+class RemoteJob(Generic[Result]):
     """One request on its way through a server; what `mold_core.Job` is in this process.
 
     `id`, `kind` and `model` never change; `about` is what the server said last. `state` and `to_json` ask it. `events`
@@ -57,7 +56,7 @@ class RemoteJob:
             else:
                 yield item
 
-    def result(self) -> Any:
+    def result(self) -> Result:
         """Return what the job made, waiting for it. Raises the job's error."""
         if self._result is None:
             for _ in self.events():
@@ -67,7 +66,8 @@ class RemoteJob:
             self._result = kind.result_without_event(str(self.model))
         if self._result is None:
             raise UnreachableError(f"the server at {self._connection.address} ended; the job may go on with it")
-        return self._result
+        result: Result = self._result
+        return result
 
     def cancel(self) -> bool:
         """End the job now. Returns False if it had already ended."""
@@ -78,14 +78,14 @@ class RemoteJob:
         return f"/api/jobs/{quote(self.id, safe='')}"
 
 
-class Last:
+class Last(Generic[Result]):
     """The response at the end of a stream."""
 
-    def __init__(self, response: Any) -> None:
+    def __init__(self, response: Result) -> None:
         self.response = response
 
 
-def read_frames(frames: Iterator[Frame], kind: str) -> Iterator[ProgressEvent | Last]:
+def read_frames(frames: Iterator[Frame], kind: str) -> Iterator[ProgressEvent | Last[Any]]:
     """Yield the events of a stream, and its response as the last thing. Raises the error that it ends with."""
     for frame in frames:
         if frame.event == "progress":

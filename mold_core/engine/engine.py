@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import attrs
 
@@ -49,10 +49,12 @@ from mold_core.wire import (
     Info,
     ParameterInfo,
     ProgressEvent,
+    Request,
     UpscaleRequest,
     UpscaleResponse,
 )
 from mold_core.wire.convert import check
+from mold_core.wire.request import Result
 
 if TYPE_CHECKING:
     from mold_core.engine.disk_usage import DiskInventory
@@ -131,18 +133,21 @@ class Engine:
 
     def submit(
         self,
-        request: Any,
+        request: Request[Result],
         *,
         idempotency_key: str | None = None,
         durable: bool = True,
         webhook_url: str | None = None,
-    ) -> Job:
+        download: bool = True,
+    ) -> Job[Result]:
         """Queue a request of any kind (`mold_core.jobs.kinds`) and return its job at once.
 
         A second request with the same `idempotency_key` gets the job of the first. A pull of a model that is being
         pulled gets the job of that pull. In a durable engine the job is on the disk before this returns, unless
         `durable` says that nobody would want it after a crash. A `webhook_url` goes into the book `webhooks`, from
         which a server tells it of the job's end.
+
+        Without `download`, a request that leaves the choice of a model to mold gets one that is here.
 
         Raises ValidationError, UnknownModelError, ModelNotFoundError, QueueFullError or, for a job that is kept,
         InsufficientStorageError for what can be told now.
@@ -153,7 +158,8 @@ class Engine:
         before = self._same(idempotency_key, digest)
         if before is not None:
             return self._with_webhook(before, webhook_url)
-        job = self._new_job(kind.name, kind.prepare(request, self._models))
+        chosen = request if download else kind.without_download(request, self._models)
+        job = self._new_job(kind.name, kind.prepare(chosen, self._models))
         if durable:
             self._repository.check_room(job)
         queue = self._queue_of(job)
@@ -181,7 +187,7 @@ class Engine:
         check(request)
         return job_kind_of(request).prepare(request, self._models)
 
-    def run(self, request: Any, on_event: Callable[[ProgressEvent], object] | None = None) -> Any:
+    def run(self, request: Request[Result], on_event: Callable[[ProgressEvent], object] | None = None) -> Result:
         """Return the result of a request of any kind.
 
         `on_event` is called in this thread with every progress event; when it returns False the job is cancelled, which
@@ -201,20 +207,17 @@ class Engine:
         self, request: GenerateRequest, on_event: Callable[[ProgressEvent], object] | None = None
     ) -> GenerateResponse:
         """Return the images that a request asks for; see `run`."""
-        result: GenerateResponse = self.run(request, on_event)
-        return result
+        return self.run(request, on_event)
 
     def chain(self, request: ChainRequest, on_event: Callable[[ProgressEvent], object] | None = None) -> ChainResponse:
         """Return the long video that a request asks for; see `run`. What was made of it before is used again."""
-        result: ChainResponse = self.run(request, on_event)
-        return result
+        return self.run(request, on_event)
 
     def expand(
         self, request: ExpandRequest, on_event: Callable[[ProgressEvent], object] | None = None
     ) -> ExpandResponse:
         """Return the prompts that a request asks for; see `run`."""
-        result: ExpandResponse = self.run(request, on_event)
-        return result
+        return self.run(request, on_event)
 
     def upscale(
         self, request: UpscaleRequest, on_event: Callable[[ProgressEvent], object] | None = None
@@ -223,8 +226,7 @@ class Engine:
 
         A `mold_core.FileUpscaleRequest` reads and writes files, without ever holding the whole result in memory.
         """
-        result: UpscaleResponse = self.run(request, on_event)
-        return result
+        return self.run(request, on_event)
 
     def installed_upscaler(self, request: UpscaleRequest) -> str:
         """Return the upscaler that mold chooses for an image, of those that need no download.
@@ -234,7 +236,7 @@ class Engine:
         check(request)
         return installed_upscaler(self._models, origin_of(request)).name
 
-    def stream(self, request: Any) -> Iterator[Any]:
+    def stream(self, request: Request[Result]) -> Iterator[ProgressEvent | Result]:
         """Yield progress events and, last, the response. Closing the iterator cancels the job."""
         job = self.submit(request)
         try:

@@ -7,12 +7,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Hashable, Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal
 
 import attrs
 
 from mold_core.errors import CancelledError, MoldError
 from mold_core.wire import Preview, ProgressEvent
+from mold_core.wire.request import Result
 
 if TYPE_CHECKING:
     from mold_core.catalog import ModelSpec
@@ -48,7 +49,7 @@ class Prepared:
     warnings: tuple[str, ...] = ()
 
 
-class Job:
+class Job(Generic[Result]):
     """One request, its state, its events and at the end its result or error.
 
     `id`, `kind`, `prepared` (the complete request and how to run it) and `model` (where it has one) never change.
@@ -206,14 +207,15 @@ class Job:
         with self._changed:
             return self._changed.wait_for(lambda: self.finished, timeout_s)
 
-    def result(self, timeout_s: float | None = None) -> Any:
+    def result(self, timeout_s: float | None = None) -> Result:
         """Return what the job made, waiting for it. Raises the job's error, or TimeoutError."""
         if not self.wait(timeout_s):
             raise TimeoutError(f"job {self.id} is still {self._state} after {timeout_s} s")
         if self._error is not None:
             raise self._error
         fetch = self._fetch_result
-        return self._result if fetch is None else fetch()
+        result: Result = self._result if fetch is None else fetch()
+        return result
 
     def cancel(self) -> bool:
         """End the job now; work that is under way stops at its next step. Returns False if it had already ended.

@@ -32,6 +32,7 @@ from mold_core.wire.generate import OUTPUT_FORMATS, GenerateRequest, GenerateRes
 from mold_core.wire.parameters import ParameterInfo
 from mold_core.wire.placement import AdvancedPlacement, DevicePlacement, DeviceRef
 from mold_core.wire.pull import PullRequest, PullResponse
+from mold_core.wire.request import Request
 from mold_core.wire.upscale import UpscaleRequest, UpscaleResponse
 from mold_core.wire.video import Keyframe, TimeRange, VideoData
 
@@ -68,6 +69,7 @@ __all__ = [
     "PullRequest",
     "PullResponse",
     "Queued",
+    "Request",
     "StageDone",
     "StageStart",
     "Stitching",

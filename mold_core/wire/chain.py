@@ -10,6 +10,7 @@ from mold_core.wire.fields import wire_field
 from mold_core.wire.generate import MAX_PROMPT_BYTES, MAX_SEED, LoraWeight
 from mold_core.wire.media_file import html_of
 from mold_core.wire.placement import DevicePlacement
+from mold_core.wire.request import Request
 from mold_core.wire.video import VideoData
 
 __all__ = [
@@ -51,7 +52,7 @@ class ChainStage:
 
 
 @attrs.frozen(kw_only=True)
-class ChainRequest:
+class ChainRequest(Request["ChainResponse"]):
     """A long video: either `stages`, or one `prompt` with `total_frames` that is divided into clips.
 
     `prompt`, `total_frames`, `clip_frames` and `source_image` are read only where `stages` is empty.

@@ -6,12 +6,13 @@ import attrs
 
 from mold_core.wire.fields import wire_field
 from mold_core.wire.generate import MAX_PROMPT_BYTES, MAX_SEED
+from mold_core.wire.request import Request
 
 __all__ = ["ExpandRequest", "ExpandResponse"]
 
 
 @attrs.frozen(kw_only=True)
-class ExpandRequest:
+class ExpandRequest(Request["ExpandResponse"]):
     """A short prompt that a language model writes out, in the manner that suits the model it is meant for.
 
     `model` names that model; where it is None, `model_family` says at least its family, and where both are, prompts are

@@ -9,6 +9,7 @@ import attrs
 from mold_core.wire.fields import wire_field
 from mold_core.wire.media_file import ImageFile, html_of
 from mold_core.wire.placement import DevicePlacement
+from mold_core.wire.request import Request
 from mold_core.wire.video import Keyframe, TimeRange, VideoData, VideoPipeline
 
 __all__ = ["OUTPUT_FORMATS", "GenerateRequest", "GenerateResponse", "ImageData", "LoraWeight"]
@@ -30,7 +31,7 @@ class LoraWeight:
 
 
 @attrs.frozen(kw_only=True)
-class GenerateRequest:
+class GenerateRequest(Request["GenerateResponse"]):
     """What is asked for. Only `prompt` is required; None means the model's own default.
 
     The engine never changes a request: it completes it into a new one (resolved model name, defaults, seed, sizes that

@@ -5,12 +5,13 @@ from __future__ import annotations
 import attrs
 
 from mold_core.wire.fields import wire_field
+from mold_core.wire.request import Request
 
 __all__ = ["PullRequest", "PullResponse"]
 
 
 @attrs.frozen(kw_only=True)
-class PullRequest:
+class PullRequest(Request["PullResponse"]):
     """A model whose files shall be fetched."""
 
     model: str = wire_field("Model name, with or without its tag.", not_blank=True, max_length=200)

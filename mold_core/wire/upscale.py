@@ -9,12 +9,13 @@ import attrs
 from mold_core.wire.fields import wire_field
 from mold_core.wire.generate import ImageData
 from mold_core.wire.media_file import html_of
+from mold_core.wire.request import Request
 
 __all__ = ["UpscaleRequest", "UpscaleResponse"]
 
 
 @attrs.frozen(kw_only=True)
-class UpscaleRequest:
+class UpscaleRequest(Request["UpscaleResponse"]):
     """An image and the network that enlarges it. Only `image` is required; None means mold's own choice.
 
     A `tile_size` of 0 takes the image whole; other values are checked by the engine, which takes no tile under 64.

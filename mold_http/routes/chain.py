@@ -12,6 +12,7 @@ from mold_core.catalog import ModelSpec, refuse_lora_paths
 from mold_core.chains import ClipRules, plan, script_of
 from mold_core.errors import ValidationError
 from mold_core.hookspecs import ChainRenderer
+from mold_core.jobs.kinds import JOB_KINDS
 from mold_core.wire import ProgressEvent
 from mold_core.wire.chain import MAX_STAGES, ChainEvent, ChainRequest, ChainResponse
 from mold_core.wire.fields import wire_field
@@ -63,7 +64,7 @@ async def chain(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Re
     if service.settings.compat == "reference":
         answer_json(resp, await asyncio.to_thread(_with_numbers, result))
         return
-    await answer_result(req, resp, result, "base64")
+    await answer_result(req, resp, JOB_KINDS[job.kind], result, "base64")
 
 
 def _with_numbers(result: ChainResponse) -> dict[str, Any]:

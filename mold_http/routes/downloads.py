@@ -8,6 +8,7 @@ import attrs
 import falcon.asgi
 
 from mold_core.errors import JobNotFoundError
+from mold_core.jobs.kinds import JOB_KINDS
 from mold_core.wire import PullRequest
 from mold_core.wire.fields import wire_field
 from mold_http.downloads import DownloadSource, DownloadState
@@ -67,7 +68,7 @@ async def cancel(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.R
         job = await asyncio.to_thread(service.engine.job, id)
     except JobNotFoundError:
         raise _unknown(id) from None
-    if job.kind != "pull" or job.finished:
+    if not JOB_KINDS[job.kind].is_download or job.finished:
         raise _unknown(id)
     job.cancel()
     resp.status = 204

@@ -5,6 +5,7 @@ from __future__ import annotations
 import falcon.asgi
 
 from mold_core.errors import ValidationError
+from mold_core.jobs.kinds import JOB_KINDS
 from mold_core.media.formats import CONTENT_TYPES
 from mold_core.wire import GenerateRequest, GenerateResponse
 from mold_http.guard.bodies import query_of, read_json
@@ -30,7 +31,7 @@ async def generate(service: Service, req: falcon.asgi.Request, resp: falcon.asgi
     """Respond with the image, with several as multipart/mixed, or with JSON if Accept requests it."""
     form = image_data_of(req)
     job = await submit(service, req, await read_json(req, GenerateRequest), durable=False)
-    await answer_result(req, resp, await result_of(req, job), form)
+    await answer_result(req, resp, JOB_KINDS[job.kind], await result_of(req, job), form)
 
 
 async def generate_stream(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:

@@ -159,7 +159,7 @@ async def result(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.R
     job = await _job(service, id)
     if not job.finished:
         raise ConflictError(f"the job is {job.state}", hint=f"GET /api/jobs/{job.id}/events waits for its end")
-    await answer_result(req, resp, await asyncio.to_thread(job.result), form)
+    await answer_result(req, resp, JOB_KINDS[job.kind], await asyncio.to_thread(job.result), form)
 
 
 async def pause(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:

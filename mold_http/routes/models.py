@@ -12,6 +12,7 @@ import falcon.asgi
 from mold_core.catalog import ModelSpec
 from mold_core.engine import ModelEntry
 from mold_core.errors import ModelNotFoundError, MoldError, ValidationError
+from mold_core.jobs.kinds import JOB_KINDS
 from mold_core.wire import DevicePlacement, PullRequest
 from mold_core.wire.fields import wire_field
 from mold_http.accept import wants_events
@@ -111,7 +112,7 @@ async def pull(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Res
         source = JobSource(service, job, result_frame, owner=False)
         send_events(req, resp, service.feeds, source, patient=True)
         return
-    await answer_result(req, resp, await result_of(req, job, owner=False), "none")
+    await answer_result(req, resp, JOB_KINDS[job.kind], await result_of(req, job, owner=False), "none")
 
 
 def _device(service: Service, gpu: int | None) -> str | None:

@@ -6,6 +6,7 @@ import asyncio
 
 import falcon.asgi
 
+from mold_core.jobs.kinds import JOB_KINDS
 from mold_core.media.formats import CONTENT_TYPES
 from mold_core.wire.upscale import UpscaleRequest, UpscaleResponse
 from mold_http.guard.bodies import read_json
@@ -26,7 +27,7 @@ async def upscale(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.
     if service.settings.compat == "reference":
         answer_json(resp, await asyncio.to_thread(json_of, result))
         return
-    await answer_result(req, resp, result, "base64")
+    await answer_result(req, resp, JOB_KINDS[job.kind], result, "base64")
 
 
 async def upscale_stream(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:

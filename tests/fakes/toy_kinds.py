@@ -11,13 +11,13 @@ import attrs
 from mold_core.hookspecs import Run
 from mold_core.jobs.batch import BatchRun
 from mold_core.jobs.job import Job
-from mold_core.jobs.kinds import JOB_KINDS, JobKind, RunContext
+from mold_core.jobs.kinds import JOB_KINDS, JobKind, ResultBody, RunContext
 from mold_core.jobs.task import WorkerHost
-from mold_core.wire import Info
+from mold_core.wire import Info, Request
 
 
 @attrs.frozen(kw_only=True)
-class ReverseRequest:
+class ReverseRequest(Request["ReverseResponse"]):
     """A word to reverse where models run."""
 
     word: str
@@ -57,7 +57,7 @@ class ReverseKind(JobKind):
 
 
 @attrs.frozen(kw_only=True)
-class CountRequest:
+class CountRequest(Request["CountResponse"]):
     """A word to count the letters of."""
 
     word: str
@@ -77,6 +77,12 @@ class CountKind(JobKind):
     request_class = CountRequest
     response_class = CountResponse
     lane = "background"
+
+    def bodies_of(self, result: CountResponse) -> list[ResultBody]:
+        return [ResultBody(content_type="text/plain", data=str(result.letters).encode())]
+
+    def headers_of(self, result: CountResponse) -> dict[str, str]:
+        return {"X-Letters": str(result.letters)}
 
     def run(self, jobs: Sequence[Job], context: RunContext) -> None:
         for job in jobs:

@@ -11,11 +11,11 @@ from mold_core.errors import ValidationError
 from mold_core.jobs.kinds.chain import ChainKind
 from mold_core.jobs.kinds.expand import ExpandKind
 from mold_core.jobs.kinds.generate import GenerateKind
-from mold_core.jobs.kinds.kind import JobKind, Lane, Prepared, ResultFile, RunContext
+from mold_core.jobs.kinds.kind import JobKind, Lane, Prepared, ResultBody, ResultFile, RunContext
 from mold_core.jobs.kinds.pull import PullKind
 from mold_core.jobs.kinds.upscale import UpscaleKind
 
-__all__ = ["JOB_KINDS", "JobKind", "Lane", "Prepared", "ResultFile", "RunContext", "job_kind_of"]
+__all__ = ["JOB_KINDS", "JobKind", "Lane", "Prepared", "ResultBody", "ResultFile", "RunContext", "job_kind_of"]
 
 JOB_KINDS: dict[str, JobKind] = {
     kind.name: kind for kind in (GenerateKind(), ChainKind(), UpscaleKind(), ExpandKind(), PullKind())

@@ -16,8 +16,8 @@ from mold_core.hookspecs import Frames, ModelFamily, Run, Worker
 from mold_core.jobs.batch import BatchRun, fail_jobs
 from mold_core.jobs.job import Job
 from mold_core.jobs.kinds.expand import check_expansion, expand_prompts
-from mold_core.jobs.kinds.generate_event import generate_event, generated
-from mold_core.jobs.kinds.kind import JobKind, Prepared, ResultFile, RunContext
+from mold_core.jobs.kinds.generate_event import generate_bodies, generate_event, generate_headers, generated
+from mold_core.jobs.kinds.kind import JobKind, Prepared, ResultBody, ResultFile, RunContext
 from mold_core.jobs.kinds.shots import Shot, encode, response_of, shots_of
 from mold_core.jobs.kinds.upscale import UpscaleTask, fetch_upscaler
 from mold_core.jobs.task import WorkerHost
@@ -115,6 +115,18 @@ class GenerateKind(JobKind):
             device=found.device,
             warnings=(*warnings, remark) if remark else warnings,
         )
+
+    def bodies_of(self, result: GenerateResponse) -> list[ResultBody]:
+        """Return the images or the video."""
+        return generate_bodies(result)
+
+    def headers_of(self, result: GenerateResponse) -> dict[str, str]:
+        """Return the seed and what describes a video."""
+        return generate_headers(result)
+
+    def json_of(self, result: GenerateResponse, form: str = "bytes", prefix: str = "") -> dict[str, Any]:
+        """Return the data of the event `complete`, with images in the `form` that the client asked for."""
+        return generate_event(result, form, prefix)
 
     def event_of(self, result: GenerateResponse, form: str = "bytes", prefix: str = "") -> dict[str, Any]:
         """Return the data of the event `complete`, with images in the `form` that the client asked for."""

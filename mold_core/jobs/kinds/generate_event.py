@@ -1,4 +1,4 @@
-"""The event `complete` of a generate job ↔ its result."""
+"""The result of a generate job on the wire: the event `complete`, and the files and headers of a response."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
 
-from mold_core.wire import GenerateResponse, ImageData
+from mold_core.jobs.kinds.kind import ResultBody
+from mold_core.media.formats import CONTENT_TYPES
+from mold_core.wire import GenerateResponse, ImageData, VideoData
 from mold_core.wire.convert import from_json, to_json
+from mold_core.wire.generate import MAX_SEED
 
-__all__ = ["generate_event", "generated"]
+__all__ = ["generate_bodies", "generate_event", "generate_headers", "generated"]
 
 _VIDEO = "video_"
 
@@ -69,3 +72,42 @@ def _named(image: Mapping[str, Any]) -> dict[str, Any]:
     """Return an image with its name in the gallery, which the wire carries as a path."""
     url = image.get("url")
     return {**image, "name": unquote(url.rpartition("/")[2])} if isinstance(url, str) else dict(image)
+
+
+def generate_bodies(result: GenerateResponse) -> list[ResultBody]:
+    """Return the video, or each image with its seed."""
+    if result.video is not None:
+        return [ResultBody(content_type=CONTENT_TYPES[result.video.format], data=result.video.data)]
+    return [
+        ResultBody(
+            content_type=CONTENT_TYPES[image.format],
+            data=image.data,
+            headers={"X-Mold-Seed-Used": str((result.seed_used + image.index) % (MAX_SEED + 1))},
+        )
+        for image in result.images
+    ]
+
+
+def generate_headers(result: GenerateResponse) -> dict[str, str]:
+    """Return the seed, what describes a video, and the note on adjusted dimensions."""
+    headers = {"X-Mold-Seed-Used": str(result.seed_used)}
+    if result.video is not None:
+        headers |= _video_headers(result.video)
+    adjusted = next((warning for warning in result.warnings if warning.startswith("dimensions adjusted")), None)
+    if adjusted:
+        headers["X-Mold-Dimension-Warning"] = adjusted
+    return headers
+
+
+def _video_headers(video: VideoData) -> dict[str, str]:
+    values: dict[str, object] = {
+        "Frames": video.frames,
+        "Fps": video.fps,
+        "Width": video.width,
+        "Height": video.height,
+        "Has-Audio": 1 if video.has_audio else None,
+        "Duration-Ms": video.duration_ms,
+        "Audio-Sample-Rate": video.audio_sample_rate,
+        "Audio-Channels": video.audio_channels,
+    }
+    return {f"X-Mold-Video-{name}": str(value) for name, value in values.items() if value is not None}

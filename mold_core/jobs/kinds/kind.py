@@ -16,7 +16,7 @@ from mold_core.requests.models import Models
 from mold_core.wire.convert import from_json, to_json
 from mold_core.wire.generate import OutputFormat
 
-__all__ = ["JobKind", "Lane", "Prepared", "ResultFile", "RunContext"]
+__all__ = ["JobKind", "Lane", "Prepared", "ResultBody", "ResultFile", "RunContext"]
 
 # Where jobs run: on a device, by its worker, or beside the devices, one at a time.
 Lane = Literal["device", "background"]
@@ -33,6 +33,15 @@ class ResultFile:
     index: int | None = None
     metadata: OutputMetadata | None = None
     enlarged: bytes | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ResultBody:
+    """A result, or one file of it, as the body of a response."""
+
+    content_type: str
+    data: bytes
+    headers: Mapping[str, str] = attrs.Factory(dict)
 
 
 class RunContext(Protocol):
@@ -74,7 +83,8 @@ class JobKind:
     `name` is its word on the wire, in the CLI and in the job store. `Engine.submit` finds it by `request_class`.
     `stream_route` is the route, if any, that streams its events and cancels the job when the client disconnects.
     `ends_with_complete` says whether streams end with the event `complete`; otherwise a progress event ends them.
-    `has_files` says whether results have files, which need space on the disk and go to the gallery.
+    `has_files` says whether results have files, which need space on the disk and go to the gallery. `has_json` says
+    whether clients can get results as JSON, and `is_download` whether its jobs are listed as downloads.
     """
 
     name: ClassVar[str]
@@ -84,6 +94,8 @@ class JobKind:
     stream_route: ClassVar[str | None] = None
     ends_with_complete: ClassVar[bool] = True
     has_files: ClassVar[bool] = False
+    has_json: ClassVar[bool] = True
+    is_download: ClassVar[bool] = False
 
     def prepare(self, request: Any, models: Models) -> Prepared:
         """Return the request with everything filled in. Raises the MoldError for a request that cannot run.
@@ -91,6 +103,10 @@ class JobKind:
         Preparing a complete request changes nothing, because jobs are prepared again after a restart.
         """
         return Prepared(request=request)
+
+    def without_download(self, request: Any, models: Models) -> Any:
+        """Return the request with a model that needs no download, if it leaves the choice to mold."""
+        return request
 
     def run(self, jobs: Sequence[Job], context: RunContext) -> Sequence[Job] | None:
         """Run jobs with equal batch_key, and deliver or fail each of them, now or through `finish_async`.
@@ -110,6 +126,18 @@ class JobKind:
 
     def named(self, result: Any, names: Sequence[str]) -> Any:
         """Return the result with the names of its files in the gallery."""
+        return result
+
+    def bodies_of(self, result: Any) -> Sequence[ResultBody]:
+        """Return the result as files or text, for clients that take it as it is. Empty: it is JSON only."""
+        return ()
+
+    def headers_of(self, result: Any) -> Mapping[str, str]:
+        """Return the headers of a response with the result."""
+        return {}
+
+    def json_of(self, result: Any, form: str = "bytes", prefix: str = "") -> Any:
+        """Return the wire object or the JSON of a response with the result; for the arguments see `event_of`."""
         return result
 
     def event_of(self, result: Any, form: str = "bytes", prefix: str = "") -> dict[str, Any]:

@@ -9,7 +9,7 @@ import attrs
 from mold_core.catalog.pull import pull
 from mold_core.errors import DownloadError
 from mold_core.jobs.job import Job
-from mold_core.jobs.kinds.kind import JobKind, Prepared, RunContext
+from mold_core.jobs.kinds.kind import JobKind, Prepared, ResultBody, RunContext
 from mold_core.requests.models import Models
 from mold_core.wire import Info, ProgressEvent, PullRequest, PullResponse
 
@@ -26,6 +26,8 @@ class PullKind(JobKind):
     response_class = PullResponse
     lane = "background"
     ends_with_complete = False
+    has_json = False
+    is_download = True
 
     def __init__(self, retry_after_s: float = _RETRY_AFTER_S) -> None:
         self._retry_after_s = retry_after_s
@@ -45,6 +47,11 @@ class PullKind(JobKind):
     def result_without_event(self, model: str) -> PullResponse:
         """Return the result: the event `pull_complete` ended the stream."""
         return PullResponse(model=model, size_bytes=0)
+
+    def bodies_of(self, result: PullResponse) -> list[ResultBody]:
+        """Return a line of text."""
+        text = f"model '{result.model}' pulled successfully\n"
+        return [ResultBody(content_type="text/plain; charset=utf-8", data=text.encode())]
 
     def run(self, jobs: Sequence[Job], context: RunContext) -> None:
         """Download the files of each job's model."""

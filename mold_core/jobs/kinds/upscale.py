@@ -16,13 +16,14 @@ from mold_core.errors import DownloadError, OutputError, ValidationError
 from mold_core.hookspecs import Run
 from mold_core.jobs.batch import BatchRun
 from mold_core.jobs.job import Job
-from mold_core.jobs.kinds.kind import JobKind, Prepared, ResultFile, RunContext
+from mold_core.jobs.kinds.kind import JobKind, Prepared, ResultBody, ResultFile, RunContext
 from mold_core.jobs.task import WorkerHost
+from mold_core.media.formats import CONTENT_TYPES
 from mold_core.media.images import check_image
 from mold_core.media.metadata import read_metadata
 from mold_core.plugin_errors import wrap_plugin_errors
 from mold_core.requests.models import Models
-from mold_core.requests.upscalers import checked_tile_size, embedded_upscaler, upscaler_for
+from mold_core.requests.upscalers import AUTO, checked_tile_size, embedded_upscaler, installed_upscaler, upscaler_for
 from mold_core.upscaling.requests import FileUpscaleRequest, is_video
 from mold_core.upscaling.run import read_source
 from mold_core.wire import ProgressEvent, UpscaleRequest, UpscaleResponse
@@ -70,6 +71,19 @@ class UpscaleKind(JobKind):
             spec=spec,
             load_bytes=spec.size_bytes,
         )
+
+    def without_download(self, request: UpscaleRequest, models: Models) -> UpscaleRequest:
+        """Return the request with an upscaler that is here, if it names none.
+
+        Raises ModelNotFoundError if there is none, ValidationError for an image that cannot be read.
+        """
+        if request.model not in (None, AUTO):
+            return request
+        return attrs.evolve(request, model=installed_upscaler(models, origin_of(request)).name)
+
+    def bodies_of(self, result: UpscaleResponse) -> list[ResultBody]:
+        """Return the larger image."""
+        return [ResultBody(content_type=CONTENT_TYPES[result.image.format], data=result.image.data)]
 
     def event_of(self, result: UpscaleResponse, form: str = "bytes", prefix: str = "") -> dict[str, Any]:
         """Return the data of the event `complete`: the fields of the image flat, its data as `image`."""

@@ -74,5 +74,8 @@ def test_a_server_and_its_client_run_a_kind_of_each_lane(home: Path) -> None:
         assert [(one.kind, one.state) for one in client.jobs()] == [("reverse", "done"), ("count", "done")]
         assert [one.id for one in client.jobs(kind="reverse")] == [job.id]
         id = job.id
+        counted = server.ask("GET", f"/api/jobs/{client.jobs(kind='count')[0].id}/result")
+        assert (counted.type, counted.body, counted.headers["X-Letters"]) == ("text/plain", b"4", "4")
     with toy_server(home) as server, client_of(server) as client:
         assert client.job(id).result().word == "dlom"
+        assert server.ask("GET", f"/api/jobs/{id}/result").json()["word"] == "dlom"
