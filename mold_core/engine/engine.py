@@ -182,7 +182,7 @@ class Engine:
         self._enqueue(job)
         return job
 
-    def prepare(self, request: Any) -> Prepared:
+    def prepare(self, request: object) -> Prepared:
         """Return a request with everything filled in, without queueing it. Raises what `submit` would for it."""
         check(request)
         return job_kind_of(request).prepare(request, self._models)
