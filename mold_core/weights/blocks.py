@@ -1,4 +1,4 @@
-"""Networks that stop between two blocks when their work was cancelled."""
+"""Stop networks between two blocks when their job is cancelled."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from mold_core.cancelling import check_cancelled
 
 __all__ = ["check_before_block", "check_between_blocks"]
 
-# PERF: asking takes two microseconds, a layer of so many weights at least a hundred.
+# PERF: a check takes two microseconds, a layer of this many weights at least a hundred.
 _LARGE = 2**15
 
 
 def check_between_blocks(module: nn.Module) -> None:
     """Let a network call `check_cancelled` before each of its repeated blocks and its large convolutions.
 
-    A step of a large transformer takes a minute on a CPU, and one block of it a second. It is a forward hook, so code
-    that is compiled block by block is not touched.
+    A step of a large transformer takes a minute on a CPU, and one block of it a second. The check is a forward hook, so
+    it does not affect code that is compiled block by block.
     """
     for block in _blocks(module):
         if check_before_block not in block._forward_pre_hooks.values():
@@ -29,13 +29,13 @@ def check_between_blocks(module: nn.Module) -> None:
 
 
 def check_before_block(module: nn.Module, arguments: Any) -> None:
-    """Raise CancelledError if nobody waits for the result; the hook that `check_between_blocks` registers."""
-    if not torch.compiler.is_compiling():  # inside of compiled code there is nothing to ask
+    """Raise CancelledError if the job was cancelled; the hook that `check_between_blocks` registers."""
+    if not torch.compiler.is_compiling():  # compiled code has no checks
         check_cancelled()
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield blocks in lists and sequences, and layers there and convolutions anywhere that are large."""
+    """Yield the blocks and large layers in lists and sequences, and all large convolutions."""
     for parent in module.modules():
         if isinstance(parent, _ConvNd) and _is_large(parent):
             yield parent

@@ -1,7 +1,7 @@
 """Regional compilation: the repeated blocks of a network run as compiled code.
 
-All blocks of a kind share one piece of compiled code, so that compiling takes a minute and not many. Nothing here
-changes what is computed beyond rounding, and whatever fails is logged and done without.
+All blocks of a kind share one piece of compiled code, so compiling takes a minute. The result differs by rounding at
+most, and failures are logged and fall back to the uncompiled code.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["Compilation", "compile_modules", "configured", "problem_of", "worth_
 
 log = logging.getLogger("mold.weights")
 
-# Weights from which on a step takes long enough for compiling to pay, in bytes.
+# From this size of the weights on, in bytes, a step takes long enough for compiling to pay.
 _LARGE_BYTES = 1_000_000_000
 
 # Variants of a model's compiled blocks: a first size, other sizes, batches of one prompt and of several, and the
@@ -45,32 +45,32 @@ class Compilation:
 
 
 def worth_compiling(mode: str, device: str, size_bytes: int) -> bool:
-    """Say whether a transformer's blocks are to be compiled: mode "on" always, "off" never, "auto" if large on CUDA."""
+    """Return whether to compile a transformer's blocks: mode "on" always, "off" never, "auto" if large on CUDA."""
     return mode == "on" or (mode == "auto" and device.startswith("cuda") and size_bytes >= _LARGE_BYTES)
 
 
 def compile_modules(
     blocks: Iterable[nn.Module], *, backend: str | Any = "inductor", cache_dir: Path | None = None, **options: Any
 ) -> Compilation:
-    """Let blocks run as compiled code from their first use on, and return whether that works, for `problem_of`.
+    """Compile blocks on their first use, and return the state of compilation, for `problem_of`.
 
-    Compiled code is kept below `cache_dir`, and is there when another process compiles the same. When compiling or
-    running compiled code fails, the blocks run as they are from then on. `options` are torch.compile's. The step that
-    runs the blocks must be wrapped by `configured`.
+    Compiled code is cached below `cache_dir`, for other processes too. If compiling or running compiled code fails, the
+    blocks run uncompiled from then on. `options` are those of torch.compile. The step that runs the blocks must be
+    wrapped by `configured`.
     """
     if cache_dir is not None:
         keep_caches_below(cache_dir / "kernels")
     state = Compilation()
-    own: dict[type, Any] = {}
+    copies: dict[type, Any] = {}
     for block in blocks:
-        function = own.setdefault(type(block), _copy_of(type(block).forward))
+        function = copies.setdefault(type(block), _copy_of(type(block).forward))
         compiled = torch.compile(types.MethodType(function, block), backend=backend, **options)
         block.forward = _guarded(block, state, compiled)
     return state
 
 
 def problem_of(network: nn.Module) -> str | None:
-    """Return why a network that was to be compiled runs uncompiled, once; None where it does not."""
+    """Return, once, why a network that should be compiled is not; None if it is."""
     state = getattr(network, "compilation", None)
     if state is None or state.problem is None or state.reported:
         return None
@@ -79,7 +79,7 @@ def problem_of(network: nn.Module) -> str | None:
 
 
 def _copy_of(function: Any) -> Any:
-    """Return the same function with a code object of its own, which is what torch counts variants by."""
+    """Return the same function with a separate code object, because torch counts variants by code object."""
     copy = types.FunctionType(
         function.__code__.replace(),
         function.__globals__,
@@ -112,7 +112,7 @@ def _guarded(block: nn.Module, state: Compilation, compiled: Callable[..., Any])
                 return compiled(*arguments, **named)
             except (torch.OutOfMemoryError, CancelledError):
                 raise
-            except Exception as error:  # compilers fail in many ways, none of which is a reason not to go on
+            except Exception as error:  # compilers fail in many ways, and the uncompiled code always works
                 reason = str(error).partition("\n")[0]
                 state.problem = f"compiled blocks are not used: {type(error).__name__}: {reason}"
                 log.warning("%s", state.problem)
@@ -122,11 +122,10 @@ def _guarded(block: nn.Module, state: Compilation, compiled: Callable[..., Any])
 
 
 def configured(step: Callable[..., Any], attention: str = "default") -> Callable[..., Any]:
-    """Return a step of a network with compiled blocks in which torch compiles as many variants as they may have.
+    """Return a step of a network with compiled blocks, in which torch may compile as many variants as they need.
 
-    With more it fails, rather than going on uncompiled without a word.
-    The kernel of attention becomes part of compiled code, but neither of its guards nor of the names it is cached
-    under: those get `attention` as a tag.
+    With more variants it fails, instead of silently running uncompiled. The attention kernel becomes part of compiled
+    code, but not of its guards and cache keys, so `attention` is a tag of these keys.
     """
 
     def run(*arguments: Any, **named: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The parts of one model in memory: loaded when they are used, dropped when the plan says so."""
+"""The components of a model in memory: loaded on use, and dropped when the plan says so."""
 
 from __future__ import annotations
 
@@ -22,68 +22,68 @@ if TYPE_CHECKING:
 __all__ = ["ComponentLoader", "LoadedComponents"]
 
 Report = Callable[["ProgressEvent"], object]
-# Given who is told of progress: returns a part on its device, and what streams its blocks if the plan says so.
+# Takes a function that gets progress events. Returns a component on its device, and the stream of its blocks or None.
 ComponentLoader = Callable[[Report], "tuple[nn.Module, BlockStream | None]"]
 
 
 @attrs.frozen
-class _Held:
-    """A part in memory, measured once: going over thousands of tensors each time that it is used takes long."""
+class _Resident:
+    """A component in memory. It is measured once, because iterating over thousands of tensors takes long."""
 
     module: nn.Module
     stream: BlockStream | None
     size_bytes: int
 
     @classmethod
-    def of(cls, module: nn.Module, stream: BlockStream | None) -> _Held:
-        """Measure a part: its tensors, or what its stream has on the device."""
+    def of(cls, module: nn.Module, stream: BlockStream | None) -> _Resident:
+        """Measure a component: its tensors, or those that its stream has on the device."""
         if stream is not None:
             return cls(module, stream, stream.size_bytes)
         return cls(module, None, sum(tensor.numel() * tensor.element_size() for tensor in tensors_of(module)))
 
 
 class LoadedComponents:
-    """Holds the parts of a model as its `MemoryPlan` says.
+    """Keeps the components of a model in memory as its `MemoryPlan` says.
 
-        with parts.use("transformer", run.report) as transformer:
+        with components.use("transformer", run.report) as transformer:
             ...
 
-    A part that is not in memory is loaded, after others have been dropped to make room: least recently used first, as
-    few as the plan allows. Whoever keeps a reference to a part after the `with` keeps its memory.
+    A component that is not in memory is loaded, after others were dropped to free memory: least recently used first, as
+    few as the plan allows. A reference to a component after the `with` keeps its memory.
 
-    Several threads may use parts: one that wants a part for which there is no room waits until the others need theirs
-    no longer. So a thread that uses a part must not wait for one that wants another.
+    Several threads may use components. If one does not fit into memory, its thread waits until others end their use. So
+    a thread that uses a component must not wait for a thread that needs another.
     """
 
     def __init__(self, plan: MemoryPlan, loaders: Mapping[str, ComponentLoader]) -> None:
         self.plan = plan
         self._loaders = dict(loaders)
-        self._loaded: OrderedDict[str, _Held] = OrderedDict()
+        self._loaded: OrderedDict[str, _Resident] = OrderedDict()
         self._in_use: list[tuple[str, int]] = []  # with the thread
         self._changed = Condition()
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The parts in memory, least recently used first."""
+        """The components in memory, least recently used first."""
         return tuple(self._loaded)
 
     def size_bytes(self, device: str | None = None) -> int:
-        """Return the memory of the weights that are held now, on one device or on all."""
+        """Return the memory of the weights that are loaded now, on one device or on all, in bytes."""
         return sum(
-            held.size_bytes
-            for name, held in tuple(self._loaded.items())
+            resident.size_bytes
+            for name, resident in tuple(self._loaded.items())
             if device is None or self.plan.component(name).device == device
         )
 
     def load_all(self, report: Report) -> None:
-        """Load every part that is not in memory."""
+        """Load every component that is not in memory."""
         with self._changed:
             for name in self._loaders:
                 self._load(name, report)
 
     @contextmanager
     def use(self, name: str, report: Report) -> Iterator[nn.Module]:
-        """Give a part; `report` is told of loading it. Raises what its loader raises."""
+        """Provide a component during the block. `report` gets the progress of loading. Its loader may raise."""
         used = name, get_ident()
         with self._changed:
             module = self._load(name, report)
@@ -94,49 +94,49 @@ class LoadedComponents:
             with self._changed:
                 del module
                 self._in_use.remove(used)
-                self._make_room(self.plan.component(name).device, 0)
+                self._free_memory(self.plan.component(name).device, 0)
                 self._changed.notify_all()
 
     def drop(self, name: str) -> None:
-        """Free a part; nothing happens if it is not in memory."""
+        """Free a component; nothing happens if it is not in memory."""
         with self._changed:
-            held = self._loaded.pop(name, None)
-            if held is None:
+            resident = self._loaded.pop(name, None)
+            if resident is None:
                 return
-            if held.stream is not None:
-                held.stream.close()
-            held.module.to("meta")
+            if resident.stream is not None:
+                resident.stream.close()
+            resident.module.to("meta")
         release_cached(self.plan.component(name).device)
 
     def close(self) -> None:
-        """Free every part."""
+        """Free every component."""
         for name in self.names:
             self.drop(name)
 
     def _load(self, name: str, report: Report) -> nn.Module:
-        device, wanted_bytes = self.plan.component(name).device, self.plan.held_bytes(name)
+        device, needed_bytes = self.plan.component(name).device, self.plan.held_bytes(name)
         while name not in self._loaded:
-            if not self._make_room(device, wanted_bytes) and self._others_use(device):
+            if not self._free_memory(device, needed_bytes) and self._others_use(device):
                 self._changed.wait()
                 continue
-            with torch.inference_mode(False), torch.no_grad():  # the weights may serve outside of it too
-                self._loaded[name] = _Held.of(*self._loaders[name](report))
+            with torch.inference_mode(False), torch.no_grad():  # the weights are also used outside of inference mode
+                self._loaded[name] = _Resident.of(*self._loaders[name](report))
         self._loaded.move_to_end(name)
         return self._loaded[name].module
 
     def _others_use(self, device: str) -> bool:
-        """Say whether another thread uses a part on a device."""
+        """Return whether another thread uses a component on a device."""
         return any(self.plan.component(name).device == device for name, thread in self._in_use if thread != get_ident())
 
-    def _make_room(self, device: str, wanted_bytes: int) -> bool:
-        """Drop parts that are not in use until what stays, with `wanted_bytes`, is no more than the plan keeps.
+    def _free_memory(self, device: str, needed_bytes: int) -> bool:
+        """Drop unused components until the others, with `needed_bytes`, are no more than the plan keeps.
 
-        Say whether that was possible.
+        Return whether that was possible.
         """
         in_use = {name for name, _ in self._in_use}
         for name in self.names:
-            if self.size_bytes(device) + wanted_bytes <= self.plan.keep_bytes(device):
+            if self.size_bytes(device) + needed_bytes <= self.plan.keep_bytes(device):
                 return True
             if name not in in_use and self.plan.component(name).device == device:
                 self.drop(name)
-        return self.size_bytes(device) + wanted_bytes <= self.plan.keep_bytes(device)
+        return self.size_bytes(device) + needed_bytes <= self.plan.keep_bytes(device)

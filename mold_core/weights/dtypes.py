@@ -1,4 +1,4 @@
-"""What to compute in: the half type that the hardware multiplies and the file fits, else fp32."""
+"""The dtype to compute in: the 16-bit type that the hardware multiplies and the weights fit, else fp32."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch import Tensor
 
 __all__ = ["fast_dtype", "overflows_fp16", "wide_dtype"]
 
-# NVIDIA's GPUs multiply bf16 from Ampere on. On a T4, a V100 or a card of the 20 series attention in bf16 has no kernel
-# but the one that keeps all scores in memory.
+# NVIDIA's GPUs multiply bf16 from Ampere on. On a T4, a V100 or a card of the 20 series, the only attention kernel for
+# bf16 keeps all scores in memory.
 _FIRST_WITH_BF16 = (8, 0)
 
 _CPU_INFO = Path("/proc/cpuinfo")
 
 
 def fast_dtype(device: str, capability: tuple[int, int] | None = None) -> torch.dtype:
-    """Return bf16 where the hardware multiplies it; else fp16 on a GPU, fp32 on a CPU.
+    """Return bf16 if the hardware multiplies it; else fp16 on a GPU, fp32 on a CPU.
 
-    `capability` is the compute capability of a CUDA device; None: not known, as good as the newest.
+    `capability` is the compute capability of a CUDA device; None means unknown, and is treated as the newest.
     """
     if device.startswith("cuda") and capability is not None and tuple(capability) < _FIRST_WITH_BF16:
         return torch.float16
@@ -31,7 +31,7 @@ def fast_dtype(device: str, capability: tuple[int, int] | None = None) -> torch.
 
 
 def wide_dtype(device: str, capability: tuple[int, int] | None = None) -> torch.dtype:
-    """Return the same for a network whose numbers outgrow fp16, which ends at 65504: fp32 takes the place of fp16."""
+    """Return the same for a network whose values overflow fp16, which ends at 65504: fp32 instead of fp16."""
     fast = fast_dtype(device, capability)
     return torch.float32 if fast == torch.float16 else fast
 
@@ -53,7 +53,7 @@ def cpu_multiplies_bf16() -> bool:
 
 
 def overflows_fp16(tensors: Iterable[object]) -> bool:
-    """Say whether a number of plain floating-point weights is too large for fp16."""
+    """Return whether any plain floating-point weight is too large for fp16."""
     largest = torch.finfo(torch.float16).max
     return any(
         bool(tensor.abs().amax() > largest)

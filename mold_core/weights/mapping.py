@@ -1,4 +1,4 @@
-"""Weight files mapped into memory, also those that are larger than it. Needs neither torch nor a new Python to map."""
+"""Map weight files into memory, even larger ones. Mapping needs neither torch nor a new Python."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 __all__ = ["MappedFile", "map_file", "map_read_only"]
 
-# MAP_NORESERVE by the beginning of the machine's name, where it is not Linux's usual 0x4000. Python names the flag
-# from 3.13 on only. Source: arch/*/include/uapi/asm/mman.h of Linux.
+# MAP_NORESERVE by the prefix of the machine's name, where it is not Linux's usual 0x4000. Python has the flag only
+# since 3.13. Source: arch/*/include/uapi/asm/mman.h of Linux.
 _LINUX_NORESERVE = {"ppc": 0x40, "sparc": 0x40, "mips": 0x400, "xtensa": 0x400, "alpha": 0x10000}
 
 
 def _noreserve() -> int:
-    """Return the flag for mappings that no memory and no swap is set aside for; 0 where there is none."""
+    """Return the flag for mappings without reserved memory and swap; 0 if there is none."""
     if hasattr(mmap, "MAP_NORESERVE"):
         return int(mmap.MAP_NORESERVE)
     if sys.platform == "linux":
@@ -33,9 +33,9 @@ def _noreserve() -> int:
 
 
 class MappedFile:
-    """The bytes of a file, mapped into memory when the first of them are read; opening it costs nothing.
+    """The bytes of a file, which is mapped into memory on the first read; opening it costs nothing.
 
-    `len` is its size in bytes. Tensors share the memory of the map for as long as they live.
+    `len` is its size in bytes. Tensors share the memory of the map as long as they exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,7 +49,7 @@ class MappedFile:
         return self._size_bytes
 
     def head(self, most: int) -> bytes:
-        """Return the first bytes of the file, `most` at the most, read and not mapped. Raises CheckpointError."""
+        """Return the first bytes of the file, at most `most`, read and not mapped. Raises CheckpointError."""
         try:
             with self.path.open("rb") as file:
                 return file.read(most)
@@ -69,7 +69,7 @@ class MappedFile:
                 if len(buffer) < self._size_bytes:
                     raise CheckpointError("%s: the file was truncated while it was in use", self.path)
                 with warnings.catch_warnings():
-                    # A map that is read-only is one that mold never writes to.
+                    # mold never writes to read-only maps.
                     warnings.filterwarnings("ignore", message="The given buffer is not writable")
                     self._bytes = torch.frombuffer(buffer, dtype=torch.uint8)
             return self._bytes
@@ -78,8 +78,8 @@ class MappedFile:
 def map_file(path: Path) -> mmap.mmap:
     """Return a file mapped into memory. Raises CheckpointError for one that is empty or unreadable.
 
-    What is written to the map stays in this process (copy on write). Where the system would have to set memory aside
-    for a copy of the whole file, which a limit (RLIMIT_DATA, strict overcommit, Windows) can forbid, it is read-only.
+    Writes to the map stay in this process (copy on write). If the system would have to reserve memory for a copy of the
+    whole file, which a limit (RLIMIT_DATA, strict overcommit, Windows) can forbid, the map is read-only.
     """
     try:
         with path.open("rb") as file:
@@ -93,7 +93,7 @@ def map_file(path: Path) -> mmap.mmap:
 
 
 def map_read_only(path: Path, most: int) -> mmap.mmap:
-    """Return the first bytes of a file, `most` at the most, mapped read-only. Raises CheckpointError."""
+    """Return the first bytes of a file, at most `most`, mapped read-only. Raises CheckpointError."""
     try:
         with path.open("rb") as file:
             return mmap.mmap(file.fileno(), min(_size_bytes(path), most), access=mmap.ACCESS_READ)

@@ -1,4 +1,4 @@
-"""What tensors take in memory, from the headers of their files: in all, and when they are streamed block by block."""
+"""Memory that tensors take, from the headers of their files: in total, and when they are streamed block by block."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _ALIGN = 256
 
 @attrs.frozen(kw_only=True)
 class ComponentSizes:
-    """What a part takes: in all, what of it does not stream, and its largest unit (0: nothing streams)."""
+    """Sizes of a component: in total, of the tensors that do not stream, and of its largest unit (0: none streams)."""
 
     total_bytes: int
     staying_bytes: int
     largest_bytes: int
 
     def streamed_bytes(self, device: str) -> int | None:
-        """Return what the part takes on a device when it is streamed there; None where it cannot be."""
+        """Return what the component takes on a device when it is streamed; None if it cannot be."""
         slots = 2 if device.startswith("cuda") else 1
         return self.staying_bytes + slots * self.largest_bytes if self.largest_bytes else None
 
@@ -40,10 +40,10 @@ def measure(
     expand: bool = False,
     unit: re.Pattern[str] | None = None,
 ) -> ComponentSizes:
-    """Return what tensors take in memory where numbers are computed with in `number_bytes` each.
+    """Return the memory that tensors take if each number to compute with has `number_bytes`.
 
-    Quantised matrices stay as they are unless `expand`. `unit` finds, in the name of a tensor that is streamed, what
-    all tensors of its block have in common.
+    Quantised matrices stay quantised unless `expand`. `unit` matches the prefix of a tensor's name that identifies its
+    streamed block.
     """
     units: dict[str, int] = defaultdict(int)
     total = 0

@@ -1,4 +1,4 @@
-"""Networks without weights, to be filled from a file."""
+"""Build networks without weights, which are loaded from a file."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["empty_modules"]
 
 @contextmanager
 def empty_modules() -> Iterator[None]:
-    """Let modules that are built inside have no memory (they are on the meta device) and draw no random weights.
+    """Build modules inside the block on the meta device, without memory and random weights.
 
-    PERF: on the meta device the first draw would import torch's compiler, which takes two seconds.
+    PERF: on the meta device the first random numbers would import torch's compiler, which takes two seconds.
     """
     with torch.device("meta"), _WithoutInitialising():
         yield

@@ -1,11 +1,11 @@
-"""Running out of memory: how it is recognised on every device, and how memory that torch keeps is given back."""
+"""Recognise lack of memory on every device, and release the memory that torch caches."""
 
 from __future__ import annotations
 
 __all__ = ["is_out_of_memory", "release_cached"]
 
-# What torch and its libraries say, in lower case. cuDNN and cuBLAS allocate workspaces of their own, and when they get
-# none some of them report that there is no algorithm.
+# Messages of torch and its libraries, in lower case. cuDNN and cuBLAS allocate workspaces, and without them some report
+# that there is no algorithm.
 _TEXTS = (
     "out of memory",
     "can't allocate memory",
@@ -19,7 +19,7 @@ _TEXTS = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether an error means that memory ran out, on the device or on the machine."""
+    """Return whether an error means that the device or the machine has no memory left."""
     import torch
 
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
@@ -29,7 +29,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_cached(device: str) -> None:
-    """Give memory that torch keeps for itself back to a device, for everyone."""
+    """Release the memory of a device that torch caches, for other processes."""
     import torch
 
     if device.startswith("cuda"):

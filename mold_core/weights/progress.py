@@ -1,4 +1,4 @@
-"""Progress of loading: bytes as they come, and what is compiled meanwhile."""
+"""Progress of loading: bytes read, and kernels being compiled."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LoadProgress", "bring_into_memory"]
 
-# A job keeps its events: a part makes at most fifty, a small one a single one.
+# A job stores its events: a component reports at most fifty, a small one a single one.
 _MOST_EVENTS = 50
 _FEWEST_BYTES = 64_000_000
 _PAGE_BYTES = 4096
@@ -39,19 +39,19 @@ class LoadProgress:
     _reported_bytes: int = attrs.field(default=0, init=False)
 
     def advance(self, done: int, total: int) -> None:
-        """Say that `done` of `total` bytes of the file have come. The last of them are reported by `finish`."""
+        """Report that `done` of `total` bytes of the file were read. `finish` reports the last of them."""
         loaded = self.size_bytes * done // max(total, 1)
         step = max(_FEWEST_BYTES, self.size_bytes // _MOST_EVENTS)
         if loaded - self._reported_bytes >= step and done < total:
             self._report(loaded)
 
     def finish(self) -> None:
-        """Say that the component is loaded."""
+        """Report that the component is loaded."""
         self._report(self.size_bytes)
 
     @contextmanager
     def compiling(self, what: str) -> Iterator[None]:
-        """Say that something is compiled, while it is."""
+        """Report compiling as a stage, during the block."""
         name, started = f"Compiling {what}, once on this machine", perf_counter()
         self.report(StageStart(name=name))
         yield
@@ -64,7 +64,7 @@ class LoadProgress:
 
 
 def bring_into_memory(tensor: Tensor) -> None:
-    """Read the pages of a mapped file that a tensor on the CPU lies in, which its first use would do anyway."""
+    """Read the pages of a mapped file that a tensor on the CPU uses, before its first use would."""
     import torch
 
     if tensor.device.type == "cpu" and tensor.is_contiguous() and tensor.numel():

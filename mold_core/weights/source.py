@@ -1,4 +1,4 @@
-"""A tensor in a weight file, known by its header and read when asked for; and the file that holds it."""
+"""Tensors of a weight file, described by its header and read on demand."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = ["TensorSource", "WeightFile", "shown"]
 
 @attrs.frozen(kw_only=True, eq=False)
 class TensorSource:
-    """A tensor of a file. `read` gives its numbers; until then only the header was looked at.
+    """A tensor of a file, described by the header. `read` returns its values.
 
-    `shape` is in torch's order. `stored_columns` is the length of the rows that blocks are laid along, where that is
-    not the last of `shape`. `buffer` is the whole file, a MappedFile or any buffer; the tensor takes `size_bytes` of
-    it from `offset` on.
+    `shape` is in torch's order. `stored_columns` is the length of the rows that consist of blocks, if it is not the
+    last of `shape`. `buffer` is the whole file, a MappedFile or any buffer; the tensor is `size_bytes` of it, from
+    `offset` on.
     """
 
     name: str
@@ -39,7 +39,7 @@ class TensorSource:
     def read(self) -> Tensor | PackedTensor:
         """Return the tensor, or a PackedTensor for a quantised type. Both share the memory of the mapped file.
 
-        What is written to it stays in this process and never reaches the file.
+        Writes to it stay in this process and never reach the file.
         """
         import torch
 
@@ -56,16 +56,16 @@ class TensorSource:
             rows = raw.view(-1, self.type.size_bytes(columns)) if columns else raw.view(0, 0)
             return PackedTensor(data=rows, type=self.type, shape=self.shape)
         dtype = getattr(torch, self.type.torch_dtype or "")
-        if self.offset % self.type.block_bytes:  # torch wants numbers at multiples of their size
+        if self.offset % self.type.block_bytes:  # torch requires numbers at multiples of their size
             raw = raw.clone()
         return raw.view(dtype).view(self.shape)
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class WeightFile(Mapping[str, TensorSource]):
-    """An open weight file: its tensors by name, in the file's order, and what its header says besides.
+    """An open weight file: its tensors by name, in the file's order, and the metadata of its header.
 
-    `metadata` holds numbers, truth values and texts; lists are left out.
+    `metadata` has numbers, booleans and strings, without lists.
     """
 
     path: Path
@@ -84,5 +84,5 @@ class WeightFile(Mapping[str, TensorSource]):
 
 
 def shown(name: str) -> str:
-    """Return a name out of a file as an error can show it: quoted, and no longer than a line."""
+    """Return a name from a file for an error message: quoted, and no longer than a line."""
     return repr(name if len(name) <= 80 else f"{name[:79]}…")
