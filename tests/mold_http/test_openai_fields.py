@@ -6,6 +6,7 @@ import base64
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import openai
@@ -158,6 +159,44 @@ def test_a_stream_names_quality_and_background(client: openai.OpenAI) -> None:
     (completed,) = list(stream)
     assert completed.type == "image_generation.completed"
     assert (completed.quality, completed.background, completed.output_format) == ("medium", "opaque", "jpeg")
+
+
+def post(inside: InsideServer, path: str, **body: Any) -> httpx2.Response:
+    url = f"http://localhost:{inside.port}/v1/images/{path}"
+    return httpx2.post(url, headers={"Authorization": f"Bearer {KEY}"}, **body)
+
+
+def test_open_webui_generates_and_edits(inside: InsideServer) -> None:
+    """The requests of its engine openai."""
+    body = {"model": "dall-e-2", "prompt": "a house", "n": 1, "size": "512x512", "response_format": "b64_json"}
+    answer = post(inside, "generations", json=body).json()
+    assert Image.open(BytesIO(base64.b64decode(answer["data"][0]["b64_json"]))).size == (256, 256)
+    fields = {"model": "dall-e-2", "prompt": "a boat", "n": "1", "size": "512x512", "response_format": "b64_json"}
+    name, data = png()
+    edited = post(inside, "edits", data={**fields, "model": "editor"}, files={"image": (name, data, "image/png")})
+    assert edited.status_code == 200, edited.text
+    several = [("image[]", (name, data, "image/png"))] * 2
+    edited = post(inside, "edits", data={**fields, "model": "editor"}, files=several)
+    assert edited.json()["data"][0]["b64_json"]
+
+
+def test_libre_chat_generates_and_edits(inside: InsideServer) -> None:
+    """Its tool for OpenAI's images."""
+    body = {
+        "model": "gpt-image-1",
+        "prompt": "a house",
+        "n": 1,
+        "background": "auto",
+        "output_compression": 100,
+        "output_format": "png",
+        "quality": "auto",
+        "size": "auto",
+    }
+    answer = post(inside, "generations", json=body).json()
+    assert Image.open(BytesIO(base64.b64decode(answer["data"][0]["b64_json"]))).format == "PNG"
+    fields = {"model": "editor", "prompt": "a boat", "n": "1", "quality": "auto", "size": "auto"}
+    edited = post(inside, "edits", data=fields, files=[("image[]", ("a.png", png()[1], "image/png"))])
+    assert edited.json()["data"][0]["b64_json"]
 
 
 def test_the_setting_names_a_model_that_exists(tmp_path: Path) -> None:
