@@ -17,7 +17,7 @@ import attrs
 from mold_core.errors import InferenceError
 from mold_core.files import write_whole
 from mold_core.hookspecs import ChainRenderer, DecodedClip, Run, Sound
-from mold_core.media.joining import frames_of_parts
+from mold_core.media.joining import frames_of_videos
 from mold_core.media.preview import PreviewFrames
 from mold_core.media.video import VideoWriter
 from mold_core.wire import GenerateRequest
@@ -219,7 +219,7 @@ def _write_sound(file: BinaryIO, *, sound: Sound) -> None:
 
 def _shown_of(work: ClipWork) -> list[Image]:
     """Return the frames of the preview from the part."""
-    frames = enumerate(frames_of_parts([work.files.part]))
+    frames = enumerate(frames_of_videos([work.files.part]))
     return [work.shown.small(frame) for index, frame in frames if index in work.shown]
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mold_core.chains.chain import Chain
 from mold_core.chains.clips import read_preview, read_sound
 from mold_core.media import OutputMetadata, embed_metadata
-from mold_core.media.joining import frames_of_parts, join_parts
+from mold_core.media.joining import frames_of_videos, join_videos
 from mold_core.media.preview import first_frame_png, preview_gif
 from mold_core.unfinished import unfinished
 from mold_core.wire import VideoData
@@ -43,7 +43,7 @@ def join(chain: Chain, metadata: OutputMetadata | None) -> VideoData:
         preview = background.submit(lambda: preview_gif(_shown(chain), rate))
         path = Path(folder) / "video"
         with path.open("w+b") as file:
-            join_parts(
+            join_videos(
                 file,
                 chain.request.output_format,
                 parts,
@@ -55,7 +55,7 @@ def join(chain: Chain, metadata: OutputMetadata | None) -> VideoData:
         data = path.read_bytes()
         if metadata is not None and chain.request.output_format != "mp4":
             data = embed_metadata(data, metadata)
-        png = first_frame_png(next(frames_of_parts(parts[:1])))
+        png = first_frame_png(next(frames_of_videos(parts[:1])))
         gif = preview.result()
     has_audio = first_sound is not None and chain.request.output_format == "mp4"
     return VideoData(

@@ -1,7 +1,7 @@
-"""The sizes of all frames of a GIF, APNG or WebP, read from their headers before any is unpacked.
+"""Read the sizes of all frames of a GIF, APNG or WebP from their headers, before any is decoded.
 
-Pillow makes the canvas of a GIF as large as the largest frame that comes along, and unpacks a frame before its size is
-compared with anything. Sources: GIF89a §§18 to 23, RFC 9649 §2.7, PNG specification 3rd edition §11.3.5.
+Pillow makes the canvas of a GIF as large as its largest frame, and decodes a frame before anything checks its size.
+Sources: GIF89a §§18 to 23, RFC 9649 §2.7, PNG specification 3rd edition §11.3.5.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _IMAGE = "the image"
 
 
 def check_animation(data: bytes, max_pixels: int) -> None:
-    """Raise ValidationError if a frame, or the canvas that all are drawn on, has more than `max_pixels`."""
+    """Raise ValidationError if a frame, or the canvas of all frames, has more than `max_pixels`."""
     for width, height in frame_sizes(data):
         check_frame(width, height, max_pixels, _IMAGE)
 
 
 def frame_sizes(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yield how far the canvas reaches, and then how far each frame does, as right and lower edge."""
+    """Yield the right and lower edge of the canvas, then those of each frame."""
     try:
         if is_gif(data):
             yield from _gif_sizes(data)
@@ -42,27 +42,27 @@ def frame_sizes(data: bytes) -> Iterator[tuple[int, int]]:
 
 def _gif_sizes(data: bytes) -> Iterator[tuple[int, int]]:
     yield struct.unpack_from("<HH", data, 6)
-    place = gif_header_bytes(data[:13])
+    offset = gif_header_bytes(data[:13])
     for _ in range(_MAX_GIF_BLOCKS):
-        kind = data[place : place + 1]
+        kind = data[offset : offset + 1]
         if kind == bytes((_GIF_EXTENSION,)):
-            place = _after_blocks(data, place + 2)
+            offset = _after_blocks(data, offset + 2)
         elif kind == bytes((_GIF_IMAGE,)):
-            left, top, width, height, flags = struct.unpack_from("<HHHHB", data, place + 1)
+            left, top, width, height, flags = struct.unpack_from("<HHHHB", data, offset + 1)
             yield left + width, top + height
             palette = 3 << ((flags & 7) + 1) if flags & 0x80 else 0
-            place = _after_blocks(data, place + 10 + palette + 1)
+            offset = _after_blocks(data, offset + 10 + palette + 1)
         elif kind and kind != b";":
-            place += 1  # Pillow skips what it does not know, byte by byte
+            offset += 1  # Pillow skips unknown data byte by byte
         else:
             return
 
 
-def _after_blocks(data: bytes, place: int) -> int:
-    """Return where a chain of blocks, each with its length before it, has ended."""
-    while place < len(data) and data[place]:
-        place += 1 + data[place]
-    return place + 1
+def _after_blocks(data: bytes, offset: int) -> int:
+    """Return the offset after a sequence of blocks, each preceded by its length."""
+    while offset < len(data) and data[offset]:
+        offset += 1 + data[offset]
+    return offset + 1
 
 
 def _webp_sizes(data: bytes) -> Iterator[tuple[int, int]]:

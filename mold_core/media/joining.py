@@ -1,4 +1,4 @@
-"""Parts of a video made one: MP4 packets are copied as they are, other formats are encoded from the parts' frames."""
+"""Join videos: packets of MP4 files are copied, other formats are encoded from their frames."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-__all__ = ["frames_of_parts", "join_parts"]
+__all__ = ["frames_of_videos", "join_videos"]
 
 
-def join_parts(
+def join_videos(
     file: BinaryIO,
     format: VideoFormat,
-    parts: Sequence[Path],
+    videos: Sequence[Path],
     *,
     fps: int,
     sounds: Iterator[NDArray[Any]] | None = None,
     sample_rate: int | None = None,
     metadata: OutputMetadata | None = None,
 ) -> None:
-    """Write one video of `format` made of `parts`, MP4 files by `VideoWriter` of equal size and rate.
+    """Write one video in `format` from `videos`: MP4 files by `VideoWriter`, of equal size and frame rate.
 
-    `sounds` yields the sound of each part, float32 [channels, n]. One part is in memory at a time, less for MP4.
+    `sounds` yields the audio of each, float32 [channels, n]. One file is in memory at a time, for MP4 less.
     """
     if format == "mp4":
-        _copy(file, parts, fps, sounds, sample_rate, metadata)
+        _copy(file, videos, fps, sounds, sample_rate, metadata)
         return
-    frames = frames_of_parts(parts)
+    frames = frames_of_videos(videos)
     first = next(frames)
     with VideoWriter(file, format, width=first.width, height=first.height, fps=fps) as video:
         video.add(first)
@@ -50,16 +50,16 @@ def join_parts(
             video.add(frame)
 
 
-def frames_of_parts(parts: Sequence[Path]) -> Iterator[Image]:
-    """Yield the frames of all parts in order."""
-    for part in parts:
-        with part.open("rb") as file:
+def frames_of_videos(videos: Sequence[Path]) -> Iterator[Image]:
+    """Yield the frames of all files in order."""
+    for video_file in videos:
+        with video_file.open("rb") as file:
             yield from decode_frames(file)
 
 
 def _copy(
     file: BinaryIO,
-    parts: Sequence[Path],
+    videos: Sequence[Path],
     fps: int,
     sounds: Iterator[NDArray[Any]] | None,
     sample_rate: int | None,
@@ -73,8 +73,8 @@ def _copy(
         video: Any = None
         sound: SoundStream | None = None
         frames = 0
-        for part in parts:
-            with part.open("rb") as source, av.open(source, "r", format="mp4") as container:
+        for video_file in videos:
+            with video_file.open("rb") as source, av.open(source, "r", format="mp4") as container:
                 packets = container.streams.video[0]
                 if video is None:
                     video = out.add_stream_from_template(packets)
@@ -88,10 +88,10 @@ def _copy(
 
 
 def _copy_packets(out: Any, container: Any, source: Any, target: Any, offset_s: Fraction) -> int:
-    """Copy a part's packets behind those that are there, and return how many they were."""
+    """Append the packets of a file, and return their number."""
     shift, count = round(offset_s / source.time_base), 0
     for packet in container.demux(source):
-        if packet.dts is None:  # ffmpeg's way to say that there are no more
+        if packet.dts is None:  # ffmpeg marks the end with an empty packet
             continue
         packet.pts += shift
         packet.dts += shift

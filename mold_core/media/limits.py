@@ -1,4 +1,4 @@
-"""What a file of sound or video may ask of a decoder. Each limit is checked before the work that it bounds."""
+"""Limits of audio and video files. Each is checked before the work that it bounds."""
 
 from __future__ import annotations
 
@@ -23,25 +23,26 @@ __all__ = [
     "is_plausible_sound",
 ]
 
-# Of one frame of a video; 8192 x 4352, the largest that H.264 names, is more than a frame here may have.
+# Of one frame of a video. The largest size of H.264, 8192 x 4352, exceeds it.
 MAX_FRAME_PIXELS = 32_000_000
-# Of one frame of a GIF, APNG or WebP, of which Pillow keeps three copies with four bytes a pixel.
+# Of one frame of a GIF, APNG or WebP. Pillow keeps three copies, with four bytes per pixel.
 MAX_ANIMATION_PIXELS = 16_000_000
-# Of all frames of a client's video together: a minute of 1080p at 60 frames a second.
+# Of all frames of a client's video together: a minute of 1080p at 60 frames per second.
 MAX_TOTAL_PIXELS = 2**33
-# Samples of all tracks; ffmpeg keeps some 40 bytes of each. Six hours of 24 frames a second with sound have as many.
+# Samples of all tracks; ffmpeg stores about 40 bytes for each. Six hours at 24 frames per second with audio have as
+# many.
 MAX_INDEX_ENTRIES = 1_500_000
 MAX_TRACKS = 64
 MAX_VIDEO_SECONDS = 24 * 3600
 MAX_SOUND_SECONDS = 3600.0
-# Sound at a low rate becomes as many times longer when it is resampled.
+# Resampling multiplies the length of audio with a low sample rate.
 MIN_SAMPLE_RATE = 1_000
 MAX_SAMPLE_RATE = 768_000
 MAX_CHANNELS = 64
 
 
 def damaged_video(name: str | None) -> ValidationError:
-    """Return the error for a file that is no MP4, or one that cannot be read."""
+    """Return the error for a file that is not an MP4 file, or is damaged."""
     return ValidationError(f"{name or 'the video'} is not an MP4 file, or is damaged", field=name)
 
 
@@ -69,7 +70,7 @@ def check_total(width: int, height: int, frames: int, name: str | None) -> None:
 
 
 def check_seconds(seconds: float, name: str | None) -> None:
-    """Raise ValidationError for a video that says it lasts longer than a day."""
+    """Raise ValidationError for a video whose duration is over a day."""
     if seconds > MAX_VIDEO_SECONDS:
         raise ValidationError(
             f"{name or 'the video'} has a duration of {seconds:.0f} s, over the limit of {MAX_VIDEO_SECONDS}",
@@ -78,11 +79,11 @@ def check_seconds(seconds: float, name: str | None) -> None:
 
 
 def check_sound(seconds: float, name: str) -> None:
-    """Raise ValidationError where more sound is asked for than is ever kept in memory."""
+    """Raise ValidationError for more audio than is allowed in memory."""
     if not 0 < seconds <= MAX_SOUND_SECONDS:
         raise ValidationError(f"{name} needs {seconds:g} s of audio; the limit is {MAX_SOUND_SECONDS:g}", field=name)
 
 
 def is_plausible_sound(sample_rate: int, channels: int) -> bool:
-    """Return whether a sound has a rate and a number of channels that recordings have."""
+    """Return whether the sample rate and the number of channels are those of real recordings."""
     return MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE and 1 <= channels <= MAX_CHANNELS

@@ -1,4 +1,4 @@
-"""The small GIF that stands for a video in lists and galleries."""
+"""The small GIF that previews a video in lists and galleries."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _MOST_FRAMES = 120
 
 @attrs.frozen
 class PreviewFrames:
-    """Which frames of a video are shown: every `every`-th, from number `first` on."""
+    """The frames of a video in its preview: every `every`-th, from number `first` on."""
 
     every: int
     first: int = 0
 
     @classmethod
     def of(cls, frames: int, fps: int) -> PreviewFrames:
-        """Return those of a video of so many frames: 8 a second, or as many fewer as keep it to 120 in all."""
+        """Return the frames for a video: 8 per second, or fewer, so that there are at most 120."""
         return cls(max(round(fps / _FPS), -(-frames // _MOST_FRAMES), 1))
 
     def after(self, frames: int) -> PreviewFrames:
-        """Return the same as seen from a part that begins after so many frames."""
+        """Return the same, counted from a later frame."""
         return PreviewFrames(self.every, (self.first - frames) % self.every)
 
     def __contains__(self, index: int) -> bool:
@@ -42,7 +42,7 @@ class PreviewFrames:
 
     @staticmethod
     def small(image: Image) -> Image:
-        """Return a frame as it is shown: at most 256 pixels wide and high."""
+        """Return a frame for the preview: at most 256 pixels wide and high."""
         scale = min(1.0, _SIDE / max(image.size))
         size = (max(round(image.width * scale), 1), max(round(image.height * scale), 1))
         return image.resize(size) if image.size != size else image
@@ -50,20 +50,20 @@ class PreviewFrames:
 
 def preview_gif(frames: Iterable[Image], fps: Fraction) -> bytes:
     """Return a GIF of frames of equal size, one or more."""
-    made = BytesIO()
+    buffer = BytesIO()
     writer: VideoWriter | None = None
     for frame in frames:
         if writer is None:
-            writer = VideoWriter(made, "gif", width=frame.width, height=frame.height, fps=fps, shared_palette=True)
+            writer = VideoWriter(buffer, "gif", width=frame.width, height=frame.height, fps=fps, shared_palette=True)
         writer.add(frame)
     if writer is None:
         raise ValueError("a preview needs at least one frame")
     writer.close()
-    return made.getvalue()
+    return buffer.getvalue()
 
 
 def first_frame_png(image: Image) -> bytes:
     """Return the first frame of a video as a PNG."""
-    made = BytesIO()
-    image.save(made, "PNG")
-    return made.getvalue()
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""The decoder processes of this process: one that is warm, a second while that one is busy."""
+"""The decoder processes: one is kept warm, and a second is started while it is busy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mold_core.media.decoder.process import DecoderProcess, Part, Task
 __all__ = ["Cancellation", "DecoderPool", "DecodersBusyError", "cancellable", "pool"]
 
 _MOST = 2
-_MOST_ANSWERS = 64
+_MAX_CACHED = 64
 
 
 class DecodersBusyError(ValidationError):
@@ -27,9 +27,9 @@ class DecodersBusyError(ValidationError):
 
 
 class Cancellation:
-    """Ends the decoding that is done for somebody who no longer waits for it. May be used from any thread.
+    """Cancels decoding for a caller that no longer waits. May be used from any thread.
 
-    With `seconds`, all decoding for it must be over so many seconds from now.
+    With `seconds`, all decoding must end within this time from now.
     """
 
     def __init__(self, seconds: float = inf) -> None:
@@ -39,7 +39,7 @@ class Cancellation:
         self._cancelled = False
 
     def cancel(self) -> None:
-        """Kill the decoder at work; nothing more is decoded."""
+        """Kill the running decoder; nothing more is decoded."""
         with self._lock:
             self._cancelled = True
             if self._working is not None:
@@ -68,7 +68,7 @@ _CURRENT: ContextVar[Cancellation | None] = ContextVar("mold_media_cancellation"
 
 @contextmanager
 def cancellable(cancellation: Cancellation) -> Iterator[None]:
-    """Let a cancellation hold for what is decoded in this block, in this thread."""
+    """Apply a cancellation to decoding in this block and thread."""
     token = _CURRENT.set(cancellation)
     try:
         yield
@@ -77,23 +77,23 @@ def cancellable(cancellation: Cancellation) -> Iterator[None]:
 
 
 class DecoderPool:
-    """Lends decoder processes, which are started when they are needed and replaced when they have died."""
+    """Runs tasks in decoder processes, which are started on demand and replaced after a crash."""
 
     def __init__(self, start: Callable[[], DecoderProcess] = DecoderProcess) -> None:
         self._start = start
         self._changed = threading.Condition()
         self._idle: list[DecoderProcess] = []
-        self._lent: set[DecoderProcess] = set()
+        self._in_use: set[DecoderProcess] = set()
         self._starting = 0
         self._closings = 0
-        self._answers: OrderedDict[tuple[bytes, str, str], Any] = OrderedDict()
+        self._results: OrderedDict[tuple[bytes, str, str], Any] = OrderedDict()
 
     def warm(self) -> None:
-        """Start a decoder if there is none, so that the first file need not wait for it."""
+        """Start a decoder if there is none, so the first file does not wait for it."""
         with self._changed:
-            wanted = not (self._idle or self._lent or self._starting)
-            self._starting += wanted
-        if wanted:
+            missing = not (self._idle or self._in_use or self._starting)
+            self._starting += missing
+        if missing:
             self._give_back(self._started())
 
     def run(self, task: Task, take: Callable[[Part], object] | None = None) -> Any:
@@ -106,35 +106,35 @@ class DecoderPool:
         process = self._borrow(min(monotonic() + task.patience_s, last), task, cancellation)
         try:
             with cancellation.using(process):
-                # The time that starting took is not the file's.
+                # Starting the process does not count for the limit of the file.
                 return _drain(process.parts(task, min(monotonic() + task.wall_s, last)), take)
         finally:
             self._give_back(process)
 
     def run_once(self, task: Task) -> Any:
-        """Do a task without parts, and for the same bytes again soon give the same answer without doing it.
+        """Return the result of a task without parts, from a cache if the same bytes were decoded recently.
 
-        Several parts of the program look at each request.
+        Several modules check the media of each request.
         """
         assert isinstance(task.source, bytes)
         key = sha256(task.source).digest(), task.name, repr(sorted(task.options.items()))
         with self._changed:
-            if key in self._answers:
-                self._answers.move_to_end(key)
-                return self._answers[key]
-        answer = self.run(task)
+            if key in self._results:
+                self._results.move_to_end(key)
+                return self._results[key]
+        result = self.run(task)
         with self._changed:
-            self._answers[key] = answer
-            if len(self._answers) > _MOST_ANSWERS:
-                self._answers.popitem(last=False)
-        return answer
+            self._results[key] = result
+            if len(self._results) > _MAX_CACHED:
+                self._results.popitem(last=False)
+        return result
 
     def close(self) -> None:
-        """End all decoders; who waits for one gets CancelledError. The pool may be used again."""
+        """End all decoders; callers that wait for one get CancelledError. The pool may be used again."""
         with self._changed:
             self._closings += 1
             idle, self._idle = self._idle, []
-            for process in self._lent:
+            for process in self._in_use:
                 process.kill()
             self._changed.notify_all()
         for process in idle:
@@ -143,7 +143,7 @@ class DecoderPool:
     def _borrow(self, deadline: float, task: Task, cancellation: Cancellation) -> DecoderProcess:
         with self._changed:
             closings = self._closings
-            while not self._idle and len(self._lent) + self._starting >= _MOST:
+            while not self._idle and len(self._in_use) + self._starting >= _MOST:
                 cancellation.check()
                 if not self._changed.wait(min(max(deadline - monotonic(), 0), _LOOK_S)) and monotonic() >= deadline:
                     raise _busy(task)
@@ -152,9 +152,9 @@ class DecoderPool:
             while self._idle:
                 process = self._idle.pop()
                 if process.usable:
-                    self._lent.add(process)
+                    self._in_use.add(process)
                     return process
-                process.close()  # it was killed while it had nothing to do
+                process.close()  # it was killed while it was idle
             self._starting += 1
         return self._started()
 
@@ -167,12 +167,12 @@ class DecoderPool:
             with self._changed:
                 self._starting -= 1
                 if process is not None:
-                    self._lent.add(process)
+                    self._in_use.add(process)
                 self._changed.notify()
 
     def _give_back(self, process: DecoderProcess) -> None:
         with self._changed:
-            self._lent.discard(process)
+            self._in_use.discard(process)
             if process.usable:
                 self._idle.append(process)
             elif process.alive:

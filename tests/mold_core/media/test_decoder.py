@@ -219,7 +219,7 @@ def test_cancelling_ends_the_decoder_at_once(pool: DecoderPool) -> None:
 
 def test_closing_ends_what_runs_and_what_waits(pool: DecoderPool) -> None:
     running = [in_thread(pool, task(LARGE)) for _ in range(2)]
-    until(lambda: len(pool._lent) == 2)
+    until(lambda: len(pool._in_use) == 2)
     waiting = in_thread(pool, task(LARGE))
     pool.close()
     for thread, errors in (*running, waiting):
@@ -229,7 +229,7 @@ def test_closing_ends_what_runs_and_what_waits(pool: DecoderPool) -> None:
 
 def test_who_finds_no_decoder_free_in_time_is_told(pool: DecoderPool) -> None:
     running = [in_thread(pool, task(LARGE)) for _ in range(2)]
-    until(lambda: len(pool._lent) == 2)
+    until(lambda: len(pool._in_use) == 2)
     with pytest.raises(ValidationError, match=r"could not be read in time: other files are being decoded"):
         pool.run(task(LARGE, patience_s=0.05))
     pool.close()
