@@ -12,7 +12,7 @@ from mold_core.cancelling import check_cancelled
 from mold_core.deprecated import old_name
 from mold_core.weights.files import BUILT_IN, open_weights, read_weights
 from mold_core.weights.lora_description import LoraDescription, describe_lora
-from mold_core.weights.lora_keys import flat
+from mold_core.weights.lora_keys import flat, split_key
 from mold_core.weights.measuring import ComponentSizes, held_bytes, measure
 from mold_core.weights.out_of_memory import is_out_of_memory, release_cached
 from mold_core.weights.source import TensorSource, WeightFile
@@ -120,6 +120,7 @@ __all__ = [
     "read_lora",
     "read_weights",
     "release_cached",
+    "split_key",
     "to_int8",
     "type_named",
     "weight_bytes",

@@ -14,6 +14,7 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
+from mold_core.cancelling import check_cancelled
 from mold_core.deprecated import renamed_fields
 from mold_core.errors import CheckpointError
 from mold_core.weights.files import open_weights, read_weights
@@ -217,14 +218,16 @@ def _read(
         raise CheckpointError(f"it is for another model: no layer matches {_some(ignored)}")
     deltas: dict[str, list[Delta]] = defaultdict(list)
     pairs: dict[str, list[tuple[Place, LowRank]]] = defaultdict(list)
+    wide: frozenset[str] = getattr(names, "widened_layers", frozenset())
     for stem, roles in layers.items():
+        check_cancelled()
         place = found[stem]
         entries = LayerTensors(stem=stem, names=roles, tensors=file.tensors, settings=file.settings_of(stem))
         module = network.get_submodule(place.layer)
         if not hasattr(module, "out_features"):
             deltas[place.layer] += parameter_deltas(entries, module, _copier(dtype, device), file.name)
             continue
-        shape = LayerShape(rows=place.rows, columns=place.columns)
+        shape = LayerShape(rows=place.rows, columns=place.columns, widened=place.layer in wide)
         done = layer_change(entries, shape, partial(_dense_rows, module, place))
         if isinstance(done.change, LowRank) and done.bias is None:
             pairs[place.layer].append((place, done.change))

@@ -46,11 +46,15 @@ _ANY = {"bias", "reshape"}
 
 @frozen(kw_only=True)
 class LayerShape:
-    """The part of a layer that a LoRA is about: `rows` and, flat, `columns`; `kernel` is that of a convolution."""
+    """The part of a layer that a LoRA is about: `rows` and, flat, `columns`; `kernel` is that of a convolution.
+
+    `widened`: a LoRA may have further inputs for it, which the model gets with that LoRA only.
+    """
 
     rows: int
     columns: int
     kernel: tuple[int, ...] = ()
+    widened: bool = False
 
     @property
     def inputs(self) -> int:
@@ -153,7 +157,8 @@ def _pair(entries: LayerTensors, shape: LayerShape) -> Change:
         return _tucker_pair(entries, shape)
     down = entries.array("down")
     inputs = math.prod(down.shape[1:])
-    if inputs > shape.columns and inputs % shape.columns == 0:
+    wider = inputs > shape.columns and inputs % shape.columns == 0
+    if wider and not (shape.widened and inputs == 2 * shape.columns):
         raise CheckpointError(
             f"{entries.names['down']} has the shape {list(down.shape)} where {[len(down), shape.columns]} is needed",
             hint="a LoRA that widens the inputs of a model, such as one for control images, needs the model that it"
@@ -161,7 +166,7 @@ def _pair(entries: LayerTensors, shape: LayerShape) -> Change:
         )
     rank = len(down)
     scale = entries.scale(rank) if rank else 1.0
-    down, up = entries.matrix("down", rank, shape.columns), entries.matrix("up", shape.rows, rank)
+    down, up = entries.matrix("down", rank, inputs if wider else shape.columns), entries.matrix("up", shape.rows, rank)
     return LowRank(down=down, up=up * scale if scale != 1 else up)
 
 

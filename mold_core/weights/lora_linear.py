@@ -14,7 +14,7 @@ from attrs import frozen
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mold_core.weights.lora_changes import Change
+from mold_core.weights.lora_changes import Change, LowRank
 
 __all__ = [
     "AdaptedLinear",
@@ -55,7 +55,7 @@ class LoraDelta:
 
     def add(self, rows: Tensor, x: Tensor, product: _Product, scale: float) -> None:
         """Add `scale` times its share to the results [n, out] for inputs x [n, in]."""
-        ranks = F.linear(x, self.down)
+        ranks = F.linear(x[:, : self.down.shape[1]], self.down)
         for up in self.ups:
             some = rows[:, up.first : up.first + len(up.weight)]
             some.addmm_(ranks[:, up.ranks], up.weight.T, alpha=scale)
@@ -91,7 +91,8 @@ class LayerDelta:
         """Add `scale` times its share to the results [n, out] for inputs x [n, in]."""
         some = rows[:, self.first : self.first + self.count]
         if self.change is not None:
-            added = self.change.added(x, product.rows(self.first, self.count, self.swapped))
+            width = self.change.down.shape[1] if isinstance(self.change, LowRank) else product.inputs
+            added = self.change.added(x[:, :width], product.rows(self.first, self.count, self.swapped))
             some.add_(_halves_exchanged(added) if self.swapped else added, alpha=scale)
         if self.bias is not None:
             some.add_(_halves_exchanged(self.bias) if self.swapped else self.bias, alpha=scale)
@@ -128,6 +129,10 @@ class _Product:
     swapped: bool = False
 
     @property
+    def inputs(self) -> int:
+        return int(self.base.in_features)  # type: ignore[arg-type]
+
+    @property
     def result(self) -> Tensor:
         return self._some(self.whole)
 
@@ -148,7 +153,10 @@ class _Product:
 
 
 class AdaptedLinear(nn.Module):
-    """A linear layer with branches. They are not among the module's parameters: the network's memory is its own."""
+    """A linear layer with branches. They are not among the module's parameters: the network's memory is its own.
+
+    Inputs [..., in] may be followed by more, which only branches that are as wide read.
+    """
 
     def __init__(self, base: nn.Module, deltas: Sequence[tuple[LinearDelta, float]]) -> None:
         super().__init__()
@@ -157,7 +165,8 @@ class AdaptedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's own result with what the branches add."""
-        out: Tensor = self.base(x)
+        width = int(self.base.in_features)  # type: ignore[arg-type]
+        out: Tensor = self.base(x if x.shape[-1] == width else x[..., :width])
         rows = out.view(-1, out.shape[-1])
         reads = any(delta.reads_result for delta, _ in self.deltas)
         product = _Product(self.base, _without_bias(rows, self.base, copy=True) if reads else rows)

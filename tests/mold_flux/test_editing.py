@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mold_core import CheckpointError, Engine, GenerateRequest, Settings, ValidationError
+from mold_core import CheckpointError, Engine, GenerateRequest, LoraWeight, Settings, ValidationError
+from mold_core.families import pixels_from_images
 from mold_core.media import encode_image
 from mold_flux.autoencoder import Autoencoder
 from mold_flux.checkpoints import (
@@ -114,6 +115,14 @@ def test_fill_equals_that_of_diffusers() -> None:
     assert_close(tiny.latents(channels=channels), expected)
 
 
+def test_control_equals_that_of_diffusers() -> None:
+    tiny, control = Tiny(CHANNELS * 8), photo(COLUMNS * 16, ROWS * 16)
+    expected = tiny.reference_latents("FluxControlPipeline", control_image=control)
+    with torch.inference_mode():
+        latents = tiny.autoencoder.encode(pixels_from_images([control]))
+    assert_close(tiny.latents(channels=pack(latents)), expected)
+
+
 def test_kontext_equals_that_of_diffusers() -> None:
     tiny, image = Tiny(CHANNELS * 4), torch.randn(1, CHANNELS, 6, 10)
     expected = tiny.reference_latents("FluxKontextPipeline", image=image, max_area=ROWS * COLUMNS * 256)
@@ -170,6 +179,7 @@ def engine(folder: Path) -> Iterator[Engine]:
         table("fill", "schnell", transformer=folder / "fill.safetensors")
         + table("canny", "schnell", transformer=folder / "canny.safetensors")
         + table("odd", "schnell", transformer=folder / "odd.safetensors")
+        + table("merged", "schnell", transformer=folder / "merged.safetensors")
         + table("kontext", "kontext")
         + table("dev", "dev")
     )
@@ -212,7 +222,33 @@ def test_kontext_edits_an_image_and_draws_without_one(engine: Engine) -> None:
     assert np.abs(one - plain).mean() > 1
 
 
-@pytest.mark.parametrize(("model", "said"), [("canny", "FLUX.1 Canny or Depth.* 128"), ("odd", "variant.* 196")])
-def test_other_variants_are_named(engine: Engine, model: str, said: str) -> None:
-    with pytest.raises(CheckpointError, match=rf"{model}\.safetensors is .*{said} input channels"):
-        draw(engine, model)
+def test_a_variant_of_other_inputs_is_named(engine: Engine) -> None:
+    with pytest.raises(CheckpointError, match=r"odd\.safetensors is a variant of FLUX\.1 .* takes 196 input channels"):
+        draw(engine, "odd")
+
+
+def test_canny_and_depth_take_a_control_image(engine: Engine) -> None:
+    # Its weights for the control image are zero, so that it draws what flux-nano draws from noise.
+    made = draw(engine, "canny", source_image=png(photo(128, 128)))
+    assert np.abs(made - draw(engine, "flux-nano:bf16")).max() <= 2
+    with pytest.raises(ValidationError, match="Canny and Depth, and their LoRAs, need source_image"):
+        draw(engine, "canny")
+
+
+def test_a_control_lora_gives_a_model_the_control_image(engine: Engine, folder: Path) -> None:
+    generator = torch.Generator().manual_seed(2)
+    down, up = torch.randn(8, 128, generator=generator) / 8, torch.randn(160, 8, generator=generator) / 4
+    shift = torch.randn(160, generator=generator) / 16
+    state = load_file(NANO / "flux-nano.safetensors")
+    widened = torch.cat([state["img_in.weight"].float(), torch.zeros(160, 64)], dim=1) + up @ down
+    merged = {**state, "img_in.weight": widened, "img_in.bias": state["img_in.bias"].float() + shift}
+    save_file({name: tensor.float() for name, tensor in merged.items()}, folder / "merged.safetensors")
+    save_file({"img_in.lora_A.weight": down, "img_in.lora_B.weight": up, "img_in.lora_B.bias": shift}, folder / "lora")
+    loras = (LoraWeight(path=str(folder / "lora")),)
+    made = draw(engine, "flux-nano:bf16", source_image=png(photo(128, 128)), loras=loras)
+    expected = draw(engine, "merged", source_image=png(photo(128, 128)))
+    error = 10 * np.log10(255**2 / np.square(made - expected).mean())
+    assert error > 45
+    assert np.abs(made - draw(engine, "flux-nano:bf16")).mean() > 3
+    with pytest.raises(ValidationError, match="need source_image"):
+        draw(engine, "flux-nano:bf16", loras=loras)

@@ -375,7 +375,11 @@ OTHER = "layers.0.to_q"
             {f"{OTHER}.lora_A.weight": (4, 64), f"{OTHER}.lora_B.weight": (64, 4)},
             r"another model: no layer matches .*layers\.0\.to_q",
         ),
-        ({A: (4, 128), B: (128, 4)}, r"lora_A\.weight has the shape \[4, 128\] .*control images"),
+        ({A: (4, 192), B: (128, 4)}, r"lora_A\.weight has the shape \[4, 192\] .*control images"),
+        (
+            {"final_layer.linear.lora_A.weight": (4, 256), "final_layer.linear.lora_B.weight": (64, 4)},
+            r"lora_A\.weight has the shape \[4, 256\] .*control images",
+        ),
         ({A: (4, 64), B: (128, 4), "img_in.dora_scale": (127,)}, r"img_in\.dora_scale .*fits neither"),
         ({"lora_unet_img_in.hada_w1_a": (4, 4)}, r"img_in\.hada_w1_a has no counterpart"),
         ({"lora_unet_img_in.oft_diag": (4, 4)}, r"img_in\.oft_diag is not understood"),

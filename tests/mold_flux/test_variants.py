@@ -36,6 +36,12 @@ def test_the_files_of_a_model_belong_together() -> None:
     assert check_components(FILES, "kontext") == "kontext"
 
 
+@pytest.mark.parametrize(("channels", "variant"), [(64, "plain"), (128, "control"), (384, "fill")])
+def test_variants_are_told_by_their_inputs(tmp_path: Path, channels: int, variant: str) -> None:
+    path = changed(tmp_path / "x.safetensors", "transformer", img_in_weight=torch.zeros(160, channels))
+    assert check_components({**FILES, "transformer": path}, "dev") == variant
+
+
 def test_kontext_is_told_by_the_header_or_the_name(tmp_path: Path) -> None:
     state = load_file(FILES["transformer"])
     save_file(state, tmp_path / "a.safetensors", {"modelspec.title": "FLUX.1 Kontext [dev]"})
@@ -50,7 +56,7 @@ def test_kontext_is_told_by_the_header_or_the_name(tmp_path: Path) -> None:
         ("t5_encoder", "shared_weight", (10, 64), r"takes T5 embeddings of 128 channels.*x\.safetensors gives 64"),
         ("clip_encoder", TOKENS, (10, 768), r"takes CLIP embeddings of 64 channels, and .*x\.safetensors gives 768"),
         ("vae", "decoder_conv_in_weight", (8, 4, 3, 3), r"returns 64 channels .*x\.safetensors has latents of 4"),
-        ("transformer", "img_in_weight", (160, 128), r"x\.safetensors is FLUX\.1 Canny or Depth: .*128 input channels"),
+        ("transformer", "img_in_weight", (160, 196), r"x\.safetensors is a variant of FLUX\.1 .*196 input channels"),
         ("transformer", "distilled_guidance_layer.x", (4, 4), r"x\.safetensors: this is Chroma, and no FLUX\.1"),
         ("transformer", "double_stream_modulation_img.lin.weight", (4, 4), r"this is FLUX\.2"),
     ],

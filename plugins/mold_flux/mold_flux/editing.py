@@ -1,7 +1,8 @@
-"""What FLUX.1 Fill and Kontext are given besides noise: a mask and the image around it, or an image to edit.
+"""What FLUX.1 Fill, Canny, Depth and Kontext are given besides noise.
 
-Fill has the masked image and the mask of all its pixels as further input channels of each token. Kontext has the tokens
-of the image to edit after those of the image that it makes (Black Forest Labs 2025, arXiv 2506.15742).
+Canny and Depth have the latents of a control image as further input channels of each token: the edges or the depth of
+the image to make. Fill has those of the masked image, and the mask of all its pixels. Kontext has the tokens of the
+image to edit after those of the image that it makes (Black Forest Labs 2025, arXiv 2506.15742).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from mold_flux.image_to_image import mask_levels, on_background, source_image
 from mold_flux.sampling import pack
 
 __all__ = [
+    "check_control",
     "check_inpainting",
     "inpainting_channels",
     "mask_channels",
@@ -45,6 +47,18 @@ def check_inpainting(requests: Sequence[GenerateRequest]) -> None:
                     field=field,
                     hint="white parts of the mask are generated, black ones are kept (--image, --mask)",
                 )
+
+
+def check_control(requests: Sequence[GenerateRequest]) -> None:
+    """Raise ValidationError for requests without the control image that Canny, Depth and their LoRAs need."""
+    for request in requests:
+        if request.source_image is None:
+            raise ValidationError(
+                "FLUX.1 Canny and Depth, and their LoRAs, need source_image: the edges or the depth of the image",
+                field="source_image",
+            )
+        if request.mask_image is not None:
+            raise ValidationError("FLUX.1 Canny and Depth take no mask_image", field="mask_image")
 
 
 def masked_pixels(request: GenerateRequest) -> tuple[Tensor, Tensor]:

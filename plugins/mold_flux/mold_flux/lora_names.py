@@ -6,17 +6,19 @@ by the attention processors of XLabs and USO (``double_blocks.0.processor.qkv_lo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from attrs import evolve
 from torch import nn
 
-from mold_core.weights import Place, flat, linear_layers, parameter_layers
+from mold_core import LoraWeight
+from mold_core.weights import Place, flat, linear_layers, open_weights, parameter_layers, split_key
 from mold_flux.diffusers_layout import layer_names, norm_names, target
 from mold_flux.text_encoders import ClipTextEncoder
 from mold_flux.transformer import FluxConfig, FluxTransformer
 
-__all__ = ["FluxNames"]
+__all__ = ["FluxNames", "takes_control_image"]
 
 # What trainers put before the names of layers, in underscores. Names with a text encoder's prefix are that encoder's.
 _TEXT = {
@@ -53,7 +55,9 @@ _TRANSFORMER = (
 
 
 class FluxNames:
-    """How LoRAs name FLUX.1's layers."""
+    """How LoRAs name FLUX.1's layers. LoRAs for control images widen the first one."""
+
+    widened_layers = frozenset({"img_in"})
 
     def component_of(self, name: str) -> str:
         """Return which network a tensor of a LoRA is for: transformer, clip_encoder or t5_encoder."""
@@ -83,6 +87,21 @@ class FluxNames:
         for name in norm_names(config.depth_double, config.depth_single):
             places[flat(name)] = norms[flat(target(f"{name}.weight").name.removesuffix(".scale"))]
         return {**places, **dict(_diffusers_layers(config, places)), **dict(_processor_layers(config, places))}
+
+
+def takes_control_image(loras: Sequence[LoraWeight], inputs: int) -> bool:
+    """Say whether a LoRA widens the `inputs` of the transformer twice: it adds the latents of a control image."""
+    return any(lora.scale and _inputs_of(Path(lora.path)) == 2 * inputs for lora in loras)
+
+
+def _inputs_of(path: Path) -> int | None:
+    """Return the inputs that a LoRA has for the first layer; None if it has none for it."""
+    names = FluxNames()
+    for name, source in open_weights(path).items():
+        key = split_key(name)
+        if key and key.role == "down" and names.layer_of(flat(key.stem)) in ("img_in", "x_embedder"):
+            return source.shape[-1]
+    return None
 
 
 def _diffusers_layers(config: FluxConfig, layers: Mapping[str, Place]) -> Iterator[tuple[str, Place]]:

@@ -30,9 +30,9 @@ from mold_core.weights import LoadedComponents, check_finite
 from mold_flux.autoencoder import AutoencoderConfig
 from mold_flux.compile import fast_attention, problem_of
 from mold_flux.decoding import VaeMemory, decoded, encoded
-from mold_flux.editing import check_inpainting, inpainting_channels, masked_pixels, reference_pixels
+from mold_flux.editing import check_control, check_inpainting, inpainting_channels, masked_pixels, reference_pixels
 from mold_flux.image_to_image import SourceEncoder, kept_region, with_kept_pixels
-from mold_flux.lora_names import FluxNames
+from mold_flux.lora_names import FluxNames, takes_control_image
 from mold_flux.native_resolution import NativeSize
 from mold_flux.preview import Previews
 from mold_flux.prompts import PromptEncoder, Use
@@ -93,8 +93,11 @@ class FluxPipeline(ComponentPipeline):
 
     def generate(self, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
         """Return one image per request; all have one `batch_key`."""
-        if self._variant == "fill":
+        variant = self._variant_of(requests[0])
+        if variant == "fill":
             check_inpainting(requests)
+        if variant == "control":
+            check_control(requests)
         if self._variant == "kontext" and len(requests) > 1:  # images to edit may have different shapes
             return [frames for request in requests for frames in self._frames([request], run)]
         return self._frames(requests, run)
@@ -146,14 +149,16 @@ class FluxPipeline(ComponentPipeline):
         rows, columns = self._token_grid(first)
         shape = (self.autoencoder_config.latent_channels, rows * _PACKING, columns * _PACKING)
         noise = torch.cat([initial_noise(required(request.seed), *shape) for request in requests])
+        variant = self._variant_of(first)
+        widened = variant in ("fill", "control")
         inputs = self._inputs(requests, run)
-        images = torch.zeros_like(noise) if self._variant == "fill" else self._source_latents(requests, noise, run)
-        begin = first_step(first) if self._variant == "plain" else 0
+        images = torch.zeros_like(noise) if widened else self._source_latents(requests, noise, run)
+        begin = first_step(first) if variant == "plain" else 0
         sigmas = self.schedule.sigmas(required(first.steps), rows * columns)[begin:]
         if len(sigmas) == 1:  # strength 0 makes no step
             return images.to(self._device)
         start = noise if begin == 0 else noised(images, noise, sigmas[0])
-        keeping = None if self._variant == "fill" else kept_region(requests, images, noise, self._device)
+        keeping = None if widened else kept_region(requests, images, noise, self._device)
         txt, pooled = self._encode(requests, run)
         with self._use(first.loras or (), run)("transformer") as transformer:
             tokens = pack(start).to(self._device)
@@ -226,8 +231,12 @@ class FluxPipeline(ComponentPipeline):
 
     def _inputs(self, requests: Sequence[GenerateRequest], run: Run) -> _Inputs:
         """Return what Fill and Kontext are given besides noise."""
-        encode = partial(self._encode_image, run)
-        if self._variant == "fill":
+        encode, variant = partial(self._encode_image, run), self._variant_of(requests[0])
+        if variant == "control":
+            with stage(run, "Encoding image"):
+                latents = torch.cat([self._sources.latents(request, encode) for request in requests])
+            return _Inputs(channels=pack(latents))
+        if variant == "fill":
             with stage(run, "Encoding image"):
                 return _Inputs(channels=torch.cat([self._inpainting_channels(request, encode) for request in requests]))
         if self._variant == "kontext" and requests[0].source_image is not None:
@@ -238,6 +247,12 @@ class FluxPipeline(ComponentPipeline):
             grid = (latents.shape[2] // _PACKING, latents.shape[3] // _PACKING)
             return _Inputs(reference=pack(latents), reference_grid=grid)
         return _Inputs()
+
+    def _variant_of(self, request: GenerateRequest) -> Variant:
+        """Return the variant of the transformer with the LoRAs of a request."""
+        channels = 4 * self.autoencoder_config.latent_channels
+        widened = self._variant in ("plain", "kontext") and takes_control_image(request.loras or (), channels)
+        return "control" if widened else self._variant
 
     def _inpainting_channels(self, request: GenerateRequest, encode: Callable[[Tensor], Tensor]) -> Tensor:
         pixels, mask = masked_pixels(request)

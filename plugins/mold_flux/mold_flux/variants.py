@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Variant", "check_components", "refuse_other_models"]
 
-# What the transformer is given besides noise: nothing, a mask and the image around it, or an image to edit.
-Variant = Literal["plain", "fill", "kontext"]
+# What the transformer is given besides noise: nothing, a mask and the image around it, a control image (the edges or
+# the depth of the image to make), or an image to edit.
+Variant = Literal["plain", "fill", "control", "kontext"]
 
 # Other models by how a tensor's name begins that only they have. The first that matches names the file.
 _OTHERS = {
@@ -116,11 +117,12 @@ def _widened(path: Path, inputs: int, outputs: int, factor: int) -> Variant:
     """Return the variant of a transformer that is given more channels than it returns."""
     if inputs == 2 * outputs + 4 * factor**2:
         return "fill"
-    title = "FLUX.1 Canny or Depth" if inputs == 2 * outputs else "a variant of FLUX.1 that mold does not know"
+    if inputs == 2 * outputs:
+        return "control"
     raise CheckpointError(
-        "%s is %s: its transformer takes %s input channels. mold runs those that take %s (FLUX.1 dev, schnell, Krea,"
-        " Kontext) or %s (Fill)",
-        path, title, inputs, outputs, 2 * outputs + 4 * factor**2,
+        "%s is a variant of FLUX.1 that mold does not know: its transformer takes %s input channels. mold runs those"
+        " that take %s (FLUX.1 dev, schnell, Krea, Kontext), %s (Canny, Depth) or %s (Fill)",
+        path, inputs, outputs, 2 * outputs, 2 * outputs + 4 * factor**2,
     )  # fmt: skip
 
 
