@@ -30,6 +30,7 @@ COMMANDS = {
     "info": ("info", "Show details of a model, or of this installation."),
     "pull": ("pull", "Download a model."),
     "adopt": ("adopt", "Use models in folders of other programs."),
+    "convert": ("convert", "Convert pickle files of weights to safetensors."),
     "chain": ("chain", "Generate long videos from scripts."),
     "rm": ("remove", "Delete models from the disk."),
     "clean": ("clean", "Delete unfinished downloads, orphaned files and caches."),

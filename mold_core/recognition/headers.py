@@ -142,7 +142,10 @@ def _foreign(head: bytes) -> str:
     if not head:
         return "the file is empty"
     if head.startswith((b"PK\x03\x04", b"\x80")):
-        return "this is a pickle file (.pt, .pth, .ckpt, .bin), which can run code when it is loaded; mold never does"
+        return (
+            "this is a pickle file (.pt, .pth, .ckpt, .bin), which can run code when it is loaded;"
+            " mold convert FILE writes its tensors into a safetensors file without running it"
+        )
     if head.startswith(b"SQLite format 3\0"):
         return "this is a SQLite database, the format of Draw Things, which mold does not read"
     if head.startswith(b"7767517\n"):

@@ -60,6 +60,7 @@ def _open(path: Path, loaders: tuple[WeightLoader, ...]) -> Mapping[str, TensorS
             "%s: this is a pickle file (.pt, .pth, .ckpt, .bin), which can run code when it is loaded;"
             " mold reads safetensors and GGUF files only",
             path,
+            hint="mold convert FILE writes its tensors into a safetensors file, without running it",
         )
     raise CheckpointError(
         "%s: %s", path, "this is neither a safetensors nor a GGUF file" if head else "the file is empty"

@@ -21,13 +21,13 @@ import attrs
 
 from mold_core.errors import MoldError, OutputError, ValidationError
 from mold_core.media.decoder.tasks import TASKS
+from mold_core.sandbox import limit_memory, limit_processor_time, memory_bytes
 
 __all__ = ["ADDRESS_SPACE_BYTES", "main"]
 
 # Beyond what the process takes before its first task. A frame of 32 megapixels and the four that H.264 looks back at
 # there take 250 MB, a still image of as many 270.
 ADDRESS_SPACE_BYTES = 512 * 1024 * 1024
-_OPEN_FILES = 64
 _MAX_TASKS = 2_000
 _RETIRE_BYTES = 192 * 1024 * 1024
 
@@ -48,7 +48,7 @@ def main() -> None:
     helper = _Helper(pipe, source, parts)
     threading.Thread(target=helper.read, name="mold-read", daemon=True).start()
     _import_decoders()
-    _limit_memory()
+    limit_memory(ADDRESS_SPACE_BYTES)
     helper.send({"ready": os.getpid()})
     helper.serve()
 
@@ -73,33 +73,6 @@ def _import_decoders() -> None:
         from av import AudioResampler  # noqa: F401
     except (ImportError, OutputError):
         return  # a request for a video is then told so
-
-
-def _limit_memory() -> None:
-    if sys.platform != "linux":
-        return  # the parent watches
-    import resource
-
-    limit = _pages("/proc/self/statm")[0] + ADDRESS_SPACE_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
-
-
-def _pages(path: str) -> list[int]:
-    with open(path) as file:
-        return [int(word) * os.sysconf("SC_PAGE_SIZE") for word in file.read().split()[:2]]
-
-
-def _limit_processor_time(seconds: float) -> None:
-    """Let the system end this process once it has computed for so many seconds more."""
-    if os.name != "posix":
-        return
-    import resource
-
-    used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
-    _, most = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (int(used + seconds) + 1, most))
 
 
 @attrs.define(eq=False)
@@ -138,7 +111,7 @@ class _Helper:
             self.send(answer)
 
     def _answer(self, message: dict[str, Any]) -> dict[str, Any]:
-        _limit_processor_time(message["cpu_s"])
+        limit_processor_time(message["cpu_s"])
         name = message["options"].get("name")
         try:
             with self._file(message["path"]) as file:
@@ -194,7 +167,7 @@ def _has_grown() -> bool:
     """Say whether memory stays taken that other tasks would lack."""
     if sys.platform != "linux":
         return False
-    return _pages("/proc/self/statm")[1] > _RETIRE_BYTES
+    return memory_bytes()[1] > _RETIRE_BYTES
 
 
 def _read(count: int) -> bytes:

@@ -20,6 +20,7 @@ import attrs
 
 from mold_core.errors import CancelledError, MoldError, OutputError, ValidationError
 from mold_core.media.decoder.main import ADDRESS_SPACE_BYTES
+from mold_core.sandbox import environment
 
 __all__ = ["DecoderProcess", "Part", "Task"]
 
@@ -293,17 +294,5 @@ def _spawn(*shared: _SharedFile) -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env=_environment(),
+        env=environment(),
     )
-
-
-def _environment() -> dict[str, str]:
-    """Return what the process needs of the environment: no keys and tokens, and few threads and arenas."""
-    kept = ("PATH", "SYSTEMROOT", "TEMP", "TMP", "TMPDIR", "LD_LIBRARY_PATH", "LANG", "PYTHONHOME", "VIRTUAL_ENV")
-    return {
-        **{name: os.environ[name] for name in kept if name in os.environ},
-        "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path),
-        "OPENBLAS_NUM_THREADS": "1",
-        "OMP_NUM_THREADS": "1",
-        "MALLOC_ARENA_MAX": "2",
-    }

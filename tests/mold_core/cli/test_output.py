@@ -40,6 +40,7 @@ CALLS: dict[tuple[str, ...], int] = {
     ("run", "a red house", "--steps", "0", "-o", "house.png"): 2,
     ("expand", "a house"): 1,
     ("upscale", "nowhere.png", "-o", "large.png"): 2,
+    ("convert", "nowhere.pth"): 1,
     ("list",): 0,
     ("list", "--json"): 0,
     ("list", "--loras"): 0,
