@@ -56,8 +56,9 @@ def sides(weights: Path, source: Path) -> tuple[Callable[[], object], Callable[[
     from mold_core.placement.device import free_bytes
     from mold_core.testing import RecordedRun
     from mold_core.upscaling import enlarge, images, results  # noqa: F401  imported before memory is measured
+    from mold_core.upscaling.execution import ExecutionDevice
     from mold_core.upscaling.loading import load_network
-    from mold_core.upscaling.run import ExecutionDevice, upscale
+    from mold_core.upscaling.run import upscale
     from mold_esrgan.architectures import RRDB, Compact
     from mold_esrgan.configs import CompactConfig, RRDBConfig
     from mold_esrgan.networks import RRDBNet, SRVGGNetCompact

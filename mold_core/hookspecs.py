@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from mold_core.settings import AttentionChoice, CompileMode, ComputeMode, ExpandWeights, Settings
     from mold_core.weights import TensorSource
     from mold_core.wire import GenerateRequest, ProgressEvent
-    from mold_http import Route
 
 __all__ = [
     "HOOK_API",
@@ -145,8 +144,8 @@ def mold_commands(cli: click.Group) -> None:
 
 
 @hookspec
-def mold_routes() -> Iterable[Route]:  # type: ignore[empty-body]
-    """Return routes to add to the server; called when a server starts."""
+def mold_routes() -> Iterable[Any]:  # type: ignore[empty-body]
+    """Return routes (`mold_http.Route`) to add to the server; called when a server starts."""
 
 
 @hookspec

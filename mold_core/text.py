@@ -6,7 +6,7 @@ import json
 import logging
 import re
 
-__all__ = ["LogLines", "json_text", "visible"]
+__all__ = ["LogLines", "json_text", "readable_size", "visible"]
 
 # Control characters, among them line breaks; marks that turn the direction of text or break lines; halves of
 # surrogate pairs, which are no characters; invisible tags. Joiners stay: scripts and emoji need them.
@@ -64,3 +64,13 @@ def _escape(match: re.Match[str]) -> str:
 def _escape_json(match: re.Match[str]) -> str:
     # The line breaks between the values are JSON's own; those within texts are escapes by now.
     return match[0] if match[0] == "\n" else json.dumps(match[0])[1:-1].replace("\x7f", "\\u007f")
+
+
+def readable_size(size_bytes: int) -> str:
+    """Return a size in decimal units, such as 23.1 GB."""
+    size = float(size_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

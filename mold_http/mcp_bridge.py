@@ -15,7 +15,8 @@ from mold_http.errors import NotFoundError
 if TYPE_CHECKING:
     from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
-    from mold_http.service import Service
+    from mold_core.engine import Engine
+    from mold_core.gallery import Gallery
 
 __all__ = ["McpBridge"]
 
@@ -29,10 +30,16 @@ class McpBridge:
         self._running: asyncio.Task[None] | None = None
 
     async def respond(
-        self, service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, body: bytes
+        self,
+        req: falcon.asgi.Request,
+        resp: falcon.asgi.Response,
+        body: bytes,
+        *,
+        engine: Engine,
+        gallery: Gallery | None,
     ) -> None:
         """Respond as the SDK does to a request with this body. Raises NotFoundError if the SDK is not installed."""
-        manager = await self._started(service)
+        manager = await self._started(engine, gallery)
         exchange = _Exchange(manager, req.scope, body)
         head = await exchange.head()
         resp.status = head["status"]
@@ -47,10 +54,10 @@ class McpBridge:
             with suppress(asyncio.CancelledError):
                 await self._running
 
-    async def _started(self, service: Service) -> StreamableHTTPSessionManager:
+    async def _started(self, engine: Engine, gallery: Gallery | None) -> StreamableHTTPSessionManager:
         async with self._starting:
             if self._manager is None:
-                manager = await asyncio.to_thread(_manager_of, service)
+                manager = await asyncio.to_thread(_manager_of, engine, gallery)
                 ready = asyncio.Event()
                 self._running = asyncio.create_task(_run(manager, ready))
                 await ready.wait()
@@ -58,7 +65,7 @@ class McpBridge:
         return self._manager
 
 
-def _manager_of(service: Service) -> StreamableHTTPSessionManager:
+def _manager_of(engine: Engine, gallery: Gallery | None) -> StreamableHTTPSessionManager:
     try:
         from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
@@ -66,7 +73,7 @@ def _manager_of(service: Service) -> StreamableHTTPSessionManager:
         from mold_core.mcp.tools import Tools
     except ImportError:
         raise NotFoundError("MCP is not installed on this server", local_hint="pip install 'mold-core[mcp]'") from None
-    server = mcp_server(Tools(engine=service.engine, gallery=service.gallery))
+    server = mcp_server(Tools(engine=engine, gallery=gallery))
     # Without sessions: a client may be load-balanced or restarted, and nothing has to expire.
     return StreamableHTTPSessionManager(server, stateless=True, max_request_body_size=2**31)
 

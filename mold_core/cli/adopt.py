@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
-from mold_core.cli.list_models import readable_size
 from mold_core.cli.output import at_terminal, echo, echo_json, style
 from mold_core.cli.state import State
 from mold_core.errors import ModelNotFoundError, ValidationError
+from mold_core.text import readable_size
 
 if TYPE_CHECKING:
     from mold_core.catalog.adopted import Adopted

@@ -7,9 +7,9 @@ from itertools import groupby
 
 import click
 
-from mold_core.cli.list_models import readable_size
 from mold_core.cli.output import echo, style
 from mold_core.cli.state import State
+from mold_core.text import readable_size
 
 __all__ = ["command"]
 

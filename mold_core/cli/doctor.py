@@ -13,13 +13,13 @@ from typing import Literal
 import attrs
 import click
 
-from mold_core.cli.list_models import readable_size
 from mold_core.cli.output import echo, echo_json, style
 from mold_core.cli.server_flags import host_flag
 from mold_core.cli.state import State
 from mold_core.errors import MoldError
 from mold_core.gallery import Gallery
 from mold_core.settings import Settings
+from mold_core.text import readable_size
 from mold_core.version import VERSION
 from mold_core.weights.compile_problems import compile_problems
 

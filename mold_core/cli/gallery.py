@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mold_core.cli.list_models import readable_size
 from mold_core.cli.output import echo, echo_json, style
 from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
 from mold_core.errors import OutputError, ValidationError
 from mold_core.files import write_whole
+from mold_core.text import readable_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mold_core.cli.completions import model_names
-from mold_core.cli.list_models import image_size, readable_size, step_count
+from mold_core.cli.list_models import image_size, step_count
 from mold_core.cli.memory_flags import memory_flags, take_memory_flags
 from mold_core.cli.options import own_rows
 from mold_core.cli.output import echo, echo_json, style
@@ -17,6 +17,7 @@ from mold_core.cli.plugin_flags import CommandWithPluginFlags, setting_flags
 from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
 from mold_core.errors import MoldError
+from mold_core.text import readable_size
 from mold_core.version import VERSION
 
 if TYPE_CHECKING:

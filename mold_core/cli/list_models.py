@@ -14,11 +14,12 @@ from mold_core.cli.output import at_terminal, echo, echo_json, style
 from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
 from mold_core.errors import MoldError
+from mold_core.text import readable_size
 
 if TYPE_CHECKING:
     from mold_core.catalog import ModelDefaults, ModelEntry
 
-__all__ = ["command", "image_size", "readable_size", "step_count"]
+__all__ = ["command", "image_size", "step_count"]
 
 # Below this width the table would wrap; each model gets separate lines instead.
 _TABLE_COLUMNS = 90
@@ -123,13 +124,3 @@ def image_size(defaults: ModelDefaults) -> str:
 def step_count(defaults: ModelDefaults) -> str:
     """Return the default number of steps in words; empty for a model without one."""
     return f"{defaults.steps} step{'' if defaults.steps == 1 else 's'}" if defaults.steps else ""
-
-
-def readable_size(size_bytes: int) -> str:
-    """Return a size in decimal units, such as 23.1 GB."""
-    size = float(size_bytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"

@@ -30,7 +30,7 @@ def lora_weight(text: str) -> LoraWeight:
 
 def list_loras(state: State, *, as_json: bool) -> None:
     """Print the names and sizes of the LoRAs on this machine or on the named server."""
-    from mold_core.cli.list_models import readable_size
+    from mold_core.text import readable_size
     from mold_core.wire.convert import to_json
 
     found = state.shelf.loras()

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mold_core.cli.list_models import readable_size
 from mold_core.cli.output import echo, echo_json, style
 from mold_core.errors import ModelNotFoundError
+from mold_core.text import readable_size
 
 if TYPE_CHECKING:
     from mold_core.cli.state import State

@@ -9,9 +9,8 @@ from collections import deque
 from time import monotonic
 from typing import TextIO
 
-from mold_core.cli.list_models import readable_size
 from mold_core.cli.output import echo, style
-from mold_core.text import visible
+from mold_core.text import readable_size, visible
 from mold_core.wire import (
     CacheHit,
     ChainDenoiseStep,

@@ -9,11 +9,11 @@ import click
 
 from mold_core.catalog.hub_models import is_hub_source
 from mold_core.cli.completions import model_names
-from mold_core.cli.list_models import readable_size
 from mold_core.cli.output import at_terminal, echo, style
 from mold_core.cli.pull_hub import pull_from_hub
 from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
+from mold_core.text import readable_size
 
 if TYPE_CHECKING:
     from mold_core.catalog import LocalFiles

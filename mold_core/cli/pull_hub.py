@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mold_core.cli.list_models import readable_size
 from mold_core.cli.output import at_terminal, echo, style
 from mold_core.errors import DownloadError
+from mold_core.text import readable_size
 
 if TYPE_CHECKING:
     from mold_core.catalog import ModelSpec

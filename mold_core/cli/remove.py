@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from mold_core.cli.completions import model_names
-from mold_core.cli.list_models import readable_size
 from mold_core.cli.output import echo, style
 from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
 from mold_core.errors import MoldError
-from mold_core.text import visible
+from mold_core.text import readable_size, visible
 
 if TYPE_CHECKING:
     from mold_core.catalog.details import Removal

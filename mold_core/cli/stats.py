@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from mold_core.cli.list_models import readable_size
 from mold_core.cli.output import echo, echo_json, style
 from mold_core.cli.server_flags import server_flags
 from mold_core.cli.state import State
+from mold_core.text import readable_size
 
 __all__ = ["command"]
 

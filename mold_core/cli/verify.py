@@ -7,11 +7,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mold_core.cli.list_models import readable_size
 from mold_core.cli.output import echo, echo_json, style
 from mold_core.cli.state import State
 from mold_core.errors import CheckpointError, SettingsError
-from mold_core.text import visible
+from mold_core.text import readable_size, visible
 
 if TYPE_CHECKING:
     from mold_core.catalog.verify import FileVerdict

@@ -9,12 +9,10 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-import attrs
-
 from mold_core.errors import ValidationError
 from mold_core.files import write_whole
 from mold_core.hookspecs import Run, UpscalerNetwork
-from mold_core.upscaling.memory import tile_for, tiles_together
+from mold_core.upscaling.execution import ExecutionDevice, enlarger_for
 from mold_core.upscaling.requests import FileUpscaleRequest, is_video
 from mold_core.wire import ImageData, StageDone, StageStart, UpscaleRequest, UpscaleResponse
 
@@ -23,18 +21,10 @@ if TYPE_CHECKING:
     from mold_core.upscaling.enlarge import Enlarger
     from mold_core.upscaling.images import SourceImage
 
-__all__ = ["ExecutionDevice", "enlarger_for", "read_file", "read_source", "upscale"]
+__all__ = ["read_file", "read_source", "upscale"]
 
 # A strip is turned into samples some rows at a time: each step on the way takes as much memory as what it works on.
 _ROWS_AT_ONCE = 128
-
-
-@attrs.frozen
-class ExecutionDevice:
-    """The device that a network runs on, and what tells how much memory is free there, in bytes."""
-
-    device: str
-    free_bytes: Callable[[str], int]
 
 
 def upscale(
@@ -73,16 +63,6 @@ def upscale(
         original_width=image.width,
         original_height=image.height,
     )
-
-
-def enlarger_for(network: UpscalerNetwork, tile_size: int | None, where: ExecutionDevice) -> Enlarger:
-    """Return what runs a network with tiles of a size, 0 for none, or of the size that suits it and the memory."""
-    from mold_core.upscaling.enlarge import Enlarger
-
-    free = where.free_bytes(where.device)
-    tile = tile_for(network, free) if tile_size is None else tile_size
-    together = tiles_together(network, tile, where.device, free) if tile else 1
-    return Enlarger(network, where.device, tile=tile, together=together)
 
 
 def read_source(request: UpscaleRequest) -> bytes:

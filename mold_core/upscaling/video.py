@@ -28,9 +28,9 @@ from mold_core.media.video import (
 from mold_core.media.video_reading import timed_frames
 from mold_core.unfinished import unfinished
 from mold_core.upscaling.enlarge import Enlarger
+from mold_core.upscaling.execution import ExecutionDevice, enlarger_for
 from mold_core.upscaling.pixels import bytes_of, tensor_of
 from mold_core.upscaling.requests import FileUpscaleRequest
-from mold_core.upscaling.run import ExecutionDevice, enlarger_for
 from mold_core.wire import ImageData, StageDone, StageStart, UpscaleResponse
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from mold_core.deprecated import old_name
 from mold_core.weights.files import BUILT_IN, open_weights, read_weights
 from mold_core.weights.lora_description import LoraDescription, describe_lora
 from mold_core.weights.lora_keys import flat, split_key
+from mold_core.weights.mapping import MappedFile
 from mold_core.weights.measuring import ComponentSizes, held_bytes, measure
 from mold_core.weights.out_of_memory import is_out_of_memory, release_cached
 from mold_core.weights.source import TensorSource, WeightFile
@@ -21,6 +22,7 @@ from mold_core.weights.types import StoredType, type_named
 if TYPE_CHECKING:
     from mold_core.weights.blocks import check_before_block, check_between_blocks
     from mold_core.weights.compiled import kernel_for
+    from mold_core.weights.compiled_blocks import Compilation, compile_modules, configured, problem_of, worth_compiling
     from mold_core.weights.components import ComponentLoader, LoadedComponents
     from mold_core.weights.dequantization import Kernel, dequantize
     from mold_core.weights.dtypes import fast_dtype, overflows_fp16, wide_dtype
@@ -38,6 +40,11 @@ if TYPE_CHECKING:
     from mold_core.weights.weight_loading import load_weights, weight_bytes
 
 _WITH_TORCH = {
+    "Compilation": "compiled_blocks",
+    "compile_modules": "compiled_blocks",
+    "configured": "compiled_blocks",
+    "problem_of": "compiled_blocks",
+    "worth_compiling": "compiled_blocks",
     "Lora": "lora",
     "LoraNames": "lora_names",
     "LoraCache": "lora",
@@ -77,6 +84,7 @@ _WITH_TORCH = {
 __all__ = [
     "BUILT_IN",
     "BlockStream",
+    "Compilation",
     "ComponentLoader",
     "ComponentSizes",
     "Int8Embedding",
@@ -88,6 +96,7 @@ __all__ = [
     "LoraCache",
     "LoraDescription",
     "LoraNames",
+    "MappedFile",
     "PackedEmbedding",
     "PackedLinear",
     "PackedTensor",
@@ -101,8 +110,10 @@ __all__ = [
     "check_between_blocks",
     "check_cancelled",
     "check_finite",
+    "compile_modules",
     "compiled_product",
     "concatenate",
+    "configured",
     "dequantize",
     "describe_lora",
     "empty_modules",
@@ -117,6 +128,7 @@ __all__ = [
     "open_weights",
     "overflows_fp16",
     "parameter_layers",
+    "problem_of",
     "read_lora",
     "read_weights",
     "release_cached",
@@ -126,6 +138,7 @@ __all__ = [
     "weight_bytes",
     "wide_dtype",
     "with_loras_applied",
+    "worth_compiling",
 ]
 
 

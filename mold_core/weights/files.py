@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from mold_core.errors import CheckpointError
 from mold_core.weights.gguf_files import GGUF
@@ -15,15 +15,25 @@ from mold_core.weights.source import TensorSource, WeightFile, shown
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mold_core.hookspecs import WeightLoader
     from mold_core.weights.packed import PackedTensor
 
 __all__ = ["BUILT_IN", "open_weights", "read_weights"]
 
-BUILT_IN: tuple[WeightLoader, ...] = (GGUF, SAFETENSORS)
+
+class WeightFormat(Protocol):
+    """What reads files of one format; `mold_core.hookspecs.WeightLoader` describes it for plugins."""
+
+    def recognises(self, path: Path, head: bytes) -> bool:
+        """Return whether the file is of this format, by its first 64 bytes."""
+
+    def open(self, path: Path) -> Mapping[str, TensorSource]:
+        """Return the tensors by name."""
 
 
-def open_weights(path: Path, loaders: Iterable[WeightLoader] = ()) -> Mapping[str, TensorSource]:
+BUILT_IN: tuple[WeightFormat, ...] = (GGUF, SAFETENSORS)
+
+
+def open_weights(path: Path, loaders: Iterable[WeightFormat] = ()) -> Mapping[str, TensorSource]:
     """Return the tensors of a weight file by name: shapes, types and sizes from its header, numbers when read.
 
     A shard, an index of shards or a folder stands for all of its shards. `loaders` are tried after mold's own, for
@@ -46,7 +56,7 @@ def open_weights(path: Path, loaders: Iterable[WeightLoader] = ()) -> Mapping[st
     return WeightFile(path=path, format="shards", tensors=tensors, metadata=metadata)
 
 
-def _open(path: Path, loaders: tuple[WeightLoader, ...]) -> Mapping[str, TensorSource]:
+def _open(path: Path, loaders: tuple[WeightFormat, ...]) -> Mapping[str, TensorSource]:
     try:
         with path.open("rb") as file:
             head = file.read(64)
@@ -67,7 +77,7 @@ def _open(path: Path, loaders: tuple[WeightLoader, ...]) -> Mapping[str, TensorS
     )
 
 
-def read_weights(path: Path, loaders: Iterable[WeightLoader] = ()) -> dict[str, Tensor | PackedTensor]:
+def read_weights(path: Path, loaders: Iterable[WeightFormat] = ()) -> dict[str, Tensor | PackedTensor]:
     """Return all tensors of a file by name, sharing the memory of the mapped file.
 
     Quantised ones are PackedTensors. What a file stores beside a quantised weight, such as its scale, becomes part of

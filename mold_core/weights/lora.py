@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from attrs import frozen
@@ -26,16 +26,20 @@ from mold_core.weights.lora_names import LoraNames, Place, main_parameter, param
 from mold_core.weights.lora_parameters import parameter_deltas
 from mold_core.weights.lora_settings import LoraSettings, config_file, read_settings
 from mold_core.weights.packed import PackedTensor
-from mold_core.wire import Info, LoraWeight
-
-if TYPE_CHECKING:
-    from mold_core.hookspecs import Run
+from mold_core.wire import Info, LoraWeight, ProgressEvent
 
 __all__ = ["Lora", "LoraCache", "read_lora"]
 
 # LoRAs of large models take 20 to 350 MB; larger ones are read for each request.
 LORA_CACHE_BYTES = 512 * 1024 * 1024
 _REMEMBERED_NAMES = 100
+
+
+class Reporter(Protocol):
+    """What receives notes about LoRAs: the run of a batch."""
+
+    def report(self, event: ProgressEvent) -> None:
+        """Send an event to every job of the batch."""
 
 
 @frozen(kw_only=True, eq=False)
@@ -106,7 +110,7 @@ class LoraCache:
         component: str,
         network: nn.Module,
         loras: Sequence[LoraWeight],
-        run: Run,
+        run: Reporter,
         *,
         dtype: torch.dtype,
         device: str | torch.device,
@@ -164,7 +168,7 @@ def _state(path: Path) -> tuple[str, int, int]:
     return str(path), about.st_size, about.st_mtime_ns
 
 
-def _report_ignored(path: Path, ignored: Sequence[str], run: Run) -> None:
+def _report_ignored(path: Path, ignored: Sequence[str], run: Reporter) -> None:
     if ignored:
         more = f" and {len(ignored) - 3} more" if len(ignored) > 3 else ""
         names = ", ".join(name if len(name) <= 100 else f"{name[:99]}…" for name in ignored[:3])

@@ -34,7 +34,7 @@ async def mcp(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Resp
             data += chunk
     if _generates(text):
         count(service.rates, "generation", req.remote_addr)
-    await service.mcp.respond(service, req, resp, bytes(data))
+    await service.mcp.respond(req, resp, bytes(data), engine=service.engine, gallery=service.gallery)
 
 
 def _generates(text: JsonText) -> bool:

@@ -43,7 +43,8 @@ class UpscaleTask:
     def __call__(self, host: WorkerHost, run: Run) -> UpscaleResponse:
         """Return the larger image. The network is loaded once the source has turned out to be an image or a video."""
         from mold_core.placement.device import free_bytes
-        from mold_core.upscaling.run import ExecutionDevice, upscale
+        from mold_core.upscaling.execution import ExecutionDevice
+        from mold_core.upscaling.run import upscale
 
         spec = self.spec
         with wrap_plugin_errors(f"{spec.name} failed while upscaling"):

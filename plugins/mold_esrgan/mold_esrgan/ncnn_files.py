@@ -15,8 +15,7 @@ from pathlib import Path
 import attrs
 
 from mold_core import CheckpointError
-from mold_core.weights import TensorSource, type_named
-from mold_core.weights.mapping import MappedFile
+from mold_core.weights import MappedFile, TensorSource, type_named
 
 __all__ = ["NcnnLoader"]
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mold_core.weights.compiled_blocks import Compilation, compile_modules, configured, problem_of, worth_compiling
+from mold_core.weights import Compilation, compile_modules, configured, problem_of, worth_compiling
 from mold_flux.transformer import FluxTransformer
 
 __all__ = ["attention_for", "compile_blocks", "fast_attention", "problem_of", "worth_compiling"]
@@ -40,7 +40,7 @@ def compile_blocks(
     """Compile the blocks of a transformer on their first use.
 
     With `graphs` they are also recorded as CUDA graphs, so the CPU launches no kernels; not for weights that are
-    streamed. The other arguments are those of `mold_core.weights.compiled_blocks.compile_modules`.
+    streamed. The other arguments are those of `mold_core.weights.compile_modules`.
     """
     # Only inductor has CUDA graphs and modes.
     options: dict[str, Any] = {"mode": "reduce-overhead"} if graphs and backend == "inductor" else {}

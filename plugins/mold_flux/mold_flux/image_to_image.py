@@ -13,8 +13,7 @@ from torch import Tensor
 
 from mold_core import GenerateRequest, decode_image
 from mold_core.families import RecentValues, pixels_from_images, required
-from mold_core.media.color_profiles import from_srgb
-from mold_core.media.images import decode_image_as_stored
+from mold_core.media import decode_image_as_stored, from_srgb
 from mold_flux.sampling import noised, pack
 
 __all__ = [

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from mold_core.weights.compiled_blocks import Compilation
+    from mold_core.weights import Compilation
     from mold_flux.step_cache import FirstBlockCache
 
 __all__ = ["FLUX_DEV", "FLUX_SCHNELL", "Conditioning", "FluxConfig", "FluxTransformer", "rope"]

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import attrs
 
 from mold_core import ValidationError
-from mold_core.media.decoder import probe_sound, probe_video
+from mold_core.media import probe_sound, probe_video
 
 if TYPE_CHECKING:
     from mold_core import GenerateRequest, ModelSpec
-    from mold_core.media.video import VideoInfo
+    from mold_core.media import VideoInfo
     from mold_ltx2.upsampling_files import UpsamplerKind
 
 __all__ = ["check", "lacking_upsampler", "resolve_inputs"]

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from mold_core import decode_image
-from mold_core.media.decoder import decode_clip, decode_sound
+from mold_core.media import decode_clip, decode_sound
 from mold_ltx2.latents import Geometry
 
 if TYPE_CHECKING:

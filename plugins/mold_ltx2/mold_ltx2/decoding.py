@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mold_core import Sound
 from mold_core.families import images_from_pixels, like_weights, pixels_from_images
-from mold_core.media.sound import resampled
+from mold_core.media import resampled
 from mold_core.weights import LoadedComponents, check_finite
 from mold_ltx2.spectrum import log_mel
 from mold_ltx2.tiles import decoded, encoded

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mold_core.families import EmptyComponent, load_resident, memory_plan, planned_components
-from mold_core.weights import empty_modules, read_weights
-from mold_core.weights.compiled_blocks import compile_modules, configured
+from mold_core.weights import compile_modules, configured, empty_modules, read_weights
 from mold_ltx2.component_sizes import model_components
 from mold_ltx2.components import COMPONENTS, Components
 from mold_ltx2.decoding import Autoencoders

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from mold_core import CacheHit, Frames, GenerateRequest, Info, Run, Sound
 from mold_core.families import ComponentPipeline, StepReporter, required, seeded_generator, stage
-from mold_core.weights import LoadedComponents
-from mold_core.weights.compiled_blocks import problem_of
+from mold_core.weights import LoadedComponents, problem_of
 from mold_ltx2.checks import lacking_upsampler
 from mold_ltx2.conditioning import ClipPrefix, Conditioning
 from mold_ltx2.configs import Version

@@ -1,6 +1,6 @@
 """The tables of models in the documentation, made from the catalogs of the plugins.
 
-``python -m mold_core.catalog.page docs/models.md`` renews the tables of a page in place. A table stands between the
+``python -m mold_core.cli.models_page docs/models.md`` renews the tables of a page in place. A table stands between the
 lines ``<!-- models of the family NAME -->`` and ``<!-- end of the table -->``.
 """
 
