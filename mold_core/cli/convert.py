@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from mold_core.cli.list_models import readable_size
 from mold_core.cli.output import echo, style
 from mold_core.errors import MoldError, ValidationError
+from mold_core.text import readable_size
 
 __all__ = ["command"]
 
