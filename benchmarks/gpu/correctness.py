@@ -22,7 +22,7 @@ KINDS = (
 )  # fmt: skip
 
 # Relative errors: sums of bf16 products in another order; and of numbers that were rounded to e4m3, 3 mantissa bits.
-_BF16, _FP8, _LOOP = 0.01, 0.06, 0.04
+_BF16, _INT8, _FP8, _LOOP = 0.01, 0.03, 0.06, 0.04
 
 
 def products(setup: Setup) -> Figures:
@@ -68,8 +68,26 @@ def products_fp8(setup: Setup) -> Figures:
 
 
 def products_int8(setup: Setup) -> Figures:
-    """Stand for products of int8 weights with rotations, which mold does not read yet."""
-    raise Skipped("int8 ConvRot is not in mold")
+    """Compare products of rotated int8 weights (ConvRot), for few and many inputs, eager and compiled, with fp32."""
+    from mold_core.weights.int8_linear import fits_int8, int8_product
+
+    device, generator = torch.device(setup.device), torch.Generator().manual_seed(6)
+    product = int8_product(device)
+    if product is None:
+        raise Skipped("this device does not multiply int8")
+    weight = random_blocks((256, 512), "INT8", "cpu", generator)
+    assert fits_int8(weight, device.type)
+    layer = PackedLinear(weight.to(device))
+    layer.int8_product = product
+    figures: Figures = {}
+    for rows in (1, 200):
+        x = torch.randn(rows, 512, generator=generator).bfloat16()
+        expected = x.float() @ weight.expand(torch.float32).T
+        figures[f"{rows} inputs"] = agree(f"int8, {rows} inputs", layer(x.to(device)), expected, _INT8)
+    if setup.cuda:
+        compiled = torch.compile(layer, backend=setup.backend)
+        figures["compiled"] = agree("int8, compiled", compiled(x.to(device)), expected, _INT8)
+    return figures
 
 
 def steps(setup: Setup) -> Figures:

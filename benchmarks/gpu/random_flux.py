@@ -92,7 +92,7 @@ def random_transformer(case: Case, kind: str | None, seed: int = 1) -> FluxTrans
 
 
 def random_blocks(shape: tuple[int, ...], kind: str, device: str, generator: torch.Generator) -> PackedTensor:
-    """Return random blocks of a type that stand for small numbers."""
+    """Return random blocks of a type that stand for small numbers; INT8 is ConvRot's, rotated in groups of 256."""
     type_ = type_named(kind)
     rows, columns = shape
     if kind.startswith("F8"):
@@ -100,6 +100,11 @@ def random_blocks(shape: tuple[int, ...], kind: str, device: str, generator: tor
         numbers = torch.randn(shape, device=device, generator=generator).to(stored)
         scale = torch.tensor(0.5 / columns**0.5, device=device)
         return PackedTensor(data=numbers.view(torch.uint8), type=type_, shape=shape, scale=scale)
+    if kind == "INT8":
+        data = torch.randint(0, 256, shape, dtype=torch.uint8, device=device, generator=generator)
+        spread = 0.5 / columns**0.5 / 74  # 74: the standard deviation of the numbers
+        scale = spread * (0.5 + torch.rand(rows, 1, device=device, generator=generator))
+        return PackedTensor(data=data, type=type_, shape=shape, scale=scale, rotation=256)
     blocks = torch.randint(
         0, 256, (rows * columns // type_.block_size, type_.block_bytes), dtype=torch.uint8, device=device,
         generator=generator,
