@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -64,6 +65,14 @@ def test_a_model_with_such_a_file_upscales_an_image(
         engine.upscale(FileUpscaleRequest(source=tmp_path / "a.png", target=tmp_path / "b.png", model="upscayl"))
     with Image.open(tmp_path / "b.png") as image:
         assert image.size == (80, 64)
+
+
+def test_mold_info_says_what_the_files_are(
+    networks: dict[str, tuple[nn.Module, Graph]], mold: Any, tmp_path: Path
+) -> None:
+    path = networks["RRDBNet in fp16"][1].write(tmp_path)
+    answer = mold("info", path).stdout
+    assert "RRDBNet upscaler" in answer and "mold upscale runs it" in answer
 
 
 def without(lines: list[str], kind: str) -> list[str]:

@@ -11,6 +11,7 @@ import attrs
 import numpy as np
 import pytest
 import torch
+from camera_videos import hdr_video, hlg, turned, video
 from ltx2_loading import load, spec_of
 from ltx2_media import frames, mp4, png, wav
 from torch import Tensor
@@ -148,6 +149,22 @@ def test_a_retake_is_as_long_and_as_large_as_the_video(engine: Engine) -> None:
     assert made is not None
     info = probe_video(BytesIO(made.data))
     assert (info.frames, info.fps, info.width, info.height) == (17, 10.0, 48, 64)
+
+
+def test_a_retake_of_a_phone_video_is_upright(engine: Engine, tmp_path: Path) -> None:
+    times = [100 * index + (-1) ** index * 9 + 9 for index in range(20)]
+    source = turned(video(tmp_path / "a.mp4", times), 0, 1, -1, 0).read_bytes()
+    again = TimeRange(start_seconds=1.2, end_seconds=1.6)
+    made = engine.generate(attrs.evolve(CLIP, source_video=source, retake_range=again, width=None, height=None)).video
+    assert made is not None
+    info = probe_video(BytesIO(made.data))
+    assert (info.frames, info.fps, info.width, info.height) == (17, 10.0, 64, 96)
+
+
+def test_an_hdr_source_is_used_as_sdr_with_a_warning(engine: Engine, tmp_path: Path) -> None:
+    source = hdr_video(tmp_path / "a.mp4", 18, [hlg(50), hlg(20)])
+    response = engine.generate(attrs.evolve(CLIP, source_video=source, frames=9, fps=10))
+    assert "source_video is HDR (HLG) and is converted to SDR" in response.warnings
 
 
 def test_a_clip_for_a_sound_is_a_video_with_it(engine: Engine) -> None:

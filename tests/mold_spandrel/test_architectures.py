@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -108,6 +109,24 @@ def test_networks_of_mold_are_left_to_mold(tmp_path: Path) -> None:
     state |= {"body.2.weight": torch.zeros(48, 8, 3, 3), "body.2.bias": torch.zeros(48)}
     with pytest.raises(CheckpointError, match="no upscaler architecture recognises"):
         loaded(saved(state, tmp_path / "a.safetensors"))
+
+
+OTHERS = {
+    "a LoRA": {"a.lora_down.weight": (4, 3072), "a.lora_up.weight": (3072, 4)},
+    "an autoencoder": {"encoder.conv_in.weight": (128, 3, 3, 3), "decoder.conv_out.weight": (3, 128, 3, 3)},
+    "an encoder of images": {"embeddings.patch_embedding.weight": (1024, 3, 14, 14)},
+    "a giant": {"conv.weight": (8, 3, 3, 3), "blocks.weight": (100_000, 10_000)},
+}
+
+
+def test_files_of_other_kinds_are_told_without_importing_spandrel() -> None:
+    script = (
+        "import sys\nfrom types import SimpleNamespace as S\nfrom mold_spandrel.architectures import Spandrel\n"
+        f"for shapes in {list(OTHERS.values())!r}:\n"
+        "    assert not Spandrel().recognises({name: S(shape=shape) for name, shape in shapes.items()})\n"
+        "assert not {'torch', 'spandrel'} & sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_a_damaged_network_is_refused_by_the_name_of_its_architecture(tmp_path: Path) -> None:

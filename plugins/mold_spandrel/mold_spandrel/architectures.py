@@ -20,6 +20,25 @@ _WRAPPERS = ("params_ema.", "params-ema.", "params.", "state_dict.", "model_stat
 _OF_MOLD = frozenset({"ESRGAN", "Compact"})
 _PURPOSES = frozenset({"SR", "Restoration"})
 
+_MAX_TENSORS = 20_000
+_MAX_NUMBERS = 400_000_000
+# Of images, also with neighbouring pixels folded into channels.
+_IMAGE_CHANNELS = frozenset({1, 3, 4, 12, 16, 48})
+_MAX_KERNEL = 7
+# Autoencoders, UNets, ControlNets and encoders of images begin so.
+_OTHER_NETWORKS = (
+    "control_model.",
+    "controlnet_",
+    "decoder.",
+    "encoder.",
+    "first_stage_model.",
+    "input_blocks.",
+    "input_hint_block.",
+    "model.diffusion_model.",
+    "vae.",
+    "vision_model.",
+)
+
 # Attention looks further than a tile; what tiles share hides most of it.
 _OVERLAP, _FEATHER = 64, 16
 _TILE, _LARGE_TILE = 256, 1024
@@ -33,7 +52,7 @@ class Spandrel(UpscalerArchitecture):
 
     def recognises(self, tensors: Mapping[str, TensorSource]) -> bool:
         """Say whether the names of the tensors are those of an architecture of spandrel."""
-        return _detected(_unwrapped(tensors)) is not None
+        return _may_be_one(tensors) and _detected(_unwrapped(tensors)) is not None
 
     def load(self, tensors: Mapping[str, TensorSource], context: LoadContext) -> UpscalerNetwork:
         """Return the network. Raises CheckpointError for networks that do not enlarge images and for damaged files."""
@@ -59,6 +78,21 @@ class Spandrel(UpscalerArchitecture):
             bytes_per_pixel=_BYTES_PER_PIXEL,
             close=close,
         )
+
+
+def _may_be_one(tensors: Mapping[str, TensorSource]) -> bool:
+    """Return whether the tensors can be such a network at all: with a small convolution of an image, and no giant.
+
+    PERF: the import of spandrel and torch takes seconds, and folders of models have thousands of other files.
+    """
+    shapes = [tuple(source.shape) for source in tensors.values()]
+    if len(shapes) > _MAX_TENSORS or sum(map(math.prod, shapes)) > _MAX_NUMBERS:
+        return False
+    return any(
+        len(shape) == 4 and shape[1] in _IMAGE_CHANNELS and shape[2] <= _MAX_KERNEL
+        for shape, name in zip(shapes, tensors, strict=True)
+        if not name.startswith(_OTHER_NETWORKS)
+    )
 
 
 def _detected(tensors: Mapping[str, TensorSource]) -> Any:
