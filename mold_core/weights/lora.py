@@ -18,6 +18,7 @@ from mold_core.cancelling import check_cancelled
 from mold_core.deprecated import renamed_fields
 from mold_core.errors import CheckpointError
 from mold_core.weights.files import open_weights, read_weights
+from mold_core.weights.finite import all_finite
 from mold_core.weights.lora_changes import LowRank
 from mold_core.weights.lora_keys import TensorKey, flat, split_key, stems
 from mold_core.weights.lora_layers import LayerChange, LayerShape, LayerTensors, layer_change
@@ -229,7 +230,10 @@ def _read(
         entries = LayerTensors(stem=stem, names=roles, tensors=file.tensors, settings=file.settings_of(stem))
         module = network.get_submodule(place.layer)
         if not hasattr(module, "out_features"):
-            deltas[place.layer] += parameter_deltas(entries, module, _copier(dtype, device), file.name)
+            added = tuple(parameter_deltas(entries, module, _copier(dtype, device), file.name))
+            if not all(all_finite(*delta.tensors()) for delta in added):
+                raise CheckpointError(f"it holds NaN or infinity for {place.layer}")
+            deltas[place.layer] += added
             continue
         shape = LayerShape(rows=place.rows, columns=place.columns, widened=place.layer in wide)
         done = layer_change(entries, shape, partial(_dense_rows, module, place))

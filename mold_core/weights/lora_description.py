@@ -39,7 +39,10 @@ _FAMILIES = (
     ("hidream", r"double_stream_blocks_\d+_block_"),
     ("qwen-image", r"transformer_blocks_\d+_attn_add_[qkv]_proj"),
     ("ltx", r"transformer_blocks_\d+_attn[12]_"),
+    ("flux", r"(^|_)(final_layer_(linear|adaLN)|(guidance|vector|time)_in_(in|out)_layer|(img|txt)_in$)"),
 )
+# FLUX.2 has FLUX.1's names; its models are wider, and their gated MLPs give single blocks more rows than seven widths.
+_FLUX2_WIDTHS = (4096, 6144)
 _TEXT_ENCODERS = re.compile(r"(^|_)(text_encoders?|te\d?|clip_[lg]|t5xxl)_|text_model_encoder_layers|SelfAttention")
 
 # Where a header says a thing, first come first.
@@ -90,7 +93,7 @@ def describe_lora(path: Path) -> LoraDescription | None:
     components = {"text encoder": sum(bool(_TEXT_ENCODERS.search(name)) for name in names)}
     components["transformer"] = len(names) - components["text encoder"]
     return LoraDescription(
-        family=_family(names),
+        family=_family(names, layers),
         methods=tuple(sorted({str(method_of(found)) for found in layers.values()})),
         ranks=tuple(sorted({rank for found in layers.values() for rank in _ranks(found)})),
         alphas=_alphas(layers.values(), metadata),
@@ -104,9 +107,18 @@ def describe_lora(path: Path) -> LoraDescription | None:
     )
 
 
-def _family(names: Iterable[str]) -> str:
+def _family(names: Iterable[str], layers: Mapping[str, Mapping[str, TensorSource]]) -> str:
     whole = "\n".join(names)
-    return next((family for family, pattern in _FAMILIES if re.search(pattern, whole, re.MULTILINE)), "")
+    found = next((family for family, pattern in _FAMILIES if re.search(pattern, whole, re.MULTILINE)), "")
+    return "flux2" if found == "flux" and any(_is_flux2(stem, roles) for stem, roles in layers.items()) else found
+
+
+def _is_flux2(stem: str, roles: Mapping[str, TensorSource]) -> bool:
+    shapes = [roles[role].shape for role in ("up", "down") if role in roles and roles[role].shape]
+    if len(shapes) < 2 or not re.search(r"attn[._](qkv|to_q)$|linear1$", stem):
+        return False
+    rows, width = shapes[0][0], shapes[1][-1]
+    return width in _FLUX2_WIDTHS or (stem.endswith("linear1") and width == 3072 and rows != 7 * width)
 
 
 def _ranks(roles: Mapping[str, TensorSource]) -> Iterator[int]:

@@ -700,6 +700,7 @@ PAIR = {"img_in.lora_A.weight": torch.ones(4, 64), "img_in.lora_B.weight": torch
         ({"img_in.ia3_l": torch.ones(63, 1)}, {}, r"img_in\.ia3_l has the shape"),
         ({"img_in.alpha": torch.ones(())}, {}, r"img_in\.alpha stands alone"),
         ({**PAIR, "single_blocks.0.norm.key_norm.lora_A.weight": torch.ones(4, 32)}, {}, r"layer of 32 numbers"),
+        ({**PAIR, "single_blocks.0.norm.key_norm.diff": torch.full((32,), torch.nan)}, {}, r"holds NaN .*key_norm"),
         (PAIR, {"lora_adapter_metadata": "[]"}, r"lora_adapter_metadata"),
         (PAIR, {"lora_adapter_metadata": '{"lora_alpha": "x"}'}, r"lora_alpha .*must be a number"),
         (PAIR, {"lora_adapter_metadata": '{"r": 0, "lora_alpha": 4}'}, r"the rank 0"),

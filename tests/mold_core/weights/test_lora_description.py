@@ -74,12 +74,31 @@ def test_alpha_of_diffusers_header(tmp_path: Path) -> None:
         ("diffusion_model.layers.0.attention.to_q", "z-image"),
         ("diffusion_model.double_blocks.0.img_mlp.fc1", "hunyuan-video"),
         ("transformer.single_transformer_blocks.0.attn.to_qkv_mlp_proj", "flux2"),
+        ("lora_unet_final_layer_linear", "flux"),
         ("something.else", ""),
     ],
 )
 def test_the_family_is_told_by_the_names_of_layers(tmp_path: Path, layer: str, family: str) -> None:
     down, up = ("down", "up") if "processor" in layer else ("lora_A", "lora_B")
     found = describe_lora(write(tmp_path / "x", pair(layer, down, up)))
+    assert found is not None
+    assert found.family == family
+
+
+@pytest.mark.parametrize(
+    ("layer", "rows", "width", "family"),
+    [
+        ("double_blocks.0.img_attn.qkv", 9216, 3072, "flux"),
+        ("double_blocks.0.img_attn.qkv", 18432, 6144, "flux2"),
+        ("lora_unet_single_blocks_0_linear1", 21504, 3072, "flux"),
+        ("lora_unet_single_blocks_0_linear1", 27648, 3072, "flux2"),
+    ],
+)
+def test_models_of_the_same_names_are_told_by_their_sizes(
+    tmp_path: Path, layer: str, rows: int, width: int, family: str
+) -> None:
+    names = {f"{layer}.lora_down.weight": (1, width), f"{layer}.lora_up.weight": (rows, 1)}
+    found = describe_lora(write(tmp_path / "x", names))
     assert found is not None
     assert found.family == family
 
