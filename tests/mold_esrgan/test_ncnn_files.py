@@ -27,12 +27,15 @@ def networks() -> dict[str, tuple[nn.Module, Graph]]:
     return {
         "RRDBNet": (large, rrdb(large, fp16=False)),
         "RRDBNet in fp16": (large, rrdb(large, fp16=True)),
+        "RRDBNet of pnnx": (large, rrdb(large, fp16=True, separate=True)),
         "SRVGGNetCompact": (small, compact(small, fp16=False)),
         "SRVGGNetCompact in fp16": (small, compact(small, fp16=True)),
     }
 
 
-@pytest.mark.parametrize("name", ["RRDBNet", "RRDBNet in fp16", "SRVGGNetCompact", "SRVGGNetCompact in fp16"])
+@pytest.mark.parametrize(
+    "name", ["RRDBNet", "RRDBNet in fp16", "RRDBNet of pnnx", "SRVGGNetCompact", "SRVGGNetCompact in fp16"]
+)
 @pytest.mark.parametrize("suffix", [".param", ".bin"])
 def test_a_network_of_ncnn_enlarges_as_the_one_it_was_made_of(
     name: str, suffix: str, networks: dict[str, tuple[nn.Module, Graph]], tmp_path: Path
