@@ -279,12 +279,13 @@ class Rotation(Change):
     @property
     def reads_result(self) -> bool:
         """Whether `added` reads what the layer itself computes for the inputs."""
-        return not self.on_inputs
+        return not self.on_inputs or self.rescale is not None
 
     def added(self, x: Tensor, product: Product) -> Tensor:
         """Return what it adds to the results [n, rows] for inputs x [n, in]."""
         if self.on_inputs:
-            return product.of(self._rotated(x) - x)
+            moved = product.of(self._rotated(x) - x)
+            return moved if self.rescale is None else (product.result + moved) * self.rescale - product.result
         rotated = self._rotated(product.result)
         return (rotated if self.rescale is None else rotated * self.rescale) - product.result
 
@@ -293,8 +294,9 @@ class Rotation(Change):
         if self.on_inputs:
             # The rotation of inputs, seen from the weights, is its transpose.
             eye = torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device)
-            return weight @ self._rotated(eye).T - weight
-        rotated = self._rotated(weight.T).T
+            rotated = weight @ self._rotated(eye).T
+        else:
+            rotated = self._rotated(weight.T).T
         return (rotated if self.rescale is None else rotated * self.rescale[:, None]) - weight
 
     def _rotated(self, numbers: Tensor) -> Tensor:

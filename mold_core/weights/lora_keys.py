@@ -50,6 +50,8 @@ _ROLES = (
     (r"\.on_input", "on_input"),
     (r"\.([ab][12]|bm)\.weight", ""),
     (r"\.(hada_w[12]_[ab]|hada_t[12]|lokr_w[12](_[ab])?|lokr_t2|oft_blocks|oft_diag|rescale|boft_R|boft_s)", ""),
+    (rf"\.boft_R{_ADAPTER}", "boft_R"),
+    (rf"\.boft_s{_ADAPTER}", "boft_s"),
 )
 _PATTERNS = tuple((re.compile(rf"{pattern}$"), role) for pattern, role in _ROLES)
 

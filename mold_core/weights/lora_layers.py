@@ -22,7 +22,12 @@ from mold_core.weights.lora_changes import (
     Replacement,
 )
 from mold_core.weights.lora_keys import method_of
-from mold_core.weights.lora_rotations import butterfly_rotation, output_rotation, packed_rotation
+from mold_core.weights.lora_rotations import (
+    butterfly_input_rotation,
+    butterfly_rotation,
+    output_rotation,
+    packed_rotation,
+)
 from mold_core.weights.lora_settings import LoraSettings
 from mold_core.weights.packed import PackedTensor
 
@@ -34,7 +39,7 @@ _ROLES = {
     "DoRA": {"down", "up", "mid", "alpha", "magnitude"},
     "LoHa": {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", "alpha", "magnitude"},
     "LoKr": {"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2", "alpha", "magnitude"},
-    "BOFT": {"boft_R", "boft_s", "alpha"},
+    "BOFT": {"boft_R", "boft_s"},
     "OFT": {"oft_blocks", "oft_R", "rescale", "alpha"},
     "GLoRA": {"a1", "a2", "b1", "b2", "alpha"},
     "IA3": {"ia3_l", "gain", "on_input"},
@@ -279,7 +284,8 @@ def _oft(entries: LayerTensors, shape: LayerShape) -> Change:
 
 
 def _boft(entries: LayerTensors, shape: LayerShape) -> Change:
-    raise CheckpointError(f"{entries.names['boft_R']} is of PEFT's BOFT, which mold does not compute")
+    rescale = entries.vector("boft_s", shape.rows) if "boft_s" in entries else None
+    return butterfly_input_rotation(entries.array("boft_R"), entries.names["boft_R"], shape.inputs, rescale)
 
 
 def _decomposed(change: Change, entries: LayerTensors, shape: LayerShape, weight: Tensor) -> Change:

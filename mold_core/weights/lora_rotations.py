@@ -11,7 +11,7 @@ from mold_core.errors import CheckpointError
 from mold_core.weights.lora_changes import Rotation, Stage
 from mold_core.weights.lora_settings import LoraSettings
 
-__all__ = ["butterfly_rotation", "output_rotation", "packed_rotation"]
+__all__ = ["butterfly_input_rotation", "butterfly_rotation", "output_rotation", "packed_rotation"]
 
 
 def output_rotation(blocks: Tensor, name: str, rows: int, constraint: float, rescale: Tensor | None) -> Rotation:
@@ -64,6 +64,28 @@ def packed_rotation(packed: Tensor, name: str, inputs: int, settings: LoraSettin
         blocks = _series_less_one(skew, terms)
     blocks = blocks.transpose(1, 2)
     return Rotation(stages=(Stage(blocks=blocks.repeat(inputs // size, 1, 1) if shared else blocks),), on_inputs=True)
+
+
+def butterfly_input_rotation(blocks: Tensor, name: str, inputs: int, rescale: Tensor | None) -> Rotation:
+    """Return the rotation of a layer's inputs of PEFT's BOFT, stored as `blocks` [stages, count, size, size].
+
+    Stage i regroups halves of blocks within 2^i blocks: those with even numbers, then those with odd ones. The last
+    stage comes first, because it is the weights that PEFT rotates.
+    """
+    if blocks.ndim != 4 or blocks.shape[2] != blocks.shape[3] or blocks.shape[1] * blocks.shape[2] != inputs:
+        raise CheckpointError(f"{name} has the shape {list(blocks.shape)}, which does not fit {inputs} inputs")
+    count, _, size, _ = blocks.shape
+    if count > 1 and (size % 2 or inputs % (size * 2 ** (count - 1))):
+        raise CheckpointError(f"{name} has the shape {list(blocks.shape)}, which does not fit {inputs} inputs")
+    skew = (blocks - blocks.transpose(-1, -2)) / 2
+    turned = _rotation_less_one(-skew).transpose(-1, -2)
+    stages = []
+    for stage in reversed(range(count)):
+        order = None
+        if count > 1:
+            order = torch.arange(inputs).view(-1, 2**stage, 2, size // 2).transpose(1, 2).flatten().argsort()
+        stages.append(Stage(blocks=turned[stage], order=order))
+    return Rotation(stages=tuple(stages), rescale=rescale, on_inputs=True)
 
 
 def _cayley(blocks: Tensor, constraint: float) -> Tensor:

@@ -356,6 +356,32 @@ def peft_oft_exact() -> Dialect:
     return peft_oft(series=False)
 
 
+def peft_boft() -> Dialect:
+    """PEFT's BOFT: the transposed weights times three butterflies, the rows of the result times a vector."""
+    made, size, stages = Dialect(), 4, 3
+    for layer in split():
+        count = layer.columns // size
+        blocks, gain = random(stages, count, size, size, size=2), torch.rand(layer.rows, 1) + 0.5
+        turn = torch.eye(layer.columns, dtype=torch.float64)
+        for stage in range(stages):
+            within = [half for parity in (0, 1) for half in range(parity, 2 ** (stage + 1), 2)]
+            order = [
+                (first + half) * size // 2 + near
+                for first in range(0, 2 * count, 2 ** (stage + 1))
+                for half in within
+                for near in range(size // 2)
+            ]
+            skew = (blocks[stage] - blocks[stage].transpose(1, 2)).double() / 2
+            one = torch.eye(size, dtype=torch.float64)
+            whole = torch.block_diag(*((one - skew) @ torch.linalg.inv(one + skew)))
+            exchange = torch.eye(layer.columns, dtype=torch.float64)[order]
+            turn = exchange @ whole @ exchange.T @ turn
+        stem = f"base_model.model.{layer.name}"
+        made.tensors.update({f"{stem}.boft_R": blocks, f"{stem}.boft_s": gain})
+        made.merges[layer.name] = lambda weight, turn=turn, gain=gain: (turn @ weight.T).T * gain  # type: ignore[misc]
+    return made
+
+
 def ia3() -> Dialect:
     """PEFT's IA3: rows, biases with them, or the inputs of the second layer of an MLP."""
     made = Dialect()
@@ -424,7 +450,7 @@ def control() -> Dialect:
 
 DIALECTS = (
     kohya, kohya_of_many_types, diffusers_header, peft_folder, xlabs, uso, peft_dora, kohya_dora, kohya_dora_of_columns,
-    loha, lokr_whole, lokr_of_one_factored, lokr_of_both_factored, lokr_with_magnitudes, oft, boft, peft_oft,
+    loha, lokr_whole, lokr_of_one_factored, lokr_of_both_factored, lokr_with_magnitudes, oft, boft, peft_boft, peft_oft,
     peft_oft_exact, ia3, lycoris_ia3, glora, differences, control,
 )  # fmt: skip
 
@@ -693,7 +719,7 @@ PAIR = {"img_in.lora_A.weight": torch.ones(4, 64), "img_in.lora_B.weight": torch
         ({**PAIR, "lora_unet_img_in.lora_down.weight": torch.ones(4, 64)}, {}, r"has no counterpart"),
         ({**PAIR, "img_in.lora_down.weight": torch.ones(4, 64)}, {}, r"mean the same thing"),
         ({**PAIR, "img_in.diff": torch.ones(64, 64)}, {}, r"img_in\.diff is not understood beside"),
-        ({"img_in.boft_R": torch.ones(1, 4, 4, 4)}, {}, r"img_in\.boft_R .*BOFT"),
+        ({"img_in.boft_R": torch.ones(1, 4, 4, 4)}, {}, r"img_in\.boft_R .*does not fit 64 inputs"),
         ({"img_in.oft_blocks": torch.ones(3, 16, 16)}, {}, r"img_in\.oft_blocks .*does not fit 64 rows"),
         ({"img_in.lokr_w1": torch.ones(3, 2), "img_in.lokr_w2": torch.ones(16, 32)}, {}, r"matrix of 48 x 64"),
         ({"img_in.hada_w1_a": torch.ones(64, 4)}, {}, r"lacks hada_w1_b"),
