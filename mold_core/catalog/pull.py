@@ -7,6 +7,7 @@ beginning of a file, with which the next pull goes on. A file lock for each cont
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import re
@@ -23,9 +24,10 @@ from mold_core.catalog.fetch import Patience, fetch, patiently
 from mold_core.catalog.hub import Hub, RemoteFile
 from mold_core.catalog.marker import clear_stale, holding
 from mold_core.catalog.model import ModelFile, ModelSpec
-from mold_core.catalog.report import PullReader
+from mold_core.catalog.report import FileReport, PullReader
 from mold_core.catalog.space import check_space, in_words, same_disk
 from mold_core.catalog.store import LocalFiles, ModelStore
+from mold_core.catalog.together import fetch_together
 from mold_core.catalog.verify import ChecksumLedger
 from mold_core.errors import DownloadError, OutputError, PluginError
 from mold_core.files import output_error, write_whole
@@ -48,13 +50,14 @@ def pull(
     token: str | None = None,
     endpoint: str | None = None,
     offline: bool = False,
+    at_once: int = 1,
 ) -> LocalFiles:
     """Return the files of a model after fetching those that are not here, or not as the catalog says.
 
     `on_event` is called in this thread, at most four times a second while bytes come in; when it returns False the pull
     ends with CancelledError. `token` and `endpoint` stand in for HF_TOKEN and HF_ENDPOINT. With `skip_verify` files
     that are here are left alone and those that come are not compared with the catalog. With `offline` nothing is
-    fetched: what is missing is an error.
+    fetched: what is missing is an error. `at_once` is the number of files that are fetched at the same time.
 
     Raises DownloadError for the network, the hub, licences and checksums; OutputError for the disk; PluginError for a
     catalog entry with a path outside the models folder. What has come is kept for the next pull, except a file whose
@@ -67,7 +70,7 @@ def pull(
     else:
         check_paths(spec, store)
         try:
-            _Pull(spec, store, reader, skip_verify).run(lambda: _connect(spec, token, endpoint, offline))
+            _Pull(spec, store, reader, skip_verify).run(lambda: _connect(spec, token, endpoint, offline), at_once)
         except OSError as error:
             if error is reader.failure:
                 raise
@@ -143,14 +146,15 @@ class _Pull:
     def __init__(self, spec: ModelSpec, store: ModelStore, reader: PullReader, skip_verify: bool) -> None:
         self.spec = spec
         self.store = store
-        self.reader = reader
+        self.reader: FileReport = reader
+        self.main_reader = reader
         self.skip_verify = skip_verify
         self.following = False
         self.cache = store.models_dir / CACHE_NAME
         self.ledger = ChecksumLedger(store.models_dir, lambda: self._lock("verified"))
-        self.patience = Patience(lambda sentence: reader.say(Info(message=sentence)), reader.tick)
+        self.patience = _patience(reader)
 
-    def run(self, connect: Callable[[], Hub]) -> None:
+    def run(self, connect: Callable[[], Hub], at_once: int) -> None:
         files = {file.path: file for file in self.spec.files}.values()
         missing = [file for file in files if not self._is_stood_in_for(file) and not self._is_here(file, explain=True)]
         if missing:
@@ -160,9 +164,24 @@ class _Pull:
             check_space(self.spec.name, self._needs(wanted))
             with holding(self.store.marker_of(self.spec)):
                 self._announce(wanted)
-                for item in wanted:
-                    self._bring(hub, item)
+                if at_once > 1 and len(wanted) > 1:
+                    jobs = [self._in_thread(hub, item) for item in wanted]
+                    fetch_together(jobs, self.main_reader, at_once)
+                else:
+                    for item in wanted:
+                        self._bring(hub, item)
         clear_stale(self.store.marker_of(self.spec))
+
+    def _in_thread(self, hub: Hub, item: _Wanted) -> Callable[[FileReport], None]:
+        """Return what fetches one file and reports to a reader of its own."""
+
+        def bring(report: FileReport) -> None:
+            pull_of_file = copy.copy(self)
+            pull_of_file.reader = report
+            pull_of_file.patience = _patience(report)
+            pull_of_file._bring(hub, item)
+
+        return bring
 
     # --- what is here --------------------------------------------------------------------------------------------
 
@@ -263,7 +282,7 @@ class _Pull:
         total = sum(item.size_bytes for item in wanted)
         licence = f"; licence {self.spec.licence}" if self.spec.licence else ""
         self.reader.say(Info(message=f"fetching {self.spec.name}, {files}, {in_words(total)}{licence}"))
-        self.reader.begin(len(wanted), total)
+        self.main_reader.begin(len(wanted), total)
 
     def _bring(self, hub: Hub, item: _Wanted) -> None:
         self.reader.start_file(item.path.name, item.size_bytes, item.bytes_here)
@@ -324,6 +343,10 @@ class _Pull:
             self.following = True
             self.reader.say(Info(message=f"another mold is fetching {item.path.name}; following it"))
         self.reader.progress(item.bytes_here)
+
+
+def _patience(reader: FileReport) -> Patience:
+    return Patience(lambda sentence: reader.say(Info(message=sentence)), reader.tick)
 
 
 def _copy_whole(source: Path, target: Path) -> None:

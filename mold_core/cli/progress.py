@@ -50,6 +50,7 @@ class ProgressLine:
         self._stages = 1
         self._stage_began = 0.0
         self._downloaded: deque[tuple[float, int]] = deque()
+        self._files: dict[int, DownloadProgress] = {}
 
     def __call__(self, event: ProgressEvent) -> None:
         """Show an event."""
@@ -58,7 +59,9 @@ class ProgressLine:
             echo(f"{style('note:', fg='yellow')} {event.message}", file=self._stream, err=True)
         elif isinstance(event, DownloadDone):
             self.clear()
-            self._downloaded.clear()
+            self._files.pop(event.file_index, None)
+            if not self._files:
+                self._downloaded.clear()
             mark = style("✓", fg="green")
             echo(f"{mark} {event.file_index}/{event.total_files} {event.filename}", file=self._stream, err=True)
         elif self._live:
@@ -86,7 +89,9 @@ class ProgressLine:
                 left = (total - step) * sum(self._step_seconds) / len(self._step_seconds)
                 return f"{progress_bar(step, total)} step {step}/{total}  {duration(left)} left"
             case DownloadProgress():
-                return _download(event, self._bytes_per_s(event.batch_bytes_downloaded), _columns())
+                self._files[event.file_index] = event
+                whole = _download(event, self._bytes_per_s(event.batch_bytes_downloaded), _columns())
+                return whole if len(self._files) == 1 else "\n".join([whole, *map(_file, self._files.values())])
             case ChainStart(stage_count=stages):
                 self._stages = stages
                 return None
@@ -159,6 +164,13 @@ def _download(event: DownloadProgress, bytes_per_s: float, columns: int) -> str:
     if bytes_per_s:
         text += f"  {duration((total - done) / bytes_per_s)}" + (" left" if wide else "")
     return f"{text}  {event.file_index}/{event.total_files} {visible(event.filename)}" if wide else text
+
+
+def _file(event: DownloadProgress) -> str:
+    """Return how far one of several files is."""
+    done, total = event.bytes_downloaded, event.bytes_total
+    share = f"{100 * done // total:3d} %" if total else readable_size(done)
+    return f"{progress_bar(done, total, _BAR_WIDTH // 2)} {share}  {event.file_index}  {visible(event.filename)}"
 
 
 def _is_last(event: ProgressEvent) -> bool:

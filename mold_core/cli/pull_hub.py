@@ -25,6 +25,7 @@ def pull_from_hub(state: State, text: str, *, skip_verify: bool) -> None:
     from mold_core.catalog.hub import ConnectionLost, Hub
     from mold_core.catalog.hub_models import files_to_fetch, hub_model, parse_source, read_repository
     from mold_core.catalog.pull import check_paths, pull
+    from mold_core.catalog.together import FILES_AT_ONCE
     from mold_core.cli.adopt import adopt_paths, show_plan
     from mold_core.cli.progress import ProgressLine
 
@@ -44,7 +45,7 @@ def pull_from_hub(state: State, text: str, *, skip_verify: bool) -> None:
     _announce(state, hub, spec, gated=repository.gated)
     line = ProgressLine()
     try:
-        pull(spec, store, on_event=line, skip_verify=skip_verify)
+        pull(spec, store, on_event=line, skip_verify=skip_verify, at_once=FILES_AT_ONCE)
     except KeyboardInterrupt:
         line.clear()
         echo(f"note: partial downloads are kept; resume with mold pull {text}", err=True)

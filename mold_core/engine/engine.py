@@ -14,6 +14,7 @@ import attrs
 
 from mold_core.catalog import CatalogWithAdopted, DefaultModel, LocalFiles, ModelSpec, ModelStore, user_models
 from mold_core.catalog.pull import pull
+from mold_core.catalog.together import FILES_AT_ONCE
 from mold_core.chains import ClipRules
 from mold_core.deprecated import VerbWorker
 from mold_core.engine.background_runner import BackgroundRunner
@@ -364,7 +365,14 @@ class Engine:
         spec = self.resolve(name)
         if on_event is not None and not spec.embedded and not self._models.provided(spec):
             on_event(Info(message=f"no loaded plugin brings the family {spec.family}, so nothing runs {spec.name} yet"))
-        return pull(spec, self.store, on_event=on_event, skip_verify=skip_verify, offline=self.settings.offline)
+        return pull(
+            spec,
+            self.store,
+            on_event=on_event,
+            skip_verify=skip_verify,
+            offline=self.settings.offline,
+            at_once=FILES_AT_ONCE,
+        )
 
     def abilities(self, name: str) -> tuple[str, ...]:
         """Return what a model can be asked for: capabilities of its family, "upscale" or "expand".

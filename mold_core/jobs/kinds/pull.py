@@ -7,6 +7,7 @@ from collections.abc import Hashable, Sequence
 import attrs
 
 from mold_core.catalog.pull import pull
+from mold_core.catalog.together import FILES_AT_ONCE
 from mold_core.errors import DownloadError
 from mold_core.jobs.job import Job
 from mold_core.jobs.kinds.kind import JobKind, Prepared, ResultBody, RunContext
@@ -81,5 +82,6 @@ class PullKind(JobKind):
             on_event=on_event,
             skip_verify=job.request.skip_verify,
             offline=models.settings.offline,
+            at_once=FILES_AT_ONCE,
         )
         return PullResponse(model=job.spec.name, size_bytes=files.size_bytes())

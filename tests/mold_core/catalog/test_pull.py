@@ -639,6 +639,75 @@ def test_an_etag_is_no_path(hub: FakeHub, store: ModelStore, monkeypatch: pytest
     }
 
 
+# --- several files at once ---------------------------------------------------------------------------------------
+
+
+def test_files_come_at_the_same_time(house: ModelSpec, store: ModelStore, weights: FakeFile) -> None:
+    weights.hold_after = 40_000
+    listener = Listener()
+
+    def release(event: Any) -> None:
+        listener(event)
+        if len(listener.of(DownloadDone)) == 2:  # the other two are whole while the first still waits for its bytes
+            weights.released.set()
+
+    files = pull(house, store, on_event=release, at_once=4)
+    assert files.by_component["house-q8/house.safetensors"][0].read_bytes() == WEIGHTS
+    done = listener.of(DownloadDone)
+    assert done[-1].filename == "house.safetensors"
+    assert {(event.filename, event.file_index, event.total_files) for event in done} == {
+        ("house.safetensors", 1, 3),
+        ("t5.safetensors", 2, 3),
+        ("tokenizer.json", 3, 3),
+    }
+    assert done[-1].batch_bytes_downloaded == len(WEIGHTS) + len(ENCODER) + len(TOKENIZER)
+    assert isinstance(listener.events[-1], PullComplete)
+
+
+def test_a_failure_of_one_file_ends_the_others_and_keeps_what_came(
+    hub: FakeHub, house: ModelSpec, store: ModelStore, weights: FakeFile
+) -> None:
+    weights.hold_after = 100_000
+    hub.files["paint/encoders", "t5.safetensors"].served = bytes(len(ENCODER))
+
+    def release(event: Any) -> None:
+        if isinstance(event, DownloadDone):
+            weights.released.set()
+
+    with pytest.raises(DownloadError, match="came damaged and was deleted"):
+        pull(house, store, on_event=release, at_once=3)
+    assert not store.has(house)
+    hub.files["paint/encoders", "t5.safetensors"].served = None
+    pull(house, store, at_once=3)
+    assert store.has(house)
+
+
+@pytest.mark.usefixtures("every_event")
+def test_a_pull_of_several_files_can_be_cancelled(house: ModelSpec, store: ModelStore, weights: FakeFile) -> None:
+    weights.pause_s = 0.01
+    with pytest.raises(CancelledError):
+        pull(house, store, on_event=Listener(bytes_until_stop=1), at_once=3)
+    assert not store.has(house)
+    weights.pause_s = 0.0
+    for thread in threading.enumerate():
+        if thread.name.startswith("mold-pull"):
+            thread.join(120)  # each ends at its next report
+    pull(house, store, at_once=3)
+    assert files_below(store.models_dir)["house-q8/house.safetensors"] == WEIGHTS
+
+
+def test_what_the_reader_raises_ends_a_pull_of_several_files(house: ModelSpec, store: ModelStore) -> None:
+    with pytest.raises(BrokenPipeError):
+        pull(house, store, on_event=refuse(errno.EPIPE), at_once=3)
+
+
+def test_two_files_of_one_content_are_fetched_once(hub: FakeHub, store: ModelStore, weights: FakeFile) -> None:
+    twin = hub.add("paint/twin", "twin.safetensors", WEIGHTS)
+    both = spec(entry("a/house.safetensors", "paint/house", weights), entry("b/twin.safetensors", "paint/twin", twin))
+    pull(both, store, at_once=2)
+    assert files_below(store.models_dir) == {"a/house.safetensors": WEIGHTS, "b/twin.safetensors": WEIGHTS}
+
+
 # --- what the reader is told -------------------------------------------------------------------------------------
 
 

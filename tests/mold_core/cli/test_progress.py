@@ -6,7 +6,16 @@ import re
 from io import StringIO
 
 from mold_core.cli.progress import ProgressLine
-from mold_core.wire import ChainDenoiseStep, ChainStageStart, ChainStart, DenoiseStep, Info, Stitching
+from mold_core.wire import (
+    ChainDenoiseStep,
+    ChainStageStart,
+    ChainStart,
+    DenoiseStep,
+    DownloadDone,
+    DownloadProgress,
+    Info,
+    Stitching,
+)
 
 CODE = re.compile(r"\x1b\[(\d*)([A-Z])")
 
@@ -70,3 +79,34 @@ def test_one_clip_has_one_bar() -> None:
     line = ProgressLine(screen)
     line(DenoiseStep(step=2, total=2, elapsed_ms=10))
     assert screen.lines() == ["━" * 24 + " step 2/2  0.0 s left"]
+
+
+def test_several_files_have_a_bar_each() -> None:
+    screen = Screen()
+    line = ProgressLine(screen)
+
+    def report(index: int, done: int, batch: int) -> None:
+        line(
+            DownloadProgress(
+                filename=f"file-{index}",
+                file_index=index,
+                total_files=2,
+                bytes_downloaded=done,
+                bytes_total=1000,
+                batch_bytes_downloaded=batch,
+                batch_bytes_total=2000,
+            )
+        )
+
+    report(1, 500, 500)
+    assert len(screen.lines()) == 1
+    report(2, 250, 750)
+    whole, first, second = screen.lines()
+    assert " 37 %  750 of 2.0 kB" in whole or "750 B of 2.0 kB" in whole
+    assert first == "━" * 6 + "─" * 6 + "  50 %  1  file-1"
+    assert second == "━" * 3 + "─" * 9 + "  25 %  2  file-2"
+    line(DownloadDone(filename="file-1", file_index=1, total_files=2))
+    report(2, 500, 1500)
+    done, whole = screen.lines()
+    assert done.endswith("1/2 file-1")
+    assert "75 %" in whole
