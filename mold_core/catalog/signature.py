@@ -62,8 +62,9 @@ class Signature:
     A plugin that runs it names its `family` and the `component` of the family's models that it is. `like` is a model
     of the catalog: an adopted model takes defaults, options and licence from it, and the components that no file of
     the user provides. `variants` are others, by a word in the file's name, for models whose tensors are alike. `needs`
-    are components that other files can provide, each with the names of the signatures of those. `whole`: the layouts
-    describe a file that holds several networks, and name tensors with their prefixes.
+    are components that other files can provide, each with the names of the signatures of those. `defaults` of requests
+    come before those of the model that it is like. `whole`: the layouts describe a file that holds several networks,
+    and name tensors with their prefixes.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Signature:
     like: str | None = None
     needs: dict[str, tuple[str, ...]] = attrs.Factory(dict)
     variants: dict[str, str] = attrs.Factory(dict)
+    defaults: dict[str, Any] = attrs.Factory(dict)
     whole: bool = False
 
     def weight(self, shapes: Mapping[str, tuple[int, ...]], names: str, metadata: Mapping[str, Any]) -> int:

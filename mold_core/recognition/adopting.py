@@ -157,6 +157,7 @@ class _Adoption:
                 files[needed] = _listed(provider.recognised.paths)
         return _with_sizes(
             {
+                **({"defaults": signature.defaults} if signature.defaults else {}),
                 "like": like,
                 "family": signature.family,
                 "description": about,

@@ -163,6 +163,7 @@ def test_loras_get_names_and_components_of_other_families_none(
 def test_the_best_file_completes_a_model(tmp_path: Path, adopt: Callable[..., str], home: Path) -> None:
     root = tmp_path / "models"
     write_real(root / "unet/my_flux_fp8.safetensors", layout("flux-dev"), "fp8")
+    write_real(root / "unet/flux1-fill-dev.safetensors", layout("flux-fill"), "bf16")
     write_real(root / "clip/t5xxl_fp8_e4m3fn.safetensors", layout("t5-xxl"), "fp8")
     write_real(root / "clip/t5xxl_fp16.safetensors", layout("t5-xxl"), "fp16")
     write_real(root / "clip/clip_l.safetensors", layout("clip-l"), "fp16")
@@ -177,6 +178,9 @@ def test_the_best_file_completes_a_model(tmp_path: Path, adopt: Callable[..., st
         "clip_encoder": "clip_l.safetensors",
         "vae": "ae.safetensors",
     }
+    with Engine(Settings.load()) as engine:
+        fill = engine.resolve("flux1-fill-dev:bf16")
+        assert (fill.defaults.guidance, fill.defaults.width) == (30.0, 1024)
     with Engine(Settings.load()) as engine, pytest.raises(ModelNotFoundError, match=r"2 of 6 files \(0\.0 GB\)"):
         engine.store.locate(engine.resolve("my-flux"))  # the tokenizers, which the catalog fetches
 
