@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import attrs
@@ -96,8 +95,8 @@ def _refuse_unknown_keys(
             log.warning("%s: unknown key %r is ignored: it may belong to %s", settings.config_path, key, broken)
             continue
         known = [row.key for row in table if row.key]
-        near = get_close_matches(key, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+        near = _nearest(key, known)
+        hint = f"did you mean {near}?" if near else f"known: {', '.join(known)}"
         raise SettingsError("%s has an unknown key %r", settings.config_path, key, field=key, hint=hint)
 
 
@@ -107,10 +106,16 @@ def _refuse_unknown_names(
     names = {row.name for row in rows}
     for name in values.keys() - names:
         owner = others().owners.get(name)
-        near = get_close_matches(name, [*names, *(row.name for row in setting_table())], n=1)
-        hint = f"did you mean {near[0]}?" if near else "mold config list --all lists every setting"
+        near = _nearest(name, [*names, *(row.name for row in setting_table())])
+        hint = f"did you mean {near}?" if near else "mold config list --all lists every setting"
         if owner is not None:
             hint = f"it is a setting of the plugin {owner}, which is disabled (mold plugins)"
         raise SettingsError(
             f"neither mold nor a loaded plugin has a setting {name!r}", field=name, value=values[name], hint=hint
         )
+
+
+def _nearest(name: str, known: Sequence[str]) -> str | None:
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(name, known, n=1)), None)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
 
@@ -534,6 +534,7 @@ class Settings:
         return self.unread is not None and bool(self.unread.flags or unknown_keys(self.unread.config, setting_table()))
 
 
+@cache
 def setting_table() -> tuple[Setting, ...]:
     """Return every setting, in the order of the documentation."""
     types = get_type_hints(Settings)
