@@ -21,11 +21,11 @@ help:
 
 setup: $(STAMP)
 
+# spandrel comes without torchvision, which mold_spandrel does not need and which must be of the same build as torch.
 $(STAMP): pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 		-e '.[torch,http,dev]' $(foreach plugin,$(PLUGINS),-e $(plugin))
-	# spandrel without torchvision, which mold_spandrel does not need and which must be of the same build as torch.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt spandrel
 	@touch $@
 

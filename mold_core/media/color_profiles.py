@@ -28,7 +28,7 @@ def to_srgb(image: Image, profile: object, unconverted: Image) -> Image:
     opened = _opened(profile)
     if opened is None:
         return image
-    space = opened.profile.xcolor_space.strip()
+    space = _space(opened)
     if space == "RGB" and unconverted.mode != "CMYK":
         return image if _is_srgb(opened) else _converted(image, opened, _srgb(), image.convert("RGB"))
     if space == "GRAY" and unconverted.mode in ("1", "L", "LA", "I;16", "I;16B", "I"):
@@ -41,7 +41,7 @@ def to_srgb(image: Image, profile: object, unconverted: Image) -> Image:
 def rgb_profile(profile: object, mode: str) -> bytes | None:
     """Return the profile of an image of a mode if it describes RGB samples other than sRGB."""
     opened = None if mode == "CMYK" else _opened(profile)
-    if opened is None or opened.profile.xcolor_space.strip() != "RGB" or _is_srgb(opened):
+    if opened is None or _space(opened) != "RGB" or _is_srgb(opened):
         return None
     return profile if isinstance(profile, bytes) else None
 
@@ -61,6 +61,14 @@ def _opened(profile: object) -> Any:
     try:
         return ImageCms.ImageCmsProfile(BytesIO(profile))
     except (OSError, ImageCms.PyCMSError):
+        return None
+
+
+def _space(profile: Any) -> str | None:
+    """Return the kind of samples that a profile describes, such as RGB, GRAY or CMYK; None for an unknown one."""
+    try:
+        return str(profile.profile.xcolor_space).strip()
+    except ValueError:  # of four bytes that are no text
         return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import struct
 import zlib
 from io import BytesIO
@@ -13,6 +14,7 @@ from PIL import Image
 
 from mold_core import ValidationError
 from mold_core.media import decode_image, decoder
+from mold_core.media.color_profiles import from_srgb
 from mold_core.media.containers import PNG_SIGNATURE, png_chunk
 from mold_core.media.images import decode_image_as_stored
 from mold_core.upscaling.images import read_image
@@ -93,6 +95,25 @@ def test_grey_of_another_gamma_becomes_that_of_srgb_but_masks_keep_their_levels(
 @pytest.mark.parametrize("profile", [b"nonsense" * 40, rgb_profile()[:300], grey_profile(1.0), rgb_profile()[:128]])
 def test_a_profile_that_does_not_fit_is_ignored(profile: bytes) -> None:
     assert decode_image(saved(palette(), icc_profile=profile)).tobytes() == palette().tobytes()
+
+
+def test_no_damage_to_a_profile_makes_an_image_unreadable() -> None:
+    numbers = random.Random(6)
+    for _ in range(150):
+        profile = bytearray(numbers.choice([rgb_profile(), grey_profile(1.8)]))
+        for _ in range(numbers.randint(1, 8)):
+            profile[numbers.randrange(len(profile))] = numbers.choice((0, 127, 255, numbers.randrange(256)))
+        image = numbers.choice([palette(), palette().convert("L")])
+        data = saved(image, icc_profile=bytes(profile[: numbers.randint(20, len(profile))]))
+        assert decode_image(data).size == (64, 16)
+        stored, found = decode_image_as_stored(data)
+        assert found is None or from_srgb(stored, found).size == (64, 16)
+
+
+def test_a_profile_of_a_space_that_is_no_text_is_ignored() -> None:
+    profile = bytearray(rgb_profile())
+    profile[16:20] = b"\xffGB "
+    assert decode_image(saved(palette(), icc_profile=bytes(profile))).tobytes() == palette().tobytes()
 
 
 def test_thumbnails_are_in_srgb(tmp_path: Path) -> None:
