@@ -256,6 +256,10 @@ class Engine:
         """Return the jobs that are kept, oldest first."""
         return [job for job in self._repository.all() if state in (None, job.state) and kind in (None, job.kind)]
 
+    def recent_jobs(self) -> list[Job]:
+        """Return the jobs that wait or run, and the last that have ended; unlike `jobs`, it reads no disk."""
+        return self._repository.recent()
+
     def delete_job(self, id: str) -> None:
         """Cancel a job if it has not ended, and remove it with its result; files in the gallery stay.
 

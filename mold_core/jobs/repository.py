@@ -204,6 +204,10 @@ class JobRepository:
         with self._lock:
             self._durable.add(job.id)
 
+    def recent(self) -> list[Job]:
+        """Return the jobs that are in memory: the last that have ended, then the others."""
+        return self._recent.all()
+
     def live(self) -> list[Job]:
         """Return the jobs that have not ended, oldest first."""
         return self._recent.live()

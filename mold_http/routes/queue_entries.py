@@ -44,8 +44,7 @@ class QueueMove:
 
 def queue_entries(engine: Engine) -> tuple[QueueEntry, ...]:
     """Return the jobs that run, then those that wait, in their order."""
-    jobs = [job for state in ("running", "queued") for job in engine.jobs(state=state)]
-    entries = [_entry(job) for job in jobs]
+    entries = [_entry(job) for job in engine.recent_jobs()]
     return tuple(sorted((entry for entry in entries if entry is not None), key=lambda entry: entry.position))
 
 

@@ -9,7 +9,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from http_server import Server, events, serving
+from http_server import Server, events, read_until, serving
 from inside_server import InsideServer, serving_inside
 from PIL import Image
 
@@ -144,6 +144,22 @@ def test_the_queue_lists_moves_and_removes_its_jobs(inside: InsideServer) -> Non
     finally:
         gate.open()
         SKETCH.gate = None
+
+
+def test_events_of_the_whole_server_are_streamed(tmp_path: Path) -> None:
+    with serving_inside(tmp_path / "home", PLUGIN, default_model="sketch") as at:
+        connection = asking(at).begin("GET", "/api/events")
+        try:
+            start = read_until(connection, b'event: models\ndata: {"loaded":[]}')
+            assert b'event: queue\ndata: {"paused":false,"depth":0,"capacity":200}' in start
+            body = {"kind": "generate", "request": {"prompt": "a house"}}
+            id = asking(at).ask("POST", "/api/jobs", body).json()["id"]
+            (name,) = at.engine.job(id).files if at.engine.job(id).wait(120) else ()
+            stream = read_until(connection, f'event: gallery\ndata: {{"filename":"{name}"}}'.encode())
+        finally:
+            connection.close()
+    assert f'"id":"{id}","kind":"generate","state":"done"'.encode() in stream
+    assert b'event: models\ndata: {"loaded":["sketch:v1"]}' in stream
 
 
 def test_an_estimate_is_learned_from_finished_jobs(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ KEY = "a-key"
 LISTED = tuple(route for route in all_routes(load_plugins()) if route.listed)
 
 # What would end the server, or never ends by itself.
-LEFT_OUT = {"shutdown", "stream_downloads", "stream_resources", "pause_queue"}
+LEFT_OUT = {"shutdown", "stream_downloads", "stream_resources", "server_events", "pause_queue"}
 LEFT_OUT |= {"mcp"}  # the SDK responds to malformed messages as JSON-RPC has it
 
 OPERATIONS = [route.name for route in LISTED if route.name not in LEFT_OUT]
