@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import falcon
@@ -63,11 +63,18 @@ def create_service(engine: Engine, settings: Settings, gallery: Gallery | None =
 
 
 def app_of(service: Service) -> App:
-    """Return the ASGI app around a service."""
+    """Return the ASGI app around a service; requests to the port for Ollama's clients get an app of their routes."""
+    settings = service.settings
+    main = _app_with(service, service.routes, settings.port, _Lifespan(service))
+    app = main if settings.ollama_port is None else _by_port(main, settings.ollama_port, service)
+    return behind(Proxies(settings.trusted_proxies or ()), watching(app))
+
+
+def _app_with(service: Service, routes: Sequence[Route], port: int, *more: Any) -> Any:
     settings = service.settings
     hosts = HostRules(
         bind=settings.bind,
-        port=settings.port,
+        port=port,
         keyed=service.keys.required,
         allowed=settings.allowed_hosts or (),
         cors_origin=settings.cors_origin,
@@ -75,15 +82,28 @@ def app_of(service: Service) -> App:
     middleware: list[Any] = [Observer(service.metrics)]
     if settings.cors_origin:
         middleware.append(Cors(settings.cors_origin))
-    guard = _Guard(service, hosts)
-    middleware += [guard, _Lifespan(service)]
+    guard = _Guard(service, hosts, routes)
+    middleware += [guard, *more]
     app = falcon.asgi.App(middleware=middleware)
     app.req_options.auto_parse_form_urlencoded = False
-    for path, resource in _resources(service).items():
+    for path, resource in _resources(service, routes).items():
         app.add_route(path, resource)
     app.add_sink(guard.no_route, "/")
     add_error_handlers(app)
-    return behind(Proxies(settings.trusted_proxies or ()), watching(app))
+    return app
+
+
+def _by_port(main: Any, port: int, service: Service) -> Any:
+    """Return an app that passes requests to `port` to Ollama's routes, and all others to `main`."""
+    from mold_http.routes import ollama
+
+    other = _app_with(service, ollama.ROUTES, port)
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        reached = (scope.get("server") or ("", None))[1]
+        await (other if scope["type"] == "http" and reached == port else main)(scope, receive, send)
+
+    return app
 
 
 async def _reconcile(gallery: Gallery, warm: bool) -> None:
@@ -120,9 +140,9 @@ class _Resource:
             self.tiers[method] = route.tier
 
 
-def _resources(service: Service) -> dict[str, _Resource]:
+def _resources(service: Service, routes: Sequence[Route]) -> dict[str, _Resource]:
     resources: dict[str, _Resource] = {}
-    for route in service.routes:
+    for route in routes:
         resources.setdefault(route.falcon_path, _Resource()).add(service, route)
     return resources
 
@@ -130,9 +150,9 @@ def _resources(service: Service) -> dict[str, _Resource]:
 class _Guard:
     """Refuses, in this order: wrong hosts, malformed requests, missing keys, exceeded rates."""
 
-    def __init__(self, service: Service, hosts: HostRules) -> None:
+    def __init__(self, service: Service, hosts: HostRules, routes: Sequence[Route]) -> None:
         self._keys = KeyGuard(service.keys)
-        self._authorization = Authorization(service.routes)
+        self._authorization = Authorization(routes)
         self._hosts = hosts
         self._service = service
 

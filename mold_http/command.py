@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import attrs
 import click
 
@@ -17,6 +19,9 @@ __all__ = ["serve"]
 @click.option("--bind", "--host", "bind", metavar="ADDRESS", help="Address to listen on; default 127.0.0.1.")
 @click.option("--port", type=click.IntRange(1, 65_535), help="Port; default 7680.")
 @click.option(
+    "--ollama-port", type=click.IntRange(1, 65_535), help="Further port with Ollama's image routes, such as 11434."
+)
+@click.option(
     "--api-key",
     metavar="KEYS",
     help="API keys, comma-separated, or @FILE. Prefer MOLD_API_KEY: arguments are visible to other users.",
@@ -29,6 +34,7 @@ def serve(
     state: State,
     bind: str | None,
     port: int | None,
+    ollama_port: int | None,
     api_key: str | None,
     queue_size: int | None,
     gpus: str | None,
@@ -41,7 +47,8 @@ def serve(
     """
     if api_key is not None and not api_key.strip():
         raise SettingsError("--api-key is empty", field="api_key", hint="leave it out to serve without keys")
-    state.use_flags(bind=bind, port=port, api_key=api_key, queue_size=queue_size, gpus=gpus, log_format=log_format)
+    state.use_flags(bind=bind, port=port, ollama_port=ollama_port)
+    state.use_flags(api_key=api_key, queue_size=queue_size, gpus=gpus, log_format=log_format)
     try:
         from mold_http.app import create_service
         from mold_http.request_logging import configure_logs
@@ -56,7 +63,9 @@ def serve(
 
     settings = _with_address(state.settings)
     configure_logs(settings.log_level, settings.log_format)
-    with listening(settings.bind, settings.port) as listener:
+    with ExitStack() as stack:
+        ports = [settings.port, *([] if settings.ollama_port is None else [settings.ollama_port])]
+        listener, *more = [stack.enter_context(listening(settings.bind, port)) for port in ports]
         gallery = Gallery.of(settings)
         engine = Engine(settings, state.plugins, executor="process", gallery=gallery, durable=True)
         service = create_service(engine, settings, gallery)
@@ -66,7 +75,7 @@ def serve(
         words = f"mold serves on http://{shown}:{settings.port} (Ctrl-C ends it)"
         try:
             with announced(settings.home, settings.port, settings.bind):
-                serve(service, listener, lambda: click.echo(words, err=True))
+                serve(service, listener, lambda: click.echo(words, err=True), *more)
         finally:
             engine.close()
 

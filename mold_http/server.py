@@ -33,10 +33,10 @@ _WAITING = 1024
 _FAREWELL_S = 1.0
 
 
-def serve(service: Service, listener: socket.socket, started: Callable[[], object]) -> None:
+def serve(service: Service, listener: socket.socket, started: Callable[[], object], *more: socket.socket) -> None:
     """Serve until the process is told to end; then let work under way finish within the grace time.
 
-    `started` is called when requests are answered and signals are heard.
+    `started` is called when requests are answered and signals are heard. `more` are further sockets that listen.
 
     Nothing is raised for the signal: a server that was asked to end has done so.
     """
@@ -60,7 +60,7 @@ def serve(service: Service, listener: socket.socket, started: Callable[[], objec
         access_log=False,
         ws="none",
     )
-    _Server(config, service, started).run(sockets=[listener])
+    _Server(config, service, started).run(sockets=[listener, *more])
 
 
 class _Server(uvicorn.Server):

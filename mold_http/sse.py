@@ -92,6 +92,7 @@ class Source:
     """
 
     interval_s = HEARTBEAT_S
+    ping = _PING  # sent when nothing else was for a while
 
     def __init__(self, feed: Feed) -> None:
         self.feed = feed
@@ -218,7 +219,7 @@ class EventStream:
                 yield b"".join(frames) + await source.last()
                 return
             if frames or clock() - sent_at >= HEARTBEAT_S:
-                yield b"".join(frames) or _PING
+                yield b"".join(frames) or source.ping
                 sent_at = clock()
             await feed.wait(source.interval_s)
 

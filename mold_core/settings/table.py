@@ -246,6 +246,13 @@ class Settings:
     port: int = setting(
         "Port of the server.", env="MOLD_PORT", key="server_port", default=7680, minimum=1, maximum=65_535
     )
+    ollama_port: int | None = setting(
+        "Further port, with the image routes of Ollama for its clients; default: none.",
+        env="MOLD_OLLAMA_PORT",
+        key="ollama_port",
+        minimum=1,
+        maximum=65_535,
+    )
     bind: str = setting(
         "Address the server listens on, with or without a port; the default reaches nobody but this machine.",
         env="MOLD_BIND",

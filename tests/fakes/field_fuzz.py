@@ -23,8 +23,8 @@ from mold_http.routes.table import ROUTES
 
 __all__ = ["Case", "Honest", "Outcome", "cases", "counts", "fuzz", "shown"]
 
-# Ends the server; all else may be asked for.
-_LEFT_OUT = {"/api/shutdown"}
+# Ends the server, or never ends by itself; all else may be asked for.
+_LEFT_OUT = {"/api/shutdown", "/api/events"}
 # Routes whose answer waits for work: what is sent there is always refused, for a field that is added.
 _WAITING = ("/api/generate", "/api/upscale", "/api/expand", "/v1/images")
 _ANSWER_S = 60.0
