@@ -98,9 +98,13 @@ def _keep_small(case: schemathesis.Case) -> None:
             wish.setdefault("width", 32)
 
 
+# Operations whose bodies take long to write, and are those of others.
+_CASES = {"estimate": 2, "validate_chain": 2}
+
+
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_an_operation_answers_as_the_document_says(judged: Server, name: str) -> None:
-    assert examine(judged, name, 8) > 0
+    assert examine(judged, name, _CASES.get(name, 8)) > 0
     assert judged.process.poll() is None
 
 

@@ -13,6 +13,9 @@ __all__ = ["routes"]
 
 PREFIX = "/sdapi/v1"
 
+# Lists that clients read; the other fixed responses only keep them from failing.
+_LISTED = frozenset({"samplers", "schedulers", "latent-upscale-modes", "sd-vae", "sd-modules"})
+
 _ERRORS = (
     "UNKNOWN_MODEL",
     "MODEL_NOT_FOUND",
@@ -80,7 +83,9 @@ def routes() -> tuple[Route, ...]:
         _get("loras", listings.loras, "List the LoRAs", _list_of(_NAMED)),
         _get("memory", listings.memory, "Describe the memory of the machine", {"type": "object"}),
         *(
-            _get(path, listings.fixed(value), f"Respond to {path}", {"type": ["array", "object"]})
+            _get(
+                path, listings.fixed(value), f"Respond to {path}", {"type": ["array", "object"]}, listed=path in _LISTED
+            )
             for path, value in listings.FIXED.items()
         ),
     )
