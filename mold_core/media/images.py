@@ -47,7 +47,7 @@ _MODES: Mapping[ImageFormat, tuple[str, ...]] = MappingProxyType(
 )
 
 _NAMES: Mapping[SourceFormat, str] = MappingProxyType(
-    {"png": "PNG", "jpeg": "JPEG", "webp": "WebP", "avif": "AVIF", "heic": "HEIC"}
+    {"png": "a PNG", "jpeg": "a JPEG", "webp": "a WebP", "avif": "an AVIF", "heic": "a HEIC"}
 )
 _MAX_PNG_TEXT_BYTES = 8 * 1024 * 1024
 _MAX_THREADS = 2
@@ -201,7 +201,7 @@ def _known_format(data: bytes, name: str) -> SourceFormat:
 
 
 def _damaged(format: SourceFormat, name: str) -> ValidationError:
-    return ValidationError(f"{name} is a {_NAMES[format]} file that is truncated or damaged", field=name, hint=_REPAIR)
+    return ValidationError(f"{name} is {_NAMES[format]} file that is truncated or damaged", field=name, hint=_REPAIR)
 
 
 def _open(data: bytes, format: SourceFormat, name: str) -> ImageFile:
@@ -248,7 +248,7 @@ def _heic(data: bytes, name: str) -> ImageFile:
 
 
 def _undecodable(format: SourceFormat, name: str, hint: str) -> ValidationError:
-    return ValidationError(f"{name} is a {_NAMES[format]} file, which cannot be decoded here", field=name, hint=hint)
+    return ValidationError(f"{name} is {_NAMES[format]} file, which cannot be decoded here", field=name, hint=hint)
 
 
 def _check_size(width: int, height: int, max_pixels: int, name: str) -> None:
