@@ -47,7 +47,6 @@ MOST = {
 # Identifier → why it keeps its private word.
 KEPT = {
     "abilities": "a field of /api/models/NAME, and a public method of Engine",
-    "shelf": "a public attribute of Engine and Client",
 }
 
 # Modules that hold old names on purpose.

@@ -7,7 +7,7 @@ from mold_core import Engine, GenerateRequest, LoraWeight
 STRENGTHS = (0, 0.4, 0.8, 1.2, 1.6, 2)
 
 with Engine() as engine:
-    lora = engine.shelf.loras()[0].name  # the first file in MOLD_HOME/loras
+    lora = engine.disk.loras()[0].name  # the first file in MOLD_HOME/loras
     row = Image.new("RGB", (128 * len(STRENGTHS), 128))
     for number, strength in enumerate(STRENGTHS):
         request = GenerateRequest(

@@ -67,7 +67,7 @@ def run(state: State, script: Path, output: str | None, seed: int | None, dry_ru
 @click.pass_obj
 def resume(state: State, id: str, output: str | None) -> None:
     """Resume the chain ID (see mold chain list) after its last finished clip, on the machine that keeps its clips."""
-    request = state.shelf.chain(id)
+    request = state.disk.chain(id)
     if not state.settings.host:
         state.local = True
     run_chain(state, request, output)
@@ -80,7 +80,7 @@ def resume(state: State, id: str, output: str | None) -> None:
 def list_(state: State, as_json: bool) -> None:
     """List the chains that can be resumed, newest first."""
 
-    chains = state.shelf.chains()
+    chains = state.disk.chains()
     if as_json:
         echo_json([attrs.asdict(chain) for chain in chains])
         return

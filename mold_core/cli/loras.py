@@ -33,7 +33,7 @@ def list_loras(state: State, *, as_json: bool) -> None:
     from mold_core.text import readable_size
     from mold_core.wire.convert import to_json
 
-    found = state.shelf.loras()
+    found = state.disk.loras()
     if as_json:
         echo_json([to_json(lora) for lora in found])
         return

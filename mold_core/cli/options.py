@@ -126,7 +126,7 @@ _MODEL = "mold.model"
 def _rows_of(state: State, model: str) -> list[tuple[str, str]]:
     try:
         with foreign_code():  # looking for plugins takes standard output, where the help goes
-            rows = own_rows(state.shelf.model(model).parameters)
+            rows = own_rows(state.disk.model(model).parameters)
     except MoldError as error:
         return [("-", visible(str(error)))]
     if not rows:

@@ -45,7 +45,7 @@ def command(state: State, models: tuple[str, ...], yes: bool) -> None:
 
 def _remove(state: State, name: str, yes: bool) -> MoldError | None:
     try:
-        planned = state.shelf.plan_removal(name)
+        planned = state.disk.plan_removal(name)
         if not planned.files:
             kept = planned.kept[0]
             echo(f"No file of {planned.model} is deleted: {Path(kept.path).name}: {kept.why}")
@@ -54,7 +54,7 @@ def _remove(state: State, name: str, yes: bool) -> MoldError | None:
         if not yes and not _confirmed(planned):
             echo("Nothing was deleted.", err=True)
             return None
-        done = state.shelf.remove(planned.model)
+        done = state.disk.remove(planned.model)
     except MoldError as error:
         return error
     echo(f"{style('✓', fg='green')} {done.model} deleted, {readable_size(done.size_bytes)} freed")

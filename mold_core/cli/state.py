@@ -105,9 +105,9 @@ class State:
         return Engine(self.settings, self.plugins)
 
     @cached_property
-    def shelf(self) -> AnyDiskInventory:
-        """What lies on the disk of this machine, or of the server that is named: never of another than was meant."""
-        return self.server.shelf if self._named() else self.local_engine.shelf
+    def disk(self) -> AnyDiskInventory:
+        """The disk of the named server, or of this machine if none is named."""
+        return self.server.disk if self._named() else self.local_engine.disk
 
     @cached_property
     def gallery(self) -> AnyGallery:

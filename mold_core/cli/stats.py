@@ -20,7 +20,7 @@ _OTHERS = ("cache", "logs", "jobs", "chains", "loras")
 @click.pass_obj
 def command(state: State, as_json: bool) -> None:
     """Show the disk space that models, results, caches, logs and jobs take, on this machine or on --host."""
-    usage = state.shelf.usage()
+    usage = state.disk.usage()
     if as_json:
         from mold_core.wire.convert import to_json
 

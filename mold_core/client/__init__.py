@@ -1,4 +1,4 @@
-"""A server's engine, used as if it were here: the same verbs, events and errors, over HTTP and without torch."""
+"""A client for servers: the methods, events and errors of `Engine`, over HTTP and without torch."""
 
 from mold_core.client.client import Client, ServerStatus
 from mold_core.client.connection import server_address

@@ -1,4 +1,4 @@
-"""The client: speaks the engine's verbs to a server."""
+"""The HTTP client, with the methods of `Engine`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from mold_core.client.connection import Connection, server_address
 from mold_core.client.files import upscale_file
 from mold_core.client.jobs import Last, RemoteJob, read_frames
 from mold_core.client.models import RemoteModels, listed
+from mold_core.deprecated import renamed_fields
 from mold_core.errors import CancelledError, MoldError, UnreachableError, ValidationError
 from mold_core.jobs.kinds import JobKind, job_kind_of
 from mold_core.settings import Settings
@@ -50,31 +51,32 @@ _HEALTH_TIMEOUT_S = 5.0
 
 @attrs.frozen(kw_only=True)
 class ServerStatus:
-    """What a server is and does now."""
+    """The current state of a server."""
 
     version: str = wire_field("Version of mold.")
     models_loaded: tuple[str, ...] = wire_field("Models in memory.")
     busy: bool = wire_field("Whether a job is running.")
-    uptime_secs: int = wire_field("Seconds since the start.")
+    uptime_secs: int = wire_field("Seconds since the server started.")
     hostname: str | None = wire_field("Name of the machine.", default=None)
-    memory_status: str | None = wire_field("Free memory, in words.", default=None)
-    queue_depth: int = wire_field("Jobs that wait.", default=0)
-    queue_capacity: int = wire_field("Jobs that may wait.", default=0)
-    queue_paused: bool = wire_field("Whether the queue was paused.", default=False)
+    memory_status: str | None = wire_field("Free memory, as text.", default=None)
+    queue_depth: int = wire_field("Number of waiting jobs.", default=0)
+    queue_capacity: int = wire_field("Maximum number of waiting jobs.", default=0)
+    queue_paused: bool = wire_field("Whether the queue is paused.", default=False)
 
 
+@renamed_fields(shelf="disk")
 class Client:
-    """Does what requests ask for on the server at `host`; the verbs, events and errors are those of `Engine`.
+    """Runs requests on the server at `host`, with the methods, events and errors of `Engine`.
 
         with Client("gpu-box") as client:
             response = client.generate(GenerateRequest(prompt="a red house under a yellow moon"))
 
-    `host` is a name, ``name:port`` or an address with http or https; default: the setting MOLD_HOST, else this machine.
-    `api_key` is sent with every request; default: the (first) key of MOLD_API_KEY. Nothing is connected before the
-    first verb, and torch is never needed. All methods may be called from any thread.
+    `host` is a name, ``name:port`` or an http or https URL; default: the setting MOLD_HOST, else this machine.
+    `api_key` is sent with every request; default: the first key in MOLD_API_KEY. The client connects only when a method
+    is called, never needs torch, and may be used from any thread.
 
-    Every method raises UnreachableError where there is no server, and the server's own errors as the classes that the
-    engine there raised.
+    Every method raises UnreachableError if the server cannot be reached, and errors of the server as the same classes
+    that its engine raised.
     """
 
     def __init__(self, host: str | None = None, api_key: str | None = None) -> None:
@@ -87,13 +89,13 @@ class Client:
 
     @property
     def address(self) -> str:
-        """Where the server is."""
+        """URL of the server."""
         return self.connection.address
 
     # --- requests ------------------------------------------------------------------------------------------------
 
-    def submit(self, request: Request[Result], *, idempotency_key: str | None = None) -> RemoteJob[Result]:
-        """Queue a request of any kind and return its job at once; it goes on when this program ends.
+    def submit(self, request: Any, *, idempotency_key: str | None = None) -> RemoteJob:
+        """Queue a request of any kind and return its job immediately. The job continues if this program ends.
 
         Raises what `Engine.submit` raises.
         """
@@ -103,15 +105,15 @@ class Client:
         if idempotency_key is not None:
             headers["Idempotency-Key"] = idempotency_key
         body = {"kind": kind.name, "request": to_json(request)}
-        _, answered = self.connection.ask("POST", "/api/jobs", body, headers=headers)
-        path = answered["Location"] or ""
+        _, response_headers = self.connection.ask("POST", "/api/jobs", body, headers=headers)
+        path = response_headers["Location"] or ""
         about = {"id": path.rpartition("/")[2], "kind": kind.name, "model": getattr(request, "model", None)}
         return RemoteJob(self.connection, about)
 
     def run(self, request: Request[Result], on_event: Callable[[ProgressEvent], object] | None = None) -> Result:
         """Return the result of a request of any kind; see `Engine.run`.
 
-        When `on_event` returns False or anything is raised here, Ctrl-C among it, the job is cancelled on the server.
+        The job on the server is cancelled if `on_event` returns False or an exception is raised, Ctrl-C included.
         """
         if isinstance(request, FileUpscaleRequest):
             return cast(Result, upscale_file(request, lambda inner: self.run(inner, on_event)))
@@ -121,49 +123,53 @@ class Client:
                     return item.response
                 if on_event is not None and on_event(item) is False:
                     raise CancelledError("the job was cancelled")
-        raise UnreachableError(f"the server at {self.address} was lost before the end")
+        raise UnreachableError(f"the connection to {self.address} was lost before the job finished")
 
     def generate(
         self, request: GenerateRequest, on_event: Callable[[ProgressEvent], object] | None = None
     ) -> GenerateResponse:
-        """Return the images that a request asks for; see `run`."""
-        return self.run(request, on_event)
+        """Return the images or the video of a request; see `run`."""
+        result: GenerateResponse = self.run(request, on_event)
+        return result
 
     def chain(self, request: ChainRequest, on_event: Callable[[ProgressEvent], object] | None = None) -> ChainResponse:
-        """Return the long video that a request asks for; see `run`."""
-        return self.run(request, on_event)
+        """Return the long video of a request; see `run`."""
+        result: ChainResponse = self.run(request, on_event)
+        return result
 
     def expand(
         self, request: ExpandRequest, on_event: Callable[[ProgressEvent], object] | None = None
     ) -> ExpandResponse:
-        """Return the prompts that a request asks for; see `run`."""
-        return self.run(request, on_event)
+        """Return the expanded prompts of a request; see `run`."""
+        result: ExpandResponse = self.run(request, on_event)
+        return result
 
     def upscale(
         self, request: UpscaleRequest, on_event: Callable[[ProgressEvent], object] | None = None
     ) -> UpscaleResponse:
-        """Return the larger image that a request asks for; see `run`. Files are read and written here."""
-        return self.run(request, on_event)
+        """Return the upscaled image; see `run`. Files are read and written on this machine."""
+        result: UpscaleResponse = self.run(request, on_event)
+        return result
 
-    def stream(self, request: Request[Result]) -> Iterator[ProgressEvent | Result]:
-        """Yield progress events and, last, the response. Closing the iterator cancels the job."""
+    def stream(self, request: Any) -> Iterator[Any]:
+        """Yield progress events, then the response. Closing the iterator cancels the job."""
         with closing(self._stream(request)) as items:
             for item in items:
                 yield item.response if isinstance(item, Last) else item
 
-    def _stream(self, request: Request[Result]) -> Generator[ProgressEvent | Last[Result]]:
-        """Yield the events of a request and its response as Last; the job is cancelled when this is closed early."""
+    def _stream(self, request: Any) -> Generator[ProgressEvent | Last]:
+        """Yield events, then the response in a `Last`. Closing the generator early cancels the job."""
         kind = _kind_of(request)
         check(request)
         if kind.stream_route is None:
-            yield from self._followed(kind, request)
+            yield from self._submit_and_follow(kind, request)
             return
-        # Leaving closes the connection, and that cancels: even where this program is killed.
+        # Closing the connection cancels the job on the server, also if this program is killed.
         with closing(self.connection.frames("POST", kind.stream_route, to_json(request))) as frames:
             yield from read_frames(frames, kind.name)
 
-    def _followed(self, kind: JobKind, request: Request[Result]) -> Iterator[ProgressEvent | Last[Result]]:
-        """Yield as `_stream` does, for the kinds that have no route that streams."""
+    def _submit_and_follow(self, kind: JobKind, request: Any) -> Iterator[ProgressEvent | Last]:
+        """Yield what `_stream` yields, for kinds without a streaming route."""
         shared = kind.dedupe_key(request) is not None
         others = {job.id for job in self.jobs(kind=kind.name)} if shared else set()
         job = self.submit(request)
@@ -176,20 +182,20 @@ class Client:
             ended = not isinstance(error, UnreachableError)
             raise
         finally:
-            if not ended and job.id not in others:  # a job that somebody else submitted goes on
+            if not ended and job.id not in others:  # a job that another client submitted continues
                 with suppress(MoldError):
                     job.cancel()
 
     # --- jobs ----------------------------------------------------------------------------------------------------
 
     def job(self, id: str) -> RemoteJob:
-        """Return a job by its id. Raises JobNotFoundError for one that never was or is no longer kept."""
+        """Return a job by its id. Raises JobNotFoundError for an unknown or expired id."""
         return RemoteJob(self.connection, self.connection.json("GET", f"/api/jobs/{quote(id, safe='')}"))
 
     def jobs(self, *, state: str | None = None, kind: str | None = None) -> list[RemoteJob]:
-        """Return the jobs that are kept, oldest first."""
-        wanted = {name: word for name, word in (("state", state), ("kind", kind)) if word is not None}
-        found = self.connection.json("GET", f"/api/jobs?{urlencode(wanted)}" if wanted else "/api/jobs")
+        """Return the jobs stored on the server, oldest first."""
+        query = {name: word for name, word in (("state", state), ("kind", kind)) if word is not None}
+        found = self.connection.json("GET", f"/api/jobs?{urlencode(query)}" if query else "/api/jobs")
         return [RemoteJob(self.connection, about) for about in reversed(found)]
 
     # --- models --------------------------------------------------------------------------------------------------
@@ -199,7 +205,7 @@ class Client:
         return listed(self.connection.json("GET", "/api/models?kind=all"))
 
     def models(self) -> list[ModelEntry]:
-        """Return every model of the server's catalog with what is known of it there."""
+        """Return every model of the server's catalog with its state there."""
         self.__dict__.pop("_models", None)
         return self._models.entries()
 
@@ -208,24 +214,24 @@ class Client:
         return frozenset(self.status().models_loaded)
 
     def load(self, name: str | None) -> str:
-        """Bring a model into the server's memory and return its full name. Raises what `Engine.load` raises."""
+        """Load a model into the server's memory and return its full name. Raises what `Engine.load` raises."""
         spec = self.resolve(name)
         self.connection.ask("POST", "/api/models/load", {"model": spec.name}, timeout_s=None)
         return spec.name
 
     def unload(self, name: str | None = None) -> tuple[str, ...]:
-        """Free the server's memory of a model or of all; return the names of what was dropped."""
+        """Unload a model, or all models, from the server's memory. Returns the names of the unloaded models."""
         body = None if name is None else {"model": name}
         data, _ = self.connection.ask("DELETE", "/api/models/unload", body, timeout_s=None)
         words = data.decode("utf-8", "replace").strip()
         return tuple(words.removeprefix("unloaded ").split(", ")) if words.startswith("unloaded ") else ()
 
     def default_model(self) -> DefaultModel:
-        """Return the model that requests without a name get, and why that one."""
+        """Return the model for requests that name none, and the reason for the choice."""
         return self._models.default()
 
     def resolve(self, name: str | None) -> ModelSpec:
-        """Return the model that a name means at the server; None means the default. Raises UnknownModelError."""
+        """Return the server's model for a name; None means the default. Raises UnknownModelError."""
         return self._models.resolve(name)
 
     def catalog(self) -> dict[str, ModelSpec]:
@@ -233,42 +239,42 @@ class Client:
         return self._models.specs()
 
     def capabilities(self, spec: ModelSpec) -> frozenset[str]:
-        """Return what the family of a model can do."""
+        """Return the capabilities of a model's family, such as image-to-image."""
         found = self._models.by_name.get(spec.name)
         return frozenset(found.capabilities if found else ())
 
     def parameters(self, spec: ModelSpec) -> tuple[ParameterInfo, ...]:
-        """Return the parameters that a model takes at the server."""
+        """Return the parameters that a model of the server accepts."""
         families = self.connection.json("GET", "/api/capabilities").get("families", ())
         family: dict[str, Any] = next((family for family in families if family.get("name") == spec.family), {})
         return tuple(from_json(ParameterInfo, item) for item in family.get("parameters", ()))
 
     def chain_frames(self, spec: ModelSpec) -> int | None:
-        """Return the frames of a clip in chains of a model; None where it makes none."""
+        """Return the default number of frames of a clip in chains of a model; None if it has no chains."""
         found = self._models.by_name.get(spec.name)
         return found.chain_frames if found else None
 
     def pull(
         self, name: str, on_event: Callable[[ProgressEvent], object] | None = None, *, skip_verify: bool = False
     ) -> PullResponse:
-        """Let the server fetch what is missing of a model, and return when it is there."""
+        """Download the missing files of a model to the server, and return when the model is complete."""
         spec = self.resolve(name)
         self.run(PullRequest(model=spec.name, skip_verify=skip_verify), on_event)
         sizes = {entry.spec.name: entry.spec.size_bytes for entry in self.models()}
         return PullResponse(model=spec.name, size_bytes=sizes.get(spec.name, 0))
 
-    # --- what it keeps -------------------------------------------------------------------------------------------
+    # --- stored results and files --------------------------------------------------------------------------------
 
     @property
     def gallery(self) -> RemoteGallery:
-        """The results that the server keeps."""
+        """The gallery of the server."""
         from mold_core.client.gallery import RemoteGallery
 
         return RemoteGallery(self.connection)
 
     @property
-    def shelf(self) -> RemoteDiskInventory:
-        """What lies on the server's disk: models in detail and their removal, LoRAs, room taken, chains begun."""
+    def disk(self) -> RemoteDiskInventory:
+        """The server's disk: details and removal of models, LoRAs, disk usage, stored chains."""
         from mold_core.client.disk_usage import RemoteDiskInventory
 
         return RemoteDiskInventory(self.connection)
@@ -276,19 +282,19 @@ class Client:
     # --- the server ----------------------------------------------------------------------------------------------
 
     def health(self, timeout_s: float = _HEALTH_TIMEOUT_S) -> None:
-        """Return when the server has said that it lives. Raises UnreachableError otherwise."""
+        """Return when the server responds. Raises UnreachableError if it does not within `timeout_s` seconds."""
         self.connection.ask("GET", "/health", timeout_s=timeout_s)
 
     def status(self) -> ServerStatus:
-        """Return what the server is and does now."""
+        """Return the current state of the server."""
         return from_json(ServerStatus, self.connection.json("GET", "/api/status"))
 
     def shutdown(self) -> None:
-        """Let the server end, after the work under way."""
+        """Ask the server to shut down after the running jobs."""
         self.connection.ask("POST", "/api/shutdown", timeout_s=_HEALTH_TIMEOUT_S)
 
     def close(self) -> None:
-        """Let go of the server; there is nothing to do, since every request has a connection of its own."""
+        """Do nothing: every request has its own connection, so there is none to close."""
 
     def __enter__(self) -> Client:
         return self
@@ -302,5 +308,5 @@ class Client:
 def _kind_of(request: Any) -> JobKind:
     kind = job_kind_of(request)
     if type(request) is not kind.request_class:
-        raise ValidationError(f"a server takes no {type(request).__name__}")
+        raise ValidationError(f"a server does not accept a {type(request).__name__}")
     return kind

@@ -1,4 +1,4 @@
-"""Error envelopes of the HTTP API → the errors that they stand for."""
+"""Converts JSON errors of the HTTP API to exceptions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["error_of"]
 
 
 def error_of(code: str, message: str) -> MoldError:
-    """Return the error that an envelope of the HTTP API means; one with a code of its own is a ServerError."""
+    """Return the exception for an error code. A code that no class of mold_core has becomes a ServerError."""
     cls = _classes_by_code(MoldError).get(code)
     if cls is not None and cls is not UnreachableError:
         return cls(message)
@@ -18,7 +18,7 @@ def error_of(code: str, message: str) -> MoldError:
 
 
 def _classes_by_code(root: type[MoldError]) -> dict[str, type[MoldError]]:
-    """Return the errors of mold_core, by code."""
+    """Return the error classes of mold_core by code."""
     found = {root.code: root} if root.__module__ == MoldError.__module__ else {}
     for cls in root.__subclasses__():
         found |= _classes_by_code(cls)

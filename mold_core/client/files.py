@@ -1,4 +1,4 @@
-"""Images on this machine's disk that a server enlarges: read here, sent, and written here."""
+"""Upscales local image files on a server: reads them, sends them, and writes the results."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ __all__ = ["upscale_file"]
 
 
 def upscale_file(request: FileUpscaleRequest, run: Callable[[UpscaleRequest], UpscaleResponse]) -> UpscaleResponse:
-    """Return the response of a request about files, without bytes, after `target` was written whole.
+    """Write the upscaled image to `request.target` atomically, and return the response without image data.
 
-    Raises ValidationError for a file that cannot be read, and for a video, which no server takes.
+    Raises ValidationError for an unreadable file, and for a video, because servers upscale images only.
     """
     if is_video(request.source):
-        raise ValidationError(f"{request.source} is a video, and a server enlarges images", hint="say --local")
+        raise ValidationError(
+            f"{request.source} is a video, and a server upscales only images", hint="use --local to upscale it here"
+        )
     try:
         image = request.source.read_bytes()
     except OSError as error:

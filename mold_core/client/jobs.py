@@ -1,4 +1,4 @@
-"""A job on a server: followed, waited for and cancelled from here."""
+"""A job on a server: its events, its result, and its cancellation."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from mold_core.wire.request import Result
 __all__ = ["Last", "RemoteJob", "read_frames"]
 
 
-class RemoteJob(Generic[Result]):
-    """One request on its way through a server; what `mold_core.Job` is in this process.
 
-    `id`, `kind` and `model` never change; `about` is what the server said last. `state` and `to_json` ask it. `events`
-    may be read several times: the server keeps them.
+class RemoteJob:
+    """A job on a server, with the methods of `mold_core.Job`.
+
+    `id`, `kind` and `model` never change. `about` is the server's last description of the job; `state` and `to_json`
+    request a new one. `events` may be read several times, because the server stores them.
     """
 
     def __init__(self, connection: Connection, about: Mapping[str, Any]) -> None:
@@ -34,7 +35,7 @@ class RemoteJob(Generic[Result]):
 
     @property
     def state(self) -> str:
-        """Where the job is in its life, as the server says now."""
+        """The current state: queued, running, done, failed or cancelled."""
         return str(self.to_json()["state"])
 
     @property
@@ -43,12 +44,12 @@ class RemoteJob(Generic[Result]):
         return self.state in ("done", "failed", "cancelled")
 
     def to_json(self) -> dict[str, Any]:
-        """Return what there is to say of the job, as the server says now. Raises JobNotFoundError."""
+        """Return the current description of the job. Raises JobNotFoundError."""
         self.about = self._connection.json("GET", self._path())
         return self.about
 
     def events(self) -> Iterator[ProgressEvent]:
-        """Yield every event from the first on, until the job is finished. Raises the job's error."""
+        """Yield every event from the first to the last. Raises the error of a failed job."""
         frames = self._connection.frames("GET", f"{self._path()}/events?image_data=base64")
         for item in read_frames(frames, self.kind):
             if isinstance(item, Last):
@@ -56,8 +57,8 @@ class RemoteJob(Generic[Result]):
             else:
                 yield item
 
-    def result(self) -> Result:
-        """Return what the job made, waiting for it. Raises the job's error."""
+    def result(self) -> Any:
+        """Wait for the result and return it. Raises the error of a failed job."""
         if self._result is None:
             for _ in self.events():
                 pass
@@ -65,12 +66,13 @@ class RemoteJob(Generic[Result]):
         if self._result is None and kind is not None and not kind.ends_with_complete:
             self._result = kind.result_without_event(str(self.model))
         if self._result is None:
-            raise UnreachableError(f"the server at {self._connection.address} ended; the job may go on with it")
-        result: Result = self._result
-        return result
+            raise UnreachableError(
+                f"the server at {self._connection.address} stopped; the job may continue when it starts again"
+            )
+        return self._result
 
     def cancel(self) -> bool:
-        """End the job now. Returns False if it had already ended."""
+        """Cancel the job. Returns False if it was already finished."""
         state = self._connection.json("DELETE", self._path())["state"]
         return bool(state == "cancelled")
 
@@ -85,12 +87,12 @@ class Last(Generic[Result]):
         self.response = response
 
 
-def read_frames(frames: Iterator[Frame], kind: str) -> Iterator[ProgressEvent | Last[Any]]:
-    """Yield the events of a stream, and its response as the last thing. Raises the error that it ends with."""
+def read_frames(frames: Iterator[Frame], kind: str) -> Iterator[ProgressEvent | Last]:
+    """Yield the events of a stream, then its response in a `Last`. Raises the error that the stream ends with."""
     for frame in frames:
         if frame.event == "progress":
             event = event_from_json(frame.data)
-            if event is not None:  # a newer server may tell of what is not known here
+            if event is not None:  # a newer server may send unknown events
                 yield event
         elif frame.event == "complete":
             yield Last(JOB_KINDS[kind].result_of(frame.data))

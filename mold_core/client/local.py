@@ -1,7 +1,7 @@
-"""The server of this machine and this MOLD_HOME: where it says that it runs, and a client for it.
+"""Finds the server that runs with this MOLD_HOME on this machine.
 
-A server writes ``$MOLD_HOME/mold-server.pid`` when it answers and takes it away when it ends. Looking there, rather
-than knocking at a port, costs nothing without a server, and sends prompts and keys to nobody else's.
+A server writes ``$MOLD_HOME/mold-server.pid`` when it accepts requests and deletes it when it stops. Reading that file
+is cheaper than trying a port, and never sends prompts or keys to another program.
 """
 
 from __future__ import annotations
@@ -29,32 +29,32 @@ _HEALTH_TIMEOUT_S = 1.0
 
 @attrs.frozen(kw_only=True)
 class ServerProcess:
-    """A server that runs, or has ended without a word."""
+    """The contents of ``mold-server.pid``. The process may have ended without deleting the file."""
 
-    pid: int = wire_field("Its process.", minimum=1)
-    port: int = wire_field("Its port.", minimum=1, maximum=65_535)
-    bind: str = wire_field("Address it listens on.", max_length=200)
+    pid: int = wire_field("Process id.", minimum=1)
+    port: int = wire_field("Port that it listens on.", minimum=1, maximum=65_535)
+    bind: str = wire_field("Address that it listens on.", max_length=200)
 
     @property
     def alive(self) -> bool:
-        """Whether the process is there."""
+        """Whether the process is running."""
         try:
             os.kill(self.pid, 0)
-            # One that has ended and whom nobody has asked about still has its number.
+            # A zombie still has its process id.
             return Path(f"/proc/{self.pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[0] != "Z"
         except ProcessLookupError:
             return False
         except OSError:
-            return True  # somebody else's, or a system without /proc
+            return True  # a process of another user, or a system without /proc
 
     @property
     def address(self) -> str:
-        """The address to call it by from this machine."""
+        """URL of the server for clients on this machine."""
         return f"http://{authority(self.bind, self.port)}"
 
 
 def server_process(home: Path) -> ServerProcess | None:
-    """Return the server that runs with this MOLD_HOME; None where there is none."""
+    """Return the server that runs with this MOLD_HOME, or None."""
     try:
         process = from_text(ServerProcess, _file(home).read_bytes())
     except (OSError, MoldError):
@@ -63,7 +63,7 @@ def server_process(home: Path) -> ServerProcess | None:
 
 
 def local_client(settings: Settings) -> Client | None:
-    """Return a client for the server that runs with this MOLD_HOME, if it answers."""
+    """Return a client for the server that runs with this MOLD_HOME, or None if there is none or it does not respond."""
     process = server_process(settings.home)
     if process is None:
         return None
@@ -77,16 +77,16 @@ def local_client(settings: Settings) -> Client | None:
 
 @contextmanager
 def announced(home: Path, port: int, bind: str) -> Iterator[None]:
-    """Let commands find this process as the server of this MOLD_HOME while the block runs."""
+    """Announce this process as the server of this MOLD_HOME during the block."""
     written = json.dumps({"pid": os.getpid(), "port": port, "bind": bind}).encode()
-    with suppress(OSError, OutputError):  # a server must run also where nothing can be written
+    with suppress(OSError, OutputError):  # a server must also run on a read-only disk
         home.mkdir(parents=True, exist_ok=True)
         write_whole(_file(home), written)
     try:
         yield
     finally:
         with suppress(OSError):
-            if _file(home).read_bytes() == written:  # a later server may have put its own there
+            if _file(home).read_bytes() == written:  # a later server may have replaced the file
                 _file(home).unlink()
 
 

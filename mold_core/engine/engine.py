@@ -16,7 +16,7 @@ from mold_core.catalog import CatalogWithAdopted, DefaultModel, LocalFiles, Mode
 from mold_core.catalog.pull import pull
 from mold_core.catalog.together import FILES_AT_ONCE
 from mold_core.chains import ClipRules
-from mold_core.deprecated import VerbWorker
+from mold_core.deprecated import VerbWorker, renamed_fields
 from mold_core.engine.background_runner import BackgroundRunner
 from mold_core.engine.device_runner import DeviceRunner, DeviceStatus, load_task
 from mold_core.engine.metrics import Observers
@@ -84,6 +84,7 @@ class EngineStatus:
     gallery_error: str | None = None
 
 
+@renamed_fields(shelf="disk")
 class Engine:
     """Does what requests ask for. Nothing is loaded, and torch is not imported, before the first request.
 
@@ -424,8 +425,8 @@ class Engine:
         return frames
 
     @property
-    def shelf(self) -> DiskInventory:
-        """What lies on this machine's disk: models in detail and their removal, LoRAs, room taken, chains begun."""
+    def disk(self) -> DiskInventory:
+        """The disk of this machine: details and removal of models, LoRAs, disk usage, stored chains."""
         from mold_core.engine.disk_usage import DiskInventory
 
         return DiskInventory(self._models, self._device_infos)

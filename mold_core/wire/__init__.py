@@ -1,4 +1,4 @@
-"""What travels between a caller and an engine: requests, responses and events, to and from JSON."""
+"""Requests, responses and progress events: the data that callers and engines exchange, and its JSON form."""
 
 from mold_core.wire.chain import (
     MAX_STAGES,

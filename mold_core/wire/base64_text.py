@@ -14,15 +14,15 @@ _DATA_URL = re.compile(rb"\s*data:[^,]{0,200};\s*base64\s*,", re.IGNORECASE)
 
 
 def decode_base64(text: str) -> bytes:
-    """Return the bytes that base64 text stands for. Raises ValueError."""
+    """Return the decoded bytes. Raises ValueError for text that is not base64."""
     try:
-        return binascii.a2b_base64(text, strict_mode=True)  # PERF: what most clients send needs no copies
+        return binascii.a2b_base64(text, strict_mode=True)  # PERF: standard base64, the usual case, needs no copies
     except ValueError:
         return binascii.a2b_base64(_standard(text.encode("ascii")), strict_mode=True)
 
 
 def _standard(text: bytes) -> bytes:
-    """Return base64 of any spelling as RFC 4648 has it in section 4, with padding."""
+    """Return any accepted spelling as standard base64 (RFC 4648, section 4) with padding."""
     url = _DATA_URL.match(text)
     if url is not None:
         text = text[url.end() :]

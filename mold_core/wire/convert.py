@@ -1,7 +1,7 @@
-"""Strict conversion between JSON and wire classes: everything that is wrong is reported, path by path.
+"""Strict conversion between JSON and wire classes. An error lists every problem with the path of its field.
 
-Nothing is coerced but what JSON itself blurs: 83.0 is an integer, 3 is a number. Unknown keys are ignored on the wire
-and refused in files that people write (`strict_keys`).
+Values are not coerced, except that JSON does not distinguish 83.0 from 83: both are accepted as an integer, and 3 as a
+float. Unknown keys are ignored in requests, and refused in files that people write (`strict_keys`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _EMPTY: Any = attrs.Factory(dict)
 def from_text(cls: type[T], text: str | bytes, *, strict_keys: bool = False) -> T:
     """Return the object that JSON text describes.
 
-    Raises MalformedError when the text is not JSON (NaN and Infinity are not), ValidationError for anything else.
+    Raises MalformedError for text that is not JSON (NaN and Infinity included), ValidationError for wrong values.
     """
     try:
         data = json.loads(text, parse_constant=_refuse_constant)
@@ -46,7 +46,7 @@ def from_text(cls: type[T], text: str | bytes, *, strict_keys: bool = False) -> 
 
 
 def from_json(cls: type[T], data: object, *, strict_keys: bool = False) -> T:
-    """Return the object that decoded JSON describes, or raise one ValidationError with every problem in it."""
+    """Return the object that decoded JSON describes. Raises one ValidationError that lists every problem."""
     try:
         return _converter(strict_keys).structure(data, cls)
     except (cattrs.BaseValidationError, ValueError, TypeError) as error:
@@ -55,12 +55,12 @@ def from_json(cls: type[T], data: object, *, strict_keys: bool = False) -> T:
 
 
 def to_json(value: object) -> Any:
-    """Return `value` as JSON types: bytes become base64 text; fields that hold None or an optional {} are left out."""
+    """Return `value` as JSON types. Bytes become base64 text; None and empty optional objects are omitted."""
     return _converter(False).unstructure(value)
 
 
 def check(value: object) -> None:
-    """Raise ValidationError unless a wire object made in Python keeps to the types and bounds of its class."""
+    """Raise ValidationError if a wire object built in Python has a value of a wrong type or out of bounds."""
     problems = tuple(_object_problems(value, ""))
     if problems:
         raise _validation_error(problems)
@@ -127,7 +127,7 @@ _SCALARS: dict[type, Callable[[object], Any]] = {
 
 
 def scalar(type_: type, value: object) -> Any:
-    """Return a JSON value as a bool, int, float or str. Raises ValueError that says what it must be."""
+    """Return a JSON value converted to `type_`. Raises ValueError with the type that it must have."""
     return _SCALARS[type_](value)
 
 
@@ -145,13 +145,13 @@ def _converter(strict_keys: bool) -> cattrs.Converter:
     converter.register_structure_hook_factory(attrs.has, _class_factory)
     converter.register_unstructure_hook(bytes, lambda data: base64.b64encode(data).decode("ascii"))
     converter.register_unstructure_hook_factory(
-        attrs.has, lambda cls, conv: _flattening(cls, make_dict_unstructure_fn(cls, conv, **_left_out_empty(cls)))
+        attrs.has, lambda cls, conv: _dropping_none(make_dict_unstructure_fn(cls, conv, **_omit_empty(cls)))
     )
     return converter
 
 
-def _left_out_empty(cls: type) -> dict[str, Any]:
-    """Return overrides that leave out fields which default to an empty object while they are empty."""
+def _omit_empty(cls: type) -> dict[str, Any]:
+    """Return overrides that omit fields with an empty object as default while they are empty."""
     return {field.name: override(omit_if_default=True) for field in attrs.fields(cls) if field.default == _EMPTY}
 
 
@@ -168,7 +168,7 @@ def _is_dict(type_: Any) -> bool:
 
 
 def _object(value: object, _type: Any) -> dict[str, Any]:
-    """Return a JSON object as it is; what is in it, another class may say."""
+    """Return a JSON object without checking its items: their types are declared elsewhere."""
     if not isinstance(value, Mapping):
         raise ValueError(f"must be an object, not {shorten(value)}")
     return dict(value)
@@ -209,13 +209,13 @@ def _class_factory(cls: type, converter: BaseConverter) -> Hook:
         attribute.name: override(struct_hook=_bounded_hook(attribute, converter)) for attribute in attrs.fields(cls)
     }
     structure: Hook = make_dict_structure_fn(cls, converter, **overrides)  # type: ignore[arg-type]
-    kept = frozenset(attribute.name for attribute in attrs.fields(cls) if _must_be_given(attribute))
+    nullable = frozenset(attribute.name for attribute in attrs.fields(cls) if _is_required_nullable(attribute))
 
     def checked(value: object, type_: Any) -> Any:
         if not isinstance(value, Mapping):
             raise ValueError(f"must be an object, not {shorten(value)}")
         # An explicit null means the same as leaving the field out.
-        return structure({key: item for key, item in value.items() if item is not None or key in kept}, type_)
+        return structure({key: item for key, item in value.items() if item is not None or key in nullable}, type_)
 
     return checked if open_field(cls) is None else _open_hook(cls, checked, converter)
 
@@ -250,8 +250,8 @@ def _open_hook(cls: Any, structure: Hook, converter: BaseConverter) -> Hook:
     return structure_open
 
 
-def _must_be_given(attribute: attrs.Attribute[Any]) -> bool:
-    """Say whether a field has no default and may hold None: there null is a value."""
+def _is_required_nullable(attribute: attrs.Attribute[Any]) -> bool:
+    """Return whether a field has no default and may be None, so that null is a value of it."""
     return attribute.default is attrs.NOTHING and type(None) in get_args(attribute.type)
 
 
@@ -324,52 +324,47 @@ def _object_problems(value: Any, path: str) -> list[str]:
     problems: list[str] = []
     for attribute in attrs.fields(attrs.resolve_types(type(value))):
         here = f"{path}.{attribute.name}" if path else attribute.name
-        if traits_of(attribute).open_ended:
-            here = path
-        held = getattr(value, attribute.name)
-        found = _type_problems(attribute.type, held, here)
-        bound = None if found else bound_problem(bounds_of(attribute), held)
+        item = getattr(value, attribute.name)
+        found = _type_problems(attribute.type, item, here)
+        bound = None if found else bound_problem(bounds_of(attribute), item)
         problems.extend([f"{here} {bound}"] if bound else found)
     return problems
 
 
-def _type_problems(declared: Any, held: Any, path: str) -> list[str]:
+def _type_problems(declared: Any, value: Any, path: str) -> list[str]:
     if get_origin(declared) in (Union, UnionType):  # on the wire every union is "X | None"
-        if held is None:
+        if value is None:
             return []
         declared = next(option for option in get_args(declared) if option is not type(None))
-    if held is None:
+    if value is None:
         return [f"{path} is required"]
-    if attrs.has(declared) and isinstance(held, declared):
-        return _object_problems(held, path)
-    if get_origin(declared) is tuple and isinstance(held, tuple):
+    if attrs.has(declared) and isinstance(value, declared):
+        return _object_problems(value, path)
+    if get_origin(declared) is tuple and isinstance(value, tuple):
         item_type = get_args(declared)[0]
-        return [line for index, item in enumerate(held) for line in _type_problems(item_type, item, f"{path}[{index}]")]
-    if get_origin(declared) is dict and isinstance(held, dict) and attrs.has(get_args(declared)[1]):
-        item_type = get_args(declared)[1]
         return [
-            line for key, item in held.items() for line in _type_problems(item_type, item, f"{path}.{key}".lstrip("."))
+            line for index, item in enumerate(value) for line in _type_problems(item_type, item, f"{path}[{index}]")
         ]
-    problem = _mismatch(declared, held)
+    problem = _mismatch(declared, value)
     return [f"{path} {problem}"] if problem else []
 
 
-def _mismatch(declared: Any, held: object) -> str | None:
+def _mismatch(declared: Any, value: object) -> str | None:
     if get_origin(declared) is tuple:
-        return f"must be a tuple, not {shorten(held)}"
+        return f"must be a tuple, not {shorten(value)}"
     if attrs.has(declared):
-        return f"must be a {declared.__name__}, not {shorten(held)}"
+        return f"must be a {declared.__name__}, not {shorten(value)}"
     if get_origin(declared) is dict:
-        return None if isinstance(held, dict) else f"must be a dict, not {shorten(held)}"
+        return None if isinstance(value, dict) else f"must be a dict, not {shorten(value)}"
     if declared is bytes:
-        return None if isinstance(held, bytes) else f"must be bytes, not {shorten(held)}"
-    if declared is int and isinstance(held, float):  # JSON blurs 83.0 and 83, Python does not
-        return f"must be a whole number, not {shorten(held)}"
+        return None if isinstance(value, bytes) else f"must be bytes, not {shorten(value)}"
+    if declared is int and isinstance(value, float):  # unlike JSON, Python distinguishes 83.0 from 83
+        return f"must be a whole number, not {shorten(value)}"
     try:
         if get_origin(declared) is Literal:
-            _literal(held, declared)
+            _literal(value, declared)
         elif declared in _SCALARS:
-            _SCALARS[declared](held)
+            _SCALARS[declared](value)
     except ValueError as error:
         return str(error)
     return None

@@ -1,4 +1,4 @@
-"""What happens while a job runs, as typed events: the same from a local engine, another process or over SSE."""
+"""Progress events of jobs, and their JSON form in server-sent events. A local engine yields the same objects."""
 
 from __future__ import annotations
 
@@ -41,97 +41,97 @@ __all__ = [
 
 @attrs.frozen(kw_only=True)
 class Queued:
-    """The job waits; `position` counts from 1, and 0 says that its turn has come."""
+    """The job waits in the queue."""
 
-    position: int = wire_field("Place in the queue.")
+    position: int = wire_field("Position in the queue, from 1; 0 when the job starts.")
 
 
 @attrs.frozen(kw_only=True)
 class StageStart:
-    """A named part of the work begins."""
+    """A stage of the work starts, such as encoding the prompt."""
 
-    name: str = wire_field("What is being done, for people.")
+    name: str = wire_field("Description of the stage.")
 
 
 @attrs.frozen(kw_only=True)
 class StageDone:
-    """A named part of the work is done."""
+    """A stage of the work is done."""
 
-    name: str = wire_field("The name that its start carried.")
+    name: str = wire_field("Name of the stage, as in its stage_start.")
     elapsed_ms: int = wire_field("Duration in milliseconds.")
 
 
 @attrs.frozen(kw_only=True)
 class Info:
-    """Something the person should know."""
+    """A message for the user."""
 
     message: str = wire_field("One sentence.")
 
 
 @attrs.frozen(kw_only=True)
 class CacheHit:
-    """Work that was not needed because its result was still there."""
+    """A result was reused instead of being computed or fetched again."""
 
     resource: str = wire_field("What was reused.")
 
 
 @attrs.frozen(kw_only=True)
 class DenoiseStep:
-    """One denoising step is done."""
+    """A denoising step is done."""
 
     step: int = wire_field("Number of the step, from 1.")
-    total: int = wire_field("Steps in all.")
+    total: int = wire_field("Number of steps.")
     elapsed_ms: int = wire_field("Duration of this step in milliseconds.")
 
 
 @attrs.frozen(kw_only=True)
 class Preview:
-    """What the image is going to look like, as far as can be told after a step. Sent only when asked for."""
+    """A preview of the image after a denoising step, decoded approximately. Sent only on request."""
 
     step: int = wire_field("Number of the step, from 1.")
-    total: int = wire_field("Steps in all.")
-    image: bytes = wire_field("A small JPEG file; on the wire in base64.")
-    index: int = wire_field("Place of the image in the batch, from 0.", default=0)
+    total: int = wire_field("Number of steps.")
+    image: bytes = wire_field("A small JPEG file, in base64.")
+    index: int = wire_field("Index of the image in the batch, from 0.", default=0)
 
 
 @attrs.frozen(kw_only=True)
 class WeightLoad:
     """Weights are being read."""
 
-    bytes_loaded: int = wire_field("Bytes so far.")
-    bytes_total: int = wire_field("Bytes in all.")
-    component: str = wire_field("Which part of the model.")
+    bytes_loaded: int = wire_field("Bytes read so far.")
+    bytes_total: int = wire_field("Bytes to read in total.")
+    component: str = wire_field("Component of the model.")
 
 
 @attrs.frozen(kw_only=True)
 class DownloadProgress:
-    """A file is coming in; `batch_*` counts all files together that this pull fetches, also what came earlier."""
+    """A file is being downloaded. `batch_*` counts all files of the pull, including bytes from earlier attempts."""
 
-    filename: str = wire_field("File being fetched.")
-    file_index: int = wire_field("Its number, from 1.")
-    total_files: int = wire_field("Files in all.")
+    filename: str = wire_field("Name of the file.")
+    file_index: int = wire_field("Number of the file, from 1.")
+    total_files: int = wire_field("Number of files.")
     bytes_downloaded: int = wire_field("Bytes of this file so far.")
-    bytes_total: int = wire_field("Bytes of this file.")
+    bytes_total: int = wire_field("Size of this file in bytes.")
     batch_bytes_downloaded: int = wire_field("Bytes of all files so far.", default=0)
-    batch_bytes_total: int = wire_field("Bytes of all files.", default=0)
-    batch_elapsed_ms: int = wire_field("Since the first file began, in milliseconds.", default=0)
+    batch_bytes_total: int = wire_field("Size of all files in bytes.", default=0)
+    batch_elapsed_ms: int = wire_field("Time since the first file started, in milliseconds.", default=0)
 
 
 @attrs.frozen(kw_only=True)
 class DownloadDone:
-    """A file has come in and was verified."""
+    """A file is downloaded and verified."""
 
-    filename: str = wire_field("The file.")
-    file_index: int = wire_field("Its number, from 1.")
-    total_files: int = wire_field("Files in all.")
+    filename: str = wire_field("Name of the file.")
+    file_index: int = wire_field("Number of the file, from 1.")
+    total_files: int = wire_field("Number of files.")
     batch_bytes_downloaded: int = wire_field("Bytes of all files so far.", default=0)
-    batch_bytes_total: int = wire_field("Bytes of all files.", default=0)
-    batch_elapsed_ms: int = wire_field("Since the first file began, in milliseconds.", default=0)
+    batch_bytes_total: int = wire_field("Size of all files in bytes.", default=0)
+    batch_elapsed_ms: int = wire_field("Time since the first file started, in milliseconds.", default=0)
 
 
 @attrs.frozen(kw_only=True)
 class PullComplete:
-    """All files of a model are here."""
+    """All files of a model are downloaded."""
 
     model: str = wire_field("Full name of the model.")
 
@@ -172,28 +172,27 @@ _CLASSES: tuple[type, ...] = (
 
 
 def event_type(event: ProgressEvent | type) -> str:
-    """Return the `type` an event carries on the wire: ``DenoiseStep`` → ``denoise_step``.
+    """Return the `type` of an event in JSON: ``DenoiseStep`` → ``denoise_step``.
 
-    A class attribute `wire_type` says it where two events share one name there.
+    The class attribute `wire_type` overrides it for events that share a type with another one.
     """
-    own: str | None = getattr(event, "wire_type", None)
-    if own is not None:
-        return own
+    declared: str | None = getattr(event, "wire_type", None)
+    if declared is not None:
+        return declared
     name = event.__name__ if isinstance(event, type) else type(event).__name__
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 def event_to_json(event: ProgressEvent) -> dict[str, object]:
-    """Return an event as the JSON object that SSE carries."""
+    """Return an event as the JSON object of a server-sent event."""
     word, names = _shape(type(event))  # type: ignore[arg-type]  # classes can be hashed
     return {"type": word, **{name: _plain(getattr(event, name)) for name in names}}
 
 
 def event_from_json(data: Mapping[str, object]) -> ProgressEvent | None:
-    """Return the event that a JSON object of SSE describes; None for one of a type that is not known here.
+    """Return the event that the JSON object of a server-sent event describes, or None for an unknown type.
 
-    Of two events with one type it is the one that can be made of the fields. Raises ValidationError for fields that no
-    event of the type has.
+    If two events share the type, the fields decide. Raises ValidationError for fields that no event of the type has.
     """
     named = _classes_by_type().get(str(data.get("type")), ())
     for cls in named:
@@ -201,7 +200,7 @@ def event_from_json(data: Mapping[str, object]) -> ProgressEvent | None:
         if all(name in data for name in required):
             event: ProgressEvent = from_json(cls, data)
             return event
-    return from_json(named[0], data) if named else None  # which says what is missing
+    return from_json(named[0], data) if named else None  # raises an error that names the missing fields
 
 
 @cache
@@ -218,6 +217,6 @@ def _plain(value: object) -> object:
 
 @cache
 def _shape(cls: Hashable) -> tuple[str, tuple[str, ...]]:
-    """Return the type word and the fields of a class of events, which are flat."""
+    """Return the type and the field names of an event class. Events have no nested objects."""
     assert isinstance(cls, type)
     return event_type(cls), tuple(field.name for field in attrs.fields(cls))

@@ -1,4 +1,4 @@
-"""The request for a fuller prompt, and its answer."""
+"""Request and response of prompt expansion."""
 
 from __future__ import annotations
 
@@ -12,27 +12,33 @@ __all__ = ["ExpandRequest", "ExpandResponse"]
 
 
 @attrs.frozen(kw_only=True)
-class ExpandRequest(Request["ExpandResponse"]):
-    """A short prompt that a language model writes out, in the manner that suits the model it is meant for.
+class ExpandRequest:
+    """A short prompt for a language model to expand, in the style that the image model was trained on.
 
-    `model` names that model; where it is None, `model_family` says at least its family, and where both are, prompts are
-    written for the default model.
+    `model` names the image model. If it is None, `model_family` selects the style; if both are None, the default model
+    does.
     """
 
-    prompt: str = wire_field("The wish, in a few words.", not_blank=True, max_length=MAX_PROMPT_BYTES)
-    model: str | None = wire_field("Model the prompts are for.", default=None, not_blank=True, max_length=200)
-    model_family: str | None = wire_field("Family the prompts are for.", default=None, not_blank=True, max_length=200)
-    variations: int = wire_field("How many prompts to write.", default=1, minimum=1, maximum=10)
+    prompt: str = wire_field("Short prompt to expand.", not_blank=True, max_length=MAX_PROMPT_BYTES)
+    model: str | None = wire_field("Model that the prompts are for.", default=None, not_blank=True, max_length=200)
+    model_family: str | None = wire_field(
+        "Family of the model that the prompts are for.", default=None, not_blank=True, max_length=200
+    )
+    variations: int = wire_field("Number of prompts to write.", default=1, minimum=1, maximum=10)
     seed: int | None = wire_field(
-        "Seed of the choice of words; random when absent, always reported.", default=None, minimum=0, maximum=MAX_SEED
+        "Seed of the language model; default: random. The response reports it.",
+        default=None,
+        minimum=0,
+        maximum=MAX_SEED,
     )
 
 
 @attrs.frozen(kw_only=True)
 class ExpandResponse:
-    """What became of a short prompt."""
+    """The result of prompt expansion."""
 
-    original: str = wire_field("The prompt that was given.")
-    expanded: tuple[str, ...] = wire_field("The prompts that were written.")
-    seed_used: int | None = wire_field("Seed that gives the same prompts again, where there is one.", default=None)
-    warnings: tuple[str, ...] | None = wire_field("What to know about the prompts, in words.", default=None)
+    original: str = wire_field("The prompt of the request.")
+    expanded: tuple[str, ...] = wire_field("The expanded prompts.")
+    seed_used: int | None = wire_field(
+        "Seed that reproduces the prompts; absent if the expander has none.", default=None
+    )

@@ -1,7 +1,7 @@
-"""Field declarations of wire classes: all that is known of a field stands in its declaration.
+"""Field declarations of wire classes: one declaration holds everything about a field.
 
-The same declaration checks JSON from the network, checks objects made in Python, becomes JSON Schema and help text, and
-decides which models take the field, whether metadata records it and which control a form shows.
+It validates JSON from the network and objects built in Python, generates JSON Schema and help text, and determines
+which models accept the field, whether metadata records it, and which control a form shows.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ _NO_ENTRIES: Any = attrs.Factory(dict)
 
 @attrs.frozen(kw_only=True)
 class Bounds:
-    """What a value must keep to beyond its type; `None` means no limit. Lengths of text are in UTF-8 bytes."""
+    """Limits of a value beyond its type; None means no limit.
+
+    `minimum` and `maximum` are inclusive. Lengths count UTF-8 bytes of text, bytes of binary data, items of lists.
+    """
 
     minimum: float | None = None
     maximum: float | None = None
@@ -47,14 +50,13 @@ class Bounds:
 
 @attrs.frozen(kw_only=True)
 class FieldTraits:
-    """What a field of a request is to models, metadata, chains and forms.
+    """How models, metadata, chains and forms treat a field of a request.
 
-    `needs`: capabilities, one of which a family must have to take the field; empty means every family takes it.
+    `needs`: capabilities, one of which a family must have to accept the field; empty: every family accepts it.
     `optional`: a family without the capability ignores the field with a warning instead of refusing it. `recorded`:
-    metadata of results keeps the field under its own name, and `--from` takes it up. `of_model`: the value suits one
-    model, so `--from` leaves it out when another model is named. `clip_only`: a chain of clips cannot have it. `title`:
-    its label in forms. `placed`: forms have a place of their own for it outside the list of settings. `open_ended`: in
-    JSON, the entries of this dict are fields of the object beside the declared ones.
+    metadata of results contains the field, and `--from` reads it from there. `of_model`: the value depends on the
+    model, so `--from` skips it if another model is named. `clip_only`: chains do not support the field. `title`: the
+    label in forms. `placed`: forms have a dedicated control for it, so it is not in the list of settings.
     """
 
     needs: tuple[str, ...] = ()
@@ -82,10 +84,10 @@ def wire_field(
     hash: bool | None = None,
     **bounds: Any,
 ) -> Any:
-    """Declare an attribute of a wire class. `doc` is one sentence a person reads in help and schema.
+    """Declare an attribute of a wire class. `doc` is one sentence for help texts and the schema.
 
-    `FieldTraits` describes `needs` to `open_ended`, `Bounds` what `bounds` may name. A field that holds a dict takes
-    `hash=False`, so that its object can be hashed.
+    `FieldTraits` describes the arguments from `needs` to `placed`, `Bounds` the names allowed in `bounds`. A field with
+    a dict needs `hash=False`, so that its object can be hashed.
     """
     traits = FieldTraits(
         needs=(needs,) if isinstance(needs, str) else needs,
@@ -102,7 +104,7 @@ def wire_field(
 
 
 def traits_of(attribute: attrs.Attribute[Any]) -> FieldTraits:
-    """Return the traits an attribute was declared with."""
+    """Return the traits in the declaration of an attribute."""
     return attribute.metadata.get(_TRAITS) or FieldTraits()
 
 
@@ -112,9 +114,9 @@ def open_field(cls: type) -> attrs.Attribute[Any] | None:
 
 
 def choices_of(attribute: attrs.Attribute[Any]) -> tuple[str, ...]:
-    """Return the words a field may hold, by its type or else its bounds; empty where any value is allowed.
+    """Return the allowed words of a field, from its type or its bounds; empty if any value is allowed.
 
-    The class that has the attribute must be one whose types are resolved (`attrs.resolve_types`).
+    The types of the attribute's class must be resolved (`attrs.resolve_types`).
     """
     declared = attribute.type
     options = get_args(declared) if get_origin(declared) in (Union, UnionType) else (declared,)
@@ -123,22 +125,25 @@ def choices_of(attribute: attrs.Attribute[Any]) -> tuple[str, ...]:
 
 
 def is_optional_empty(attribute: attrs.Attribute[Any], value: object) -> bool:
-    """Say whether a field that defaults to an empty object holds one: JSON leaves it out then."""
+    """Return whether JSON omits a field because its value and its default are both an empty object."""
     return value == {} and attribute.default == _NO_ENTRIES
 
 
 def bounds_of(attribute: attrs.Attribute[Any]) -> Bounds:
-    """Return the bounds an attribute was declared with."""
+    """Return the bounds in the declaration of an attribute."""
     return attribute.metadata.get(_BOUNDS) or Bounds()
 
 
 def doc_of(attribute: attrs.Attribute[Any]) -> str:
-    """Return the sentence an attribute was declared with."""
+    """Return the doc sentence in the declaration of an attribute."""
     return str(attribute.metadata.get(_DOC, ""))
 
 
 def bound_problem(bounds: Bounds, value: Any) -> str | None:
-    """Say in words which bound `value` breaks, or return None."""
+    """Return the end of an error sentence about the bound that `value` violates, such as "must be at least 1, not 0".
+
+    None if it violates none.
+    """
     if isinstance(value, bool) or value is None:
         return None
     if isinstance(value, int | float):
@@ -148,7 +153,7 @@ def bound_problem(bounds: Bounds, value: Any) -> str | None:
     if isinstance(value, bytes | tuple | list) and bounds.min_length and len(value) < bounds.min_length:
         return "must not be empty"
     if isinstance(value, bytes | tuple | list) and bounds.max_length is not None and len(value) > bounds.max_length:
-        return f"must hold at most {bounds.max_length:,} {'bytes' if isinstance(value, bytes) else 'items'}"
+        return f"must have at most {bounds.max_length:,} {'bytes' if isinstance(value, bytes) else 'items'}"
     return None
 
 
@@ -158,10 +163,10 @@ def _number_problem(bounds: Bounds, value: float) -> str | None:
     low, high = bounds.minimum, bounds.maximum
     if (low is None or value >= low) and (high is None or value <= high):
         return None
-    shown = shorten(value)
+    short = shorten(value)
     if low is not None and high is not None:
-        return f"must be from {low} to {high}, not {shown}"
-    return f"must be at least {low}, not {shown}" if high is None else f"must be at most {high}, not {shown}"
+        return f"must be from {low} to {high}, not {short}"
+    return f"must be at least {low}, not {short}" if high is None else f"must be at most {high}, not {short}"
 
 
 def _text_problem(bounds: Bounds, value: str) -> str | None:
@@ -173,7 +178,7 @@ def _text_problem(bounds: Bounds, value: str) -> str | None:
         try:
             size = len(value.encode())
         except UnicodeEncodeError as error:
-            return f"must be Unicode text, which has no lone surrogate as at position {error.start}"
+            return f"must be valid Unicode text; there is a lone surrogate at position {error.start}"
         if size > bounds.max_length:
             return f"must be at most {bounds.max_length:,} bytes of UTF-8, not {size:,}"
     return None
@@ -185,7 +190,7 @@ _SHORT.maxlevel = 2
 
 
 def shorten(value: object, limit: int = 60) -> str:
-    """Return `repr(value)` cut to a length that fits an error line, however large or deeply nested the value."""
+    """Return `repr(value)` shortened to `limit` characters for an error line, for values of any size and depth."""
     try:
         text = _SHORT.repr(value)
     except ValueError:  # Python refuses to write out numbers of more than 4300 digits

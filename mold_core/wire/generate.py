@@ -1,4 +1,4 @@
-"""The request for images and videos, and its answer."""
+"""Request and response of generation: images or one video from a prompt."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ MAX_FILE_BYTES = 64 * 1024 * 1024
 
 @attrs.frozen(kw_only=True)
 class LoraWeight:
-    """A low-rank LoRA and how strongly it is applied."""
+    """A LoRA and its scale."""
 
-    path: str = wire_field("File of the LoRA (.safetensors).", not_blank=True)
-    scale: float = wire_field("Strength; 0 leaves the model as it is.", default=1.0, minimum=0, maximum=2)
+    path: str = wire_field("Name or .safetensors file of the LoRA.", not_blank=True)
+    scale: float = wire_field("Scale of the LoRA; 0 disables it.", default=1.0, minimum=0, maximum=2)
 
 
 @attrs.frozen(kw_only=True)
-class GenerateRequest(Request["GenerateResponse"]):
-    """What is asked for. Only `prompt` is required; None means the model's own default.
+class GenerateRequest:
+    """A request for images or a video. Only `prompt` is required; None means the default of the model.
 
-    The engine never changes a request: it completes it into a new one (resolved model name, defaults, seed, sizes that
-    the family can make), and that completed request is what the metadata of the result records.
+    The engine never changes a request. It creates a completed copy (full model name, defaults, seed, sizes that the
+    family supports), and the metadata of the result records that copy.
     """
 
     prompt: str = wire_field(
-        "What the image shows.", recorded=True, placed=True, not_blank=True, max_length=MAX_PROMPT_BYTES
+        "Prompt: what the image shows.", recorded=True, placed=True, not_blank=True, max_length=MAX_PROMPT_BYTES
     )
     model: str | None = wire_field(
         "Model name, with or without its tag.",
@@ -70,7 +70,7 @@ class GenerateRequest(Request["GenerateResponse"]):
         "Denoising steps.", default=None, recorded=True, of_model=True, title="Steps", minimum=1, maximum=100
     )
     guidance: float | None = wire_field(
-        "How strictly the prompt is followed.",
+        "Guidance scale: how closely the image follows the prompt.",
         default=None,
         recorded=True,
         of_model=True,
@@ -79,7 +79,7 @@ class GenerateRequest(Request["GenerateResponse"]):
         maximum=100,
     )
     seed: int | None = wire_field(
-        "Seed of the noise; random when absent, always reported.",
+        "Seed of the initial noise; default: random. The response reports it.",
         default=None,
         recorded=True,
         placed=True,
@@ -87,12 +87,12 @@ class GenerateRequest(Request["GenerateResponse"]):
         maximum=MAX_SEED,
     )
     batch_size: int = wire_field(
-        "Number of images; their seeds count up from seed.", default=1, placed=True, minimum=1, maximum=1000
+        "Number of images; each one adds 1 to the seed.", default=1, placed=True, minimum=1, maximum=1000
     )
     output_format: OutputFormat | None = wire_field(
         "File format of the result; default: png for images, mp4 for videos.", default=None, placed=True
     )
-    embed_metadata: bool | None = wire_field("Write the request into the file.", default=None, placed=True)
+    embed_metadata: bool | None = wire_field("Write the request into the file's metadata.", default=None, placed=True)
     scheduler: Literal["ddim", "euler-ancestral", "uni-pc"] | None = wire_field(
         "Sampler of SD models.", default=None, needs="scheduler", recorded=True, of_model=True, title="Sampler"
     )
@@ -104,19 +104,29 @@ class GenerateRequest(Request["GenerateResponse"]):
         min_length=1,
     )
     strength: float = wire_field(
-        "How far to move away from source_image.", default=0.75, recorded=True, title="Strength", minimum=0, maximum=1
+        "Images: how much source_image is changed (0 keeps it, 1 ignores it). Videos: how closely the first frame "
+        "follows it (1 is exactly).",
+        default=0.75,
+        recorded=True,
+        title="Strength",
+        minimum=0,
+        maximum=1,
     )
     mask_image: bytes | None = wire_field(
-        "White is repainted, black is kept.", default=None, needs="inpaint", placed=True, min_length=1
+        "Mask of source_image: white areas are regenerated, black areas are kept.",
+        default=None,
+        needs="inpaint",
+        placed=True,
+        min_length=1,
     )
     control_image: bytes | None = wire_field(
         "PNG or JPEG that controls the composition.", default=None, needs="control", clip_only=True, min_length=1
     )
     control_model: str | None = wire_field(
-        "Model that reads control_image.", default=None, needs="control", clip_only=True, max_length=1000
+        "Control model that processes control_image.", default=None, needs="control", clip_only=True, max_length=1000
     )
     edit_images: tuple[bytes, ...] | None = wire_field(
-        "Images to edit or to combine.", default=None, needs="image-editing", clip_only=True
+        "Images to edit or combine.", default=None, needs="image-editing", clip_only=True
     )
     lora: LoraWeight | None = wire_field("One LoRA.", default=None, needs="lora", of_model=True, title="LoRA")
     loras: tuple[LoraWeight, ...] | None = wire_field(
@@ -143,11 +153,14 @@ class GenerateRequest(Request["GenerateResponse"]):
         maximum=120,
     )
     enable_audio: bool | None = wire_field(
-        "Whether a video has sound; default: where mp4 has any.", default=None, needs="text-to-video", title="Sound"
+        "Generate sound for a video; default: if the model and the format support it.",
+        default=None,
+        needs="text-to-video",
+        title="Sound",
     )
-    gif_preview: bool = wire_field("Add a small GIF to a video.", default=False)
+    gif_preview: bool = wire_field("Return a small animated GIF with a video.", default=False)
     keyframes: tuple[Keyframe, ...] | None = wire_field(
-        "Images that a video shows at given frames.",
+        "Images that a video shows at specified frames.",
         default=None,
         needs="text-to-video",
         clip_only=True,
@@ -176,7 +189,7 @@ class GenerateRequest(Request["GenerateResponse"]):
         "Part of source_video to regenerate.", default=None, needs="text-to-video", clip_only=True, title="Retake"
     )
     pipeline: VideoPipeline | None = wire_field(
-        "Pipeline that generates a video; default: the one that the other fields call for.",
+        "Pipeline that generates a video; default: chosen by the other fields.",
         default=None,
         needs="text-to-video",
         clip_only=True,
@@ -209,10 +222,10 @@ class GenerateRequest(Request["GenerateResponse"]):
         "Upscaler to run on the result.", default=None, of_model=True, not_blank=True, max_length=200
     )
     placement: DevicePlacement | None = wire_field(
-        "Devices of the model's components; default: what was set for the model, or mold's choice.", default=None
+        "Devices of the model's components; default: as configured for the model, else chosen by mold.", default=None
     )
     options: dict[str, Any] = wire_field(
-        "Values of the parameters that the model's family has of its own, by name.",
+        "Values of parameters that the model's family declares, by name.",
         default=attrs.Factory(dict),
         recorded=True,
         of_model=True,
@@ -222,14 +235,14 @@ class GenerateRequest(Request["GenerateResponse"]):
 
 @attrs.frozen(kw_only=True)
 class ImageData(ImageFile):
-    """One finished image: the whole file in `data`. `to_pil` and `to_numpy` open it, and notebooks show it."""
+    """A generated image: an encoded file in `data`. `to_pil` and `to_numpy` decode it, and notebooks display it."""
 
     data: bytes = wire_field("The encoded file.")
-    format: OutputFormat = wire_field("Its format.")
+    format: OutputFormat = wire_field("File format.")
     width: int = wire_field("Width in pixels.")
     height: int = wire_field("Height in pixels.")
-    index: int = wire_field("Place in the batch, from 0.", default=0)
-    name: str | None = wire_field("Name in the gallery, where it was saved there.", default=None)
+    index: int = wire_field("Index in the batch, from 0.", default=0)
+    name: str | None = wire_field("Name in the gallery, if it was saved there.", default=None)
 
     def __repr__(self) -> str:
         return f"<{self.format} image, {self.width}x{self.height}, {len(self.data):,} bytes>"
@@ -237,15 +250,15 @@ class ImageData(ImageFile):
 
 @attrs.frozen(kw_only=True)
 class GenerateResponse:
-    """What came of a request: images, or one video."""
+    """The result of a generation request: images, or one video."""
 
     images: tuple[ImageData, ...] = wire_field("The images, in the order of their seeds.")
-    generation_time_ms: int = wire_field("From the start of the work to the last byte, in milliseconds.")
-    model: str = wire_field("Full name of the model that made them.")
+    generation_time_ms: int = wire_field("Time from the start of the job to the encoded files, in milliseconds.")
+    model: str = wire_field("Full name of the model that generated them.")
     seed_used: int = wire_field("Seed of the first image.")
-    video: VideoData | None = wire_field("The video, where one was asked for.", default=None)
-    expanded: tuple[str, ...] = wire_field("The prompts that were written, one for each image.", default=())
-    warnings: tuple[str, ...] = wire_field("What was adjusted or ignored, in words.", default=())
+    video: VideoData | None = wire_field("The video, if the request is for a video.", default=None)
+    expanded: tuple[str, ...] = wire_field("The expanded prompts, one per image.", default=())
+    warnings: tuple[str, ...] = wire_field("Fields that were adjusted or ignored, one sentence each.", default=())
 
     def _repr_html_(self) -> str:
         return html_of(self.images if self.video is None else (self.video,))

@@ -1,4 +1,4 @@
-"""How finished images and videos are kept, opened, and shown in notebooks."""
+"""Generated images and videos as files in memory: saved, decoded, displayed in notebooks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TYPES = {"png": "image/png", "apng": "image/apng", "jpeg": "image/jpeg", "webp"
 
 
 class MediaFile:
-    """A whole file in memory, of which its class says what it is."""
+    """An encoded image or video file in memory."""
 
     __slots__ = ()
 
@@ -30,7 +30,7 @@ class MediaFile:
     format: Any
 
     def save(self, path: str | Path) -> Path:
-        """Write the file, whole or not at all, and return its path. Raises OutputError."""
+        """Write the file atomically and return its path. Raises OutputError."""
         target = Path(path)
         write_whole(target, self.data)
         return target
@@ -40,12 +40,12 @@ class MediaFile:
 
 
 class ImageFile(MediaFile):
-    """An image: opened as Pillow's, as numbers, and shown by notebooks."""
+    """An encoded image, which can be decoded by Pillow or as an array, and displayed in notebooks."""
 
     __slots__ = ()
 
     def to_pil(self) -> Image.Image:
-        """Return the image as Pillow opens it, metadata in its `info`."""
+        """Return the image decoded by Pillow, with its metadata in `info`."""
         from PIL import Image
 
         image = Image.open(BytesIO(self.data))
@@ -53,7 +53,7 @@ class ImageFile(MediaFile):
         return image
 
     def to_numpy(self) -> NDArray[uint8]:
-        """Return the pixels: uint8, height x width x 3, or x 4 where the image has transparency. Needs numpy."""
+        """Return the pixels as uint8 of shape (height, width, 3), or (…, 4) with transparency. Needs numpy."""
         import numpy
 
         image = self.to_pil()
@@ -71,7 +71,7 @@ class ImageFile(MediaFile):
 
 
 class VideoFile(MediaFile):
-    """A video, shown by notebooks as one that plays."""
+    """An encoded video, which notebooks display with a player."""
 
     __slots__ = ()
 
@@ -88,5 +88,5 @@ class VideoFile(MediaFile):
 
 
 def html_of(files: Iterable[ImageFile | VideoFile]) -> str:
-    """Return what a notebook shows of a result of several files."""
+    """Return HTML in which a notebook displays several files."""
     return "\n".join(file._repr_html_() for file in files)

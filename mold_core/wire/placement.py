@@ -1,4 +1,4 @@
-"""Where the parts of a model are to be: the word of a request or of config.toml, on devices by their number."""
+"""Devices requested for the components of a model, in a request or in config.toml."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["AdvancedPlacement", "DevicePlacement", "DeviceRef"]
 
 @attrs.frozen(kw_only=True)
 class DeviceRef:
-    """A device, or `auto`: mold's choice."""
+    """A device, or `auto` to let mold choose."""
 
-    kind: Literal["auto", "cpu", "gpu"] = wire_field("auto, cpu, or gpu with its `ordinal`.")
-    ordinal: int | None = wire_field("Number of the GPU, with kind gpu.", default=None, minimum=0, maximum=1023)
+    kind: Literal["auto", "cpu", "gpu"] = wire_field("auto, cpu, or gpu with an `ordinal`.")
+    ordinal: int | None = wire_field("Ordinal of the GPU, for kind gpu.", default=None, minimum=0, maximum=1023)
 
     @property
     def word(self) -> str:
-        """The device in one word: ``auto``, ``cpu``, ``gpu:1``."""
+        """The device as text: ``auto``, ``cpu``, ``gpu:1``."""
         return self.kind if self.kind != "gpu" else f"gpu:{self.ordinal}"
 
 
@@ -29,10 +29,7 @@ _AUTO = DeviceRef(kind="auto")
 
 @attrs.frozen(kw_only=True, init=False)
 class AdvancedPlacement:
-    """Devices of single components. A text encoder named here goes before `text_encoders`.
-
-    Families have further components, each a field with a [DeviceRef](#deviceref) under its name.
-    """
+    """Devices of single components. A text encoder named here overrides `text_encoders`."""
 
     transformer: DeviceRef = wire_field("The transformer.", default=_AUTO)
     vae: DeviceRef = wire_field("The autoencoder.", default=_AUTO)
@@ -57,13 +54,13 @@ class AdvancedPlacement:
 
 @attrs.frozen(kw_only=True)
 class DevicePlacement:
-    """On which devices the parts of a model are."""
+    """Devices of the components of a model."""
 
-    text_encoders: DeviceRef = wire_field("All text encoders.", default=_AUTO)
-    advanced: AdvancedPlacement | None = wire_field("Single parts.", default=None)
+    text_encoders: DeviceRef = wire_field("Device of all text encoders.", default=_AUTO)
+    advanced: AdvancedPlacement | None = wire_field("Devices of single components.", default=None)
 
     def named(self) -> dict[str, DeviceRef]:
-        """Return what is said of parts, by their path in this object; `auto` says nothing."""
+        """Return the requested devices, except `auto`, by the path of the field in this object."""
         refs = {"text_encoders": self.text_encoders}
         if self.advanced is not None:
             refs |= {"advanced.transformer": self.advanced.transformer, "advanced.vae": self.advanced.vae}

@@ -1,4 +1,4 @@
-"""The request for a model's files, and its answer."""
+"""Request and response of downloading a model."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ __all__ = ["PullRequest", "PullResponse"]
 
 
 @attrs.frozen(kw_only=True)
-class PullRequest(Request["PullResponse"]):
-    """A model whose files shall be fetched."""
+class PullRequest:
+    """A request to download the files of a model."""
 
     model: str = wire_field("Model name, with or without its tag.", not_blank=True, max_length=200)
-    skip_verify: bool = wire_field("Do not compare files with the catalog's sizes and checksums.", default=False)
+    skip_verify: bool = wire_field("Skip the comparison with the catalog's sizes and checksums.", default=False)
 
 
 @attrs.frozen(kw_only=True)
 class PullResponse:
-    """The model is here."""
+    """The model is downloaded."""
 
     model: str = wire_field("Full name of the model.")
-    size_bytes: int = wire_field("Size of all its files in bytes.")
+    size_bytes: int = wire_field("Size of all files in bytes.")

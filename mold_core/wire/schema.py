@@ -1,4 +1,4 @@
-"""JSON Schema of wire classes, made from the same declarations that check what comes in."""
+"""JSON Schema of wire classes, generated from the declarations that also validate requests."""
 
 from __future__ import annotations
 
@@ -27,11 +27,8 @@ _SCALARS: dict[Any, Schema] = {
 REFERENCE = "#/components/schemas/"
 
 
-def class_schema(cls: type, *, inline: bool = False) -> Schema:
-    """Return the schema of an attrs class (JSON Schema 2020-12).
-
-    Classes it is made of are referred to by name, or written out with `inline`.
-    """
+def class_schema(cls: type) -> Schema:
+    """Return the schema of an attrs class (JSON Schema 2020-12), with references to nested classes by name."""
     fields = attrs.fields(attrs.resolve_types(cls))
     described = {field.name: field_schema(field, inline=inline) for field in fields if not traits_of(field).open_ended}
     schema: Schema = {"type": "object", "description": inspect.cleandoc(cls.__doc__ or ""), "properties": described}
@@ -47,7 +44,7 @@ def class_schema(cls: type, *, inline: bool = False) -> Schema:
 def type_schema(type_: Any, *, inline: bool = False) -> Schema:
     """Return the schema of any type a field may have: scalars, literals, tuples, mappings, unions, attrs classes.
 
-    With `inline` it stands alone: the classes are written out where others refer to them, and null is no value.
+    With `inline` it is self-contained: nested classes are included instead of referenced, and null is not a value.
     """
     origin, inner = get_origin(type_), get_args(type_)
     if type_ is Any:
@@ -72,7 +69,7 @@ def type_schema(type_: Any, *, inline: bool = False) -> Schema:
 
 
 def classes_within(cls: type) -> Iterator[type]:
-    """Yield an attrs class and every attrs class that it is made of, each once."""
+    """Yield an attrs class and every attrs class nested in its fields, each once."""
     found: dict[type, None] = {}
     waiting: list[Any] = [cls]
     while waiting:
@@ -91,7 +88,7 @@ def _any_of(options: list[Schema]) -> Schema:
 
 
 def field_schema(field: attrs.Attribute[Any], *, inline: bool = False) -> Schema:
-    """Return the schema of a field of a class whose types are resolved; `inline` as for `type_schema`."""
+    """Return the schema of a field. The types of its class must be resolved. `inline` as for `type_schema`."""
     schema = _bounded(type_schema(field.type, inline=inline), field)
     if doc_of(field):
         schema["description"] = doc_of(field)
@@ -101,7 +98,7 @@ def field_schema(field: attrs.Attribute[Any], *, inline: bool = False) -> Schema
 
 
 def _bounded(schema: Schema, field: attrs.Attribute[Any]) -> Schema:
-    """Add the bounds of a field where its type can carry them; of a union that is its first branch."""
+    """Return the schema with the bounds of the field; in a union they apply to the first branch."""
     if "anyOf" in schema:
         first, *rest = schema["anyOf"]
         return {"anyOf": [_bounded(first, field), *rest]}

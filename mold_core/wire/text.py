@@ -1,4 +1,4 @@
-"""JSON text of wire objects with media in them, without several copies of the media in memory."""
+"""JSON text of wire objects that contain media, without several copies of the media in memory."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = ["text_pieces", "to_text"]
 
 
 def to_text(value: object) -> str:
-    """Return a wire object as JSON text: what `json.dumps(to_json(value))` is."""
+    """Return a wire object as JSON text, equal to `json.dumps(to_json(value))`."""
     return "".join(text_pieces(value))
 
 
 def text_pieces(value: object, *, sort_keys: bool = False) -> Iterator[str]:
-    """Yield that text in pieces, each medium as one."""
+    """Yield the text of `to_text` in pieces; every media file is one piece."""
     mark, media = secrets.token_hex(8), list[bytes]()
     plain = json.dumps(_without_media(value, mark, media), sort_keys=sort_keys)
-    for place, piece in enumerate(re.split(rf"{mark}(\d+)", plain)):
+    for index, piece in enumerate(re.split(rf"{mark}(\d+)", plain)):
         # NOTE: base64 has no character that JSON escapes.
-        yield base64.b64encode(media[int(piece)]).decode("ascii") if place % 2 else piece
+        yield base64.b64encode(media[int(piece)]).decode("ascii") if index % 2 else piece
 
 
 def _without_media(value: Any, mark: str, media: list[bytes]) -> Any:
@@ -35,10 +35,10 @@ def _without_media(value: Any, mark: str, media: list[bytes]) -> Any:
         media.append(value)
         return f"{mark}{len(media) - 1}"
     if attrs.has(type(value)):
-        held = {field: getattr(value, field.name) for field in attrs.fields(type(value))}
+        items = {field: getattr(value, field.name) for field in attrs.fields(type(value))}
         return {
             field.name: _without_media(item, mark, media)
-            for field, item in held.items()
+            for field, item in items.items()
             if item is not None and not is_optional_empty(field, item)
         }
     if isinstance(value, list | tuple):

@@ -37,7 +37,7 @@ async def model(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Re
     name = query_of(req).get("model")
     if not name:
         raise ValidationError("model is required", field="model", hint="add ?model=NAME")
-    details = await asyncio.to_thread(service.engine.shelf.model, name)
+    details = await asyncio.to_thread(service.engine.disk.model, name)
     root = service.engine.resolve(name).root or service.engine.store.models_dir
     files = tuple(attrs.evolve(file, path=_within(file.path, root)) for file in details.files)
     answer_json(resp, attrs.evolve(details, files=files))
@@ -56,34 +56,34 @@ async def remove(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.R
 
 async def loras(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Respond with the installed LoRAs."""
-    found = await asyncio.to_thread(service.engine.shelf.loras)
+    found = await asyncio.to_thread(service.engine.disk.loras)
     answer_json(resp, [attrs.evolve(lora, path=None) for lora in found])
 
 
 async def disk(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Respond with the disk usage."""
-    usage = await asyncio.to_thread(service.engine.shelf.usage)
+    usage = await asyncio.to_thread(service.engine.disk.usage)
     answer_json(resp, attrs.evolve(usage, models_dir=None, output_dir=None))
 
 
 async def chains(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Respond with the saved chains."""
-    answer_json(resp, list(await asyncio.to_thread(service.engine.shelf.chains)))
+    answer_json(resp, list(await asyncio.to_thread(service.engine.disk.chains)))
 
 
 async def saved_chain(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, id: str) -> None:
     """Respond with the request of a saved chain."""
-    answer_json(resp, await asyncio.to_thread(service.engine.shelf.chain, id))
+    answer_json(resp, await asyncio.to_thread(service.engine.disk.chain, id))
 
 
 def _remove(service: Service, request: RemoveRequest) -> Removal:
-    shelf = service.engine.shelf
-    planned = shelf.plan_removal(request.model)
+    disk = service.engine.disk
+    planned = disk.plan_removal(request.model)
     if request.dry_run:
         return planned
     if planned.model in service.engine.loaded():
         service.engine.unload(planned.model)
-    return shelf.remove(request.model)
+    return disk.remove(request.model)
 
 
 def _within(path: str, folder: Path) -> str:

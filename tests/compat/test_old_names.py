@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 
 import pytest
 
@@ -43,6 +44,17 @@ def test_an_argument_keeps_its_old_name() -> None:
     network = torch.nn.Linear(2, 2)
     with pytest.warns(DeprecationWarning, match="argument 'expand_within_bytes' of load_weights"):
         load_weights(network, network.state_dict(), "a test", expand_within_bytes=0)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("name", ["Engine", "Client"])
+def test_the_disk_keeps_its_old_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mold_core
+
+    monkeypatch.setenv("MOLD_HOME", str(tmp_path))
+    with getattr(mold_core, name)() as owner:
+        with pytest.warns(DeprecationWarning, match=rf"{name}\.shelf is called disk since mold 0\.2"):
+            old = owner.shelf
+        assert type(old) is type(owner.disk)
 
 
 def test_a_method_keeps_its_old_name() -> None:

@@ -35,7 +35,7 @@ resource.setrlimit(resource.RLIMIT_DATA, (4 << 30, 4 << 30))
 from mold_core import Engine, Settings
 name, table, home = json.loads(sys.argv[1])
 with Engine(Settings(home=Path(home), device="cpu", user_models={name: table}, memory_budget_gb=20)) as engine:
-    memory = engine.shelf.model(name).memory
+    memory = engine.disk.model(name).memory
 print(json.dumps({
     "parts": {part.name: part.size_bytes for part in memory.parts},
     "chosen": memory.chosen,

@@ -190,7 +190,7 @@ MISTAKES = [
     (("--seed", "-1"), 2, "seed must be from 0 to 18446744073709551615, not -1"),
     (("-m", "skech"), 1, "unknown model 'skech'; nearest: sketch:v1 (mold list shows all)"),
     (("x" * 100_000,), 2, "prompt must be at most 77,000 bytes of UTF-8, not 100,012"),
-    ((b"\xff",), 2, "prompt must be Unicode text, which has no lone surrogate as at position 12"),
+    ((b"\xff",), 2, "prompt must be valid Unicode text; there is a lone surrogate at position 12"),
     (("-o", "nowhere/a.png"), 1, "the directory 'nowhere' does not exist; create it first"),
 ]
 MORE_MISTAKES = [

@@ -45,7 +45,7 @@ def test_a_name_becomes_an_address(host: str, address: str) -> None:
 
 @pytest.mark.parametrize("host", ["", "ftp://gpu-box", "http://", "two words", "gpu-box:port", "gpu-box:99999", "bö"])
 def test_what_is_no_address_is_said(host: str) -> None:
-    with pytest.raises(SettingsError, match="is no address of a server"):
+    with pytest.raises(SettingsError, match="is not a server address"):
         server_address(host)
 
 

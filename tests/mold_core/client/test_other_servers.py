@@ -64,11 +64,11 @@ NEWER = frame("progress", {"type": "weather", "sun": True})
 @pytest.mark.parametrize(
     ("status", "body", "words"),
     [
-        (200, b"<html>", "does not answer as a server of mold does"),
-        (502, b"<html>bad gateway", "answered 502 Bad Gateway"),
-        (500, b"{}", "answered 500 Internal Server Error"),
-        (404, b"[" * 100_000, "answered 404 Not Found"),
-        (400, b'{"code": "ODD", "error": "odd"}' + b" " * 1_000_000, "answered 400 Bad Request|odd"),
+        (200, b"<html>", "does not respond like a mold server"),
+        (502, b"<html>bad gateway", "responded with 502 Bad Gateway"),
+        (500, b"{}", "responded with 500 Internal Server Error"),
+        (404, b"[" * 100_000, "responded with 404 Not Found"),
+        (400, b'{"code": "ODD", "error": "odd"}' + b" " * 1_000_000, "responded with 400 Bad Request|odd"),
     ],
 )
 def test_a_server_that_is_not_mold_s_is_named(status: int, body: bytes, words: str) -> None:
@@ -87,7 +87,7 @@ def test_a_stream_that_breaks_off_is_a_lost_server() -> None:
     seen: list[object] = []
     with (
         answering(sending(200, STEP, "text/event-stream")) as client,
-        pytest.raises(UnreachableError, match="was lost before the end"),
+        pytest.raises(UnreachableError, match="was lost before the job finished"),
     ):
         client.generate(REQUEST, seen.append)
     assert [type(event) for event in seen] == [DenoiseStep]
@@ -108,7 +108,7 @@ def test_comments_and_events_of_a_newer_server_are_passed_over() -> None:
 def test_a_server_that_says_nothing_is_given_up() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         client = Client(f"127.0.0.1:{silent.getsockname()[1]}", "")
-        with pytest.raises(UnreachableError, match="does not answer") as caught:
+        with pytest.raises(UnreachableError, match="does not respond") as caught:
             client.health(timeout_s=0.05)
     assert not getattr(caught.value, "refused", False)
 

@@ -117,24 +117,24 @@ def test_files_of_a_model_are_described_planned_and_removed(client: Client, serv
     file = server.engine.store.path_of(spec, spec.files[0])
     file.parent.mkdir(parents=True)
     file.write_bytes(bytes(1234))
-    assert client.shelf.model("far").name == "far:v1"
-    assert client.shelf.usage() is not None
-    planned = client.shelf.plan_removal("far")
+    assert client.disk.model("far").name == "far:v1"
+    assert client.disk.usage() is not None
+    planned = client.disk.plan_removal("far")
     assert file.exists()
-    assert client.shelf.remove("far") == planned
+    assert client.disk.remove("far") == planned
     assert not file.exists()
 
 
 def test_an_unknown_model_is_an_error_of_every_verb(client: Client) -> None:
-    for verb in (client.shelf.model, client.shelf.plan_removal, client.shelf.remove):
+    for verb in (client.disk.model, client.disk.plan_removal, client.disk.remove):
         with pytest.raises(UnknownModelError):
             verb("nosuch")
 
 
 def test_loras_and_chains_of_a_server_without_any_are_empty(client: Client) -> None:
-    assert (client.shelf.loras(), client.shelf.chains()) == ((), ())
+    assert (client.disk.loras(), client.disk.chains()) == ((), ())
     with pytest.raises(MoldError):
-        client.shelf.chain("nowhere")
+        client.disk.chain("nowhere")
 
 
 # --- the server ----------------------------------------------------------------------------------------------------

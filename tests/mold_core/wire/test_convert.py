@@ -251,7 +251,7 @@ def test_a_prompt_is_measured_in_bytes() -> None:
 
 def test_half_a_character_is_no_text() -> None:
     with pytest.raises(
-        ValidationError, match="prompt must be Unicode text, which has no lone surrogate as at position 1"
+        ValidationError, match="prompt must be valid Unicode text; there is a lone surrogate at position 1"
     ):
         from_text(GenerateRequest, '{"prompt": "a\\ud800"}')
 
@@ -375,7 +375,7 @@ def test_objects_made_in_python_are_checked_alike() -> None:
         ("lora", {"path": "a"}, "lora must be a LoraWeight, not {'path': 'a'}"),
         ("batch_size", None, "batch_size is required"),
         ("scheduler", "x", "scheduler must be one of ddim, euler-ancestral, uni-pc, not 'x'"),
-        ("prompt", "\ud800", "prompt must be Unicode text"),
+        ("prompt", "\ud800", "prompt must be valid Unicode text"),
     ],
 )
 def test_an_object_made_in_python_with_a_wrong_value_is_refused(field: str, value: Any, problem: str) -> None:
