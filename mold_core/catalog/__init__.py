@@ -1,6 +1,6 @@
-"""Names → files: what models there are, what they are called, and which of their files are here.
+"""The model catalog: names, files and defaults of models, and which files are on this machine.
 
-What fetches them is `mold_core.catalog.pull`; it is not among these names, because most programs never fetch.
+Downloading is in `mold_core.catalog.pull`, which is not imported here because most programs never download.
 """
 
 from mold_core.catalog.adopted import CatalogWithAdopted

@@ -1,4 +1,4 @@
-"""What nobody needs any more: beginnings of files, markers of dead pulls, orphans, caches. Found, and deleted."""
+"""Finds and deletes leftovers: unfinished downloads, markers of dead pulls, unused shared files, caches."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Kind = Literal["unfinished download", "marker of a dead pull", "shared file of n
 
 @attrs.frozen(kw_only=True)
 class Leftover:
-    """A file that can go, with what it is and the bytes that deleting it frees."""
+    """A file that can be deleted, what it is, and how many bytes deleting it frees."""
 
     path: Path
     kind: Kind
@@ -35,23 +35,23 @@ class Leftover:
 def find_leftovers(
     catalog: Mapping[str, ModelSpec], store: ModelStore, cache_dir: Path, *, older_than_s: float
 ) -> list[Leftover]:
-    """Return what can go: nothing that a running pull or a model that is here uses, nothing younger than asked.
+    """Return the files that can be deleted, if they are older than `older_than_s` seconds.
 
-    In the models folder only files are named that mold itself put there: what no catalog entry describes is left alone.
-    Symbolic links are neither followed nor named.
+    Files that a running pull or a downloaded model uses are excluded, and so are files in the models folder that no
+    catalog entry describes. Symbolic links are neither followed nor returned.
     """
     before = time.time() - older_than_s
     found = [*_in_models_folder(catalog, store), *_files(cache_dir, "cache")]
     return [
         leftover
         for leftover in found
-        # A dead pull is told by its lock, so its marker need not be old.
+        # The lock shows that a pull is dead, so the age of its marker does not matter.
         if leftover.kind == "marker of a dead pull" or leftover.path.lstat().st_mtime < before
     ]
 
 
 def delete(leftovers: Iterable[Leftover]) -> int:
-    """Delete what was found and return how many bytes that freed; what is in use meanwhile, or refused, stays."""
+    """Delete files and return the number of freed bytes. Files that are in use by now or cannot be deleted stay."""
     freed = 0
     for leftover in leftovers:
         with suppress(OSError):
@@ -91,12 +91,12 @@ def _orphans(catalog: Mapping[str, ModelSpec], store: ModelStore) -> Iterator[Le
         if file.path.startswith("shared/")
     }
     for path in sorted(described):
-        if _is_plain(path) and _is_inside(path, store.models_dir) and not _is_of_use(path, catalog, store):
+        if _is_plain(path) and _is_inside(path, store.models_dir) and not _is_usable(path, catalog, store):
             yield _leftover(path, "shared file of no model")
 
 
-def _is_of_use(path: Path, catalog: Mapping[str, ModelSpec], store: ModelStore) -> bool:
-    """Say whether a model that is here uses a shared file, or could use it in place of another."""
+def _is_usable(path: Path, catalog: Mapping[str, ModelSpec], store: ModelStore) -> bool:
+    """Return whether a downloaded model uses a shared file, or could use it instead of another one."""
     if any(needed_by(path, catalog.values(), store)):
         return True
     return any(
@@ -107,13 +107,13 @@ def _is_of_use(path: Path, catalog: Mapping[str, ModelSpec], store: ModelStore) 
     )
 
 
-def _is_locked(part: Path) -> bool:
-    """Say whether a pull is writing to the beginning of a file."""
+def _is_locked(partial: Path) -> bool:
+    """Return whether a pull is writing to a partial file."""
     try:
         from filelock import FileLock, Timeout
     except ImportError:
-        return False  # without it nothing can be pulled here
-    lock = part.parents[2] / ".locks" / f"{part.stem}.lock"
+        return False  # pulling needs filelock
+    lock = partial.parents[2] / ".locks" / f"{partial.stem}.lock"
     if not lock.exists():
         return False
     try:

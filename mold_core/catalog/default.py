@@ -1,4 +1,4 @@
-"""The model that is used when a request names none."""
+"""The default model, for requests that name none."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Reason = Literal["setting", "last used", "only downloaded", "embedded"]
 
 @attrs.frozen
 class DefaultModel:
-    """The default model and why it is that one."""
+    """The default model and the reason for the choice."""
 
     spec: ModelSpec
     reason: Reason
@@ -34,17 +34,17 @@ def default_model(
     store: ModelStore,
     generates: Callable[[ModelSpec], bool] = lambda spec: True,
 ) -> DefaultModel:
-    """Return the default: setting, else last used, else the only one downloaded, else the embedded one.
+    """Return the default: the setting, else the last used model, else the only downloaded one, else the embedded one.
 
-    `generates` says which models make images or videos by themselves. A setting is taken at its word, even when the
-    model is not downloaded. Raises ModelNotFoundError when there is nothing to fall back to.
+    `generates` returns whether a model generates images or videos by itself. The setting wins even if its model is not
+    downloaded. Raises ModelNotFoundError if there is none of these.
     """
     if settings.default_model:
         try:
             return DefaultModel(resolve(settings.default_model, catalog), "setting")
         except UnknownModelError as error:
             raise UnknownModelError(
-                "the default model of MOLD_DEFAULT_MODEL or config.toml is not known: %s",
+                "the default model in MOLD_DEFAULT_MODEL or config.toml is unknown: %s",
                 error,
                 field=error.field,
                 value=error.value,
@@ -53,7 +53,7 @@ def default_model(
     candidates = [spec for spec in catalog.values() if generates(spec) and store.has(spec)]
     last = _last_used(settings.home)
     for spec in candidates:
-        # An embedded model that was tried once must not stand before the one that is downloaded afterwards.
+        # An embedded model that was tried once must not win over one that is downloaded later.
         if spec.name == last and not spec.embedded:
             return DefaultModel(spec, "last used")
     downloaded = [spec for spec in candidates if spec.files and not spec.embedded]
@@ -68,7 +68,7 @@ def default_model(
 
 
 def remember_model(home: Path, name: str) -> None:
-    """Record the model that was used last; failing to is not an error."""
+    """Store the name of the last used model. A failure to write is ignored."""
     try:
         home.mkdir(parents=True, exist_ok=True)
         write_whole(home / "last-model", name.encode())

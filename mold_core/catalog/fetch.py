@@ -1,4 +1,4 @@
-"""One file from the hub to the disk: it goes on where it stopped, and is hashed on the way."""
+"""Downloads one file from the hub, resumes interrupted downloads, and hashes the bytes as they arrive."""
 
 from __future__ import annotations
 
@@ -15,65 +15,65 @@ from mold_core.catalog.hub import ConnectionLost, Hub, RemoteFile
 from mold_core.catalog.verify import update_digest
 from mold_core.errors import DownloadError
 
-__all__ = ["Patience", "fetch", "patiently"]
+__all__ = ["RetryPolicy", "fetch", "with_retries"]
 
 T = TypeVar("T")
 
-# Seconds before asking again, after the first, second, … attempt in a row that brought nothing.
+# Seconds before the next attempt, after the first, second, … attempt in a row without any data.
 _WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0)
 _LONGEST_WAIT_S = 60.0
 _TICK_S = 0.25
 
 
 def fetch(
-    hub: Hub, remote: RemoteFile, part: Path, *, patience: Patience, report: Callable[[int], object], hashed: bool
+    hub: Hub, remote: RemoteFile, partial: Path, *, retries: RetryPolicy, report: Callable[[int], object], hashed: bool
 ) -> str | None:
-    """Leave all bytes of a file at `part`, flushed to the disk, and return their sha256 (None unless `hashed`).
+    """Download a file to `partial`, flush it to disk, and return its sha256 (None unless `hashed`).
 
-    What `part` holds already is taken for the beginning of the file. `report` is told how many bytes are there; what it
-    raises ends the work. Whatever happens, `part` keeps what has come, except when the hub sent other bytes than it
-    announced. Raises DownloadError, and OSError of the disk.
+    Existing bytes in `partial` are taken as the start of the file. `report` is called with the number of downloaded
+    bytes; an exception in it ends the download. After any failure `partial` keeps the downloaded bytes, unless the hub
+    sent other bytes than it announced. Raises DownloadError, and OSError for the disk.
     """
-    with _Part(part, remote, hashed) as here:
-        here.read_what_is_here(lambda: report(here.size))
-        while not here.complete:
-            before = here.size
+    with _PartialFile(partial, remote, hashed) as file:
+        file.hash_existing(lambda: report(file.size))
+        while not file.complete:
+            before = file.size
             try:
-                with closing(hub.read(remote, here.size)) as pieces:
-                    for position, chunk in pieces:
-                        here.put(position, chunk)
-                        report(here.size)
+                with closing(hub.read(remote, file.size)) as chunks:
+                    for position, chunk in chunks:
+                        file.write(position, chunk)
+                        report(file.size)
                 if remote.size_bytes is None:
                     break
-                lost = ConnectionLost(f"the connection ended after {here.size:,} of {remote.size_bytes:,} bytes")
+                lost = ConnectionLost(f"the connection ended after {file.size:,} of {remote.size_bytes:,} bytes")
             except ConnectionLost as error:
                 lost = error
-            if here.size > before:
-                patience.renew()
-            if not here.complete:
-                patience.spend(lost)
-        return here.finish()
+            if file.size > before:
+                retries.reset()
+            if not file.complete:
+                retries.wait(lost)
+        return file.finish()
 
 
-def patiently(attempt: Callable[[], T], patience: Patience) -> T:
-    """Return what `attempt` returns, asking again while the hub is there but does not answer properly."""
+def with_retries(attempt: Callable[[], T], retries: RetryPolicy) -> T:
+    """Return the result of `attempt`, repeated as `retries` allows while the hub is reachable but fails."""
     while True:
         try:
-            answer = attempt()
+            result = attempt()
         except ConnectionLost as lost:
             if not lost.reached:
-                raise DownloadError(f"nothing can be fetched: {lost}") from lost
-            patience.spend(lost)
+                raise DownloadError(f"nothing can be downloaded: {lost}") from lost
+            retries.wait(lost)
         else:
-            patience.renew()
-            return answer
+            retries.reset()
+            return result
 
 
-class Patience:
-    """How often a lost connection is taken up again: five times in a row, with growing pauses.
+class RetryPolicy:
+    """Retries a lost connection up to five times in a row, after growing delays.
 
-    `announce` gets a sentence for people at each loss; `tick` is called four times a second while waiting, and what it
-    raises ends the wait.
+    `announce` is called with a sentence for the user before each delay. `tick` is called four times a second during a
+    delay; an exception in it ends the delay.
     """
 
     def __init__(self, announce: Callable[[str], object], tick: Callable[[], object]) -> None:
@@ -81,27 +81,27 @@ class Patience:
         self._tick = tick
         self._failures = 0
 
-    def renew(self) -> None:
-        """Count from the start again: something has come."""
+    def reset(self) -> None:
+        """Reset the count of failures, after data has arrived."""
         self._failures = 0
 
-    def spend(self, lost: ConnectionLost) -> None:
-        """Wait for the next attempt. Raises DownloadError when there have been too many."""
+    def wait(self, lost: ConnectionLost) -> None:
+        """Wait before the next attempt. Raises DownloadError after too many failures in a row."""
         if self._failures == len(_WAITS_S):
             raise DownloadError(
-                f"{lost}, {self._failures + 1} times in a row", hint="what has come is kept: pull again to go on"
+                f"{lost}, {self._failures + 1} times in a row", hint="downloaded bytes are kept: pull again to continue"
             ) from lost
         wait_s = min(max(_WAITS_S[self._failures], lost.wait_s), _LONGEST_WAIT_S)
         self._failures += 1
-        self._announce(f"{lost}; trying again in {wait_s:.0f} s ({self._failures} of {len(_WAITS_S)})")
+        self._announce(f"{lost}; retrying in {wait_s:.0f} s ({self._failures} of {len(_WAITS_S)})")
         end = time.monotonic() + wait_s
         while (left := end - time.monotonic()) > 0:
             time.sleep(min(left, _TICK_S))
             self._tick()
 
 
-class _Part:
-    """The beginning of a file on disk, with its hash so far."""
+class _PartialFile:
+    """A partially downloaded file, with the hash of its bytes."""
 
     def __init__(self, path: Path, remote: RemoteFile, hashed: bool) -> None:
         self.remote = remote
@@ -111,13 +111,13 @@ class _Part:
         self._file = path.open("ab")
         self.size = self._file.tell()
 
-    def __enter__(self) -> _Part:
+    def __enter__(self) -> _PartialFile:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # On a full disk closing fails as well, and must not hide the error that says so.
+        # On a full disk closing fails too, and must not hide the error of the write.
         with suppress(OSError):
             self._file.close()
 
@@ -125,17 +125,17 @@ class _Part:
     def complete(self) -> bool:
         return self.size == self.remote.size_bytes
 
-    def read_what_is_here(self, tick: Callable[[], object]) -> None:
+    def hash_existing(self, tick: Callable[[], object]) -> None:
         expected = self.remote.size_bytes
         if self.size and (expected is None or self.size > expected):
-            self._restart()  # without a size there is no telling whether it is whole already
+            self._restart()  # without the expected size, nothing shows whether the file is complete
         elif self.size and self._hashed:
             update_digest(self._digest, self._path, tick)
 
-    def put(self, position: int, chunk: bytes) -> None:
+    def write(self, position: int, chunk: bytes) -> None:
         if position != self.size:
             if position != 0:
-                raise self._wrong(f"bytes from {position:,} on instead of {self.size:,}")
+                raise self._wrong(f"bytes from position {position:,} instead of {self.size:,}")
             self._restart()
         if self.remote.size_bytes is not None and self.size + len(chunk) > self.remote.size_bytes:
             raise self._wrong(f"more than the {self.remote.size_bytes:,} bytes it announced")
@@ -161,6 +161,6 @@ class _Part:
     def _wrong(self, what: str) -> DownloadError:
         self._path.unlink()
         return DownloadError(
-            f"the hub sent {what} for {self.remote.filename} of {self.remote.repo}; what came was deleted",
-            hint="pull again, and look at the proxy if there is one",
+            f"the hub sent {what} for {self.remote.filename} of {self.remote.repo}; the download was deleted",
+            hint="pull again; if you use a proxy, check it",
         )

@@ -1,8 +1,8 @@
-"""The Hugging Face hub: what a repository says about a file, and the file's bytes from any position on.
+"""The Hugging Face hub: metadata of a file in a repository, and its bytes from any position.
 
-Names, tokens, sessions, proxies, offline mode and error answers are those of huggingface_hub. The bytes are read here
-because its `hf_hub_download` (looked at in 1.32 and 2.4) cannot go on with an interrupted file: every call writes to a
-file with a name of its own and deletes it when it fails, which at 23 GB is not acceptable.
+URLs, tokens, sessions, proxies, offline mode and error responses are handled by huggingface_hub. The bytes are read
+here because its `hf_hub_download` (as of 1.32 and 2.4) cannot resume an interrupted download: every call writes to a
+new temporary file and deletes it on failure, which is not acceptable at 23 GB.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ log = logging.getLogger("mold.catalog")
 _PUBLIC = "https://huggingface.co"
 _MAX_REDIRECTS = 5
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_WORTH_REPEATING = frozenset({408, 429, 500, 502, 503, 504})
+_RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
 
 class ConnectionLost(Exception):
-    """The hub cannot be reached, or fell silent; asking again may help. The text says why, to people.
+    """The hub cannot be reached or stopped sending; a retry may help. The message gives the reason.
 
-    `reached` says whether the hub was there at all, `wait_s` how long it asked to be left alone.
+    `reached` is whether there was a connection at all, `wait_s` the delay that the hub asked for, in seconds.
     """
 
     def __init__(self, why: str, *, reached: bool = True, wait_s: float = 0.0) -> None:
@@ -46,7 +46,7 @@ class ConnectionLost(Exception):
 
 @attrs.frozen(kw_only=True)
 class RemoteFile:
-    """A file of a repository, pinned to a commit. `etag` names its content: the sha256 for every large file."""
+    """A file of a repository at a commit. `etag` identifies its content; for large files it is the sha256."""
 
     repo: str
     filename: str
@@ -56,15 +56,15 @@ class RemoteFile:
 
     @property
     def sha256(self) -> str | None:
-        """The checksum that the hub knows the content by, if it is one."""
+        """The sha256 of the content, if the etag is one."""
         return self.etag if _SHA256.fullmatch(self.etag) else None
 
 
 class Hub:
-    """The hub at `endpoint` (default: HF_ENDPOINT, else huggingface.co), with a token (default: HF_TOKEN, else the one
-    that `hf auth login` stored).
+    """The hub at `endpoint` (default: HF_ENDPOINT, else huggingface.co).
 
-    Raises DownloadError when huggingface_hub is not installed.
+    `token` defaults to HF_TOKEN, else the token stored by `hf auth login`. Raises DownloadError if huggingface_hub is
+    not installed.
     """
 
     def __init__(self, *, token: str | None = None, endpoint: str | None = None) -> None:
@@ -72,17 +72,17 @@ class Hub:
             from huggingface_hub import get_token
         except ImportError:
             raise DownloadError(
-                "fetching models needs the package huggingface_hub", hint="pip install 'mold-core[hub]'"
+                "downloading models needs the package huggingface_hub", hint="pip install 'mold-core[hub]'"
             ) from None
         self.endpoint = (endpoint or os.environ.get("HF_ENDPOINT") or _PUBLIC).rstrip("/")
-        if not _is_address(self.endpoint):
-            raise DownloadError(f"HF_ENDPOINT must be an address such as {_PUBLIC}, not {self.endpoint!r}")
+        if not _is_url(self.endpoint):
+            raise DownloadError(f"HF_ENDPOINT must be a URL such as {_PUBLIC}, not {self.endpoint!r}")
         self._token = token or get_token()
         if self._token and not (self._token.isascii() and self._token.isprintable()):
-            raise DownloadError("the Hugging Face token in HF_TOKEN holds characters that no token has")
+            raise DownloadError("the Hugging Face token in HF_TOKEN contains characters that no token has")
 
     def look_up(self, repo: str, filename: str, *, gated: bool = False) -> RemoteFile:
-        """Return what the hub says about a file. Raises DownloadError, or ConnectionLost when asking again may help."""
+        """Return the metadata of a file. Raises DownloadError, or ConnectionLost if a retry may help."""
         from huggingface_hub import hf_raise_for_status
 
         url = self._url(repo, filename, "main")
@@ -90,15 +90,15 @@ class Hub:
             for _ in range(_MAX_REDIRECTS):
                 response = self._request("HEAD", url)
                 hf_raise_for_status(response)
-                remote = _read_answer(repo, filename, response)
+                remote = _remote_file(repo, filename, response)
                 if remote:
                     return remote
                 if not response.headers.get("Location"):
                     break
                 url = urljoin(url, response.headers["Location"])
         raise DownloadError(
-            f"{self.endpoint} does not answer like a Hugging Face hub when asked for {filename} of {repo}",
-            hint="look at HF_ENDPOINT, and at the proxy if there is one",
+            f"{self.endpoint} does not respond like a Hugging Face hub to the request for {filename} of {repo}",
+            hint="check HF_ENDPOINT, and the proxy if you use one",
         )
 
     def describe(self, repo: str) -> dict[str, Any]:
@@ -131,14 +131,14 @@ class Hub:
         return about
 
     def read(self, remote: RemoteFile, start: int = 0) -> Generator[tuple[int, bytes], None, None]:
-        """Yield (position, bytes) from `start` on, or from 0 on when the server cannot skip.
+        """Yield (position, bytes) from `start` on, or from 0 if the server does not support ranges.
 
-        Raises DownloadError, or ConnectionLost when asking again may help.
+        Raises DownloadError, or ConnectionLost if a retry may help.
         """
         from huggingface_hub import get_session, hf_raise_for_status
 
-        # The address of the hub, not the one it redirects to: that one is signed for an hour, and does not want the
-        # token, which the session leaves out when it follows to another host.
+        # Always the URL of the hub, because the one that it redirects to is signed for one hour only. The session does
+        # not send the token to other hosts.
         url = self._url(remote.repo, remote.filename, remote.commit)
         headers = self._headers(url) | ({"Range": f"bytes={start}-"} if start else {})
         with (
@@ -152,7 +152,7 @@ class Hub:
                 position += len(chunk)
 
     def page_of(self, repo: str) -> str:
-        """Return the address of a repository's page."""
+        """Return the URL of a repository's page."""
         return f"{self.endpoint}/{repo}"
 
     def _url(self, repo: str, filename: str, revision: str) -> str:
@@ -162,11 +162,11 @@ class Hub:
         try:
             return hf_hub_url(repo, filename, revision=revision, endpoint=self.endpoint)
         except HFValidationError:
-            raise DownloadError(f"the catalog names the repository {repo!r}, which no hub can have") from None
+            raise DownloadError(f"the catalog names {repo!r}, which is not a valid repository name") from None
 
     def _headers(self, url: str) -> dict[str, str]:
-        # NOTE: not huggingface_hub's own headers. Those tell of the other packages installed here, and of the program
-        # that started us, which they find out by one more request.
+        # NOTE: not the headers of huggingface_hub: they reveal installed packages and the parent program, which
+        # costs one more request to find out.
         headers = {"User-Agent": f"mold/{VERSION}", "Accept-Encoding": "identity"}
         if self._token and _origin(url) == _origin(self.endpoint):
             headers["Authorization"] = f"Bearer {self._token}"
@@ -189,9 +189,9 @@ class Hub:
             raise self._refused(error.response, repo, filename, gated) from error
         except errors.OfflineModeIsEnabled as error:
             raise DownloadError(
-                f"HF_HUB_OFFLINE is set, so {filename} of {repo} is not fetched", hint="unset it to fetch models"
+                f"HF_HUB_OFFLINE is set, so {filename} of {repo} is not downloaded", hint="unset it to download models"
             ) from error
-        except errors.HTTPError as error:  # type: ignore[attr-defined]  # of httpx up to 1.x, of httpx2 from 2.0 on
+        except errors.HTTPError as error:  # type: ignore[attr-defined]  # httpx up to 1.x, httpx2 since 2.0
             raise self._lost(error) from error
 
     def _lost(self, error: Exception) -> ConnectionLost:
@@ -200,7 +200,7 @@ class Hub:
         kinds = {kind.__name__ for kind in type(error).__mro__}
         causes = _causes(error)
         if any(isinstance(cause, socket.gaierror) for cause in causes):
-            return ConnectionLost(f"the name {host} cannot be found; is this machine online?", reached=False)
+            return ConnectionLost(f"the host name {host} cannot be resolved; is this machine online?", reached=False)
         if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
             return ConnectionLost(f"{self.endpoint} refuses connections", reached=False)
         if "TimeoutException" in kinds:
@@ -208,34 +208,34 @@ class Hub:
                 f"{host} sent nothing for {_timeout_s():.0f} s", reached="ConnectTimeout" not in kinds
             )
         if any(isinstance(cause, ssl.SSLError) for cause in causes):
-            return ConnectionLost(f"no safe connection to {host} comes about (its certificate?)", reached=False)
+            return ConnectionLost(f"no secure connection to {host} (is its certificate valid?)", reached=False)
         if "ProxyError" in kinds:
-            return ConnectionLost(f"the proxy does not let a request to {host} through", reached=False)
+            return ConnectionLost(f"the proxy refuses requests to {host}", reached=False)
         if "ConnectError" in kinds:
             return ConnectionLost(f"{host} cannot be reached", reached=False)
-        return ConnectionLost(f"the connection to {host} broke off")
+        return ConnectionLost(f"the connection to {host} was lost")
 
     def _refused(self, response: Any, repo: str, filename: str, gated: bool) -> DownloadError | ConnectionLost:
         status, code = response.status_code, response.headers.get("X-Error-Code")
         host, page = urlsplit(self.endpoint).hostname, self.page_of(repo)
-        if status in _WORTH_REPEATING:
+        if status in _RETRIED_STATUSES:
             wait = response.headers.get("Retry-After", "")
-            return ConnectionLost(f"{host} answers {status}", wait_s=float(wait) if wait.isdigit() else 0.0)
+            return ConnectionLost(f"{host} responds with {status}", wait_s=float(wait) if wait.isdigit() else 0.0)
         if status == 401 and "Invalid credentials" in response.headers.get("X-Error-Message", ""):
             return DownloadError(
-                f"{host} does not accept the token in HF_TOKEN", hint=f"make a new one at {_PUBLIC}/settings/tokens"
+                f"{host} does not accept the token in HF_TOKEN", hint=f"create a new one at {_PUBLIC}/settings/tokens"
             )
         if code == "GatedRepo" or (gated and status in (401, 403)):
             return self._gated(repo, page)
         if code in ("RepoNotFound", "RevisionNotFound") or status == 401:
             return DownloadError(f"{host} has no repository {repo}, or it is private", value=repo)
         if status == 403:
-            return DownloadError(f"{host} refuses access to {repo}", hint=f"its page may say why: {page}")
+            return DownloadError(f"{host} refuses access to {repo}", hint=f"the reason may be on its page: {page}")
         if status == 416:
-            return DownloadError(f"{host} has fewer bytes of {filename} of {repo} than it says")
+            return DownloadError(f"{host} has fewer bytes of {filename} of {repo} than it announced")
         if status == 404:
-            return DownloadError(f"the repository {repo} has no file {filename} any more", hint=f"its page is {page}")
-        return DownloadError(f"{host} answers {status} to the request for {filename} of {repo}")
+            return DownloadError(f"the repository {repo} has no file {filename}", hint=f"check its page: {page}")
+        return DownloadError(f"{host} responds with {status} to the request for {filename} of {repo}")
 
     def _gated(self, repo: str, page: str) -> DownloadError:
         if self._token:
@@ -244,13 +244,13 @@ class Hub:
                 hint=f"accept its licence at {page} with that account (and let the token read gated repositories)",
             )
         return DownloadError(
-            f"{repo} asks for an accepted licence",
+            f"{repo} requires accepting its licence",
             hint=f"accept it at {page}, then set HF_TOKEN to a token of that account ({_PUBLIC}/settings/tokens)",
         )
 
 
-def _read_answer(repo: str, filename: str, response: Any) -> RemoteFile | None:
-    """Return what the answer to HEAD says of the file, or None if it only says to look elsewhere (it was renamed)."""
+def _remote_file(repo: str, filename: str, response: Any) -> RemoteFile | None:
+    """Return the file that a response to HEAD describes, or None if it is only a redirect to a renamed repository."""
     headers = response.headers
     redirected = headers.get("Location") is not None
     commit = headers.get("X-Repo-Commit")
@@ -264,12 +264,12 @@ def _read_answer(repo: str, filename: str, response: Any) -> RemoteFile | None:
 
 
 def _first_position(response: Any) -> int:
-    """Return where in the file the body begins: what Content-Range says, 0 for a whole file."""
+    """Return the position in the file at which the body starts: from Content-Range, or 0 for a complete file."""
     if response.status_code != 206:
         return 0
     found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
     if not found:
-        raise ConnectionLost("the server sent a part of the file and does not say which")
+        raise ConnectionLost("the server sent a range of the file without saying which one")
     return int(found[1])
 
 
@@ -278,7 +278,7 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port
 
 
-def _is_address(text: str) -> bool:
+def _is_url(text: str) -> bool:
     try:
         parts = urlsplit(text)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0

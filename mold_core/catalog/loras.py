@@ -1,4 +1,4 @@
-"""Low-rank LoRAs (LoRA) by name: the folder they lie in, and which file a name means."""
+"""Finds LoRA files by name: in the LoRA folder, and among those of the catalog."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SUFFIX = ".safetensors"
 
 @attrs.frozen(kw_only=True)
 class SuppliedLora:
-    """A LoRA of the catalog: its file, here or not, and how the names of the models begin that it is for."""
+    """A LoRA of the catalog: its file, which may not be downloaded, and the prefix of the models it is for."""
 
     file: Path
     models: str = ""
@@ -27,10 +27,9 @@ class SuppliedLora:
 
 @attrs.frozen
 class LoraFolder:
-    """The folder `loras` in MOLD_HOME. LoRAs in it have names: their path without `.safetensors`.
+    """The folder `loras` in MOLD_HOME. The name of a LoRA in it is its path without `.safetensors`.
 
-    `supplied` are those that the catalog has for a model's family, by the names they are pulled by; `model` is that
-    model. `adopted` are files in folders of other programs, by the names that they were adopted under.
+    `supplied` has the LoRAs that the catalog offers for the family of `model`, by name.
     """
 
     path: Path
@@ -39,7 +38,7 @@ class LoraFolder:
     adopted: Mapping[str, str] = attrs.Factory(dict)
 
     def names(self) -> Iterator[tuple[str, Path]]:
-        """Yield every LoRA in the folder, by name, with its file; then the adopted ones that are there."""
+        """Yield name and file of every LoRA in the folder."""
         for file in sorted(self.path.rglob(f"*{SUFFIX}")):
             if file.is_file():
                 yield file.relative_to(self.path).as_posix().removesuffix(SUFFIX), file
@@ -48,20 +47,19 @@ class LoraFolder:
                 yield name, Path(adopted)
 
     def locate(self, lora: LoraWeight, field: str) -> LoraWeight:
-        """Return the LoRA with the absolute path of its file in `path`.
+        """Return the LoRA with the absolute path of its file as `path`.
 
-        A path is taken as it is where it is absolute or begins with ``~``; anything else is a name, looked for in the
-        folder only. Raises ValidationError for `field`, with the nearest names.
+        Absolute paths and paths that start with ``~`` are used directly. Anything else is a name in the folder or in
+        the catalog. Raises ValidationError for `field`, with the nearest names.
         """
-        wanted = Path(lora.path)
         if lora.path in self.supplied:
             return self._pulled(lora, field)
         if _is_path(lora.path):
-            file = Path(os.path.expanduser(lora.path))  # unlike Path.expanduser() it takes "~nobody" as it is
+            file = Path(os.path.expanduser(lora.path))  # unlike Path.expanduser() it accepts an unknown user
             if _is_file(file):
                 return attrs.evolve(lora, path=str(file.absolute()))
-            raise ValidationError(f"{field} names no file: {shorten(lora.path, 200)}", field=field, value=lora.path)
-        if ".." not in wanted.parts and "\0" not in lora.path:
+            raise ValidationError(f"{field} is not a file: {shorten(lora.path, 200)}", field=field, value=lora.path)
+        if ".." not in Path(lora.path).parts and "\0" not in lora.path:
             for file in (self.path / lora.path, self.path / f"{lora.path}{SUFFIX}"):
                 if _is_file(file):
                     return attrs.evolve(lora, path=str(file.absolute()))
@@ -72,7 +70,7 @@ class LoraFolder:
 
         near = get_close_matches(lora.path, known, n=3)
         raise ValidationError(
-            f"%s names no LoRA in %s: %s{'; nearest: %s' if near else ''}",
+            f"%s is not a LoRA in %s: %s{'; nearest: %s' if near else ''}",
             field,
             self.path,
             shorten(lora.path),
@@ -83,11 +81,11 @@ class LoraFolder:
         )
 
     def _pulled(self, lora: LoraWeight, field: str) -> LoraWeight:
-        """Return a LoRA of the catalog. Raises ValidationError where it is not here or for other models."""
+        """Return a LoRA of the catalog. Raises ValidationError if it is not downloaded or for other models."""
         supplied = self.supplied[lora.path]
         if not self.model.startswith(supplied.models):
             raise ValidationError(
-                f"{field}: {lora.path} is for {supplied.models} models, and {self.model} is none",
+                f"{field}: {lora.path} is for {supplied.models} models, not for {self.model}",
                 field=field,
                 value=lora.path,
                 hint=f"name a {supplied.models} model (mold list)",
@@ -97,7 +95,7 @@ class LoraFolder:
                 f"{field}: {lora.path} is not downloaded",
                 field=field,
                 value=lora.path,
-                hint=f"mold pull {lora.path} fetches it",
+                hint=f"download it: mold pull {lora.path}",
             )
         return attrs.evolve(lora, path=str(supplied.file.absolute()))
 
@@ -116,19 +114,18 @@ class LoraFolder:
         return attrs.evolve(lora, path=str(file))
 
     def located(self, request: GenerateRequest) -> tuple[LoraWeight, ...] | None:
-        """Return all LoRAs of a request, `lora` before `loras`, with the paths of their files; None for none."""
+        """Return all LoRAs of a request with absolute paths, `lora` before `loras`; None if there are none."""
         named = [(request.lora, "lora.path")] if request.lora else []
         named += [(lora, f"loras[{index}].path") for index, lora in enumerate(request.loras or ())]
         return tuple(self.locate(lora, field) for lora, field in named) or None
 
 
 def refuse_lora_paths(request: object) -> None:
-    """Raise ValidationError if a request from elsewhere names a LoRA by path: that would read any file here."""
+    """Raise ValidationError if a request from a client has a LoRA path, which could read any file of the server."""
     for lora in (getattr(request, "lora", None), *(getattr(request, "loras", None) or ())):
         if lora is not None and _is_path(lora.path):
             raise ValidationError(
-                f"loras name files by path: {shorten(lora.path)}; over the network only names below the server's folder"
-                " of LoRAs are taken",
+                f"loras has a path: {shorten(lora.path)}; a server accepts only names of files in its LoRA folder",
                 field="loras",
                 value=lora.path,
             )
@@ -137,7 +134,7 @@ def refuse_lora_paths(request: object) -> None:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # a name that is too long, or no name at all
+    except (OSError, ValueError):  # the name is too long, or contains a null character
         return False
 
 

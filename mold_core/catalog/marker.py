@@ -1,7 +1,7 @@
-"""The file ``.pulling`` beside a model: it stands while a pull runs, and a lock on it tells whether one really does.
+"""The file ``.pulling`` in a model's folder: it exists, and is locked, while a pull of the model runs.
 
-A pull that was killed leaves the file and not the lock. Several pulls of a model share the lock; who removes the model
-must have it alone.
+A killed pull leaves the file but not the lock. Several pulls of a model share the lock; removing the model needs it
+exclusively.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ except ImportError:  # Windows
 
 __all__ = ["clear_stale", "holding", "pull_runs"]
 
-# Where there are no such locks, a marker younger than this counts as that of a running pull.
+# On systems without such locks, a marker younger than this belongs to a running pull.
 _TRUSTED_S = 6 * 3600
 
 
 @contextmanager
-def holding(marker: Path, *, alone: bool = False) -> Iterator[bool]:
-    """Let the marker stand, locked, for a while; give False when others have it and `alone` is asked for.
+def holding(marker: Path, *, exclusive: bool = False) -> Iterator[bool]:
+    """Create and lock the marker during the block. Yields False if `exclusive` is set and another process has a lock.
 
-    At the end it is removed, unless others have it.
+    At the end the marker is removed, unless another process has locked it.
     """
-    if alone and fcntl is None and pull_runs(marker):
+    if exclusive and fcntl is None and pull_runs(marker):
         yield False
         return
-    file = _locked(marker, alone=alone)
+    file = _locked(marker, exclusive=exclusive)
     if file is None:
         yield False
         return
@@ -45,18 +45,18 @@ def holding(marker: Path, *, alone: bool = False) -> Iterator[bool]:
 
 
 def pull_runs(marker: Path) -> bool:
-    """Say whether a pull of the model is running, in any process."""
+    """Return whether a pull of the model is running in any process."""
     try:
         with marker.open("rb") as file:
             if fcntl is None:
                 return time.time() - os.fstat(file.fileno()).st_mtime < _TRUSTED_S
-            return not _lock(file, alone=True)
+            return not _lock(file, exclusive=True)
     except OSError:
         return False
 
 
 def clear_stale(marker: Path) -> bool:
-    """Remove the marker unless a pull is running; say whether there was one to remove."""
+    """Remove the marker unless a pull is running. Returns whether one was removed."""
     if fcntl is None:
         try:
             marker.unlink()
@@ -65,7 +65,7 @@ def clear_stale(marker: Path) -> bool:
         return True
     try:
         with marker.open("rb") as file:
-            if not _lock(file, alone=True):
+            if not _lock(file, exclusive=True):
                 return False
             marker.unlink()
     except OSError:
@@ -73,29 +73,29 @@ def clear_stale(marker: Path) -> bool:
     return True
 
 
-def _locked(marker: Path, *, alone: bool) -> IO[bytes] | None:
+def _locked(marker: Path, *, exclusive: bool) -> IO[bytes] | None:
     while True:
         marker.parent.mkdir(parents=True, exist_ok=True)
         file = marker.open("ab")
-        if not _lock(file, alone=alone):
-            if alone:
+        if not _lock(file, exclusive=exclusive):
+            if exclusive:
                 file.close()
                 return None
-            time.sleep(0.01)  # somebody looks whether a pull runs, or removes the model
+            time.sleep(0.01)  # another process checks whether a pull runs, or removes the model
             file.close()
             continue
         with suppress(OSError):
-            # Between opening and locking the file may have been removed; then the lock is on nothing.
+            # If the file was removed between opening and locking, the lock is on a deleted file.
             if os.path.samestat(os.fstat(file.fileno()), marker.stat()):
                 return file
         file.close()
 
 
-def _lock(file: IO[bytes], *, alone: bool) -> bool:
+def _lock(file: IO[bytes], *, exclusive: bool) -> bool:
     if fcntl is None:
         return True
     try:
-        fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
     except OSError:
         return False
     return True

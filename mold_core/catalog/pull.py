@@ -1,8 +1,8 @@
-"""Brings the files of a model to where the catalog says they lie: whole, verified, once.
+"""Downloads the files of a model to their paths in the catalog, and verifies them.
 
-Bytes come into ``.hf-cache`` in the models folder, under the name of their content, and stay there until the file is
-whole and verified; then it is renamed to its place. So an interruption of any kind leaves either nothing or the
-beginning of a file, with which the next pull goes on. A file lock for each content keeps two pulls apart.
+A file is downloaded to ``.hf-cache`` in the models folder, under a name derived from its content, and moved to its path
+when it is complete and verified. So an interruption leaves at most a partial file, which the next pull resumes. A file
+lock per content prevents two pulls from downloading the same file.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from pathlib import Path, PurePosixPath
 
 import attrs
 
-from mold_core.catalog.fetch import Patience, fetch, patiently
+from mold_core.catalog.fetch import RetryPolicy, fetch, with_retries
 from mold_core.catalog.hub import Hub, RemoteFile
 from mold_core.catalog.marker import clear_stale, holding
 from mold_core.catalog.model import ModelFile, ModelSpec
-from mold_core.catalog.report import FileReport, PullReader
+from mold_core.catalog.report import PullReporter
 from mold_core.catalog.space import check_space, in_words, same_disk
 from mold_core.catalog.store import LocalFiles, ModelStore
 from mold_core.catalog.together import fetch_together
@@ -52,61 +52,62 @@ def pull(
     offline: bool = False,
     at_once: int = 1,
 ) -> LocalFiles:
-    """Return the files of a model after fetching those that are not here, or not as the catalog says.
+    """Return the files of a model after downloading those that are missing or differ from the catalog.
 
-    `on_event` is called in this thread, at most four times a second while bytes come in; when it returns False the pull
-    ends with CancelledError. `token` and `endpoint` stand in for HF_TOKEN and HF_ENDPOINT. With `skip_verify` files
-    that are here are left alone and those that come are not compared with the catalog. With `offline` nothing is
-    fetched: what is missing is an error. `at_once` is the number of files that are fetched at the same time.
+    `on_event` is called in this thread, at most four times a second while bytes arrive; if it returns False, the pull
+    ends with CancelledError. `token` and `endpoint` replace HF_TOKEN and HF_ENDPOINT. With `skip_verify` existing files
+    are accepted unchecked, and downloaded files are not compared with the catalog. With `offline` a missing file is an
+    error.
 
     Raises DownloadError for the network, the hub, licences and checksums; OutputError for the disk; PluginError for a
-    catalog entry with a path outside the models folder. What has come is kept for the next pull, except a file whose
-    checksum is wrong.
+    catalog entry with a path outside the models folder. Downloaded bytes are kept for the next pull, except those of a
+    file with a wrong checksum.
     """
-    reader = PullReader(on_event)
+    reporter = PullReporter(on_event)
     if spec.embedded or not spec.files:
-        why = "is part of mold" if spec.embedded else "needs no files"
-        reader.say(Info(message=f"{spec.name} {why}, nothing to fetch"))
+        why = "ships with mold" if spec.embedded else "needs no files"
+        reporter.send(Info(message=f"{spec.name} {why}; nothing to download"))
     else:
         check_paths(spec, store)
         try:
-            _Pull(spec, store, reader, skip_verify).run(lambda: _connect(spec, token, endpoint, offline), at_once)
+            _Pull(spec, store, reporter, skip_verify).run(lambda: _connect(spec, token, endpoint, offline))
         except OSError as error:
-            if error is reader.failure:
+            if error is reporter.failure:
                 raise
             raise _disk_error(error, spec, store) from error
-    reader.say(PullComplete(model=spec.name))
+    reporter.send(PullComplete(model=spec.name))
     return store.files_of(spec)
 
 
 def _connect(spec: ModelSpec, token: str | None, endpoint: str | None, offline: bool) -> Hub:
     if offline:
         raise DownloadError(
-            f"MOLD_OFFLINE is set, so what is missing of {spec.name} is not fetched", hint="unset it to fetch models"
+            f"MOLD_OFFLINE is set, so missing files of {spec.name} are not downloaded",
+            hint="unset it to download models",
         )
     return Hub(token=token, endpoint=endpoint)
 
 
 def check_paths(spec: ModelSpec, store: ModelStore) -> None:
-    """Refuse paths that leave the models folder or could be one of our own files there. Catalogs come from anyone.
+    """Raise PluginError for paths that leave the models folder or may name mold's own files in it.
 
-    Files with absolute paths that are nowhere to be fetched from may lie anywhere else: config.toml names them, and
-    they are only read.
+    Catalogs are not trusted. Absolute paths of files without a repository are allowed: config.toml names them, and they
+    are only read.
     """
-    names_there = (file.filename for file in spec.files if file.filename)
-    elsewhere = {file for file in spec.files if not file.repo and Path(file.path).is_absolute()}
-    ours = [file for file in spec.files if file not in elsewhere or not store.is_elsewhere(Path(file.path))]
+    repo_names = (file.filename for file in spec.files if file.filename)
+    local = {file for file in spec.files if not file.repo and Path(file.path).is_absolute()}
+    checked = [file for file in spec.files if file not in local or not store.is_elsewhere(Path(file.path))]
     for path in (
         spec.name.replace(":", "-"),
-        *(path for file in ours for path in (file.path, *file.instead)),
-        *names_there,
+        *(path for file in checked for path in (file.path, *file.instead)),
+        *repo_names,
     ):
-        parts = PurePosixPath(path).parts
-        if not parts or not all(
-            part.isprintable() and not part.startswith(".") and not set(part) & set('/\\:*?"<>|') for part in parts
+        names = PurePosixPath(path).parts
+        if not names or not all(
+            name.isprintable() and not name.startswith(".") and not set(name) & set('/\\:*?"<>|') for name in names
         ):
             raise PluginError(
-                f"the catalog entry {spec.name!r} has a path that is no plain path in the models folder: {path!r}",
+                f"the catalog entry {spec.name!r} has a path that is not allowed in the models folder: {path!r}",
                 field="path",
                 value=path,
             )
@@ -115,18 +116,18 @@ def check_paths(spec: ModelSpec, store: ModelStore) -> None:
 def _disk_error(error: OSError, spec: ModelSpec, store: ModelStore) -> OutputError:
     problem = output_error(Path(error.filename or store.models_dir), error)
     if error.errno in _DISK_FULL:
-        problem.hint = f"{problem.hint}; mold pull {spec.name} then goes on with what has come"
+        problem.hint = f"{problem.hint}; mold pull {spec.name} then resumes the download"
     return problem
 
 
 @attrs.frozen(kw_only=True)
-class _Wanted:
-    """A file that must be fetched: as the catalog has it, as the hub has it, where it goes and where it grows."""
+class _Download:
+    """A file to download: its catalog entry, its entry on the hub, its final path and its partial file."""
 
     file: ModelFile
     remote: RemoteFile
     path: Path
-    part: Path
+    partial: Path
 
     @property
     def size_bytes(self) -> int:
@@ -135,7 +136,7 @@ class _Wanted:
     @property
     def bytes_here(self) -> int:
         try:
-            return min(self.part.stat().st_size, self.size_bytes)
+            return min(self.partial.stat().st_size, self.size_bytes)
         except OSError:
             return 0
 
@@ -143,84 +144,68 @@ class _Wanted:
 class _Pull:
     """One call of `pull`."""
 
-    def __init__(self, spec: ModelSpec, store: ModelStore, reader: PullReader, skip_verify: bool) -> None:
+    def __init__(self, spec: ModelSpec, store: ModelStore, reporter: PullReporter, skip_verify: bool) -> None:
         self.spec = spec
         self.store = store
-        self.reader: FileReport = reader
-        self.main_reader = reader
+        self.reporter = reporter
         self.skip_verify = skip_verify
         self.following = False
         self.cache = store.models_dir / CACHE_NAME
         self.ledger = ChecksumLedger(store.models_dir, lambda: self._lock("verified"))
-        self.patience = _patience(reader)
+        self.retries = RetryPolicy(lambda sentence: reporter.send(Info(message=sentence)), reporter.tick)
 
     def run(self, connect: Callable[[], Hub], at_once: int) -> None:
         files = {file.path: file for file in self.spec.files}.values()
-        missing = [file for file in files if not self._is_stood_in_for(file) and not self._is_here(file, explain=True)]
+        missing = [file for file in files if not self._has_alternative(file) and not self._is_here(file, explain=True)]
         if missing:
             hub = connect()
-            # Everything that can be refused is refused before the first gigabyte comes.
-            wanted = [self._ask(hub, file) for file in missing]
-            check_space(self.spec.name, self._needs(wanted))
+            # All checks are done before the first gigabyte is downloaded.
+            downloads = [self._look_up(hub, file) for file in missing]
+            check_space(self.spec.name, self._needs(downloads))
             with holding(self.store.marker_of(self.spec)):
-                self._announce(wanted)
-                if at_once > 1 and len(wanted) > 1:
-                    jobs = [self._in_thread(hub, item) for item in wanted]
-                    fetch_together(jobs, self.main_reader, at_once)
-                else:
-                    for item in wanted:
-                        self._bring(hub, item)
+                self._announce(downloads)
+                for download in downloads:
+                    self._download(hub, download)
         clear_stale(self.store.marker_of(self.spec))
 
-    def _in_thread(self, hub: Hub, item: _Wanted) -> Callable[[FileReport], None]:
-        """Return what fetches one file and reports to a reader of its own."""
+    # --- existing files ------------------------------------------------------------------------------------------
 
-        def bring(report: FileReport) -> None:
-            pull_of_file = copy.copy(self)
-            pull_of_file.reader = report
-            pull_of_file.patience = _patience(report)
-            pull_of_file._bring(hub, item)
-
-        return bring
-
-    # --- what is here --------------------------------------------------------------------------------------------
-
-    def _is_stood_in_for(self, file: ModelFile) -> bool:
+    def _has_alternative(self, file: ModelFile) -> bool:
         path = self.store.path_of(self.spec, file)
         others = () if path.is_file() else self.store.choices(self.spec, file)
         if others:
-            self.reader.say(Info(message=f"{path.name} is left out: {others[0].name} is here and stands in for it"))
+            self.reporter.send(Info(message=f"{path.name} is skipped: {others[0].name} is used instead"))
         return bool(others)
 
     def _is_here(self, file: ModelFile, sha256: str | None = None, *, explain: bool = False) -> bool:
         path = self.store.path_of(self.spec, file)
-        wrong = self._what_is_wrong(file, path) if path.is_file() else "missing"
-        if wrong is None or self._take_over(path, file.sha256 or sha256):
+        problem = self._problem(file, path) if path.is_file() else "missing"
+        if problem is None or self._link_twin(path, file.sha256 or sha256):
             if explain:
-                self.reader.say(CacheHit(resource=path.name))
+                self.reporter.send(CacheHit(resource=path.name))
             return True
-        if explain and wrong != "missing":
-            self.reader.say(Info(message=f"{path} is here but {wrong}; it is fetched again"))
+        if explain and problem != "missing":
+            self.reporter.send(Info(message=f"{path} exists but {problem}; it is downloaded again"))
         return False
 
-    def _what_is_wrong(self, file: ModelFile, path: Path) -> str | None:
+    def _problem(self, file: ModelFile, path: Path) -> str | None:
         if self.skip_verify:
             return None
         size = path.stat().st_size
         if file.size_bytes and size != file.size_bytes:
             return f"has {size:,} bytes instead of {file.size_bytes:,}"
         if file.sha256:
-            sha256 = self.ledger.known(path) or self._read_through(path)
+            sha256 = self.ledger.known(path) or self._compute_sha256(path)
             if sha256 != file.sha256.lower():
                 return f"has the sha256 {sha256} instead of {file.sha256.lower()}"
         return None
 
-    def _read_through(self, path: Path) -> str:
-        self.reader.stage(f"checking {path.name}")
-        return self.ledger.sha256(path, self.reader.tick)
+    def _compute_sha256(self, path: Path) -> str:
+        self.reporter.stage(f"checking {path.name}")
+        return self.ledger.sha256(path, self.reporter.tick)
 
-    def _take_over(self, path: Path, sha256: str | None) -> bool:
-        """Make `path` the same file as another model's with this content, if there is one."""
+    def _link_twin(self, path: Path, sha256: str | None) -> bool:
+        """Link `path` to a file of another model with the same content. Returns False if there is none."""
         twin = self.ledger.find(sha256.lower()) if sha256 and not self.store.is_elsewhere(path) else None
         if twin is None or twin == path:
             return False
@@ -236,22 +221,20 @@ class _Pull:
         self.ledger.record(path, str(sha256).lower())
         return True
 
-    # --- what the hub has ----------------------------------------------------------------------------------------
+    # --- files of the hub ----------------------------------------------------------------------------------------
 
-    def _ask(self, hub: Hub, file: ModelFile) -> _Wanted:
+    def _look_up(self, hub: Hub, file: ModelFile) -> _Download:
         path = self.store.path_of(self.spec, file)
         if not file.repo:
-            raise DownloadError(
-                f"the catalog does not say where {path.name} comes from", local_hint=f"put it at {path}"
-            )
-        self.reader.stage(f"asking for {path.name}")
+            raise DownloadError(f"the catalog has no repository for {path.name}", local_hint=f"put the file at {path}")
+        self.reporter.stage(f"looking up {path.name}")
         repo, filename = file.repo, file.filename or path.name
-        remote = patiently(lambda: hub.look_up(repo, filename, gated=file.gated), self.patience)
+        remote = with_retries(lambda: hub.look_up(repo, filename, gated=file.gated), self.retries)
         if not self.skip_verify:
-            self._compare(file, remote, remote.size_bytes, remote.sha256, "is another file now")
+            self._compare(file, remote, remote.size_bytes, remote.sha256, "has changed on the hub")
         name = remote.etag if _SAFE_ETAG.fullmatch(remote.etag) else hash_of(remote.etag.encode()).hexdigest()
-        part = self.cache / f"models--{repo.replace('/', '--')}" / "blobs" / f"{name}.incomplete"
-        return _Wanted(file=file, remote=remote, path=path, part=part)
+        partial = self.cache / f"models--{repo.replace('/', '--')}" / "blobs" / f"{name}.incomplete"
+        return _Download(file=file, remote=remote, path=path, partial=partial)
 
     def _compare(
         self, file: ModelFile, remote: RemoteFile, size_bytes: int | None, sha256: str | None, what: str
@@ -265,62 +248,64 @@ class _Pull:
                     f"{remote.filename} of {remote.repo} {what}: expected {name} {expected}, got {got}",
                     field=name,
                     value=got,
-                    hint=f"pull again; if it stays so, update the plugin of {self.spec.name}, or use --skip-verify",
+                    hint=f"pull again; if that does not help, update the plugin of {self.spec.name}, or use "
+                    "--skip-verify",
                 )
 
-    def _needs(self, wanted: Iterable[_Wanted]) -> Iterator[tuple[Path, int]]:
-        for item in wanted:
-            left = item.size_bytes - item.bytes_here
-            yield item.part.parent, left
-            if not same_disk(item.part.parent, item.path.parent):
-                yield item.path.parent, left  # a folder linked from another disk gets a copy
+    def _needs(self, downloads: Iterable[_Download]) -> Iterator[tuple[Path, int]]:
+        for download in downloads:
+            missing_bytes = download.size_bytes - download.bytes_here
+            yield download.partial.parent, missing_bytes
+            if not same_disk(download.partial.parent, download.path.parent):
+                yield download.path.parent, missing_bytes  # a folder on another disk needs a copy
 
-    # --- bringing it ---------------------------------------------------------------------------------------------
+    # --- downloading ---------------------------------------------------------------------------------------------
 
-    def _announce(self, wanted: list[_Wanted]) -> None:
-        files = "1 file" if len(wanted) == 1 else f"{len(wanted)} files"
-        total = sum(item.size_bytes for item in wanted)
+    def _announce(self, downloads: list[_Download]) -> None:
+        files = "1 file" if len(downloads) == 1 else f"{len(downloads)} files"
+        total = sum(download.size_bytes for download in downloads)
         licence = f"; licence {self.spec.licence}" if self.spec.licence else ""
-        self.reader.say(Info(message=f"fetching {self.spec.name}, {files}, {in_words(total)}{licence}"))
-        self.main_reader.begin(len(wanted), total)
+        self.reporter.send(Info(message=f"downloading {self.spec.name}, {files}, {in_words(total)}{licence}"))
+        self.reporter.begin(len(downloads), total)
 
-    def _bring(self, hub: Hub, item: _Wanted) -> None:
-        self.reader.start_file(item.path.name, item.size_bytes, item.bytes_here)
-        item.part.parent.mkdir(parents=True, exist_ok=True)
-        with self._lock(item.part.stem, item):
-            if not self._is_here(item.file, item.remote.sha256):
-                self._fetch(hub, item)
-        self.reader.finish_file()
+    def _download(self, hub: Hub, download: _Download) -> None:
+        self.reporter.start_file(download.path.name, download.size_bytes, download.bytes_here)
+        download.partial.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock(download.partial.stem, download):
+            if not self._is_here(download.file, download.remote.sha256):
+                self._fetch(hub, download)
+        self.reporter.finish_file()
 
-    def _fetch(self, hub: Hub, item: _Wanted) -> None:
+    def _fetch(self, hub: Hub, download: _Download) -> None:
         sha256 = fetch(
             hub,
-            item.remote,
-            item.part,
-            patience=self.patience,
-            report=self.reader.progress,
+            download.remote,
+            download.partial,
+            retries=self.retries,
+            report=self.reporter.progress,
             hashed=not self.skip_verify,
         )
         if sha256:
             try:
-                self._compare(item.file, item.remote, item.part.stat().st_size, sha256, "came damaged and was deleted")
+                size_bytes = download.partial.stat().st_size
+                self._compare(download.file, download.remote, size_bytes, sha256, "arrived damaged and was deleted")
             except DownloadError:
-                item.part.unlink()
+                download.partial.unlink()
                 raise
-        item.path.parent.mkdir(parents=True, exist_ok=True)
+        download.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.replace(item.part, item.path)
+            os.replace(download.partial, download.path)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            _copy_whole(item.part, item.path)
-            item.part.unlink()
+            _copy_whole(download.partial, download.path)
+            download.partial.unlink()
         if sha256:
-            self.ledger.record(item.path, sha256)
+            self.ledger.record(download.path, sha256)
 
     @contextmanager
-    def _lock(self, name: str, item: _Wanted | None = None) -> Iterator[None]:
-        """Hold the lock of that name; while another process has it, show how far that one is with `item`."""
+    def _lock(self, name: str, download: _Download | None = None) -> Iterator[None]:
+        """Hold the lock `name`. While another process holds it, report that process's progress with `download`."""
         from filelock import FileLock, Timeout
 
         folder = self.cache / ".locks"
@@ -331,18 +316,18 @@ class _Pull:
                 lock.acquire(timeout=_LOCK_POLL_S, poll_interval=_LOCK_POLL_S)
                 break
             except Timeout:
-                if item:
-                    self._follow(item)
+                if download:
+                    self._follow(download)
         try:
             yield
         finally:
             lock.release()
 
-    def _follow(self, item: _Wanted) -> None:
+    def _follow(self, download: _Download) -> None:
         if not self.following:
             self.following = True
-            self.reader.say(Info(message=f"another mold is fetching {item.path.name}; following it"))
-        self.reader.progress(item.bytes_here)
+            self.reporter.send(Info(message=f"another process is downloading {download.path.name}; waiting for it"))
+        self.reporter.progress(download.bytes_here)
 
 
 def _patience(reader: FileReport) -> Patience:

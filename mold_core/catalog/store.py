@@ -1,4 +1,4 @@
-"""Which files of a model are on this machine, and where."""
+"""The models folder: which files of a model are on this machine, and where."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ PULL_MARKER = ".pulling"
 
 @attrs.frozen
 class LocalFiles:
-    """The files of a model on disk, by component; a component may have several (shards).
+    """The files of a model on disk, by component. A component may have several files (shards).
 
-    `choices` has, for a component whose file others can stand in for, all of those that are here, best first.
+    `choices` has the existing alternatives for a component, best first, if the catalog lists any.
     """
 
     by_component: Mapping[str, tuple[Path, ...]]
     choices: Mapping[str, tuple[Path, ...]] = attrs.Factory(dict)
 
     def one(self, component: str) -> Path:
-        """Return the only file of a component. Raises KeyError if the model has none or several."""
+        """Return the only file of a component. Raises KeyError if there is none or more than one."""
         paths = self.by_component.get(component, ())
         if len(paths) != 1:
             raise KeyError(f"the model has {len(paths)} files of component {component!r}, not one")
         return paths[0]
 
     def versions(self) -> tuple[str, ...]:
-        """Return what tells each of these files from others of its name."""
+        """Return for each file a text that changes when the file is replaced."""
         return tuple(version_of(path) for path in sorted(chain.from_iterable(self.by_component.values())))
 
     def size_bytes(self) -> int:
@@ -45,37 +45,37 @@ class LocalFiles:
 
 @attrs.frozen
 class ModelStore:
-    """The folder of model files. Models inside a wheel are found there and need no folder."""
+    """The folder of model files. Models that ship in a wheel are found in the wheel."""
 
     models_dir: Path
 
     def path_of(self, spec: ModelSpec, file: ModelFile) -> Path:
-        """Return where a file lies or would lie."""
+        """Return the path of a file, which need not exist."""
         return (spec.root or self.models_dir) / file.path
 
     def is_elsewhere(self, path: Path) -> bool:
-        """Say whether a file lies outside of the models folder, where mold neither writes nor deletes."""
+        """Return whether a file is outside of the models folder, where mold neither writes nor deletes."""
         return not path.parent.resolve().is_relative_to(self.models_dir.resolve())
 
     def missing(self, spec: ModelSpec) -> tuple[ModelFile, ...]:
-        """Return the files that are not here; a pull in progress counts as nothing here yet."""
+        """Return the missing files. While a pull of the model runs, all files count as missing."""
         if self._is_being_pulled(spec):
             return spec.files
         return tuple(file for file in spec.files if not self.choices(spec, file))
 
     def has(self, spec: ModelSpec) -> bool:
-        """Say whether every file of the model is here."""
+        """Return whether all files of the model are on disk."""
         return not self.missing(spec)
 
     def locate(self, spec: ModelSpec) -> LocalFiles:
-        """Return the files of a model. Raises ModelNotFoundError that names what is missing."""
+        """Return the files of a model. Raises ModelNotFoundError that names the missing files."""
         missing = self.missing(spec)
         if missing:
             raise self._not_found(spec, missing)
         return self.files_of(spec)
 
     def files_of(self, spec: ModelSpec) -> LocalFiles:
-        """Return where the files of a model lie or would lie."""
+        """Return the paths of a model's files, which need not exist."""
         found: dict[str, tuple[Path, ...]] = {}
         choices: dict[str, tuple[Path, ...]] = {}
         for file in spec.files:
@@ -87,12 +87,12 @@ class ModelStore:
         return LocalFiles(found, choices)
 
     def choices(self, spec: ModelSpec, file: ModelFile) -> tuple[Path, ...]:
-        """Return which of a file and those that can stand in for it are here, best first."""
+        """Return the existing files among a file and its alternatives, best first."""
         folder = spec.root or self.models_dir
         return tuple(path for path in (folder / name for name in (file.path, *file.instead)) if path.exists())
 
     def marker_of(self, spec: ModelSpec) -> Path:
-        """Return the file that stands as long as a model is being pulled."""
+        """Return the path of the file that exists while a model is being pulled."""
         return self.models_dir / spec.name.replace(":", "-") / PULL_MARKER
 
     def _is_being_pulled(self, spec: ModelSpec) -> bool:
@@ -126,5 +126,5 @@ class ModelStore:
             first,
             field="model",
             value=spec.name,
-            hint=f"mold pull {spec.name} fetches them",
+            hint=f"download them: mold pull {spec.name}",
         )

@@ -1,4 +1,4 @@
-"""Models of the user's own: `[models."name:tag"]` in config.toml, with files from anywhere on this machine."""
+"""User-defined models: `[models."name:tag"]` in config.toml, with files anywhere on this machine."""
 
 from __future__ import annotations
 
@@ -23,20 +23,18 @@ _KEYS = ("like", "family", "description", "licence", "files", "defaults", "optio
 def user_models(settings: Settings, catalog: Mapping[str, ModelSpec]) -> dict[str, ModelSpec]:
     """Return the models that config.toml describes, by full name.
 
-    A model is `like` another one, or like the one of its own name: what it does not say is taken from there. `files`
-    are paths by component, absolute, below ``~`` or relative to the models folder. A table with nothing but a placement
-    describes no model: it says where one of the catalog goes. Raises SettingsError that names the model.
+    Missing keys are copied from the model of the catalog named by `like`, or of the same name. `files` has paths
+    by component: absolute, below ``~``, or relative to the models folder. A table with only a `placement` defines no
+    model but places one of the catalog. Raises SettingsError that names the model.
     """
     return {
-        name.lower(): user_model(name.lower(), table, settings, catalog)
+        name.lower(): _user_model(name.lower(), table, settings, catalog)
         for name, table in settings.user_models.items()
         if not (isinstance(table, Mapping) and table.keys() == {"placement"})
     }
 
 
-def user_model(name: str, table: Any, settings: Settings, catalog: Mapping[str, ModelSpec]) -> ModelSpec:
-    """Return the model that one table describes. Raises SettingsError."""
-
+def _user_model(name: str, table: Any, settings: Settings, catalog: Mapping[str, ModelSpec]) -> ModelSpec:
     def wrong(problem: str, hint: str | None = None) -> SettingsError:
         return SettingsError("%s: models.%r %s", settings.config_path, name, problem, field=f"models.{name}", hint=hint)
 
@@ -47,11 +45,11 @@ def user_model(name: str, table: Any, settings: Settings, catalog: Mapping[str, 
         raise wrong(f"has unknown keys {unknown}", hint=f"known: {', '.join(_KEYS)}")
     base, _, tag = name.partition(":")
     if not base or not tag:
-        raise wrong("needs a name with a tag", hint=f"such as {base or 'mine'}:bf16")
+        raise wrong("must have a tag in its name", hint=f"such as {base or 'mine'}:bf16")
     like = table.get("like", name)
     if "like" in table and like not in catalog:
         near = ", ".join(nearest_names(str(like), catalog))
-        raise wrong(f"is like {like!r}, which is no model", hint=f"nearest: {near}" if near else "mold list shows all")
+        raise wrong(f"has like = {like!r}, which is not a model", hint=f"nearest: {near}" if near else "see mold list")
     model = catalog.get(like) or ModelSpec(name=name, family="")
     try:
         return attrs.evolve(
@@ -70,34 +68,34 @@ def user_model(name: str, table: Any, settings: Settings, catalog: Mapping[str, 
 
 
 def _files(paths: Any, model: ModelSpec, models_dir: Path) -> tuple[ModelFile, ...]:
-    """Return a model's files with those of some components replaced; files in a wheel are named by absolute paths."""
-    own: dict[str, tuple[str, ...]] = {}
-    for component, given in _table(paths, "files").items():
-        listed = [given] if isinstance(given, str) else given
+    """Return a model's files with those of some components replaced. Files in a wheel get absolute paths."""
+    replaced: dict[str, tuple[str, ...]] = {}
+    for component, value in _table(paths, "files").items():
+        listed = [value] if isinstance(value, str) else value
         if not isinstance(listed, list) or not listed or not all(isinstance(path, str) and path for path in listed):
             raise ValidationError(f"files.{component} must be a path, or a list of paths")
-        own[component] = tuple(_path(path, models_dir) for path in listed)
+        replaced[component] = tuple(_path(path, models_dir) for path in listed)
     kept = [
         file if model.root is None else ModelFile(component=file.component, path=str(Path(model.root, file.path)))
         for file in model.files
-        if file.component not in own
+        if file.component not in replaced
     ]
-    added = [ModelFile(component=component, path=path) for component, paths in own.items() for path in paths]
+    added = [ModelFile(component=component, path=path) for component, paths in replaced.items() for path in paths]
     if not kept and not added:
-        raise ValidationError("has no files", hint="name them by component, or say which model it is like")
+        raise ValidationError("has no files", hint='add files by component, or like = "MODEL"')
     return (*added, *kept)
 
 
 def _path(path: str, models_dir: Path) -> str:
-    """Return a path relative to the models folder, or an absolute one where it leads out of it."""
+    """Return a path relative to the models folder, or an absolute one if it is outside of it."""
     path = os.path.expanduser(path)
     return os.path.normpath(models_dir / path) if ".." in Path(path).parts else path
 
 
 def _defaults(table: Any, defaults: ModelDefaults) -> ModelDefaults:
-    given = from_json(ModelDefaults, _table(table, "defaults"), strict_keys=True)
-    said = {name: value for name, value in attrs.asdict(given).items() if value is not None}
-    return attrs.evolve(defaults, **said)
+    parsed = from_json(ModelDefaults, _table(table, "defaults"), strict_keys=True)
+    changes = {name: value for name, value in attrs.asdict(parsed).items() if value is not None}
+    return attrs.evolve(defaults, **changes)
 
 
 def _text(table: Mapping[str, Any], key: str, default: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a file's bytes are: its sha256, remembered so that 23 GB are not read at every pull."""
+"""SHA-256 checksums of model files, and a ledger of them so that 23 GB are not read again for every pull."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CHUNK_BYTES = 1 << 20
 
 @attrs.frozen(kw_only=True)
 class FileVerdict:
-    """Whether a file is what it should be, and `words` that say so or what is wrong."""
+    """Whether a file is correct; `words` gives the result or the problem as text."""
 
     component: str
     path: Path
@@ -37,25 +37,25 @@ class FileVerdict:
 def verify_files(
     spec: ModelSpec, store: ModelStore, progress: Callable[[Path, int, int], object] = lambda path, done, total: None
 ) -> Iterator[FileVerdict]:
-    """Yield a verdict on every file of a model, after reading all of it; nothing is taken from memory of earlier reads.
+    """Yield a verdict on every file of a model. Every file is read completely, regardless of the ledger.
 
-    `progress` is told the path, how many bytes of it were read and how many there are. A file without a checksum in the
-    catalog is held to the checksum that was recorded when it was fetched, if there is one, else to its size alone.
+    `progress` is called with the path, the bytes read so far and the size of the file. A file without a checksum in the
+    catalog is compared with the checksum recorded when it was downloaded, or else only with its size.
     """
     recorded = ChecksumLedger(store.models_dir, nullcontext)
-    seen: dict[Path, FileVerdict] = {}  # a file that holds several components is read once
+    seen: dict[Path, FileVerdict] = {}  # a file with several components is read once
     for file in spec.files:
         choices = store.choices(spec, file)
         path = choices[0] if choices else store.path_of(spec, file)
-        stands_in = bool(choices) and path != store.path_of(spec, file)
+        is_alternative = bool(choices) and path != store.path_of(spec, file)
         known = recorded.known(path) if choices and not spec.embedded else None
         if path not in seen:
-            seen[path] = _verdict(file, path, stands_in, known, progress)
+            seen[path] = _verdict(file, path, is_alternative, known, progress)
         yield attrs.evolve(seen[path], component=file.component)
 
 
 def _verdict(
-    file: ModelFile, path: Path, stands_in: bool, known: str | None, progress: Callable[[Path, int, int], object]
+    file: ModelFile, path: Path, is_alternative: bool, known: str | None, progress: Callable[[Path, int, int], object]
 ) -> FileVerdict:
     if not path.is_file():
         return FileVerdict(
@@ -69,16 +69,18 @@ def _verdict(
         progress(path, read, size_bytes)
 
     sha256 = sha256_of(path, tick)
-    expected = known if stands_in else (file.sha256 or known or "").lower() or None
-    if file.size_bytes and not stands_in and size_bytes != file.size_bytes:
+    expected = known if is_alternative else (file.sha256 or known or "").lower() or None
+    if file.size_bytes and not is_alternative and size_bytes != file.size_bytes:
         right, words = False, f"has {size_bytes:,} bytes instead of {file.size_bytes:,}"
     elif expected and sha256 != expected:
         right, words = False, f"has the sha256 {sha256} instead of {expected}"
     elif expected:
-        right, words = True, "has the right sha256"
+        right, words = True, "has the correct sha256"
     else:
         right = True
-        words = "has the right size; no checksum is known" if file.size_bytes else "is here; the catalog tells no more"
+        words = (
+            "has the correct size; no checksum is known" if file.size_bytes else "exists; no size or checksum is known"
+        )
     return FileVerdict(
         component=file.component, path=path, size_bytes=size_bytes, sha256=sha256, right=right, words=words
     )
@@ -107,22 +109,22 @@ def update_digest(digest: Any, path: Path, tick: Callable[[], object] = lambda: 
 
 @attrs.frozen
 class ChecksumLedger:
-    """Remembers the sha256 of files below a folder, in ``.verified.json`` there.
+    """The sha256 of files below a folder, stored in ``.verified.json`` there.
 
-    An entry holds as long as the file keeps its size and modification time. A ledger that is damaged or cannot be
-    written costs time, never correctness. `lock` keeps two writers apart; without it one may undo the other's entry.
+    An entry is valid while the size and modification time of the file do not change. A damaged or unwritable ledger
+    costs time, never correctness. `lock` prevents concurrent writers from losing each other's entries.
     """
 
     folder: Path
     lock: Callable[[], Any]
 
     def known(self, path: Path) -> str | None:
-        """Return the sha256 of a file below the folder if it is remembered and the file has not changed."""
+        """Return the recorded sha256 of a file below the folder, or None if it has none or has changed."""
         entry = self._entries().get(self._key(path) or "")
         return str(entry[2]) if entry and entry[:2] == _fingerprint(path) else None
 
     def sha256(self, path: Path, tick: Callable[[], object] = lambda: None) -> str:
-        """Return the sha256 of a file below the folder, and remember it; `tick` as for `sha256_of`."""
+        """Compute, record and return the sha256 of a file below the folder; `tick` as for `sha256_of`."""
         fingerprint = _fingerprint(path)
         sha256 = sha256_of(path, tick)
         if fingerprint == _fingerprint(path):
@@ -130,7 +132,7 @@ class ChecksumLedger:
         return sha256
 
     def record(self, path: Path, sha256: str) -> None:
-        """Remember the sha256 of a file below the folder; of others nothing is remembered."""
+        """Record the sha256 of a file below the folder; other files are ignored."""
         key = self._key(path)
         if key is None:
             return
@@ -141,7 +143,7 @@ class ChecksumLedger:
             write_whole(self.folder / LEDGER_NAME, text.encode())
 
     def find(self, sha256: str) -> Path | None:
-        """Return a file below the folder that is known to have this sha256 and has not changed since."""
+        """Return a file below the folder with this recorded sha256 that has not changed since, or None."""
         for key, entry in self._entries().items():
             path = self.folder / key
             if entry[2] == sha256 and path.is_file() and entry[:2] == _fingerprint(path):

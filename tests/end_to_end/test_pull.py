@@ -124,11 +124,13 @@ def test_a_model_is_pulled_and_then_listed(mold: Run, world: dict[str, Any], hom
     pulled = mold("pull", "house", **world)
     assert pulled.returncode == 0
     assert pulled.stdout == ""
-    begun, fetching, *files, done = pulled.stderr.splitlines()
-    assert begun == "note: no loaded plugin brings the family paint, so nothing runs house:q8 yet"
-    assert fetching == "note: fetching house:q8, 2 files, 1.0 MB; licence CC0-1.0"
-    assert sorted(files) == ["✓ 1/2 house.safetensors", "✓ 2/2 tokenizer.json"]  # they come at the same time
-    assert done == "✓ house:q8 downloaded, 1.0 MB"
+    assert pulled.stderr.splitlines() == [
+        "note: no loaded plugin brings the family paint, so nothing runs house:q8 yet",
+        "note: downloading house:q8, 2 files, 1.0 MB; licence CC0-1.0",
+        "✓ 1/2 house.safetensors",
+        "✓ 2/2 tokenizer.json",
+        "✓ house:q8 downloaded, 1.0 MB",
+    ]
     assert models(home) == WHOLE_MODEL
     again = mold("pull", "house:q8", **world)
     assert again.stderr.splitlines()[1:] == ["✓ house:q8 downloaded, 1.0 MB"]
@@ -165,7 +167,7 @@ def test_two_pulls_at_once_share_the_work(start: Start, world: dict[str, Any], w
     second = start("pull", "house", **world)
     assert second.stderr is not None
     lines = iter(second.stderr.readline, "")
-    assert any("another mold is fetching house.safetensors; following it" in line for line in lines)
+    assert any("another process is downloading house.safetensors; waiting for it" in line for line in lines)
     weights.released.set()
     for process in (first, second):
         _, words = process.communicate(timeout=120)
@@ -239,7 +241,7 @@ def test_a_damaged_file_is_an_error_of_one_line(
     pulled = mold("pull", "house", **world)
     assert pulled.returncode == 1
     assert pulled.stderr.splitlines()[-1].startswith(
-        f"error: house.safetensors of paint/house came damaged and was deleted: expected sha256 {weights.sha256}, got "
+        f"error: house.safetensors of paint/house arrived damaged and was deleted: expected sha256 {weights.sha256}, got "
     )
     assert "house-q8/house.safetensors" not in models(home)
 
@@ -251,7 +253,7 @@ def test_a_licence_that_was_not_accepted_is_an_error_of_one_line(
     pulled = mold("pull", "house", **world)
     assert pulled.returncode == 1
     assert pulled.stderr.splitlines()[-1] == (
-        f"error: paint/house asks for an accepted licence; accept it at {hub.url}/paint/house, then set HF_TOKEN to a "
+        f"error: paint/house requires accepting its licence; accept it at {hub.url}/paint/house, then set HF_TOKEN to a "
         "token of that account (https://huggingface.co/settings/tokens)"
     )
     hub.members.add("hf_member")
@@ -261,8 +263,8 @@ def test_a_licence_that_was_not_accepted_is_an_error_of_one_line(
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
-        ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set, so house.safetensors of paint/house is not fetched"),
-        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "nothing can be fetched: http://127.0.0.1:9 refuses connections"),
+        ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set, so house.safetensors of paint/house is not downloaded"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "nothing can be downloaded: http://127.0.0.1:9 refuses connections"),
     ],
 )
 def test_without_a_network_the_error_is_one_line(
@@ -280,7 +282,7 @@ def test_names_are_explained(mold: Run, world: dict[str, Any], hub: FakeHub) -> 
     assert unknown.stderr == "error: unknown model 'huose'; nearest: house:q8 (mold list shows all)\n"
     embedded = mold("pull", "flux-nano", **world)
     assert embedded.returncode == 0
-    assert embedded.stderr == "note: flux-nano:bf16 is part of mold, nothing to fetch\n"
+    assert embedded.stderr == "note: flux-nano:bf16 ships with mold; nothing to download\n"
     assert hub.requests == []
 
 

@@ -88,7 +88,7 @@ def test_a_model_that_is_not_here_is_told_with_the_way_to_get_it() -> None:
                 engine.submit(request)
             assert caught.value.http_status == 422
             assert "qwen3-expand:q8, which is not downloaded" in str(caught.value)
-            assert "mold pull qwen3-expand:q8 fetches it (1.8 GB)" in str(caught.value)
+            assert "download it: mold pull qwen3-expand:q8 (1.8 GB)" in str(caught.value)
             assert "MOLD_EXPAND_BACKEND" in str(caught.value)
 
 

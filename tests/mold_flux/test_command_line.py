@@ -106,7 +106,7 @@ def test_an_adapter_is_a_name_or_a_file_and_a_scale(
 @pytest.mark.parametrize(
     ("lora", "message"),
     [
-        ("absent", "loras[0].path names no LoRA in "),
+        ("absent", "loras[0].path is not a LoRA in "),
         ("style:3", "loras[0].scale must be from 0 to 2, not 3.0"),
         ("/absent/x.safetensors", "loras[0].path names no file: '/absent/x.safetensors'"),
     ],

@@ -90,7 +90,7 @@ def test_with_nothing_to_fall_back_to_the_error_says_what_to_do(home: Path) -> N
 
 def test_a_setting_that_names_no_model_says_that_it_is_the_setting(home: Path) -> None:
     with pytest.raises(
-        UnknownModelError, match=r"the default model of MOLD_DEFAULT_MODEL or config\.toml is not known: .*'zz'"
+        UnknownModelError, match=r"the default model in MOLD_DEFAULT_MODEL or config\.toml is unknown: .*'zz'"
     ):
         choose(home, MOLD_DEFAULT_MODEL="zz")
 

@@ -106,17 +106,17 @@ def test_an_empty_catalog_has_no_models(tmp_path: Path) -> None:
         ("[[model]]\nname = 'a:b'\nfamily = 'f'\nfiles = 'x'", "model 'a:b': files must be a list, not 'x'"),
         (
             "[[model]]\nname = 'a:b'\nfamily = 'f'\nshared = ['encoders']",
-            "model 'a:b': shared must be a list of names out of (none), not ['encoders']",
+            "model 'a:b': shared must be a list of these names: (none); not ['encoders']",
         ),
         (
             "[[shared.x]]\npath = 'y'\n[[model]]\nname = 'a:b'\nfamily = 'f'\nshared = 'x'",
-            "model 'a:b': shared must be a list of names out of x, not 'x'",
+            "model 'a:b': shared must be a list of these names: x; not 'x'",
         ),
         ("[[model]]\nname = 'a:b'\nfamily = 'f'\noptions = 3", "model 'a:b': options must be a table, not 3"),
         ("[[models]]\nname = 'a:b'\nfamily = 'f'", "unknown keys models (known: model, shared)"),
-        ("model = ['a:b']", "model 1: must be a table under [[model]]"),
-        ("model = 5", "models must stand under [[model]]"),
-        ("shared = 5\n[[model]]\nname = 'a:b'\nfamily = 'f'\nshared = ['x']", "what they share under [[shared.NAME]]"),
+        ("model = ['a:b']", "model 1: must be a [[model]] table"),
+        ("model = 5", "models must be in [[model]] tables"),
+        ("shared = 5\n[[model]]\nname = 'a:b'\nfamily = 'f'\nshared = ['x']", "shared files in [[shared.NAME]] tables"),
         ("[[model]", "is not valid TOML"),
     ],
 )

@@ -56,10 +56,10 @@ def test_a_known_model_may_be_changed() -> None:
 @pytest.mark.parametrize(
     ("name", "table", "message"),
     [
-        ("mine", {"like": "sketch:v1"}, r"models\.'mine' needs a name with a tag; such as mine:bf16"),
+        ("mine", {"like": "sketch:v1"}, r"models\.'mine' must have a tag in its name; such as mine:bf16"),
         ("a:b", {"family": "flux"}, r"has no files"),
         ("a:b", {"files": {"x": "y"}}, r"needs a family"),
-        ("a:b", {"like": "sketch:v2"}, r"is like 'sketch:v2', which is no model; nearest: sketch:v1"),
+        ("a:b", {"like": "sketch:v2"}, r"has like = 'sketch:v2', which is not a model; nearest: sketch:v1"),
         ("a:b", {"like": "sketch:v1", "steps": 4}, r"has unknown keys steps; known: like, family"),
         ("a:b", {"like": "sketch:v1", "defaults": {"steps": 0}}, r"steps must be at least 1"),
         ("a:b", {"like": "sketch:v1", "defaults": {"stepps": 1}}, r"unknown keys stepps"),

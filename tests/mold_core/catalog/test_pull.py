@@ -190,7 +190,7 @@ def test_a_wrong_file_is_explained_and_replaced(house: ModelSpec, store: ModelSt
     listener = Listener()
     pull(house, store, on_event=listener)
     assert path.read_bytes() == WEIGHTS
-    assert any("is here but has" in event.message for event in listener.of(Info))
+    assert any("exists but has" in event.message for event in listener.of(Info))
 
 
 def test_skip_verify_leaves_what_is_here(house: ModelSpec, store: ModelStore) -> None:
@@ -274,14 +274,14 @@ def test_a_dropped_connection_is_taken_up_again(house: ModelSpec, store: ModelSt
     assert files_below(store.models_dir)["house-q8/house.safetensors"] == WEIGHTS
     assert weights.bytes_sent == len(WEIGHTS)
     assert weights.ranges == ["", "bytes=50000-", "bytes=120000-"]
-    assert sum("trying again" in event.message for event in listener.of(Info)) == 2
+    assert sum("retrying" in event.message for event in listener.of(Info)) == 2
 
 
 def test_a_connection_that_brings_nothing_is_given_up_and_what_came_is_kept(
     house: ModelSpec, store: ModelStore, weights: FakeFile
 ) -> None:
     weights.drops = [50_000] + [0] * 6
-    with pytest.raises(DownloadError, match=r"6 times in a row; what has come is kept: pull again"):
+    with pytest.raises(DownloadError, match=r"6 times in a row; downloaded bytes are kept: pull again"):
         pull(house, store)
     pull(house, store)
     assert weights.bytes_sent == len(WEIGHTS)
@@ -295,7 +295,7 @@ def test_a_busy_hub_is_asked_again(house: ModelSpec, store: ModelStore, weights:
 
 def test_a_hub_that_stays_busy_is_given_up(house: ModelSpec, store: ModelStore, weights: FakeFile) -> None:
     weights.statuses = [503] * 6
-    with pytest.raises(DownloadError, match=r"127.0.0.1 answers 503, 6 times in a row"):
+    with pytest.raises(DownloadError, match=r"127.0.0.1 responds with 503, 6 times in a row"):
         pull(house, store)
 
 
@@ -314,7 +314,7 @@ def test_a_wrong_beginning_never_becomes_a_file(
     part = f".hf-cache/models--paint--house/blobs/{weights.sha256}.incomplete"
     put(store, part, leftover)
     if len(leftover) < len(WEIGHTS):
-        with pytest.raises(DownloadError, match="came damaged and was deleted"):
+        with pytest.raises(DownloadError, match="arrived damaged and was deleted"):
             pull(house, store)
     pull(house, store)
     assert files_below(store.models_dir)["house-q8/house.safetensors"] == WEIGHTS
@@ -359,7 +359,7 @@ def test_pulls_at_the_same_time_fetch_a_file_once(house: ModelSpec, store: Model
     pull(house, store, on_event=follow)
     threads[0].join()
     assert weights.bytes_sent == len(WEIGHTS)
-    assert "another mold is fetching house.safetensors; following it" in [event.message for event in follower.of(Info)]
+    assert "another process is downloading house.safetensors; waiting for it" in [event.message for event in follower.of(Info)]
     assert files_below(store.models_dir).keys() == {file.path for file in house.files}
 
 
@@ -371,7 +371,7 @@ def test_damaged_bytes_are_deleted_and_both_checksums_named(
 ) -> None:
     weights.served = WEIGHTS[:-1] + b"!"
     got = hashlib.sha256(weights.served).hexdigest()
-    words = f"house.safetensors of paint/house came damaged.*expected sha256 {weights.sha256}, got {got}"
+    words = f"house.safetensors of paint/house arrived damaged.*expected sha256 {weights.sha256}, got {got}"
     with pytest.raises(DownloadError, match=words):
         pull(house, store)
     assert files_below(store.models_dir) == {}
@@ -385,7 +385,7 @@ def test_a_file_that_is_shorter_than_the_hub_says_is_refused(
     house: ModelSpec, store: ModelStore, weights: FakeFile, served: bytes
 ) -> None:
     weights.served = served
-    with pytest.raises(DownloadError, match=r"has fewer bytes of house.safetensors of paint/house than it says"):
+    with pytest.raises(DownloadError, match=r"has fewer bytes of house.safetensors of paint/house than it announced"):
         pull(house, store)
     assert not (store.models_dir / "house-q8/house.safetensors").exists()
 
@@ -410,7 +410,7 @@ def test_a_file_that_was_exchanged_is_refused_before_it_comes(
     store: ModelStore, weights: FakeFile, known: dict[str, Any], words: str
 ) -> None:
     model = spec(entry("house-q8/house.safetensors", "paint/house", weights, **known))
-    with pytest.raises(DownloadError, match=f"is another file now: {words}") as caught:
+    with pytest.raises(DownloadError, match=f"has changed on the hub: {words}") as caught:
         pull(model, store)
     assert "--skip-verify" in str(caught.value)
     assert weights.bytes_sent == 0
@@ -422,7 +422,7 @@ def test_a_file_without_a_checksum_in_the_catalog_is_held_to_that_of_the_hub(
     store: ModelStore, weights: FakeFile
 ) -> None:
     weights.served = WEIGHTS[:-1] + b"!"
-    with pytest.raises(DownloadError, match="came damaged"):
+    with pytest.raises(DownloadError, match="arrived damaged"):
         pull(spec(entry("house-q8/house.safetensors", "paint/house", None)), store)
 
 
@@ -441,7 +441,7 @@ def test_a_licence_is_asked_for_before_anything_comes(house: ModelSpec, store: M
     with pytest.raises(DownloadError) as caught:
         pull(house, store)
     assert str(caught.value) == (
-        f"paint/encoders asks for an accepted licence; accept it at {hub.url}/paint/encoders, then set HF_TOKEN to a "
+        f"paint/encoders requires accepting its licence; accept it at {hub.url}/paint/encoders, then set HF_TOKEN to a "
         "token of that account (https://huggingface.co/settings/tokens)"
     )
     assert hub.asked("GET") == []
@@ -474,8 +474,8 @@ def test_a_token_with_the_licence_opens_and_stays_with_the_hub(
 @pytest.mark.parametrize(
     ("token", "words"),
     [
-        ("hf_wrong", "127.0.0.1 does not accept the token in HF_TOKEN; make a new one at"),
-        ("hf_ü", "the Hugging Face token in HF_TOKEN holds characters that no token has"),
+        ("hf_wrong", "127.0.0.1 does not accept the token in HF_TOKEN; create a new one at"),
+        ("hf_ü", "the Hugging Face token in HF_TOKEN contains characters that no token has"),
     ],
 )
 def test_a_token_that_is_none_is_told_so(house: ModelSpec, store: ModelStore, token: str, words: str) -> None:
@@ -485,15 +485,15 @@ def test_a_token_that_is_none_is_told_so(house: ModelSpec, store: ModelStore, to
 
 def test_what_the_hub_does_not_have_is_named(house: ModelSpec, store: ModelStore, hub: FakeHub) -> None:
     hub.files["paint/encoders", "tokenizer.json"].gone = True
-    with pytest.raises(DownloadError, match=r"paint/encoders has no file tokenizer.json any more; its page is http"):
+    with pytest.raises(DownloadError, match=r"paint/encoders has no file tokenizer.json; check its page: http"):
         pull(house, store)
     with pytest.raises(DownloadError, match=r"has no repository no/body, or it is private"):
         pull(spec(ModelFile(component="a", path="a/b", repo="no/body")), store)
     with pytest.raises(DownloadError, match=r"has no repository no/body, or it is private"):
         pull(spec(ModelFile(component="a", path="a/b", repo="no/body")), store, token="hf_any")
-    with pytest.raises(DownloadError, match=r"the repository 'no body', which no hub can have"):
+    with pytest.raises(DownloadError, match=r"the catalog names 'no body', which is not a valid repository name"):
         pull(spec(ModelFile(component="a", path="a/b", repo="no body")), store)
-    with pytest.raises(DownloadError, match=r"the catalog does not say where b comes from; put it at .*models/a/b"):
+    with pytest.raises(DownloadError, match=r"the catalog has no repository for b; put the file at .*models/a/b"):
         pull(spec(ModelFile(component="a", path="a/b")), store)
 
 
@@ -510,7 +510,7 @@ def test_a_hub_that_is_not_there_is_named_at_once(house: ModelSpec, store: Model
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(DownloadError, match=f"nothing can be fetched: {endpoint} refuses connections"):
+        with pytest.raises(DownloadError, match=f"nothing can be downloaded: {endpoint} refuses connections"):
             pull(house, store, endpoint=endpoint)
 
 
@@ -521,14 +521,14 @@ def test_a_name_that_cannot_be_found_is_told_so(
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    with pytest.raises(DownloadError, match=r"the name hub\.invalid cannot be found; is this machine online\?"):
+    with pytest.raises(DownloadError, match=r"the host name hub\.invalid cannot be resolved; is this machine online\?"):
         pull(house, store, endpoint="https://hub.invalid")
 
 
 def test_offline_mode_is_respected(house: ModelSpec, store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(
-        DownloadError, match=r"HF_HUB_OFFLINE is set, so house.safetensors of paint/house is not fetched"
+        DownloadError, match=r"HF_HUB_OFFLINE is set, so house.safetensors of paint/house is not downloaded"
     ):
         pull(house, store)
 
@@ -543,13 +543,13 @@ def test_a_silent_hub_is_given_up(
         if isinstance(event, DownloadProgress):
             monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.05)
 
-    with pytest.raises(DownloadError, match=r"127.0.0.1 sent nothing for 0 s, 2 times in a row; what has come is kept"):
+    with pytest.raises(DownloadError, match=r"127.0.0.1 sent nothing for 0 s, 2 times in a row; downloaded bytes are kept"):
         pull(house, store, on_event=lose_patience)
 
 
 def test_a_server_that_is_no_hub_is_told_apart(house: ModelSpec, store: ModelStore, weights: FakeFile) -> None:
     weights.bare = True
-    with pytest.raises(DownloadError, match=r"does not answer like a Hugging Face hub .*look at HF_ENDPOINT"):
+    with pytest.raises(DownloadError, match=r"does not respond like a Hugging Face hub .*check HF_ENDPOINT"):
         pull(house, store)
 
 
@@ -557,7 +557,7 @@ def test_a_server_that_is_no_hub_is_told_apart(house: ModelSpec, store: ModelSto
     "endpoint", ["huggingface.co", "ftp://huggingface.co", "http://", "http://a:b", "http://a:99999"]
 )
 def test_an_endpoint_that_is_no_address_is_refused(house: ModelSpec, store: ModelStore, endpoint: str) -> None:
-    with pytest.raises(DownloadError, match=r"HF_ENDPOINT must be an address such as https://huggingface.co"):
+    with pytest.raises(DownloadError, match=r"HF_ENDPOINT must be a URL such as https://huggingface.co"):
         pull(house, store, endpoint=endpoint)
 
 
@@ -577,7 +577,7 @@ def test_room_is_looked_for_before_anything_comes(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=200_000))
     with pytest.raises(
-        OutputError, match=r"house:q8 needs 0.3 MB more on the disk of /.*, 0.2 MB are free; make room, or"
+        OutputError, match=r"house:q8 needs 0.3 MB on the disk of /.*, but only 0.2 MB are free; free disk space, or"
     ):
         pull(house, store)
     assert hub.asked("GET") == []
@@ -619,14 +619,14 @@ def test_a_folder_that_cannot_be_made_is_reported(house: ModelSpec, tmp_path: Pa
     ],
 )
 def test_a_path_out_of_the_models_folder_is_refused(store: ModelStore, weights: FakeFile, path: str) -> None:
-    with pytest.raises(PluginError, match="'house:q8' has a path that is no plain path in the models folder"):
+    with pytest.raises(PluginError, match="'house:q8' has a path that is not allowed in the models folder"):
         pull(spec(entry(path, "paint/house", weights)), store)
     assert not store.models_dir.exists()
 
 
 @pytest.mark.parametrize("name", ["../../x:q8", "/x:q8", ".x:q8"])
 def test_a_name_that_makes_such_a_path_is_refused(store: ModelStore, weights: FakeFile, name: str) -> None:
-    with pytest.raises(PluginError, match="is no plain path in the models folder"):
+    with pytest.raises(PluginError, match="is not allowed in the models folder"):
         pull(spec(entry("a/b", "paint/house", weights), name=name), store)
 
 
@@ -753,7 +753,7 @@ def test_progress_comes_four_times_a_second(monkeypatch: pytest.MonkeyPatch) -> 
     clock = SimpleNamespace(now=1000.0, monotonic=lambda: clock.now)
     monkeypatch.setattr(report, "time", clock)
     listener = Listener()
-    reader = report.PullReader(listener)
+    reader = report.PullReporter(listener)
     reader.begin(1, 1000)
     reader.start_file("a", 1000, 0)
     for number in range(1000):
@@ -769,9 +769,9 @@ def test_embedded_models_and_those_without_files_need_no_hub(store: ModelStore, 
     pull(spec(ModelFile(component="a", path="weights"), root=tmp_path), store, on_event=listener)
     pull(spec(name="plasma:v1"), store, on_event=listener)
     assert listener.events == [
-        Info(message="house:q8 is part of mold, nothing to fetch"),
+        Info(message="house:q8 ships with mold; nothing to download"),
         PullComplete(model="house:q8"),
-        Info(message="plasma:v1 needs no files, nothing to fetch"),
+        Info(message="plasma:v1 needs no files; nothing to download"),
         PullComplete(model="plasma:v1"),
     ]
 
@@ -799,7 +799,7 @@ def test_a_file_that_another_stands_in_for_is_left_out(store: ModelStore, weight
     one = spec(entry("shared/house.safetensors", "paint/house", weights, instead=("shared/small.gguf",)))
     pull(one, store, on_event=listener)
     assert hub.requests == []
-    assert "house.safetensors is left out: small.gguf is here and stands in for it" in [
+    assert "house.safetensors is skipped: small.gguf is used instead" in [
         event.message for event in listener.of(Info)
     ]
     other.unlink()
@@ -808,7 +808,7 @@ def test_a_file_that_another_stands_in_for_is_left_out(store: ModelStore, weight
 
 
 def test_with_the_setting_offline_nothing_is_asked_for(house: ModelSpec, store: ModelStore, hub: FakeHub) -> None:
-    with pytest.raises(DownloadError, match="MOLD_OFFLINE is set, so what is missing of house:q8 is not fetched"):
+    with pytest.raises(DownloadError, match="MOLD_OFFLINE is set, so missing files of house:q8 are not downloaded"):
         pull(house, store, offline=True)
     assert hub.requests == []
     pull(house, store)
@@ -820,7 +820,7 @@ def test_a_hub_that_refuses_a_range_is_told(house: ModelSpec, store: ModelStore,
     part.parent.mkdir(parents=True)
     part.write_bytes(WEIGHTS[:50_000])
     weights.served = WEIGHTS[:1000]
-    with pytest.raises(DownloadError, match=r"has fewer bytes of house\.safetensors of paint/house than it says"):
+    with pytest.raises(DownloadError, match=r"has fewer bytes of house\.safetensors of paint/house than it announced"):
         pull(house, store)
     assert weights.ranges == ["bytes=50000-"]
     assert "house-q8/house.safetensors" not in files_below(store.models_dir)

@@ -52,7 +52,7 @@ def test_missing_files_are_counted_and_the_first_is_named(tmp_path: Path) -> Non
         store.locate(SPEC)
     assert str(caught.value) == (
         "model 'mini:q8' is not downloaded: 2 of 3 files (0.5 GB) are missing, the first is "
-        f"{tmp_path / 'mini-q8/2.gguf'}; mold pull mini:q8 fetches them"
+        f"{tmp_path / 'mini-q8/2.gguf'}; download them: mold pull mini:q8"
     )
 
 

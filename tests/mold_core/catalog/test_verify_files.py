@@ -33,9 +33,9 @@ def store(tmp_path: Path) -> ModelStore:
 @pytest.mark.parametrize(
     ("values", "content", "right", "words"),
     [
-        ({}, CONTENT, True, "has the right sha256"),
-        ({"sha256": None}, CONTENT, True, "has the right size; no checksum is known"),
-        ({"sha256": None, "size_bytes": None}, CONTENT, True, "is here; the catalog tells no more"),
+        ({}, CONTENT, True, "has the correct sha256"),
+        ({"sha256": None}, CONTENT, True, "has the correct size; no checksum is known"),
+        ({"sha256": None, "size_bytes": None}, CONTENT, True, "exists; no size or checksum is known"),
         ({}, CONTENT[:-1], False, "has 1,499,999 bytes instead of 1,500,000"),
         ({}, CONTENT[:-1] + b"!", False, "has the sha256"),
         ({}, None, False, "is missing"),

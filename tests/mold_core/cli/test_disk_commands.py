@@ -58,7 +58,7 @@ def test_clean_shows_and_then_deletes(sketch_inside: Mold, home: Path, weights: 
 def test_verify_says_of_every_file_whether_it_is_right(sketch_inside: Mold, weights: Path) -> None:
     done = sketch_inside("info", "sketch", "--verify")
     assert done.returncode == 0
-    assert done.stdout == f"✓       5 B  {weights}  is here; the catalog tells no more\n"
+    assert done.stdout == f"✓       5 B  {weights}  exists; no size or checksum is known\n"
     wrong = sketch_inside("info", "far", "--verify", "--json")
     assert wrong.returncode == 1
     assert [verdict["right"] for verdict in json.loads(wrong.stdout)] == [False]

@@ -103,7 +103,7 @@ def test_a_pull_that_fails_is_tried_once_more(engine: Engine, hub: FakeHub, monk
     file.statuses = [503] * tries
     job = engine.submit(PullRequest(model="house"))
     job.result(WAIT_S)
-    assert any(isinstance(event, Info) and "trying again in 0 s" in event.message for event in job.events())
+    assert any(isinstance(event, Info) and "retrying in 0 s" in event.message for event in job.events())
     file = hub.files["paint/barn", "weights.safetensors"]
     file.statuses = [503] * 20
     with pytest.raises(DownloadError):
