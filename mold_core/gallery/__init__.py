@@ -1,4 +1,4 @@
-"""The gallery: result files, and a database to search them."""
+"""The gallery: result files, and a SQLite database to search them."""
 
 from mold_core.gallery.entry import RELATIONS, Entry, Page, Parent, Relation
 from mold_core.gallery.folder import Skipped

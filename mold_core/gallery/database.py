@@ -22,8 +22,8 @@ log = logging.getLogger("mold.gallery")
 _VERSION = 1
 _BUSY_TIMEOUT_S = 30.0
 
-# `key` is made of the file's time and a counter, so that order of time is order of the table: pages and searches read
-# rows from the newest on and stop when they have enough, however many there are.
+# `key` consists of the file's time and a counter, so the table is ordered by time. Pages and searches read from the
+# newest row and stop when they have enough, regardless of the size of the table.
 _SCHEMA = """
 CREATE TABLE entries (
     key         INTEGER PRIMARY KEY,
@@ -58,7 +58,7 @@ CREATE TABLE parents (
 ) WITHOUT ROWID;
 CREATE INDEX parents_by_name ON parents (name);
 
--- Files whose row is gone and that are about to be removed, so that a crash in between does not bring them back.
+-- Files whose row is deleted and that are about to be deleted, so that a crash in between does not restore them.
 CREATE TABLE leaving (
     folder      TEXT NOT NULL,
     filename    TEXT NOT NULL,
@@ -87,7 +87,7 @@ END;
 """
 
 
-# Files that are not shown, and why; a table that older versions do not know and leave alone. A name may be any bytes.
+# Files that are not listed, and why. Older versions ignore this table. A name may be any bytes.
 _SKIPPED = """
 CREATE TABLE IF NOT EXISTS skipped (
     folder TEXT NOT NULL,
@@ -110,13 +110,13 @@ _NEEDED = (
 class Database:
     """Connections to one SQLite file in WAL mode, for any number of threads and processes.
 
-    Readers see the last finished transaction and wait for nobody; writers take turns.
+    Readers see the last committed transaction and never wait; writers take turns.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open the file, or create it. One that is damaged or another program's is moved aside, and a new one created.
+        """Open or create the file. A damaged or foreign file is moved aside and a new one is created.
 
-        Raises OutputError when the file cannot be made or was written by a newer mold.
+        Raises OutputError if the file cannot be created or was written by a newer version of mold.
         """
         self.path = path
         self._idle: LifoQueue[sqlite3.Connection] = LifoQueue()
@@ -127,21 +127,19 @@ class Database:
         except OSError as error:
             raise output_error(path, error) from error
         try:
-            self._prepare_in_any_case()
+            self._prepare_with_spare()
         except sqlite3.OperationalError as error:
             hint = "free some space" if is_full(error) else None
             raise OutputError("cannot use '%s': %s", path, error, value=str(path), hint=hint) from error
         except sqlite3.DatabaseError as error:
             aside = move_aside(path)
-            log.warning(
-                "%s cannot be used (%s); it is kept as %s, and a new one is filled from the files", path, error, aside
-            )
+            log.warning("%s cannot be used (%s); it is kept as %s, and rebuilt from the files", path, error, aside)
             self._prepare()
         self.spare.keep()
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
-        """Lend a connection for reading. Raises OutputError when the database cannot be read."""
+        """Provide a connection for reading during the block. Raises OutputError if the database cannot be read."""
         try:
             connection = self._take()
         except sqlite3.Error as error:
@@ -155,9 +153,9 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
-        """Lend a connection inside a transaction that is committed at the end, or undone by an exception.
+        """Provide a connection with a transaction that is committed at the end, or rolled back on an exception.
 
-        Raises OutputError when the disk does not take it.
+        Raises OutputError if the database cannot be written.
         """
         with self._writing, self.read() as connection:
             try:
@@ -173,8 +171,8 @@ class Database:
                 raise
 
     @contextmanager
-    def room(self) -> Iterator[None]:
-        """Give up the spare file while the block runs, and take back what the write-ahead log does not need."""
+    def spare_space(self) -> Iterator[None]:
+        """Release the space of the spare file during the block, then truncate the write-ahead log."""
         with self.spare.given_up():
             try:
                 yield
@@ -183,7 +181,7 @@ class Database:
                     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
-        """Close the connections that are not in use."""
+        """Close the idle connections."""
         with suppress(Empty):
             while True:
                 self._idle.get_nowait().close()
@@ -199,13 +197,13 @@ class Database:
             self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=64
         )
         connection.row_factory = sqlite3.Row
-        # NORMAL: a power cut may undo the last transactions, whose files the next reconciling finds again.
+        # NORMAL: a power failure may lose the last transactions; the next reconcile finds their files again.
         for pragma in ("foreign_keys = ON", "synchronous = NORMAL", "temp_store = MEMORY"):
             connection.execute(f"PRAGMA {pragma}")
         return connection
 
-    def _prepare_in_any_case(self) -> None:
-        """Prepare the file; on a full disk with the room of the spare file, since even opening takes some."""
+    def _prepare_with_spare(self) -> None:
+        """Prepare the file; on a full disk use the space of the spare file, because even opening needs some."""
         try:
             self._prepare()
         except sqlite3.OperationalError as error:
@@ -237,7 +235,7 @@ class Database:
 
 def _create(connection: sqlite3.Connection) -> None:
     if connection.execute("SELECT 1 FROM sqlite_master").fetchone() is not None:
-        raise sqlite3.DatabaseError("it holds tables of another program")
+        raise sqlite3.DatabaseError("it has tables of another program")
     for statement in _statements(_SCHEMA):
         connection.execute(statement)
     connection.execute(f"PRAGMA user_version = {_VERSION}")
@@ -246,8 +244,8 @@ def _create(connection: sqlite3.Connection) -> None:
 def _check_tables(connection: sqlite3.Connection) -> None:
     """Raise sqlite3.DatabaseError unless the tables are those of a gallery."""
     try:
-        for question in _NEEDED:
-            connection.execute(f"{question} LIMIT 0")
+        for query in _NEEDED:
+            connection.execute(f"{query} LIMIT 0")
     except sqlite3.OperationalError as error:
         if "no such" not in str(error):
             raise
@@ -255,7 +253,7 @@ def _check_tables(connection: sqlite3.Connection) -> None:
 
 
 def _statements(script: str) -> Iterator[str]:
-    """Yield the statements of a script; sqlite3's own executescript() would end the transaction first."""
+    """Yield the statements of a script, because sqlite3's executescript() would commit the transaction first."""
     statement = ""
     for line in script.splitlines(keepends=True):
         statement += line

@@ -1,4 +1,4 @@
-"""What the gallery knows of one result."""
+"""An entry of the gallery: one result with its metadata, tags and parents."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ _FORMATS: Mapping[str, OutputFormat] = MappingProxyType(
 
 
 def format_of(name: str) -> OutputFormat | None:
-    """Return the format that a file's name announces, or None if it is no result."""
+    """Return the format for the extension of a file name, or None if it is not that of a result."""
     return _FORMATS.get(Path(name).suffix.lower())
 
 
 @attrs.frozen(kw_only=True)
 class Parent:
-    """What a result came from: the name of another result, or for ``expanded-from`` the prompt as it was."""
+    """The source of a result: the name of another result, or for ``expanded-from`` the original prompt."""
 
     relation: Relation
     name: str
@@ -47,10 +47,10 @@ class Parent:
 
 @attrs.frozen(kw_only=True)
 class Entry:
-    """One result: its file, what it was made from, and what a person said of it.
+    """One result: its file, its metadata, and the marks that users gave it.
 
-    `timestamp` is the file's time in whole Unix seconds. `metadata_synthetic` says that the file tells nothing of how
-    it was made and `metadata` was put together from its name and size. `key` orders entries, newest highest.
+    `timestamp` is the modification time of the file in seconds since 1970. `metadata_synthetic` is True if the file has
+    no metadata, so that `metadata` is derived from its name and size. `key` orders entries; the newest has the highest.
     """
 
     key: int
@@ -67,17 +67,17 @@ class Entry:
 
     @property
     def path(self) -> Path:
-        """Where the file is."""
+        """Path of the file."""
         return self.folder / self.filename
 
     @property
     def content_type(self) -> str:
-        """The file's content type, from a fixed table."""
+        """Content type (MIME type) of the file's format."""
         return CONTENT_TYPES[self.format]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the entry as the HTTP API shows it; what is not so, or empty, is left out."""
-        shown: dict[str, Any] = {
+        """Return the entry as the HTTP API sends it. False and empty values are omitted."""
+        data: dict[str, Any] = {
             "filename": self.filename,
             "metadata": to_json(self.metadata),
             "timestamp": self.timestamp,
@@ -85,19 +85,19 @@ class Entry:
             "size_bytes": self.size_bytes,
         }
         if self.metadata_synthetic:
-            shown["metadata_synthetic"] = True
+            data["metadata_synthetic"] = True
         if self.favourite:
-            shown["favourite"] = True
+            data["favourite"] = True
         if self.tags:
-            shown["tags"] = list(self.tags)
+            data["tags"] = list(self.tags)
         if self.parents:
-            shown["parents"] = [attrs.asdict(parent) for parent in self.parents]
-        return shown
+            data["parents"] = [attrs.asdict(parent) for parent in self.parents]
+        return data
 
 
 @attrs.frozen(kw_only=True)
 class Page:
-    """Some entries, newest first, and the cursor of the page after them; None where there are no more."""
+    """A page of entries, newest first, and the cursor of the next page; None on the last page."""
 
     entries: tuple[Entry, ...]
     next: str | None = None

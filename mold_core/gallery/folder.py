@@ -1,4 +1,4 @@
-"""Files on disk as the gallery sees them: which names may be asked for, which files are results, what they tell."""
+"""Result files on disk: which names are valid, which files are results, and their metadata."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import attrs
 from mold_core.disk import reason_of
 from mold_core.errors import CancelledError, MoldError, OutputError, ResultNotFoundError, ValidationError
 from mold_core.gallery.entry import format_of
-from mold_core.gallery.whole import ends_early
+from mold_core.gallery.truncation import is_truncated
 from mold_core.media.containers import image_format, image_size, is_gif
 from mold_core.media.metadata import OutputMetadata, read_metadata
 
 __all__ = ["Found", "Skipped", "Unusable", "check_name", "described", "not_found", "open_result", "results_in"]
 
-_MADE_BY_MOLD = re.compile(r"mold-(?P<model>.+?)-\d{10,}(?:-\d+)*\.[a-z0-9]+", re.IGNORECASE)
+_MOLD_NAME = re.compile(r"mold-(?P<model>.+?)-\d{10,}(?:-\d+)*\.[a-z0-9]+", re.IGNORECASE)
 _HEAD_BYTES = 32
-# What SQLite's integers hold, in nanoseconds since 1970: the years 1677 to 2262.
+# The largest integer of SQLite, in nanoseconds since 1970: times from the year 1677 to 2262.
 _LARGEST_TIME = 2**63 - 1
 
 
@@ -42,9 +42,9 @@ class Found:
 
 @attrs.frozen(kw_only=True)
 class Skipped:
-    """A file that is named like a result and cannot be shown. `seen` tells it from the same file after a change.
+    """A file that is named like a result but cannot be listed. `seen` changes when the file changes.
 
-    `name` may hold what is no text: bytes that are no UTF-8 are surrogates in it, as os.fsdecode() makes them.
+    Bytes of the name that are not UTF-8 are surrogates in `name`, as os.fsdecode() returns them.
     """
 
     folder: str
@@ -54,11 +54,11 @@ class Skipped:
 
 
 class Unusable(Exception):
-    """A file that is no result, and why."""
+    """A file is not a usable result; the message gives the reason."""
 
 
 def check_name(name: str) -> None:
-    """Raise ValidationError for anything but a plain file name, so that no name leads out of a folder."""
+    """Raise ValidationError for anything but a plain file name, so that no name leaves a folder."""
     if not name or name in (".", "..") or any(char in name for char in "/\\\0") or not _is_unicode(name):
         raise ValidationError("invalid filename", field="filename", value=name)
 
@@ -72,12 +72,12 @@ def _is_unicode(name: str) -> bool:
 
 
 def not_found(name: str) -> ResultNotFoundError:
-    """Return the error for a name that the gallery does not have."""
+    """Return the error for a name that is not in the gallery."""
     return ResultNotFoundError(f"image not found: {name}", field="filename", value=name)
 
 
 def results_in(folder: str) -> Iterator[Found | Skipped]:
-    """Yield the results that lie in a folder, and what is only named like one; not those deeper down."""
+    """Yield the results in a folder, and unusable files named like one. Subfolders are not searched."""
     try:
         listing = os.scandir(folder)
     except OSError:
@@ -85,10 +85,10 @@ def results_in(folder: str) -> Iterator[Found | Skipped]:
     with listing:
         for item in listing:
             if not item.name.startswith(".") and format_of(item.name) is not None:
-                yield _looked_at(folder, item)
+                yield _examined(folder, item)
 
 
-def _looked_at(folder: str, item: os.DirEntry[str]) -> Found | Skipped:
+def _examined(folder: str, item: os.DirEntry[str]) -> Found | Skipped:
     seen = ""
     try:
         status = item.stat(follow_symlinks=False)
@@ -102,7 +102,7 @@ def _looked_at(folder: str, item: os.DirEntry[str]) -> Found | Skipped:
 
 
 def _refuse(name: str, status: os.stat_result) -> None:
-    """Raise Unusable for what cannot be a result, whatever it holds."""
+    """Raise Unusable for a file that cannot be a result, whatever its content."""
     if stat.S_ISLNK(status.st_mode):
         raise Unusable("it is a symbolic link; links are not followed")
     if not stat.S_ISREG(status.st_mode):
@@ -118,7 +118,7 @@ def _refuse(name: str, status: os.stat_result) -> None:
 
 
 def open_result(path: Path) -> BinaryIO:
-    """Return a regular file opened for reading; a symbolic link counts as no file. Raises ResultNotFoundError."""
+    """Return a regular file opened for reading. Raises ResultNotFoundError, also for a symbolic link."""
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
@@ -130,9 +130,9 @@ def open_result(path: Path) -> BinaryIO:
 
 
 def described(found: Found) -> tuple[OutputMetadata, bool]:
-    """Return what a file says of how it was made, and whether that had to be put together from its name and size.
+    """Return the metadata of a file, and whether it is synthetic: derived from the file's name and size.
 
-    Raises Unusable for a file that cannot be read, is not of its kind, is damaged, or lacks its end.
+    Raises Unusable for a file that is unreadable, damaged, truncated, or not of the format of its name.
     """
     try:
         size, metadata = _read_header(found)
@@ -148,13 +148,13 @@ def described(found: Found) -> tuple[OutputMetadata, bool]:
 
 
 def _read_header(found: Found) -> tuple[tuple[int, int], OutputMetadata | None]:
-    """Return width and height from a file's header, and its metadata. Raises Unusable for what is not whole."""
+    """Return width and height from a file's header, and its metadata. Raises Unusable for a damaged file."""
     format = format_of(found.filename)
     with open_result(found.path) as file:
         head = file.read(_HEAD_BYTES)
         if not (head[4:8] == b"ftyp" if format == "mp4" else is_gif(head) or image_format(head) is not None):
-            raise Unusable("its content is of another kind than its name says")
-        if ends_early(file, found.size_bytes):
+            raise Unusable("its content does not match the extension of its name")
+        if is_truncated(file, found.size_bytes):
             raise Unusable("it is damaged: its end is missing")
         if format == "mp4":
             return _read_video_header(found.path)
@@ -175,10 +175,10 @@ def _read_video_header(path: Path) -> tuple[tuple[int, int], OutputMetadata | No
 
 
 def _synthetic(found: Found, width: int, height: int) -> OutputMetadata:
-    made = _MADE_BY_MOLD.fullmatch(found.filename)
+    name = _MOLD_NAME.fullmatch(found.filename)
     return OutputMetadata(
         prompt="",
-        model=made["model"] if made else "unknown",
+        model=name["model"] if name else "unknown",
         seed=0,
         steps=0,
         guidance=0.0,

@@ -1,4 +1,4 @@
-"""The gallery: every result with what it was made from, found again in milliseconds."""
+"""The gallery: stores, lists, searches and deletes results."""
 
 from __future__ import annotations
 
@@ -39,22 +39,22 @@ _MAX_TAG_CHARACTERS = 100
 
 
 class Gallery:
-    """The results in a folder, and in others beside it, with a SQLite file that knows them.
+    """The results in one or more folders, indexed by a SQLite database.
 
         gallery = Gallery(Path("images"), Path("gallery.db"))
         entry = gallery.add(png, metadata)
         page = gallery.list(q="red house", limit=50)
 
-    New results go to `directory`; those in the folders `also` are shown with them. Where two folders have a file of the
-    same name, the first one's is shown. All methods may be called from any thread, and several processes may use the
-    same folder and database. A row is written after its file is complete and removed before the file is, so a crash
-    leaves no row without its whole file. `cache` holds thumbnails; by default it is `cache` beside the database.
+    New results are saved in `directory`; results in the folders `also` are listed too. If two folders have a file with
+    the same name, the first folder wins. All methods may be called from any thread, and several processes may use the
+    same folders and database. A row is written after its file is complete and deleted before the file, so a crash
+    leaves no row without a complete file. `cache` is the folder of thumbnails; default: `cache` beside the database.
     """
 
     def __init__(
         self, directory: Path, database: Path, *, also: Sequence[Path] = (), cache: Path | None = None
     ) -> None:
-        """Open the gallery; folders need not exist yet. Raises OutputError when the database cannot be used."""
+        """Open the gallery. Folders need not exist yet. Raises OutputError if the database cannot be used."""
         self.folders = tuple(dict.fromkeys(os.path.realpath(folder) for folder in (directory, *also)))
         self._database = Database(database)
         self._thumbnails = Thumbnails(cache if cache is not None else database.parent / "cache")
@@ -62,7 +62,7 @@ class Gallery:
 
     @classmethod
     def of(cls, settings: Settings) -> Gallery | None:
-        """Return the gallery that the settings describe; None where results are not kept."""
+        """Return the gallery that the settings describe, or None if results are not saved."""
         if settings.output_path is None:
             return None
         return cls(
@@ -72,7 +72,7 @@ class Gallery:
             cache=settings.home / "cache",
         )
 
-    # --- putting in and taking out -------------------------------------------------------------------------------
+    # --- adding and deleting -------------------------------------------------------------------------------------
 
     def add(
         self,
@@ -85,13 +85,13 @@ class Gallery:
         tags: Sequence[str] = (),
         name: str | None = None,
     ) -> Entry:
-        """Keep a result, given as its bytes or as a file to copy, and return its entry.
+        """Save a result, from its bytes or from a file to copy, and return its entry.
 
-        The file is complete on the disk before the row is written. It is named after the model, the time in
-        milliseconds and `index`, its place in a batch. `metadata` may say more than the file does; None reads it from
-        the file. With `name` the file gets that name, and a result that is there under it, of the same metadata or
-        bytes, is the one that is returned: who was interrupted may add again. Raises OutputError when the file or the
-        row cannot be written.
+        The file is complete on disk before the row is written. Its name consists of the model, the time in milliseconds
+        and `index`, the index in the batch. `metadata` overrides the metadata in the file; None reads it from the file.
+        With `name` the file gets that name, and an existing file of that name with the same metadata or bytes is
+        returned instead: an interrupted call can be repeated. Raises OutputError if the file or the row cannot be
+        written.
         """
         labels = _checked_tags(tags)
         recorded = metadata or read_metadata(data)
@@ -115,9 +115,9 @@ class Gallery:
         return self.get(path.name)
 
     def delete(self, name: str) -> bool:
-        """Remove a result: its row, its file, its thumbnails. Return False if there was none of that name.
+        """Delete the row, the file and the thumbnails of a result. Returns False if there is no such result.
 
-        A full disk does not keep it from that. Raises OutputError where the database cannot be written at all.
+        It works on a full disk too. Raises OutputError if the database cannot be written at all.
         """
         check_name(name)
         try:
@@ -125,13 +125,13 @@ class Gallery:
         except OutputError as error:
             if not is_full(error):
                 raise
-        with self._database.room():
+        with self._database.spare_space():
             try:
                 return self._delete(name)
             except OutputError as error:
                 if not is_full(error):
                     raise
-            self._remove_file(name)  # which gives back room, if it lies on the same disk as the database
+            self._remove_file(name)  # frees space if the file is on the same disk as the database
             return self._delete(name)
 
     def _remove_file(self, name: str) -> None:
@@ -145,14 +145,14 @@ class Gallery:
             entry = rows.find(connection, self.folders, name)
             if entry is None:
                 return False
-            rows.leave(connection, entry)
-        Sync(self._database, self._thumbnails).finish_leaving()
+            rows.start_deletion(connection, entry)
+        Sync(self._database, self._thumbnails).finish_deletions()
         return True
 
     def update(self, name: str, *, favourite: bool | None = None, tags: Sequence[str] | None = None) -> Entry:
-        """Make a result a favourite or not, give it these tags and no others; None leaves a thing as it is.
+        """Set or clear the favourite mark, and replace the tags. None leaves a value unchanged.
 
-        Raises ResultNotFoundError, or ValidationError for a tag that is empty or too long.
+        Raises ResultNotFoundError, or ValidationError for an empty or too long tag.
         """
         check_name(name)
         labels = None if tags is None else _checked_tags(tags)
@@ -166,7 +166,7 @@ class Gallery:
                 rows.replace_labels(connection, entry.key, labels)
         return self.get(name)
 
-    # --- looking -------------------------------------------------------------------------------------------------
+    # --- reading -------------------------------------------------------------------------------------------------
 
     def list(
         self,
@@ -177,28 +177,27 @@ class Gallery:
         tag: str | None = None,
         favourite: bool | None = None,
     ) -> Page:
-        """Return entries, newest first: all, or at most `limit` of them after `cursor`, the `next` of a page before.
+        """Return entries, newest first: all, or at most `limit` after `cursor`, the `next` of the previous page.
 
-        `q` is what people type: every word must be the beginning of a word in the prompts, the model or the tags;
-        words in double quotes must stand there as they are. Raises ValidationError for a cursor that is
-        none and a limit below 1.
+        `q` is a search text: every word must be the start of a word in the prompts, the model or the tags; words in
+        double quotes must match exactly. Raises ValidationError for an invalid cursor or a limit below 1.
         """
         if limit is not None and limit < 1:
             raise ValidationError(f"limit must be at least 1, not {limit}", field="limit", value=limit)
         words = match_expression(q) if q and q.strip() else None
         if q and q.strip() and words is None:
             return Page(entries=())
-        wanted = rows.Wanted(below=_key(cursor) if cursor else None, tag=tag, favourite=favourite, words=words)
+        filters = rows.Filters(below=_key(cursor) if cursor else None, tag=tag, favourite=favourite, words=words)
         one_more = None if limit is None else limit + 1
         with self._database.read() as connection:
-            found = [rows.newest(connection, folder, wanted, one_more) for folder in self.folders if isdir(folder)]
+            found = [rows.newest(connection, folder, filters, one_more) for folder in self.folders if isdir(folder)]
         entries = sorted(chain.from_iterable(found), key=lambda entry: entry.key, reverse=True)
         if limit is None or len(entries) <= limit:
             return Page(entries=tuple(entries))
         return Page(entries=tuple(entries[:limit]), next=str(entries[limit - 1].key))
 
     def get(self, name: str) -> Entry:
-        """Return the entry of that name. Raises ResultNotFoundError, or ValidationError for what is no plain name."""
+        """Return the entry with a name. Raises ResultNotFoundError, or ValidationError for an invalid name."""
         check_name(name)
         with self._database.read() as connection:
             entry = rows.find(connection, self.folders, name)
@@ -207,48 +206,48 @@ class Gallery:
         return entry
 
     def holding(self, data: bytes) -> Entry | None:
-        """Return the newest entry whose file has exactly these bytes, or None; files of another size are not read."""
+        """Return the newest entry whose file has exactly these bytes, or None. Only files of the same size are read."""
         with self._database.read() as connection:
             alike = [entry for folder in self.folders for entry in rows.of_size(connection, folder, len(data))]
         return next((entry for entry in alike if _bytes_of(entry) == data), None)
 
     def open(self, name: str) -> tuple[Entry, BinaryIO]:
-        """Return an entry and its file, opened for reading; symbolic links are not followed. Raises as `get` does."""
+        """Return an entry and its file opened for reading. Symbolic links are not followed. Raises as `get` does."""
         entry = self.get(name)
         return entry, open_result(entry.path)
 
     def children(self, name: str) -> tuple[Entry, ...]:
-        """Return the entries that have the one of that name as a parent, newest first."""
+        """Return the entries derived from a result, newest first."""
         check_name(name)
         with self._database.read() as connection:
-            return tuple(entry for folder in self.folders for entry in rows.made_from(connection, folder, name))
+            return tuple(entry for folder in self.folders for entry in rows.children(connection, folder, name))
 
     def thumbnail(self, name: str) -> Thumbnail:
-        """Return a small PNG of a result, made now if there is none yet. Raises as `get` does."""
+        """Return a small PNG of a result, created now if it does not exist yet. Raises as `get` does."""
         return self._thumbnails.thumbnail(self.get(name))
 
     def preview(self, name: str) -> bytes:
-        """Return a GIF of a result that moves. Raises ResultNotFoundError for a still image, else as `get` does."""
+        """Return a GIF of a video or animation. Raises ResultNotFoundError for still images, and as `get` does."""
         return self._thumbnails.preview(self.get(name))
 
-    # --- keeping in step with the folders ------------------------------------------------------------------------
+    # --- synchronizing with the folders --------------------------------------------------------------------------
 
     def reconcile(self) -> Changes:
-        """Make the rows say what the folders hold: new, changed and vanished files. Return how many there were.
+        """Update the rows to match the folders. Returns the numbers of new, changed and removed files.
 
-        New files are read for their metadata, changed ones again. A folder that is missing as a whole, such as a disk
-        that is not plugged in, keeps its rows; they are not listed meanwhile.
+        The metadata of new and changed files is read. If a whole folder is missing, such as an unmounted disk, its rows
+        are kept but not listed.
         """
         with self._reconciling:
             return Sync(self._database, self._thumbnails).run(self.folders)
 
     def skipped(self) -> tuple[Skipped, ...]:
-        """Return the files that the last `reconcile` could not show, and why, folder by folder."""
+        """Return the files that the last `reconcile` could not list, with the reasons, folder by folder."""
         with self._database.read() as connection:
             return tuple(file for folder in self.folders for file in rows.skipped(connection, folder).values())
 
     def warm(self, stop: threading.Event, limit: int | None = None) -> None:
-        """Make the missing thumbnails and previews of the newest `limit` entries, or of all, until `stop` is set."""
+        """Create missing thumbnails and previews of the newest `limit` entries, or of all, until `stop` is set."""
         for entry in self.list(limit=limit).entries:
             if stop.is_set():
                 return
@@ -259,7 +258,7 @@ class Gallery:
                     self._thumbnails.preview(entry)
 
     def close(self) -> None:
-        """Close the database's connections; the gallery may still be used and opens new ones."""
+        """Close the connections to the database. The gallery stays usable and opens new ones."""
         self._database.close()
 
     def _is_here(self, name: str, data: bytes | Path, recorded: OutputMetadata | None) -> bool:
@@ -271,7 +270,7 @@ class Gallery:
         return path.read_bytes() == (data.read_bytes() if isinstance(data, Path) else data)
 
     def _added_again(self, name: str, recorded: OutputMetadata | None, parents: Sequence[Parent]) -> Entry:
-        """Return the entry of a file that was added before, and write of its row what a crash prevented."""
+        """Return the entry of a file that was added before, and write rows that a crash prevented."""
         found = _found(Path(self.folders[0]) / name)
         with suppress(Unusable):
             about = (recorded, False) if recorded else described(found)
@@ -304,12 +303,12 @@ def _bytes_of(entry: Entry) -> bytes | None:
         with open_result(entry.path) as file:
             return file.read()
     except (OSError, ResultNotFoundError):
-        return None  # gone since its row was read
+        return None  # deleted since its row was read
 
 
 def _key(cursor: str) -> int:
     if not cursor.isascii() or not cursor.isdigit() or len(cursor) > 19 or int(cursor) >= 2**63:
-        raise ValidationError("cursor is none that a page gave", field="cursor", value=cursor)
+        raise ValidationError("cursor is not the next value of a page", field="cursor", value=cursor)
     return int(cursor)
 
 
@@ -319,7 +318,7 @@ def _checked_tags(tags: Sequence[str]) -> tuple[str, ...]:
         plain = " ".join(tag.split())
         if not plain or len(plain) > _MAX_TAG_CHARACTERS or not plain.isprintable():
             raise ValidationError(
-                f"a tag has 1 to {_MAX_TAG_CHARACTERS} characters that can be seen, not {tag[:40]!r}",
+                f"a tag must have 1 to {_MAX_TAG_CHARACTERS} printable characters, not {tag[:40]!r}",
                 field="tags",
                 value=tag,
             )

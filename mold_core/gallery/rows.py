@@ -1,4 +1,4 @@
-"""Rows of the gallery's tables, written and read inside a transaction that the caller holds."""
+"""Reads and writes rows of the gallery's tables, in a transaction of the caller."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from mold_core.media.metadata import OutputMetadata
 from mold_core.wire.generate import OutputFormat
 
 __all__ = [
-    "Wanted", "delete", "find", "insert", "insert_if_new", "known", "leave", "leaving", "left", "made_from", "mark",
-    "newest", "of_size", "replace_labels", "replace_skipped", "set_parents", "skipped",
+    "Filters", "children", "delete", "end_deletion", "find", "insert", "insert_if_new", "known", "mark", "newest",
+    "of_size", "pending_deletions", "replace_labels", "replace_skipped", "set_parents", "skipped", "start_deletion",
 ]  # fmt: skip
 
 _KEYS_PER_MS = 1_000_000
@@ -26,8 +26,8 @@ _LARGEST_KEY = 2**63 - 1
 
 
 @attrs.frozen(kw_only=True)
-class Wanted:
-    """Which entries: those below a key, those with a tag, favourites or not, those that an FTS5 expression matches."""
+class Filters:
+    """Conditions on entries: a key below `below`, a tag, the favourite mark, an FTS5 expression. None: no condition."""
 
     below: int | None = None
     tag: str | None = None
@@ -36,7 +36,7 @@ class Wanted:
 
 
 def insert(connection: sqlite3.Connection, found: Found, metadata: OutputMetadata, synthetic: bool) -> int:
-    """Write the row of a file, in the place of what was known of it before; return its key."""
+    """Write or replace the row of a file, and return its key."""
     old = _row_of(connection, found.folder, found.filename)
     values: dict[str, Any] = {
         "key": _free_key(connection, found.modified_ns),
@@ -53,8 +53,8 @@ def insert(connection: sqlite3.Connection, found: Found, metadata: OutputMetadat
         values["key"] = old["key"]
     if old is None:
         names = ", ".join(values)
-        places = ", ".join(f":{name}" for name in values)
-        connection.execute(f"INSERT INTO entries ({names}) VALUES ({places})", values)
+        placeholders = ", ".join(f":{name}" for name in values)
+        connection.execute(f"INSERT INTO entries ({names}) VALUES ({placeholders})", values)
     else:
         changes = ", ".join(f"{name} = :{name}" for name in values)
         connection.execute(f"UPDATE entries SET {changes} WHERE key = :old", {**values, "old": old["key"]})
@@ -62,9 +62,9 @@ def insert(connection: sqlite3.Connection, found: Found, metadata: OutputMetadat
 
 
 def insert_if_new(connection: sqlite3.Connection, found: Found, metadata: OutputMetadata, synthetic: bool) -> bool:
-    """Write the row of a file unless there is one of it as it is now, or the file is leaving; return whether."""
+    """Write the row of a file unless it is up to date or the file is being deleted. Returns whether it was written."""
     if (found.folder, found.filename, found.modified_ns) in {
-        (gone.folder, gone.filename, gone.modified_ns) for gone in leaving(connection)
+        (file.folder, file.filename, file.modified_ns) for file in pending_deletions(connection)
     }:
         return False
     old = _row_of(connection, found.folder, found.filename)
@@ -74,8 +74,8 @@ def insert_if_new(connection: sqlite3.Connection, found: Found, metadata: Output
     return True
 
 
-def leave(connection: sqlite3.Connection, entry: Entry) -> None:
-    """Remove an entry's row, and note that its file is to be removed."""
+def start_deletion(connection: sqlite3.Connection, entry: Entry) -> None:
+    """Delete an entry's row, and record that its file must be deleted."""
     (modified_ns,) = connection.execute("SELECT modified_ns FROM entries WHERE key = ?", (entry.key,)).fetchone()
     delete(connection, entry.key)
     connection.execute(
@@ -84,14 +84,14 @@ def leave(connection: sqlite3.Connection, entry: Entry) -> None:
     )
 
 
-def leaving(connection: sqlite3.Connection) -> list[Found]:
-    """Return the files that are to be removed."""
+def pending_deletions(connection: sqlite3.Connection) -> list[Found]:
+    """Return the files that must be deleted."""
     rows = connection.execute("SELECT folder, filename, modified_ns FROM leaving")
     return [Found(size_bytes=0, **row) for row in rows]
 
 
-def left(connection: sqlite3.Connection, files: Iterable[Found]) -> None:
-    """Note that files were removed."""
+def end_deletion(connection: sqlite3.Connection, files: Iterable[Found]) -> None:
+    """Record that files were deleted."""
     connection.executemany(
         "DELETE FROM leaving WHERE folder = ? AND filename = ? AND modified_ns = ?",
         [(found.folder, found.filename, found.modified_ns) for found in files],
@@ -99,7 +99,7 @@ def left(connection: sqlite3.Connection, files: Iterable[Found]) -> None:
 
 
 def _free_key(connection: sqlite3.Connection, modified_ns: int) -> int:
-    """Return the next key of the file's millisecond; there are a million."""
+    """Return the next free key of the file's millisecond; there are a million per millisecond."""
     first = max(0, min(modified_ns // 1_000_000, _LARGEST_KEY // _KEYS_PER_MS - 1)) * _KEYS_PER_MS
     (last,) = connection.execute(
         "SELECT MAX(key) FROM entries WHERE key >= ? AND key < ?", (first, first + _KEYS_PER_MS)
@@ -115,46 +115,46 @@ def _row_of(connection: sqlite3.Connection, folder: str, filename: str) -> sqlit
 
 
 def delete(connection: sqlite3.Connection, key: int) -> None:
-    """Remove a row with everything that hangs on it."""
+    """Delete a row with its tags and parents."""
     connection.execute("DELETE FROM entries WHERE key = ?", (key,))
 
 
 def mark(connection: sqlite3.Connection, key: int, *, favourite: bool) -> None:
-    """Make an entry a favourite, or no longer."""
+    """Set or clear the favourite mark of an entry."""
     connection.execute("UPDATE entries SET favourite = ? WHERE key = ?", (favourite, key))
 
 
 def replace_labels(connection: sqlite3.Connection, key: int, tags: Sequence[str]) -> None:
-    """Give an entry these tags and no others."""
+    """Replace the tags of an entry."""
     connection.execute("DELETE FROM tags WHERE key = ?", (key,))
     connection.executemany("INSERT OR IGNORE INTO tags (tag, key) VALUES (?, ?)", [(tag, key) for tag in tags])
     connection.execute("UPDATE entries SET labels = ? WHERE key = ?", ("\n".join(tags), key))
 
 
 def set_parents(connection: sqlite3.Connection, key: int, parents: Sequence[Parent]) -> None:
-    """Say what an entry came from."""
+    """Replace the parents of an entry."""
     connection.execute("DELETE FROM parents WHERE key = ?", (key,))
     connection.executemany(
         "INSERT INTO parents (key, place, relation, name) VALUES (?, ?, ?, ?)",
-        [(key, place, parent.relation, parent.name) for place, parent in enumerate(parents)],
+        [(key, index, parent.relation, parent.name) for index, parent in enumerate(parents)],
     )
 
 
 def known(connection: sqlite3.Connection, folder: str) -> dict[str, tuple[int, int, int]]:
-    """Return key, time in ns and size of every file of a folder that has a row, by name."""
+    """Return (key, modification time in ns, size in bytes) of every file of a folder with a row, by name."""
     rows = connection.execute("SELECT filename, key, modified_ns, size_bytes FROM entries WHERE folder = ?", (folder,))
     return {row["filename"]: (row["key"], row["modified_ns"], row["size_bytes"]) for row in rows}
 
 
 def skipped(connection: sqlite3.Connection, folder: str) -> dict[str, Skipped]:
-    """Return the files of a folder that are not shown, by name."""
+    """Return the files of a folder that are not listed, by name."""
     rows = connection.execute("SELECT name, seen, reason FROM skipped WHERE folder = ? ORDER BY name", (folder,))
     found = (Skipped(folder=folder, name=os.fsdecode(name), seen=seen, reason=reason) for name, seen, reason in rows)
     return {file.name: file for file in found}
 
 
 def replace_skipped(connection: sqlite3.Connection, folder: str, files: Iterable[Skipped]) -> None:
-    """Write down which files of a folder are not shown, these and no others."""
+    """Replace the record of files of a folder that are not listed."""
     connection.execute("DELETE FROM skipped WHERE folder = ?", (folder,))
     connection.executemany(
         "INSERT OR REPLACE INTO skipped (folder, name, seen, reason) VALUES (?, ?, ?, ?)",
@@ -163,7 +163,7 @@ def replace_skipped(connection: sqlite3.Connection, folder: str, files: Iterable
 
 
 def find(connection: sqlite3.Connection, folders: Iterable[str], filename: str) -> Entry | None:
-    """Return the entry of that name in the first of the folders that has it."""
+    """Return the entry with a name from the first folder that has it, or None."""
     for folder in folders:
         row = _row_of(connection, folder, filename)
         if row is not None:
@@ -171,31 +171,31 @@ def find(connection: sqlite3.Connection, folders: Iterable[str], filename: str) 
     return None
 
 
-def newest(connection: sqlite3.Connection, folder: str, wanted: Wanted, limit: int | None) -> list[Entry]:
-    """Return the newest entries of a folder that are wanted, newest first."""
+def newest(connection: sqlite3.Connection, folder: str, filters: Filters, limit: int | None) -> list[Entry]:
+    """Return the newest entries of a folder that match the filters, newest first."""
     source, order, conditions = "entries", "entries.key", ["entries.folder = :folder"]
-    # PERF: with CROSS JOIN SQLite reads what is searched first and in order, and looks the entries up until it has
-    # enough; left to itself it may sort every match.
-    if wanted.words is not None:
+    # PERF: with CROSS JOIN SQLite reads the search index first and in order, and looks up entries until it has enough.
+    # Without it, SQLite may sort every match.
+    if filters.words is not None:
         source, order = "words CROSS JOIN entries ON entries.key = words.rowid", "words.rowid"
         conditions.append("words MATCH :words")
-    elif wanted.tag is not None:
+    elif filters.tag is not None:
         source, order = "tags CROSS JOIN entries ON entries.key = tags.key", "tags.key"
         conditions.append("tags.tag = :tag")
-    if wanted.words is not None and wanted.tag is not None:
+    if filters.words is not None and filters.tag is not None:
         conditions.append("EXISTS (SELECT 1 FROM tags WHERE tags.tag = :tag AND tags.key = entries.key)")
-    if wanted.favourite is not None:
-        conditions.append("entries.favourite" if wanted.favourite else "NOT entries.favourite")
-    if wanted.below is not None:
+    if filters.favourite is not None:
+        conditions.append("entries.favourite" if filters.favourite else "NOT entries.favourite")
+    if filters.below is not None:
         conditions.append(f"{order} < :below")
     rows = connection.execute(
         f"SELECT entries.* FROM {source} WHERE {' AND '.join(conditions)} ORDER BY {order} DESC LIMIT :limit",
-        {"folder": folder, "limit": -1 if limit is None else limit, **attrs.asdict(wanted)},
+        {"folder": folder, "limit": -1 if limit is None else limit, **attrs.asdict(filters)},
     )
     return _entries(connection, rows.fetchall())
 
 
-def made_from(connection: sqlite3.Connection, folder: str, name: str) -> list[Entry]:
+def children(connection: sqlite3.Connection, folder: str, name: str) -> list[Entry]:
     """Return the entries of a folder that have `name` as a parent, newest first."""
     rows = connection.execute(
         "SELECT DISTINCT entries.* FROM parents JOIN entries ON entries.key = parents.key "
@@ -206,7 +206,7 @@ def made_from(connection: sqlite3.Connection, folder: str, name: str) -> list[En
 
 
 def of_size(connection: sqlite3.Connection, folder: str, size_bytes: int) -> list[Entry]:
-    """Return the entries of a folder whose files have so many bytes, newest first."""
+    """Return the entries of a folder whose files have a size, newest first."""
     rows = connection.execute(
         "SELECT * FROM entries WHERE folder = ? AND size_bytes = ? ORDER BY key DESC", (folder, size_bytes)
     )
@@ -220,7 +220,7 @@ def _entries(connection: sqlite3.Connection, rows: Sequence[sqlite3.Row]) -> lis
             key=row["key"],
             filename=row["filename"],
             folder=Path(row["folder"]),
-            # Written by to_json() above, so it needs no checking.
+            # Written by to_json() above, so it needs no validation.
             metadata=OutputMetadata(**json.loads(row["metadata"])),
             timestamp=row["modified_ns"] // 10**9,
             format=cast("OutputFormat", format_of(row["filename"])),

@@ -1,4 +1,4 @@
-"""Names of result files, and saving under them without overwriting."""
+"""Names result files, and saves them without overwriting others."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _MAX_MODEL_CHARACTERS = 100
 def file_name(model: str, when_unix: int, index: int | None, format: OutputFormat) -> str:
     """Return ``mold-<model>-<when_unix>[-<index>].<extension>``, safe on every file system and in a URL.
 
-    Everything in the model's name but ASCII letters, digits, ``.``, ``_`` and ``-`` becomes ``-``; it is cut after 100
-    characters. `when_unix` is in whatever unit the caller uses: seconds for ``mold run``, milliseconds for the server.
+    Characters of the model's name except ASCII letters, digits, ``.``, ``_`` and ``-`` become ``-``; it is truncated to
+    100 characters. `when_unix` is in seconds for ``mold run`` and in milliseconds for the server.
     """
     plain = re.sub(r"[^A-Za-z0-9._-]", "-", model)[:_MAX_MODEL_CHARACTERS]
-    place = "" if index is None else f"-{index}"
-    return f"mold-{plain}-{when_unix}{place}.{EXTENSIONS[format]}"
+    suffix = "" if index is None else f"-{index}"
+    return f"mold-{plain}-{when_unix}{suffix}.{EXTENSIONS[format]}"
 
 
 def save(
@@ -37,20 +37,20 @@ def save(
     data: bytes | Callable[[BinaryIO], object],
     is_taken: Callable[[str], bool] | None = None,
 ) -> Path:
-    """Write `data` into `directory` under `name` and return the path; the directory is made if it is missing.
+    """Write `data` to the file `name` in `directory` and return its path. A missing directory is created.
 
-    `data` is the content, or a function that writes it into a binary file. An existing file is never touched: where the
-    name is taken, by whomever and however late, or `is_taken` says so, ``-1``, ``-2``, … is put before the extension.
-    Raises OutputError when the file cannot be written.
+    `data` is the content, or a function that writes it into a binary file. An existing file is never overwritten: if
+    the name exists, or `is_taken` returns True for it, ``-1``, ``-2``, … is added before the extension. Raises
+    OutputError if the file cannot be written.
     """
     try:
-        with suppress(FileExistsError):  # by a file, which write_whole reports
+        with suppress(FileExistsError):  # a file instead of a folder; write_whole reports it
             directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise output_error(directory / name, error) from error
-    wanted = directory / name
+    target = directory / name
     for number in count():
-        path = wanted.with_stem(f"{wanted.stem}-{number}") if number else wanted
+        path = target.with_stem(f"{target.stem}-{number}") if number else target
         if os.path.lexists(path) or (is_taken is not None and is_taken(path.name)):
             continue
         try:

@@ -1,4 +1,4 @@
-"""What people type into a search box, as a question that SQLite understands."""
+"""Converts a search text to an SQLite full-text query."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _TERM = re.compile(r'"([^"]*)"?|([^\s"]+)')
 
 
 def match_expression(text: str) -> str | None:
-    """Return an FTS5 expression: every word must occur, whole or as a beginning, and what is in quotes as it stands.
+    """Return an FTS5 expression in which every word must match as a prefix, and quoted text exactly.
 
-    Returns None where the text holds no word. Nothing in it is an operator: `-`, `*`, `OR`, `:` are punctuation.
+    Returns None if the text has no words. The text has no operators: `-`, `*`, `OR`, `:` are treated as text.
     """
     terms = []
     for exact, word in _TERM.findall(text)[:_MAX_TERMS]:
         term = exact or word
-        # FTS5 takes a phrase without a letter or digit for one that nothing matches.
+        # In FTS5 a phrase without letters and digits matches nothing.
         if any(char.isalnum() for char in term):
             terms.append('"{}"{}'.format(term.replace("\0", " "), "" if exact else "*"))
     return " AND ".join(terms) or None

@@ -1,4 +1,4 @@
-"""Keeps the gallery's rows in step with its folders. A file that cannot be shown holds nothing else up."""
+"""Synchronizes the gallery's rows with its folders. An unusable file does not affect other files."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ __all__ = ["Changes", "Sync", "is_result"]
 log = logging.getLogger("mold.gallery")
 
 _FILES_PER_TRANSACTION = 500
-# Of more files that cannot be shown only the number is logged.
+# If more files are unusable, only their number is logged.
 _LOGGED_AT_ONCE = 20
 
 
 @attrs.frozen(kw_only=True)
 class Changes:
-    """What `reconcile` found out: how many files are new, are not what they were, and are gone."""
+    """The numbers of new, changed and removed files that `reconcile` found."""
 
     added: int = 0
     changed: int = 0
@@ -39,7 +39,7 @@ class Changes:
 
 
 def is_result(folder: str, name: str) -> bool:
-    """Return whether a folder has a regular file of that name."""
+    """Return whether a folder has a regular file with a name."""
     try:
         return stat.S_ISREG(os.lstat(os.path.join(folder, name)).st_mode)
     except OSError:
@@ -52,40 +52,40 @@ class Sync:
     def __init__(self, database: Database, thumbnails: Thumbnails) -> None:
         self._database = database
         self._thumbnails = thumbnails
-        self._shown: set[str] = set()
+        self._listed: set[str] = set()
         self._added = self._changed = self._removed = 0
 
     def run(self, folders: Sequence[str]) -> Changes:
-        """Make the rows say what the folders hold, and return what was not so before."""
+        """Update the rows to match the folders, and return the changes."""
         self._database.spare.keep()
-        self.finish_leaving()
+        self.finish_deletions()
         for folder in filter(isdir, folders):
-            self._one(folder)
+            self._sync_folder(folder)
         return Changes(added=self._added, changed=self._changed, removed=self._removed)
 
-    def finish_leaving(self) -> None:
-        """Remove the files whose rows are gone, also those that a crash left."""
+    def finish_deletions(self) -> None:
+        """Delete the files whose rows are deleted, including those left by a crash."""
         with self._database.read() as connection:
-            leaving = rows.leaving(connection)
-        for found in leaving:
+            pending = rows.pending_deletions(connection)
+        for found in pending:
             with suppress(OSError):
                 status = os.lstat(found.path)
                 if status.st_mtime_ns == found.modified_ns:
                     os.unlink(found.path)
             self._thumbnails.forget(found.folder, found.filename)
-        if leaving:
-            with suppress(OutputError), self._database.write() as connection:  # else the next pass does it
-                rows.left(connection, leaving)
+        if pending:
+            with suppress(OutputError), self._database.write() as connection:  # the next pass tries again
+                rows.end_deletion(connection, pending)
 
-    def _one(self, folder: str) -> None:
-        # Rows before files: a file that is added meanwhile is then seen as one that has no row yet.
+    def _sync_folder(self, folder: str) -> None:
+        # Read rows before files: a file that is added in between then has no row in `known`.
         with self._database.read() as connection:
             known, before = rows.known(connection, folder), rows.skipped(connection, folder)
-        looked_at = list(results_in(folder))
+        listing = list(results_in(folder))
         here = {
-            file.filename: file for file in looked_at if isinstance(file, Found) and file.filename not in self._shown
+            file.filename: file for file in listing if isinstance(file, Found) and file.filename not in self._listed
         }
-        skipped = {file.name: file for file in looked_at if isinstance(file, Skipped)}
+        skipped = {file.name: file for file in listing if isinstance(file, Skipped)}
         stale = []
         for file in here.values():
             earlier = before.get(file.filename)
@@ -93,16 +93,16 @@ class Sync:
                 skipped[file.filename] = earlier
             elif known.get(file.filename, ())[1:] != (file.modified_ns, file.size_bytes):
                 stale.append(file)
-        # A file that was shown and is damaged now may just be being written: it is dropped when it is so a second time.
-        gone = known.keys() - (here.keys() - (skipped.keys() & before.keys()))
-        self._drop(folder, {name: known[name][0] for name in gone}, skipped)
-        self._shown |= here.keys()
+        # A listed file that is damaged now may be in the middle of a write: it is removed on the second such pass.
+        missing = known.keys() - (here.keys() - (skipped.keys() & before.keys()))
+        self._drop(folder, {name: known[name][0] for name in missing}, skipped)
+        self._listed |= here.keys()
         for filename in self._read(stale, skipped):
             self._changed, self._added = self._changed + (filename in known), self._added + (filename not in known)
         self._note(folder, skipped, before)
 
     def _read(self, files: Sequence[Found], skipped: dict[str, Skipped]) -> Iterator[str]:
-        """Write rows for files from what they tell, and yield the names of those that were written."""
+        """Write rows with the metadata of files, and yield the names of those that were written."""
         waiting = iter(files)
         while batch := tuple(islice(waiting, _FILES_PER_TRANSACTION)):
             described_files = [(found, about) for found in batch if (about := _describe(found, skipped)) is not None]
@@ -113,21 +113,21 @@ class Sync:
             yield from written
 
     def _drop(self, folder: str, missing: Mapping[str, int], skipped: Mapping[str, Skipped]) -> None:
-        gone = {
+        removed = {
             name: key
             for name, key in missing.items()
-            if name in self._shown or name in skipped or not is_result(folder, name)
+            if name in self._listed or name in skipped or not is_result(folder, name)
         }
-        if gone:
+        if removed:
             with self._database.write() as connection:
-                for key in gone.values():
+                for key in removed.values():
                     rows.delete(connection, key)
-            for name in gone:
+            for name in removed:
                 self._thumbnails.forget(folder, name)
-        self._removed += len(gone)
+        self._removed += len(removed)
 
     def _note(self, folder: str, skipped: Mapping[str, Skipped], before: Mapping[str, Skipped]) -> None:
-        """Write down which files are not shown, and log those of which that was not known."""
+        """Record which files are not listed, and log the new ones."""
         if skipped == before:
             return
         fresh = [file for name, file in sorted(skipped.items()) if before.get(name) != file]
@@ -153,8 +153,8 @@ def _insert(
     try:
         return rows.insert_if_new(connection, found, *about)
     except (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError, ValueError, OverflowError) as error:
-        # One statement fails as a whole, so the rows of other files in this transaction are not touched.
-        skipped[found.filename] = _skip(found, f"its metadata cannot be kept ({type(error).__name__})")
+        # Only this statement fails; the rows of other files in the transaction are not affected.
+        skipped[found.filename] = _skip(found, f"its metadata cannot be stored ({type(error).__name__})")
         return False
 
 

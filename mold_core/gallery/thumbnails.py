@@ -1,4 +1,4 @@
-"""Small images of results, kept in a cache that may be deleted at any time."""
+"""Thumbnails and previews of results, in a cache that may be deleted at any time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mold_core.media.decoder import DecodersBusyError
 
 __all__ = ["Thumbnail", "Thumbnails"]
 
-# A file that stands for its own thumbnail is sent up to this size, else a drawing.
+# If no thumbnail can be created, the file itself is sent up to this size, else a placeholder.
 _MAX_STAND_IN_BYTES = 16 * 1024 * 1024
 _MOST_DAMAGED = 10_000
 
@@ -34,9 +34,9 @@ _PLACEHOLDER = (
 
 @attrs.frozen(kw_only=True)
 class Thumbnail:
-    """A small image, or what stands for one that cannot be made: the file itself, or a drawing of a video.
+    """A small image, or a substitute if none can be created: the file itself, or a placeholder (`stand_in`).
 
-    `stand_in` images should not be kept for long.
+    Substitutes should be cached briefly only.
     """
 
     data: bytes
@@ -45,7 +45,7 @@ class Thumbnail:
 
 
 class Thumbnails:
-    """Thumbnails (PNG, at most 256 pixels a side) and previews of videos (GIF), made when they are first asked for."""
+    """Thumbnails (PNG, at most 256 pixels a side) and previews of videos (GIF), created on first use."""
 
     def __init__(self, cache: Path) -> None:
         self._cache = cache
@@ -53,7 +53,7 @@ class Thumbnails:
         self._damaged: OrderedDict[tuple[str, Path], tuple[int, MoldError]] = OrderedDict()
 
     def thumbnail(self, entry: Entry) -> Thumbnail:
-        """Return the thumbnail of an entry. Raises ResultNotFoundError if its file is gone."""
+        """Return the thumbnail of an entry. Raises ResultNotFoundError if its file does not exist."""
         try:
             return Thumbnail(data=self._cached("thumbnails", entry, _thumbnail), content_type="image/png")
         except CancelledError:
@@ -65,23 +65,23 @@ class Thumbnails:
                 return Thumbnail(data=file.read(), content_type=entry.content_type, stand_in=True)
 
     def preview(self, entry: Entry) -> bytes:
-        """Return a GIF of what moves. Raises ResultNotFoundError for a still image and what cannot be decoded."""
+        """Return a GIF of a video or animation. Raises ResultNotFoundError for still images and damaged files."""
         return self._cached("previews", entry, _preview)
 
     def forget(self, folder: str, filename: str) -> None:
-        """Remove what is cached of a file."""
+        """Delete the cached images of a file."""
         for kind in ("thumbnails", "previews"):
             with suppress(OSError):
-                self._place(kind, Path(folder), filename).unlink()
+                self._path(kind, Path(folder), filename).unlink()
 
     def _cached(self, kind: Literal["thumbnails", "previews"], entry: Entry, make: Callable[[Entry], bytes]) -> bytes:
-        place = self._place(kind, entry.folder, entry.filename)
+        cached = self._path(kind, entry.folder, entry.filename)
         with open_result(entry.path) as file:
             modified_ns = os.fstat(file.fileno()).st_mtime_ns
         with suppress(OSError):
-            kept = place.stat()
-            if kept.st_mtime_ns == modified_ns and kept.st_size:
-                return place.read_bytes()
+            status = cached.stat()
+            if status.st_mtime_ns == modified_ns and status.st_size:
+                return cached.read_bytes()
         self._refuse_damaged(kind, entry.path, modified_ns)
         try:
             data = make(entry)
@@ -90,12 +90,12 @@ class Thumbnails:
         except (ValidationError, ResultNotFoundError) as error:
             self._remember_damaged(kind, entry.path, modified_ns, error)
             raise
-        with suppress(OSError):  # a disk that is full costs time only
-            _put(place, data, modified_ns)
+        with suppress(OSError):  # on a full disk the image is created again next time
+            _write(cached, data, modified_ns)
         return data
 
     def _refuse_damaged(self, kind: str, path: Path, modified_ns: int) -> None:
-        """Raise again what was wrong with a file that has not changed since: finding out may take seconds."""
+        """Raise the recorded error of a file that has not changed: decoding it again may take seconds."""
         with self._lock:
             known_ns, error = self._damaged.get((kind, path), (0, None))
         if error is not None and known_ns == modified_ns:
@@ -103,26 +103,26 @@ class Thumbnails:
 
     def _remember_damaged(self, kind: str, path: Path, modified_ns: int, error: MoldError) -> None:
         with self._lock:
-            self._damaged[kind, path] = (modified_ns, copy(error))  # without the frames that it came from
+            self._damaged[kind, path] = (modified_ns, copy(error))  # a copy has no traceback
             if len(self._damaged) > _MOST_DAMAGED:
                 self._damaged.popitem(last=False)
 
-    def _place(self, kind: str, folder: Path, filename: str) -> Path:
+    def _path(self, kind: str, folder: Path, filename: str) -> Path:
         suffix = ".png" if kind == "thumbnails" else ".preview.gif"
         return self._cache / kind / hashlib.sha256(os.fsencode(folder)).hexdigest()[:12] / f"{filename}{suffix}"
 
 
-def _put(place: Path, data: bytes, modified_ns: int) -> None:
-    """Write a cached file with its source's time, which says what it is of. Nothing is flushed: it is only a cache."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    part = place.parent / f".{secrets.token_hex(8)}.part"
+def _write(path: Path, data: bytes, modified_ns: int) -> None:
+    """Write a cached file with the modification time of its source, to recognise changes. It is not flushed to disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.parent / f".{secrets.token_hex(8)}.part"
     try:
-        part.write_bytes(data)
-        os.utime(part, ns=(modified_ns, modified_ns))
-        os.replace(part, place)
+        partial.write_bytes(data)
+        os.utime(partial, ns=(modified_ns, modified_ns))
+        os.replace(partial, path)
     finally:
         with suppress(OSError):
-            part.unlink()
+            partial.unlink()
 
 
 def _thumbnail(entry: Entry) -> bytes:
@@ -135,15 +135,15 @@ def _preview(entry: Entry) -> bytes:
     from mold_core.media.decoder import preview
 
     try:
-        made = preview(entry.path, entry.format, entry.metadata.fps)
+        gif = preview(entry.path, entry.format, entry.metadata.fps)
     except DecodersBusyError:
         raise
     except (ValidationError, OutputError) as error:
         raise _still(entry) from error
-    if made is None:
+    if gif is None:
         raise _still(entry)
-    return made
+    return gif
 
 
 def _still(entry: Entry) -> ResultNotFoundError:
-    return ResultNotFoundError(f"no preview: {entry.filename} does not move", field="filename", value=entry.filename)
+    return ResultNotFoundError(f"no preview: {entry.filename} is a still image", field="filename", value=entry.filename)

@@ -66,7 +66,7 @@ ODD: dict[str, tuple[Callable[[Path], object], str]] = {
     "a cut GIF": (cut("odd.gif", lambda: image("GIF")), "its end is missing"),
     "a cut MP4": (cut("odd.mp4", video), "its end is missing"),
     "an unknown codec": (lambda folder: put(folder, "odd.mp4", video().replace(b"avc1", b"zz9q")), ""),
-    "text": (lambda folder: put(folder, "odd.png", b"no image at all" * 9), "of another kind"),
+    "text": (lambda folder: put(folder, "odd.png", b"no image at all" * 9), "does not match the extension"),
     "nothing": (lambda folder: put(folder, "odd.png", b""), "it is empty"),
     "a broken link": (lambda folder: (folder / "odd.png").symlink_to("nowhere.png"), "symbolic link"),
     "a pipe": (lambda folder: os.mkfifo(folder / "odd.png"), "not a regular file"),

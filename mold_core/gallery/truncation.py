@@ -1,4 +1,4 @@
-"""Whether a file has its end, told from its structure. Nothing is decoded."""
+"""Detects truncated media files from their structure, without decoding."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mold_core.media.containers import (
     png_chunks,
 )
 
-__all__ = ["ends_early"]
+__all__ = ["is_truncated"]
 
 _PIECE_BYTES = 1 << 20
-# Larger GIFs and MP4s of more parts are taken to be whole: to look at every part of them takes too long.
+# Larger GIFs and MP4s with more boxes are assumed to be complete, because checking every block takes too long.
 _MAX_GIF_BYTES = 256 << 20
 _MAX_BOXES = 100_000
 
@@ -25,25 +25,25 @@ _JPEG_END = b"\xff\xd9"
 _GIF_EXTENSION, _GIF_IMAGE, _GIF_END = 0x21, 0x2C, 0x3B
 
 
-def ends_early(file: BinaryIO, size_bytes: int) -> bool:
-    """Return whether a PNG, JPEG, WebP, GIF or MP4 file was cut off, or has no video index. Other files never are."""
+def is_truncated(file: BinaryIO, size_bytes: int) -> bool:
+    """Return whether a PNG, JPEG, WebP, GIF or MP4 file is truncated or lacks its index. False for other formats."""
     file.seek(0)
     head = file.read(16)
     if head[4:8] == b"ftyp":
-        return _mp4_ends_early(file, size_bytes)
+        return _mp4_is_truncated(file, size_bytes)
     if is_gif(head):
-        return _gif_ends_early(file)
+        return _gif_is_truncated(file)
     match image_format(head):
         case "png":
-            return _png_ends_early(file)
+            return _png_is_truncated(file)
         case "jpeg":
-            return _jpeg_ends_early(file)
+            return _jpeg_is_truncated(file)
         case "webp":
             return int.from_bytes(head[4:8], "little") + 8 > size_bytes
     return False
 
 
-def _png_ends_early(file: BinaryIO) -> bool:
+def _png_is_truncated(file: BinaryIO) -> bool:
     end, chunks = len(PNG_SIGNATURE), 0
     for _, length in png_chunks(file):
         end, chunks = end + 8 + length + 4, chunks + 1
@@ -51,8 +51,8 @@ def _png_ends_early(file: BinaryIO) -> bool:
     return chunks < MAX_CHUNKS and file.read(12)[4:8] != b"IEND"
 
 
-def _jpeg_ends_early(file: BinaryIO) -> bool:
-    # After the header segments, which may hold a whole small JPEG, the end marker occurs nowhere but at the end.
+def _jpeg_is_truncated(file: BinaryIO) -> bool:
+    # After the header segments, which may contain a thumbnail JPEG, the end marker occurs only at the end.
     end = 2
     for _, length in jpeg_segments(file):
         end = file.tell() + length
@@ -65,35 +65,35 @@ def _jpeg_ends_early(file: BinaryIO) -> bool:
     return True
 
 
-def _gif_ends_early(file: BinaryIO) -> bool:
+def _gif_is_truncated(file: BinaryIO) -> bool:
     file.seek(0)
     data = file.read(_MAX_GIF_BYTES)
     if len(data) == _MAX_GIF_BYTES:
         return False
-    place = gif_header_bytes(data[:13])
-    while place < len(data):
-        kind = data[place]
+    offset = gif_header_bytes(data[:13])
+    while offset < len(data):
+        kind = data[offset]
         if kind == _GIF_EXTENSION:
-            place = _after_blocks(data, place + 2)
+            offset = _after_blocks(data, offset + 2)
         elif kind == _GIF_IMAGE:
-            flags = data[place + 9] if place + 9 < len(data) else 0
+            flags = data[offset + 9] if offset + 9 < len(data) else 0
             palette = 3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0
-            place = _after_blocks(data, place + 10 + palette + 1)
+            offset = _after_blocks(data, offset + 10 + palette + 1)
         else:
             return kind != _GIF_END
     return True
 
 
-def _after_blocks(data: bytes, place: int) -> int:
-    while place < len(data) and data[place]:
-        place += 1 + data[place]
-    return place + 1
+def _after_blocks(data: bytes, offset: int) -> int:
+    while offset < len(data) and data[offset]:
+        offset += 1 + data[offset]
+    return offset + 1
 
 
-def _mp4_ends_early(file: BinaryIO, size_bytes: int) -> bool:
-    place, indexed = 0, False
+def _mp4_is_truncated(file: BinaryIO, size_bytes: int) -> bool:
+    offset, indexed = 0, False
     for _ in range(_MAX_BOXES):
-        file.seek(place)
+        file.seek(offset)
         header = file.read(16)
         if len(header) < 8:
             break
@@ -101,9 +101,9 @@ def _mp4_ends_early(file: BinaryIO, size_bytes: int) -> bool:
         if length == 1:
             length = int.from_bytes(header[8:16], "big")
         elif length == 0:
-            length = size_bytes - place
+            length = size_bytes - offset
         indexed = indexed or header[4:8] == b"moov"
-        if length < 8 or place + length > size_bytes:
+        if length < 8 or offset + length > size_bytes:
             return True
-        place += length
+        offset += length
     return not indexed
