@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,11 @@ def _lines(values: Mapping[str, Any]) -> Iterator[str]:
         yield f"{name} = {_toml(value)}\n"
 
 
+def _key(name: str) -> str:
+    """Return a key as TOML: quoted unless it is a bare key."""
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
+
+
 def _toml(value: Any) -> str:
     if isinstance(value, bytes):
         return f'"{base64.b64encode(value).decode()}"'
@@ -142,6 +148,6 @@ def _toml(value: Any) -> str:
     if attrs.has(type(value)):
         value = attrs.asdict(value, recurse=False)
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{name} = {_toml(part)}" for name, part in value.items()) + " }"
-    # Strings, numbers and truth values are written in TOML as in JSON, but for the one control character JSON leaves.
+        return "{ " + ", ".join(f"{_key(name)} = {_toml(item)}" for name, item in value.items()) + " }"
+    # TOML has the strings, numbers and booleans of JSON, except that it requires an escape for U+007F.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -18,6 +18,7 @@ __all__ = ["from_form"]
 T = TypeVar("T")
 
 _LORA = re.compile(r"loras\[(\d*)\]\[(path|scale)\]")
+_OPTION = re.compile(r"options\[([^\[\]]+)\]")
 _NUMBERS: tuple[Any, ...] = (int, float, int | None, float | None)
 _BOOLEANS: tuple[Any, ...] = (bool, bool | None)
 
@@ -34,6 +35,8 @@ def from_form(cls: type[T], form: Form, files: Mapping[str, Any]) -> T:
     loras = _loras(form.texts) if "loras" in types else None
     if loras is not None:
         fields["loras"] = loras
+    if "options" in types:
+        fields["options"] = {**fields.get("options", {}), **_options(form.texts)}
     return from_json(cls, {**fields, **files})
 
 
@@ -41,7 +44,7 @@ def _value(name: str, text: str, type_: Any) -> Any:
     """Return a text field as a JSON value of the field's type."""
     if type_ in _BOOLEANS:
         return text.lower() in ("true", "1")
-    return _parsed(name, text) if type_ in _NUMBERS or name == "loras" else text
+    return _parsed(name, text) if type_ in _NUMBERS or name in ("loras", "options") else text
 
 
 def _parsed(name: str, text: str) -> Any:
@@ -49,6 +52,21 @@ def _parsed(name: str, text: str) -> Any:
         return parse_json(text.encode())
     except (ValueError, MoldError):
         raise MalformedError(f"{name} cannot be read", field=name) from None
+
+
+def _options(texts: Mapping[str, list[str]]) -> dict[str, Any]:
+    """Return the options in ``options[NAME]``, the form in which the client sends objects. Text need not be quoted."""
+    return {
+        match[1]: _number_or_text(values[-1]) for name, values in texts.items() if (match := _OPTION.fullmatch(name))
+    }
+
+
+def _number_or_text(text: str) -> Any:
+    try:
+        value = parse_json(text.encode())
+    except (ValueError, MoldError):
+        return text
+    return value if isinstance(value, bool | int | float) else text
 
 
 def _loras(texts: Mapping[str, list[str]]) -> list[dict[str, Any]] | None:

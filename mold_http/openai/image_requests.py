@@ -74,6 +74,9 @@ class ImageGeneration:
         "What the image should not show.", default=None, max_length=MAX_PROMPT_BYTES
     )
     loras: tuple[LoraWeight, ...] | None = wire_field("LoRAs to apply.", default=None, min_length=1)
+    options: dict[str, Any] = wire_field(
+        "Values of parameters that the model's family declares, by name.", default=attrs.Factory(dict), hash=False
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -143,6 +146,7 @@ def generation_request(body: ImageGeneration, spec: ModelSpec, **more: Any) -> G
         guidance=body.guidance,
         negative_prompt=body.negative_prompt,
         loras=body.loras,
+        options=body.options,
         preview=bool(body.stream and body.partial_images),
         **more,
     )

@@ -77,6 +77,26 @@ function control({ name, doc, schema }, usual, set) {
   return plain(name, title, doc, { type: "number", min: minimum, max: maximum, step: type === "integer" ? 1 : "any", placeholder: usual ?? DEFAULT }, set);
 }
 
+// Returns the controls of the parameters that a family declares itself, with the values in `options`, in their groups.
+// `set(name, value)` is called for each change; undefined means the default. `prefix` keeps their ids unique in the page.
+export function optionControls(family, options, prefix, set) {
+  const rows = [];
+  const groups = {};
+  for (const parameter of family.parameters.filter((one) => one.own)) {
+    const made = control({ ...parameter, name: `${prefix}${parameter.name}` }, parameter.schema.default, (value) => set(parameter.name, value));
+    if (!made) continue;
+    if (options[parameter.name] !== undefined) made.show(options[parameter.name]);
+    addToGroup(rows, groups, parameter.group, made.element);
+  }
+  return rows;
+}
+
+function addToGroup(rows, groups, group, element) {
+  if (!group) return rows.push(element);
+  if (!groups[group]) rows.push(groups[group] = h("fieldset", {}, h("legend", {}, group)));
+  groups[group].append(element);
+}
+
 function sizeControl(model, family, values) {
   const sizes = sizesOf(model, family);
   const longest = 1.3 / Math.max(...sizes.flat());
@@ -124,9 +144,7 @@ export function settingsOf(model, family) {
     const made = control(parameter, model[`default_${name}`] ?? schema.default, own ? option(name) : setting(name));
     if (!made) continue;
     controls[name] = own ? { ...made, own } : made;
-    if (group && !groups[group]) rows.push(groups[group] = h("fieldset", {}, h("legend", {}, group)));
-    if (group) groups[group].append(made.element);
-    else rows.push(made.element);
+    addToGroup(rows, groups, group, made.element);
   }
   const seed = plain("seed", "Seed", "The same seed gives the same result.", { type: "text", inputMode: "numeric", pattern: "[0-9]{1,20}", placeholder: "random" }, setting("seed"));
   add("seed", seed);

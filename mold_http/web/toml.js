@@ -1,4 +1,4 @@
-// The subset of TOML that chain scripts use: tables, arrays of tables, strings, numbers, booleans.
+// The subset of TOML that chain scripts use: tables, arrays of tables, inline tables, strings, numbers, booleans.
 
 const ESCAPES = { n: "\n", t: "\t", r: "\r", b: "\b", f: "\f", '"': '"', "\\": "\\", e: "\x1b" };
 
@@ -26,7 +26,27 @@ export function parseToml(text) {
     if ((found = skip(/'([^'\n]*)'/y))) return found[1];
     if ((found = skip(/true\b|false\b/y))) return found[0] === "true";
     if ((found = skip(/[+-]?\d[\d_]*(\.\d[\d_]*)?([eE][+-]?\d+)?/y))) return Number(found[0].replaceAll("_", ""));
-    return fail("expected a string, a number, true or false");
+    if (skip(/\{[ \t]*/y)) return inline();
+    return fail("expected a string, a number, true, false or a table in braces");
+  }
+  function inline() {
+    const found = {};
+    if (skip(/\}/y)) return found;
+    do {
+      space();
+      pair(found);
+      space();
+    } while (skip(/,/y));
+    if (!skip(/\}/y)) fail("} is missing");
+    return found;
+  }
+  function pair(into) {
+    const key = name();
+    space();
+    if (!skip(/=/y)) fail("= is missing");
+    space();
+    if (Object.hasOwn(into, key)) fail(`${key} is defined twice`);
+    into[key] = value();
   }
   function name() {
     const found = skip(/[A-Za-z0-9_-]+/y) ?? fail("expected a name");
@@ -43,17 +63,13 @@ export function parseToml(text) {
       if (!skip(/\s*\]\]/y)) fail("]] is missing");
       (root[key] ??= []).push((table = {}));
     } else if (skip(/\[\s*/y)) {
-      const key = name();
+      let parent = root, key = name();
+      while (skip(/[ \t]*\.[ \t]*/y)) { parent = parent[key] ??= {}; key = name(); }
       if (!skip(/\s*\]/y)) fail("] is missing");
-      if (key in root) fail(`[${key}] is defined twice`);
-      table = root[key] = {};
+      if (key in parent) fail(`[${key}] is defined twice`);
+      table = parent[key] = {};
     } else {
-      const key = name();
-      space();
-      if (!skip(/=/y)) fail("= is missing");
-      space();
-      if (Object.hasOwn(table, key)) fail(`${key} is defined twice`);
-      table[key] = value();
+      pair(table);
     }
     endOfLine();
   }
@@ -61,8 +77,10 @@ export function parseToml(text) {
 }
 
 const quoted = (text) => JSON.stringify(text).replace(/\u007f/g, "\\u007f");
-const line = ([key, value]) => `${key} = ${typeof value === "string" ? quoted(value) : value}\n`;
-const lines = (table) => Object.entries(table).filter(([, value]) => value !== undefined && value !== null && value !== "").map(line).join("");
+const isSet = ([, value]) => value !== undefined && value !== null && value !== "" && !(typeof value === "object" && !Object.entries(value).some(isSet));
+const pairs = (table) => Object.entries(table).filter(isSet).map(([key, value]) => `${key} = ${written(value)}`);
+const written = (value) => (typeof value === "string" ? quoted(value) : typeof value === "object" ? `{ ${pairs(value).join(", ")} }` : value);
+const lines = (table) => pairs(table).map((line) => `${line}\n`).join("");
 
 // Returns a chain script as text.
 export function chainToml(chain, stages) {

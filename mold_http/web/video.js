@@ -4,12 +4,12 @@ import { cancel, follow, fromBase64, get, submit, toBase64 } from "./api.js";
 import { $, announce, bytes, complain, duration, field, h, progressOf } from "./dom.js";
 import { save } from "./create.js";
 import { server } from "./state.js";
-import { makesVideo } from "./settings.js";
+import { declares, makesVideo, optionControls } from "./settings.js";
 import { chainToml, parseToml } from "./toml.js";
 
 const KEPT = "mold-video";
 const STAGE_KEYS = ["prompt", "frames", "transition", "fade_frames", "seed_offset", "negative_prompt", "source_image"];
-const CHAIN_KEYS = ["model", "seed", "width", "height", "fps", "steps", "guidance", "strength", "motion_tail_frames", "output_format", "enable_audio"];
+const CHAIN_KEYS = ["model", "seed", "width", "height", "fps", "steps", "guidance", "strength", "motion_tail_frames", "output_format", "enable_audio", "options"];
 
 let script = JSON.parse(sessionStorage.getItem(KEPT) ?? "null") ?? { chain: { motion_tail_frames: 4 }, stages: [] };
 let limits = null;
@@ -26,7 +26,7 @@ export async function show(section) {
 function build(section) {
   const file = h("input", { type: "file", accept: ".toml", hidden: true, ariaLabel: "Script to open" });
   file.onchange = async () => { if (file.files[0]) open(await file.files[0].text()); file.value = ""; };
-  modelSelect = h("select", { id: "chain-model", onchange: () => { script.chain.model = modelSelect.value; readLimits().catch(complain); } });
+  modelSelect = h("select", { id: "chain-model", onchange: () => chooseModel().catch(complain) });
   fields = h("div.facts.small");
   cards = h("ol.cards", { ariaLabel: "Clips" });
   sum = h("p.soft", { role: "status" });
@@ -51,6 +51,18 @@ async function fillModels() {
   await readLimits();
 }
 
+async function chooseModel() {
+  script.chain.model = modelSelect.value;
+  const family = familyOf(script.chain.model);
+  script.chain.options = Object.fromEntries(Object.entries(script.chain.options ?? {}).filter(([name]) => family && declares(family, name)));
+  await readLimits();
+}
+
+function familyOf(name) {
+  const model = server.models.find((one) => one.name === name);
+  return server.capabilities.families.find((one) => one.name === model?.family);
+}
+
 async function readLimits() {
   limits = script.chain.model ? await get(`api/capabilities/chain-limits?model=${encodeURIComponent(script.chain.model)}`) : null;
   for (const stage of script.stages) stage.frames ??= limits?.frames_per_clip_recommended;
@@ -68,7 +80,14 @@ function drawFields() {
     field("Model", modelSelect),
     number("width", "Width", { placeholder: one?.default_width ?? "" }), number("height", "Height", { placeholder: one?.default_height ?? "" }),
     number("fps", "Frames per second", { min: 1, placeholder: one?.default_fps ?? "" }), number("seed", "Seed", { placeholder: "random" }),
-    number("motion_tail_frames", "Overlap frames"));
+    number("motion_tail_frames", "Overlap frames"), ...options());
+}
+
+function options() {
+  const family = familyOf(script.chain.model);
+  if (!family) return [];
+  const set = (name, value) => { script.chain.options = { ...script.chain.options, [name]: value }; keep(); };
+  return optionControls(family, script.chain.options ?? {}, "chain-", set);
 }
 
 // --- the clips -------------------------------------------------------------------------------------------------------
@@ -179,6 +198,7 @@ function open(text) {
     if (schema !== "mold.chain.v1") throw new Error('the first line should be schema = "mold.chain.v1"');
     if (!Array.isArray(stage) || !stage.length) throw new Error("it has no [[stage]]");
     for (const key of Object.keys(chain)) if (!CHAIN_KEYS.includes(key)) throw new Error(`unsupported key ${key} in [chain]`);
+    checkOptions(chain);
     const beside = stage.some((one) => "source_image_path" in one);
     const stages = stage.map(({ source_image_b64, source_image_path, ...one }, index) => {
       for (const key of Object.keys(one)) if (!STAGE_KEYS.includes(key)) throw new Error(`unsupported key ${key} in clip ${index + 1}`);
@@ -191,6 +211,11 @@ function open(text) {
   } catch (error) {
     complain(`Cannot read the script: ${error.message}`);
   }
+}
+
+function checkOptions({ model, options = {} }) {
+  const family = familyOf(model);
+  for (const name of Object.keys(options)) if (family && !declares(family, name)) throw new Error(`${model} has no option ${name}`);
 }
 
 function write() {

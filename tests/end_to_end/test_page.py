@@ -324,8 +324,13 @@ def test_a_video_is_generated_and_a_chain_uses_the_defaults_of_its_model(visit: 
 CHAINS_PLUGIN = """
 import time
 
-from mold_core import hookimpl
+from mold_core import Parameter, hookimpl
 from mold_core.testing import FlipbookFamily, FlipbookRenderer, flipbook_model
+
+PARAMETERS = (
+    Parameter(name="weight", doc="Weight of the ball.", type=int, default=3, minimum=1, maximum=9, group="Ball"),
+    Parameter(name="ground", doc="What the ball bounces on.", type=str, default="grass", choices=("grass", "ice")),
+)
 
 
 class Slow:
@@ -335,7 +340,7 @@ class Slow:
 
 @hookimpl
 def mold_families():
-    return [FlipbookFamily(gate=Slow())]
+    return [FlipbookFamily(gate=Slow(), parameters=PARAMETERS)]
 
 
 @hookimpl
@@ -443,6 +448,38 @@ def test_a_stopped_video_resumes_and_plays(cinema: Visit, chains: Server) -> Non
     played = page.locator(".detail .view video")
     played.wait_for()
     played.evaluate("(video) => video.readyState >= 2 || new Promise((done) => { video.oncanplay = done; })")
+
+
+def test_options_of_a_family_are_set_saved_opened_and_sent(cinema: Visit, chains: Server, tmp_path: Path) -> None:
+    page = with_script(cinema)
+    page.locator("#set-chain-weight").fill("7")
+    page.locator("#set-chain-ground").select_option("ice")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save script").click()
+    download.value.save_as(tmp_path / "video.toml")
+    assert read_script(tmp_path / "video.toml").options == {"weight": 7, "ground": "ice"}
+
+    tables = SCRIPT.replace("[[stage]]", '[chain.options]\nground = "ice"\nweight = 8\n\n[[stage]]', 1).encode()
+    for script, weight in (((tmp_path / "video.toml").read_bytes(), "7"), (tables, "8")):
+        file = {"name": "video.toml", "mimeType": "application/toml", "buffer": script}
+        page.get_by_label("Script to open").set_input_files(file)
+        expect(page.locator("#set-chain-weight")).to_have_value(weight)
+        expect(page.locator("#set-chain-ground")).to_have_value("ice")
+
+    with page.expect_request("**/api/jobs") as sent:
+        page.locator("#video").get_by_role("button", name="Generate").click()
+    assert sent.value.post_data_json["request"]["options"] == {"weight": 8, "ground": "ice"}
+    page.locator("#video").get_by_role("button", name="Cancel").click()
+    expect(page.locator("#video").get_by_role("button", name="Resume")).to_be_enabled()
+
+
+def test_an_option_that_the_family_does_not_have_is_refused(cinema: Visit) -> None:
+    page = with_script(cinema)
+    wrong = SCRIPT.replace("seed = 7", "options = { waves = 3 }").encode()
+    page.get_by_label("Script to open").set_input_files(
+        {"name": "video.toml", "mimeType": "application/toml", "buffer": wrong}
+    )
+    expect(page.get_by_role("alert")).to_contain_text("flipbook:v1 has no option waves")
 
 
 def test_a_script_that_cannot_be_read_names_its_line(cinema: Visit) -> None:

@@ -14,12 +14,20 @@ import pytest
 from inside_server import InsideServer, serving_inside
 from PIL import Image
 
+from mold_core import Parameter
 from mold_core.errors import SettingsError
 from mold_core.media.metadata import read_metadata
 from mold_core.testing import FakePlugin, FlipbookFamily, SketchFamily, engine_with, flipbook_model, sketch_model
 from mold_http.openai.names import chosen_model
 
-EDITOR = SketchFamily(name="editor", capabilities=frozenset({"text-to-image", "image-editing", "transparency"}))
+EDITOR = SketchFamily(
+    name="editor",
+    capabilities=frozenset({"text-to-image", "image-editing", "transparency"}),
+    parameters=(
+        Parameter(name="grain", doc="Grain of the paper.", type=int, default=2, minimum=0, maximum=9),
+        Parameter(name="paper", doc="Colour of the paper.", type=str, default="white"),
+    ),
+)
 PLUGIN = FakePlugin(
     families=[FlipbookFamily(), SketchFamily(), EDITOR],
     models=[flipbook_model(), sketch_model(), sketch_model("editor:v1", family="editor")],
@@ -141,6 +149,22 @@ def test_several_images_go_to_a_model_that_edits(client: openai.OpenAI, inside: 
         client.images.edit(image=images, prompt="both", model="gpt-image-1")
     with pytest.raises(openai.BadRequestError, match="image must be a PNG, JPEG, WebP, AVIF or HEIC image"):
         client.images.edit(image=[images[0], ("b.png", b"nothing")], prompt="both", model="editor")
+
+
+@pytest.mark.parametrize("form", [False, True], ids=["json", "form"])
+def test_options_of_a_family_are_sent_in_extra_body(client: openai.OpenAI, form: bool) -> None:
+    def send(**options: object) -> dict[str, object]:
+        if form:
+            client.images.edit(image=png(), prompt="one", model="editor", extra_body={"options": options})
+        else:
+            client.images.generate(prompt="one", model="editor", extra_body={"options": options})
+        return EDITOR.batches[-1][0].options
+
+    assert send() == {"grain": 2, "paper": "white"}
+    assert send(grain=7, paper="sky blue") == {"grain": 7, "paper": "sky blue"}
+    for options, words in (({"grain": 12}, "options.grain must be from 0 to 9"), ({"gain": 1}, "did you mean grain")):
+        with pytest.raises(openai.APIStatusError, match=words):
+            send(**options)
 
 
 def test_a_url_opens_with_the_same_key(client: openai.OpenAI) -> None:

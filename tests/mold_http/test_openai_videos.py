@@ -12,6 +12,7 @@ import pytest
 from inside_server import InsideServer, serving_inside
 from PIL import Image
 
+from mold_core import Parameter
 from mold_core.media.video import probe_video
 from mold_core.testing import FakePlugin, FlipbookFamily, FlipbookRenderer, SketchFamily, flipbook_model, sketch_model
 from mold_core.wire import GenerateRequest
@@ -19,7 +20,9 @@ from mold_core.wire import GenerateRequest
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
 
 FAMILY = FlipbookFamily(
-    capabilities=frozenset({"text-to-video", "image-to-video", "negative-prompt"}), error=RuntimeError("no more paper")
+    capabilities=frozenset({"text-to-video", "image-to-video", "negative-prompt"}),
+    parameters=(Parameter(name="weight", doc="Weight of the ball.", type=int, default=3, minimum=1, maximum=9),),
+    error=RuntimeError("no more paper"),
 )
 PLUGIN = FakePlugin(
     families=[SketchFamily(), FAMILY],
@@ -70,6 +73,13 @@ def test_a_video_is_created_and_downloaded(client: openai.OpenAI, inside: Inside
     assert Image.open(BytesIO(thumbnail)).format == "PNG"
     with pytest.raises(openai.BadRequestError, match="variant"):
         client.videos.download_content(created.id, variant="spritesheet")
+
+
+@pytest.mark.parametrize("frames", [9, 25], ids=["clip", "chain"])
+def test_options_of_a_family_are_sent_in_extra_body(client: openai.OpenAI, inside: InsideServer, frames: int) -> None:
+    created = client.videos.create(prompt="a ball", extra_body={"num_frames": frames, "options": {"weight": 8}})
+    assert finished(client, inside, created.id).status == "completed"
+    assert FAMILY.clips[-1].options == {"weight": 8}
 
 
 def test_a_longer_video_is_a_chain_of_clips(client: openai.OpenAI, inside: InsideServer) -> None:

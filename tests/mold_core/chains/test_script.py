@@ -64,6 +64,14 @@ def test_what_is_written_reads_back_the_same(tmp_path: Path) -> None:
     assert read_script(written(tmp_path, write_script(request))) == request
 
 
+def test_options_of_a_family_are_written_and_read_in_both_forms_of_a_table(tmp_path: Path) -> None:
+    options = {"weight": 3.5, "ground": 'wet "grass"', "loud": True, "odd name": 1}
+    request = ChainRequest(options=options, stages=(ChainStage(prompt="a ball", frames=9),))
+    assert read_script(written(tmp_path, write_script(request))) == request
+    table = GOOD.replace("[[stage]]", "[chain.options]\nweight = 3\n\n[[stage]]", 1).replace("source_image", "# ")
+    assert read_script(written(tmp_path, table)).options == {"weight": 3}
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
