@@ -1,4 +1,4 @@
-"""The engine's verbs for asyncio: events as an async iterator, and cancelling a task cancels its job."""
+"""The methods of the engine for asyncio. Cancelling a task cancels its job."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ _Update: TypeAlias = tuple[_Kind, Any]
 
 
 class AsyncEngine:
-    """Does what requests ask for without keeping the event loop waiting.
+    """Runs requests without blocking the event loop.
 
         async with AsyncEngine() as engine:
             first, second = await asyncio.gather(engine.generate(red), engine.generate(blue))
 
-    `engine` is an `Engine`, or a `Client` for a server; default: a new `Engine`. What it offers besides is called on it
-    directly, in a thread where it takes time. Results, events and errors are those of the engine. A task that is
-    cancelled cancels its job, and so does leaving a `stream` early (within ``contextlib.aclosing``).
+    `engine` is an `Engine`, or a `Client` for a server; default: a new `Engine`. Call its other methods directly, the
+    slow ones in a thread. Results, events and errors are those of the engine. Cancelling a task cancels its job, and so
+    does leaving a `stream` early (within ``contextlib.aclosing``).
     """
 
     def __init__(self, engine: Engine | Client | None = None) -> None:
@@ -57,16 +57,16 @@ class AsyncEngine:
             engine = Engine()
         self.engine = engine
 
-    async def stream(self, request: Request[Result]) -> AsyncGenerator[ProgressEvent | Result]:
-        """Yield progress events and, last, the response."""
+    async def stream(self, request: Any) -> AsyncGenerator[Any]:
+        """Yield progress events, then the response."""
         async with aclosing(self._items(request)) as items:
             async for _, item in items:
                 yield item
 
-    async def run(self, request: Request[Result], on_event: OnEvent | None = None) -> Result:
-        """Return the result of a request of any kind; `on_event` is called in the loop with every event.
+    async def run(self, request: Any, on_event: OnEvent | None = None) -> Any:
+        """Return the result of a request of any kind. `on_event` is called in the event loop with every event.
 
-        When `on_event` returns False the job is cancelled, and CancelledError of mold_core raised.
+        If `on_event` returns False, the job is cancelled and mold_core's CancelledError is raised.
         """
         async with aclosing(self._items(request)) as items:
             async for is_result, item in items:
@@ -78,39 +78,43 @@ class AsyncEngine:
         raise AssertionError("a job ends with a result or an error")
 
     async def generate(self, request: GenerateRequest, on_event: OnEvent | None = None) -> GenerateResponse:
-        """Return the images that a request asks for; see `run`."""
-        return await self.run(request, on_event)
+        """Return the images or the video of a request; see `run`."""
+        result: GenerateResponse = await self.run(request, on_event)
+        return result
 
     async def chain(self, request: ChainRequest, on_event: OnEvent | None = None) -> ChainResponse:
-        """Return the long video that a request asks for; see `run`."""
-        return await self.run(request, on_event)
+        """Return the long video of a request; see `run`."""
+        result: ChainResponse = await self.run(request, on_event)
+        return result
 
     async def expand(self, request: ExpandRequest, on_event: OnEvent | None = None) -> ExpandResponse:
-        """Return the prompts that a request asks for; see `run`."""
-        return await self.run(request, on_event)
+        """Return the expanded prompts of a request; see `run`."""
+        result: ExpandResponse = await self.run(request, on_event)
+        return result
 
     async def upscale(self, request: UpscaleRequest, on_event: OnEvent | None = None) -> UpscaleResponse:
-        """Return the larger image that a request asks for; see `run`."""
-        return await self.run(request, on_event)
+        """Return the upscaled image; see `run`."""
+        result: UpscaleResponse = await self.run(request, on_event)
+        return result
 
     async def models(self) -> list[ModelEntry]:
-        """Return every model of the catalog with what is known of it."""
+        """Return every model of the catalog with its state."""
         return await asyncio.to_thread(self.engine.models)
 
     async def load(self, name: str | None) -> str:
-        """Bring a model into memory; see `Engine.load`."""
+        """Load a model into memory; see `Engine.load`."""
         return await asyncio.to_thread(self.engine.load, name)
 
     async def unload(self, name: str | None = None) -> tuple[Any, ...]:
-        """Free the memory of a model or of all; see `Engine.unload`."""
+        """Unload a model, or all models; see `Engine.unload`."""
         return await asyncio.to_thread(self.engine.unload, name)
 
     async def pull(self, name: str) -> Any:
-        """Fetch what is missing of a model; see `Engine.pull`."""
+        """Download the missing files of a model; see `Engine.pull`."""
         return await asyncio.to_thread(self.engine.pull, name)
 
     async def close(self) -> None:
-        """Take no more requests, cancel those under way and free all models."""
+        """Refuse new requests, cancel running ones and unload all models."""
         await asyncio.to_thread(self.engine.close)
 
     async def __aenter__(self) -> AsyncEngine:
@@ -122,7 +126,7 @@ class AsyncEngine:
         await asyncio.shield(self.close())
 
     async def _items(self, request: Any) -> AsyncGenerator[tuple[bool, Any]]:
-        """Yield events and the response, each with whether it is that. Closing this early cancels the job."""
+        """Yield (False, event) for events and (True, response) at the end. Closing the generator cancels the job."""
         updates: asyncio.Queue[_Update] = asyncio.Queue()
         job = await self._submitted(request)
         _follow(job, updates, asyncio.get_running_loop())
@@ -138,7 +142,7 @@ class AsyncEngine:
                 await asyncio.shield(asyncio.to_thread(_cancel, job))
 
     async def _submitted(self, request: Any) -> AnyJob:
-        """Return the job of a request; one whose asker is cancelled meanwhile is cancelled, too."""
+        """Return the job of a request. If the task is cancelled during the submission, the job is cancelled too."""
         submitting: asyncio.Future[AnyJob] = asyncio.ensure_future(asyncio.to_thread(self.engine.submit, request))
         try:
             return await asyncio.shield(submitting)
@@ -149,10 +153,10 @@ class AsyncEngine:
 
 
 def _follow(job: AnyJob, updates: asyncio.Queue[_Update], loop: asyncio.AbstractEventLoop) -> None:
-    """Put the events of a job and its result into a queue of the loop, from a thread of its own."""
+    """Put the events and the result of a job into a queue of the event loop, from a new thread."""
 
     def put(kind: _Kind, item: Any) -> None:
-        with suppress(RuntimeError):  # the loop was closed, and nobody waits any more
+        with suppress(RuntimeError):  # the loop is closed, so nothing waits for the item
             loop.call_soon_threadsafe(updates.put_nowait, (kind, item))
 
     def follow() -> None:
@@ -167,5 +171,5 @@ def _follow(job: AnyJob, updates: asyncio.Queue[_Update], loop: asyncio.Abstract
 
 
 def _cancel(job: AnyJob) -> None:
-    with suppress(MoldError):  # it has ended, or the server is gone
+    with suppress(MoldError):  # the job is finished, or the server cannot be reached
         job.cancel()

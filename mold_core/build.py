@@ -1,4 +1,4 @@
-"""What this copy of mold was made from: a revision and a day, where something tells."""
+"""The git revision and the build date of this installation, if known."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import attrs
 
 __all__ = ["Build", "build_of", "this_build"]
 
-# What `setup.py` writes into a wheel that is built from a checkout.
+# The file that `setup.py` writes into wheels.
 NOTE = "build.json"
 
 _TIMEOUT_S = 5.0
@@ -19,7 +19,7 @@ _TIMEOUT_S = 5.0
 
 @attrs.frozen(kw_only=True)
 class Build:
-    """The revision in git, shortened, and a day as YYYY-MM-DD; None for what is not known."""
+    """The short git revision and the date as YYYY-MM-DD; None if unknown."""
 
     git_sha: str | None = None
     build_date: str | None = None
@@ -27,15 +27,14 @@ class Build:
 
 @cache
 def this_build() -> Build:
-    """Return what this copy was made from; it is found out once, which may start git."""
+    """Return the build of this installation. The first call may start git."""
     return build_of(Path(__file__).parent)
 
 
 def build_of(package: Path) -> Build:
-    """Return what a copy of the package in a folder was made from.
+    """Return the build of the package in a folder.
 
-    A wheel carries a note of the revision and the day it was built. A checkout is asked through git; its day is that
-    of the revision. Of anything else nothing is known.
+    A wheel has a file with its revision and build date. For a checkout, git reports the revision and its date.
     """
     try:
         note = json.loads((package / NOTE).read_text("utf-8"))
@@ -45,7 +44,7 @@ def build_of(package: Path) -> Build:
 
 
 def _checkout(folder: Path) -> Build:
-    if not (folder / ".git").exists():  # a folder inside of somebody else's checkout says nothing of mold
+    if not (folder / ".git").exists():  # the checkout of another project must not be reported
         return Build()
     command = ["git", "-C", str(folder), "log", "-1", "--format=%h %cs"]
     try:

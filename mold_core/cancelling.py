@@ -1,7 +1,7 @@
-"""Asks, far below a pipeline, whether the work is still wanted: between blocks, layers, tiles, tensors.
+"""Lets code deep inside a computation stop when its job is cancelled: between blocks, layers, tiles, tensors.
 
-A pipeline has its run to ask, a network and a reader of weights have not. A worker says for its thread what to ask, and
-whatever computes there calls `check_cancelled` wherever it can stop.
+A pipeline has a `run` to check; a network and a reader of weights do not. A worker registers a check for its thread,
+and code that runs in the thread calls `check_cancelled` wherever it can stop.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _local = threading.local()
 
 @contextmanager
 def cancelled_by(check: Check) -> Iterator[None]:
-    """Let `check_cancelled` call `check` in this thread while the block runs."""
+    """Make `check_cancelled` call `check` in this thread during the block."""
     before = current_check()
     _local.check = check
     try:
@@ -29,15 +29,15 @@ def cancelled_by(check: Check) -> Iterator[None]:
 
 
 def check_cancelled() -> None:
-    """Raise CancelledError if nobody waits any more for what this thread computes."""
+    """Raise CancelledError if the job that this thread works for is cancelled."""
     current_check()()
 
 
 def current_check() -> Check:
-    """Return what `check_cancelled` calls in this thread, for a thread that works for this one."""
+    """Return the check of this thread, to register it in a helper thread."""
     check: Check = getattr(_local, "check", _never)
     return check
 
 
 def _never() -> None:
-    """Find nothing: nobody has said what to ask."""
+    """The check of threads without a registered one: never cancelled."""

@@ -1,4 +1,4 @@
-"""SQLite files that cannot be used: how to recognise them, and how to put them aside."""
+"""Detects damaged SQLite files, and moves them aside."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 __all__ = ["check_whole", "move_aside"]
 
-# A check reads the whole file; at half a gigabyte a second that is noticed only for larger ones.
+# A check reads the whole file, at about half a gigabyte per second.
 _CHECKED_BYTES = 100_000_000
 
 
 def check_whole(connection: sqlite3.Connection, path: Path) -> None:
-    """Raise sqlite3.DatabaseError if a database is damaged. Of a very large file only its first page is looked at."""
+    """Raise sqlite3.DatabaseError if a database is damaged. Only the first page of a very large file is checked."""
     connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if path.stat().st_size > _CHECKED_BYTES:
         return
@@ -25,14 +25,14 @@ def check_whole(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def move_aside(path: Path) -> Path:
-    """Rename a database that cannot be used, with its write-ahead log, and return its new path."""
+    """Rename a damaged database and its write-ahead log, and return the new path of the database."""
     stamp = int(time.time())
     aside = path.with_name(f"{path.name}.damaged-{stamp}")
     while aside.exists():
         stamp += 1
         aside = path.with_name(f"{path.name}.damaged-{stamp}")
     os.replace(path, aside)
-    # The log is kept as well: it may hold what the file does not.
+    # The log is kept too, because it may have data that the file does not have.
     with suppress(OSError):
         os.replace(f"{path}-wal", f"{path}-wal.damaged-{stamp}")
     with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Disks that run full: why a write failed, how much room is left, and a file that gives some back."""
+"""Full disks: the reason for a failed write, the free space, and a spare file that reserves some."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ _DATABASE_REASONS = {
 
 
 def reason_of(error: BaseException) -> str:
-    """Return why something could not be written, in words that name no path: a client may be told them."""
+    """Return why something could not be written, in words without paths, which may be sent to clients."""
     for cause in _chain(error):
         if isinstance(cause, OSError) and cause.errno is not None:
             return _REASONS.get(cause.errno, (os.strerror(cause.errno)).lower())
         if isinstance(cause, sqlite3.Error):
             found = (words for mark, words in _DATABASE_REASONS.items() if mark in str(cause))
             return next(found, "the database reported an error")
-    return "the log of the server says why"
+    return "the reason is in the log of the server"
 
 
 def is_full(error: BaseException) -> bool:
-    """Return whether an error, or what caused it, says that there is no room left on a disk."""
+    """Return whether an error, or its cause, is that of a full disk."""
     return any(
         (isinstance(cause, OSError) and cause.errno in _FULL)
         or (isinstance(cause, sqlite3.Error) and "is full" in str(cause))
@@ -56,15 +56,15 @@ def is_full(error: BaseException) -> bool:
 
 
 def free_bytes(folder: Path) -> int:
-    """Return the free space of the disk that a folder is on, or would be on if it were created."""
-    existing = next((place for place in (folder, *folder.absolute().parents) if place.exists()), Path("/"))
+    """Return the free bytes on the disk of a folder, which need not exist yet."""
+    existing = next((path for path in (folder, *folder.absolute().parents) if path.exists()), Path("/"))
     return shutil.disk_usage(existing).free
 
 
 class Spare:
-    """A file that takes up some room, and gives it up for a write that must not fail on a full disk.
+    """A file that reserves disk space, and releases it for a write that must not fail on a full disk.
 
-    SQLite needs room even to delete a row. With `given_up` it gets that room when nothing else is left.
+    SQLite needs disk space even to delete a row. `given_up` releases space for that.
     """
 
     def __init__(self, path: Path, size_bytes: int = _SPARE_BYTES) -> None:
@@ -72,11 +72,11 @@ class Spare:
         self._size_bytes = size_bytes
 
     def keep(self) -> None:
-        """Create the file if it is missing; where there is no room for it, do nothing."""
+        """Create the file if it is missing and there is enough free space."""
         try:
             if self._path.exists():
                 return
-            # NOTE: random bytes, because some file systems store a file of zeros without using any room.
+            # NOTE: random bytes, because some file systems use no space for a file of zeros.
             self._path.write_bytes(os.urandom(self._size_bytes))
         except OSError:
             with suppress(OSError):
@@ -84,7 +84,7 @@ class Spare:
 
     @contextmanager
     def given_up(self) -> Iterator[None]:
-        """Remove the file while the block runs, then create it again if there is room."""
+        """Delete the file during the block, then create it again if there is enough free space."""
         with suppress(OSError):
             self._path.unlink()
         try:

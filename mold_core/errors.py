@@ -1,34 +1,34 @@
-"""Every error mold raises on purpose, as one tree.
+"""Every error that mold raises on purpose, as one tree.
 
     MoldError                     INTERNAL_ERROR       500   exit 1
     ├── ValidationError           VALIDATION_ERROR     422   exit 2   a field has a value that cannot be used
     │   └── MalformedError        BAD_REQUEST          400   exit 2   the text is not JSON, TOML, … at all
     ├── SettingsError             SETTINGS_ERROR       500   exit 2   a flag, variable or config.toml entry is wrong
     ├── UnknownModelError         UNKNOWN_MODEL        400   exit 1   no plugin knows the name
-    ├── ModelNotFoundError        MODEL_NOT_FOUND      404   exit 1   the name is known, its files are not here
+    ├── ModelNotFoundError        MODEL_NOT_FOUND      404   exit 1   the model is not downloaded
     ├── CheckpointError           CHECKPOINT_ERROR     500   exit 1   a weight file is damaged or of another model
-    ├── DownloadError             DOWNLOAD_ERROR       502   exit 1   a file of a model could not be fetched
+    ├── DownloadError             DOWNLOAD_ERROR       502   exit 1   a file of a model could not be downloaded
     ├── InsufficientMemoryError   INSUFFICIENT_MEMORY  503   exit 1   the model does not fit
     ├── QueueFullError            QUEUE_FULL           503   exit 1
-    ├── InferenceError            INFERENCE_ERROR      500   exit 1   a plugin failed while it made the image
+    ├── InferenceError            INFERENCE_ERROR      500   exit 1   a plugin failed while it generated the image
     │   └── WorkerError           WORKER_DIED          500   exit 1   the process that ran the job died
-    ├── ChainError                CHAIN_FAILED         502   exit 1   a clip failed; those before it are kept
-    ├── JobNotFoundError          JOB_NOT_FOUND        404   exit 1   no job has the id, or it is no longer kept
+    ├── ChainError                CHAIN_FAILED         502   exit 1   a clip failed; finished clips are kept
+    ├── JobNotFoundError          JOB_NOT_FOUND        404   exit 1   the id is unknown, or the job has expired
     ├── OutputError               OUTPUT_ERROR         500   exit 1   a result could not be written
-    │   └── InsufficientStorageError  INSUFFICIENT_STORAGE 507 exit 1  the disk has no room to keep a job
-    ├── ResultNotFoundError       RESULT_NOT_FOUND     404   exit 1   the gallery has nothing of that name
+    │   └── InsufficientStorageError  INSUFFICIENT_STORAGE 507 exit 1  too little disk space to store a job
+    ├── ResultNotFoundError       RESULT_NOT_FOUND     404   exit 1   the gallery has no result with the name
     ├── PluginError               PLUGIN_ERROR         500   exit 1   a plugin cannot be used
     │   └── DuplicateError        DUPLICATE            500   exit 1   two plugins claim one name
-    ├── ServerError               SERVER_ERROR         502   exit 1   a server refused what it was asked for
-    │   └── UnreachableError      UNREACHABLE          502   exit 1   there is no server, or it was lost
+    ├── ServerError               SERVER_ERROR         502   exit 1   a server refused a request
+    │   └── UnreachableError      UNREACHABLE          502   exit 1   there is no server, or the connection was lost
     └── CancelledError            CANCELLED            409   exit 130
 
-The message is one sentence for the person who caused it: what was asked, what is possible, what to do next.
+The message is one sentence for the person who caused the error: what was requested, what is possible, what to do next.
 
-Each error has that sentence twice. The private one, `str(error)`, is for the owner of the machine: the command line,
-the library, the log. The public one, `public_text`, is what a server sends. They differ in the parts that are given
-beside the message, as in ``CheckpointError("%s: %s", path, error)``: a path is public as its last name, an exception of
-others as its type. So a sentence never holds the text of a path or of a foreign exception itself.
+Each error has two versions of that sentence. The private one, `str(error)`, is for the owner of the machine: command
+line, library, log. The public one, `public_text`, is sent by servers. They differ in the arguments of the message, as
+in ``CheckpointError("%s: %s", path, error)``: in public, a path is shortened to its last name, and a foreign exception
+to its type. So paths and foreign exceptions must be arguments, never part of the message itself.
 """
 
 from __future__ import annotations
@@ -63,11 +63,11 @@ __all__ = [
 
 
 class MoldError(Exception):
-    """The root. `code` travels on the wire, `http_status` and `exit_status` are what servers and the CLI answer with.
+    """The root of the tree. Servers respond with `code` and `http_status`, the command line with `exit_status`.
 
-    `message` is the sentence, with a ``%s`` for each of `parts` where there are any. `field` is the path of the culprit
-    (``loras[1].scale``), `value` what it held, `hint` the way out, `local_hint` one that only somebody at the machine
-    can take and that may name its folders; all optional, and all already part of the sentence that `str()` gives.
+    `message` is the sentence, with a ``%s`` for each of `args`. Optional: `field` is the path of the wrong field
+    (``loras[1].scale``), `value` its value, `hint` what to do, and `local_hint` what to do on the machine itself, which
+    may name folders. `str()` includes both hints.
     """
 
     code = "INTERNAL_ERROR"
@@ -77,16 +77,16 @@ class MoldError(Exception):
     def __init__(
         self,
         message: str,
-        *parts: object,
+        *args: object,
         field: str | None = None,
         value: object = None,
         hint: str | None = None,
         local_hint: str | None = None,
     ) -> None:
-        self.message = message % tuple(map(_private, parts)) if parts else message
-        self.public_message = message % tuple(map(_public, parts)) if parts else message
+        self.message = message % tuple(map(_private, args)) if args else message
+        self.public_message = message % tuple(map(_public, args)) if args else message
         super().__init__(self.message)
-        self.hides = any(map(_hides, parts))
+        self.hides = any(map(_hides, args))
         self.field = field
         self.value = value
         self.hint = hint
@@ -97,51 +97,51 @@ class MoldError(Exception):
 
     @property
     def public_text(self) -> str:
-        """What may leave the machine: no absolute path, no words of a foreign exception."""
+        """The message for clients, without absolute paths and texts of foreign exceptions."""
         more = "the server's log has the details" if self.hides else None
         return "; ".join(filter(None, (self.public_message, more, self.hint)))
 
     def __reduce__(self) -> tuple[object, ...]:
-        # NOTE: exceptions with keyword-only arguments do not pickle by themselves; workers in other processes need it.
+        # NOTE: exceptions with keyword-only arguments need this to be pickled, for workers in other processes.
         return _rebuild, (type(self), self.args, self.__dict__)
 
     def to_json(self) -> dict[str, str]:
-        """Return the error envelope of the HTTP API, which holds what is public."""
+        """Return the JSON error of the HTTP API, with the public message."""
         return {"error": self.public_text, "code": self.code}
 
 
-def _private(part: object) -> str:
-    """Return a part of a message as the owner of the machine reads it."""
-    if isinstance(part, MoldError):
-        return part.message
-    if isinstance(part, OSError) and part.strerror:
-        return part.strerror
-    return f"{type(part).__name__}: {_words(part)}" if isinstance(part, BaseException) else str(part)
+def _private(arg: object) -> str:
+    """Return an argument of a message for the owner of the machine."""
+    if isinstance(arg, MoldError):
+        return arg.message
+    if isinstance(arg, OSError) and arg.strerror:
+        return arg.strerror
+    return f"{type(arg).__name__}: {_text_of(arg)}" if isinstance(arg, BaseException) else str(arg)
 
 
-def _public(part: object) -> str:
-    """Return a part of a message as everyone may read it."""
-    if isinstance(part, MoldError):
-        return part.public_message
-    if isinstance(part, OSError) and part.errno:
-        return os.strerror(part.errno)
-    if isinstance(part, BaseException):
-        return type(part).__name__
-    return (part.name or "a folder") if isinstance(part, PurePath) else str(part)
+def _public(arg: object) -> str:
+    """Return an argument of a message for everyone."""
+    if isinstance(arg, MoldError):
+        return arg.public_message
+    if isinstance(arg, OSError) and arg.errno:
+        return os.strerror(arg.errno)
+    if isinstance(arg, BaseException):
+        return type(arg).__name__
+    return (arg.name or "a folder") if isinstance(arg, PurePath) else str(arg)
 
 
-def _hides(part: object) -> bool:
-    """Say whether the public form of a part leaves out what somebody who looks for a fault needs."""
-    if isinstance(part, MoldError):
-        return part.hides
-    return isinstance(part, BaseException) and not isinstance(part, OSError)
+def _hides(arg: object) -> bool:
+    """Return whether the public form of an argument omits details that are needed to find the cause."""
+    if isinstance(arg, MoldError):
+        return arg.hides
+    return isinstance(arg, BaseException) and not isinstance(arg, OSError)
 
 
-def _words(error: BaseException) -> str:
+def _text_of(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # also that is foreign code
-        return "it cannot say why"
+    except Exception:  # __str__ of a foreign exception may fail
+        return "no description"
 
 
 def _rebuild(cls: type[MoldError], args: tuple[object, ...], state: dict[str, object]) -> MoldError:
@@ -152,7 +152,7 @@ def _rebuild(cls: type[MoldError], args: tuple[object, ...], state: dict[str, ob
 
 
 class ValidationError(MoldError):
-    """A value that cannot be used. `problems` lists every one found, each starting with its path."""
+    """A field has an invalid value. `problems` lists all problems, each starting with the path of its field."""
 
     code = "VALIDATION_ERROR"
     http_status = 422
@@ -161,132 +161,132 @@ class ValidationError(MoldError):
     def __init__(
         self,
         message: str,
-        *parts: object,
+        *args: object,
         field: str | None = None,
         value: object = None,
         hint: str | None = None,
         local_hint: str | None = None,
         problems: tuple[str, ...] = (),
     ) -> None:
-        super().__init__(message, *parts, field=field, value=value, hint=hint, local_hint=local_hint)
+        super().__init__(message, *args, field=field, value=value, hint=hint, local_hint=local_hint)
         self.problems = problems or (self.public_message,)
 
 
 class MalformedError(ValidationError):
-    """Text that cannot be parsed at all."""
+    """A text is not valid JSON, TOML or another expected format."""
 
     code = "BAD_REQUEST"
     http_status = 400
 
 
 class SettingsError(MoldError):
-    """A setting with a value that cannot be used; the message says where the value came from."""
+    """A setting has an invalid value; the message names the source of the value."""
 
     code = "SETTINGS_ERROR"
     exit_status = 2
 
 
 class UnknownModelError(MoldError):
-    """A model name that no installed plugin brings."""
+    """A model name is not in the catalog of any installed plugin."""
 
     code = "UNKNOWN_MODEL"
     http_status = 400
 
 
 class ModelNotFoundError(MoldError):
-    """A known model whose files are not on this machine."""
+    """A known model is not downloaded."""
 
     code = "MODEL_NOT_FOUND"
     http_status = 404
 
 
 class CheckpointError(MoldError):
-    """A weight file that is damaged, incomplete or made for another model."""
+    """A weight file is damaged, incomplete or for another model."""
 
     code = "CHECKPOINT_ERROR"
 
 
 class DownloadError(MoldError):
-    """A file of a model that could not be fetched, or is not the one the catalog means."""
+    """A file of a model could not be downloaded, or differs from the catalog."""
 
     code = "DOWNLOAD_ERROR"
     http_status = 502
 
 
 class InsufficientMemoryError(MoldError):
-    """A model that does not fit in the memory of the device."""
+    """A model does not fit into the memory of the device."""
 
     code = "INSUFFICIENT_MEMORY"
     http_status = 503
 
 
 class QueueFullError(MoldError):
-    """More jobs than the queue may hold."""
+    """The queue has its maximum number of jobs."""
 
     code = "QUEUE_FULL"
     http_status = 503
 
 
 class InferenceError(MoldError):
-    """A plugin failed during its work; the cause is chained."""
+    """A plugin failed; the cause is chained."""
 
     code = "INFERENCE_ERROR"
 
 
 class WorkerError(InferenceError):
-    """A worker process that died while it ran the job."""
+    """The worker process died while it ran the job."""
 
     code = "WORKER_DIED"
 
 
 class JobNotFoundError(MoldError):
-    """A job that never was, or that is no longer kept."""
+    """A job id is unknown, or the job has expired."""
 
     code = "JOB_NOT_FOUND"
     http_status = 404
 
 
 class ChainError(MoldError):
-    """A clip of a chain that failed; the message says which, what is kept and how to go on from it."""
+    """A clip of a chain failed; the message names the clip, the kept clips and how to resume."""
 
     code = "CHAIN_FAILED"
     http_status = 502
 
 
 class OutputError(MoldError):
-    """A result that could not be written."""
+    """A result could not be written."""
 
     code = "OUTPUT_ERROR"
 
 
 class InsufficientStorageError(OutputError):
-    """No room on the disk for what a job would make; nothing was computed."""
+    """The disk has too little free space for the result of a job; nothing was computed."""
 
     code = "INSUFFICIENT_STORAGE"
     http_status = 507
 
 
 class ResultNotFoundError(MoldError):
-    """A name that the gallery does not have, or whose file is gone."""
+    """A name is not in the gallery, or its file does not exist."""
 
     code = "RESULT_NOT_FOUND"
     http_status = 404
 
 
 class PluginError(MoldError):
-    """A plugin that cannot be used."""
+    """A plugin cannot be used."""
 
     code = "PLUGIN_ERROR"
 
 
 class DuplicateError(PluginError):
-    """Two plugins that claim the same name; the message names both owners."""
+    """Two plugins provide the same name; the message names both."""
 
     code = "DUPLICATE"
 
 
 class CancelledError(MoldError):
-    """A job that was cancelled."""
+    """A job was cancelled."""
 
     code = "CANCELLED"
     http_status = 409
@@ -294,9 +294,9 @@ class CancelledError(MoldError):
 
 
 class ServerError(MoldError):
-    """What a server answered that is no error of an engine: no key, too often, not allowed, not understood.
+    """A server refused a request for a reason other than an error of its engine: API key, rate limit, permission.
 
-    `code` is the server's own word where it had one.
+    `code` is the code in the response, if it has one.
     """
 
     code = "SERVER_ERROR"
@@ -304,7 +304,7 @@ class ServerError(MoldError):
 
 
 class UnreachableError(ServerError):
-    """A server that is not there or was lost. `refused`: nothing listens at its address."""
+    """A server cannot be reached, or the connection was lost. `refused`: nothing listens at its address."""
 
     code = "UNREACHABLE"
 

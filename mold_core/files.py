@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Writes files atomically."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ __all__ = ["PART_NAME", "output_error", "version_of", "write_whole"]
 
 Writer = Callable[[BinaryIO], object]
 
-# The names of files that are being written.
+# Names of temporary files.
 PART_NAME = re.compile(r"\.mold-[0-9a-f]{16}\.part")
 _ABANDONED_AFTER_S = 24 * 3600
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP})
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes | Writer, *, replace: bool = True) -> None:
-    """Leave a file at `path` that holds all of `data`, or leave everything as it was.
+    """Write a file atomically: afterwards `path` has all of `data`, or is unchanged.
 
-    `data` is the content, or a function that writes it into the seekable binary file it is given (an OSError out of
-    that function counts as one of the file). The content goes to a hidden file beside `path`, is flushed to the disk
-    and then renamed, so a reader, a crash or a full disk meets the old file or the new one and never a part. What is
-    replaced keeps its permissions, and a symbolic link keeps pointing where it did. A device or pipe (``/dev/null``,
-    ``/dev/stdout``) cannot be renamed over and is written to directly.
+    `data` is the content, or a function that writes it into a seekable binary file (an OSError in that function counts
+    as an error of the file). The content is written to a hidden file in the same folder, flushed to disk and renamed,
+    so readers see either the old or the new file, also after a crash or on a full disk. A replaced file keeps its
+    permissions, and a symbolic link its target. A device or pipe (``/dev/null``, ``/dev/stdout``) is written to
+    directly.
 
-    With `replace=False` an existing file is refused, also one that another process makes at the same moment.
+    With `replace=False` an existing file is an error, also one that another process creates at the same moment.
 
-    Raises OutputError, naming the path and the way out, when the file cannot be written.
+    Raises OutputError, with the path and a hint, if the file cannot be written.
     """
     target = Path(path)
     writer: Writer = data if callable(data) else lambda file: file.write(data)
     if "\0" in str(target):
-        raise OutputError("cannot write %r: a path cannot hold NUL characters", str(target), value=str(target))
+        raise OutputError("cannot write %r: a path cannot contain NUL characters", str(target), value=str(target))
     try:
         if replace:
             _replace(target, writer)
@@ -52,7 +52,7 @@ def write_whole(path: str | os.PathLike[str], data: bytes | Writer, *, replace: 
 
 
 def version_of(path: Path) -> str:
-    """Return what tells a file from others of its name, as far as its size and its time do; empty if it is not here."""
+    """Return a text that changes when a file is replaced (name, size and time); empty if it does not exist."""
     try:
         about = path.stat()
     except OSError:
@@ -61,14 +61,14 @@ def version_of(path: Path) -> str:
 
 
 def output_error(path: Path, error: OSError, verb: str = "write") -> OutputError:
-    """Return the OutputError that says in words why `path` could not be written, and what to do about it."""
-    reason, way_out = _words(error)
+    """Return an OutputError with the reason why `path` could not be written, and a hint."""
+    reason, hint = _reason_and_hint(error)
     folder = [path.parent] if "%s" in reason else []
-    return OutputError(f"cannot {verb} '%s': {reason}", path, *folder, value=str(path), hint=way_out)
+    return OutputError(f"cannot {verb} '%s': {reason}", path, *folder, value=str(path), hint=hint)
 
 
-def _words(error: OSError) -> tuple[str, str]:
-    """Return what is wrong, with ``%s`` for the folder where it is to be named, and the way out."""
+def _reason_and_hint(error: OSError) -> tuple[str, str]:
+    """Return the reason, with ``%s`` for the name of the folder, and the hint."""
     match error.errno:
         case errno.ENOSPC:
             return "the disk is full", "free some space or choose a path on another disk"
@@ -87,7 +87,7 @@ def _words(error: OSError) -> tuple[str, str]:
         case errno.EISDIR:
             return "it is a folder", "add a file name to the path"
         case errno.EEXIST:
-            return "a file of that name is already there", "choose another name"
+            return "a file with this name already exists", "choose another name"
         case errno.ENAMETOOLONG:
             return "the name is too long", "choose a shorter one"
         case _:
@@ -113,40 +113,40 @@ def _replace(path: Path, writer: Writer) -> None:
 
 def _write_aside(path: Path, writer: Writer, put: Callable[[Path, Path], None], mode: int | None = None) -> None:
     _remove_abandoned(path.parent)
-    part = path.parent / f".mold-{os.urandom(8).hex()}.part"
+    temporary = path.parent / f".mold-{os.urandom(8).hex()}.part"
     try:
-        with unfinished(part), open(part, "x+b") as file:
+        with unfinished(temporary), open(temporary, "x+b") as file:
             if mode is not None:
-                with suppress(OSError):  # FAT and some network disks have no permissions to keep
+                with suppress(OSError):  # FAT and some network disks have no permissions
                     os.fchmod(file.fileno(), mode)
             writer(file)
             file.flush()
             os.fsync(file.fileno())
-        put(part, path)
+        put(temporary, path)
         _sync_folder(path.parent)
     finally:
-        # Also after Ctrl-C: `finally` runs for every exception. After a rename there is nothing left to remove.
+        # Runs for every exception, Ctrl-C included. After a rename the file does not exist any more.
         with suppress(OSError):
-            part.unlink()
+            temporary.unlink()
 
 
-def _put_new(part: Path, path: Path) -> None:
+def _put_new(temporary: Path, path: Path) -> None:
     try:
-        os.link(part, path)
+        os.link(temporary, path)
     except OSError as error:
         if error.errno not in _NO_HARD_LINKS:
             raise
         # exFAT and some network disks have no hard links: claim the name with an empty file, then rename over it.
         path.open("xb").close()
         try:
-            os.replace(part, path)
+            os.replace(temporary, path)
         except BaseException:
             path.unlink()
             raise
 
 
 def _sync_folder(folder: Path) -> None:
-    # The file is in place by now. Not every disk can flush a folder, and there is nothing better to do then.
+    # The file is complete by now. Some disks cannot flush a folder, which is ignored.
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -156,8 +156,8 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Remove what killed writers left in `folder`: files of our naming pattern that are older than a day."""
-    # PERF: only names are looked at, 0.5 ms for each thousand files in the folder.
+    """Delete temporary files of killed processes in `folder`: those older than a day."""
+    # PERF: only names are read, 0.5 ms per thousand files in the folder.
     oldest = time.time() - _ABANDONED_AFTER_S
     with suppress(OSError):
         for name in os.listdir(folder):

@@ -1,4 +1,4 @@
-"""Where mold keeps its files. A module of its own because it is needed before settings are read."""
+"""The folder MOLD_HOME. A separate module because it is needed before settings are read."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ def mold_home(environ: Mapping[str, str] | None = None) -> Path:
 
 
 def expanded(path: str | Path) -> Path:
-    """Return a path whose "~" is the user's home. Unlike Path.expanduser() it takes "~nobody" as it is."""
+    """Return a path with "~" expanded. Unlike Path.expanduser() it does not fail for an unknown user."""
     return Path(os.path.expanduser(path))

@@ -1,7 +1,7 @@
-"""The parameters of a model family: the shared fields of a request that it takes, and those of its own.
+"""The parameters of a model family: shared fields of requests, and parameters that the family declares itself.
 
-A family declares both as `Parameter`. A shared one only narrows a field of GenerateRequest. One of its own has a type;
-requests carry it in `options`, and `complete_options` holds them against the declarations.
+A family lists both as `Parameter`. A shared one only narrows a field of GenerateRequest. One declared by the family has
+a type; requests carry its value in `options`, which `complete_options` validates.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ def _as_tuple(values: Iterable[OptionValue]) -> tuple[OptionValue, ...]:
 
 @attrs.frozen(kw_only=True)
 class Parameter:
-    """One parameter that a family takes, described for people.
+    """A parameter that a family accepts.
 
-    Without `type` it is a shared one: `name` is a field of GenerateRequest, and `minimum`, `maximum` narrow that
-    field's bounds. With `type` (bool, int, float or str) it is the family's own, and requests carry its value in
-    `options`: `default` is what a request without it gets, `choices` are the only values where there are any, `group`
-    is the heading that forms and help show it under. Help texts, the JSON Schema and forms are made from this.
+    Without `type` it is shared: `name` is a field of GenerateRequest, and `minimum` and `maximum` (inclusive) narrow
+    the bounds of that field. With `type` (bool, int, float or str) it is declared by the family, and requests carry its
+    value in `options`. `default` is the value for requests without it, `choices` the only allowed values if not empty,
+    `group` the heading in forms and help. `doc` is one sentence. Help, JSON Schema and forms are generated from these.
     """
 
     name: str
@@ -72,15 +72,15 @@ class Parameter:
     group: str | None = None
 
     def take(self, value: object) -> Any:
-        """Return `value` as this parameter's type. Raises ValueError that says what it must be."""
+        """Return `value` converted to this parameter's type. Raises ValueError with the reason it is refused."""
         assert self.type is not None  # shared fields are checked by the request's class
-        taken = scalar(self.type, value)
-        problem = bound_problem(self._bounds, taken)
-        if problem is None and self.choices and taken not in self.choices:
-            problem = f"must be one of {', '.join(map(str, self.choices))}, not {shorten(taken)}"
+        converted = scalar(self.type, value)
+        problem = bound_problem(self._bounds, converted)
+        if problem is None and self.choices and converted not in self.choices:
+            problem = f"must be one of {', '.join(map(str, self.choices))}, not {shorten(converted)}"
         if problem:
             raise ValueError(problem)
-        return taken
+        return converted
 
     @property
     def _bounds(self) -> Bounds:
@@ -93,12 +93,12 @@ class Parameter:
 
 
 def own_parameters(parameters: Iterable[Parameter]) -> dict[str, Parameter]:
-    """Return those that belong to the family itself, by name."""
+    """Return the parameters that the family declares itself, by name."""
     return {parameter.name: parameter for parameter in parameters if parameter.type is not None}
 
 
 def declaration_problem(parameters: Iterable[Parameter]) -> str | None:
-    """Say what is wrong with a family's own parameters, or return None."""
+    """Return what is wrong with the parameters that a family declares, or None."""
     names: set[str] = set()
     for parameter in parameters:
         if parameter.type is None:
@@ -127,45 +127,45 @@ def _problem_of(parameter: Parameter) -> str | None:
     return None
 
 
-def complete_options(given: Mapping[str, Any], parameters: Iterable[Parameter], model: str) -> dict[str, Any]:
-    """Return the options of a request to `model`, checked, with the defaults of those that were not given.
+def complete_options(options: Mapping[str, Any], parameters: Iterable[Parameter], model: str) -> dict[str, Any]:
+    """Return the validated options of a request to `model`, with defaults for missing ones and for null.
 
-    Raises ValidationError with every problem in it; null means the default.
+    Raises ValidationError that lists every problem.
     """
-    own = own_parameters(parameters)
-    taken: dict[str, Any] = {}
+    declared = own_parameters(parameters)
+    values: dict[str, Any] = {}
     problems: dict[str, str] = {}
-    for name, value in given.items():
+    for name, value in options.items():
         path = f"options.{name if str(name).isidentifier() else shorten(name)}"
-        if name not in own:
-            problems[path] = f"{path} {_unknown(str(name), own, model)}"
+        if name not in declared:
+            problems[path] = f"{path} {_unknown(str(name), declared, model)}"
         elif value is not None:
             try:
-                taken[name] = own[name].take(value)
+                values[name] = declared[name].take(value)
             except ValueError as error:
                 problems[path] = f"{path} {error}, with model {model}"
     if problems:
         raise ValidationError(
             "; ".join(problems.values()), field=next(iter(problems)), problems=tuple(problems.values())
         )
-    known = {name: taken.get(name, parameter.default) for name, parameter in own.items()}
-    return {name: value for name, value in known.items() if value is not None}
+    completed = {name: values.get(name, parameter.default) for name, parameter in declared.items()}
+    return {name: value for name, value in completed.items() if value is not None}
 
 
-def _unknown(name: str, own: Mapping[str, Parameter], model: str) -> str:
+def _unknown(name: str, declared: Mapping[str, Parameter], model: str) -> str:
     if name in _SHARED:
-        return f"is a field of the request itself: give {name} outside of options"
-    if not own:
+        return f"is a field of the request itself: move {name} out of options"
+    if not declared:
         return f"is unknown: {model} has no options"
-    near = get_close_matches(name, own, n=1)
-    meant = f"; did you mean {near[0]}?" if near else ""
-    return f"is unknown: {model} has the options {', '.join(own)}{meant}"
+    near = get_close_matches(name, declared, n=1)
+    suggestion = f"; did you mean {near[0]}?" if near else ""
+    return f"is unknown: {model} has the options {', '.join(declared)}{suggestion}"
 
 
 def describe(parameters: Iterable[Parameter], defaults: Mapping[str, Any] | None = None) -> tuple[ParameterInfo, ...]:
-    """Return the parameters as clients see them; `defaults` are the model's values of shared fields, by name.
+    """Return the parameters as servers describe them to clients. `defaults` has the model's values of shared fields.
 
-    A shared parameter that names no field of requests is left out: no request can carry it.
+    A shared parameter that is not a field of requests is omitted.
     """
     return tuple(
         _describe_own(parameter) if parameter.type is not None else _describe_shared(parameter, defaults or {})

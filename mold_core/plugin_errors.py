@@ -1,4 +1,4 @@
-"""Errors of plugins, turned into mold's own."""
+"""Converts exceptions of plugins to mold's errors."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["wrap_plugin_errors"]
 
 @contextmanager
 def wrap_plugin_errors(what: str) -> Iterator[None]:
-    """Turn what a plugin raises, unless it is mold's own, into an InferenceError that says what was being done."""
+    """Convert exceptions of a plugin, except mold's errors, to an InferenceError that starts with `what` failed."""
     try:
         yield
     except MoldError:
         raise
     except (Exception, SystemExit) as error:
-        traceback.clear_frames(error.__traceback__)  # whoever keeps the error shall not keep the tensors of its frames
+        traceback.clear_frames(error.__traceback__)  # a stored error must not keep the tensors in its frames alive
         raise InferenceError("%s: %s", what, error) from error

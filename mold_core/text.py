@@ -1,4 +1,4 @@
-"""Text of others made safe to show: what a terminal or a log would obey is written out as an escape."""
+"""Escapes control characters in foreign text, to print it safely in terminals and logs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import re
 
 __all__ = ["LogLines", "json_text", "readable_size", "visible"]
 
-# Control characters, among them line breaks; marks that turn the direction of text or break lines; halves of
-# surrogate pairs, which are no characters; invisible tags. Joiners stay: scripts and emoji need them.
-_OBEYED = re.compile(
+# Control characters, including line breaks; marks that change the direction of text or break lines; lone surrogates;
+# invisible tags. Joiners are not escaped: scripts and emoji need them.
+_UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
     "\U000e0000-\U000e007f]"
 )
@@ -18,17 +18,17 @@ _SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
 def visible(text: str) -> str:
-    r"""Return the text as one line that nothing obeys: ``\x1b``, ``\n`` and the like stand for what was there."""
-    return _OBEYED.sub(_escape, text)
+    r"""Return the text as one line with control characters escaped, such as ``\x1b`` and ``\n``."""
+    return _UNSAFE.sub(_escape, text)
 
 
 def json_text(value: object, *, indent: int | None = None, ascii: bool = False) -> str:
-    """Return a value as JSON, in which what is obeyed (or, with `ascii`, all that is not ASCII) is escaped."""
-    return _OBEYED.sub(_escape_json, json.dumps(value, indent=indent, default=str, ensure_ascii=ascii))
+    """Return a value as JSON with control characters escaped, or with `ascii` everything that is not ASCII."""
+    return _UNSAFE.sub(_escape_json, json.dumps(value, indent=indent, default=str, ensure_ascii=ascii))
 
 
 class LogLines(logging.Formatter):
-    """Records as text: one line each, and those of a traceback below it, further in than any record begins."""
+    """Formats log records: one line per record, with the traceback on indented lines below it."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record's line, and its traceback if it has one."""
@@ -38,12 +38,12 @@ class LogLines(logging.Formatter):
         return "\n    ".join([self.formatMessage(record) + self.about(record), *map(visible, trace_of(record))])
 
     def about(self, record: logging.LogRecord) -> str:
-        """Return what stands behind the message; nothing, unless a subclass has more to say."""
+        """Return text to append to the message. Subclasses override it."""
         return ""
 
 
 def trace_of(record: logging.LogRecord) -> list[str]:
-    """Return the lines of a record's traceback. One of another process comes as text."""
+    """Return the lines of a record's traceback. Records of other processes have it as text."""
     text = logging.Formatter().formatException(record.exc_info) if record.exc_info else record.exc_text or ""
     return text.splitlines()
 
@@ -62,7 +62,7 @@ def _escape(match: re.Match[str]) -> str:
 
 
 def _escape_json(match: re.Match[str]) -> str:
-    # The line breaks between the values are JSON's own; those within texts are escapes by now.
+    # Line breaks between values are part of the JSON layout; those in texts are already escaped.
     return match[0] if match[0] == "\n" else json.dumps(match[0])[1:-1].replace("\x7f", "\\u007f")
 
 

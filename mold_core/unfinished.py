@@ -1,4 +1,4 @@
-"""Files and folders of work under way, which a program that ends at once removes first."""
+"""Temporary files and folders, which are deleted if the process is terminated."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from contextlib import contextmanager, suppress
 
 __all__ = ["remove_unfinished", "unfinished"]
 
-# The one thing here that is the process's own: whoever ends it must know of all of them.
+# Global, because the handler that ends the process must know all of them.
 _paths: set[str] = set()
 
 
 @contextmanager
 def unfinished(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Know a file or folder as unfinished while the block runs, which removes it by itself in the end."""
+    """Register a file or folder as temporary during the block, which must delete it itself at the end."""
     name = os.fspath(path)
     _paths.add(name)
     try:
@@ -25,7 +25,7 @@ def unfinished(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def remove_unfinished() -> None:
-    """Remove what is unfinished now; what cannot be removed stays."""
+    """Delete the registered files and folders. Errors are ignored."""
     for name in tuple(_paths):
         with suppress(OSError):
             os.unlink(name)

@@ -1,4 +1,4 @@
-"""Long videos made of clips: how a chain is checked and divided, how its clips are kept, and how they become one."""
+"""Chains: long videos from several clips. Validates and divides requests, stores clips on disk, joins them."""
 
 from mold_core.chains.chain import Chain, chain_id, lay_out, stage_seed
 from mold_core.chains.clips import ClipFiles, ClipWork, encode_clip, render_clip

@@ -1,7 +1,7 @@
-"""One clip of a chain: its latents on disk, and its frames and sound as a part that is joined to others later.
+"""One clip of a chain: its latents, and its encoded frames and sound, on disk until the clips are joined.
 
-A part is H.264 that begins with a whole frame, so parts are joined without being encoded again; sound is kept as it
-came, since every AAC stream begins with a silence of its own.
+The frames of a clip are H.264 that starts with a key frame, so clips are joined without encoding them again. Sound is
+stored as samples, because every AAC stream starts with silence.
 """
 
 from __future__ import annotations
@@ -31,32 +31,32 @@ __all__ = ["ClipFiles", "ClipWork", "encode_clip", "render_clip"]
 
 @attrs.frozen(kw_only=True)
 class ClipFiles:
-    """Where a clip lies.
+    """The files of a clip.
 
-    `faded` holds the frames at its end that the next clip blends with its own, `preview` those of the small GIF.
+    `faded` has the last frames, which the next clip blends with its first ones; `preview` has the frames of the GIF.
     """
 
     latents: Path
-    part: Path
+    video: Path
     sound: Path
     faded: Path
     preview: Path
 
     @property
     def rendered(self) -> bool:
-        """Whether the latents are here."""
+        """Whether the latents exist."""
         return self.latents.is_file()
 
 
 @attrs.frozen(kw_only=True)
 class ClipWork:
-    """All that a worker needs to know to make a clip.
+    """The work of a worker for one clip.
 
-    `request` is complete. `before` is the clip that comes before, `overlap` the frames shared with it (0: none);
-    `after` is the clip that goes on from this one, if one does: its latents are needed to decode this one.
-    `frames`: how many frames after the overlap are used. The first `fade_in` of them are blended with the last of
-    `before`; the last `fade_out` are left to the next clip. `shown` are those of the GIF preview. `lossless` is for
-    formats that are encoded once more. `later` are the requests of the clips to come, without their images.
+    `request` is completed. `before` is the previous clip, `overlap` the number of frames shared with it. `after` is the
+    next clip if it continues this one: its latents are needed to decode this one. `frames` is the number of frames
+    used after the overlap. The first `fade_in` of them are blended with the last frames of `before`, and the last
+    `fade_out` are left to the next clip. `preview_frames` selects those of the GIF preview. `lossless` is set for
+    formats that are encoded again. `later` has the requests of the following clips, without images.
     """
 
     request: GenerateRequest
@@ -64,7 +64,7 @@ class ClipWork:
     before: ClipFiles | None
     overlap: int
     frames: int
-    shown: PreviewFrames
+    preview_frames: PreviewFrames
     after: ClipFiles | None = None
     fade_in: int = 0
     fade_out: int = 0
@@ -73,23 +73,23 @@ class ClipWork:
 
     @property
     def ready(self) -> bool:
-        """Whether the latents are here that the frames are decoded from, and the frames are not."""
+        """Whether the latents needed for decoding exist, and the frames do not."""
         after = self.after is None or self.after.rendered
         return self.files.rendered and after and not self.encoded
 
     @property
     def encoded(self) -> bool:
-        """Whether all that comes of the frames is here."""
+        """Whether the frames and the preview exist."""
         return self.decoded and self.files.preview.is_file()
 
     @property
     def decoded(self) -> bool:
-        """Whether the part is here, which is written last, and what the next clip blends with its own frames."""
-        return self.files.part.is_file() and (not self.fade_out or self.files.faded.is_file())
+        """Whether the video file, which is written last, exists, and the frames that the next clip blends."""
+        return self.files.video.is_file() and (not self.fade_out or self.files.faded.is_file())
 
 
 def render_clip(renderer: ChainRenderer, pipeline: Any, work: ClipWork, run: Run) -> None:
-    """Leave the latents of a clip on disk, whole or not at all; nothing is done if they are there."""
+    """Render the latents of a clip and write them atomically. Does nothing if they exist."""
     if work.files.rendered:
         return
     from safetensors.torch import save
@@ -100,29 +100,29 @@ def render_clip(renderer: ChainRenderer, pipeline: Any, work: ClipWork, run: Run
 
 
 def encode_clip(renderer: ChainRenderer, pipeline: Any, work: ClipWork) -> None:
-    """Leave the frames and the sound of a rendered clip on disk; nothing is done if they are there."""
+    """Decode the frames and the sound of a rendered clip and write them. Does nothing if they exist."""
     if work.decoded:
-        if not work.files.preview.is_file():  # it is that of a shorter or longer video
-            write_whole(work.files.preview, partial(_write_frames, frames=_shown_of(work)))
+        if not work.files.preview.is_file():  # the existing preview is for a shorter or longer video
+            write_whole(work.files.preview, partial(_write_frames, frames=_preview_images(work)))
         return
     after = _read_latents(work.after.latents) if work.after is not None else None
     video = renderer.decode(pipeline, _read_latents(work.files.latents), _latents_before(work), work.overlap, after)
     sound, sound_left = _cut_sound(video.sound, work)
-    held: list[Image] = []
+    faded: list[Image] = []
     small: list[Image] = []
-    # Readers take the part as the sign that all is here, so it comes last.
-    with_part = partial(_write_part, work=work, frames=_faded_in(video, work), held=held, small=small)
-    staged = _Staged(work.files.part, with_part)
+    # The existence of the video file means that all files exist, so it is published last.
+    write_video = partial(_write_video, work=work, frames=_faded_in(video, work), faded=faded, small=small)
+    staged = _StagedFile(work.files.video, write_video)
     write_whole(work.files.preview, partial(_write_frames, frames=small))
     if sound is not None:
         write_whole(work.files.sound, partial(_write_sound, sound=sound))
     if work.fade_out:
-        write_whole(work.files.faded, partial(_write_faded, held=held, sound=sound_left))
+        write_whole(work.files.faded, partial(_write_faded, faded=faded, sound=sound_left))
     staged.publish()
 
 
-class _Staged:
-    """A file that is written beside its place now and put there later."""
+class _StagedFile:
+    """A file that is written under a temporary name, and renamed by `publish`."""
 
     def __init__(self, path: Path, write: Any) -> None:
         self._path = path
@@ -134,30 +134,30 @@ class _Staged:
 
 
 def read_sound(path: Path) -> Sound | None:
-    """Return the sound of an encoded clip; None where it has none."""
+    """Return the sound of an encoded clip, or None if it has none."""
     if not path.is_file():
         return None
     import numpy as np
 
-    with np.load(path, allow_pickle=False) as held:
-        return Sound(samples=held["samples"], sample_rate=int(held["sample_rate"]))
+    with np.load(path, allow_pickle=False) as arrays:
+        return Sound(samples=arrays["samples"], sample_rate=int(arrays["sample_rate"]))
 
 
 def read_preview(path: Path) -> Iterator[Image]:
-    """Yield the frames of the GIF preview that an encoded clip has."""
+    """Yield the frames of the GIF preview of an encoded clip."""
     import numpy as np
     from PIL.Image import fromarray
 
-    with np.load(path, allow_pickle=False) as held:
-        yield from map(fromarray, held["frames"])
+    with np.load(path, allow_pickle=False) as arrays:
+        yield from map(fromarray, arrays["frames"])
 
 
-def _write_part(
-    file: BinaryIO, *, work: ClipWork, frames: Iterator[Image], held: list[Image], small: list[Image]
+def _write_video(
+    file: BinaryIO, *, work: ClipWork, frames: Iterator[Image], faded: list[Image], small: list[Image]
 ) -> None:
-    """Encode the frames that are kept; leave those of the next clip in `held`, those of the preview in `small`."""
+    """Encode the frames of this clip; collect those for the next clip in `faded`, those of the preview in `small`."""
     request = work.request
-    assert request.width is not None and request.height is not None and request.fps is not None  # it is complete
+    assert request.width is not None and request.height is not None and request.fps is not None  # completed
     keep = work.frames - work.fade_out
     with VideoWriter(
         file, "mp4", width=request.width, height=request.height, fps=request.fps, lossless=work.lossless
@@ -166,41 +166,41 @@ def _write_part(
         for count, image in enumerate(frames, 1):
             if count <= keep:
                 video.add(image)
-                if count - 1 in work.shown:
-                    small.append(work.shown.small(image))
+                if count - 1 in work.preview_frames:
+                    small.append(work.preview_frames.small(image))
             else:
-                held.append(image)
+                faded.append(image)
     if count != work.frames:
-        raise InferenceError(f"a clip came out with {count} frames after its overlap, not {work.frames}")
+        raise InferenceError(f"a clip has {count} frames after its overlap, not {work.frames}")
 
 
 def _faded_in(video: DecodedClip, work: ClipWork) -> Iterator[Image]:
-    """Yield the frames that are used, the first of them blended with those the clip before left for it."""
+    """Yield the frames that are used, the first of them blended with the last frames of the previous clip."""
     from PIL.Image import blend, fromarray
 
     images = iter(islice(video.images, work.frames))
     if work.fade_in and work.before is not None:
         import numpy as np
 
-        with np.load(work.before.faded, allow_pickle=False) as left:
-            for index, (old, new) in enumerate(zip(left["frames"], images, strict=False)):
+        with np.load(work.before.faded, allow_pickle=False) as arrays:
+            for index, (old, new) in enumerate(zip(arrays["frames"], images, strict=False)):
                 yield blend(fromarray(old), new, (index + 1) / (work.fade_in + 1))
     yield from images
 
 
 def _cut_sound(sound: Sound | None, work: ClipWork) -> tuple[Sound | None, Sound | None]:
-    """Return the sound of the frames that are kept, faded in, and that of the frames left to the next clip."""
+    """Return the sound of this clip's frames, faded in, and that of the frames left to the next clip."""
     if sound is None:
         return None, None
     import numpy as np
 
     rate = sound.sample_rate
-    wanted, kept = (_samples(count, work, rate) for count in (work.frames, work.frames - work.fade_out))
-    samples = np.array(sound.samples[:, :wanted], dtype=np.float32)
-    samples = np.pad(samples, ((0, 0), (0, wanted - samples.shape[1])))
+    total, kept = (_samples(count, work, rate) for count in (work.frames, work.frames - work.fade_out))
+    samples = np.array(sound.samples[:, :total], dtype=np.float32)
+    samples = np.pad(samples, ((0, 0), (0, total - samples.shape[1])))
     if work.fade_in and work.before is not None:
-        with np.load(work.before.faded, allow_pickle=False) as left:
-            old = left["samples"][:, :wanted]
+        with np.load(work.before.faded, allow_pickle=False) as arrays:
+            old = arrays["samples"][:, :total]
         rise = np.linspace(0, 1, old.shape[1], dtype=np.float32)
         samples[:, : old.shape[1]] = old * (1 - rise) + samples[:, : old.shape[1]] * rise
     first, rest = samples[:, :kept], samples[:, kept:]
@@ -217,10 +217,10 @@ def _write_sound(file: BinaryIO, *, sound: Sound) -> None:
     np.savez(file, samples=sound.samples, sample_rate=sound.sample_rate)
 
 
-def _shown_of(work: ClipWork) -> list[Image]:
-    """Return the frames of the preview from the part."""
-    frames = enumerate(frames_of_videos([work.files.part]))
-    return [work.shown.small(frame) for index, frame in frames if index in work.shown]
+def _preview_images(work: ClipWork) -> list[Image]:
+    """Return the frames of the preview, decoded from the video file."""
+    frames = enumerate(frames_of_parts([work.files.video]))
+    return [work.preview_frames.small(frame) for index, frame in frames if index in work.preview_frames]
 
 
 def _write_frames(file: BinaryIO, *, frames: Sequence[Image]) -> None:
@@ -229,11 +229,11 @@ def _write_frames(file: BinaryIO, *, frames: Sequence[Image]) -> None:
     np.savez(file, frames=np.stack([np.asarray(image) for image in frames]) if frames else np.zeros((0, 1, 1, 3), "u1"))
 
 
-def _write_faded(file: BinaryIO, *, held: list[Image], sound: Sound | None) -> None:
+def _write_faded(file: BinaryIO, *, faded: list[Image], sound: Sound | None) -> None:
     import numpy as np
 
     samples = np.zeros((2, 0), np.float32) if sound is None else sound.samples
-    np.savez(file, frames=np.stack([np.asarray(image) for image in held]), samples=samples)
+    np.savez(file, frames=np.stack([np.asarray(image) for image in faded]), samples=samples)
 
 
 def _latents_before(work: ClipWork) -> Mapping[str, Tensor] | None:

@@ -1,4 +1,4 @@
-"""The clips of a chain joined to one video."""
+"""Joins the clips of a chain into one video."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ __all__ = ["join"]
 
 
 def join(chain: Chain, metadata: OutputMetadata | None) -> VideoData:
-    """Return the video of a chain whose clips are all on disk, with a small GIF of it and its first frame.
+    """Return the video of a chain whose clips are all on disk, with a GIF preview and a PNG of the first frame.
 
-    The video is put together on disk; clips are read one after the other.
+    The video is assembled on disk, and clips are read one after the other.
     """
     request = chain.works[0].request
-    assert request.fps is not None and request.width is not None and request.height is not None  # it is complete
-    parts = [work.files.part for work in chain.works]
+    assert request.fps is not None and request.width is not None and request.height is not None  # completed
+    clips = [work.files.video for work in chain.works]
     first_sound = read_sound(chain.works[0].files.sound)
     frames, fps = chain.plan.total_frames, request.fps
     with (
@@ -39,14 +39,14 @@ def join(chain: Chain, metadata: OutputMetadata | None) -> VideoData:
         unfinished(folder),
         ThreadPoolExecutor(1, "mold-preview") as background,
     ):
-        rate = Fraction(fps, chain.works[0].shown.every)
-        preview = background.submit(lambda: preview_gif(_shown(chain), rate))
+        rate = Fraction(fps, chain.works[0].preview_frames.every)
+        preview = background.submit(lambda: preview_gif(_preview_images(chain), rate))
         path = Path(folder) / "video"
         with path.open("w+b") as file:
             join_videos(
                 file,
                 chain.request.output_format,
-                parts,
+                clips,
                 fps=fps,
                 sounds=_sounds(chain) if first_sound else None,
                 sample_rate=first_sound.sample_rate if first_sound else None,
@@ -55,7 +55,7 @@ def join(chain: Chain, metadata: OutputMetadata | None) -> VideoData:
         data = path.read_bytes()
         if metadata is not None and chain.request.output_format != "mp4":
             data = embed_metadata(data, metadata)
-        png = first_frame_png(next(frames_of_videos(parts[:1])))
+        png = first_frame_png(next(frames_of_parts(clips[:1])))
         gif = preview.result()
     has_audio = first_sound is not None and chain.request.output_format == "mp4"
     return VideoData(
@@ -74,19 +74,19 @@ def join(chain: Chain, metadata: OutputMetadata | None) -> VideoData:
     )
 
 
-def _shown(chain: Chain) -> Iterator[Image]:
+def _preview_images(chain: Chain) -> Iterator[Image]:
     for work in chain.works:
         yield from read_preview(work.files.preview)
 
 
 def _sounds(chain: Chain) -> Iterator[NDArray[Any]]:
-    """Yield the sound of each clip, so long that it never drifts from the frames by more than half a sample."""
+    """Yield the sound of each clip, cut so that it never drifts from the frames by more than half a sample."""
     import numpy as np
 
     frames, sent = 0, 0
     for work in chain.works:
         sound = read_sound(work.files.sound)
-        assert sound is not None  # all clips of a model have sound or none has
+        assert sound is not None  # either all clips of a model have sound, or none
         frames += work.frames - work.fade_out
         until = round(frames * sound.sample_rate / (work.request.fps or 1))
         samples = sound.samples[:, : until - sent]

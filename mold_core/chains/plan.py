@@ -1,4 +1,4 @@
-"""From a chain request to its clips: both forms checked, divided and counted."""
+"""Converts a chain request of either form to clips: validates it, divides it, and counts frames."""
 
 from __future__ import annotations
 
@@ -118,11 +118,9 @@ def _divided(request: ChainRequest, rules: ClipRules) -> list[ChainStage]:
 def _required_frames(request: ChainRequest) -> int:
     """Return `total_frames` of a request without stages, after checking the fields that this form requires."""
     if not (request.prompt or "").strip():
-        raise ValidationError(
-            "a chain needs either stages or prompt and total_frames", field="prompt", hint="give one of both forms"
-        )
+        raise ValidationError("a chain needs either stages, or prompt and total_frames", field="prompt")
     if request.total_frames is None:
-        raise ValidationError("total_frames is required where there are no stages", field="total_frames")
+        raise ValidationError("total_frames is required without stages", field="total_frames")
     for name, value in (("total_frames", request.total_frames), ("clip_frames", request.clip_frames)):
         if value is not None and value <= 0:
             raise ValidationError(f"{name} must be at least 1, not {value}", field=name, value=value)
@@ -133,7 +131,8 @@ def _stages_for(total: int, clip: int, overlap: int) -> int:
     hint = "ask for fewer frames, longer clips or a shorter motion tail"
     if overlap >= clip:
         raise ValidationError(
-            f"motion_tail_frames makes clips overlap by {overlap} frames, so clips of {clip} never reach {total}",
+            f"motion_tail_frames makes clips overlap by {overlap} frames, so clips of {clip} frames never add up to "
+            f"{total}",
             field="motion_tail_frames",
             hint=hint,
         )

@@ -1,4 +1,4 @@
-"""Chains as TOML files: what people write by hand, and what the page writes for them.
+"""Chain scripts: TOML files that people write by hand or save from the page.
 
 schema = "mold.chain.v1"
 
@@ -39,16 +39,16 @@ _IMAGE_KEYS = ("source_image", "source_image_path", "source_image_b64")
 
 
 def read_script(path: Path) -> ChainRequest:
-    """Return the chain that a file describes; images are read from beside it.
+    """Return the chain that a file describes. Paths of images are relative to the file.
 
-    Raises ValidationError that names the file, the key and the way out.
+    Raises ValidationError with the file, the key and a hint.
     """
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise ValidationError(f"a script is at most {_MAX_BYTES:,} bytes")
+            raise ValidationError(f"a script may have at most {_MAX_BYTES:,} bytes")
         table = parsed(decoded(path.read_bytes(), path), path)
     except OSError as error:
-        raise ValidationError("%s cannot be read: %s", path, (error.strerror or "it is no file").lower()) from None
+        raise ValidationError("%s cannot be read: %s", path, (error.strerror or "it is not a file").lower()) from None
     except SettingsError as error:
         raise ValidationError("%s", error) from None
     try:
@@ -58,7 +58,7 @@ def read_script(path: Path) -> ChainRequest:
 
 
 def write_script(request: ChainRequest) -> str:
-    """Return a chain with stages as the text of a file; images are in it as base64."""
+    """Return a chain with stages as the text of a script. Images are included as base64."""
     chain = {
         field.name: value
         for field in attrs.fields(ChainRequest)
@@ -106,16 +106,16 @@ def _request(table: Mapping[str, Any], folder: Path) -> ChainRequest:
 
 
 def _stage(index: int, stage: dict[str, Any], folder: Path) -> dict[str, Any]:
-    given = [key for key in _IMAGE_KEYS if key in stage]
-    if len(given) > 1:
+    image_keys = [key for key in _IMAGE_KEYS if key in stage]
+    if len(image_keys) > 1:
         raise ValidationError(
-            f"stages[{index}] has {' and '.join(given)}", field=f"stages[{index}]", hint="keep one of them"
+            f"stages[{index}] has {' and '.join(image_keys)}", field=f"stages[{index}]", hint="keep one of them"
         )
     body = {key: value for key, value in stage.items() if key not in _IMAGE_KEYS}
     if "source_image_path" in stage:
         body["source_image"] = _image(index, stage["source_image_path"], folder)
-    elif given:
-        body["source_image"] = stage[given[0]]
+    elif image_keys:
+        body["source_image"] = stage[image_keys[0]]
     return body
 
 
@@ -126,7 +126,7 @@ def _image(index: int, name: object, folder: Path) -> bytes:
     try:
         return (folder / name).expanduser().read_bytes()
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is no path"
+        reason = getattr(error, "strerror", None) or "it is not a path"
         raise ValidationError(f"{field}: {name!r} cannot be read: {reason.lower()}", field=field) from None
 
 

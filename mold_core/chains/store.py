@@ -1,4 +1,4 @@
-"""Chains on disk: their requests by name, and the clips they are made of."""
+"""The folder of chains: their requests by id, and their clips."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from mold_core.wire.fields import shorten
 
 __all__ = ["ChainStore", "SavedChain"]
 
-# Ids are 32 hexadecimal digits; a file system refuses names that are too long.
+# Ids are 16 hexadecimal digits. Longer names from clients may exceed the limit of a file system.
 _MAX_ID = 64
 
 
 @attrs.frozen(kw_only=True)
 class SavedChain:
-    """A chain that was asked for: its name, when, its complete request."""
+    """A stored chain: its id, the time of its last request in seconds since 1970, and its completed request."""
 
     id: str
     saved_at: float
@@ -34,26 +34,26 @@ class SavedChain:
 
 @attrs.frozen
 class ChainStore:
-    """The folder of chains. Clips are kept until they are older than their time, also after the video is whole."""
+    """The folder of chains. Clips are kept until they expire, also after the video is complete."""
 
     folder: Path
 
     @property
     def clips(self) -> Path:
-        """The folder of clips; it is there."""
+        """The folder of clips, which is created if it is missing."""
         folder = self.folder / "clips"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def save(self, chain: Chain) -> None:
-        """Remember a chain's request under its name."""
+        """Store a chain's request under its id."""
         import json
 
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(self._path(chain.id), json.dumps(to_json(chain.request)).encode())
 
     def read(self, id: str) -> ChainRequest:
-        """Return the request of a chain. Raises ValidationError for a name that is not here."""
+        """Return the request of a chain. Raises ValidationError for an unknown id."""
         path = self._path(id) if id.isascii() and id.isalnum() and len(id) <= _MAX_ID else None
         try:
             if path is not None:
@@ -61,21 +61,21 @@ class ChainStore:
         except FileNotFoundError:
             pass
         known = ", ".join(saved.id for saved in self.list()) or "none"
-        raise ValidationError(f"there is no chain {shorten(id)} here", field="id", value=id, hint=f"known: {known}")
+        raise ValidationError(f"there is no chain {shorten(id)}", field="id", value=id, hint=f"known: {known}")
 
     def list(self) -> list[SavedChain]:
-        """Return the chains that are here, the latest first."""
+        """Return the stored chains, newest first."""
         return sorted(self._all(), key=lambda saved: -saved.saved_at)
 
     def keep(self, chain: Chain) -> None:
-        """Let all that is here of a chain count as used now."""
+        """Set the time of last use of all files of a chain to now."""
         for work in chain.works:
             for path in attrs.astuple(work.files, recurse=False):
                 with suppress(FileNotFoundError):
                     os.utime(path)
 
     def remove_older(self, age_s: float) -> int:
-        """Remove requests and clips that nobody used for so long; return how many bytes that were."""
+        """Delete requests and clips that were not used for `age_s` seconds. Returns the number of freed bytes."""
         oldest, freed = time.time() - age_s, 0
         for path in [*self.folder.glob("*.json"), *self.folder.glob("clips/*")]:
             try:

@@ -1,1 +1,1 @@
-"""Completing requests: the model that a request means, and values for what it leaves out."""
+"""Completes requests: resolves the model and fills in defaults."""

@@ -1,4 +1,4 @@
-"""From a request as it came to a request that can run: names, defaults, sizes and seed filled in."""
+"""Completes a generation request: model, defaults, size, seed, and what the family accepts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mold_core.wire.fields import Bounds, bound_problem, traits_of
 
 __all__ = ["adjust_size", "complete"]
 
-# Seeds drawn for people are short enough to be read out; any up to 2^64-1 may be asked for.
+# Random seeds are short, so that people can copy them by hand. Requests may use any seed up to 2^64-1.
 _RANDOM_SEED_BITS = 32
 
 T = TypeVar("T")
@@ -36,20 +36,20 @@ def complete(
     expand: bool = False,
     loras: LoraFolder | None = None,
 ) -> tuple[GenerateRequest, tuple[str, ...]]:
-    """Return the request with everything filled in, and what had to be adjusted, in words.
+    """Return the completed request, and warnings about adjusted or ignored fields.
 
-    LoRAs are named by their files afterwards, all of them in `loras`; names are looked up in the folder that is
-    given, else in that of MOLD_HOME. Raises ValidationError for what the family cannot honour.
+    The completed request has all LoRAs in `loras`, with the paths of their files; names are looked up in `loras`, by
+    default the LoRA folder of MOLD_HOME. Raises ValidationError for fields that the family does not support.
     """
-    # The request is checked before a family puts its own values in place of those asked for, and again afterwards.
+    # The request is checked before the family replaces values in it, and again afterwards.
     ignored = _refuse_unsupported(request, spec, family)
     warnings: list[str] = []
     request = attrs.evolve(request, options=complete_options(request.options, family.parameters, spec.name))
-    wanted, request = request, family.resolve_inputs(spec, request)
-    if request is not wanted:
+    original, request = request, family.resolve_inputs(spec, request)
+    if request is not original:
         _refuse_unsupported(request, spec, family)
-    if wanted.steps is not None and request.steps != wanted.steps:
-        warnings.append(f"{spec.name} always takes {request.steps} steps; {wanted.steps} is ignored")
+    if original.steps is not None and request.steps != original.steps:
+        warnings.append(f"{spec.name} always takes {request.steps} steps; {original.steps} is ignored")
     width, height = _size(request, spec, family, warnings.append)
     defaults = spec.defaults
     completed = attrs.evolve(
@@ -70,18 +70,18 @@ def complete(
 
 
 def adjust_size(width: int, height: int, rules: SizeRules) -> tuple[int, int]:
-    """Return the nearest size that the rules allow: scaled to the caps keeping the aspect ratio, then rounded."""
+    """Return the nearest size that the rules allow: scaled to the limits with the aspect ratio kept, then rounded."""
     least = math.ceil(rules.min_side / rules.multiple) * rules.multiple
     most = rules.max_side or math.inf
     scale = min(1.0, math.sqrt(rules.max_pixels / (width * height)), most / max(width, height))
-    # Half way rounds up, as people expect; where that leads over the cap again, both sides are rounded down.
+    # Halves round up; if that exceeds the limit again, both sides are rounded down.
     for rounding in (0.5, 0.0):
         wide, high = (
             max(int(side * scale / rules.multiple + rounding) * rules.multiple, least) for side in (width, height)
         )
         if wide * high <= rules.max_pixels:
             return wide, high
-    # A side that was raised to the least allowed costs the other one.
+    # If one side was raised to the minimum, the other one must shrink.
     longest = max(rules.max_pixels // least // rules.multiple * rules.multiple, least)
     return min(wide, longest), min(high, longest)
 
@@ -91,24 +91,24 @@ def _size(
 ) -> tuple[int, int]:
     rules = family.sizes_of(spec)
     source = _source_size(request, warn)
-    wanted = (
+    requested = (
         _first(request.width, spec.defaults.width, request.height, 512),
         _first(request.height, spec.defaults.height, request.width, 512),
     )
     if source and (request.width is None or request.height is None):
-        wanted = _in_shape_of(source, request, wanted, rules.multiple)
+        requested = _in_shape_of(source, request, requested, rules.multiple)
         if request.width is None and request.height is None:
-            return adjust_size(*wanted, rules)
-    got = adjust_size(*wanted, rules)
-    if got != wanted:
-        warn(f"dimensions adjusted from {wanted[0]}x{wanted[1]} to {got[0]}x{got[1]}")
-    return got
+            return adjust_size(*requested, rules)
+    adjusted = adjust_size(*requested, rules)
+    if adjusted != requested:
+        warn(f"dimensions adjusted from {requested[0]}x{requested[1]} to {adjusted[0]}x{adjusted[1]}")
+    return adjusted
 
 
 def _source_size(request: GenerateRequest, warn: Callable[[str], None]) -> tuple[int, int] | None:
-    """Return the size of the image or video a request starts from. Raises ValidationError for images that are none.
+    """Return the size of the image or video that a request starts from. Raises ValidationError for damaged images.
 
-    All images are decoded whole, so that a damaged one is refused now and not when its turn has come.
+    All images are decoded completely, so that a damaged one is refused now and not when the job runs.
     """
     if request.mask_image is not None:
         check_image(request.mask_image, name="mask_image")
@@ -127,7 +127,7 @@ def _source_size(request: GenerateRequest, warn: Callable[[str], None]) -> tuple
 def _in_shape_of(
     source: tuple[int, int], request: GenerateRequest, box: tuple[int, int], multiple: int
 ) -> tuple[int, int]:
-    """Return the size of an image in the shape of another: as large as fits the box, or with the side asked for."""
+    """Return a size with the aspect ratio of `source`: the largest in the box, or with the requested side."""
     if request.width is None and request.height is None:
         scale = min(box[0] / source[0], box[1] / source[1])
     else:
@@ -137,7 +137,7 @@ def _in_shape_of(
 
 
 def _refuse_unsupported(request: GenerateRequest, spec: ModelSpec, family: ModelFamily) -> list[str]:
-    """Raise ValidationError for a field that the family cannot honour; return warnings of those that it ignores."""
+    """Raise ValidationError for a field that the family does not support; return warnings about ignored fields."""
     ignored = []
     for attribute in attrs.fields(GenerateRequest):
         name, traits = attribute.name, traits_of(attribute)
@@ -146,26 +146,26 @@ def _refuse_unsupported(request: GenerateRequest, spec: ModelSpec, family: Model
         if traits.optional:
             ignored.append(f"{family.title} has no {name.replace('_', ' ')}; it is ignored")
             continue
-        able = ", ".join(sorted(family.capabilities))
+        capabilities = ", ".join(sorted(family.capabilities))
         raise ValidationError(
-            f"{name} needs a model that can do {traits.needs[0]}; {spec.name} can do {able}",
+            f"{name} needs a model that can do {traits.needs[0]}; {spec.name} can do {capabilities}",
             field=name,
             hint="leave it out or name another model",
         )
     if request.mask_image is not None and request.source_image is None:
-        raise ValidationError("mask_image needs a source_image to repaint", field="mask_image")
+        raise ValidationError("mask_image needs a source_image", field="mask_image")
     _refuse_out_of_bounds(request, spec, family)
     return ignored
 
 
 def _is_set(value: object) -> bool:
-    """Say whether a field asks for anything: an empty text or list asks for nothing."""
+    """Return whether a field has a value other than None, an empty text or an empty list."""
     return value is not None and value not in ("", ())
 
 
 def _refuse_out_of_bounds(request: GenerateRequest, spec: ModelSpec, family: ModelFamily) -> None:
     for parameter in family.parameters:
-        if parameter.type is not None:  # one of the family's own, which complete_options checks
+        if parameter.type is not None:  # declared by the family; complete_options checks it
             continue
         bounds = Bounds(minimum=parameter.minimum, maximum=parameter.maximum)
         problem = bound_problem(bounds, getattr(request, parameter.name, None))

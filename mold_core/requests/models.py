@@ -1,4 +1,4 @@
-"""What the engine knows of models: names, families, files and the default."""
+"""The models that the engine can use: names, families, files, devices and the default."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = ["ModelEntry", "Models"]
 
 @attrs.frozen
 class Models:
-    """The models of the catalog, the families that run them, where their files are and on which devices they go."""
+    """The models of the catalog, with their families, their files and their devices."""
 
     settings: Settings
     plugins: Plugins
@@ -38,46 +38,49 @@ class Models:
     placements: Placements
 
     def default(self) -> DefaultModel:
-        """Return the model that requests without a name get, and why that one."""
+        """Return the model for requests that name none, and the reason for the choice."""
         return default_model(self.settings, self.plugins.models, self.store, self._generates)
 
     def resolve(self, name: str | None) -> ModelSpec:
-        """Return the model that a name means; None means the default. Raises UnknownModelError."""
+        """Return the model for a name; None means the default. Raises UnknownModelError."""
         return self.default().spec if name is None else resolve(name, self.plugins.models)
 
     def family_of(self, spec: ModelSpec) -> ModelFamily:
-        """Return the family that runs a model. Raises PluginError when its plugin is not there.
+        """Return the family that runs a model.
 
-        Raises ValidationError for a model that makes no images by itself.
+        Raises PluginError if no loaded plugin provides it, ValidationError for a model that does not generate images.
         """
         if spec.family == UPSCALERS:
             raise ValidationError(
-                f"{spec.name} enlarges images and makes none", field="model", value=spec.name, hint="use mold upscale"
+                f"{spec.name} is an upscaler and does not generate images",
+                field="model",
+                value=spec.name,
+                hint="use mold upscale",
             )
         family = self.plugins.families.get(spec.family)
         if spec.part_of is not None:
             raise ValidationError(
-                f"{spec.name!r} is a part of models of the family {spec.part_of}, no model by itself",
+                f"{spec.name!r} is a component of models of the family {spec.part_of} and cannot run by itself",
                 field="model",
                 value=spec.name,
-                hint="name one of those (mold list)",
+                hint="name one of those models (mold list)",
             )
         if family is None and spec.family in self._language_families():
             raise ValidationError(
-                f"{spec.name} is a language model: it writes prompts and makes no images",
+                f"{spec.name} is a language model for prompts and does not generate images",
                 field="model",
                 value=spec.name,
-                hint="mold expand uses it, and mold run --expand",
+                hint="use it with mold expand or mold run --expand",
             )
         if family is None:
             raise PluginError(
-                f"model {spec.name!r} needs family {spec.family!r}, which no loaded plugin brings",
+                f"model {spec.name!r} needs family {spec.family!r}, which no loaded plugin provides",
                 hint="mold plugins shows what is loaded and what failed",
             )
         return family
 
     def loras_for(self, spec: ModelSpec) -> LoraFolder:
-        """Return where the LoRAs of requests to a model lie: in the folder for them, and those of the catalog."""
+        """Return the LoRAs for a model: those in the LoRA folder, and those of the catalog."""
         supplied = {
             part.name: SuppliedLora(file=self.store.path_of(part, file), models=str(part.options.get("models", "")))
             for part in self.plugins.models.values()
@@ -88,17 +91,17 @@ class Models:
         return LoraFolder(self.settings.loras_path, supplied, spec.name, read_adopted(self.settings.home).loras)
 
     def placed(self, spec: ModelSpec, placement: DevicePlacement | None = None) -> PlacedModel:
-        """Return a model with the devices of a request's placement, or else of its own.
+        """Return a model with the devices of a request's placement, or else those configured for the model.
 
-        Raises ValidationError for what cannot be honoured here.
+        Raises ValidationError for a placement that is impossible on this machine.
         """
-        wanted = placement or self.placements.get(spec.name)
-        if wanted is None:
+        requested = placement or self.placements.get(spec.name)
+        if requested is None:
             return PlacedModel(spec=spec)
-        return placed(spec, self.family_of(spec), wanted, lambda: choose_devices(self.settings))
+        return placed(spec, self.family_of(spec), requested, lambda: choose_devices(self.settings))
 
     def entries(self, loaded: frozenset[str]) -> list[ModelEntry]:
-        """Return every model with what is known of it here."""
+        """Return every model with its state on this machine."""
         return [
             ModelEntry(
                 spec=spec,
@@ -110,21 +113,21 @@ class Models:
         ]
 
     def _language_families(self) -> frozenset[str]:
-        """Return the families of the models that write prompts."""
+        """Return the families of the language models for prompts."""
         expanders = self.plugins.expanders.values()
         return frozenset().union(*(expander.model_families for expander in expanders))
 
     def provided(self, spec: ModelSpec) -> bool:
-        """Say whether a loaded plugin can run a model, or the models that it is a part of."""
+        """Return whether a loaded plugin can run a model, or the models that it is a component of."""
         return self.runnable(spec) or (spec.part_of or spec.family) in self.plugins.families
 
     def runnable(self, spec: ModelSpec) -> bool:
-        """Say whether a loaded plugin can run a model."""
+        """Return whether a loaded plugin can run a model."""
         upscales = spec.family == UPSCALERS and bool(self.plugins.upscalers)
         return self._generates(spec) or upscales or spec.family in self._language_families()
 
     def abilities(self, spec: ModelSpec) -> tuple[str, ...]:
-        """Return what a model can be asked for: its family's capabilities, "upscale" or "expand"; or nothing."""
+        """Return the capabilities of a model's family, "upscale" or "expand"; empty if no plugin runs the model."""
         if self._generates(spec):
             return tuple(sorted(self.plugins.families[spec.family].capabilities))
         if not self.runnable(spec):
@@ -132,7 +135,7 @@ class Models:
         return ("upscale",) if spec.family == UPSCALERS else ("expand",)
 
     def parameters(self, spec: ModelSpec) -> tuple[ParameterInfo, ...]:
-        """Return the parameters that a model takes, with its defaults; none where no plugin provides its family."""
+        """Return the parameters of a model with its defaults; empty if no plugin provides its family."""
         if not self._generates(spec):
             return ()
         return describe(self.plugins.families[spec.family].parameters, attrs.asdict(spec.defaults))

@@ -1,4 +1,4 @@
-"""Which expander writes the prompts of a request, and what it is given to do so."""
+"""Selects the expander for a prompt expansion request, and runs it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Expanding"]
 
 @attrs.frozen(kw_only=True)
 class Expanding:
-    """The work of one complete ExpandRequest: what the expander is asked, and what it has at hand."""
+    """A completed ExpandRequest with its expander, and the arguments of the expander."""
 
     expander: PromptExpander
     expansion: Expansion
@@ -25,12 +25,12 @@ class Expanding:
 
     @classmethod
     def of(cls, request: ExpandRequest, settings: Settings, plugins: Plugins, device: str = "cpu") -> Expanding:
-        """Return it for a complete request, on a device.
+        """Return it for a completed request, on a device.
 
-        A model with an expander of its own is served by that, others by the backend of the settings. Raises
-        PluginError where no plugin knows that backend.
+        The expander is that of the model, if it has a specific one, else the backend in the settings. Raises
+        PluginError if no plugin supports that backend.
         """
-        assert request.seed is not None and request.model_family is not None  # the request is complete
+        assert request.seed is not None and request.model_family is not None  # the request is completed
         store = ModelStore(settings.models_path)
         context = ExpandContext(
             settings=settings,
@@ -41,8 +41,8 @@ class Expanding:
             threads=settings.threads,
             loaders=plugins.loaders,
         )
-        own = resolve(request.model, plugins.models).expander if request.model and settings.expand_own else None
-        backend = own or settings.expand_backend
+        specific = resolve(request.model, plugins.models).expander if request.model and settings.expand_own else None
+        backend = specific or settings.expand_backend
         expansion = Expansion(
             prompt=request.prompt,
             family=request.model_family,
@@ -53,20 +53,20 @@ class Expanding:
         return cls(expander=_expander_for(backend, plugins, context), expansion=expansion, context=context)
 
     def check(self) -> None:
-        """Raise what the expander can tell before it begins, such as a language model that is not here."""
+        """Raise errors that the expander detects before it starts, such as a language model that is not downloaded."""
         self.expander.check(self.expansion, self.context)
 
     def size_bytes(self) -> int:
-        """Return the memory it takes on the device while it lasts."""
+        """Return the memory in bytes that the expansion needs on the device."""
         return self.expander.size_bytes(self.expansion, self.context)
 
     def write(self, run: Run) -> tuple[str, ...]:
-        """Return the prompts. Raises InferenceError for an expander that does not do what it must."""
+        """Return the expanded prompts. Raises InferenceError if the expander returns too few or empty prompts."""
         prompts = tuple(self.expander.expand(self.expansion, self.context, run))
-        wanted = self.expansion.variations
-        if len(prompts) != wanted or not all(isinstance(prompt, str) and prompt.strip() for prompt in prompts):
+        count = self.expansion.variations
+        if len(prompts) != count or not all(isinstance(prompt, str) and prompt.strip() for prompt in prompts):
             raise InferenceError(
-                f"expander {self.expander.name!r} wrote {len(prompts)} prompts for {wanted}, or empty ones: a fault"
+                f"the expander {self.expander.name!r} returned {len(prompts)} prompts instead of {count}, or empty ones"
             )
         return tuple(prompt.encode()[:MAX_PROMPT_BYTES].decode("utf-8", "ignore") for prompt in prompts)
 
@@ -82,5 +82,5 @@ def _expander_for(backend: str, plugins: Plugins, context: ExpandContext) -> Pro
     raise PluginError(
         f"no loaded plugin expands prompts with {backend[:80]!r}" if known else "no loaded plugin expands prompts",
         field="expand_backend",
-        hint=f"MOLD_EXPAND_BACKEND may be {known}, or an address" if known else "pip install mold-expand",
+        hint=f"set MOLD_EXPAND_BACKEND to {known}, or a URL" if known else "pip install mold-expand",
     )

@@ -11,21 +11,21 @@ from mold_core.upscaling.memory import SMALLEST_TILE
 
 __all__ = ["AUTO", "checked_tile_size", "embedded_upscaler", "installed_upscaler", "upscaler_for"]
 
-# A name that means: the upscaler that suits the image.
+# The name that selects the upscaler automatically.
 AUTO = "auto"
 
-# The option by which a catalog entry says that it is the upscaler to fetch where none is here.
+# The option of the catalog entry to download if no upscaler is downloaded.
 _RECOMMENDED = "recommended"
 
 _INSTALL = "install a plugin with upscalers; mold plugins shows what is loaded"
 
 
 def upscaler_for(models: Models, name: str | None, origin: str | None) -> ModelSpec:
-    """Return the upscaler of a name; None and "auto" select one.
+    """Return the upscaler for a name; None and "auto" select one.
 
     The order: for images of an embedded model (`origin` is the model that generated the image) the embedded upscaler;
     the setting upscale_model; the first downloaded upscaler; the catalog entry with the option `recommended`, which is
-    then fetched. Raises UnknownModelError, ValidationError for a model that is no upscaler, and PluginError.
+    then downloaded. Raises UnknownModelError, ValidationError for a model that is not an upscaler, and PluginError.
     """
     if name is not None and name != AUTO:
         return _upscaler(models, name)
@@ -54,21 +54,21 @@ def installed_upscaler(models: Models, origin: str | None) -> ModelSpec:
     inside = embedded_upscaler(models)
     if inside is None or models.settings.upscale_model:
         raise ModelNotFoundError(
-            f"model is required: {spec.name} would be used and is not downloaded",
+            f"model is required, because the default upscaler {spec.name} is not downloaded",
             field="model",
-            hint=f"name a model, or fetch it: mold pull {spec.name}",
+            hint=f"name a model, or download it: mold pull {spec.name}",
         )
     return inside
 
 
 def embedded_upscaler(models: Models) -> ModelSpec | None:
-    """Return the upscaler that ships inside a plugin, None where there is none."""
+    """Return the upscaler that ships with a plugin, or None."""
     specs = models.plugins.models.values()
     return next((spec for spec in specs if spec.family == FAMILY and spec.embedded), None)
 
 
 def checked_tile_size(tile_size: int | None, settings: Settings) -> int | None:
-    """Return the tile size of a request, or else of the settings. Raises ValidationError for one from 1 to 63."""
+    """Return the tile size of a request, or else of the settings. Raises ValidationError for sizes from 1 to 63."""
     size = settings.upscale_tile_size if tile_size is None else tile_size
     if size is not None and 0 < size < SMALLEST_TILE:
         raise ValidationError(
@@ -82,7 +82,7 @@ def _upscaler(models: Models, name: str) -> ModelSpec:
     if spec.family != FAMILY:
         near = ", ".join(model.name for model in models.plugins.models.values() if model.family == FAMILY)
         raise ValidationError(
-            f"model {spec.name} is no upscaler", field="model", value=name, hint=f"there are {near or 'none'}"
+            f"model {spec.name} is not an upscaler", field="model", value=name, hint=f"upscalers: {near or 'none'}"
         )
     return _checked(models, spec)
 

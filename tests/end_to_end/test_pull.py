@@ -125,7 +125,7 @@ def test_a_model_is_pulled_and_then_listed(mold: Run, world: dict[str, Any], hom
     assert pulled.returncode == 0
     assert pulled.stdout == ""
     assert pulled.stderr.splitlines() == [
-        "note: no loaded plugin brings the family paint, so nothing runs house:q8 yet",
+        "note: no loaded plugin provides the family paint, so nothing runs house:q8 yet",
         "note: downloading house:q8, 2 files, 1.0 MB; licence CC0-1.0",
         "✓ 1/2 house.safetensors",
         "✓ 2/2 tokenizer.json",

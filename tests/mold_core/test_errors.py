@@ -133,7 +133,7 @@ def test_a_foreign_exception_is_public_as_its_type(foreign: BaseException) -> No
 
 
 def test_an_exception_that_cannot_say_what_it_is_harms_nothing() -> None:
-    assert InferenceError("it failed: %s", Odd()).message == "it failed: Odd: it cannot say why"
+    assert InferenceError("it failed: %s", Odd()).message == "it failed: Odd: no description"
 
 
 def test_an_error_of_the_disk_is_public_in_the_words_of_the_system_and_without_its_file() -> None:

@@ -102,7 +102,7 @@ def test_a_pipe_receives_the_bytes(tmp_path: Path) -> None:
 def test_an_existing_file_is_refused_on_demand(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(OLD)
-    with pytest.raises(OutputError, match=r"a\.bin': a file of that name is already there; choose another name"):
+    with pytest.raises(OutputError, match=r"a\.bin': a file with this name already exists; choose another name"):
         write_whole(path, NEW, replace=False)
     assert path.read_bytes() == OLD
     assert names(tmp_path) == ["a.bin"]
@@ -161,7 +161,7 @@ def test_a_file_is_not_a_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("x" * 300, "the name is too long"), ("a\0b", "a path cannot hold NUL characters")]
+    ("name", "words"), [("x" * 300, "the name is too long"), ("a\0b", "a path cannot contain NUL characters")]
 )
 def test_an_impossible_name_is_refused(name: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=words):

@@ -142,6 +142,6 @@ def test_a_model_is_whole_with_any_of_them(engine: Engine, encoders: Path) -> No
 
 
 def test_a_part_is_no_model(engine: Engine, encoders: Path) -> None:
-    with pytest.raises(ValidationError, match="'t5:q8' is a part of models of the family flux"):
+    with pytest.raises(ValidationError, match="'t5:q8' is a component of models of the family flux"):
         engine.family_of(engine.resolve("t5"))
     assert engine.default_model().spec.name == "flux-nano:bf16"

@@ -95,7 +95,7 @@ def test_an_address_with_a_scope_serves_and_is_called(mold_process: Start, mold:
     ("arguments", "words"),
     [
         (("--bind", "[::1"), "'[::1' is no address to listen on"),
-        (("--bind", "https://[::1]"), "only http:// can be listened on"),
+        (("--bind", "https://[::1]"), "only http:// is supported"),
         (("--bind", "[::1]:7681", "--port", "7682"), "the address names port 7681"),
     ],
 )

@@ -87,7 +87,7 @@ def test_null_stands_for_what_is_left_out(server: Server) -> None:
     assert server.ask("DELETE", "/api/models/unload", {"model": None}).status == 200
     assert server.ask("POST", "/api/generate", {"prompt": None}).json()["error"] == "prompt is required"
     chain = server.ask("POST", "/api/generate/chain", {"model": "ltx2-nano", "prompt": None, "stages": None})
-    assert "either stages or prompt and total_frames" in chain.json()["error"]
+    assert "either stages, or prompt and total_frames" in chain.json()["error"]
 
 
 def test_motion_tail_frames_are_named_when_they_are_wrong(server: Server) -> None:
@@ -129,5 +129,5 @@ def test_without_a_model_nothing_is_downloaded(choosy: Server, model: dict[str, 
     ):
         answer = choosy.ask("POST", path, body)
         assert (answer.status, answer.json()["code"]) == (404, "MODEL_NOT_FOUND")
-        assert "model is required: real-esrgan-x4plus:fp16" in answer.json()["error"]
+        assert "model is required, because the default upscaler real-esrgan-x4plus:fp16" in answer.json()["error"]
     assert choosy.ask("GET", "/api/jobs").json() == []

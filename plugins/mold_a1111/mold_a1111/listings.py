@@ -67,7 +67,7 @@ async def loras(service: Service, req: Any, resp: Any) -> None:
     """Respond with the LoRAs that prompts can name."""
     from mold_http import answer_json
 
-    found = await asyncio.to_thread(service.engine.shelf.loras)
+    found = await asyncio.to_thread(service.engine.disk.loras)
     answer_json(resp, [{"name": lora.name, "alias": lora.name, "path": lora.name, "metadata": {}} for lora in found])
 
 

@@ -783,7 +783,7 @@ def test_the_engine_pulls_by_name_also_what_nothing_runs_yet(house: ModelSpec, h
         assert engine.store.has(house)
         with pytest.raises(UnknownModelError, match="nearest: house:q8"):
             engine.pull("huose")
-    assert listener.events[0] == Info(message="no loaded plugin brings the family sketch, so nothing runs house:q8 yet")
+    assert listener.events[0] == Info(message="no loaded plugin provides the family sketch, so nothing runs house:q8 yet")
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

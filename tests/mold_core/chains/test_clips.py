@@ -165,7 +165,7 @@ def test_a_changed_last_stage_changes_the_end_of_the_one_before(tmp_path: Path) 
     new = laid_out(ChainRequest(stages=tuple(stages), seed=1), tmp_path).works
     pairs = [(one.files, other.files) for one, other in zip(old, new, strict=True)]
     assert [one.latents == other.latents for one, other in pairs] == [True, True, False]
-    assert [one.part == other.part for one, other in pairs] == [True, False, False]
+    assert [one.video == other.video for one, other in pairs] == [True, False, False]
 
 
 def test_a_cancelled_clip_leaves_nothing(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_a_longer_video_with_another_preview_keeps_the_clips_that_are_here(tmp_p
     old = laid_out(ChainRequest(stages=stages, seed=1), tmp_path).works
     shorter = attrs.evolve(stages[0], frames=17)
     new = laid_out(ChainRequest(stages=(shorter, *stages[1:]), seed=1), tmp_path)
-    assert [work.files.part == other.files.part for work, other in zip(new.works, old, strict=True)] == [
+    assert [work.files.video == other.files.video for work, other in zip(new.works, old, strict=True)] == [
         False,
         True,
         True,
@@ -273,7 +273,7 @@ def test_a_clip_whose_end_was_lost_is_decoded_again(tmp_path: Path) -> None:
     whole = make(ChainRequest(stages=stages, seed=1), tmp_path)
     first, second = laid_out(ChainRequest(stages=stages, seed=1), tmp_path).works
     first.files.faded.unlink()
-    second.files.part.unlink()
+    second.files.video.unlink()
     assert make(ChainRequest(stages=stages, seed=1), tmp_path).data == whole.data
 
 
@@ -286,6 +286,6 @@ def test_a_renderer_that_makes_too_few_frames_is_found_out(tmp_path: Path) -> No
     work, following, *_ = laid_out(SMOOTH, tmp_path).works
     for clip in (work, following):
         render_clip(RENDERER, pipeline(), clip, RecordedRun())
-    with pytest.raises(InferenceError, match="came out with 23 frames after its overlap, not 25"):
+    with pytest.raises(InferenceError, match="has 23 frames after its overlap, not 25"):
         encode_clip(Short(), pipeline(), work)
     assert not work.encoded

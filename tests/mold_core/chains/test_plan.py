@@ -79,14 +79,14 @@ def test_cuts_and_fades_overlap_as_they_say() -> None:
 @pytest.mark.parametrize(
     ("request_", "field", "words"),
     [
-        (auto(100, prompt=None), "prompt", "either stages or prompt and total_frames"),
-        (auto(100, prompt=" "), "prompt", "either stages or prompt and total_frames"),
+        (auto(100, prompt=None), "prompt", "either stages, or prompt and total_frames"),
+        (auto(100, prompt=" "), "prompt", "either stages, or prompt and total_frames"),
         (auto(None), "total_frames", "total_frames is required"),
         (auto(0), "total_frames", "at least 1"),
         (auto(100, clip=0), "clip_frames", "at least 1"),
         (auto(100, clip=96), "clip_frames", "the nearest are 89 and 97"),
         (auto(100, clip=9, tail=9), "motion_tail_frames", "must be less than clip_frames"),
-        (auto(100, clip=9, tail=4), "motion_tail_frames", "never reach 100"),
+        (auto(100, clip=9, tail=4), "motion_tail_frames", "never add up to 100"),
         (auto(50), "total_frames", "the nearest are 49 and 57"),
         (auto(4000), "total_frames", "would take 46 stages; maximum is 16"),
         (authored(97, 96), "stages[1].frames", "8n+1"),

@@ -122,7 +122,7 @@ def test_chains_are_listed_and_resumed_by_their_names(videos: Run, script: Path,
 def test_an_unknown_name_says_which_there_are(videos: Run) -> None:
     ran = videos("chain", "resume", "0123456789abcdef")
     assert ran.returncode == 2
-    assert "there is no chain '0123456789abcdef' here; known: none" in ran.stderr
+    assert "there is no chain '0123456789abcdef'; known: none" in ran.stderr
 
 
 @pytest.mark.parametrize("steps", [1, 3, 6])

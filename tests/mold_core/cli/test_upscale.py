@@ -77,7 +77,7 @@ REFUSED = {
     "not there": (["nothing.png"], 2, "no such file: 'nothing.png'"),
     "tile": (["good.png", "--tile-size", "1"], 2, "tile_size must be 0 (no tiles) or at least 64, not 1"),
     "negative tile": (["good.png", "--tile-size", "-5"], 2, "-5"),
-    "no upscaler": (["good.png", "-m", "flux-nano"], 2, "flux-nano:bf16 is no upscaler"),
+    "no upscaler": (["good.png", "-m", "flux-nano"], 2, "flux-nano:bf16 is not an upscaler"),
     "format": (["good.png", "-o", "a.gif"], 2, "--output 'a.gif' has the unknown suffix .gif"),
 }
 

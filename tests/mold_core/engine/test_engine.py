@@ -224,7 +224,7 @@ def test_a_model_without_its_family_names_the_family() -> None:
     with (
         engine_with(FakePlugin(models=[sketch_model("a:v1", family="gone")])) as engine,
         pytest.raises(
-            PluginError, match="model 'a:v1' needs family 'gone', which no loaded plugin brings; mold plugins"
+            PluginError, match="model 'a:v1' needs family 'gone', which no loaded plugin provides; mold plugins"
         ),
     ):
         engine.submit(request(model="a:v1"))

@@ -82,11 +82,11 @@ def test_the_same_request_gives_the_same_bytes(engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("fields", "field", "words"),
     [
-        ({"output_format": "png"}, "output_format", "is for images; flipbook:v1 makes videos"),
-        ({"output_format": "mp4", "model": "sketch"}, "output_format", "is for videos; sketch:v1 makes images"),
+        ({"output_format": "png"}, "output_format", "is for images; flipbook:v1 generates videos"),
+        ({"output_format": "mp4", "model": "sketch"}, "output_format", "is for videos; sketch:v1 generates images"),
         ({"frames": 9, "model": "sketch"}, "frames", "needs a model that can do text-to-video"),
-        ({"enable_audio": True, "output_format": "gif"}, "enable_audio", "a gif has no sound"),
-        ({"batch_size": 2}, "batch_size", "one at a time"),
+        ({"enable_audio": True, "output_format": "gif"}, "enable_audio", "gif files have no sound"),
+        ({"batch_size": 2}, "batch_size", "generates one video"),
     ],
 )
 def test_what_cannot_be_is_refused(engine: Engine, fields: dict[str, Any], field: str, words: str) -> None:
