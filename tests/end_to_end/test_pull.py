@@ -241,7 +241,8 @@ def test_a_damaged_file_is_an_error_of_one_line(
     pulled = mold("pull", "house", **world)
     assert pulled.returncode == 1
     assert pulled.stderr.splitlines()[-1].startswith(
-        f"error: house.safetensors of paint/house arrived damaged and was deleted: expected sha256 {weights.sha256}, got "
+        "error: house.safetensors of paint/house arrived damaged and was deleted: "
+        f"expected sha256 {weights.sha256}, got "
     )
     assert "house-q8/house.safetensors" not in models(home)
 
@@ -253,8 +254,8 @@ def test_a_licence_that_was_not_accepted_is_an_error_of_one_line(
     pulled = mold("pull", "house", **world)
     assert pulled.returncode == 1
     assert pulled.stderr.splitlines()[-1] == (
-        f"error: paint/house requires accepting its licence; accept it at {hub.url}/paint/house, then set HF_TOKEN to a "
-        "token of that account (https://huggingface.co/settings/tokens)"
+        f"error: paint/house requires accepting its licence; accept it at {hub.url}/paint/house, "
+        "then set HF_TOKEN to a token of that account (https://huggingface.co/settings/tokens)"
     )
     hub.members.add("hf_member")
     assert mold("pull", "house", **{**world, "HF_TOKEN": "hf_member"}).returncode == 0

@@ -359,7 +359,9 @@ def test_pulls_at_the_same_time_fetch_a_file_once(house: ModelSpec, store: Model
     pull(house, store, on_event=follow)
     threads[0].join()
     assert weights.bytes_sent == len(WEIGHTS)
-    assert "another process is downloading house.safetensors; waiting for it" in [event.message for event in follower.of(Info)]
+    assert "another process is downloading house.safetensors; waiting for it" in [
+        event.message for event in follower.of(Info)
+    ]
     assert files_below(store.models_dir).keys() == {file.path for file in house.files}
 
 
@@ -543,7 +545,9 @@ def test_a_silent_hub_is_given_up(
         if isinstance(event, DownloadProgress):
             monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.05)
 
-    with pytest.raises(DownloadError, match=r"127.0.0.1 sent nothing for 0 s, 2 times in a row; downloaded bytes are kept"):
+    with pytest.raises(
+        DownloadError, match=r"127.0.0.1 sent nothing for 0 s, 2 times in a row; downloaded bytes are kept"
+    ):
         pull(house, store, on_event=lose_patience)
 
 
@@ -783,7 +787,9 @@ def test_the_engine_pulls_by_name_also_what_nothing_runs_yet(house: ModelSpec, h
         assert engine.store.has(house)
         with pytest.raises(UnknownModelError, match="nearest: house:q8"):
             engine.pull("huose")
-    assert listener.events[0] == Info(message="no loaded plugin provides the family sketch, so nothing runs house:q8 yet")
+    assert listener.events[0] == Info(
+        message="no loaded plugin provides the family sketch, so nothing runs house:q8 yet"
+    )
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -799,9 +805,7 @@ def test_a_file_that_another_stands_in_for_is_left_out(store: ModelStore, weight
     one = spec(entry("shared/house.safetensors", "paint/house", weights, instead=("shared/small.gguf",)))
     pull(one, store, on_event=listener)
     assert hub.requests == []
-    assert "house.safetensors is skipped: small.gguf is used instead" in [
-        event.message for event in listener.of(Info)
-    ]
+    assert "house.safetensors is skipped: small.gguf is used instead" in [event.message for event in listener.of(Info)]
     other.unlink()
     pull(one, store)
     assert (store.models_dir / "shared/house.safetensors").read_bytes() == WEIGHTS
