@@ -1,4 +1,4 @@
-"""mold serve: the HTTP server in the foreground."""
+"""mold serve: run the HTTP server in the foreground."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mold_core.settings import Settings
 __all__ = ["serve"]
 
 
-@click.command("serve", short_help="Serve the HTTP API.")
+@click.command("serve", short_help="Run the HTTP server in the foreground.")
 @click.option("--bind", "--host", "bind", metavar="ADDRESS", help="Address to listen on; default 127.0.0.1.")
 @click.option("--port", type=click.IntRange(1, 65_535), help="Port; default 7680.")
 @click.option(
@@ -40,15 +40,15 @@ def serve(
     gpus: str | None,
     log_format: str | None,
 ) -> None:
-    """Serve the HTTP API until Ctrl-C or SIGTERM.
+    """Run the HTTP server in the foreground, until Ctrl-C or SIGTERM.
 
-    The server listens on 127.0.0.1 unless --bind names another address. /api/docs describes the API;
-    docs/operations.md describes how to run it for others.
+    Commands with the same MOLD_HOME use it, so models stay in memory. The web page is at the root of the printed URL,
+    /api/docs describes the API, and docs/operations.md describes how to run a server for others. mold server start runs
+    it in the background.
     """
     if api_key is not None and not api_key.strip():
-        raise SettingsError("--api-key is empty", field="api_key", hint="leave it out to serve without keys")
-    state.use_flags(bind=bind, port=port, ollama_port=ollama_port)
-    state.use_flags(api_key=api_key, queue_size=queue_size, gpus=gpus, log_format=log_format)
+        raise SettingsError("--api-key is empty", field="api_key", hint="leave it out to allow access without a key")
+    state.use_flags(bind=bind, port=port, api_key=api_key, queue_size=queue_size, gpus=gpus, log_format=log_format)
     try:
         from mold_http.app import create_service
         from mold_http.request_logging import configure_logs
@@ -71,34 +71,34 @@ def serve(
         service = create_service(engine, settings, gallery)
         for warning in warnings_for(service, settings.bind):
             click.echo(f"warning: {warning}", err=True)
-        shown = f"[{settings.bind}]" if ":" in settings.bind else settings.bind
-        words = f"mold serves on http://{shown}:{settings.port} (Ctrl-C ends it)"
+        host = f"[{settings.bind}]" if ":" in settings.bind else settings.bind
+        message = f"mold is listening on http://{host}:{settings.port} (stop with Ctrl-C)"
         try:
             with announced(settings.home, settings.port, settings.bind):
-                serve(service, listener, lambda: click.echo(words, err=True), *more)
+                serve(service, listener, lambda: click.echo(message, err=True))
         finally:
             engine.close()
 
 
 def _with_address(settings: Settings) -> Settings:
-    """Return the settings with a plain address in `bind`, and its port in `port`.
+    """Return the settings with the host of `bind` in `bind`, and its port in `port`.
 
-    Raises SettingsError for what is no address, and for two ports that differ.
+    Raises SettingsError for an invalid address, and for a port that contradicts the setting `port`.
     """
     try:
         host, port = listen_address(settings.bind)
     except ValueError as error:
         raise SettingsError(
-            f"{settings.bind!r} is no address to listen on: {error}",
+            f"{settings.bind!r} is not an address to listen on: {error}",
             field="bind",
             value=settings.bind,
-            hint="such as 127.0.0.1, ::1, [::1]:7680 or 0.0.0.0",
+            hint="use one such as 127.0.0.1, ::1, [::1]:7680 or 0.0.0.0",
         ) from None
     if port is not None and "port" in settings.sources and port != settings.port:
         raise SettingsError(
-            f"the address names port {port}, and {settings.sources['port']} says {settings.port}",
+            f"the address has port {port}, but {settings.sources['port']} sets {settings.port}",
             field="bind",
             value=settings.bind,
-            hint="name the port once",
+            hint="leave one of them out",
         )
     return attrs.evolve(settings, bind=host, port=settings.port if port is None else port)

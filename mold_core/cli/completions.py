@@ -22,8 +22,8 @@ Examples:
   mold completions fish > ~/.config/fish/completions/mold.fish"""
 
 
-# Click's script for bash, but for names with a colon: bash cuts words there (COMP_WORDBREAKS), so the pieces are put
-# together before mold is asked, and what stands before the last colon is taken off the answers again.
+# Click's script for bash, extended for names with a colon: bash splits words there (COMP_WORDBREAKS), so the script
+# joins the pieces before it calls mold, and removes the text before the last colon from the suggestions.
 _BASH = r"""
 _mold_completion() {
     local IFS=$'\n' line=$COMP_LINE words=() response type value piece i prefix
@@ -68,13 +68,13 @@ def command(shell: str) -> None:
     from mold_core.cli.main import mold
 
     cls = get_completion_class(shell)
-    assert cls is not None  # the choice has looked
+    assert cls is not None  # click.Choice allows only supported shells
     completion = cls(mold, {}, "mold", "_MOLD_COMPLETE")
     click.echo(completion.source_template % completion.source_vars())
 
 
-def model_names(ctx: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
-    """Return the models whose names begin so, for a shell; nothing is asked of a server or the network."""
+def model_names(ctx: click.Context, _parameter: click.Parameter, prefix: str) -> list[CompletionItem]:
+    """Return the models whose names start with a prefix, for a shell. No server or network is used."""
     from click.shell_completion import CompletionItem
 
     try:
@@ -82,9 +82,9 @@ def model_names(ctx: click.Context, _parameter: click.Parameter, begun: str) -> 
     except MoldError:
         return []
     names = dict.fromkeys(visible(name) for spec in models.values() for name in (spec.base, spec.name))
-    return [CompletionItem(name) for name in names if name.startswith(begun)]
+    return [CompletionItem(name) for name in names if name.startswith(prefix)]
 
 
-def first_word(ctx: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
-    """Return the models for the first of the words of `mold run`, which may name one; none for those of a prompt."""
-    return [] if ctx.params.get("words") or ctx.params.get("model") else model_names(ctx, parameter, begun)
+def first_word(ctx: click.Context, parameter: click.Parameter, prefix: str) -> list[CompletionItem]:
+    """Return models for the first word of `mold run`, which may name one; nothing for the words of the prompt."""
+    return [] if ctx.params.get("words") or ctx.params.get("model") else model_names(ctx, parameter, prefix)

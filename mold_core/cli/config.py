@@ -50,11 +50,11 @@ def list_(state: State, as_json: bool, everything: bool) -> None:
         content = {row.key: {"value": _plain(value), "from": source} for row, value, source in rows}
         echo_json(content)
         return
-    shown = [(row, value, source) for row, value, source in rows if everything or source != "default"]
-    width = max((len(row.key or "") for row, _, _ in shown), default=0)
-    for row, value, source in shown:
+    listed = [(row, value, source) for row, value, source in rows if everything or source != "default"]
+    width = max((len(row.key or "") for row, _, _ in listed), default=0)
+    for row, value, source in listed:
         echo(f"{row.key:<{width}}  {_words(value)}  {style(f'({source})', dim=True)}")
-    if not shown:
+    if not listed:
         echo("All settings have their defaults; --all lists them.")
 
 
@@ -99,8 +99,8 @@ def set_(state: State, key: str, value: str) -> None:
         change_key(path, row.key, parsed)
     if os.environ.get(row.env):
         echo(f"{style('note:', fg='yellow')} the environment variable {row.env} overrides config.toml", err=True)
-    shown = "default" if value.lower() == "none" else "<set>" if row.secret else value
-    echo(f"{row.key} = {shown}")
+    text = "default" if value.lower() == "none" else "<set>" if row.secret else value
+    echo(f"{row.key} = {text}")
 
 
 @command.command("reset")

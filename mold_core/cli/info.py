@@ -102,16 +102,16 @@ def _model(details: ModelDetails) -> None:
         "downloaded": f"no, {missing} missing" if missing else "yes",
     }
     _rows({name: value for name, value in rows.items() if value})
-    own = own_rows(details.parameters)
-    if own:
+    parameters = own_rows(details.parameters)
+    if parameters:
         echo()
-        echo(style("Parameters of its own: mold run -p NAME=VALUE", bold=True))
-        _rows({name: f"{group}: {doc}" if group else doc for group, name, doc in own}, indent="  ")
+        echo(style("Model-specific parameters: mold run -p NAME=VALUE", bold=True))
+        _rows({name: f"{group}: {doc}" if group else doc for group, name, doc in parameters}, indent="  ")
     echo()
     for file in details.files:
         mark = style("✓", fg="green") if file.here else style("✗", fg="red")
-        shown = readable_size(file.size_bytes) if file.size_bytes else ""
-        echo(f"{mark} {file.component:<15} {shown:>9}  {file.path}")
+        size = readable_size(file.size_bytes) if file.size_bytes else ""
+        echo(f"{mark} {file.component:<15} {size:>9}  {file.path}")
         if not file.here and file.repo:
             gate = " (accept its licence on the hub first)" if file.gated else ""
             echo(f"    from {file.repo}, file {file.filename}{gate}")

@@ -1,4 +1,4 @@
-"""mold jobs: the server's jobs, listed, looked at, followed and cancelled."""
+"""mold jobs: list, show, follow and cancel the server's jobs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def command() -> None:
 @command.command("list")
 @click.option(
     "--state",
-    "wanted",
+    "state_filter",
     type=click.Choice(["queued", "running", "done", "failed", "cancelled"]),
     help="Only jobs in this state.",
 )
@@ -40,9 +40,9 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @host_flag
 @click.pass_obj
-def list_(state: State, wanted: str | None, kind: str | None, as_json: bool) -> None:
-    """List the jobs that the server remembers, oldest first."""
-    jobs = state.server.jobs(state=wanted, kind=kind)
+def list_(state: State, state_filter: str | None, kind: str | None, as_json: bool) -> None:
+    """List the jobs that the server keeps, oldest first."""
+    jobs = state.server.jobs(state=state_filter, kind=kind)
     if as_json:
         echo_json([job.about for job in jobs])
         return
@@ -59,7 +59,7 @@ def list_(state: State, wanted: str | None, kind: str | None, as_json: bool) -> 
 @click.pass_obj
 def show(state: State, id: str, as_json: bool) -> None:
     """Show the state of a job."""
-    about = state.server.job(_whole(state, id)).about
+    about = state.server.job(_full_id(state, id)).about
     if as_json:
         echo_json(about)
         return
@@ -75,7 +75,7 @@ def show(state: State, id: str, as_json: bool) -> None:
 @click.pass_obj
 def cancel(state: State, id: str) -> None:
     """Cancel a job. A job that has ended stays unchanged."""
-    job = state.server.job(_whole(state, id))
+    job = state.server.job(_full_id(state, id))
     job.cancel()
     echo(job_line(job.to_json()))
 
@@ -88,7 +88,7 @@ def follow(state: State, id: str) -> None:
     """Show a job's progress until it ends. Ctrl-C stops following, not the job. A failed job sets the exit status."""
     from mold_core.cli.progress import ProgressLine
 
-    job = state.server.job(_whole(state, id))
+    job = state.server.job(_full_id(state, id))
     line = ProgressLine()
     try:
         for event in job.events():
@@ -99,7 +99,7 @@ def follow(state: State, id: str) -> None:
 
 
 def job_line(about: Mapping[str, Any]) -> str:
-    """Return what there is to say of a job in one line."""
+    """Return the description of a job in one line."""
     state = str(about["state"])
     words = f"{about['id'][:16]}  {_when(about.get('created_at'))}  {style(f'{state:<9}', fg=_COLORS.get(state))}"
     words += f"  {about['kind']:<8}  {about.get('model') or ''}"
@@ -112,8 +112,8 @@ def _when(moment_ms: float | None) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime((moment_ms or 0) / 1000))
 
 
-def _whole(state: State, id: str) -> str:
-    """Return the id that begins so, where there is one and only one."""
+def _full_id(state: State, id: str) -> str:
+    """Return the full id for a unique prefix; any other text unchanged."""
     if len(id) >= 32:
         return id
     found = [job.id for job in state.server.jobs() if job.id.startswith(id)]

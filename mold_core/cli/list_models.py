@@ -1,4 +1,4 @@
-"""mold list: the models that are downloaded, and those that can be."""
+"""mold list: the downloaded models, and those that can be downloaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LoRAs as --lora takes them, and as `mold list --loras` shows them."""
+"""LoRAs on the command line: the value of --lora, and `mold list --loras`."""
 
 from __future__ import annotations
 

@@ -38,8 +38,7 @@ COMMANDS = {
     "plugins": ("plugins", "List plugins, what they provide, and which failed."),
     "default": ("default", "Show or set the default model."),
     "config": ("config", "Show and change settings."),
-    "server": ("server", "Run a server in the background."),
-    "mcp": ("mcp", "Serve tools to MCP hosts on standard input and output."),
+    "server": ("server", "Run the HTTP server in the background."),
     "ps": ("ps", "Show what the server is doing."),
     "unload": ("unload", "Unload models from the server's memory."),
     "jobs": ("jobs", "List, follow and cancel the server's jobs."),
@@ -154,7 +153,7 @@ def _command(ctx: click.Context, name: str) -> Any:
 
 def main() -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    # NOTE: SIGPIPE stays ignored, Python's default: otherwise a server would die when it answers a client that has
+    # NOTE: SIGPIPE stays ignored, Python's default: otherwise a server would die when it responds to a client that has
     # just disconnected, or calls a worker that has just died.
     prepare_streams()
     try:

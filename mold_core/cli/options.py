@@ -1,4 +1,4 @@
-"""The flag -p of `mold run`: the parameters that a model's family has of its own, and their part of the help."""
+"""The flag -p of `mold run`: parameters that a model's family declares, and their section in the help."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _TRUTHS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no
 
 
 def parse_options(texts: Sequence[str], parameters: Iterable[ParameterInfo]) -> dict[str, Any]:
-    """Return the options that texts like "waves=5" give, each of its parameter's type.
+    """Return the options in texts like "waves=5", converted to the types of their parameters.
 
-    A name that the model does not have stays text: the engine refuses it and lists what there is. Raises
+    The value of an unknown name stays text: the engine refuses the name and lists the known ones. Raises
     ValidationError.
     """
     types = {parameter.name: parameter.schema.get("type") for parameter in parameters if parameter.own}
@@ -32,9 +32,9 @@ def parse_options(texts: Sequence[str], parameters: Iterable[ParameterInfo]) -> 
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise ValidationError(f"-p {text!r} must be a name and a value", field="options", hint="as in -p waves=5")
+            raise ValidationError(f"-p {text!r} must be NAME=VALUE", field="options", hint="as in -p waves=5")
         if name in options:
-            raise ValidationError(f"-p {name} is given twice", field=f"options.{name}")
+            raise ValidationError(f"-p {name} occurs twice", field=f"options.{name}", hint="leave one out")
         options[name] = _value(name, value, types.get(name))
     return options
 
@@ -55,7 +55,7 @@ def _value(name: str, text: str, type_: str | None) -> Any:
 
 
 def own_rows(parameters: Iterable[ParameterInfo]) -> list[tuple[str, str, str]]:
-    """Return group, "name=TYPE" and description of each parameter that is the family's own."""
+    """Return (group, "name=TYPE", description) of each parameter that the family declares."""
     return [
         (visible(parameter.group or ""), f"{visible(parameter.name)}={_values(parameter)}", _description(parameter))
         for parameter in parameters
@@ -66,7 +66,7 @@ def own_rows(parameters: Iterable[ParameterInfo]) -> list[tuple[str, str, str]]:
 def _values(parameter: ParameterInfo) -> str:
     choices = parameter.schema.get("enum")
     if choices:
-        return visible("|".join(map(_shown, choices)))
+        return visible("|".join(map(_value_text, choices)))
     kinds = {"integer": "INTEGER", "number": "NUMBER", "boolean": "true|false"}
     return kinds.get(parameter.schema.get("type", ""), "TEXT")
 
@@ -78,26 +78,26 @@ def _description(parameter: ParameterInfo) -> str:
         f"{least} to {most}" if least is not None and most is not None else "",
         f"at least {least}" if least is not None and most is None else "",
         f"at most {most}" if least is None and most is not None else "",
-        f"default {_shown(schema['default'])}" if "default" in schema else "",
+        f"default {_value_text(schema['default'])}" if "default" in schema else "",
     ]
-    shown = ", ".join(filter(None, facts))
-    return visible(f"{parameter.doc} [{shown}]" if shown else parameter.doc)
+    details = ", ".join(filter(None, facts))
+    return visible(f"{parameter.doc} [{details}]" if details else parameter.doc)
 
 
-def _shown(value: object) -> str:
+def _value_text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-class CommandOfModel(CommandWithPluginFlags):
-    """A command whose help also lists the own parameters of the model that -m, or the first word, names."""
+class CommandOfModel(click.Command):
+    """A command whose help also lists the parameters of the model in -m or in the first word."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Remember the model before --help ends the parsing."""
+        """Store the model before --help ends the parsing."""
         ctx.meta[_MODEL] = self._model_in(ctx, list(args))
         return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, and those of the model below."""
+        """Write the options, and the parameters of the model below."""
         super().format_options(ctx, formatter)
         model = ctx.meta.get(_MODEL)
         if model is None or ctx.obj is None:
@@ -115,8 +115,8 @@ class CommandOfModel(CommandWithPluginFlags):
         named = options.get("model")
         if isinstance(named, str):
             return named
-        given = options.get("words")
-        first = next(iter(given if isinstance(given, tuple | list) else words), None)
+        parsed_words = options.get("words")
+        first = next(iter(parsed_words if isinstance(parsed_words, tuple | list) else words), None)
         return first if isinstance(first, str) and ":" in first else None
 
 
@@ -125,10 +125,10 @@ _MODEL = "mold.model"
 
 def _rows_of(state: State, model: str) -> list[tuple[str, str]]:
     try:
-        with foreign_code():  # looking for plugins takes standard output, where the help goes
+        with foreign_code():  # loading plugins redirects standard output, where the help goes
             rows = own_rows(state.disk.model(model).parameters)
     except MoldError as error:
         return [("-", visible(str(error)))]
     if not rows:
-        return [("-", "none of its own")]
+        return [("-", "none")]
     return [(name, f"{group}: {doc}" if group else doc) for group, name, doc in rows]

@@ -1,7 +1,7 @@
-"""What the command line writes: results on standard output, all else on standard error, and no text that is obeyed.
+"""The output of the command line: results on standard output, everything else on standard error, text escaped.
 
-Standard output belongs to the result. Where it is no terminal, `prepare_streams` puts it aside, and whatever a plugin,
-a library or a child process prints goes to standard error.
+Standard output is reserved for the result. If it is not a terminal, `prepare_streams` moves it to another descriptor,
+and whatever plugins, libraries and child processes print goes to standard error.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ __all__ = [
     "write_result",
 ]
 
-# Marks around styled text. What others wrote cannot hold one, since the number is drawn at each start.
+# Marks around styled text. Foreign text cannot contain one, because the number is random for each process.
 _MARK = f"\U0010fffd{secrets.token_hex(8)}:"
 _MARKED = re.compile(rf"{_MARK}(\w*) (\w*) (\w*)\|(.*?){_MARK}\|", re.DOTALL)
 
-# Signs that old encodings lack.
+# Replacements for characters that old encodings lack.
 _PLAIN = {"✓": "+", "✗": "x", "●": "*", "○": "o", "★": "*", "…": "...", "→": "->", "←": "<-", "━": "=", "─": "-"}
 _PLAIN |= {"·": "-", "–": "-", "—": "-", "×": "x", "’": "'", "“": '"', "”": '"', "≥": ">=", "≤": "<="}
 
 
 class _Results:
-    """Where results go: None for `sys.stdout` as it is, until `prepare_streams` has put it aside."""
+    """The stream for results; None means `sys.stdout`, until `prepare_streams` has moved it."""
 
     stream: TextIO | None = None
     closed = False
@@ -59,12 +59,12 @@ _RESULTS = _Results()
 
 
 def style(text: str, *, fg: str | None = None, bold: bool = False, dim: bool = False) -> str:
-    """Return a text that `echo` shows so."""
+    """Return a text that `echo` prints with a style."""
     return f"{_MARK}{fg or ''} {'bold' if bold else ''} {'dim' if dim else ''}|{text}{_MARK}|"
 
 
 def echo(text: object = "", *, err: bool = False, file: IO[Any] | None = None, color: bool | None = None) -> None:
-    """Write one line. Control characters and line breaks in it are shown as escapes; colours come from `style` only."""
+    """Write one line. Control characters and line breaks in it are escaped; only `style` adds colours."""
     stream = file or (sys.stderr if err else _stream())
     if stream is not None:
         click.echo(_rendered(str(text)), file=stream, color=color)
@@ -78,7 +78,7 @@ def echo_json(value: object) -> None:
 
 
 def check_output() -> None:
-    """Raise OutputError where standard output is closed, so that no file could be written to it."""
+    """Raise OutputError if standard output is closed."""
     if _RESULTS.closed or _stream() is None:
         raise OutputError("standard output is closed", hint="name a file with -o")
 
@@ -91,13 +91,13 @@ def write_result(data: bytes) -> None:
 
 
 def at_terminal() -> bool:
-    """Say whether results go to a terminal."""
+    """Return whether results go to a terminal."""
     stream = _stream()
     return stream is not None and stream.isatty()
 
 
 def result_descriptor() -> int:
-    """Return the file descriptor that results go to."""
+    """Return the file descriptor for results."""
     try:
         return 1 if _RESULTS.stream is None else _RESULTS.stream.fileno()
     except (OSError, ValueError):
@@ -122,11 +122,11 @@ def _rendered(text: str) -> str:
 
 
 def prepare_streams() -> None:
-    """Make the three streams such that whatever comes can be written, and put standard output aside for results."""
+    """Make standard input, output and error usable in every environment, and reserve standard output for results."""
     _RESULTS.closed = not _is_open(1)
     for descriptor in (0, 1, 2):
         if not _is_open(descriptor):
-            # NOTE: the next file that is opened would become standard output or error otherwise: a database, say.
+            # NOTE: otherwise the next opened file, such as a database, would become standard output or error.
             _occupy(descriptor)
     codecs.register_error("mold.plain", _in_plain_signs)
     if sys.stdin is None:
@@ -144,7 +144,7 @@ def prepare_streams() -> None:
 
 @contextmanager
 def foreign_code() -> Iterator[None]:
-    """Send what the code in the block prints to standard error, where standard output was put aside."""
+    """Redirect `sys.stdout` to standard error during the block, if standard output is reserved."""
     before = sys.stdout
     if _RESULTS.stream is not None:
         sys.stdout = sys.stderr
@@ -155,22 +155,22 @@ def foreign_code() -> Iterator[None]:
 
 
 def reserve() -> None:
-    """Keep standard output to `echo` and `write_result` from now on, where it was put aside."""
+    """Redirect `sys.stdout` to standard error from now on, so that only `echo` and `write_result` write results."""
     if _RESULTS.stream is not None:
         sys.stdout = sys.stderr
 
 
 def give_back() -> None:
-    """Make standard output what it was: for a command of a plugin, which writes its own results."""
+    """Restore standard output for a plugin's command, which writes its own results."""
     if _RESULTS.stream is not None:
         os.dup2(_RESULTS.stream.fileno(), 1)
 
 
 class _Forgiving(io.FileIO):
-    """A file that takes everything: nobody is told that nobody reads what is told."""
+    """A file that ignores write errors: if standard error is closed, messages are dropped."""
 
     def write(self, data: Any) -> int:
-        """Write the data if that is possible."""
+        """Write the data, or drop it if that fails."""
         try:
             return super().write(data) or 0
         except OSError:
@@ -207,7 +207,7 @@ def _occupy(descriptor: int) -> None:
 
 
 def _in_plain_signs(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Return what stands for characters that an encoding lacks: signs like them, or else their escapes."""
+    """Return replacements for characters that an encoding lacks: similar characters, or escapes."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     plain = (

@@ -1,8 +1,8 @@
-"""The commands that plugins add, for the help page: remembered, so that `mold --help` need not import every plugin.
+"""The cached list of plugin commands, so that `mold --help` need not import every plugin.
 
-What was found is kept in ``$MOLD_HOME/cache/commands.json`` and holds as long as nothing it was made from changed: the
-folders Python imports from (installing or removing a package changes them), the plugins' own modules, config.toml and
-MOLD_PLUGINS. Running a plugin's command always asks the plugins themselves.
+The list is stored in ``$MOLD_HOME/cache/commands.json`` and is valid until one of these changes: the folders on
+Python's path (installing or removing a package changes them), the modules of the plugins, config.toml or MOLD_PLUGINS.
+Running a plugin's command always loads the plugins.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ Found = tuple[Mapping[str, click.Command], list[str]]
 
 
 def listed_commands(find: Callable[[], Found]) -> dict[str, str]:
-    """Return name → short help of the plugins' commands. `find` loads the plugins: commands and module files."""
+    """Return name → short help of the plugins' commands. `find` loads the plugins and returns commands and modules."""
     cache = mold_home() / "cache" / "commands.json"
     try:
-        remembered = json.loads(cache.read_text("utf-8"))
-        if remembered["made_from"] == _fingerprint(remembered["modules"]):
-            return dict(remembered["commands"])
+        cached = json.loads(cache.read_text("utf-8"))
+        if cached["made_from"] == _fingerprint(cached["modules"]):
+            return dict(cached["commands"])
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # nothing usable is remembered: look
+        pass  # no valid cache
     commands, modules = find()
     listed = {name: command.get_short_help_str(80) for name, command in commands.items()}
-    _remember(cache, {"made_from": _fingerprint(modules), "modules": modules, "commands": listed})
+    _store(cache, {"made_from": _fingerprint(modules), "modules": modules, "commands": listed})
     return listed
 
 
@@ -49,7 +49,7 @@ def _changed_at(path: str) -> int | None:
         return None
 
 
-def _remember(cache: os.PathLike[str], content: dict[str, object]) -> None:
+def _store(cache: os.PathLike[str], content: dict[str, object]) -> None:
     from pathlib import Path
 
     from mold_core.errors import OutputError
@@ -59,4 +59,4 @@ def _remember(cache: os.PathLike[str], content: dict[str, object]) -> None:
         Path(cache).parent.mkdir(parents=True, exist_ok=True)
         write_whole(cache, json.dumps(content).encode())
     except (OSError, OutputError):
-        return  # a help page must come also where nothing can be written
+        return  # the help page must also work on a read-only disk

@@ -1,6 +1,6 @@
-"""Images in the terminal: by kitty's protocol, iTerm2's, sixels, or half blocks, which every terminal can show.
+"""Previews of images in the terminal: kitty's protocol, iTerm2's, sixels, or half blocks for all other terminals.
 
-The environment tells which; where it is silent the terminal itself does, asked for its attributes.
+The protocol is chosen by environment variables, or else by querying the terminal.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _MARGIN_ROWS = 4
 
 
 _MAX_SIXEL_PX = 640
-_ANSWER_S = 0.3
+_QUERY_TIMEOUT_S = 0.3
 
-# Terminals that name themselves → what they understand; TERM_PROGRAM or the beginning of TERM.
+# Value of TERM_PROGRAM, or prefix of TERM → protocol that the terminal supports.
 _KNOWN: Mapping[str, Protocol] = {
     "ghostty": "kitty",
     "WezTerm": "kitty",
@@ -50,7 +50,7 @@ _KNOWN: Mapping[str, Protocol] = {
 
 
 def requested_protocol(flag: bool, named: str | None, environ: Mapping[str, str]) -> Protocol | Literal["auto"] | None:
-    """Return how images shall be shown, by --preview, --preview-as and MOLD_PREVIEW; None: not at all."""
+    """Return the protocol that --preview, --preview-as and MOLD_PREVIEW select; None for no preview."""
     setting = environ.get("MOLD_PREVIEW", "").strip().lower()
     if named is not None:
         return cast("Protocol", named)
@@ -65,7 +65,7 @@ def show_image(
     environ: Mapping[str, str] | None = None,
     protocol: Protocol | Literal["auto"] = "auto",
 ) -> None:
-    """Draw an image file on the terminal; nothing where there is none, or where people want no colour."""
+    """Draw an image file on the terminal. Does nothing without a terminal, or if NO_COLOR is set."""
     environ = os.environ if environ is None else environ
     stream = stream or (sys.stdout if at_terminal() else sys.stderr)
     if not stream.isatty() or environ.get("NO_COLOR"):
@@ -94,9 +94,9 @@ def show_image(
 
 
 def _named_protocol(environ: Mapping[str, str]) -> Protocol | None:
-    """Return what the environment says of the terminal; None where it says nothing, as within tmux."""
+    """Return the protocol according to the environment; None if unknown, as within tmux."""
     if "TMUX" in environ or "STY" in environ:
-        return None  # the variables are those of the terminal around it, which does not draw
+        return None  # the variables describe the outer terminal, which does not draw
     if "KITTY_WINDOW_ID" in environ:
         return "kitty"
     program, term = environ.get("TERM_PROGRAM", ""), environ.get("TERM", "")
@@ -104,7 +104,7 @@ def _named_protocol(environ: Mapping[str, str]) -> Protocol | None:
 
 
 def _query_terminal(stream: TextIO) -> Protocol:
-    """Ask the terminal for its primary attributes (DA1), of which 4 are sixels; one that is silent gets blocks."""
+    """Query the primary attributes (DA1) of the terminal; attribute 4 means sixels. No response means blocks."""
     try:
         import termios
         import tty
@@ -113,26 +113,26 @@ def _query_terminal(stream: TextIO) -> Protocol:
         before = termios.tcgetattr(terminal)
     except (ImportError, OSError, ValueError):  # Windows, or no real terminal
         return "blocks"
-    answer = b""
+    response = b""
     try:
         tty.setcbreak(terminal, termios.TCSANOW)
         os.write(terminal, b"\x1b[c")
-        deadline = monotonic() + _ANSWER_S
-        while not answer.endswith(b"c") and (left := deadline - monotonic()) > 0:
+        deadline = monotonic() + _QUERY_TIMEOUT_S
+        while not response.endswith(b"c") and (left := deadline - monotonic()) > 0:
             if not select.select([terminal], [], [], left)[0]:
                 break
-            answer += os.read(terminal, 64)
+            response += os.read(terminal, 64)
     except (OSError, termios.error):
         pass
     finally:
         with suppress(termios.error):
             termios.tcsetattr(terminal, termios.TCSANOW, before)
-    attributes = answer.partition(b"[?")[2].removesuffix(b"c").split(b";")
+    attributes = response.partition(b"[?")[2].removesuffix(b"c").split(b";")
     return "sixel" if b"4" in attributes else "blocks"
 
 
 def half_blocks(image: Image.Image, columns: int, rows: int, environ: Mapping[str, str]) -> str:
-    """Return an image as lines of ▀: the colour of the letter is one pixel, the one behind it the pixel below."""
+    """Return an image as lines of ▀: the foreground colour is one pixel, the background colour the pixel below it."""
     width = max(1, min(columns, round(2 * rows * image.width / image.height), image.width))
     height = max(2, 2 * round(width * image.height / image.width / 2))
     small = image.resize((width, height))
@@ -154,7 +154,7 @@ def _true(pixel: Pixel) -> str:
 
 
 def _of_256(pixel: Pixel) -> str:
-    """Return the nearest colour of the cube of 6x6x6 that terminals with 256 colours have."""
+    """Return the nearest colour in the 6x6x6 cube of the 256-colour palette."""
     red, green, blue = (round(channel / 51) for channel in pixel)
     return f"5;{16 + 36 * red + 6 * green + blue}"
 

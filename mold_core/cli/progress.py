@@ -1,4 +1,4 @@
-"""The progress line on stderr: what is being done, how far it is, and how long it will take."""
+"""The progress line on standard error: current stage, progress, and estimated time left."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ _RATE_OVER_S = 10.0
 
 
 class ProgressLine:
-    """Reads a job's events and draws one line that changes in place; for a chain two, of the whole and of the clip.
+    """Draws a job's events as a line that is updated in place; for a chain two lines, for the video and the clip.
 
-    On anything but a terminal it says Infos and finished downloads only.
+    If standard error is not a terminal, only messages and finished downloads are printed.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -70,7 +70,7 @@ class ProgressLine:
                 self._draw(text, force=not isinstance(event, DenoiseStep | WeightLoad) or _is_last(event))
 
     def clear(self) -> None:
-        """Take the lines off the screen."""
+        """Erase the lines."""
         if self._drawn:
             self._stream.write("\r\x1b[2K" + "\x1b[A\x1b[2K" * (self._drawn - 1))
             self._stream.flush()
@@ -107,7 +107,7 @@ class ProgressLine:
         return None
 
     def _clip(self, event: ChainDenoiseStep) -> str:
-        """Return how far a chain is, counted in steps of all its clips, and below that how far the clip is."""
+        """Return the progress of a chain, in steps of all its clips, and below it the progress of the clip."""
         left = (self._stages - event.stage_idx) * event.total - event.step
         seconds = (monotonic() - self._stage_began) / event.step
         return (
@@ -129,7 +129,7 @@ class ProgressLine:
         self._drawn = len(lines)
 
     def _bytes_per_s(self, so_far: int) -> float:
-        """Return the speed over the last seconds, 0 while there is nothing to tell it from."""
+        """Return the speed over the last seconds; 0 while it is unknown."""
         now = monotonic()
         self._downloaded.append((now, so_far))
         while now - self._downloaded[0][0] > _RATE_OVER_S and len(self._downloaded) > 2:
@@ -139,8 +139,8 @@ class ProgressLine:
 
 
 def _columns() -> int:
-    # Asked of standard error, where the line is drawn, since standard output may be a file. The last columns stay
-    # empty: some terminals wrap when the last is written, and Ctrl-C shows as ^C.
+    # The width of standard error, because standard output may be a file. The last columns stay empty: some terminals
+    # wrap when the last column is written, and Ctrl-C prints ^C.
     try:
         columns = os.get_terminal_size(2).columns
     except OSError:
@@ -149,7 +149,7 @@ def _columns() -> int:
 
 
 def _download(event: DownloadProgress, bytes_per_s: float, columns: int) -> str:
-    """Return how far a download is: on a wide terminal with bar, speed and file, on a narrow one the figures."""
+    """Return the progress of a download: with bar, speed and file on a wide terminal, as figures on a narrow one."""
     done, total = event.batch_bytes_downloaded, event.batch_bytes_total
     wide = columns >= 60
     bar = progress_bar(done, total, _BAR_WIDTH if columns >= 90 else _BAR_WIDTH // 2) + " " if wide else ""
@@ -178,13 +178,13 @@ def _is_last(event: ProgressEvent) -> bool:
 
 
 def progress_bar(done: int, total: int, width: int = _BAR_WIDTH) -> str:
-    """Return a bar that is filled as far as the work is done."""
+    """Return a progress bar of `width` characters."""
     filled = round(width * done / max(total, 1))
     return "━" * filled + "─" * (width - filled)
 
 
 def duration(seconds: float) -> str:
-    """Return a duration in words, as precise as it is worth."""
+    """Return a duration as text, such as 4.2 s or 3 min 05 s."""
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(int(seconds), 60)

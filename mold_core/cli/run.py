@@ -1,4 +1,4 @@
-"""mold run: a prompt in, an image or a video out."""
+"""mold run: generate an image or a video from a prompt."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def command(
     Without -o the file goes to the current directory, or to standard output when that is a pipe.
     """
     state.use_flags(device=device, **take_memory_flags(flags), **expand_flags(state, expand_backend, expand_model))
-    made = {} if from_ is None else fields_of(from_)
+    recorded = {} if from_ is None else fields_of(from_)
     flags["loras"] = tuple(map(lora_weight, loras)) or None
     if any(os.path.isabs(lora.path) for lora in flags["loras"] or ()):
         state.stay_here("a --lora that is a file")
@@ -158,14 +158,14 @@ def command(
     engine = state.engine
     model, prompt_words = _split_model(engine, flags.pop("model"), words)
     if from_ is not None:
-        model, words_before = fill_in(flags, made, model and engine.resolve(model).name, prompt_words, image)
+        model, words_before = fill_in(flags, recorded, model and engine.resolve(model).name, prompt_words, image)
         prompt_words = prompt_words or words_before
     images = source_fields(image, flags.pop("strength"), mask)
     prompt = " ".join(prompt_words) if prompt_words else _prompt_from_stdin(taken=image == "-")
     chained = take_video_flags(flags)
     spec = engine.resolve(model) if model else engine.default_model().spec
-    own = parse_options(flags["options"], engine.parameters(spec)) if flags["options"] else {}
-    flags["options"] = {**_options_made(made, spec.name), **own}
+    options = parse_options(flags["options"], engine.parameters(spec)) if flags["options"] else {}
+    flags["options"] = {**_recorded_options(recorded, spec.name), **options}
     videos = makes_videos(engine, spec)
     target = Target.choose(output, flags.pop("output_format"), count=flags["batch_size"], videos=videos)
     if not model:
@@ -173,8 +173,8 @@ def command(
     request = _request(prompt, spec.name, target, **images, **flags)
     chain = chain_of(engine, request, spec, chained)
     if chain is not None and state.lost is not None:
-        raise state.lost  # hours of work are not begun on another machine than the one that was named
-    files = _make(engine, chain or request, target)
+        raise state.lost  # hours of work must not start on another machine than the named one
+    files = _generate(engine, chain or request, target)
     if target.path is not None:
         _show(files, shown, preview_as)
     if model:
@@ -183,18 +183,18 @@ def command(
         remember_model(state.settings.home, spec.name)
 
 
-def _options_made(made: Mapping[str, Any], model: str) -> dict[str, Any]:
-    """Return the options that --from took up; those of another model do not count."""
-    return dict(made.get("options", {})) if made.get("model") == model else {}
+def _recorded_options(recorded: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """Return the options in the metadata of --from, unless they are for another model."""
+    return dict(recorded.get("options", {})) if recorded.get("model") == model else {}
 
 
 def _refuse_with_script() -> None:
-    """Raise ValidationError for flags that a script says itself."""
+    """Raise ValidationError for flags that a script sets itself."""
     context = click.get_current_context()
     allowed = {"script", "dry_run", "output", "seed", "device", "host", "local"}
     for parameter in context.command.params:
-        given = context.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
-        if given and parameter.name not in allowed:
+        is_set = context.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
+        if is_set and parameter.name not in allowed:
             what = parameter.opts[0] if isinstance(parameter, click.Option) else "a prompt"
             raise ValidationError(
                 f"{what} cannot be combined with --script, which sets everything but the seed",
@@ -204,7 +204,7 @@ def _refuse_with_script() -> None:
 
 
 def _show(files: list[Any], flag: bool, named: str | None) -> None:
-    """Show images in the terminal where that is wished for."""
+    """Show images in the terminal if flags or MOLD_PREVIEW request it."""
     from mold_core.cli.preview import requested_protocol, show_image
 
     protocol = requested_protocol(flag, named, os.environ)
@@ -262,8 +262,8 @@ def _request(
     )
 
 
-def _make(engine: AnyEngine, request: GenerateRequest | ChainRequest, target: Target) -> list[Any]:
-    """Make what is asked for, write it where it goes, and return the files."""
+def _generate(engine: AnyEngine, request: GenerateRequest | ChainRequest, target: Target) -> list[Any]:
+    """Run a request, write the results to the target, and return them."""
     from mold_core.cli.progress import ProgressLine
     from mold_core.wire import ChainResponse
 

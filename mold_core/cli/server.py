@@ -1,4 +1,4 @@
-"""mold server: start, query and stop a server in the background."""
+"""mold server: run the HTTP server in the background."""
 
 from __future__ import annotations
 
@@ -36,7 +36,11 @@ _LOOK_S = 0.1
 
 @click.group("server", epilog=EPILOG)
 def command() -> None:
-    """Run mold serve in the background. Commands with the same MOLD_HOME use it, so models stay in memory."""
+    """Run the HTTP server in the background.
+
+    Commands with the same MOLD_HOME use it, so models stay in memory. mold serve runs the same server in the
+    foreground, and has more options; settings and environment variables apply to both.
+    """
 
 
 @command.command("start")
@@ -44,7 +48,7 @@ def command() -> None:
 @click.option("--port", type=click.IntRange(1, 65_535), help="Port; default 7680.")
 @click.pass_obj
 def start(state: State, bind: str | None, port: int | None) -> None:
-    """Start a server and return when it is ready. The log is $MOLD_HOME/logs/server.log."""
+    """Run the HTTP server in the background; return when it is ready. The log is $MOLD_HOME/logs/server.log."""
     from mold_core.client.local import local_client, server_process
 
     settings = state.settings

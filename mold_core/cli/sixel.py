@@ -1,4 +1,4 @@
-"""Images as sixels: six rows of pixels a band, colour by colour, as DEC's terminals drew them and many do today.
+"""Encodes images as sixels, a terminal graphics format with bands of six pixel rows.
 
 The format: DEC STD 070, chapter 9, and the VT330/VT340 Programmer Reference Manual, volume 2, chapter 14.
 """
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["sixels"]
 
-# What every terminal with sixels has at least is 16 colours; nearly all have 256, and one is left for what is behind.
+# Nearly all terminals with sixels have 256 colours; one is left for the background.
 _COLORS = 255
 
 _BAND_ROWS = 6
@@ -24,7 +24,7 @@ _RUN = re.compile(rb"(.)\1{3,}", re.DOTALL)
 
 
 def sixels(image: Image.Image) -> str:
-    """Return the escape sequence that draws an RGB image where the cursor is, pixel by pixel."""
+    """Return the escape sequence that draws an RGB image at the cursor, in its original size."""
     from PIL import Image
 
     small = image.quantize(_COLORS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG)
@@ -34,12 +34,12 @@ def sixels(image: Image.Image) -> str:
         for index in range(len(palette) // 3)
     )
     bands = "-".join(_band(rows) for rows in _bands(small))
-    # 0;1: pixels are square, and what no colour is given for stays as it is; "1;1: so are they in the raster's terms.
+    # 0;1: square pixels, and pixels without a colour are unchanged; "1;1: the aspect ratio again, in raster attributes.
     return f'\x1bP0;1q"1;1;{small.width};{small.height}{colors}{bands}\x1b\\'
 
 
 def _bands(image: Image.Image) -> Iterator[list[bytes]]:
-    """Yield the rows of each band, a byte a pixel: the number of its colour."""
+    """Yield the rows of each band: one byte per pixel, the index of its colour."""
     pixels, width = image.tobytes(), image.width
     rows = [pixels[start : start + width] for start in range(0, len(pixels), width)]
     for start in range(0, len(rows), _BAND_ROWS):
@@ -47,13 +47,13 @@ def _bands(image: Image.Image) -> Iterator[list[bytes]]:
 
 
 def _band(rows: list[bytes]) -> str:
-    """Return a band: for each colour in it, which of six pixels have it, column by column; ``$`` goes back."""
+    """Return a band: for each colour, one character per column with the pixels of that colour; ``$`` returns to 0."""
     layers = []
     for color in sorted(set().union(*rows)):
-        # PERF: a row's bits as one whole number, so that six rows are put together by five operations.
+        # PERF: the bits of a row as one integer, so that six rows are combined by five operations.
         bits = 0
-        for place, row in enumerate(rows):
-            bits |= int.from_bytes(row.translate(_table(place, color)))
+        for row_index, row in enumerate(rows):
+            bits |= int.from_bytes(row.translate(_table(row_index, color)))
         columns = bytes(bit + _FIRST_SIXEL for bit in bits.to_bytes(len(rows[0])))
         layers.append(f"#{color}" + _RUN.sub(_counted, columns.rstrip(b"?")).decode("ascii"))
     return "$".join(layers)
@@ -64,6 +64,6 @@ def _counted(run: re.Match[bytes]) -> bytes:
 
 
 @cache
-def _table(place: int, color: int) -> bytes:
-    """Return the table that turns the number of a colour into the bit of one of six rows, and all others into none."""
-    return bytes(1 << place if index == color else 0 for index in range(256))
+def _table(row_index: int, color: int) -> bytes:
+    """Return the table that maps one colour index to the bit of a row, and all others to zero."""
+    return bytes(1 << row_index if index == color else 0 for index in range(256))

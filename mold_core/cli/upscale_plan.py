@@ -1,4 +1,4 @@
-"""What `mold upscale` reads and writes: files, folders, patterns and pipes as a list of pieces of work."""
+"""Expands the arguments of `mold upscale` (files, folders, patterns, pipes) to a list of inputs and outputs."""
 
 from __future__ import annotations
 
@@ -89,9 +89,9 @@ def plan(sources: tuple[str, ...], output: str | None, format: str | None) -> li
     if output == "-":
         raise ValidationError("standard output takes one image", field="output", hint="name a folder with -o")
     pieces = [piece for source in sources for piece in _pieces(source, output, format)]
-    made = {piece.target.absolute() for piece in pieces if piece.target}
-    # A pattern also finds what was made of its images the last time.
-    pieces = [piece for piece in pieces if piece.source is None or piece.source.absolute() not in made]
+    outputs = {piece.target.absolute() for piece in pieces if piece.target}
+    # A pattern also matches the outputs of the previous run.
+    pieces = [piece for piece in pieces if piece.source is None or piece.source.absolute() not in outputs]
     _refuse_collisions(pieces)
     return pieces
 

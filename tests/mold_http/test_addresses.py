@@ -55,7 +55,7 @@ def serve(start: Start, *arguments: str) -> Iterator[str]:
     environment = {"MOLD_EXECUTOR": "inline", "stderr": subprocess.PIPE, "text": True}
     with start("serve", *arguments, **environment) as process:
         said = ""
-        while "mold serves on" not in said:
+        while "mold is listening on" not in said:
             line = process.stderr.readline()  # type: ignore[union-attr]
             assert line, said
             said += line
@@ -94,9 +94,9 @@ def test_an_address_with_a_scope_serves_and_is_called(mold_process: Start, mold:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--bind", "[::1"), "'[::1' is no address to listen on"),
+        (("--bind", "[::1"), "'[::1' is not an address to listen on"),
         (("--bind", "https://[::1]"), "only http:// is supported"),
-        (("--bind", "[::1]:7681", "--port", "7682"), "the address names port 7681"),
+        (("--bind", "[::1]:7681", "--port", "7682"), "the address has port 7681"),
     ],
 )
 def test_what_cannot_be_listened_on_is_said(mold: Run, arguments: tuple[str, ...], words: str) -> None:
