@@ -1,4 +1,4 @@
-"""Which of several representations a client prefers: the Accept header with quality values (RFC 9110, 12.5.1)."""
+"""Content negotiation: the Accept header with quality values (RFC 9110, 12.5.1)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,7 @@ _QUALITY = re.compile(r"(0(\.\d{0,3})?|1(\.0{0,3})?)", re.ASCII)
 
 
 def preferred(req: falcon.asgi.Request, offers: Sequence[str]) -> str:
-    """Return the content type that the client prefers among those offered.
-
-    Where it likes several equally well, and where it likes none, the first one wins: the order is the server's own.
-    """
+    """Return the offered content type that the client prefers; the first one if several or none are preferred."""
     ranges = _media_ranges(req.get_header("Accept"))
     return max(offers, key=lambda offer: _quality_of(offer, ranges))  # max keeps the first of equals
 

@@ -40,9 +40,9 @@ log = logging.getLogger("mold.http")
 
 
 def create_app(engine: Engine, settings: Settings, gallery: Gallery | None = None) -> App:
-    """Return the ASGI app that serves `engine` and the results in `gallery`.
+    """Return the ASGI app for `engine` and the results in `gallery`.
 
-    Raises SettingsError for keys, rates and origins that cannot be used.
+    Raises SettingsError for invalid keys, rates and origins.
     """
     return app_of(create_service(engine, settings, gallery))
 
@@ -119,9 +119,9 @@ async def _reconcile(gallery: Gallery, warm: bool) -> None:
                     await asyncio.to_thread(gallery.warm, stop, all_or_newest)
                     all_or_newest = _WARMED_AGAIN
             except Exception as error:
-                if str(error) != problem:  # the same one is not logged every half minute
+                if str(error) != problem:  # do not log the same error every 30 seconds
                     problem = str(error)
-                    log.exception("the gallery could not be brought in step with its folder")
+                    log.exception("the gallery could not be synchronized with its folders")
             await asyncio.sleep(_RECONCILE_S)
     finally:
         stop.set()
@@ -165,7 +165,7 @@ class _Guard:
             self._hosts.check(req)
             self._check_key(req)
         except Exception:
-            resp.set_header("Connection", "close")  # nothing of a body that was not asked for is read
+            resp.set_header("Connection", "close")  # the body of a refused request is not read
             raise
 
     async def process_resource(
@@ -175,7 +175,7 @@ class _Guard:
         assert isinstance(resource, _Resource)
         if odd_method := req.scope.get(ODD_METHOD):
             allowed = ", ".join(sorted({*resource.tiers, "OPTIONS"}))
-            raise NoSuchMethodError(f"this path has no {odd_method}", headers={"Allow": allowed})
+            raise NoSuchMethodError(f"this path does not support {odd_method}", headers={"Allow": allowed})
         tier = resource.tiers.get(req.method, "read")
         if tier is not None and req.path not in PUBLIC_PATHS:
             count(self._service.rates, tier, req.remote_addr)
@@ -188,10 +188,10 @@ class _Guard:
     def _check_key(self, req: falcon.asgi.Request) -> None:
         if req.path in PUBLIC_PATHS:
             return
-        given = req.get_header("X-Api-Key")
-        if given is None:
-            given = self._authorization.key_of(req.path, req.get_header("Authorization"))
-        self._keys.check(given, req.remote_addr)
+        key = req.get_header("X-Api-Key")
+        if key is None:
+            key = self._authorization.key_of(req.path, req.get_header("Authorization"))
+        self._keys.check(key, req.remote_addr)
 
 
 # Interval of checks for files that were added to the gallery's folder or removed from it.
@@ -208,7 +208,7 @@ class _Lifespan:
         self._reconciling: asyncio.Task[None] | None = None
 
     async def process_startup(self, scope: dict[str, Any], event: dict[str, Any]) -> None:
-        """Start the workers and the webhooks, follow pulls that an earlier server left, look after the gallery."""
+        """Start workers and webhooks, resume pulls of a previous server, and keep the gallery synchronized."""
         await asyncio.to_thread(self._service.engine.start)
         self._service.media.warm()
         self._service.webhooks.start()

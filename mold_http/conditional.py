@@ -56,9 +56,9 @@ class Validators:
         return since is not None and moment is not None and moment <= since
 
     def allow_range(self, req: falcon.asgi.Request) -> bool:
-        """Return whether a part may be sent: If-Range is absent or names this version."""
-        wanted = req.get_header("If-Range")
-        return wanted is None or wanted.strip() in (self.tag, self.last_modified)
+        """Return whether a range may be sent: If-Range is absent or names this version."""
+        version = req.get_header("If-Range")
+        return version is None or version.strip() in (self.tag, self.last_modified)
 
     def _moment(self) -> datetime | None:
         if self.modified_s is None:
@@ -79,7 +79,7 @@ def _http_date(text: str | None) -> datetime | None:
 
 @attrs.frozen
 class Span:
-    """First and last byte of a part of a file."""
+    """First and last byte of a range of a file, both included."""
 
     first: int
     last: int
@@ -91,10 +91,9 @@ class Span:
 
 
 def requested_span(req: falcon.asgi.Request, size: int, validators: Validators) -> Span | Literal["whole", "none"]:
-    """Return the requested part, "whole" for the whole file, "none" for a range outside the file (416).
+    """Return the requested range, "whole" for the whole file, "none" for a range outside the file (416).
 
-    Only GET has ranges. Units other than bytes are ignored, and so are several ranges at once: the whole file answers
-    those, too.
+    Only GET has ranges. Other units than bytes and multiple ranges are ignored: the response is the whole file.
     """
     header = req.get_header("Range")
     if header is None or req.method != "GET" or not validators.allow_range(req):
@@ -114,8 +113,8 @@ def _span(text: str, size: int) -> Span | None:
     if match is None or not (match[1] or match[2]) or size == 0:
         return None
     if not match[1]:
-        wanted = min(int(match[2]), size)
-        return Span(size - wanted, size - 1) if wanted else None
+        count = min(int(match[2]), size)
+        return Span(size - count, size - 1) if count else None
     first, last = int(match[1]), min(int(match[2] or size - 1), size - 1)
     return Span(first, last) if first <= last else None
 

@@ -48,7 +48,7 @@ class Presence:
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._left = asyncio.Event()
+        self._disconnected = asyncio.Event()
         self._then: list[Callable[[], object]] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -56,7 +56,7 @@ class Presence:
         """Return the next message of the client, for the reader of the body."""
         if self._task is None:
             return await self._receive()
-        await self._left.wait()
+        await self._disconnected.wait()
         return {"type": "http.disconnect"}
 
     def watch(self, then: Callable[[], object] | None = None) -> asyncio.Event:
@@ -65,7 +65,7 @@ class Presence:
             self._then.append(then)
         if self._task is None:
             self._task = asyncio.create_task(self._watch())
-        return self._left
+        return self._disconnected
 
     async def close(self) -> None:
         """Stop watching."""
@@ -77,7 +77,7 @@ class Presence:
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self._left.set()
+        self._disconnected.set()
         for then in self._then:
             then()
 

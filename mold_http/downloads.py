@@ -24,17 +24,17 @@ _STATUS = {"queued": "queued", "running": "active", "done": "completed", "failed
 class DownloadState:
     """A download in the list of downloads."""
 
-    id: str = wire_field("Its id, which is that of its job.")
+    id: str = wire_field("Id of the download and of its job.")
     model: str = wire_field("Full name of the model.")
-    status: str = wire_field("Where it is.", choices=tuple(_STATUS.values()))
-    files_done: int = wire_field("Files that are here.", default=0)
-    files_total: int = wire_field("Files in all.", default=0)
-    bytes_done: int = wire_field("Bytes that are here.", default=0)
-    bytes_total: int = wire_field("Bytes in all.", default=0)
-    current_file: str | None = wire_field("File being fetched.", default=None)
-    started_at: int | None = wire_field("When it began, in milliseconds since 1970.", default=None)
-    completed_at: int | None = wire_field("When it ended.", default=None)
-    error: str | None = wire_field("Why it failed.", default=None)
+    status: str = wire_field("State of the download.", choices=tuple(_STATUS.values()))
+    files_done: int = wire_field("Number of downloaded files.", default=0)
+    files_total: int = wire_field("Total number of files.", default=0)
+    bytes_done: int = wire_field("Number of downloaded bytes.", default=0)
+    bytes_total: int = wire_field("Total number of bytes.", default=0)
+    current_file: str | None = wire_field("File that is being downloaded.", default=None)
+    started_at: int | None = wire_field("Start time, in milliseconds since 1970.", default=None)
+    completed_at: int | None = wire_field("End time, in milliseconds since 1970.", default=None)
+    error: str | None = wire_field("Reason for a failure.", default=None)
 
 
 class _Followed:
@@ -64,8 +64,8 @@ class Downloads:
                 return
             followed = self._followed[job.id] = _Followed(job)
         self._publish({"type": "enqueued", "id": job.id, "model": followed.state.model, "position": job.position})
-        job.watch(lambda: self._look(followed))
-        self._look(followed)
+        job.watch(lambda: self._update(followed))
+        self._update(followed)
 
     def states(self) -> list[DownloadState]:
         """Return every kept download, oldest first."""
@@ -90,7 +90,7 @@ class Downloads:
         for feed in feeds:
             feed.put(event)
 
-    def _look(self, followed: _Followed) -> None:
+    def _update(self, followed: _Followed) -> None:
         """Read the new events of a job and report them."""
         with self._lock:
             job = followed.job

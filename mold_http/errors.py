@@ -10,7 +10,7 @@
     ├── MediaTypeError        UNSUPPORTED_MEDIA_TYPE 415   the route does not accept the type of the body
     └── RateLimitedError      RATE_LIMITED           429   with Retry-After
 
-All other errors are those of `mold_core.errors`. The body is always ``{"error": words, "code": CODE}``.
+All other errors are those of `mold_core.errors`. The body is always ``{"error": MESSAGE, "code": CODE}``.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ log = logging.getLogger("mold.http")
 
 
 class _Refusal(MoldError):
-    """An error that may have headers."""
+    """An error whose response may have headers."""
 
-    def __init__(self, message: str, *parts: object, headers: Mapping[str, str] | None = None, **about: Any) -> None:
-        super().__init__(message, *parts, **about)
+    def __init__(self, message: str, *args: object, headers: Mapping[str, str] | None = None, **about: Any) -> None:
+        super().__init__(message, *args, **about)
         self.headers = dict(headers or {})
 
 
@@ -129,7 +129,7 @@ def log_failure(what: str, error: MoldError, **extra: object) -> None:
 
 
 def add_error_handlers(app: falcon.asgi.App[Any, Any]) -> None:
-    """Let the app respond to every error with the envelope."""
+    """Make the app respond to every error with a JSON error."""
     app.add_error_handler(Exception, _respond_unexpected)
     app.add_error_handler(falcon.HTTPError, _respond_http_error)
     app.add_error_handler(MoldError, _respond_mold_error)
@@ -160,7 +160,7 @@ def _translated(req: falcon.asgi.Request, error: falcon.HTTPError) -> MoldError:
     """Return an error of Falcon as an error of mold."""
     if isinstance(error, falcon.HTTPMethodNotAllowed):
         headers = {name: value for name, value in dict(error.headers or {}).items() if name.lower() == "allow"}
-        return NoSuchMethodError(f"this path has no {req.method}", headers=headers)
+        return NoSuchMethodError(f"this path does not support {req.method}", headers=headers)
     if isinstance(error, falcon.HTTPNotFound):
         return NotFoundError("there is nothing at this path", hint="/api/docs lists all paths")
     return MalformedError(error.description or error.title or "the request cannot be read")

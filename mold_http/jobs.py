@@ -1,4 +1,4 @@
-"""Between requests and jobs: submitting without blocking the loop, waiting for results, streaming events."""
+"""Submits jobs without blocking the event loop, waits for their results, and streams their events."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ __all__ = ["JobSource", "ResultFrame", "result_of", "submit"]
 
 log = logging.getLogger("mold.http")
 
-# What makes the closing frame of a job that is done, in a thread.
+# Returns the closing frame of a finished job; called in a thread.
 ResultFrame = Callable[[JobKind, Any], bytes]
 
 
 async def submit(service: Service, req: falcon.asgi.Request, request: Any, **how: Any) -> Job:
-    """Return the job of a request. Raises what the engine refuses, and ValidationError for paths of files in it.
+    """Return the job of a request. Raises the errors of `Engine.submit`, and ValidationError for paths of files.
 
-    A request that leaves the choice of a model to the server does not ask for a download.
+    An upscale request without a model uses a downloaded one, because it must not start a download.
     """
     refuse_lora_paths(request)
     call = partial(service.engine.submit, request, download=False, **how)
@@ -44,16 +44,19 @@ async def submit(service: Service, req: falcon.asgi.Request, request: Any, **how
 
 
 async def result_of(req: falcon.asgi.Request, job: Job, *, owner: bool = True) -> Any:
-    """Return what a job made, or raise its error; Gone when the client leaves. An `owner` that leaves cancels it."""
+    """Return the result of a job, or raise its error. Raises ClientDisconnected if the client disconnects.
+
+    With `owner` the job is cancelled if the client disconnects.
+    """
     finished, loop = asyncio.Event(), asyncio.get_running_loop()
 
-    def look() -> None:
+    def check() -> None:
         if job.finished:
             loop.call_soon_threadsafe(finished.set)
 
-    stop = job.watch(look)
+    stop = job.watch(check)
     try:
-        look()
+        check()
         await while_connected(req.scope, finished.wait())
         return await asyncio.to_thread(job.result)
     finally:
@@ -63,10 +66,10 @@ async def result_of(req: falcon.asgi.Request, job: Job, *, owner: bool = True) -
 
 
 class JobSource(Source):
-    """The events of a job, and its result or error at the end.
+    """The events of a job, then its result or error.
 
-    `start` is the number of the first event to send. `numbered` gives the frames ids, for clients that come back.
-    `owner`: the job is cancelled when the stream closes before its end, since nobody else waits for it.
+    `start` is the number of the first event to send. `numbered` adds ids to the frames, for clients that reconnect.
+    `owner`: the job is cancelled if the stream closes early, because no other client waits for it.
     """
 
     def __init__(
@@ -94,11 +97,11 @@ class JobSource(Source):
             self._next = events[-1][0] + 1
         frames = ((number, self.frame_of(event)) for number, event in events)
         if not self._numbered:
-            return [made for _number, made in frames if made]
-        return [b"id: %d\n%b" % (number, made) for number, made in frames if made]
+            return [data for _number, data in frames if data]
+        return [b"id: %d\n%b" % (number, data) for number, data in frames if data]
 
     def frame_of(self, event: ProgressEvent) -> bytes:
-        """Return the frame of an event; nothing for one that is not told."""
+        """Return the frame of an event; empty for events that are not sent."""
         return progress_frame(event)
 
     async def last(self) -> bytes:
@@ -106,7 +109,7 @@ class JobSource(Source):
         number = self._job.event_count if self._numbered else None
         if not self.finished:
             if not self._owner:
-                return b""  # the feed ended, the job goes on, and the client may come back
+                return b""  # the feed ended, but the job continues, and the client may reconnect
             return self.error_frame(CancelledError("the server is stopping"), number)
         try:
             result = await asyncio.to_thread(self._job.result)
@@ -118,7 +121,7 @@ class JobSource(Source):
         return body if number is None or not body else f"id: {number}\n".encode() + body
 
     def close(self) -> None:
-        """Listen no longer; cancel the job if it was only for this stream."""
+        """Stop listening; cancel the job if this stream owns it."""
         self._stop()
         if self._owner:
             self._job.cancel()

@@ -45,7 +45,7 @@ class EqualLines(logging.Filter):
         seen = self._of((record.name, text))
         seen.lines += 1
         if seen.lines == self._lines:
-            record.msg, record.args = f"{text} (more lines equal to this are left out for {self._period_s:.0f} s)", None
+            record.msg, record.args = f"{text} (further equal lines are omitted for {self._period_s:.0f} s)", None
         return seen.lines <= self._lines
 
     def _of(self, key: tuple[str, str]) -> _Seen:

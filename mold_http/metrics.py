@@ -38,27 +38,27 @@ class Metrics:
         def durations(name: str, doc: str, *labels: str) -> Histogram:
             return Histogram(name, doc, labels, buckets=_LONG_S, registry=registry)
 
-        self._requests = counter("mold_http_requests", "Requests answered.", "method", "path", "status")
+        self._requests = counter("mold_http_requests", "Number of responses.", "method", "path", "status")
         self._request_s = Histogram(
-            "mold_http_request_duration_seconds", "Time to an answer.", ["method", "path"], registry=registry
+            "mold_http_request_duration_seconds", "Time to the response.", ["method", "path"], registry=registry
         )
         # PERF: looking up labels costs more than counting.
-        self._answers: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-        self._begun = counter("mold_queue", "Jobs that a worker or the pull lane began.")
-        self._generation_s = durations("mold_generation_duration_seconds", "Time of jobs that were done.", "model")
-        self._errors = counter("mold_generation_errors", "Jobs that failed.", "model")
-        self._wait_s = durations("mold_queue_wait_seconds", "Time that jobs waited for a worker.", "kind")
+        self._responses: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._started = counter("mold_queue", "Number of started jobs.")
+        self._generation_s = durations("mold_generation_duration_seconds", "Duration of finished jobs.", "model")
+        self._errors = counter("mold_generation_errors", "Number of failed jobs.", "model")
+        self._wait_s = durations("mold_queue_wait_seconds", "Time of jobs in the queue.", "kind")
         self._batch = Histogram(
-            "mold_batch_size", "Images computed together.", buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry
+            "mold_batch_size", "Number of images in a batch.", buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry
         )
-        self._stage_s = durations("mold_stage_duration_seconds", "Time of a stage of the work.", "stage")
-        self._loads = counter("mold_model_loads", "Models that were loaded.", "name")
+        self._stage_s = durations("mold_stage_duration_seconds", "Duration of a stage of a job.", "stage")
+        self._loads = counter("mold_model_loads", "Number of model loads.", "name")
         self._load_s = durations("mold_model_load_duration_seconds", "Time to load a model.", "name")
-        self._restarts = counter("mold_worker_restarts", "Workers that had died and were started again.", "device")
+        self._restarts = counter("mold_worker_restarts", "Number of restarts of dead workers.", "device")
         started = time.monotonic()
-        uptime = Gauge("mold_uptime_seconds", "Since the server started.", registry=registry)
+        uptime = Gauge("mold_uptime_seconds", "Time since the server started.", registry=registry)
         uptime.set_function(lambda: time.monotonic() - started)
-        depth = Gauge("mold_queue_depth", "Jobs that wait.", registry=registry)
+        depth = Gauge("mold_queue_depth", "Number of waiting jobs.", registry=registry)
         depth.set_function(lambda: len(engine.queue))
         registry.register(_EngineState(engine))
         engine.observers.add(self.observe)
@@ -66,10 +66,10 @@ class Metrics:
     def answered(self, method: str, template: str | None, status: int, elapsed_s: float) -> None:
         """Count a response by its method, the template of its route and its status."""
         key = method if method in HTTP_METHODS else _NO_METHOD, template or _NO_ROUTE, status
-        found = self._answers.get(key)
+        found = self._responses.get(key)
         if found is None:
             requests = self._requests.labels(key[0], key[1], str(status))
-            found = self._answers[key] = requests, self._request_s.labels(key[0], key[1])
+            found = self._responses[key] = requests, self._request_s.labels(key[0], key[1])
         found[0].inc()
         found[1].observe(elapsed_s)
 
@@ -79,7 +79,7 @@ class Metrics:
         match measure.name:
             case "queue_wait_s":
                 self._wait_s.labels(labels["kind"]).observe(value)
-                self._begun.inc()
+                self._started.inc()
             case "batch_images":
                 self._batch.observe(value)
             case "stage_s":
@@ -95,7 +95,7 @@ class Metrics:
                 self._restarts.labels(labels["device"]).inc()
 
     def text(self) -> bytes:
-        """Return all metrics as Prometheus reads them."""
+        """Return all metrics in the text format of Prometheus."""
         return generate_latest(self._registry)
 
     def close(self) -> None:
@@ -112,7 +112,7 @@ class _EngineState:
     def collect(self) -> Iterator[Metric]:
         """Yield the gauges of loaded models and of device memory."""
         loaded = self._engine.loaded()
-        models = GaugeMetricFamily("mold_model_loaded", "1 for a model in memory.", labels=["name"])
+        models = GaugeMetricFamily("mold_model_loaded", "1 if the model is in memory.", labels=["name"])
         for name in self._engine.plugins.models:
             models.add_metric([name], float(name in loaded))
         yield models

@@ -206,8 +206,12 @@ def classes_of(route: Route) -> set[type]:
 
 
 def _with_options(schemas: Json, families: Families) -> Json:
-    """Describe the field `options` of requests by the own parameters of each family."""
-    described = {f"OptionsOf_{name}": _options_schema(name, own) for name, own in families if own_parameters(own)}
+    """Describe the field `options` of requests by the parameters that each family declares."""
+    described = {
+        f"OptionsOf_{name}": _options_schema(name, parameters)
+        for name, parameters in families
+        if own_parameters(parameters)
+    }
     if not described:
         return schemas
     choices = [{"$ref": f"{REFERENCE}{name}"} for name in described]

@@ -22,7 +22,7 @@ LogFormat = Literal["text", "json"]
 
 access = logging.getLogger("mold.access")
 
-_HARMLESS_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _REQUEST_ID: ContextVar[str | None] = ContextVar("mold_request_id", default=None)
 
 # Attributes of every log record; all others come from `extra` and are written.
@@ -40,16 +40,16 @@ def current_request_id() -> str | None:
 
 
 class Observer:
-    """The outermost middleware: gives each request an id, and counts and logs its response."""
+    """The outermost middleware: assigns an id to each request, and counts and logs its response."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
     async def process_request(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """Choose the id: the client's if it is safe, else a new one."""
-        given = req.get_header("X-Request-ID")
-        # NOTE: a line break in a header would drop the connection; only plainly safe ids are echoed.
-        request_id = given if given and _HARMLESS_ID.fullmatch(given) else str(uuid.uuid4())
+        client_id = req.get_header("X-Request-ID")
+        # NOTE: a line break in a header would drop the connection; only safe ids are sent back.
+        request_id = client_id if client_id and _SAFE_ID.fullmatch(client_id) else str(uuid.uuid4())
         _REQUEST_ID.set(request_id)
         resp.set_header("X-Request-ID", request_id)
         req.context.began = time.perf_counter()
@@ -78,7 +78,7 @@ class _RequestIdFilter(logging.Filter):
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, its request and job, and other extras."""
+    """Formats log records as one JSON object per line: time, level, logger, message, request id and extras."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as a line of JSON."""

@@ -23,10 +23,10 @@ _FRESH_S = 0.9
 class MemoryUsage:
     """Memory of the machine, in bytes."""
 
-    total: int = wire_field("Total memory.")
-    used: int = wire_field("Used memory.")
-    used_by_mold: int = wire_field("Used by the server and its workers.")
-    used_by_other: int = wire_field("Used by other processes.")
+    total: int = wire_field("Total memory in bytes.")
+    used: int = wire_field("Used memory in bytes.")
+    used_by_mold: int = wire_field("Bytes used by the server and its workers.")
+    used_by_other: int = wire_field("Bytes used by other processes.")
 
 
 @attrs.frozen(kw_only=True)
@@ -41,25 +41,25 @@ class CpuUsage:
 class GpuUsage:
     """A GPU. Memory is in bytes."""
 
-    ordinal: int = wire_field("Number of the GPU.")
-    name: str = wire_field("Its name.")
+    ordinal: int = wire_field("Ordinal of the GPU, from 0.")
+    name: str = wire_field("Name of the GPU.")
     backend: str = wire_field("Compute backend.", choices=("cuda", "metal"))
-    vram_total: int = wire_field("Total memory.")
-    vram_used: int = wire_field("Used memory, by all processes.")
-    vram_used_by_mold: int | None = wire_field("Used by mold, if known.")
-    vram_used_by_other: int | None = wire_field("Used by others, if known.")
-    gpu_utilization: float | None = wire_field("Utilization in percent, if known.")
+    vram_total: int = wire_field("Total memory in bytes.")
+    vram_used: int = wire_field("Bytes used by all processes.")
+    vram_used_by_mold: int | None = wire_field("Bytes used by mold, if known.")
+    vram_used_by_other: int | None = wire_field("Bytes used by other processes, if known.")
+    gpu_utilization: float | None = wire_field("Utilization in percent, 0 to 100, if known.")
 
 
 @attrs.frozen(kw_only=True)
 class ResourceSnapshot:
     """Resource usage at one moment."""
 
-    hostname: str = wire_field("Its name.")
+    hostname: str = wire_field("Name of the machine.")
     timestamp: int = wire_field("Time of the sample, in milliseconds since 1970.")
-    gpus: tuple[GpuUsage, ...] = wire_field("Its GPUs.")
-    system_ram: MemoryUsage = wire_field("Total memory.")
-    cpu: CpuUsage | None = wire_field("Its processors.")
+    gpus: tuple[GpuUsage, ...] = wire_field("GPUs.")
+    system_ram: MemoryUsage = wire_field("Main memory.")
+    cpu: CpuUsage | None = wire_field("Processors.")
 
 
 class Resources:
@@ -82,7 +82,7 @@ class Resources:
     def _sample(self) -> ResourceSnapshot:
         import psutil
 
-        memory, own = psutil.virtual_memory(), _own_bytes()
+        memory, mold_bytes = psutil.virtual_memory(), _mold_bytes()
         return ResourceSnapshot(
             hostname=socket.gethostname(),
             timestamp=int(time.time() * 1000),
@@ -90,15 +90,15 @@ class Resources:
             system_ram=MemoryUsage(
                 total=memory.total,
                 used=memory.used,
-                used_by_mold=own,
-                used_by_other=max(memory.used - own, 0),
+                used_by_mold=mold_bytes,
+                used_by_other=max(memory.used - mold_bytes, 0),
             ),
             cpu=CpuUsage(cores=psutil.cpu_count() or 1, usage_percent=psutil.cpu_percent()),
         )
 
 
 def gpu_usage(device: Any) -> GpuUsage:
-    """Return how a GPU of the engine is used."""
+    """Return the usage of a GPU of the engine."""
     kind, _, ordinal = device.device.partition(":")
     return GpuUsage(
         ordinal=int(ordinal or 0),
@@ -112,13 +112,13 @@ def gpu_usage(device: Any) -> GpuUsage:
     )
 
 
-def _own_bytes() -> int:
-    """Return the memory of this process and those it started."""
+def _mold_bytes() -> int:
+    """Return the memory of this process and its child processes, in bytes."""
     import psutil
 
-    own = psutil.Process()
+    server = psutil.Process()
     total = 0
-    for process in (own, *own.children(recursive=True)):
+    for process in (server, *server.children(recursive=True)):
         try:
             total += process.memory_info().rss
         except psutil.Error:
@@ -127,7 +127,7 @@ def _own_bytes() -> int:
 
 
 class ResourceSource(Source):
-    """An event ``snapshot`` now and then every second."""
+    """A ``snapshot`` event now, and then every second."""
 
     interval_s = 1.0
 

@@ -32,16 +32,16 @@ def json_of(value: Any) -> Any:
     if attrs.has(type(value)):
         fields = _fields(type(value))  # type: ignore[arg-type]  # classes can be hashed
         pairs = ((name, required, getattr(value, name)) for name, required in fields)
-        content = {
-            name: held if type(held) in _PLAIN else json_of(held)
-            for name, required, held in pairs
-            if required or held is not None
+        return {
+            name: item if type(item) in _PLAIN else json_of(item)
+            for name, required, item in pairs
+            if required or item is not None
         }
         return content | content.pop(_open_field(type(value)), {})  # type: ignore[arg-type]
     if isinstance(value, bytes):
         return base64.b64encode(value).decode("ascii")
     if isinstance(value, Mapping):
-        return {str(key): json_of(held) for key, held in value.items()}
+        return {str(key): json_of(item) for key, item in value.items()}
     return [json_of(item) for item in value]
 
 

@@ -1,4 +1,4 @@
-"""Results of any kind as responses, in the forms that their kinds declare."""
+"""Responses with the result of a job of any kind."""
 
 from __future__ import annotations
 
@@ -20,29 +20,25 @@ from mold_http.sse import frame
 
 __all__ = ["FORMS", "RESULT_CONTENT", "ImageDataForm", "answer_result", "result_frame"]
 
-# How JSON carries images.
+# The form of images in JSON.
 ImageDataForm = Literal["bytes", "base64", "url", "none"]
 FORMS: tuple[ImageDataForm, ...] = ("bytes", "base64", "url", "none")
 
 _FILES = dict.fromkeys(CONTENT_TYPES.values(), "the file")
 _MULTIPART = "multipart/mixed"
 
-# What a result of any kind may look like.
+# Content types of results of any kind.
 RESULT_CONTENT: dict[str, Any] = {
     **_FILES,
-    _MULTIPART: "one part for each image",
+    "multipart/mixed": "one part per image",
     "text/plain": "one line, of a pull",
     JSON: reduce(or_, (kind.response_class for kind in JOB_KINDS.values() if kind.has_json)),
 }
 
 
-async def answer_result(
-    req: falcon.asgi.Request, resp: falcon.asgi.Response, kind: JobKind, result: Any, form: ImageDataForm
-) -> None:
-    """Respond with a result: as files or text if its kind has them, as JSON otherwise or if Accept prefers it."""
-    bodies = kind.bodies_of(result)
-    resp.set_headers(dict(kind.headers_of(result)))
-    if bodies and kind.has_json:
+async def answer_result(req: falcon.asgi.Request, resp: falcon.asgi.Response, result: Any, form: ImageDataForm) -> None:
+    """Respond with a result: images as files unless Accept prefers JSON, other results as JSON."""
+    if isinstance(result, GenerateResponse | UpscaleResponse):
         resp.append_header("Vary", "Accept")
     type_ = bodies[0].content_type if len(bodies) == 1 else _MULTIPART
     if bodies and not (kind.has_json and preferred(req, (type_, JSON)) == JSON):
@@ -54,7 +50,7 @@ async def answer_result(
 
 
 def result_frame(kind: JobKind, result: Any, form: ImageDataForm = "bytes", prefix: str = "") -> bytes:
-    """Return the event `complete` of a result; nothing for a kind whose streams end with an event of their own."""
+    """Return the `complete` event of a result; empty for kinds whose streams end with another event."""
     return frame("complete", kind.event_of(result, form, prefix)) if kind.ends_with_complete else b""
 
 
@@ -67,12 +63,47 @@ def _answer_bodies(resp: falcon.asgi.Response, bodies: Sequence[ResultBody]) -> 
     resp.data = b"".join(_multipart(bodies, boundary))
 
 
-def _multipart(bodies: Sequence[ResultBody], boundary: str) -> Iterator[bytes]:
-    """Yield a multipart/mixed body (RFC 2046), with the headers of each part."""
-    for body in bodies:
-        headers = {"Content-Type": body.content_type, "Content-Length": str(len(body.data)), **body.headers}
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        yield f"--{boundary}\r\n{lines}\r\n".encode()
-        yield body.data
+def _video_headers(video: VideoData) -> dict[str, str]:
+    values: dict[str, object] = {
+        "Frames": video.frames,
+        "Fps": video.fps,
+        "Width": video.width,
+        "Height": video.height,
+        "Has-Audio": 1 if video.has_audio else None,
+        "Duration-Ms": video.duration_ms,
+        "Audio-Sample-Rate": video.audio_sample_rate,
+        "Audio-Channels": video.audio_channels,
+    }
+    return {f"X-Mold-Video-{name}": str(value) for name, value in values.items() if value is not None}
+
+
+def _type_of(result: GenerateResponse) -> str:
+    """Return the content type of a result that is sent as a file."""
+    if result.video is not None:
+        return CONTENT_TYPES[result.video.format]
+    return CONTENT_TYPES[result.images[0].format] if len(result.images) == 1 else "multipart/mixed"
+
+
+def _answer_images(resp: falcon.asgi.Response, result: GenerateResponse) -> None:
+    resp.content_type = _type_of(result)
+    if result.video is not None:
+        resp.data = result.video.data
+    elif len(result.images) == 1:
+        resp.data = result.images[0].data
+    else:
+        boundary = f"mold-{secrets.token_hex(12)}"
+        resp.content_type = f"multipart/mixed; boundary={boundary}"
+        resp.data = b"".join(_parts(result, boundary))
+
+
+def _parts(result: GenerateResponse, boundary: str) -> Iterator[bytes]:
+    """Yield a multipart/mixed body (RFC 2046): one part per image, with its seed."""
+    for image in result.images:
+        seed = (result.seed_used + image.index) % (MAX_SEED + 1)
+        yield (
+            f"--{boundary}\r\nContent-Type: {CONTENT_TYPES[image.format]}\r\nContent-Length: {len(image.data)}\r\n"
+            f"X-Mold-Seed-Used: {seed}\r\n\r\n"
+        ).encode()
+        yield image.data
         yield b"\r\n"
     yield f"--{boundary}--\r\n".encode()

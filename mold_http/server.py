@@ -23,38 +23,35 @@ __all__ = ["serve", "warnings_for"]
 
 log = logging.getLogger("mold.http")
 
-# Keep-alive time; clients use about a minute too.
+# Keep-alive time; clients use about one minute too.
 _KEEP_ALIVE_S = 75
 
-# Connections that may wait to be accepted.
-_WAITING = 1024
+# Length of the queue of connections that are not accepted yet.
+_BACKLOG = 1024
 
-# Waiting clients are notified before the grace time ends.
+# Result streams are closed this long before the grace time ends, so that clients receive an error.
 _FAREWELL_S = 1.0
 
 
-def serve(service: Service, listener: socket.socket, started: Callable[[], object], *more: socket.socket) -> None:
-    """Serve until the process is told to end; then let work under way finish within the grace time.
+def serve(service: Service, listener: socket.socket, started: Callable[[], object]) -> None:
+    """Serve until a signal or a shutdown request, then wait for running work until the grace time is over.
 
-    `started` is called when requests are answered and signals are heard. `more` are further sockets that listen.
-
-    Nothing is raised for the signal: a server that was asked to end has done so.
+    `started` is called when the server accepts requests and handles signals. A signal raises nothing.
     """
     settings = service.settings
     if settings.executor != "inline":
-        request_scheduler_slice(
-            SHORT_S
-        )  # there is little to do here, and clients wait for it, while models compute elsewhere
+        # Models compute in other processes, so this one has short tasks, which clients wait for.
+        request_scheduler_slice(SHORT_S)
     config = uvicorn.Config(
         app_of(service),
         http=with_limits(settings.request_timeout_s, Connections(raise_descriptor_limit())),
         loop="asyncio",
-        # NOTE: uvicorn trusts X-Forwarded-For of local peers unless told not to. httptools takes headers of any size;
-        # h11 stops at 64 KiB. With an open event stream uvicorn would wait for ever when it is told to end.
+        # NOTE: by default uvicorn trusts X-Forwarded-For of local peers. httptools accepts headers of any size, h11 up
+        # to 64 KiB. Without a timeout, uvicorn would wait forever for an open event stream when it shuts down.
         proxy_headers=False,
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
-        backlog=ACCEPTED_AT_ONCE,  # asyncio takes the length of the system's queue for what to accept in one turn
+        backlog=ACCEPTED_AT_ONCE,  # asyncio also uses the backlog as the number to accept in one loop iteration
         timeout_graceful_shutdown=max(1, round(settings.shutdown_grace_s)),
         log_config=None,
         access_log=False,
@@ -64,7 +61,7 @@ def serve(service: Service, listener: socket.socket, started: Callable[[], objec
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server; when it is told to end, streams that only tell end first."""
+    """uvicorn's server. On shutdown, streams without a result are closed first."""
 
     def __init__(self, config: uvicorn.Config, service: Service, started: Callable[[], object]) -> None:
         super().__init__(config)
@@ -74,24 +71,24 @@ class _Server(uvicorn.Server):
         service.stop = self.stop
 
     def stop(self) -> None:
-        """End gracefully. May be called from any thread and from signal handlers, and more than once."""
+        """Shut down gracefully. May be called from any thread and from signal handlers, and more than once."""
         self.should_exit = True
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._end_feeds)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """End gracefully at the first signal, at once at the second."""
+        """Shut down gracefully at the first signal, immediately at the second."""
         if self.should_exit:
             self.force_exit = True
             close_decoders()
         self.stop()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Remember the loop, for signals, and say when all is ready."""
+        """Store the event loop for signals, and call `started` when the server is ready."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         for listener in sockets or ():
-            listener.listen(_WAITING)
+            listener.listen(_BACKLOG)
         self._started()
 
     def _end_feeds(self) -> None:
@@ -106,16 +103,16 @@ class _Server(uvicorn.Server):
 
 @contextmanager
 def listening(bind: str, port: int) -> Iterator[socket.socket]:
-    """Give a socket that listens. Raises SettingsError when the address is taken or none of this machine's."""
+    """Yield a listening socket. Raises SettingsError if the address is in use or does not belong to this machine."""
     try:
         found = socket.getaddrinfo(bind or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        family, address = found[0], found[4]  # which has the number of an IPv6 scope
-        # NOTE: asyncio turns Nagle's algorithm off for sockets that say they are TCP; without that, answers of two
-        # writes take 40 ms, until the client acknowledges the first.
+        family, address = found[0], found[4]  # with the number of an IPv6 scope
+        # NOTE: asyncio disables Nagle's algorithm only for sockets created as TCP. Otherwise responses of two writes
+        # take 40 ms, until the client acknowledges the first.
         with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
-            listener.listen(_WAITING)
+            listener.listen(_BACKLOG)
             listener.setblocking(False)
             yield listener
     except OSError as error:
@@ -123,17 +120,17 @@ def listening(bind: str, port: int) -> Iterator[socket.socket]:
             f"the server cannot listen on {bind} port {port}: {error.strerror}",
             field="port",
             value=port,
-            hint="another server may run there; --port takes another",
+            hint="another program may use the port; choose another one with --port",
         ) from None
 
 
 def warnings_for(service: Service, bind: str) -> list[str]:
-    """Return what the person who starts the server should know about who can reach it."""
+    """Return warnings about who can access the server."""
     from mold_http.guard.hosts import is_loopback
 
     if is_loopback(bind) or service.keys.required:
         return []
     return [
-        f"everybody who can reach {bind} may use this server: set MOLD_API_KEY, or leave --bind out "
-        "to listen on this machine only"
+        f"anyone who can reach {bind} can use this server: set MOLD_API_KEY, or leave out --bind "
+        "to accept only connections from this machine"
     ]

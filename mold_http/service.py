@@ -1,4 +1,4 @@
-"""What the handlers of all routes share: engine, gallery, settings, open streams, metrics, and how to stop."""
+"""The state that all handlers share: engine, gallery, settings, open streams, metrics."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ __all__ = ["Service"]
 
 
 def _nothing_to_stop() -> None:
-    """An app that no server of ours runs leaves it to its own to stop."""
+    """The default of `stop`: another program runs the app, and stops it."""
 
 
 @attrs.define(kw_only=True, eq=False)
 class Service:
-    """One running server. `stop` asks it to end; the server that runs the app puts its own function there."""
+    """One running server. `stop` shuts it down; the server that runs the app sets it."""
 
     engine: Engine
     gallery: Gallery | None

@@ -1,4 +1,4 @@
-"""Server-sent events: how they look, and streams that end when the client leaves or the server stops."""
+"""Server-sent events: their format, and streams that end when the client disconnects or the server stops."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ __all__ = ["EventStream", "Feed", "Feeds", "QueueFeed", "Source", "frame", "prog
 
 T = TypeVar("T")
 
-# A comment is sent when nothing happened for so long: proxies keep the connection, and a client that left is noticed.
+# A comment is sent after this time without events, so that proxies keep the connection and disconnects are detected.
 HEARTBEAT_S = 10.0
 
-# Streams are looked after so often: between two wake-ups for events, and for heartbeats.
+# Minimum time between two wake-ups for events, and interval of the check for heartbeats.
 _PAUSE_S = 0.01
 _TICK_S = 0.25
 
 _PING = b": ping\n\n"
 
-# What a reader that is slower than its events may leave unread; the oldest are dropped beyond that.
+# Maximum number of unread events of a slow reader; beyond it the oldest are dropped.
 _MAX_WAITING = 10_000
 
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
 def frame(event: str, data: object, number: int | None = None) -> bytes:
-    """Return one event; `number` is what a client that comes back sends as Last-Event-ID."""
-    # NOTE: JSON escapes line breaks, so no text from anywhere can end the event and begin another.
+    """Return one event as bytes. A reconnecting client sends `number` as Last-Event-ID."""
+    # NOTE: JSON escapes line breaks, so no text can end the event and start another.
     head = f"event: {event}\n" if number is None else f"id: {number}\nevent: {event}\n"
     return f"{head}data: {_encode(data)}\n\n".encode()
 
 
 @lru_cache(maxsize=256)
 def progress_frame(event: ProgressEvent) -> bytes:
-    """Return an event of a job as the frame ``progress``; the same for all who read it, so it is made once."""
+    """Return an event of a job as a ``progress`` frame. It is cached for all readers of the job."""
     return frame("progress", event_to_json(event))
 
 
 class Feed:
-    """The side of a stream that threads wake and one task of the loop waits at; made in that loop."""
+    """Lets threads wake the task of the event loop that sends a stream. It must be created in that loop."""
 
     def __init__(self, feeds: Feeds) -> None:
         self._feeds = feeds
@@ -61,22 +61,22 @@ class Feed:
         self.ended = False
 
     def wake(self) -> None:
-        """Let the reader look. May be called from any thread."""
-        self._feeds.ring(self)
+        """Wake the reader soon. May be called from any thread."""
+        self._feeds.schedule(self)
 
-    def look(self) -> None:
-        """Let the reader look. Called in the loop's thread."""
+    def wake_now(self) -> None:
+        """Wake the reader. Must be called in the thread of the loop."""
         self._woken = True
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def end(self) -> None:
-        """Let the reader end. Called in the loop's thread."""
+        """End the stream. Must be called in the thread of the loop."""
         self.ended = True
-        self.look()
+        self.wake_now()
 
     async def wait(self, timeout_s: float) -> None:
-        """Return when there may be something to read, when the feed ended, or a little after the time is over."""
+        """Return when there may be something to read, when the feed has ended, or shortly after the timeout."""
         if not self._woken:
             self._waiter = self._loop.create_future()
             self.due = self._loop.time() + timeout_s
@@ -85,10 +85,10 @@ class Feed:
 
 
 class Source:
-    """What a stream sends. `read` returns what is new, as frames; `finished` says that no more will come.
+    """The content of a stream. `read` returns new frames; `finished` means that there will be no more.
 
-    `read` is called when the feed was woken, and at least every `interval_s`. `last` is called once when the feed ends
-    or the source is finished, unless the client left.
+    `read` is called when the feed is woken, and at least every `interval_s`. `last` is called once when the feed ends
+    or the source is finished, unless the client has disconnected.
     """
 
     interval_s = HEARTBEAT_S
@@ -99,7 +99,7 @@ class Source:
         self.finished = False
 
     async def read(self) -> list[bytes]:
-        """Return the frames of all that has happened since the last call."""
+        """Return the frames since the last call."""
         raise NotImplementedError
 
     async def last(self) -> bytes:
@@ -107,7 +107,7 @@ class Source:
         return b""
 
     def close(self) -> None:
-        """Let go of what is listened to."""
+        """Stop listening to events."""
 
 
 class QueueFeed(Feed, Generic[T]):
@@ -123,23 +123,23 @@ class QueueFeed(Feed, Generic[T]):
         self.wake()
 
     def take(self) -> list[T]:
-        """Return all that waits, in order."""
+        """Remove and return all waiting items, in order."""
         return [self._waiting.popleft() for _ in range(len(self._waiting))]
 
 
 class Feeds:
-    """Every open stream of a server: wakes them for threads, and ends all when the server stops.
+    """All open streams of a server: wakes them for threads, and ends them when the server stops.
 
-    However many streams there are and however fast events come, the loop is woken 100 times a second at most; what
-    came meanwhile is sent together. So is the time: one timer serves the heartbeats of all.
+    Regardless of the number of streams and events, the loop is woken at most 100 times a second, and all events since
+    then are sent together. One timer serves the heartbeats of all streams.
     """
 
     def __init__(self) -> None:
         self._open: dict[Feed, bool] = {}
         self._lock = threading.Lock()
-        self._rung: set[Feed] = set()
-        self._ringing = False
-        self._rang_at = 0.0
+        self._scheduled: set[Feed] = set()
+        self._is_scheduled = False
+        self._woken_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self.closing = False
 
@@ -147,7 +147,7 @@ class Feeds:
         return len(self._open)
 
     def add(self, feed: Feed, *, patient: bool) -> None:
-        """Remember a feed; a `patient` one carries a result and goes on while a stopping server lets work finish."""
+        """Add a feed. A `patient` one carries a result, and continues while a stopping server finishes its work."""
         self._open[feed] = patient
         if self.closing and not patient:
             feed.end()
@@ -155,52 +155,52 @@ class Feeds:
             self._tick(asyncio.get_running_loop())
 
     def discard(self, feed: Feed) -> None:
-        """Forget a feed."""
+        """Remove a feed."""
         self._open.pop(feed, None)
 
-    def ring(self, feed: Feed) -> None:
-        """Let a feed look soon. May be called from any thread."""
+    def schedule(self, feed: Feed) -> None:
+        """Wake a feed soon. May be called from any thread."""
         with self._lock:
-            self._rung.add(feed)
-            if self._ringing:
+            self._scheduled.add(feed)
+            if self._is_scheduled:
                 return
-            self._ringing = True
+            self._is_scheduled = True
         loop = feed._loop
-        with suppress(RuntimeError):  # the loop has ended, and with it all streams
-            loop.call_soon_threadsafe(self._answer_bell, loop)
+        with suppress(RuntimeError):  # the loop is closed, and with it all streams
+            loop.call_soon_threadsafe(self._wake_or_delay, loop)
 
     def close(self, *, patient_too: bool) -> None:
-        """End the feeds that only tell, and with `patient_too` those that carry results."""
+        """End the feeds without results, and with `patient_too` all feeds."""
         self.closing = True
         for feed, patient in tuple(self._open.items()):
             if patient_too or not patient:
                 feed.end()
 
-    def _answer_bell(self, loop: asyncio.AbstractEventLoop) -> None:
-        wait_s = self._rang_at + _PAUSE_S - loop.time()
+    def _wake_or_delay(self, loop: asyncio.AbstractEventLoop) -> None:
+        wait_s = self._woken_at + _PAUSE_S - loop.time()
         if wait_s > 0:
-            loop.call_later(wait_s, self._look, loop)
+            loop.call_later(wait_s, self._wake_scheduled, loop)
         else:
-            self._look(loop)
+            self._wake_scheduled(loop)
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _wake_scheduled(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._lock:
-            rung, self._rung, self._ringing = self._rung, set(), False
-        self._rang_at = loop.time()
-        for feed in rung:
-            feed.look()
+            scheduled, self._scheduled, self._is_scheduled = self._scheduled, set(), False
+        self._woken_at = loop.time()
+        for feed in scheduled:
+            feed.wake_now()
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Wake the feeds whose time is over, and come again while there are any."""
+        """Wake the feeds whose timeout is over, and repeat while feeds are open."""
         now = loop.time()
         for feed in self._open:
             if feed.due <= now:
-                feed.look()
+                feed.wake_now()
         self._timer = loop.call_later(_TICK_S, self._tick, loop) if self._open else None
 
 
 class EventStream:
-    """The body of an answer made of events; Falcon iterates over it, and closes it however that ends."""
+    """The body of a response with events. Falcon iterates over it, and closes it in any case."""
 
     def __init__(self, scope: dict[str, Any], source: Source, feeds: Feeds, *, patient: bool) -> None:
         self._scope = scope
@@ -210,12 +210,12 @@ class EventStream:
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         source, feed, clock = self._source, self._source.feed, asyncio.get_running_loop().time
-        left = presence_of(self._scope).watch(feed.end)
+        disconnected = presence_of(self._scope).watch(feed.end)
         sent_at = clock()
-        while not left.is_set():
+        while not disconnected.is_set():
             frames = await source.read()
             if feed.ended or source.finished:
-                frames += await source.read()  # what came between reading and the end
+                frames += await source.read()  # events between the last read and the end
                 yield b"".join(frames) + await source.last()
                 return
             if frames or clock() - sent_at >= HEARTBEAT_S:
@@ -224,7 +224,7 @@ class EventStream:
             await feed.wait(source.interval_s)
 
     async def close(self) -> None:
-        """Let go of what the stream listens to."""
+        """Stop listening to events."""
         self._feeds.discard(self._source.feed)
         self._source.close()
 
@@ -237,8 +237,8 @@ def send_events(
     *,
     patient: bool = False,
 ) -> None:
-    """Make the answer an event stream. `patient`: it carries a result, for which a stopping server waits a while."""
+    """Respond with an event stream. `patient`: it carries a result, which a stopping server waits for."""
     resp.content_type = "text/event-stream"
     resp.set_header("Cache-Control", "no-store")
-    resp.set_header("X-Accel-Buffering", "no")  # nginx would keep the events back
+    resp.set_header("X-Accel-Buffering", "no")  # otherwise nginx delays the events
     resp.stream = EventStream(req.scope, source, feeds, patient=patient)  # type: ignore[assignment]

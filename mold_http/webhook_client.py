@@ -32,7 +32,7 @@ class WebhookClient:
         """Post JSON and return the status of the response. Raises httpx2.TransportError, and InvalidURL."""
         import httpx2
 
-        # NOTE: built from the parts that were checked, so that no other reading of the same text chooses the host.
+        # NOTE: built from the checked components, so that a different URL parser cannot choose another host.
         target = httpx2.URL(
             scheme=url.scheme,
             host=url.hostname or "",
@@ -73,4 +73,4 @@ def _drain(response: httpx2.Response) -> None:
         for _ in response.iter_raw():
             pass
     except httpx2.TransportError:
-        return  # the status has come, and it alone decides
+        return  # only the status matters, and it has been received

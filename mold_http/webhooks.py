@@ -1,4 +1,4 @@
-"""Webhooks: posts each finished job as JSON to the URLs that clients gave."""
+"""Webhooks: posts each finished job as JSON to the URL in its request."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NOT_IN_URLS = re.compile(r"[^\x21-\x7e]")
 _FAREWELL_S = 2.0
 _AT_ONCE = 4
 
-# One second after the first failure, twice as long after each further one, an hour at most: nine hours in all.
+# Retries after 1 second, then after twice as long each time, at most an hour: nine hours in total.
 MAX_ATTEMPTS = 20
 _LONGEST_PAUSE_S = 3600.0
 
@@ -35,7 +35,7 @@ def pause_after(attempts: int) -> float:
 
 
 class Webhooks:
-    """Posts finished jobs to allowed hosts, a few at a time, until the receiver answers with 2xx.
+    """Posts finished jobs to allowed hosts, a few at a time, until the receiver responds with 2xx.
 
     Pending deliveries are in the engine's webhook outbox, on disk if the engine is durable, so a restarted server
     continues them.
@@ -43,7 +43,7 @@ class Webhooks:
 
     def __init__(self, engine: Engine, allowed_hosts: Iterable[str]) -> None:
         self._engine = engine
-        self._book = engine.webhooks
+        self._outbox = engine.webhooks
         self._allowed = frozenset(host.lower() for host in allowed_hosts)
         self._client = WebhookClient()
         self._changed = threading.Condition()
@@ -82,14 +82,14 @@ class Webhooks:
         return parts
 
     def start(self) -> None:
-        """Start to deliver what is due, and what becomes due later."""
-        self._book.changed = self._wake
+        """Start to deliver pending and future webhooks."""
+        self._outbox.changed = self._wake
         self._thread = threading.Thread(target=self._work, name="mold-webhooks", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Start no more calls and wait briefly for those under way; the rest are delivered after the next start."""
-        self._book.changed = lambda: None
+        """Start no more calls, and wait briefly for running ones. The rest is delivered after the next start."""
+        self._outbox.changed = lambda: None
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -106,7 +106,7 @@ class Webhooks:
     def _work(self) -> None:
         with self._changed:
             while not self._closing:
-                due, next_s = self._book.take_due(_AT_ONCE - self._posting)
+                due, next_s = self._outbox.take_due(_AT_ONCE - self._posting)
                 for hook in due:
                     self._posting += 1
                     threading.Thread(target=self._deliver, args=(hook,), name="mold-webhook", daemon=True).start()
@@ -126,25 +126,25 @@ class Webhooks:
         except (ValidationError, JobNotFoundError) as error:
             self._give_up(hook, str(error))
             return
-        except Exception as error:  # whatever it is, a delivery ends after its attempts
+        except Exception as error:  # any failure counts as an attempt
             log.exception("a webhook failed", extra={"job": hook.job_id})
             problem = type(error).__name__
         if problem is None:
-            self._book.delivered(hook)
+            self._outbox.delivered(hook)
         elif hook.attempts + 1 >= MAX_ATTEMPTS:
             self._give_up(hook, problem)
         else:
-            self._book.failed(hook, pause_after(hook.attempts + 1))
+            self._outbox.failed(hook, pause_after(hook.attempts + 1))
             log.warning("a webhook delivery failed and will be retried: %s", problem, extra={"job": hook.job_id})
 
     def _give_up(self, hook: Webhook, problem: str) -> None:
-        self._book.given_up(hook)
+        self._outbox.given_up(hook)
         log.error("a webhook was not delivered: %s", problem, extra={"job": hook.job_id})
 
     def _post(self, hook: Webhook) -> str | None:
-        """Post a job; return what went wrong, or None if the receiver accepted it. A redirect counts as a failure.
+        """Post a job; return the problem, or None if the receiver accepted it. A redirect counts as a failure.
 
-        Raises ValidationError for a host that is no longer allowed, and JobNotFoundError for a job that is not kept.
+        Raises ValidationError for a host that is no longer allowed, and JobNotFoundError for an expired job.
         """
         import httpx2
 

@@ -32,22 +32,22 @@ _ALL_BODIES_BYTES = 16 * MAX_BODY_BYTES
 
 
 def refuse_odd_heads(req: falcon.asgi.Request) -> None:
-    """Raise MalformedError for another version of HTTP, and for a repeated length.
+    """Raise MalformedError for unsupported versions of HTTP, and for a repeated length.
 
-    What stands between us and the client may read such a request differently, and take its body for another request.
+    A proxy may parse such a request differently, and treat its body as another request (request smuggling).
     """
     if req.scope.get(ODD_VERSION):
-        raise MalformedError("this server speaks HTTP/1.1")
+        raise MalformedError("this server supports HTTP/1.1 only")
     names = [name for name, _ in req.scope["headers"] if name in (b"content-length", b"transfer-encoding")]
     if len(names) > 1:
-        raise MalformedError("a request has a Content-Length or a Transfer-Encoding, and only once")
+        raise MalformedError("a request must have one Content-Length or one Transfer-Encoding")
 
 
 class Budget:
-    """The memory that all bodies may use together until they are parsed."""
+    """The memory in bytes that all bodies may use together until they are parsed."""
 
-    def __init__(self, most: int) -> None:
-        self._left = most
+    def __init__(self, total: int) -> None:
+        self._left = total
 
     @contextmanager
     def share(self) -> Iterator[Callable[[int], None]]:
@@ -57,7 +57,7 @@ class Budget:
         def take(size: int) -> None:
             nonlocal taken
             if size > self._left:
-                raise QueueFullError("too many large requests arrive at once")
+                raise QueueFullError("too many large requests at the same time")
             self._left -= size
             taken += size
 
@@ -76,8 +76,8 @@ def _budget() -> Budget:
 async def body_of(req: falcon.asgi.Request) -> AsyncIterator[AsyncIterator[bytes]]:
     """Yield the body as it arrives; its budget is reserved until the `with` block ends.
 
-    Raises MediaTypeError for one that is compressed, TooLargeError as soon as it is known to be over the limit, and
-    QueueFullError where others hold too much.
+    Raises MediaTypeError for a compressed body, TooLargeError as soon as it exceeds the limit, and QueueFullError if
+    other bodies use too much of the budget.
     """
     _refuse_encoded(req)
     if (req.content_length or 0) > MAX_BODY_BYTES:
@@ -102,7 +102,7 @@ def _refuse_encoded(req: falcon.asgi.Request) -> None:
     coding = (req.get_header("Content-Encoding") or "identity").strip().lower()
     if coding not in ("", "identity"):
         raise MediaTypeError(
-            f"the body must not be encoded, and has Content-Encoding {_plain(coding)}",
+            f"the body must not have a Content-Encoding, but has {_plain(coding)}",
             hint="send it uncompressed",
             headers={"Accept-Encoding": "identity"},
         )
@@ -113,9 +113,9 @@ async def read_json(
 ) -> T:
     """Return the wire object in a JSON body; an empty `optional` body is an empty object.
 
-    `media` are names of fields with base64 text beside those that the class declares as bytes.
+    `media` has names of fields with base64 text, in addition to those that the class declares as bytes.
 
-    Raises MediaTypeError, TooLargeError, MalformedError or a ValidationError that names every problem with its path.
+    Raises MediaTypeError, TooLargeError, MalformedError or a ValidationError that lists every problem with its path.
     """
     if not (optional and not req.content_type) and not _is_json(req.content_type):
         raise MediaTypeError(
@@ -142,7 +142,7 @@ def _structured(cls: type[T], text: JsonText) -> T:
 
 @cache
 def _parsers() -> ThreadPoolExecutor:
-    """Threads for large bodies only: the shared pool stays free, and few bodies are parsed at a time."""
+    """Threads for large bodies only, so that the shared pool stays free and few bodies are parsed at a time."""
     return ThreadPoolExecutor(_PARSERS, thread_name_prefix="mold-bodies")
 
 
@@ -158,9 +158,9 @@ def _plain(content_type: str | None) -> str:
 def too_large() -> TooLargeError:
     """Return the error for a body over the limit."""
     # The rest of the body is not read: the connection is closed after the response.
-    return TooLargeError(f"the body may hold {MAX_BODY_BYTES:,} bytes", headers={"Connection": "close"})
+    return TooLargeError(f"the body must have at most {MAX_BODY_BYTES:,} bytes", headers={"Connection": "close"})
 
 
 def query_of(req: falcon.asgi.Request) -> dict[str, Any]:
-    """Return the parameters of the query string; the last of a repeated one counts."""
+    """Return the parameters of the query string; the last value of a repeated one."""
     return {name: value[-1] if isinstance(value, list) else value for name, value in req.params.items()}

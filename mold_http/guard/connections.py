@@ -1,9 +1,9 @@
-"""Limits connections by descriptors; at the limit, the one longest without progress is closed.
+"""Limits connections by file descriptors; at the limit, the connection longest without progress is closed.
 
-A server without descriptors can neither accept a connection nor open a file, and asyncio says so in the log as fast as
-it can. So some are kept back for files, pipes, and connections that are accepted before others have given way. Where
-files take more than that, two connections give way for each new one: the system gives out the lowest free number, so a
-high one says that few are left.
+A server without free descriptors can neither accept connections nor open files, and asyncio floods the log. So some
+descriptors are reserved for files, pipes, and connections that are accepted before others are closed. If files need
+more than that, two connections are closed for each new one. The system assigns the lowest free number, so a high number
+means that few are left.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _JUST_ACCEPTED = 3 * ACCEPTED_AT_ONCE
 
 _MOST_DESCRIPTORS = 65_536
 _MOST_CONNECTIONS = 8192
-_SPARE_SHARE = 4  # one in so many descriptors is for files and pipes, and for what has just been accepted
+_SPARE_SHARE = 4  # one in four descriptors is reserved
 _SPARE_AT_LEAST = 6 * ACCEPTED_AT_ONCE
 
 
@@ -37,21 +37,21 @@ def raise_descriptor_limit() -> int | None:
     except ImportError:  # Windows has no such limit
         return None
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
+    target = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
+    if soft == resource.RLIM_INFINITY or soft >= target:
         return None if soft == resource.RLIM_INFINITY else soft
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
     except (OSError, ValueError):  # macOS refuses more than kern.maxfilesperproc
         return soft
-    return wanted
+    return target
 
 
 class Connection(Protocol):
     """The interface of a connection that `Connections` uses."""
 
     def progressed_at(self) -> float:
-        """Return when something was last sent or received, by the clock of the loop."""
+        """Return the time of the last sent or received data, by the clock of the loop."""
 
     def give_way(self) -> None:
         """Close immediately."""
@@ -73,7 +73,7 @@ class Connections:
         """Add a connection; at the limit, close those longest without progress."""
         excess = 2 if descriptor >= self._short_from else len(self._open) + 1 - self._most
         for _ in range(min(excess, len(self._open))):
-            log.warning("there is no room for another connection: the one longest without progress is closed")
+            log.warning("the limit of connections is reached: the one longest without progress is closed")
             slowest = self._slowest()
             self.discard(slowest)
             slowest.give_way()
@@ -85,7 +85,7 @@ class Connections:
             progressed_at, connection = self._slow.pop()
             if connection in self._open and connection.progressed_at() <= progressed_at:
                 return connection
-        # NOTE: a connection that has just been accepted could not be read yet.
+        # NOTE: connections that were just accepted have had no chance to make progress.
         older = islice(self._open, max(1, len(self._open) - _JUST_ACCEPTED))
         times = ((connection.progressed_at(), connection) for connection in older)
         self._slow = nsmallest(ACCEPTED_AT_ONCE, times, key=itemgetter(0))[::-1]

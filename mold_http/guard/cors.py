@@ -1,4 +1,4 @@
-"""CORS: allows the pages of one other site, if a setting names it."""
+"""CORS: allows the pages of one other site, which a setting names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mold_core.errors import SettingsError
 
 __all__ = ["EXPOSED", "Cors"]
 
-# Response headers that such a page may read.
+# Response headers that pages of that site may read.
 EXPOSED = (
     "X-Mold-Seed-Used",
     "X-Request-ID",
@@ -59,5 +59,5 @@ class Cors:
 
 def _plain(names: str | None) -> str:
     """Return the requested header names, if they are valid names."""
-    wanted = [name.strip() for name in (names or "").split(",")]
-    return ", ".join(name for name in wanted if name.replace("-", "").isalnum() and name.isascii())[:1000] or "*"
+    requested = [name.strip() for name in (names or "").split(",")]
+    return ", ".join(name for name in requested if name.replace("-", "").isalnum() and name.isascii())[:1000] or "*"

@@ -1,8 +1,8 @@
 """uvicorn's HTTP/1.1 protocol with a deadline for each request, against slow clients.
 
-uvicorn waits for ever for the rest of a request. Here a request has `PATIENCE_S` seconds to arrive, and a second more
-for every `SLOWEST` bytes that have come: 64 MiB may take their time, one byte a second may not. Answers, event streams
-among them, take as long as they take.
+uvicorn waits forever for the rest of a request. Here a request has `PATIENCE_S` seconds to arrive, plus a second for
+every `SLOWEST` received bytes: a large upload has enough time, one byte per second has not. Responses, including event
+streams, have no deadline.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ PATIENCE_S = 15.0
 # The slowest accepted upload, in bytes per second.
 SLOWEST = 16 * 1024
 
-# What a client that was answered early may still send, so that the answer is not lost with a reset: so many seconds,
-# and so many bytes of one request in all.
+# After an early response the client may go on sending for this time, and this number of bytes per request, so that a
+# reset does not destroy the response.
 _LINGER_S = 5.0
 _LINGER_BYTES = 65 * 1024 * 1024
 
-# A body may come in so many pieces, and in more if they have so many bytes on average: each costs as much as a line.
+# A body may arrive in this number of chunks, or in more if they have this average size: every chunk costs time.
 _PIECES = 10_000
 _PIECE_BYTES = 64
 
@@ -63,7 +63,7 @@ class _Pieces(h11.Connection):
 class _Corked:
     """A transport that sends head and body of a response at once, and batches other writes of one loop iteration.
 
-    `close` does nothing while `stays_open` says so.
+    `close` does nothing while `stays_open` returns True.
     """
 
     # PERF: a second system call and a second wake-up of the client cost more than a third of a small response.
@@ -74,7 +74,7 @@ class _Corked:
         self._transport = transport
         self._stays_open = stays_open
         self._loop = loop
-        self.taken_at = loop.time()  # when the system last took all that was written
+        self.taken_at = loop.time()  # when the system last accepted all written data
         self._pieces: list[bytes] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -146,7 +146,7 @@ class DeadlineProtocol(H11Protocol):
 
     def on_response_complete(self) -> None:
         """Close a connection that responded before its request was complete; else wait for the next request."""
-        self.transport.flush()  # type: ignore[attr-defined]  # the client need not wait for what is to do here yet
+        self.transport.flush()  # type: ignore[attr-defined]  # before the remaining work of this request
         if self._is_answered_early():
             self._linger()
             return
@@ -160,10 +160,10 @@ class DeadlineProtocol(H11Protocol):
         super().resume_writing()
 
     def progressed_at(self) -> float:
-        """Return when something last came or was taken, as far as that tells who waits for nothing.
+        """Return the time of the last progress, to find the connection that waits for nothing.
 
-        A request that comes more slowly than the slowest that is waited for falls behind. An event stream may be quiet
-        for a while, and a request that is worked on waits for us.
+        For an incoming request it falls behind if data arrives more slowly than `SLOWEST`. An event stream may be
+        silent for a while, and a request in progress waits for the server.
         """
         now, cycle = self.loop.time(), self.cycle
         if self._clock is not None:
@@ -182,7 +182,7 @@ class DeadlineProtocol(H11Protocol):
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.transport.abort()
             return
-        body = json.dumps({"error": "this cannot be read as HTTP", "code": "BAD_REQUEST"}).encode()
+        body = json.dumps({"error": "the request is not valid HTTP", "code": "BAD_REQUEST"}).encode()
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
@@ -234,6 +234,6 @@ class DeadlineProtocol(H11Protocol):
 
 
 def with_limits(patience_s: float, connections: Connections) -> type[DeadlineProtocol]:
-    """Return the protocol with these limits; uvicorn takes a class and makes the instances itself."""
+    """Return the protocol with these limits, as a class because uvicorn creates the instances."""
     about = {"patience_s": patience_s, "open_connections": connections, "__doc__": DeadlineProtocol.__doc__}
     return type("DeadlineProtocol", (DeadlineProtocol,), about)

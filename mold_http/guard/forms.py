@@ -30,7 +30,7 @@ class Form:
 async def read_form(req: falcon.asgi.Request, file_fields: frozenset[str]) -> Form:
     """Return the form in a body. Files with other names are discarded.
 
-    Raises MediaTypeError, TooLargeError, ValidationError, and what Falcon raises for a form that is none.
+    Raises MediaTypeError, TooLargeError, ValidationError, and Falcon's errors for malformed forms.
     """
     if not (req.content_type or "").lower().startswith("multipart/form-data"):
         raise MediaTypeError("the body must be a form", hint="send Content-Type: multipart/form-data")
@@ -61,7 +61,7 @@ async def _data_of(part: Any, max_bytes: int | None = None) -> bytes:
         data += chunk
         if max_bytes is not None and len(data) > max_bytes:
             raise TooLargeError(
-                f"the text of a form may hold {_MAX_TEXT_BYTES:,} bytes", headers={"Connection": "close"}
+                f"the text of a form must have at most {_MAX_TEXT_BYTES:,} bytes", headers={"Connection": "close"}
             )
     return bytes(data)
 

@@ -1,8 +1,8 @@
 """Checks the Host and Origin of requests.
 
-A page on the internet can make a browser call a server on localhost, also under a name of its own that it lets point
-to 127.0.0.1. So on the loopback interface the Host header must name this machine, and requests of other sites' pages
-that change something are refused. Where keys are asked for on an open interface, the key decides.
+A web page can make a browser call a server on localhost, including by DNS rebinding. So on the loopback interface the
+Host header must name this machine, and changing requests from pages of other sites are refused. On other interfaces
+with API keys, only the key decides.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def is_loopback(address: str) -> bool:
 class HostRules:
     """The allowed values of Host and Origin.
 
-    `bind` is the address the server listens on, `allowed` names beside it, with or without a port, `cors_origin` a site
-    whose pages may use the server.
+    `bind` is the address that the server listens on, `allowed` has further names with or without a port, `cors_origin`
+    is a site whose pages may use the server.
     """
 
     def __init__(
@@ -56,14 +56,14 @@ class HostRules:
     def check(self, req: falcon.asgi.Request) -> None:
         """Raise ForbiddenError for a request with another host or from another site's page.
 
-        Raises MalformedError for an Origin that is none.
+        Raises MalformedError for an invalid Origin.
         """
         if _is_plain_health_check(req):
             return
         host = (req.get_header("Host") or "").lower()
         if self._check_host and host not in self._hosts:
             raise ForbiddenError(
-                "the Host header must name this machine", hint="use localhost, or allow the name by MOLD_ALLOWED_HOSTS"
+                "the Host header must name this machine", hint="use localhost, or add the name to MOLD_ALLOWED_HOSTS"
             )
         origin = req.get_header("Origin")
         site = _site(origin) if origin is not None else host
@@ -73,7 +73,9 @@ class HostRules:
             return
         foreign = site not in (host, site_of(req).host.lower())
         if foreign or req.get_header("Sec-Fetch-Site") == "cross-site":
-            raise ForbiddenError("pages of other sites may not use this server", hint="MOLD_CORS_ORIGIN allows one")
+            raise ForbiddenError(
+                "pages of other sites may not use this server", hint="set MOLD_CORS_ORIGIN to allow one"
+            )
 
 
 def _site(origin: str) -> str:

@@ -1,8 +1,8 @@
-"""JSON of a request, limited while it is read and before it is parsed.
+"""Limits the JSON of a request while it is received, before it is parsed.
 
-A tree takes far more memory than its text: 60 MB of ``[],`` become 2 GB. So depth, number of values, and the bytes of
-all that is no media are counted as the text arrives. Media, the base64 text of a few fields, is cut out of the text and
-never goes through the JSON parser, whose time and memory are then bounded by what is left.
+Parsed JSON takes far more memory than its text: 60 MB of ``[],`` become 2 GB. So depth, number of values, and bytes
+except media are counted as the text arrives. Media, the base64 text of a few fields, is cut out before parsing, so that
+the size of the rest bounds the time and memory of the JSON parser.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _ESCAPE_BYTES = len(r"\u0000")
 
 @cache
 def media_fields(body: type | None = None) -> frozenset[str]:
-    """Return the names of the fields of requests, and of the class of a body, that hold media in base64."""
+    """Return the names of the fields with base64 media, in requests and in the class of a body."""
     from mold_core.wire import ChainRequest, GenerateRequest, UpscaleRequest
     from mold_core.wire.schema import classes_within
 
@@ -69,8 +69,8 @@ class JsonText:
     def __init__(self, media: frozenset[str]) -> None:
         self._media = frozenset(name.encode() for name in media)
         self._text = bytearray()
-        self._at = 0  # all before is scanned
-        self._string_at: int | None = None  # where the string begins that is not closed yet
+        self._at = 0  # the text before it is scanned
+        self._string_at: int | None = None  # start of the current string
         self._in_media = False
         self._open: list[_Container] = []
         self._name_next = False
@@ -99,7 +99,7 @@ class JsonText:
         """Return the tree, with media as text, and free the text. Raises ValueError, like json."""
         if self._string_at is not None:
             raise ValueError("a string is not closed")
-        mark = secrets.token_hex(8)  # no text that was sent begins with it
+        mark = secrets.token_hex(8)  # random, so that no received text starts with it
         media = [_text_of(memoryview(self._text)[start:end]) for start, end in self._cuts]
         plain = self._without_media(mark)
         self._text = bytearray()
@@ -137,7 +137,7 @@ class JsonText:
             self._at = len(self._text)
             return
         self._at = quote + 1
-        self._count_token()  # NOTE: a quote that is escaped counts, too, so that many of them cost no time
+        self._count_token()  # NOTE: escaped quotes count too, because each one costs time
         if not self._is_escaped(quote):
             self._end_string(quote)
 
@@ -170,17 +170,17 @@ class JsonText:
         self._open.append(_Container(is_object, name))
         self._name_next = is_object
         if len(self._open) > MAX_DEPTH:
-            raise MalformedError(f"the JSON is nested too deeply: {MAX_DEPTH} levels are read")
+            raise MalformedError(f"the JSON is nested too deeply; the limit is {MAX_DEPTH} levels")
 
     def _count_token(self) -> None:
         self._tokens += 1
         if self._tokens > MAX_TOKENS:
-            raise _too_large(f"the JSON has too many values: {MAX_TOKENS:,} brackets, commas and quotes are read")
+            raise _too_large(f"the JSON has too many values; the limit is {MAX_TOKENS:,} brackets, commas and quotes")
 
     def _check_plain_bytes(self) -> None:
         under_way = self._at - self._string_at if self._in_media and self._string_at is not None else 0
         if self._at - self._media_bytes - under_way > MAX_PLAIN_BYTES:
-            raise _too_large(f"beside media, the body may hold {MAX_PLAIN_BYTES:,} bytes")
+            raise _too_large(f"the body must have at most {MAX_PLAIN_BYTES:,} bytes without media")
 
     # --- parsing -------------------------------------------------------------------------------------------------
 
@@ -194,21 +194,21 @@ class JsonText:
 
 
 def parse_json(data: bytes) -> Any:
-    """Return the tree of a text without media. Raises the errors of `JsonText`."""
+    """Return the parsed JSON of a text without media. Raises the errors of `JsonText`."""
     text = JsonText(frozenset())
     text.feed(data)
     return text.parse()
 
 
 def _text_of(raw: memoryview) -> str:
-    """Return a string of JSON, given without its quotes. Raw line breaks, as in base64, are removed."""
+    """Return a JSON string from its text without quotes. Raw line breaks, as in base64, are removed."""
     with suppress(UnicodeDecodeError):
         text = str(raw, "ascii")
         if "\\" not in text and text.isprintable():
             return text
         del text
         return "".join(map(_unescaped, _pieces_of(raw)))
-    if len(raw) > _PIECE_BYTES:  # a character beyond ASCII would make four bytes of each
+    if len(raw) > _PIECE_BYTES:  # one character outside of ASCII makes Python use four bytes per character
         raise MalformedError("media must be base64 text")
     return _unescaped(raw.tobytes())
 
@@ -223,7 +223,7 @@ def _pieces_of(raw: memoryview) -> Iterator[bytes]:
     while at < len(raw):
         piece = raw[at : at + _PIECE_BYTES].tobytes()
         if at + len(piece) < len(raw) and b"\\" in piece[-_ESCAPE_BYTES:]:
-            piece = piece[: piece.rindex(b"\\")].rstrip(b"\\")  # what begins a run of backslashes begins an escape
+            piece = piece[: piece.rindex(b"\\")].rstrip(b"\\")  # the first of several backslashes starts an escape
         if not piece:
             raise MalformedError("the JSON has too many backslashes in a row")
         yield piece

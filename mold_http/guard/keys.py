@@ -31,32 +31,33 @@ class Keys:
         """Whether a key is required."""
         return bool(self._keys)
 
-    def knows(self, given: bytes) -> bool:
-        """Return whether a key is valid, in a time that reveals nothing about the keys."""
-        # NOTE: bytes, because compare_digest refuses text beyond ASCII; and no early exit, which reveals the place.
+    def knows(self, candidate: bytes) -> bool:
+        """Return whether a key is valid, in constant time."""
+        # NOTE: bytes, because compare_digest refuses text outside of ASCII; no early exit, which would reveal the
+        # index.
         known = 0
         for key in self._keys:
-            known |= hmac.compare_digest(key, given)
+            known |= hmac.compare_digest(key, candidate)
         return bool(known)
 
 
 class KeyGuard:
     """Refuses requests without a valid key. Wrong keys have their own rate limit for each address.
 
-    A right key is let in whatever else came from its address: many clients may share one, behind a proxy.
+    A valid key is accepted regardless of wrong ones from its address, because clients behind a proxy share an address.
     """
 
     def __init__(self, keys: Keys, rate: Rate = _WRONG_KEYS) -> None:
         self._keys = keys
         self._wrong = Bucket(rate)
 
-    def check(self, given: str | None, address: str) -> None:
+    def check(self, key: str | None, address: str) -> None:
         """Raise UnauthorizedError for a missing or a wrong key, RateLimitedError for too many wrong ones."""
         if not self._keys.required:
             return
-        if given is None:
+        if key is None:
             raise UnauthorizedError("missing X-Api-Key header")
-        if self._keys.knows(given.encode("latin-1", "replace")):
+        if self._keys.knows(key.encode("latin-1", "replace")):
             return
         wait_s = self._wrong.take(network_of(address), time.monotonic())
         if wait_s > 0:

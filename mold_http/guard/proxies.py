@@ -1,7 +1,7 @@
 """Headers of trusted proxies: the address of the client, and the scheme, host and path of its request.
 
-Anybody can send X-Forwarded headers, so they count only where the connection comes from an address that the setting
-`trusted_proxies` names.
+Any client can send X-Forwarded headers, so they are used only if the connection comes from an address in the setting
+`trusted_proxies`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PREFIX = re.compile(r"(/[A-Za-z0-9._~-]{1,100}){1,10}")
 
 @attrs.frozen
 class Site:
-    """The address of the server as the client sees it. `prefix` is its path: empty, or such as ``/mold``."""
+    """The URL of the server as the client sees it. `prefix` is its path: empty, or such as ``/mold``."""
 
     scheme: str
     host: str
@@ -34,14 +34,14 @@ class Site:
 
     @property
     def url(self) -> str:
-        """The server's address, without a slash at the end."""
+        """URL of the server, without a slash at the end."""
         return f"{self.scheme}://{self.host}{self.prefix}"
 
 
 def site_of(req: falcon.asgi.Request) -> Site:
-    """Return the address of the server as the client sees it."""
-    said: Site | None = req.scope.get(_KEY)
-    return said or Site(req.scheme, req.netloc)
+    """Return the URL of the server as the client sees it."""
+    forwarded: Site | None = req.scope.get(_KEY)
+    return forwarded or Site(req.scheme, req.netloc)
 
 
 class Proxies:
@@ -97,20 +97,20 @@ def behind(proxies: Proxies, app: App) -> App:
 
 
 def _headers(scope: Message) -> dict[str, str]:
-    """Return headers by name; of a list the first value, from the proxy next to the client."""
+    """Return headers by name. Of several values the first, which the proxy nearest to the client has set."""
     found: dict[str, str] = {}
     for name, value in scope["headers"]:
         found.setdefault(name.decode("latin-1"), value.decode("latin-1").partition(",")[0].strip())
     return found
 
 
-def _values(scope: Message, wanted: bytes) -> list[str]:
-    texts = [value.decode("latin-1") for name, value in scope["headers"] if name == wanted]
-    return [part.strip() for part in ",".join(texts).split(",") if part.strip()]
+def _values(scope: Message, header: bytes) -> list[str]:
+    texts = [value.decode("latin-1") for name, value in scope["headers"] if name == header]
+    return [value.strip() for value in ",".join(texts).split(",") if value.strip()]
 
 
 def _ip(text: str) -> IPv4Address | IPv6Address | None:
-    """Return an address, which may have a port; an IPv4 address that is mapped into IPv6 as such."""
+    """Parse an address with an optional port. An IPv4 address mapped into IPv6 becomes IPv4."""
     host = text[1:].partition("]")[0] if text.startswith("[") else text
     host = host.partition(":")[0] if host.count(":") == 1 else host
     try:
@@ -126,7 +126,7 @@ def _network(text: str) -> IPv4Network | IPv6Network:
         return ip_network(text.strip(), strict=False)
     except ValueError:
         raise SettingsError(
-            f"MOLD_TRUSTED_PROXIES must name addresses or networks, not {text!r}",
+            f"MOLD_TRUSTED_PROXIES must have addresses or networks, not {text!r}",
             field="trusted_proxies",
             value=text,
             hint="such as 127.0.0.1 or 10.0.0.0/8",

@@ -36,7 +36,7 @@ class Rate:
 
 
 def parse_rate(text: str, burst: int | None) -> Rate:
-    """Parse MOLD_RATE_LIMIT, such as ``10/min``; bursts of twice the rate, at most 100, by default.
+    """Parse MOLD_RATE_LIMIT, such as ``10/min``. The default burst is twice the rate, at most 100.
 
     Raises SettingsError.
     """
@@ -55,8 +55,8 @@ def parse_rate(text: str, burst: int | None) -> Rate:
 class Bucket:
     """The buckets of all addresses for one rate.
 
-    Of each address one number is kept: the moment at which its bucket will be full again. A request moves it by the
-    time one token takes; it is refused where that would lie further ahead than the burst allows.
+    One number is stored per address: the time when its bucket will be full again. A request moves it by the time of one
+    token, and is refused if it would move further ahead than the burst allows.
     """
 
     def __init__(self, rate: Rate, max_addresses: int = MAX_ADDRESSES) -> None:
@@ -93,7 +93,7 @@ class RateLimits:
         self._buckets: dict[Tier, Bucket] = {"generation": Bucket(rate), "read": Bucket(reads)}
 
     def take(self, tier: Tier, address: str, now: float) -> float:
-        """Count a request of an address; return 0, or the seconds it has to wait."""
+        """Count a request of an address. Returns 0, or the seconds until it is allowed."""
         return self._buckets[tier].take(network_of(address), now)
 
 

@@ -1,1 +1,1 @@
-"""The routes of the API: a table of data, and the handlers of each resource in a module of its own."""
+"""The routes of the API: the table, and one module of handlers per resource."""

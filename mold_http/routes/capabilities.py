@@ -32,8 +32,10 @@ class FamilyInfo:
 
     name: str = wire_field("Name of the family.")
     title: str = wire_field("Display name.")
-    capabilities: tuple[str, ...] = wire_field("Its capabilities.")
-    parameters: tuple[ParameterInfo, ...] = wire_field("The parameters it takes, shared and its own.")
+    capabilities: tuple[str, ...] = wire_field("Capabilities of the family.")
+    parameters: tuple[ParameterInfo, ...] = wire_field(
+        "Parameters that it accepts: shared ones, and those it declares."
+    )
     output_formats: tuple[str, ...] = wire_field("File formats of its results, the default first.")
     size_multiple: int = wire_field("Width and height are multiples of this.")
     max_pixels: int = wire_field("Maximum number of pixels.")

@@ -36,7 +36,7 @@ class ChainLimits:
     model: str = wire_field("Full name of the model.")
     frames_per_clip_cap: int = wire_field("Maximum number of frames of a clip.")
     frames_per_clip_recommended: int = wire_field("Recommended number of frames of a clip.")
-    frame_stride: int = wire_field("Frames of a clip come in multiples of this number, plus one.")
+    frame_stride: int = wire_field("A clip has a multiple of this number of frames, plus 1.")
     max_stages: int = wire_field("Maximum number of clips.")
     max_total_frames: int = wire_field("Maximum number of frames of all clips.")
     fade_frames_max: int = wire_field("Maximum number of frames of a fade.")

@@ -1,4 +1,4 @@
-"""What describes the server: the OpenAPI document, the page that shows it, and the metrics."""
+"""The OpenAPI document, the interactive reference, and the metrics."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mold_http.service import Service
 
 __all__ = ["ROUTES"]
 
-# Scalar with everything off that would ask another server for something.
+# Scalar without the features that send requests to other servers.
 _SCALAR = {
     "url": "openapi.json",
     "withDefaultFonts": False,
@@ -32,7 +32,7 @@ _SCALAR = {
     "showDeveloperTools": "never",
 }
 
-# The page may ask nobody but this server, whatever its script would like to.
+# The page may send requests to this server only.
 _CONTENT_POLICY = (
     "default-src 'none'; script-src 'self' 'unsafe-eval'; style-src 'unsafe-inline'; connect-src 'self'; "
     "img-src 'self' data: blob:; font-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

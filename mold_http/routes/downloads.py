@@ -26,7 +26,7 @@ __all__ = ["ROUTES", "DownloadAccepted", "DownloadList"]
 class DownloadAccepted:
     """A queued or running download."""
 
-    id: str = wire_field("Its id.")
+    id: str = wire_field("Id of the download and of its job.")
     position: int = wire_field("Position in the queue, from 1; 0 if it is running.")
 
 

@@ -1,4 +1,4 @@
-"""Jobs: work that is asked for now and fetched later, and the queue they wait in."""
+"""Jobs: submit a request, follow it and fetch its result later; and the queue of waiting jobs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from mold_http.sse import send_events
 
 __all__ = ["ROUTES", "JobAccepted", "JobInfo", "JobRequest", "MoveRequest", "QueueState"]
 
-# The names in the table: text for a type checker, choices in the OpenAPI document.
+# The names in JOB_KINDS: str for type checkers, an enumeration in the OpenAPI document.
 if TYPE_CHECKING:
     JobKindName: TypeAlias = str
 else:
@@ -43,13 +43,13 @@ _MAX_ID_DIGITS = 15
 
 @attrs.frozen(kw_only=True)
 class JobRequest:
-    """Work to queue: its kind, and the body that the kind's own route would get."""
+    """A job to queue: its kind, and the body for the route of that kind."""
 
-    kind: JobKindName = wire_field("What is asked for.")
-    request: dict[str, Any] = wire_field("The request: what the route of this kind reads.")
+    kind: JobKindName = wire_field("Kind of the job.")
+    request: dict[str, Any] = wire_field("The request: the body for the route of this kind.")
     webhook_url: str | None = wire_field(
-        "Where the job is posted as JSON when it has ended, until that is answered with 2xx; perhaps twice. The host "
-        "must be allowed by MOLD_WEBHOOK_HOSTS.",
+        "URL to which the finished job is posted as JSON until the response is 2xx, in rare cases twice. "
+        "MOLD_WEBHOOK_HOSTS must allow the host.",
         default=None,
         not_blank=True,
         max_length=2000,
@@ -58,54 +58,57 @@ class JobRequest:
 
 @attrs.frozen(kw_only=True)
 class JobAccepted:
-    """A job that was accepted."""
+    """An accepted job."""
 
-    id: str = wire_field("Its id.")
-    state: JobState = wire_field("Where it is in its life.")
-    position: int = wire_field("Place in the queue, from 1; 0 when it no longer waits.")
+    id: str = wire_field("Id of the job.")
+    state: JobState = wire_field("State of the job.")
+    position: int = wire_field("Position in the queue, from 1; 0 if it is not waiting.")
 
 
 @attrs.frozen(kw_only=True)
 class JobInfo:
-    """What there is to say of a job, without its request and result. Times are in milliseconds since 1970."""
+    """A job without its request and result. Times are in milliseconds since 1970."""
 
-    id: str = wire_field("Its id.")
-    kind: JobKindName = wire_field("What was asked for.")
-    state: JobState = wire_field("Where it is in its life.")
-    position: int = wire_field("Place in the queue, from 1; 0 when it no longer waits.")
-    model: str | None = wire_field("Its model.", default=None)
-    created_at: int | None = wire_field("When it was accepted.", default=None)
-    started_at: int | None = wire_field("When it began.", default=None)
-    finished_at: int | None = wire_field("When it ended.", default=None)
-    warnings: tuple[str, ...] | None = wire_field("What was adjusted or ignored, in words.", default=None)
+    id: str = wire_field("Id of the job.")
+    kind: JobKindName = wire_field("Kind of the job.")
+    state: JobState = wire_field("State of the job.")
+    position: int = wire_field("Position in the queue, from 1; 0 if it is not waiting.")
+    model: str | None = wire_field("Full name of its model.", default=None)
+    created_at: int | None = wire_field("Time when it was accepted.", default=None)
+    started_at: int | None = wire_field("Time when it started.", default=None)
+    finished_at: int | None = wire_field("Time when it finished.", default=None)
+    warnings: tuple[str, ...] | None = wire_field(
+        "Fields that were adjusted or ignored, one sentence each.", default=None
+    )
     files: tuple[str, ...] | None = wire_field("Names of its results in the gallery.", default=None)
-    error: str | None = wire_field("Why it failed.", default=None)
-    code: str | None = wire_field("The code of that error.", default=None)
+    error: str | None = wire_field("Error message, if it failed.", default=None)
+    code: str | None = wire_field("Error code, if it failed.", default=None)
 
 
 @attrs.frozen(kw_only=True)
 class MoveRequest:
-    """A waiting job and where it shall stand."""
+    """A waiting job and its new position."""
 
     id: str = wire_field("Id of the job.", not_blank=True, max_length=200)
-    position: int = wire_field("Place in the queue, from 1; beyond the end means last.", minimum=1, maximum=1_000_000)
+    position: int = wire_field(
+        "New position in the queue, from 1; larger than the queue means last.", minimum=1, maximum=1_000_000
+    )
 
 
 @attrs.frozen(kw_only=True)
 class QueueState:
-    """The queue."""
+    """The state of the queue."""
 
-    paused: bool = wire_field("Whether jobs wait though a device is free.")
-    depth: int = wire_field("Jobs that wait.")
-    capacity: int = wire_field("Jobs that may wait.")
-    entries: tuple[QueueEntry, ...] = wire_field("The jobs that run, then those that wait.")
+    paused: bool = wire_field("Whether the queue is paused.")
+    depth: int = wire_field("Number of waiting jobs.")
+    capacity: int = wire_field("Maximum number of waiting jobs.")
 
 
 async def create(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Queue a job and answer with its id at once."""
-    wanted = await read_json(req, JobRequest)
-    request, webhook_url = await asyncio.to_thread(_inner, wanted), wanted.webhook_url
-    del wanted  # PERF: it holds the text of all media
+    """Queue a job and respond with its id immediately."""
+    body = await read_json(req, JobRequest)
+    request, webhook_url = await asyncio.to_thread(_inner_request, body), body.webhook_url
+    del body  # PERF: it has the text of all media
     if webhook_url is not None:
         service.webhooks.check(webhook_url)
     job = await submit(service, req, request, idempotency_key=_idempotency_key(req), webhook_url=webhook_url)
@@ -114,7 +117,7 @@ async def create(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.R
 
 
 async def list_jobs(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Answer with the jobs that are kept, newest first."""
+    """Respond with the stored jobs, newest first."""
     query = query_of(req)
     state, kind = _word(query, "state", get_args(JobState)), _word(query, "kind", tuple(JOB_KINDS))
     jobs = await asyncio.to_thread(lambda: service.engine.jobs(state=state, kind=kind))
@@ -122,24 +125,24 @@ async def list_jobs(service: Service, req: falcon.asgi.Request, resp: falcon.asg
 
 
 async def get_job(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, id: str) -> None:
-    """Answer with what there is to say of a job."""
+    """Respond with the state of a job."""
     answer_json(resp, (await _job(service, id)).to_json())
 
 
 async def cancel(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, id: str) -> None:
-    """Cancel a job, and answer with how it is then; one that has ended stays as it is."""
+    """Cancel a job, and respond with its state. A finished job does not change."""
     job = await _job(service, id)
     await asyncio.to_thread(job.cancel)
     answer_json(resp, job.to_json())
 
 
 async def events(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, id: str) -> None:
-    """Answer with the events of a job from the first on, or from the one after Last-Event-ID; 204 after the end."""
+    """Respond with the events of a job, from the first or from the one after Last-Event-ID; 204 after the last."""
     form = image_data_of(req)
     job = await _job(service, id)
     start = _start(req)
     if start > _last_number(job):
-        resp.status = 204  # which tells an EventSource not to come back
+        resp.status = 204  # makes an EventSource stop reconnecting
         return
     prefix = site_of(req).prefix
     source = JobSource(
@@ -154,42 +157,42 @@ async def events(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.R
 
 
 async def result(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, id: str) -> None:
-    """Answer with what the job made, as its own route would; 409 while it has not ended."""
+    """Respond with the result of a job as the route of its kind does; 409 if it is not finished."""
     form = image_data_of(req)
     job = await _job(service, id)
     if not job.finished:
-        raise ConflictError(f"the job is {job.state}", hint=f"GET /api/jobs/{job.id}/events waits for its end")
-    await answer_result(req, resp, JOB_KINDS[job.kind], await asyncio.to_thread(job.result), form)
+        raise ConflictError(f"the job is {job.state}", hint=f"GET /api/jobs/{job.id}/events waits until it is finished")
+    await answer_result(req, resp, await asyncio.to_thread(job.result), form)
 
 
 async def pause(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Begin no more jobs; what runs goes on."""
+    """Pause the queue: running jobs continue, and no more are started."""
     await asyncio.to_thread(service.engine.pause)
-    await _answer_queue(service, resp)
+    _respond_queue(service, resp)
 
 
 async def resume(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Begin jobs again."""
+    """Resume the queue."""
     await asyncio.to_thread(service.engine.resume)
-    await _answer_queue(service, resp)
+    _respond_queue(service, resp)
 
 
 async def reorder(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Move a waiting job to another place."""
+    """Move a waiting job to another position."""
     request = await read_json(req, MoveRequest)
-    place = await asyncio.to_thread(service.engine.move, request.id, request.position)
+    position = await asyncio.to_thread(service.engine.move, request.id, request.position)
     job = await _job(service, request.id)
-    if not place:
-        raise ConflictError(f"the job is {job.state} and waits no more")
-    answer_json(resp, JobAccepted(id=job.id, state=job.state, position=place))
+    if not position:
+        raise ConflictError(f"the job is {job.state} and no longer waits")
+    answer_json(resp, JobAccepted(id=job.id, state=job.state, position=position))
 
 
 async def queue(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Answer with how long the queue is, and whether it is paused."""
-    await _answer_queue(service, resp)
+    """Respond with the state of the queue."""
+    _respond_queue(service, resp)
 
 
-async def _answer_queue(service: Service, resp: falcon.asgi.Response) -> None:
+def _respond_queue(service: Service, resp: falcon.asgi.Response) -> None:
     waiting = service.engine.queue
     answer_json(
         resp,
@@ -206,10 +209,10 @@ async def _job(service: Service, id: str) -> Job:
     return await asyncio.to_thread(service.engine.job, id[:200])
 
 
-def _inner(wanted: JobRequest) -> Any:
-    """Return the request inside. What is wrong with it is said with its path from the outside."""
+def _inner_request(body: JobRequest) -> Any:
+    """Return the inner request. Paths in its errors start with ``request.``."""
     try:
-        return from_json(JOB_KINDS[wanted.kind].request_class, wanted.request)
+        return from_json(JOB_KINDS[body.kind].request_class, body.request)
     except ValidationError as error:
         problems = tuple(f"request.{problem}" for problem in error.problems)
         field = f"request.{error.field}" if error.field else "request"
@@ -231,13 +234,13 @@ def _idempotency_key(req: falcon.asgi.Request) -> str | None:
 
 
 def _start(req: falcon.asgi.Request) -> int:
-    """Return the number of the event after the last one that the client has seen."""
+    """Return the number of the first event that the client has not received."""
     last = req.get_header("Last-Event-ID") or query_of(req).get("last_event_id")
     return int(last) + 1 if last and last.isascii() and last.isdigit() and len(last) <= _MAX_ID_DIGITS else 0
 
 
 def _last_number(job: Job) -> float:
-    """Return the number of the last event that the stream of a job has; of one that goes on there is none yet."""
+    """Return the number of the last event of a job's stream; infinity if the job is not finished."""
     if not job.finished:
         return inf
     ends_by_event = job.state == "done" and not JOB_KINDS[job.kind].ends_with_complete
@@ -253,8 +256,8 @@ ROUTES = (
         name="create_job",
         summary="Queue work and fetch its result later",
         doc=(
-            "Answers at once. A second request with the same Idempotency-Key gets the job of the first. Jobs are not "
-            "cancelled when the client leaves."
+            "Responds immediately. A second request with the same Idempotency-Key returns the job of the first. Jobs "
+            "continue if the client disconnects."
         ),
         handler=create,
         tag="jobs",
@@ -262,14 +265,14 @@ ROUTES = (
         parameters=(
             Query(
                 name="Idempotency-Key",
-                doc="1 to 200 visible characters that stand for this request.",
+                doc="1 to 200 visible ASCII characters that identify this request.",
                 place="header",
             ),
         ),
         responses=(
             ResponseSpec(
                 status=202,
-                doc="It is accepted.",
+                doc="The job is accepted.",
                 content={JSON: JobAccepted},
                 headers={"Location": "Path of the job."},
             ),
@@ -292,7 +295,7 @@ ROUTES = (
         method="GET",
         path="/api/jobs",
         name="list_jobs",
-        summary="The jobs that are kept, newest first",
+        summary="List the stored jobs, newest first",
         handler=list_jobs,
         tag="jobs",
         parameters=(
@@ -305,7 +308,7 @@ ROUTES = (
         method="GET",
         path="/api/jobs/{id}",
         name="get_job",
-        summary="How a job is",
+        summary="State of a job",
         handler=get_job,
         tag="jobs",
         path_docs=_ID,
@@ -317,29 +320,29 @@ ROUTES = (
         path="/api/jobs/{id}",
         name="cancel_job",
         summary="Cancel a job",
-        doc="It ends at once; work under way stops at its next step. One that has ended stays as it is.",
+        doc="The job ends immediately; its computation stops at the next step. A finished job does not change.",
         handler=cancel,
         tag="jobs",
         path_docs=_ID,
-        responses=(ResponseSpec(doc="How it is now.", content={JSON: JobInfo}),),
+        responses=(ResponseSpec(doc="The job.", content={JSON: JobInfo}),),
         errors=("JOB_NOT_FOUND",),
     ),
     Route(
         method="GET",
         path="/api/jobs/{id}/events",
         name="job_events",
-        summary="What happens to a job, as it happens",
+        summary="Stream the events of a job",
         doc=(
-            "Events are those of the streaming route of its kind, each with an `id`; a client that comes back sends "
-            "the last one it saw as Last-Event-ID and goes on there."
+            "Events are those of the streaming route of its kind, each with an `id`. A client that reconnects sends "
+            "the last id as Last-Event-ID to receive the events after it."
         ),
         handler=events,
         tag="jobs",
         path_docs=_ID,
-        parameters=(IMAGE_DATA, Query(name="Last-Event-ID", doc="The last event that was seen.", place="header")),
+        parameters=(IMAGE_DATA, Query(name="Last-Event-ID", doc="Id of the last received event.", place="header")),
         responses=(
             ResponseSpec(doc="Events.", content={EVENT_STREAM: EVENTS}),
-            ResponseSpec(status=204, doc="The client has seen the end: no more will come."),
+            ResponseSpec(status=204, doc="The client has received all events."),
         ),
         errors=("JOB_NOT_FOUND",),
         example="curl -N localhost:7680/api/jobs/ID/events -H 'Last-Event-ID: 7'",
@@ -348,8 +351,8 @@ ROUTES = (
         method="GET",
         path="/api/jobs/{id}/result",
         name="job_result",
-        summary="What a job made",
-        doc="As the route of its kind answers: images as they are, JSON where Accept asks for it.",
+        summary="Result of a job",
+        doc="The same as the response of the route of its kind: images as files, JSON if Accept requests it.",
         handler=result,
         tag="jobs",
         path_docs=_ID,
@@ -371,7 +374,7 @@ ROUTES = (
         method="GET",
         path="/api/queue",
         name="queue",
-        summary="How long the queue is",
+        summary="State of the queue",
         handler=queue,
         tag="jobs",
         responses=(ResponseSpec(doc="The queue.", content={JSON: QueueState}),),
@@ -380,30 +383,33 @@ ROUTES = (
         method="POST",
         path="/api/queue/pause",
         name="pause_queue",
-        summary="Begin no more jobs",
-        doc="What runs goes on; jobs may be submitted, and downloads go on. A restart keeps the queue paused.",
+        summary="Pause the queue",
+        doc=(
+            "Running jobs and downloads continue, and new jobs are accepted but not started. The queue stays paused "
+            "after a restart."
+        ),
         handler=pause,
         tag="jobs",
-        responses=(ResponseSpec(doc="It is paused.", content={JSON: QueueState}),),
+        responses=(ResponseSpec(doc="The queue is paused.", content={JSON: QueueState}),),
     ),
     Route(
         method="POST",
         path="/api/queue/resume",
         name="resume_queue",
-        summary="Begin jobs again",
+        summary="Resume the queue",
         handler=resume,
         tag="jobs",
-        responses=(ResponseSpec(doc="It goes on.", content={JSON: QueueState}),),
+        responses=(ResponseSpec(doc="The queue is running.", content={JSON: QueueState}),),
     ),
     Route(
         method="POST",
         path="/api/queue/reorder",
         name="reorder_queue",
-        summary="Move a waiting job to another place",
+        summary="Move a waiting job to another position",
         handler=reorder,
         tag="jobs",
         request=MoveRequest,
-        responses=(ResponseSpec(doc="Where it stands now.", content={JSON: JobAccepted}),),
+        responses=(ResponseSpec(doc="The new position of the job.", content={JSON: JobAccepted}),),
         errors=("JOB_NOT_FOUND", "CONFLICT"),
     ),
 )

@@ -26,8 +26,8 @@ from mold_http.sse import send_events
 
 __all__ = ["ROUTES", "LoadRequest", "ModelInfo", "UnloadRequest"]
 
-# The size of a model counts only its own files.
-_OWN_COMPONENTS = frozenset({"transformer", "distilled_lora", "upscaler", "llm"})
+# `size_gb` of a model counts only these components, not those that models share.
+_UNSHARED_COMPONENTS = frozenset({"transformer", "distilled_lora", "upscaler", "llm"})
 
 
 @attrs.frozen(kw_only=True)
@@ -36,21 +36,21 @@ class ModelInfo:
 
     name: str = wire_field("Full name, base:tag.")
     family: str = wire_field("Family of the model.")
-    size_gb: float = wire_field("Size of its own files in GiB, without shared files, rounded up.")
+    size_gb: float = wire_field("Size of its files in GiB, without files shared with other models.")
     is_loaded: bool = wire_field("Whether it is in memory.")
     last_used: int | None = wire_field("Always null.")
     hf_repo: str = wire_field("Repository of its weights; may be empty.")
-    default_steps: int = wire_field("Default number of steps; 0 if it has none.")
-    default_guidance: float = wire_field("Default guidance; 0 if it has none.")
-    default_width: int = wire_field("Default width; 0 if it has none.")
-    default_height: int = wire_field("Default height; 0 if it has none.")
+    default_steps: int | None = wire_field("Default number of steps.")
+    default_guidance: float | None = wire_field("Default guidance scale.")
+    default_width: int | None = wire_field("Default width in pixels.")
+    default_height: int | None = wire_field("Default height in pixels.")
     description: str = wire_field("Short description.")
     downloaded: bool = wire_field("Whether all its files are downloaded.")
     runnable: bool = wire_field("Whether a loaded plugin can run it.")
     capabilities: tuple[str, ...] = wire_field("Capabilities of its family.")
-    disk_usage_bytes: int | None = wire_field("Size of its downloaded files.", default=None)
+    disk_usage_bytes: int | None = wire_field("Size of its downloaded files in bytes.", default=None)
     remaining_download_bytes: int | None = wire_field("Bytes that a download would transfer.", default=None)
-    size_bytes: int | None = wire_field("Size of all its files, including shared ones.", default=None)
+    size_bytes: int | None = wire_field("Size of all its files in bytes, including shared ones.", default=None)
     licence: str | None = wire_field("Licence of its weights.", default=None)
     embedded: bool | None = wire_field("True if its files ship with a plugin.", default=None)
     part_of: str | None = wire_field(
@@ -60,7 +60,7 @@ class ModelInfo:
     default_fps: int | None = wire_field("Default frames per second.", default=None)
     chain_frames: int | None = wire_field("Frames of a clip of a chain, if it supports chains.", default=None)
     placement: DevicePlacement | None = wire_field("Placement of its components, if configured.", default=None)
-    default_because: str | None = wire_field("Why it is the default model, if it is.", default=None)
+    default_because: str | None = wire_field("Reason why it is the default model, if it is.", default=None)
 
 
 @attrs.frozen(kw_only=True)
@@ -125,9 +125,7 @@ def _device(service: Service, gpu: int | None) -> str | None:
         return f"cuda:{gpu}"
     if gpu == 0 and "cuda" in devices:
         return "cuda"
-    raise ModelNotFoundError(
-        f"there is no GPU {gpu} here", field="gpu", value=gpu, hint=f"there is {', '.join(devices)}"
-    )
+    raise ModelNotFoundError(f"there is no GPU {gpu}", field="gpu", value=gpu, hint=f"devices: {', '.join(devices)}")
 
 
 def _models(service: Service) -> list[ModelInfo]:
@@ -149,14 +147,14 @@ def _model(service: Service, entry: ModelEntry, default_because: str | None) -> 
     return ModelInfo(
         name=spec.name,
         family=spec.family,
-        size_gb=_own_gib(spec, installed_bytes),
+        size_gb=_unshared_gib(spec),
         is_loaded=entry.loaded,
         last_used=None,
-        hf_repo=next((file.repo for file in spec.files if file.component in _OWN_COMPONENTS and file.repo), ""),
-        default_steps=defaults.steps or 0,
-        default_guidance=defaults.guidance or 0,
-        default_width=defaults.width or 0,
-        default_height=defaults.height or 0,
+        hf_repo=next((file.repo for file in spec.files if file.component in _UNSHARED_COMPONENTS and file.repo), ""),
+        default_steps=defaults.steps,
+        default_guidance=defaults.guidance,
+        default_width=defaults.width,
+        default_height=defaults.height,
         description=spec.description,
         downloaded=not missing,
         runnable=entry.runnable,
@@ -175,11 +173,9 @@ def _model(service: Service, entry: ModelEntry, default_because: str | None) -> 
     )
 
 
-def _own_gib(spec: ModelSpec, installed_bytes: int) -> float:
-    """Return the size of a model's own files, rounded up; of files without a size in the catalog, that on disk."""
-    own = [file for file in spec.files if file.component in _OWN_COMPONENTS] or list(spec.files)
-    size_bytes = sum(file.size_bytes or 0 for file in own) or installed_bytes
-    return math.ceil(size_bytes / 2**30 * 100) / 100
+def _unshared_gib(spec: ModelSpec) -> float:
+    unshared = [file for file in spec.files if file.component in _UNSHARED_COMPONENTS] or list(spec.files)
+    return round(sum(file.size_bytes or 0 for file in unshared) / 2**30, 2)
 
 
 ROUTES = (

@@ -23,7 +23,7 @@ __all__ = ["ROUTES", "OpenAIModel", "OpenAIModels"]
 class OpenAIModel:
     """A model, as OpenAI's API lists it."""
 
-    id: str = wire_field("Its name.")
+    id: str = wire_field("Name of the model.")
     object: Literal["model"] = wire_field("Object type.", default="model")
     created: int = wire_field("Always 0.", default=0)
     owned_by: str = wire_field("The family of the model.")
@@ -55,7 +55,7 @@ def _model(service: Service, name: str) -> OpenAIModel:
         return OpenAIModel(id=name, owned_by=spec.family)
     if spec not in _usable(service):
         raise ModelNotFoundError(
-            f"{spec.name} is not installed", field="model", value=spec.name, hint=f"mold pull {spec.name} fetches it"
+            f"{spec.name} is not installed", field="model", value=spec.name, hint=f"download it: mold pull {spec.name}"
         )
     return OpenAIModel(id=spec.name, owned_by=spec.family)
 

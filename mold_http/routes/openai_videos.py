@@ -27,7 +27,7 @@ _MAX_PAGE = 100
 
 
 async def create(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Queue a video, and respond with its id at once."""
+    """Queue a video, and respond with its id immediately."""
     body = await read_video(req)
     spec = await asyncio.to_thread(chosen_model, service.engine, body.model, "videos")
     job = await submit(service, req, video_request(service.engine, body, spec))
@@ -138,8 +138,8 @@ ROUTES = (
         handler=list_videos,
         tag="openai",
         parameters=(
-            Query(name="after", doc="Id of the last video of the page before."),
-            Query(name="limit", doc="Videos of a page.", type=int, default=20, minimum=1, maximum=_MAX_PAGE),
+            Query(name="after", doc="Id of the last video of the previous page."),
+            Query(name="limit", doc="Videos per page.", type=int, default=20, minimum=1, maximum=_MAX_PAGE),
             Query(name="order", doc="`desc` (newest first) or `asc`.", default="desc"),
         ),
         responses=(ResponseSpec(doc="The videos.", content={JSON: VideoList}),),

@@ -11,10 +11,10 @@ __all__ = ["ERRORS", "EVENTS", "EVENT_STREAM", "Handler", "Method", "Query", "Re
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
-# How a key may come besides X-Api-Key: as a bearer token, or as the password of basic authentication.
+# Alternatives to X-Api-Key: a bearer token, or the password of basic authentication.
 Scheme = Literal["bearer", "basic"]
 
-# Which of the two rate limits a route counts against.
+# The two rate limits.
 Tier = Literal["generation", "read"]
 
 Handler: TypeAlias = "Callable[..., Awaitable[None]]"  # (service, req, resp, **path parameters)
@@ -94,8 +94,8 @@ class Route:
     """One row of the table.
 
     `path` has parameters in braces; `rest` is the one that may contain slashes. `request` is the wire class of the
-    body, `body_type` its content type. `scheme` says how a key may come besides `X-Api-Key`. `errors` are the codes of
-    `ERRORS` beyond those of every route.
+    body, `body_type` its content type. `scheme` is the alternative to the key in `X-Api-Key`. `errors` are the codes of
+    `ERRORS` in addition to those of every route.
     """
 
     method: Method
@@ -137,7 +137,7 @@ class Route:
 
     @property
     def key_scheme(self) -> Scheme | None:
-        """How a key may come besides X-Api-Key; below /v1 always as a bearer token."""
+        """The alternative to the key in X-Api-Key; under /v1 always a bearer token."""
         return "bearer" if self.path.startswith("/v1/") else self.scheme
 
     @property

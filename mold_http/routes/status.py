@@ -1,4 +1,4 @@
-"""How the server is: /health, /api/status, /api/shutdown."""
+"""The state of the server: /health, /api/status, /api/shutdown."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["ROUTES", "CurrentGeneration", "GpuInfo", "GpuStatus", "ServerStatus"
 class GpuInfo:
     """The GPU that runs models."""
 
-    name: str = wire_field("Its name.")
+    name: str = wire_field("Name of the GPU.")
     vram_total_mb: int = wire_field("Total memory in MiB.")
     vram_used_mb: int = wire_field("Memory used by all processes, in MiB.")
 
@@ -36,8 +36,8 @@ class GpuInfo:
 class GpuStatus:
     """One GPU of several."""
 
-    ordinal: int = wire_field("Its number.")
-    name: str = wire_field("Its name.")
+    ordinal: int = wire_field("Ordinal of the GPU, from 0.")
+    name: str = wire_field("Name of the GPU.")
     vram_total_bytes: int = wire_field("Total memory in bytes.")
     vram_used_bytes: int = wire_field("Memory used by all processes, in bytes.")
     loaded_model: str | None = wire_field("The last used model that is still loaded.", default=None)
@@ -48,12 +48,10 @@ class GpuStatus:
 class CurrentGeneration:
     """The job that has been running longest."""
 
-    model: str = wire_field("Its model.")
-    prompt_sha256: str = wire_field(
-        "SHA-256 of its prompt, in hexadecimal, or of the prompts of a chain, one a line; prompts are private."
-    )
-    started_at_unix_ms: int = wire_field("When it started.")
-    elapsed_ms: int = wire_field("Time since it started.")
+    model: str = wire_field("Full name of its model.")
+    prompt_sha256: str = wire_field("SHA-256 of its prompt, in hexadecimal; the prompt itself is private.")
+    started_at_unix_ms: int = wire_field("Start time, in milliseconds since 1970.")
+    elapsed_ms: int = wire_field("Time since it started, in milliseconds.")
 
 
 @attrs.frozen(kw_only=True)
@@ -67,7 +65,7 @@ class ServerStatus:
     busy: bool = wire_field("Whether a job is running.")
     current_generation: CurrentGeneration | None = wire_field("The running job.", default=None)
     gpu_info: GpuInfo | None = wire_field("The first GPU; null without one.")
-    uptime_secs: int = wire_field("Seconds since the start.")
+    uptime_secs: int = wire_field("Seconds since the server started.")
     hostname: str | None = wire_field("Name of the machine.", default=None)
     memory_status: str | None = wire_field("Free memory, as text.", default=None)
     gpus: tuple[GpuStatus, ...] | None = wire_field("All GPUs, if there are several.", default=None)
@@ -75,7 +73,7 @@ class ServerStatus:
     queue_capacity: int = wire_field("Maximum number of waiting jobs.")
     queue_paused: bool = wire_field("Whether the queue is paused.", default=False)
     gallery_error: str | None = wire_field(
-        "Why the last result could not be saved in the gallery; null if it was saved.", default=None
+        "Reason why the last result could not be saved in the gallery; null if it was saved.", default=None
     )
 
 
@@ -134,10 +132,10 @@ def _gpu_info(device: DeviceStatus) -> GpuInfo:
     )
 
 
-def _gpu_status(place: int, device: DeviceStatus) -> GpuStatus:
+def _gpu_status(index: int, device: DeviceStatus) -> GpuStatus:
     ordinal = device.device.partition(":")[2]
     return GpuStatus(
-        ordinal=int(ordinal) if ordinal.isdigit() else place,
+        ordinal=int(ordinal) if ordinal.isdigit() else index,
         name=device.name,
         vram_total_bytes=device.memory_total_bytes,
         vram_used_bytes=device.memory_used_bytes,
@@ -158,10 +156,10 @@ async def shutdown(service: Service, req: falcon.asgi.Request, resp: falcon.asgi
     resp.text = "shutdown initiated\n"
 
 
-def refuse_strangers(service: Service, req: falcon.asgi.Request, words: str, **hint: Any) -> None:
-    """Raise ForbiddenError unless keys are required (then the request had one) or the client is on this machine."""
+def refuse_strangers(service: Service, req: falcon.asgi.Request, message: str, **hint: Any) -> None:
+    """Raise ForbiddenError unless keys are required (then the request has one) or the client is on this machine."""
     if not service.keys.required and not is_loopback(req.remote_addr):
-        raise ForbiddenError(words, **hint)
+        raise ForbiddenError(message, **hint)
 
 
 _HOSTNAME = socket.gethostname()

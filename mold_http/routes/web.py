@@ -52,19 +52,19 @@ async def page(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Res
         body = body.replace(b'data-key="none"', b'data-key="needed"')
     resp.set_header("Content-Security-Policy", _POLICY)
     resp.set_header("Referrer-Policy", "no-referrer")
-    _answer(req, resp, body, "text/html")
+    _send_file(req, resp, body, "text/html")
 
 
 def _serving(name: str) -> Handler:
     content_type = _TYPES[name[name.rindex(".") :]]
 
     async def send(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        _answer(req, resp, _read(name), content_type)
+        _send_file(req, resp, _read(name), content_type)
 
     return send
 
 
-def _answer(req: falcon.asgi.Request, resp: falcon.asgi.Response, body: bytes, content_type: str) -> None:
+def _send_file(req: falcon.asgi.Request, resp: falcon.asgi.Response, body: bytes, content_type: str) -> None:
     """Send a file, or 304 if the browser already has it."""
     resp.content_type = f"{content_type}; charset=utf-8"
     resp.set_header("X-Content-Type-Options", "nosniff")

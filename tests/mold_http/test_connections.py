@@ -129,7 +129,7 @@ def test_equal_lines_are_left_out_for_a_while() -> None:
     assert [written("a %s", "b") for _ in range(5)] == [
         "a b",
         "a b",
-        "a b (more lines equal to this are left out for 60 s)",
+        "a b (further equal lines are omitted for 60 s)",
         None,
         None,
     ]

@@ -126,5 +126,5 @@ def test_the_last_address_that_no_proxy_has_is_the_client() -> None:
 
 
 def test_proxies_that_are_none_are_refused() -> None:
-    with pytest.raises(SettingsError, match="must name addresses or networks, not 'nginx'"):
+    with pytest.raises(SettingsError, match="must have addresses or networks, not 'nginx'"):
         Proxies(["nginx"])

@@ -228,7 +228,7 @@ def test_an_open_server_without_a_key_says_so(
         lines = [process.stderr.readline() for _ in range(2)]  # type: ignore[union-attr]
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=120)
-    assert lines[0].startswith("warning: everybody who can reach 0.0.0.0 may use this server")
+    assert lines[0].startswith("warning: anyone who can reach 0.0.0.0 can use this server")
     assert f"http://0.0.0.0:{port}" in lines[1]
     assert process.returncode == 0
 
