@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mold_http.guard.bodies import query_of, read_json
     from mold_http.jobs import result_of, submit
     from mold_http.plugin_routes import check_routes
-    from mold_http.responses import JSON, answer_json, json_of
+    from mold_http.responses import JSON, json_of, respond_json
     from mold_http.routes.route import Query, ResponseSpec, Route
     from mold_http.service import Service
 
@@ -22,11 +22,11 @@ __all__ = [
     "ResponseSpec",
     "Route",
     "Service",
-    "answer_json",
     "check_routes",
     "json_of",
     "query_of",
     "read_json",
+    "respond_json",
     "result_of",
     "submit",
 ]
@@ -35,7 +35,7 @@ _HOMES = {
     "mold_http.guard.bodies": ("query_of", "read_json"),
     "mold_http.jobs": ("result_of", "submit"),
     "mold_http.plugin_routes": ("check_routes",),
-    "mold_http.responses": ("JSON", "answer_json", "json_of"),
+    "mold_http.responses": ("JSON", "respond_json", "json_of"),
     "mold_http.routes.route": ("Query", "ResponseSpec", "Route"),
     "mold_http.service": ("Service",),
 }

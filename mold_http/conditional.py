@@ -11,7 +11,7 @@ from typing import Any, Literal
 import attrs
 import falcon.asgi
 
-__all__ = ["Span", "Validators", "answer_bytes", "answer_not_modified", "requested_span"]
+__all__ = ["Span", "Validators", "requested_span", "respond_bytes", "respond_not_modified"]
 
 _TAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 _RANGE = re.compile(r"(\d{0,19})-(\d{0,19})", re.ASCII)
@@ -119,7 +119,7 @@ def _span(text: str, size: int) -> Span | None:
     return Span(first, last) if first <= last else None
 
 
-def answer_not_modified(req: falcon.asgi.Request, resp: falcon.asgi.Response, validators: Validators) -> bool:
+def respond_not_modified(req: falcon.asgi.Request, resp: falcon.asgi.Response, validators: Validators) -> bool:
     """Add validators to a response; make it a 304 and return True if the client already has this version."""
     validators.put_on(resp)
     if not validators.same_as(req):
@@ -128,7 +128,7 @@ def answer_not_modified(req: falcon.asgi.Request, resp: falcon.asgi.Response, va
     return True
 
 
-def answer_bytes(req: falcon.asgi.Request, resp: falcon.asgi.Response, data: bytes, **about: Any) -> None:
+def respond_bytes(req: falcon.asgi.Request, resp: falcon.asgi.Response, data: bytes, **about: Any) -> None:
     """Respond with content in memory, or with 304 if the client already has it."""
-    if not answer_not_modified(req, resp, Validators.of_content(data, **about)):
+    if not respond_not_modified(req, resp, Validators.of_content(data, **about)):
         resp.data = data

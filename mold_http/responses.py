@@ -14,7 +14,7 @@ import falcon.asgi
 from mold_core.wire.fields import open_field
 from mold_http.accept import JSON
 
-__all__ = ["JSON", "answer_json", "dumps", "json_of"]
+__all__ = ["JSON", "dumps", "json_of", "respond_json"]
 
 # PERF: most fields have one of these types, and a lookup costs less than `json_of`, which handles subclasses.
 _PLAIN = frozenset((str, int, float, bool, type(None)))
@@ -63,7 +63,7 @@ def dumps(value: Any) -> bytes:
     return _encode(value).encode("utf-8", "backslashreplace")
 
 
-def answer_json(resp: falcon.asgi.Response, value: Any, status: int = 200) -> None:
+def respond_json(resp: falcon.asgi.Response, value: Any, status: int = 200) -> None:
     """Respond with a wire object, or JSON types, as JSON."""
     resp.status = status
     resp.content_type = JSON

@@ -15,10 +15,10 @@ from mold_core.jobs.kinds import JOB_KINDS, JobKind, ResultBody
 from mold_core.media.formats import CONTENT_TYPES
 from mold_http.accept import preferred
 from mold_http.guard.proxies import site_of
-from mold_http.responses import JSON, dumps, json_of
+from mold_http.responses import JSON, dumps, json_of, respond_json
 from mold_http.sse import frame
 
-__all__ = ["FORMS", "RESULT_CONTENT", "ImageDataForm", "answer_result", "result_frame"]
+__all__ = ["FORMS", "RESULT_CONTENT", "ImageDataForm", "respond_result", "result_frame"]
 
 # The form of images in JSON.
 ImageDataForm = Literal["bytes", "base64", "url", "none"]
@@ -36,17 +36,28 @@ RESULT_CONTENT: dict[str, Any] = {
 }
 
 
-async def answer_result(req: falcon.asgi.Request, resp: falcon.asgi.Response, result: Any, form: ImageDataForm) -> None:
+async def respond_result(
+    req: falcon.asgi.Request, resp: falcon.asgi.Response, result: Any, form: ImageDataForm
+) -> None:
     """Respond with a result: images as files unless Accept prefers JSON, other results as JSON."""
     if isinstance(result, GenerateResponse | UpscaleResponse):
         resp.append_header("Vary", "Accept")
-    type_ = bodies[0].content_type if len(bodies) == 1 else _MULTIPART
-    if bodies and not (kind.has_json and preferred(req, (type_, JSON)) == JSON):
-        _answer_bodies(resp, bodies)
-        return
-    resp.content_type = JSON
-    prefix = site_of(req).prefix
-    resp.data = await asyncio.to_thread(lambda: dumps(json_of(kind.json_of(result, form, prefix))))
+    if isinstance(result, GenerateResponse):
+        resp.set_headers(_image_headers(result))
+        if preferred(req, (_type_of(result), JSON)) != JSON:
+            _respond_images(resp, result)
+            return
+        resp.content_type = JSON
+        prefix = site_of(req).prefix
+        resp.data = await asyncio.to_thread(lambda: dumps(generate_event(result, form, prefix)))
+    elif isinstance(result, UpscaleResponse) and preferred(req, (CONTENT_TYPES[result.image.format], JSON)) != JSON:
+        resp.content_type = CONTENT_TYPES[result.image.format]
+        resp.data = result.image.data
+    elif isinstance(result, PullResponse):
+        resp.content_type = "text/plain; charset=utf-8"
+        resp.text = f"model '{result.model}' pulled successfully\n"
+    else:
+        respond_json(resp, await asyncio.to_thread(json_of, result))
 
 
 def result_frame(kind: JobKind, result: Any, form: ImageDataForm = "bytes", prefix: str = "") -> bytes:
@@ -84,7 +95,7 @@ def _type_of(result: GenerateResponse) -> str:
     return CONTENT_TYPES[result.images[0].format] if len(result.images) == 1 else "multipart/mixed"
 
 
-def _answer_images(resp: falcon.asgi.Response, result: GenerateResponse) -> None:
+def _respond_images(resp: falcon.asgi.Response, result: GenerateResponse) -> None:
     resp.content_type = _type_of(result)
     if result.video is not None:
         resp.data = result.video.data

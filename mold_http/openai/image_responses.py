@@ -22,7 +22,7 @@ from mold_http.responses import json_of
 from mold_http.service import Service
 from mold_http.sse import frame
 
-__all__ = ["FILES_PATH", "ImageAnswer", "ImageStream", "ImageUsage", "ImagesAnswer", "images_answer"]
+__all__ = ["FILES_PATH", "ImageStream", "ImageUsage", "ImagesResponse", "OpenAIImage", "images_response"]
 
 FILES_PATH = "/v1/images/files"
 
@@ -31,7 +31,7 @@ _QUALITIES = frozenset({"low", "medium", "high", "xhigh", "max"})
 
 
 @attrs.frozen(kw_only=True)
-class ImageAnswer:
+class OpenAIImage:
     """One image."""
 
     b64_json: str | None = wire_field("The file in base64.", default=None)
@@ -57,11 +57,11 @@ class ImageUsage:
 
 
 @attrs.frozen(kw_only=True)
-class ImagesAnswer:
+class ImagesResponse:
     """The images."""
 
     created: int = wire_field("Creation time, in seconds since 1970.")
-    data: tuple[ImageAnswer, ...] = wire_field("The images.")
+    data: tuple[OpenAIImage, ...] = wire_field("The images.")
     background: str = wire_field("`opaque` or `transparent`.")
     output_format: str = wire_field("File format.")
     quality: str = wire_field("The quality of the request, or high.")
@@ -70,11 +70,11 @@ class ImagesAnswer:
     seed_used: int = wire_field("Seed of the first image.")
 
 
-def images_answer(body: ImageGeneration, result: GenerateResponse, base: str | None) -> ImagesAnswer:
+def images_response(body: ImageGeneration, result: GenerateResponse, base: str | None) -> ImagesResponse:
     """Return the response; with `base`, the address of the server, images are URLs."""
     images = [_reencoded(image, body) for image in result.images]
     first = images[0]
-    return ImagesAnswer(
+    return ImagesResponse(
         created=int(time.time()),
         data=tuple(_image(image, base) for image in images),
         background=_background(body),
@@ -85,10 +85,10 @@ def images_answer(body: ImageGeneration, result: GenerateResponse, base: str | N
     )
 
 
-def _image(image: ImageData, base: str | None) -> ImageAnswer:
+def _image(image: ImageData, base: str | None) -> OpenAIImage:
     if base is None:
-        return ImageAnswer(b64_json=json_of(image.data))
-    return ImageAnswer(url=f"{base}{FILES_PATH}/{image.name}")
+        return OpenAIImage(b64_json=json_of(image.data))
+    return OpenAIImage(url=f"{base}{FILES_PATH}/{image.name}")
 
 
 def _background(body: ImageGeneration) -> str:

@@ -11,7 +11,7 @@ from mold_core.requests.formats import possible_formats
 from mold_core.wire import ParameterInfo
 from mold_core.wire.fields import wire_field
 from mold_http.guard.hosts import is_loopback
-from mold_http.responses import JSON, answer_json
+from mold_http.responses import JSON, respond_json
 from mold_http.routes.route import ResponseSpec, Route
 from mold_http.service import Service
 
@@ -63,7 +63,7 @@ def may_delete(service: Service, req: falcon.asgi.Request) -> bool:
 async def capabilities(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Respond with Capabilities."""
     plugins = service.engine.plugins
-    answer_json(
+    respond_json(
         resp,
         Capabilities(
             gallery=GalleryCapabilities(enabled=service.gallery is not None, can_delete=may_delete(service, req)),

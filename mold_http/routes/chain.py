@@ -18,8 +18,8 @@ from mold_core.wire.chain import MAX_STAGES, ChainEvent, ChainRequest, ChainResp
 from mold_core.wire.fields import wire_field
 from mold_http.guard.bodies import query_of, read_json
 from mold_http.jobs import JobSource, result_of, submit
-from mold_http.responses import JSON, answer_json, json_of
-from mold_http.results import answer_result, result_frame
+from mold_http.responses import JSON, respond_json
+from mold_http.results import respond_result, result_frame
 from mold_http.routes.route import EVENT_STREAM, EVENTS, Query, ResponseSpec, Route
 from mold_http.service import Service
 from mold_http.sse import send_events
@@ -60,40 +60,7 @@ class ChainValidation:
 async def chain(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Respond with the video as JSON."""
     job = await submit(service, req, await read_json(req, ChainRequest), durable=False)
-    result = await result_of(req, job)
-    if service.settings.compat == "reference":
-        answer_json(resp, await asyncio.to_thread(_with_numbers, result))
-        return
-    await answer_result(req, resp, JOB_KINDS[job.kind], result, "base64")
-
-
-def _with_numbers(result: ChainResponse) -> dict[str, Any]:
-    """Return the response with the data of the video as numbers."""
-    answer: dict[str, Any] = json_of(result)
-    answer["video"]["data"] = list(result.video.data)
-    return answer
-
-
-async def validate(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Respond with the clips of a chain, without generating it."""
-    request = await read_json(req, ChainRequest)
-    refuse_lora_paths(request)
-    prepared = await service.media.run(req, service.engine.prepare, request)
-    assert prepared.spec is not None
-    rules = ClipRules.of(service.engine.plugins.chain_renderers.get(prepared.spec.family))
-    planned = plan(prepared.request, rules)
-    answer_json(
-        resp,
-        ChainValidation(
-            model=prepared.spec.name,
-            stage_count=len(planned.stages),
-            total_frames=planned.total_frames,
-            estimated_total_frames=planned.rendered_frames,
-            duration_ms=planned.total_frames * 1000 // prepared.request.fps,
-            warnings=prepared.warnings,
-            script=script_of(prepared.request, planned.stages),
-        ),
-    )
+    await respond_result(req, resp, await result_of(req, job), "base64")
 
 
 async def chain_stream(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
@@ -118,7 +85,7 @@ async def chain_limits(service: Service, req: falcon.asgi.Request, resp: falcon.
     spec, renderer = _chainable(service, name)
     rules = ClipRules.of(renderer)
     most = rules.largest or 0
-    answer_json(
+    respond_json(
         resp,
         ChainLimits(
             model=spec.name,

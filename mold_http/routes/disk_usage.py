@@ -14,7 +14,7 @@ from mold_core.errors import ValidationError
 from mold_core.wire.chain import ChainRequest
 from mold_core.wire.fields import wire_field
 from mold_http.guard.bodies import query_of, read_json
-from mold_http.responses import JSON, answer_json
+from mold_http.responses import JSON, respond_json
 from mold_http.routes.route import Query, ResponseSpec, Route
 from mold_http.routes.status import refuse_strangers
 from mold_http.service import Service
@@ -40,7 +40,7 @@ async def model(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Re
     details = await asyncio.to_thread(service.engine.disk.model, name)
     root = service.engine.resolve(name).root or service.engine.store.models_dir
     files = tuple(attrs.evolve(file, path=_within(file.path, root)) for file in details.files)
-    answer_json(resp, attrs.evolve(details, files=files))
+    respond_json(resp, attrs.evolve(details, files=files))
 
 
 async def remove(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
@@ -51,29 +51,29 @@ async def remove(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.R
     models = service.engine.store.models_dir
     files = tuple(attrs.evolve(file, path=_within(file.path, models)) for file in removal.files)
     kept = tuple(attrs.evolve(file, path=_within(file.path, models)) for file in removal.kept)
-    answer_json(resp, attrs.evolve(removal, files=files, kept=kept))
+    respond_json(resp, attrs.evolve(removal, files=files, kept=kept))
 
 
 async def loras(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Respond with the installed LoRAs."""
     found = await asyncio.to_thread(service.engine.disk.loras)
-    answer_json(resp, [attrs.evolve(lora, path=None) for lora in found])
+    respond_json(resp, [attrs.evolve(lora, path=None) for lora in found])
 
 
 async def disk(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Respond with the disk usage."""
     usage = await asyncio.to_thread(service.engine.disk.usage)
-    answer_json(resp, attrs.evolve(usage, models_dir=None, output_dir=None))
+    respond_json(resp, attrs.evolve(usage, models_dir=None, output_dir=None))
 
 
 async def chains(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Respond with the saved chains."""
-    answer_json(resp, list(await asyncio.to_thread(service.engine.disk.chains)))
+    respond_json(resp, list(await asyncio.to_thread(service.engine.disk.chains)))
 
 
 async def saved_chain(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, id: str) -> None:
     """Respond with the request of a saved chain."""
-    answer_json(resp, await asyncio.to_thread(service.engine.disk.chain, id))
+    respond_json(resp, await asyncio.to_thread(service.engine.disk.chain, id))
 
 
 def _remove(service: Service, request: RemoveRequest) -> Removal:

@@ -10,7 +10,7 @@ from importlib.resources import files
 
 import falcon.asgi
 
-from mold_http.conditional import answer_bytes
+from mold_http.conditional import respond_bytes
 from mold_http.guard.proxies import site_of
 from mold_http.metrics import CONTENT_TYPE
 from mold_http.openapi import document_text
@@ -80,7 +80,7 @@ async def docs_script(service: Service, req: falcon.asgi.Request, resp: falcon.a
     resp.content_type = "text/javascript; charset=utf-8"
     resp.set_header("Cache-Control", "public, max-age=86400")
     resp.set_header("X-Content-Type-Options", "nosniff")
-    answer_bytes(req, resp, await asyncio.to_thread(_scalar))
+    respond_bytes(req, resp, await asyncio.to_thread(_scalar))
 
 
 async def metrics(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:

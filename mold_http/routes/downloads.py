@@ -14,7 +14,7 @@ from mold_core.wire.fields import wire_field
 from mold_http.downloads import DownloadSource, DownloadState
 from mold_http.guard.bodies import read_json
 from mold_http.jobs import submit
-from mold_http.responses import JSON, answer_json
+from mold_http.responses import JSON, respond_json
 from mold_http.routes.route import EVENT_STREAM, ResponseSpec, Route
 from mold_http.service import Service
 from mold_http.sse import send_events
@@ -45,14 +45,14 @@ async def enqueue(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.
     known = {state.id for state in service.downloads.states()}
     job = await submit(service, req, request)
     status = 409 if job.id in known else 200
-    answer_json(resp, DownloadAccepted(id=job.id, position=job.position), status)
+    respond_json(resp, DownloadAccepted(id=job.id, position=job.position), status)
 
 
 async def list_downloads(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Respond with the running, queued and last finished downloads."""
     states = service.downloads.states()
     ended = [state for state in states if state.status not in ("active", "queued")]
-    answer_json(
+    respond_json(
         resp,
         DownloadList(
             active=next((state for state in states if state.status == "active"), None),

@@ -7,7 +7,7 @@ import falcon.asgi
 from mold_core.wire.expand import ExpandRequest, ExpandResponse
 from mold_http.guard.bodies import read_json
 from mold_http.jobs import result_of, submit
-from mold_http.responses import JSON, answer_json
+from mold_http.responses import JSON, respond_json
 from mold_http.routes.route import ResponseSpec, Route
 from mold_http.service import Service
 
@@ -17,7 +17,7 @@ __all__ = ["ROUTES"]
 async def expand(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Respond with the expanded prompts."""
     job = await submit(service, req, await read_json(req, ExpandRequest), durable=False)
-    answer_json(resp, await result_of(req, job))
+    respond_json(resp, await result_of(req, job))
 
 
 ROUTES = (

@@ -14,10 +14,10 @@ from mold_core.errors import ModelNotFoundError, ValidationError
 from mold_core.gallery import Gallery, Relation
 from mold_core.media.metadata import OutputMetadata
 from mold_core.wire.fields import shorten, wire_field
-from mold_http.conditional import Span, Validators, answer_bytes, answer_not_modified, requested_span
+from mold_http.conditional import Span, Validators, requested_span, respond_bytes, respond_not_modified
 from mold_http.errors import ForbiddenError
 from mold_http.guard.bodies import query_of, read_json
-from mold_http.responses import JSON, answer_json
+from mold_http.responses import JSON, respond_json
 from mold_http.routes.capabilities import may_delete
 from mold_http.routes.route import Query, ResponseSpec, Route
 from mold_http.service import Service
@@ -72,7 +72,7 @@ async def list_results(service: Service, req: falcon.asgi.Request, resp: falcon.
     """Respond with results, newest first; X-Next-Cursor is the cursor of the next page, if any."""
     gallery = service.gallery
     if gallery is None:
-        answer_json(resp, [])
+        respond_json(resp, [])
         return
     query = query_of(req)
     limit = _limit(query.get("limit"))
@@ -80,7 +80,7 @@ async def list_results(service: Service, req: falcon.asgi.Request, resp: falcon.
     page = await asyncio.to_thread(gallery.list, q, limit, cursor, tag=tag, favourite=favourite)
     if page.next is not None:
         resp.set_header("X-Next-Cursor", page.next)
-    answer_json(resp, await asyncio.to_thread(lambda: [entry.to_json() for entry in page.entries]))
+    respond_json(resp, await asyncio.to_thread(lambda: [entry.to_json() for entry in page.entries]))
 
 
 async def about(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, name: str) -> None:
@@ -88,7 +88,7 @@ async def about(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Re
     gallery = _gallery(service)
     entry = await asyncio.to_thread(gallery.get, name)
     children = await asyncio.to_thread(gallery.children, entry.filename)
-    answer_json(resp, {**entry.to_json(), "children": [child.to_json() for child in children]})
+    respond_json(resp, {**entry.to_json(), "children": [child.to_json() for child in children]})
 
 
 async def get_file(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, name: str) -> None:
@@ -112,7 +112,7 @@ def _put_file_on(req: falcon.asgi.Request, resp: falcon.asgi.Response, file: Bin
     about = os.fstat(file.fileno())
     validators = Validators.of_file(about.st_mtime_ns, about.st_size)
     resp.set_header("Cache-Control", _KEEP)
-    if answer_not_modified(req, resp, validators):
+    if respond_not_modified(req, resp, validators):
         return False
     span = requested_span(req, about.st_size, validators)
     if span == "none":
@@ -134,7 +134,7 @@ async def mark(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Res
     marks = await read_json(req, Marks)
     gallery = _gallery(service)
     entry = await asyncio.to_thread(gallery.update, name, favourite=marks.favourite, tags=marks.tags)
-    answer_json(resp, entry.to_json())
+    respond_json(resp, entry.to_json())
 
 
 async def delete_file(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, name: str) -> None:
@@ -154,7 +154,7 @@ async def thumbnail(service: Service, req: falcon.asgi.Request, resp: falcon.asg
     resp.set_header("X-Content-Type-Options", "nosniff")
     resp.set_header("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
     resp.set_header("Cache-Control", _KEEP_SHORT if small.stand_in else _KEEP)
-    answer_bytes(req, resp, small.data, modified_s=None if small.stand_in else entry.timestamp)
+    respond_bytes(req, resp, small.data, modified_s=None if small.stand_in else entry.timestamp)
 
 
 async def preview(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, name: str) -> None:
@@ -164,7 +164,7 @@ async def preview(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.
     resp.content_type = "image/gif"
     resp.set_header("X-Content-Type-Options", "nosniff")
     resp.set_header("Cache-Control", _KEEP)
-    answer_bytes(req, resp, data, modified_s=entry.timestamp)
+    respond_bytes(req, resp, data, modified_s=entry.timestamp)
 
 
 class _FileBody:

@@ -12,7 +12,7 @@ from mold_http.guard.bodies import query_of, read_json
 from mold_http.guard.proxies import site_of
 from mold_http.jobs import JobSource, result_of, submit
 from mold_http.responses import JSON
-from mold_http.results import FORMS, ImageDataForm, answer_result, result_frame
+from mold_http.results import FORMS, ImageDataForm, respond_result, result_frame
 from mold_http.routes.route import EVENT_STREAM, EVENTS, Query, ResponseSpec, Route
 from mold_http.service import Service
 from mold_http.sse import send_events
@@ -31,7 +31,7 @@ async def generate(service: Service, req: falcon.asgi.Request, resp: falcon.asgi
     """Respond with the image, with several as multipart/mixed, or with JSON if Accept requests it."""
     form = image_data_of(req)
     job = await submit(service, req, await read_json(req, GenerateRequest), durable=False)
-    await answer_result(req, resp, JOB_KINDS[job.kind], await result_of(req, job), form)
+    await respond_result(req, resp, await result_of(req, job), form)
 
 
 async def generate_stream(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:

@@ -19,8 +19,8 @@ from mold_http.errors import ConflictError
 from mold_http.guard.bodies import query_of, read_json
 from mold_http.guard.proxies import site_of
 from mold_http.jobs import JobSource, submit
-from mold_http.responses import JSON, answer_json
-from mold_http.results import RESULT_CONTENT, answer_result, result_frame
+from mold_http.responses import JSON, respond_json
+from mold_http.results import RESULT_CONTENT, respond_result, result_frame
 from mold_http.routes.generate import IMAGE_DATA, image_data_of
 from mold_http.routes.queue_entries import QueueEntry, queue_entries
 from mold_http.routes.route import EVENT_STREAM, EVENTS, Query, ResponseSpec, Route
@@ -113,7 +113,7 @@ async def create(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.R
         service.webhooks.check(webhook_url)
     job = await submit(service, req, request, idempotency_key=_idempotency_key(req), webhook_url=webhook_url)
     resp.set_header("Location", f"{site_of(req).prefix}/api/jobs/{job.id}")
-    answer_json(resp, JobAccepted(id=job.id, state=job.state, position=job.position), 202)
+    respond_json(resp, JobAccepted(id=job.id, state=job.state, position=job.position), 202)
 
 
 async def list_jobs(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
@@ -121,19 +121,19 @@ async def list_jobs(service: Service, req: falcon.asgi.Request, resp: falcon.asg
     query = query_of(req)
     state, kind = _word(query, "state", get_args(JobState)), _word(query, "kind", tuple(JOB_KINDS))
     jobs = await asyncio.to_thread(lambda: service.engine.jobs(state=state, kind=kind))
-    answer_json(resp, [job.to_json() for job in reversed(jobs[-_MAX_LISTED:])])
+    respond_json(resp, [job.to_json() for job in reversed(jobs[-_MAX_LISTED:])])
 
 
 async def get_job(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, id: str) -> None:
     """Respond with the state of a job."""
-    answer_json(resp, (await _job(service, id)).to_json())
+    respond_json(resp, (await _job(service, id)).to_json())
 
 
 async def cancel(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, id: str) -> None:
     """Cancel a job, and respond with its state. A finished job does not change."""
     job = await _job(service, id)
     await asyncio.to_thread(job.cancel)
-    answer_json(resp, job.to_json())
+    respond_json(resp, job.to_json())
 
 
 async def events(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, id: str) -> None:
@@ -162,7 +162,7 @@ async def result(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.R
     job = await _job(service, id)
     if not job.finished:
         raise ConflictError(f"the job is {job.state}", hint=f"GET /api/jobs/{job.id}/events waits until it is finished")
-    await answer_result(req, resp, await asyncio.to_thread(job.result), form)
+    await respond_result(req, resp, await asyncio.to_thread(job.result), form)
 
 
 async def pause(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
@@ -184,7 +184,7 @@ async def reorder(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.
     job = await _job(service, request.id)
     if not position:
         raise ConflictError(f"the job is {job.state} and no longer waits")
-    answer_json(resp, JobAccepted(id=job.id, state=job.state, position=position))
+    respond_json(resp, JobAccepted(id=job.id, state=job.state, position=position))
 
 
 async def queue(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
@@ -194,15 +194,7 @@ async def queue(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Re
 
 def _respond_queue(service: Service, resp: falcon.asgi.Response) -> None:
     waiting = service.engine.queue
-    answer_json(
-        resp,
-        QueueState(
-            paused=waiting.paused,
-            depth=len(waiting),
-            capacity=waiting.capacity,
-            entries=await asyncio.to_thread(queue_entries, service.engine),
-        ),
-    )
+    respond_json(resp, QueueState(paused=waiting.paused, depth=len(waiting), capacity=waiting.capacity))
 
 
 async def _job(service: Service, id: str) -> Job:

@@ -18,9 +18,9 @@ from mold_core.wire.fields import wire_field
 from mold_http.accept import wants_events
 from mold_http.guard.bodies import query_of, read_json
 from mold_http.jobs import JobSource, result_of, submit
-from mold_http.responses import JSON, answer_json
-from mold_http.results import answer_result, result_frame
-from mold_http.routes.route import EVENT_STREAM, EVENTS, Query, ResponseSpec, Route
+from mold_http.responses import JSON, respond_json
+from mold_http.results import respond_result, result_frame
+from mold_http.routes.route import EVENT_STREAM, EVENTS, ResponseSpec, Route
 from mold_http.service import Service
 from mold_http.sse import send_events
 
@@ -80,12 +80,8 @@ class UnloadRequest:
 
 
 async def list_models(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Respond with the models of the catalog, and with their components if `kind` is all."""
-    kind = query_of(req).get("kind", "models")
-    if kind not in ("models", "all"):
-        raise ValidationError("kind must be models or all", field="kind", value=kind)
-    found = await asyncio.to_thread(_models, service)
-    answer_json(resp, [model for model in found if kind == "all" or model.part_of is None])
+    """Respond with every model of the catalog."""
+    respond_json(resp, await asyncio.to_thread(_models, service))
 
 
 async def load(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
@@ -112,7 +108,7 @@ async def pull(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Res
         source = JobSource(service, job, result_frame, owner=False)
         send_events(req, resp, service.feeds, source, patient=True)
         return
-    await answer_result(req, resp, JOB_KINDS[job.kind], await result_of(req, job, owner=False), "none")
+    await respond_result(req, resp, await result_of(req, job, owner=False), "none")
 
 
 def _device(service: Service, gpu: int | None) -> str | None:

@@ -21,9 +21,9 @@ from mold_http.openai.image_requests import (
     read_edit,
     refuse_unusable,
 )
-from mold_http.openai.image_responses import FILES_PATH, ImagesAnswer, ImageStream, images_answer
+from mold_http.openai.image_responses import FILES_PATH, ImagesResponse, ImageStream, images_response
 from mold_http.openai.names import chosen_model
-from mold_http.responses import JSON, answer_json
+from mold_http.responses import JSON, respond_json
 from mold_http.routes import gallery
 from mold_http.routes.route import EVENT_STREAM, ResponseSpec, Route
 from mold_http.service import Service
@@ -75,7 +75,7 @@ async def _respond(
         return
     result: GenerateResponse = await result_of(req, job)
     base = site_of(req).url if body.response_format == "url" else None
-    answer_json(resp, await asyncio.to_thread(images_answer, body, result, base))
+    respond_json(resp, await asyncio.to_thread(images_response, body, result, base))
 
 
 _ERRORS = (
@@ -103,7 +103,9 @@ ROUTES = (
         tag="openai",
         request=ImageGeneration,
         responses=(
-            ResponseSpec(doc="The images.", content={JSON: ImagesAnswer, EVENT_STREAM: _EVENTS}, headers=MODEL_HEADER),
+            ResponseSpec(
+                doc="The images.", content={JSON: ImagesResponse, EVENT_STREAM: _EVENTS}, headers=MODEL_HEADER
+            ),
         ),
         errors=_ERRORS,
         tier="generation",
@@ -128,7 +130,7 @@ ROUTES = (
         body_type="multipart/form-data",
         responses=(
             ResponseSpec(
-                doc="The images.", content={JSON: ImagesAnswer, EVENT_STREAM: _EDIT_EVENTS}, headers=MODEL_HEADER
+                doc="The images.", content={JSON: ImagesResponse, EVENT_STREAM: _EDIT_EVENTS}, headers=MODEL_HEADER
             ),
         ),
         errors=_ERRORS,

@@ -12,7 +12,7 @@ from mold_core.catalog import ModelSpec
 from mold_core.errors import ModelNotFoundError
 from mold_core.wire.fields import wire_field
 from mold_http.openai.names import chosen_model, named_model
-from mold_http.responses import JSON, answer_json
+from mold_http.responses import JSON, respond_json
 from mold_http.routes.route import ResponseSpec, Route
 from mold_http.service import Service
 
@@ -40,12 +40,12 @@ class OpenAIModels:
 async def list_models(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Respond with the installed models that can run."""
     usable = await asyncio.to_thread(_usable, service)
-    answer_json(resp, OpenAIModels(data=tuple(OpenAIModel(id=spec.name, owned_by=spec.family) for spec in usable)))
+    respond_json(resp, OpenAIModels(data=tuple(OpenAIModel(id=spec.name, owned_by=spec.family) for spec in usable)))
 
 
 async def get_model(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, id: str) -> None:
     """Respond with one installed model."""
-    answer_json(resp, await asyncio.to_thread(_model, service, id))
+    respond_json(resp, await asyncio.to_thread(_model, service, id))
 
 
 def _model(service: Service, name: str) -> OpenAIModel:

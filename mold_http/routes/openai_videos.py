@@ -15,7 +15,7 @@ from mold_http.jobs import submit
 from mold_http.openai.names import chosen_model
 from mold_http.openai.video_requests import VideoGeneration, read_video, video_request
 from mold_http.openai.video_responses import DeletedVideo, Video, VideoList, is_video, video_list, video_of
-from mold_http.responses import JSON, answer_json
+from mold_http.responses import JSON, respond_json
 from mold_http.routes.capabilities import may_delete
 from mold_http.routes.openai_images import MODEL_HEADER
 from mold_http.routes.route import Query, ResponseSpec, Route
@@ -32,7 +32,7 @@ async def create(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.R
     spec = await asyncio.to_thread(chosen_model, service.engine, body.model, "videos")
     job = await submit(service, req, video_request(service.engine, body, spec))
     resp.set_header("X-Mold-Model", spec.name)
-    answer_json(resp, video_of(job))
+    respond_json(resp, video_of(job))
 
 
 async def list_videos(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
@@ -42,12 +42,12 @@ async def list_videos(service: Service, req: falcon.asgi.Request, resp: falcon.a
     if order not in ("asc", "desc"):
         raise ValidationError("order must be asc or desc", field="order", value=order)
     jobs = [job for job in await asyncio.to_thread(service.engine.jobs) if is_video(job)]
-    answer_json(resp, video_list(jobs if order == "asc" else jobs[::-1], query.get("after"), limit))
+    respond_json(resp, video_list(jobs if order == "asc" else jobs[::-1], query.get("after"), limit))
 
 
 async def get_video(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, id: str) -> None:
     """Respond with the state of a video."""
-    answer_json(resp, video_of(await _video(service, id)))
+    respond_json(resp, video_of(await _video(service, id)))
 
 
 async def content(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, id: str) -> None:
@@ -74,7 +74,7 @@ async def delete(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.R
     if not may_delete(service, req):
         raise ForbiddenError("deleting results is disabled; set MOLD_GALLERY_ALLOW_DELETE=1 to enable")
     await asyncio.to_thread(_delete, service, job)
-    answer_json(resp, DeletedVideo(id=id))
+    respond_json(resp, DeletedVideo(id=id))
 
 
 def _delete(service: Service, job: Job) -> None:

@@ -10,7 +10,7 @@ import falcon.asgi
 from mold_core.wire import DevicePlacement
 from mold_core.wire.fields import wire_field
 from mold_http.guard.bodies import read_json
-from mold_http.responses import JSON, answer_json
+from mold_http.responses import JSON, respond_json
 from mold_http.routes.route import ResponseSpec, Route
 from mold_http.routes.status import refuse_strangers
 from mold_http.service import Service
@@ -31,14 +31,14 @@ async def put(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Resp
     _refuse(service, req)
     placement = await read_json(req, DevicePlacement)
     model = await asyncio.to_thread(service.engine.place, name, placement)
-    answer_json(resp, PlacementChanged(ok=True, model=model))
+    respond_json(resp, PlacementChanged(ok=True, model=model))
 
 
 async def delete(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, name: str) -> None:
     """Remove the placement of a model, if there is one."""
     _refuse(service, req)
     await asyncio.to_thread(service.engine.place, name, None)
-    answer_json(resp, PlacementChanged(ok=True))
+    respond_json(resp, PlacementChanged(ok=True))
 
 
 def _refuse(service: Service, req: falcon.asgi.Request) -> None:

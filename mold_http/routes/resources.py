@@ -5,7 +5,7 @@ from __future__ import annotations
 import falcon.asgi
 
 from mold_http.resources import ResourceSnapshot, ResourceSource
-from mold_http.responses import JSON, answer_json
+from mold_http.responses import JSON, respond_json
 from mold_http.routes.route import EVENT_STREAM, ResponseSpec, Route
 from mold_http.server_events import SERVER_EVENTS, ServerEventSource
 from mold_http.service import Service
@@ -16,7 +16,7 @@ __all__ = ["ROUTES"]
 
 async def resources(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Respond with a snapshot."""
-    answer_json(resp, await service.resources.latest())
+    respond_json(resp, await service.resources.latest())
 
 
 async def stream(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:

@@ -16,7 +16,7 @@ from mold_core.version import VERSION
 from mold_core.wire.fields import wire_field
 from mold_http.errors import ForbiddenError
 from mold_http.guard.hosts import is_loopback
-from mold_http.responses import answer_json
+from mold_http.responses import respond_json
 from mold_http.routes.route import ResponseSpec, Route
 from mold_http.service import Service
 
@@ -87,7 +87,7 @@ async def status(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.R
     now = service.engine.status()
     gpus = [device for device in now.devices if device.device != "cpu"]
     loaded = {name for device in now.devices for name in device.models}
-    answer_json(
+    respond_json(
         resp,
         ServerStatus(
             version=VERSION,

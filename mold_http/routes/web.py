@@ -11,7 +11,7 @@ from importlib.resources import files
 
 import falcon.asgi
 
-from mold_http.conditional import answer_bytes
+from mold_http.conditional import respond_bytes
 from mold_http.routes.route import Handler, ResponseSpec, Route
 from mold_http.service import Service
 
@@ -69,7 +69,7 @@ def _send_file(req: falcon.asgi.Request, resp: falcon.asgi.Response, body: bytes
     resp.content_type = f"{content_type}; charset=utf-8"
     resp.set_header("X-Content-Type-Options", "nosniff")
     resp.set_header("Cache-Control", "no-cache")  # revalidated each time, so that an upgrade is visible at once
-    answer_bytes(req, resp, body)
+    respond_bytes(req, resp, body)
 
 
 @cache

@@ -21,7 +21,7 @@ import mold_http
 from mold_core import hookimpl
 from mold_core.testing import FakePlugin, engine_with, sketch_model
 from mold_core.wire.fields import wire_field
-from mold_http import JSON, ResponseSpec, Route, answer_json, check_routes, read_json
+from mold_http import JSON, ResponseSpec, Route, check_routes, read_json, respond_json
 from mold_http.openapi import document
 from mold_http.plugin_routes import all_routes
 from mold_http.routes.table import ROUTES
@@ -36,7 +36,7 @@ class Greeting:
 
 async def greet(service: Any, req: Any, resp: Any) -> None:
     """Respond with the greeting."""
-    answer_json(resp, await read_json(req, Greeting))
+    respond_json(resp, await read_json(req, Greeting))
 
 
 GREET = Route(

@@ -120,7 +120,7 @@ class WebUi:
 
     async def upscale(self, service: Service, req: Any, resp: Any) -> None:
         """Respond with an image enlarged by an upscaler."""
-        from mold_http import answer_json, read_json
+        from mold_http import read_json, respond_json
 
         body = await read_json(req, A1111Upscale)
         data = body.image
@@ -128,13 +128,13 @@ class WebUi:
         if model is not None:
             result: UpscaleResponse = await self._result(service, req, UpscaleRequest(image=data, model=model))
             data = await asyncio.to_thread(_resized, result, body)
-        answer_json(resp, {"html_info": "", "image": base64.b64encode(data).decode()})
+        respond_json(resp, {"html_info": "", "image": base64.b64encode(data).decode()})
 
     # --- options and progress ------------------------------------------------------------------------------------
 
     async def get_options(self, service: Service, req: Any, resp: Any) -> None:
         """Respond with the options that clients read."""
-        from mold_http import answer_json
+        from mold_http import respond_json
 
         spec = await asyncio.to_thread(model_named, service.engine, self._model)
         options = {
@@ -144,33 +144,33 @@ class WebUi:
             "samples_format": "png",
             "CLIP_stop_at_last_layers": 1,
         }
-        answer_json(resp, options)
+        respond_json(resp, options)
 
     async def set_options(self, service: Service, req: Any, resp: Any) -> None:
         """Choose the model of requests that name none."""
-        from mold_http import answer_json, read_json
+        from mold_http import read_json, respond_json
 
         body = await read_json(req, A1111Options)
         if body.sd_model_checkpoint:
             self._model = (await asyncio.to_thread(model_named, service.engine, body.sd_model_checkpoint)).name
-        answer_json(resp, None)
+        respond_json(resp, None)
 
     async def progress(self, service: Service, req: Any, resp: Any) -> None:
         """Respond with how far the oldest running job is, and its last preview."""
-        from mold_http import answer_json, query_of
+        from mold_http import query_of, respond_json
 
         jobs = [job for job in self._jobs if not job.finished]
         running = next((job for job in jobs if job.state == "running"), jobs[0] if jobs else None)
         with_image = query_of(req).get("skip_current_image", "false").lower() not in ("true", "1")
-        answer_json(resp, _progress(running, len(jobs), with_image))
+        respond_json(resp, _progress(running, len(jobs), with_image))
 
     async def interrupt(self, service: Service, req: Any, resp: Any) -> None:
         """Cancel the jobs of the web UI."""
-        from mold_http import answer_json
+        from mold_http import respond_json
 
         for job in list(self._jobs):
             await asyncio.to_thread(job.cancel)
-        answer_json(resp, {})
+        respond_json(resp, {})
 
     # --- inside --------------------------------------------------------------------------------------------------
 
@@ -241,9 +241,9 @@ def _resized(result: UpscaleResponse, body: A1111Upscale) -> bytes:
 
 
 async def _answer(resp: Any, body: A1111Generation, images: list[ImageData]) -> None:
-    from mold_http import answer_json
+    from mold_http import respond_json
 
-    answer_json(resp, await asyncio.to_thread(_images_answer, body, images))
+    respond_json(resp, await asyncio.to_thread(_images_answer, body, images))
 
 
 def _images_answer(body: A1111Generation, images: list[ImageData]) -> dict[str, Any]:

@@ -41,55 +41,57 @@ def fixed(value: Any) -> Handler:
 
     async def respond(service: Service, req: Any, resp: Any) -> None:
         """Respond with it."""
-        from mold_http import answer_json
+        from mold_http import respond_json
 
-        answer_json(resp, value)
+        respond_json(resp, value)
 
     return respond
 
 
 async def sd_models(service: Service, req: Any, resp: Any) -> None:
     """Respond with the installed models that generate images."""
-    from mold_http import answer_json
+    from mold_http import respond_json
 
-    answer_json(resp, await asyncio.to_thread(_models, service.engine))
+    respond_json(resp, await asyncio.to_thread(_models, service.engine))
 
 
 async def upscalers(service: Service, req: Any, resp: Any) -> None:
     """Respond with the installed upscalers, and None, which leaves an image as it is."""
-    from mold_http import answer_json
+    from mold_http import respond_json
 
     names = await asyncio.to_thread(_installed_upscalers, service.engine)
-    answer_json(resp, [_upscaler("None", 1), *(_upscaler(name, 4) for name in names)])
+    respond_json(resp, [_upscaler("None", 1), *(_upscaler(name, 4) for name in names)])
 
 
 async def loras(service: Service, req: Any, resp: Any) -> None:
     """Respond with the LoRAs that prompts can name."""
-    from mold_http import answer_json
+    from mold_http import respond_json
 
     found = await asyncio.to_thread(service.engine.disk.loras)
-    answer_json(resp, [{"name": lora.name, "alias": lora.name, "path": lora.name, "metadata": {}} for lora in found])
+    respond_json(resp, [{"name": lora.name, "alias": lora.name, "path": lora.name, "metadata": {}} for lora in found])
 
 
 async def memory(service: Service, req: Any, resp: Any) -> None:
     """Respond with the memory of the machine, in bytes."""
-    from mold_http import answer_json
+    from mold_http import respond_json
 
     snapshot = await service.resources.latest()
     ram = snapshot.system_ram
     cuda: dict[str, Any] = {"error": "there is no GPU"}
     for gpu in snapshot.gpus[:1]:
         cuda = {"system": {"free": gpu.vram_total - gpu.vram_used, "used": gpu.vram_used, "total": gpu.vram_total}}
-    answer_json(resp, {"ram": {"free": ram.total - ram.used, "used": ram.used, "total": ram.total}, "cuda": cuda})
+    respond_json(resp, {"ram": {"free": ram.total - ram.used, "used": ram.used, "total": ram.total}, "cuda": cuda})
 
 
 async def png_info(service: Service, req: Any, resp: Any) -> None:
     """Respond with the infotext of an image."""
-    from mold_http import answer_json, read_json
+    from mold_http import read_json, respond_json
 
     body = await read_json(req, A1111PngInfo)
     text = await asyncio.to_thread(infotext_of_file, body.image)
-    answer_json(resp, {"info": text, "items": {"parameters": text} if text else {}, "parameters": parse_infotext(text)})
+    respond_json(
+        resp, {"info": text, "items": {"parameters": text} if text else {}, "parameters": parse_infotext(text)}
+    )
 
 
 def _models(engine: Engine) -> list[dict[str, Any]]:
