@@ -1,4 +1,4 @@
-"""mold makes images and video on people's own machines. These are its public names; everything else may change.
+"""mold generates images and video on your own machine. These are its public names; everything else may change.
 
 Names are imported when they are first used, so that `import mold_core` costs nothing.
 """

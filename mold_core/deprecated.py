@@ -60,7 +60,7 @@ CLIP_RULES: dict[str, int] = {"frame_stride": 8, "default_clip_frames": 97, "max
 
 
 def old_name(package: str, name: str) -> Any:
-    """Return what a package calls by another name now. Raises AttributeError for a name that it never had."""
+    """Return the object that a package has under a new name. Raises AttributeError for an unknown name."""
     new = NAMES[package].get(name)
     if new is None:
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
@@ -69,7 +69,7 @@ def old_name(package: str, name: str) -> Any:
 
 
 def warn_renamed(old: str, new: str, stacklevel: int = 4) -> None:
-    """Warn that a name has changed."""
+    """Warn that a name is deprecated."""
     warnings.warn(f"{old} is called {new} since mold 0.2", DeprecationWarning, stacklevel=stacklevel)
 
 
@@ -91,7 +91,7 @@ def renamed_arguments(**new_names: str) -> Callable[[Callable[_Arguments, _Resul
 
 
 def renamed_fields(**new_names: str) -> Callable[[_Class], _Class]:
-    """Return a class decorator that keeps the old names of fields and methods, also as arguments of the class."""
+    """Return a class decorator that accepts old names of fields and methods, also as arguments of the class."""
 
     def decorate(cls: _Class) -> _Class:
         setattr(cls, "__init__", renamed_arguments(**new_names)(vars(cls)["__init__"]))  # noqa: B010
@@ -111,9 +111,9 @@ def _alias(old: str, new: str) -> property:
 
 
 class VerbWorker:
-    """A worker with the verbs of mold 0.1, as one that runs tasks."""
+    """Adapts a worker with the methods of mold 0.1 to `run(task, run)`."""
 
-    # Class of task → verb, and the fields of the task that were its arguments.
+    # Class of task → method, and the fields of the task that are its arguments.
     _VERBS: ClassVar[dict[str, tuple[str, tuple[str, ...]]]] = {
         "GenerateTask": ("generate", ("spec", "requests")),
         "RenderClipTask": ("render_clip", ("spec", "work")),
@@ -133,7 +133,7 @@ class VerbWorker:
         setattr(self._worker, name, value)
 
     def run(self, task: Any, run: Any) -> Any:
-        """Call the verb that a task was before. Raises TypeError for a task that mold 0.1 did not have."""
+        """Call the method for a task. Raises TypeError for a task that mold 0.1 did not have."""
         if type(task).__name__ not in self._VERBS:
             raise TypeError(f"a worker for mold 0.1 cannot run a {type(task).__name__}; it needs run(task, run)")
         verb, fields = self._VERBS[type(task).__name__]

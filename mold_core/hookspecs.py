@@ -1,8 +1,8 @@
-"""Every hook of mold, on one page, and the shape of the objects that hooks return.
+"""All hooks of mold, and the protocols of the objects that hooks return.
 
-A plugin is a distribution with an entry point in the group ``mold`` that names a module. The module's functions marked
-`hookimpl` and named like a hook below are called when mold starts, so the module must be cheap to import: torch and the
-like belong inside the methods of the objects it returns.
+A plugin is a distribution with an entry point in the group ``mold`` that names a module. Functions of the module that
+are marked with `hookimpl` and named like a hook below are called when mold starts. So the module must be cheap to
+import: import torch and similar packages inside the methods of the returned objects.
 
     from mold_core import hookimpl
 
@@ -10,11 +10,11 @@ like belong inside the methods of the objects it returns.
     def mold_families():
         return [MyFamily()]
 
-Objects may inherit from the classes here, which hold the defaults of optional members. They need not: it is enough that
-they have the required attributes and methods, and mold supplies the defaults of the others. `mold plugins` reports a
-member that is misspelt, missing or takes other arguments.
+Objects may inherit from the protocols here, which have defaults for optional members, or just have the required
+attributes and methods: mold supplies the defaults of the others. `mold plugins` reports members that are misspelt,
+missing or have wrong arguments.
 
-A plugin module may state the versions of these hooks that it was made for, the first and the last:
+A plugin module may declare the first and last version of these hooks that it supports:
 
     MOLD_HOOK_API = (2, 2)
 
@@ -77,7 +77,7 @@ __all__ = [
     "hookspec",
 ]
 
-# The version of the hooks and protocols on this page, and the oldest whose plugins still work.
+# The version of the hooks and protocols in this module, and the oldest version whose plugins still work.
 HOOK_API = 2
 OLDEST_HOOK_API = 1
 
@@ -110,7 +110,7 @@ def mold_loaders() -> Iterable[WeightLoader]:  # type: ignore[empty-body]
 
 @hookspec
 def mold_chain_renderers() -> Iterable[ChainRenderer]:  # type: ignore[empty-body]
-    """Return what can render a long video stage by stage."""
+    """Return renderers of long videos, which render clip by clip."""
 
 
 @hookspec
@@ -120,12 +120,12 @@ def mold_upscalers() -> Iterable[UpscalerArchitecture]:  # type: ignore[empty-bo
 
 @hookspec
 def mold_expanders() -> Iterable[PromptExpander]:  # type: ignore[empty-body]
-    """Return what can turn a short prompt into long ones."""
+    """Return prompt expanders."""
 
 
 @hookspec
 def mold_executors() -> Iterable[Executor]:  # type: ignore[empty-body]
-    """Return places where workers can live."""
+    """Return executors, which run workers in this process, in others or on other machines."""
 
 
 @hookspec
@@ -150,7 +150,7 @@ def mold_routes() -> Iterable[Any]:  # type: ignore[empty-body]
 
 @hookspec
 def mold_job_finished(job: Job) -> None:
-    """Be told of a job that is done, failed or cancelled; an exception here is logged and harms nobody."""
+    """Called with each job that is done, failed or cancelled. An exception is logged and has no other effect."""
 
 
 # --- families ----------------------------------------------------------------------------------------------------
@@ -172,11 +172,11 @@ Capability = Literal[
 
 @attrs.frozen(kw_only=True)
 class SizeRules:
-    """Which image sizes a family can make. A request's size is adjusted to the nearest that obeys.
+    """The image sizes that a family supports, in pixels. The size of a request is adjusted to the nearest one.
 
-    `multiple`: width and height are rounded to it. `max_pixels` and `max_side`: larger images are scaled down,
-    keeping the aspect ratio. `min_side`: neither side becomes smaller. `recommended`: sizes that come out best, for
-    forms and hints. `max_side` is a multiple of `multiple`.
+    `multiple`: width and height are rounded to multiples of it. `max_pixels` and `max_side`: larger images are scaled
+    down with the aspect ratio kept. `min_side`: the minimum of both sides. `recommended`: sizes with the best results,
+    for forms and hints. `max_side` must be a multiple of `multiple`.
     """
 
     multiple: int = 16
@@ -188,7 +188,7 @@ class SizeRules:
 
 @attrs.frozen(kw_only=True)
 class Sound:
-    """Sound that goes with frames: float32 numpy array [channels, samples] in -1 to 1."""
+    """The sound of a video: a float32 numpy array [channels, samples] with values from -1 to 1; sample rate in Hz."""
 
     samples: NDArray[Any] = attrs.field(eq=False)
     sample_rate: int
@@ -196,7 +196,7 @@ class Sound:
 
 @attrs.frozen(kw_only=True)
 class Frames:
-    """What a pipeline makes from one request: one image for an image, several with `fps` for a video."""
+    """The result of a pipeline for one request: one image, or the frames of a video with `fps`."""
 
     images: tuple[Image, ...]
     fps: float | None = None
@@ -205,7 +205,7 @@ class Frames:
 
 @attrs.frozen(kw_only=True)
 class DecodedClip:
-    """Frames of a clip, as RGB images that are decoded while they are read, and the sound that goes with them."""
+    """The frames of a clip, as RGB images decoded during iteration, and its sound."""
 
     images: Iterable[Image]
     sound: Sound | None = None
@@ -213,37 +213,35 @@ class DecodedClip:
 
 @runtime_checkable
 class Run(Protocol):
-    """The engine's side of a running batch: the pipeline reports to it and asks it whether to go on."""
+    """A running batch of jobs: a pipeline reports its progress to it, and checks it for cancellation."""
 
     def report(self, event: ProgressEvent) -> None:
         """Send an event to every job of the batch.
 
-        A `Preview` goes to one of them: `index` is the number of its request among those that are computed together.
+        A `Preview` goes to one job: its `index` is the index of the request in the batch.
         """
 
     def step(self, step: int, total: int, elapsed_ms: int) -> None:
-        """Report a finished denoising step (numbered from 1), then `check()`."""
+        """Report a finished denoising step, numbered from 1, then call `check()`."""
 
     def check(self) -> None:
-        """Raise CancelledError if nobody waits for the result any more. Call it between steps."""
+        """Raise CancelledError if all jobs of the batch are cancelled. Call it between steps."""
 
 
 @renamed_fields(wishes="memory_policy", room="available_bytes")
 @attrs.frozen(kw_only=True)
 class LoadContext:
-    """Where and how a model is loaded. `device` is a torch device name; `threads` of None leaves the choice open.
+    """How to load a model. `device` is a torch device name; `threads` None means torch's default.
 
-    `report` receives WeightLoad and Info events while the model is read. `cache_dir` is a folder for compiled kernels
-    and converted files that outlive the process. `loaders` are the weight file formats that plugins add, for
-    `mold_core.weights.read_weights(path, context.loaders)`; `compile` says whether code may be compiled for speed,
-    `expand_weights` whether quantised weights are made dense at once: "auto" means where the plan leaves room,
-    `compute` what layers with 8-bit weights multiply, for `load_weights`, `attention` and `cuda_graphs` what to use on
-    CUDA.
+    `report` receives WeightLoad and Info events during loading. `cache_dir` is a persistent folder for compiled kernels
+    and converted files. `loaders` has the weight file formats of plugins, for
+    `mold_core.weights.read_weights(path, context.loaders)`. `compile` is whether to compile code. `expand_weights` is
+    whether to dequantize weights at load time; "auto" does so if the plan leaves enough memory. `attention` and
+    `cuda_graphs` select what to use on CUDA.
 
-    `memory_policy` is what the user asked for about memory and devices, `available_bytes` what the model may take on
-    each device (no entry: no limit), and `plan` how it is held in memory, for a family that returns components.
-    `capabilities` are the compute capabilities of CUDA devices, by device (no entry: unknown, treated as the newest).
-    `settings` are the values of the settings that plugins declare, by name.
+    `memory_policy` has the user's settings for memory and devices, `available_bytes` the limit of the model on each
+    device (no entry: no limit), `plan` the memory plan, for a family that returns components. `capabilities` has the
+    compute capability of each CUDA device (no entry: unknown, treated as the newest).
     """
 
     device: str
@@ -264,37 +262,37 @@ class LoadContext:
 
 
 class Pipeline(Protocol):
-    """A loaded model. It keeps no state of a request: what it caches is keyed by content and bounded."""
+    """A loaded model. It must not keep state between requests, except caches that are bounded and keyed by content."""
 
     @property
     @abstractmethod
     def size_bytes(self) -> int:
-        """Memory that the model takes on the device of its context now, measured, in bytes."""
+        """Measured memory of the model on the device of its context, in bytes."""
 
     @property
     def peak_bytes(self) -> int:
-        """The most that it takes on the device while it runs, in bytes. By default `size_bytes`."""
+        """Peak memory on the device while it runs, in bytes. Default: `size_bytes`."""
         return self.size_bytes
 
     @abstractmethod
     def generate(self, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
         """Return one Frames per request, in order.
 
-        Every request is complete: size, steps, guidance and seed are set, batch_size is 1. The same request gives the
-        same pixels, alone or in a batch, up to the rounding of the device. `run.step` is called after each step.
+        Requests are completed: size, steps, guidance and seed are set, batch_size is 1. Equal requests must give equal
+        pixels, alone or in a batch, except for rounding. Call `run.step` after each step.
         """
 
     def replan(self, plan: MemoryPlan) -> None:
-        """Take a plan of the same strategy and components, for requests that are larger than those before."""
+        """Use a new plan with the same strategy and components, for larger requests than before."""
         return
 
     @abstractmethod
     def close(self) -> None:
-        """Free the memory. The pipeline is not used again."""
+        """Free the memory. The pipeline is not used afterwards."""
 
 
 class ModelFamily(Protocol):
-    """A model architecture: what it can do and how one of its models is loaded."""
+    """A model architecture: its capabilities, its parameters, and loading of its models."""
 
     name: str
     title: str
@@ -310,34 +308,34 @@ class ModelFamily(Protocol):
 
     @abstractmethod
     def load(self, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> Pipeline:
-        """Return the model ready to run. Raises CheckpointError when the files are not what the family needs."""
+        """Return a pipeline for the model. Raises CheckpointError if the files do not fit the family."""
 
     def components(self, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> Sequence[ModelComponent]:
-        """Return what the components of a model take in memory, in the order of use.
+        """Return the components of a model with their memory, in the order of use.
 
-        The engine makes `context.plan` of it before `load`. Files that are not on this machine are measured by the
-        catalog. Empty: the model is loaded as a whole, without a plan.
+        The engine computes `context.plan` from them before `load`. For files that are not downloaded, use the sizes in
+        the catalog. Empty: the model is loaded as a whole, without a plan.
         """
         return ()
 
     def resolve_inputs(self, spec: ModelSpec, request: GenerateRequest) -> GenerateRequest:
-        """Return the request with what follows from its files, such as the frames and frame rate of a video.
+        """Return the request with values derived from its files, such as the frames and frame rate of a video.
 
-        Called before the defaults of the model are filled in. It also sets the steps of a model that always takes the
-        same number.
+        Called before the defaults of the model are filled in. It also sets the steps of a model with a fixed number of
+        steps.
         """
         return request
 
     def sizes_of(self, spec: ModelSpec) -> SizeRules:
-        """Return the size rules of one model, where they differ from the family's."""
+        """Return the size rules of a model. Default: those of the family."""
         return self.sizes
 
     def check(self, spec: ModelSpec, request: GenerateRequest) -> None:
-        """Raise ValidationError, naming the field, for a complete request that the model cannot honour."""
+        """Raise ValidationError with the field for a completed request that the model does not support."""
         return
 
     def batch_key(self, spec: ModelSpec, request: GenerateRequest) -> Hashable:
-        """Return a key: requests with equal keys may be computed together. None: the request runs alone."""
+        """Return a key. Requests with equal keys may run as a batch; None: the request runs alone."""
         return None
 
     def batch_limit(self, spec: ModelSpec, request: GenerateRequest, device: str) -> int | None:
@@ -353,7 +351,7 @@ class ModelFamily(Protocol):
         return
 
 
-# --- the other kinds ---------------------------------------------------------------------------------------------
+# --- other protocols ---------------------------------------------------------------------------------------------
 
 
 class WeightLoader(Protocol):
@@ -363,27 +361,26 @@ class WeightLoader(Protocol):
 
     @abstractmethod
     def recognises(self, path: Path, head: bytes) -> bool:
-        """Say whether the file is of this format, by its first 64 bytes; names are not trusted."""
+        """Return whether the file has this format, from its first 64 bytes. The file name must not matter."""
 
     @abstractmethod
     def open(self, path: Path) -> Mapping[str, TensorSource]:
-        """Return the tensors by name: what the header tells, and the numbers when they are read.
+        """Return the tensors by name, with shapes and dtypes from the header; the data is read on access.
 
-        Raises CheckpointError that names the path.
+        Raises CheckpointError with the path.
         """
 
 
 class ChainRenderer(Protocol):
-    """Makes the clips of a long video, each of which may go on from the one before.
+    """Renders the clips of a long video. A clip may continue the previous one.
 
-    Between its two verbs a clip is a set of latents: torch tensors on the CPU by name, which mold saves, so that a
-    chain that was stopped goes on from them. `before` is the clip that comes before, None where this one begins again;
-    `overlap` is the number of frames that this clip has in common with the end of that one.
-    `after` is the clip that goes on from this one, None where none does: what is decoded with the latents on both sides
-    of a seam in view does not show it.
+    `render` returns the latents of a clip and `decode` its frames. Latents are torch tensors on the CPU by name; mold
+    saves them, so that a stopped chain can be resumed. `before` is the previous clip, or None if this clip does not
+    continue it; `overlap` is the number of frames that this clip shares with the end of that one. `after` is the next
+    clip if it continues this one, else None: decoding with the latents on both sides of a seam avoids a visible seam.
 
-    `frame_stride`: clips and overlaps have a multiple of it and one frame more. `default_clip_frames`: frames of a clip
-    where neither request nor model says. `max_clip_frames`: the longest clip that clients offer.
+    `frame_stride`: the number of frames of clips and overlaps is a multiple of it, plus 1. `default_clip_frames`:
+    frames of a clip if neither request nor model set them. `max_clip_frames`: the longest clip that clients offer.
     """
 
     family: str
@@ -393,10 +390,10 @@ class ChainRenderer(Protocol):
 
     @abstractmethod
     def check(self, spec: ModelSpec) -> None:
-        """Raise ValidationError, naming the constraint, for a model of the family that cannot make chains."""
+        """Raise ValidationError with the reason for a model of the family that does not support chains."""
 
     def prepare(self, pipeline: Any, requests: Sequence[GenerateRequest], run: Run) -> None:
-        """Compute what several clips need. Called before a clip is rendered, with its request and those to come."""
+        """Compute what several clips need. Called before each clip, with its request and the following ones."""
         return
 
     @abstractmethod
@@ -408,9 +405,9 @@ class ChainRenderer(Protocol):
         overlap: int,
         run: Run,
     ) -> Mapping[str, Tensor]:
-        """Return the latents of a clip of `request.frames` frames; the first `overlap` of them are those of `before`.
+        """Return the latents of a clip of `request.frames` frames, the first `overlap` of which continue `before`.
 
-        The same arguments give the same latents, whatever was rendered in between.
+        Equal arguments must give equal latents, regardless of other calls.
         """
 
     @abstractmethod
@@ -424,22 +421,22 @@ class ChainRenderer(Protocol):
     ) -> DecodedClip:
         """Return the frames of a clip after its first `overlap`, and their sound.
 
-        It may run in another thread than `render`, which may be busy with a later clip.
+        It may be called in another thread than `render`, while that renders a later clip.
         """
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class UpscalerNetwork:
-    """A super-resolution network, loaded and ready, and what the tiling of images must know about it.
+    """A loaded super-resolution network, and its parameters for tiling. All lengths are in pixels of the input.
 
     `module` takes float32 [B, 3, H, W] in 0..1 on the device and returns [B, 3, H·scale, W·scale] of any float dtype;
-    values may leave 0..1. It may compute in whatever dtype it likes.
+    values may exceed 0..1. It may compute in any dtype.
 
-    `multiple`: H and W are multiples of it, and tiles begin at multiples; images are padded. `min_side`: no smaller
-    input comes. `overlap`: how many pixels of the input neighbouring tiles share. `feather`: across how many of these,
-    in the middle, one tile fades into the other; the rest is only context. Overlap less feather, halved, is best as
-    wide as the network looks around a pixel. `tile`: the side of a tile that suits it. `bytes_per_pixel`: memory at
-    work for each pixel of the input, at its highest. `size_bytes`: the weights in memory.
+    `multiple`: H, W and the start of tiles are multiples of it; images are padded. `min_side`: the minimum of H and W.
+    `overlap`: pixels that adjacent tiles share. `feather`: width of the zone in the middle of the overlap where one
+    tile fades into the other; the rest is context. (overlap - feather) / 2 should be the receptive field of the
+    network. `tile`: the preferred side of a tile. `bytes_per_pixel`: peak memory per pixel of the input. `size_bytes`:
+    the weights in memory.
     """
 
     module: Callable[[Tensor], Tensor]
@@ -461,18 +458,18 @@ class UpscalerArchitecture(Protocol):
 
     @abstractmethod
     def recognises(self, tensors: Mapping[str, TensorSource]) -> bool:
-        """Say whether a file's tensors, by name and shape, are a network of this architecture. Nothing is read."""
+        """Return whether a file's tensors are a network of this architecture, from names and shapes only."""
 
     @abstractmethod
     def load(self, tensors: Mapping[str, TensorSource], context: LoadContext) -> UpscalerNetwork:
-        """Return the network on the device of `context`. Raises CheckpointError for what is not as it must be."""
+        """Return the network on the device of `context`. Raises CheckpointError for unexpected tensors."""
 
 
 @attrs.frozen(kw_only=True)
 class Expansion:
-    """What an expander is asked for: `variations` full prompts for a short one, fit for a model family.
+    """A request to an expander: `variations` detailed prompts for a short one, in the style of a model family.
 
-    `backend` is what the settings, or the model the prompts are for, name as the expander: a word, an address, a model.
+    `backend` selects the expander, from the settings or from the image model: a name, a URL or a language model.
     """
 
     prompt: str
@@ -484,11 +481,11 @@ class Expansion:
 
 @attrs.frozen(kw_only=True)
 class ExpandContext:
-    """What an expander has at hand: the settings, the catalog, and the device that it may use.
+    """The environment of an expander: the settings, the catalog, and the device that it may use.
 
-    `resolve` gives the model that a name means, or raises UnknownModelError; `locate` gives its files, or raises
-    ModelNotFoundError where they are not here. `loaders` are the weight
-    file formats that plugins add. `check` is called with the device "cpu", whatever the device of the work will be.
+    `resolve` returns the model for a name, or raises UnknownModelError; `locate` returns its files, or raises
+    ModelNotFoundError if they are not downloaded. `loaders` has the weight file formats of plugins. `check` is always
+    called with the device "cpu".
     """
 
     settings: Settings
@@ -501,7 +498,7 @@ class ExpandContext:
 
 
 class PromptExpander(Protocol):
-    """Turns a short prompt into full ones. `name` is what MOLD_EXPAND_BACKEND calls it by."""
+    """Expands short prompts. `name` is its name in MOLD_EXPAND_BACKEND."""
 
     name: str
 
@@ -510,37 +507,37 @@ class PromptExpander(Protocol):
 
     @abstractmethod
     def expand(self, expansion: Expansion, context: ExpandContext, run: Run) -> Sequence[str]:
-        """Return `expansion.variations` prompts, none blank; the same expansion gives the same prompts.
+        """Return `expansion.variations` prompts, none of them blank. Equal expansions must give equal prompts.
 
-        Called on a worker: `run.check()` now and then lets the job be cancelled, and what was loaded is freed before
-        this returns. Raises InferenceError where it fails.
+        Called on a worker: call `run.check()` regularly, so that the job can be cancelled, and free loaded models
+        before returning. Raises InferenceError on failure.
         """
 
     def takes(self, backend: str, context: ExpandContext) -> bool:
-        """Say whether a backend other than its name is its own."""
+        """Return whether it supports a backend other than its name, such as a URL."""
         return False
 
     def check(self, expansion: Expansion, context: ExpandContext) -> None:
-        """Raise ValidationError, before the job is queued, for what cannot work: a language model that is missing."""
+        """Raise ValidationError, before the job is queued, for an expansion that cannot work."""
         return
 
     def size_bytes(self, expansion: Expansion, context: ExpandContext) -> int:
-        """Return the memory that it takes meanwhile, in bytes; the worker frees as much."""
+        """Return the memory that it needs in bytes. The worker frees that much before `expand`."""
         return 0
 
 
 class Worker(Protocol):
-    """Runs models on one device. Its verbs are called from one thread at a time.
+    """Runs models on one device. Its methods are called from one thread at a time.
 
-    A verb raises WorkerError when the worker died; its jobs are then run again once.
+    A method raises WorkerError if the worker died; its jobs then run again once.
     """
 
     on_death: Callable[[], object] | None = None
-    """Set by the engine; to be called when the worker dies while no verb runs."""
+    """Set by the engine. The worker must call it if it dies while no method runs."""
 
     @property
     def alive(self) -> bool:
-        """False once it has died: it is closed, and another is started."""
+        """False if it has died; the engine then closes it and starts another one."""
         return True
 
     @abstractmethod
@@ -549,22 +546,22 @@ class Worker(Protocol):
 
     @abstractmethod
     def load(self, spec: ModelSpec, run: Run) -> None:
-        """Bring a model into memory."""
+        """Load a model into memory."""
 
     @abstractmethod
     def unload(self, name: str | None = None) -> tuple[str, ...]:
-        """Drop one model, or all; return the names that were dropped."""
+        """Unload one model, or all. Returns the names of the unloaded models."""
 
     @abstractmethod
     def run(self, task: Any, run: Run) -> Any:
-        """Run a task (`mold_core.jobs.task.WorkerTask`, picklable) where the models are, and return its result."""
+        """Run a picklable task (`mold_core.jobs.task.WorkerTask`) in the process of the models; return its result."""
 
     def device_info(self) -> DeviceInfo | None:
-        """Return the name and memory of the device without waiting; None where it cannot tell."""
+        """Return the name and memory of the device without waiting, or None if unknown."""
         return None
 
     def kill(self) -> bool:
-        """End at once what the worker is doing, when it does not stop for closing; return False if it cannot."""
+        """Stop the running task immediately, if `close` does not stop it. Returns False if that is impossible."""
         return False
 
     @abstractmethod
@@ -573,7 +570,7 @@ class Worker(Protocol):
 
 
 class Executor(Protocol):
-    """A place where workers live: this process, a process per device, a cluster."""
+    """Starts workers: in this process, in one process per device, or on other machines."""
 
     name: str
 

@@ -1,4 +1,4 @@
-"""Whether an object of a plugin has the members of its protocol, and defaults for the optional ones that it lacks."""
+"""Checks that an object of a plugin has the members of its protocol, and adds defaults for missing optional ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _Protocol = TypeVar("_Protocol")
 
 
 def completed(item: object, protocol: type[_Protocol]) -> _Protocol:
-    """Return an object with every optional member of a protocol: its own, one under an old name, or the default.
+    """Return an object with every optional member of a protocol: its own, one with an old name, or the default.
 
     An object that inherits from the protocol, or has all members, is returned as it is.
     """
@@ -79,19 +79,19 @@ def _members(protocol: type) -> frozenset[str]:
 
 
 def _required(protocol: type) -> frozenset[str]:
-    """Return the names of the members that have no default."""
+    """Return the names of the members without a default."""
     abstract: frozenset[str] = getattr(protocol, "__abstractmethods__", frozenset())
     return abstract | {name for name in _members(protocol) if not hasattr(protocol, name)}
 
 
 def _renamed_members(item: object, protocol: type) -> dict[str, str]:
-    """Return new → old name of the members that an object has under their old names only."""
+    """Return new → old name of the members that an object has only under their old names."""
     old_names = MEMBERS.get(protocol.__name__, {})
     return {new: old for new, old in old_names.items() if _is_default(item, new, protocol) and hasattr(type(item), old)}
 
 
 def _is_default(item: object, name: str, protocol: type) -> bool:
-    """Say whether an object has no member of its own of that name."""
+    """Return whether an object has no member of that name, or only the default."""
     if not hasattr(item, name):
         return True
     return name in vars(protocol) and inspect.getattr_static(item, name, None) is vars(protocol)[name]
@@ -113,7 +113,7 @@ def _signature_fault(item: object, name: str, expected: Any) -> str | None:
         return f"{name} is not a method: {name}({', '.join(wanted)}) is expected"
     try:
         signature = inspect.signature(member)
-    except (TypeError, ValueError):  # a function of C that does not tell
+    except (TypeError, ValueError):  # a C function without a signature
         return None
     try:
         signature.bind(*wanted)

@@ -1,4 +1,4 @@
-"""Finds plugins and collects what they bring; a broken one is listed with its reason and harms no other."""
+"""Finds plugins and collects the objects they provide. A broken plugin is listed with the reason."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ __all__ = ["PluginInfo", "PluginSource", "Plugins", "load_plugins"]
 
 GROUP = "mold"
 
-# How the objects that a hook returns are named in listings and told apart. Hooks that are verbs return nothing to list.
+# Hook → kind of its objects in listings, and the function that returns their unique name.
 _KINDS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "mold_families": ("family", lambda item: item.name),
     "mold_models": ("model", lambda item: item.name),
@@ -56,7 +56,7 @@ _KINDS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "mold_settings": ("setting", lambda item: item.name),
 }
 
-# What those objects are expected to be. The entries of the catalog are values of mold's own.
+# Hook → protocol of its objects. Catalog entries are values of mold itself.
 _PROTOCOLS: dict[str, type] = {
     "mold_families": ModelFamily,
     "mold_loaders": WeightLoader,
@@ -69,7 +69,7 @@ _PROTOCOLS: dict[str, type] = {
 
 @attrs.frozen(kw_only=True)
 class PluginInfo:
-    """A plugin as `mold plugins` shows it. `failure` says why it brings nothing, or less than it wanted to."""
+    """A plugin in `mold plugins`. `failure` is the reason why it provides nothing, or not everything."""
 
     name: str
     module: str
@@ -81,7 +81,7 @@ class PluginInfo:
 
 @attrs.frozen(kw_only=True)
 class PluginSource:
-    """Where plugins came from, to load the same in another process: names of entry points, and objects by name."""
+    """The origin of plugins, to load the same ones in another process: names of entry points, and objects by name."""
 
     names: tuple[str, ...] = ()
     extra: tuple[tuple[str, object], ...] = ()
@@ -89,7 +89,7 @@ class PluginSource:
 
 @attrs.frozen(kw_only=True)
 class Plugins:
-    """What the loaded plugins bring, by kind and name."""
+    """The objects of the loaded plugins, by kind and name."""
 
     source: PluginSource = PluginSource()
     manager: pluggy.PluginManager
@@ -105,74 +105,37 @@ class Plugins:
 
     @property
     def chain_renderers(self) -> dict[str, ChainRenderer]:
-        """What makes long videos, by family."""
+        """Chain renderers by family."""
         return self.items["mold_chain_renderers"]
 
     @property
     def expanders(self) -> dict[str, PromptExpander]:
-        """What expands prompts, by name."""
+        """Prompt expanders by name."""
         return self.items["mold_expanders"]
 
     @property
-    def models(self) -> Mapping[str, ModelSpec]:
-        """Catalog entries by full name: those of `catalog`, or else of the plugins in their order."""
-        return self.items["mold_models"] if self.catalog is None else self.catalog
+    def models(self) -> dict[str, ModelSpec]:
+        """Catalog entries by full name, in the order of the plugins."""
+        return self.items["mold_models"]
 
     @property
     def loaders(self) -> tuple[WeightLoader, ...]:
-        """Readers of weight file formats that mold itself does not have."""
+        """Readers of additional weight file formats."""
         return tuple(self.items["mold_loaders"].values())
 
     @property
     def upscalers(self) -> dict[str, UpscalerArchitecture]:
-        """Super-resolution architectures by name, in the order plugins bring them."""
+        """Super-resolution architectures by name, in the order of the plugins."""
         return self.items["mold_upscalers"]
 
-    @property
-    def placement_components(self) -> dict[str, PlacementComponent]:
-        """Components of models that people can place, beside those that every family may have, by name."""
-        return self.items["mold_placement_components"]
-
-    @property
-    def settings(self) -> tuple[Setting, ...]:
-        """The settings that plugins declare, those of placement components included."""
-        return tuple(row for rows in self.settings_by_plugin().values() for row in rows)
-
-    def settings_by_plugin(self) -> dict[str, list[Setting]]:
-        """Return the settings of each plugin that declares some."""
-        rows = [("mold_placement_components", name, item.setting) for name, item in self.placement_components.items()]
-        rows += [("mold_settings", name, row) for name, row in self.items["mold_settings"].items()]
-        found: dict[str, list[Setting]] = {}
-        for hook, name, row in rows:
-            found.setdefault(self.owners[hook, name], []).append(row)
-        return found
-
-    def read_settings(self, settings: Settings) -> Settings:
-        """Return the settings with the values of those that plugins declare.
-
-        Raises SettingsError for bad values, and for names and keys of config.toml that no installed plugin declares.
-        While a plugin is broken, unknown keys are ignored with a warning: they may be its own.
-        """
-        return with_plugin_values(settings, self.settings, self._not_loaded)
-
-    def _not_loaded(self) -> OtherPlugins:
-        """Return what plugins declare that are disabled; this imports them."""
-        disabled = [info.name for info in self.infos if info.blocked]
-        others = load_plugins(disabled) if disabled else None
-        infos = (*self.infos, *(others.infos if others else ()))
-        rows = others.settings_by_plugin() if others else {}
-        owners = {name: owner for owner, declared in rows.items() for row in declared for name in (row.name, row.key)}
-        return OtherPlugins(
-            owners={name: owner for name, owner in owners.items() if name is not None},
-            broken=tuple(info.name for info in infos if info.failure),
-        )
-
-    def with_catalog(self, models: Mapping[str, ModelSpec]) -> Plugins:
-        """Return the same with another catalog."""
-        return attrs.evolve(self, catalog=models)
+    def with_models(self, models: Mapping[str, ModelSpec]) -> Plugins:
+        """Return the plugins with user-defined models added; they replace catalog entries of the same name."""
+        if not models:
+            return self
+        return attrs.evolve(self, items={**self.items, "mold_models": {**self.models, **models}})
 
     def provided(self, hook: str) -> Iterator[tuple[str, list[Any] | Exception]]:
-        """Call a hook that `load_plugins` does not; yield each plugin's name with its objects or its exception."""
+        """Call a hook that `load_plugins` does not call; yield each plugin's name with its objects or its exception."""
         for implementation in getattr(self.manager.hook, hook).get_hookimpls():
             try:
                 yield implementation.plugin_name, list(implementation.function())
@@ -180,7 +143,7 @@ class Plugins:
                 yield implementation.plugin_name, error
 
     def notify(self, hook: str, **arguments: Any) -> list[tuple[str, Exception]]:
-        """Call a hook that is told things, plugin by plugin; return the failures instead of raising them."""
+        """Call a hook without results on each plugin. Returns the failures instead of raising them."""
         failures: list[tuple[str, Exception]] = []
         for implementation in getattr(self.manager.hook, hook).get_hookimpls():
             try:
@@ -243,7 +206,7 @@ class _Loading:
     def _is_new(self, info: PluginInfo) -> bool:
         other = self.infos.get(info.name)
         if other is not None:
-            failure = f"two plugins are called {info.name!r}: {other.module} and {info.module}; the first is used"
+            failure = f"two plugins have the name {info.name!r}: {other.module} and {info.module}; the first is used"
             self._fail(info.name, failure)
         return other is None
 
@@ -256,7 +219,7 @@ class _Loading:
             self.manager.register(plugin, info.name)
             failure = _misspelt(plugin)
         except pluggy.PluginValidationError as error:
-            # Hooks before the refused one are registered by now; a plugin works as it was meant to or not at all.
+            # Hooks before the refused one are registered by now, and a plugin must not work partially.
             self.manager.unregister(name=info.name)
             failure = f"needs another version of mold-core: {' '.join(str(error).split())}"
         except Exception as error:
@@ -305,7 +268,7 @@ class _Loading:
             self.infos[owner] = attrs.evolve(info, provides={**info.provides, kind: tuple(mine)})
 
     def _checked(self, item: object, hook: str, what: str, owner: str) -> object:
-        """Return an object with the defaults of its protocol; report what is wrong with its members."""
+        """Return an object with the defaults of its protocol, and report problems of its members."""
         protocol = _PROTOCOLS.get(hook)
         if protocol is None:
             return item
@@ -336,32 +299,31 @@ def _declaration_problem(hook: str, item: Any, collected: Mapping[str, Mapping[s
 
 def _duplicate(kind: str, name: str, first: str, second: str) -> DuplicateError:
     if first == second:
-        return DuplicateError(f"{kind} {name!r} is brought twice by {first}", hint="its first is used")
+        return DuplicateError(f"{first} provides the {kind} {name!r} twice", hint="the first one is used")
     return DuplicateError(
-        f"{kind} {name!r} is brought by both {first} and {second}", hint=f"the one of {first} is used; uninstall one"
+        f"both {first} and {second} provide the {kind} {name!r}",
+        hint=f"that of {first} is used; uninstall one of the plugins",
     )
 
 
-def _hook_api_misfit(stated: object) -> str | None:
-    """Return why a plugin does not fit this mold, by the versions of the hooks that it states, if it states any."""
-    if stated is None:
+def _hook_api_misfit(declared: object) -> str | None:
+    """Return why the hook API versions that a plugin declares do not fit, or None."""
+    if declared is None:
         return None
-    match stated:
+    match declared:
         case (int(first), int(last)) if first <= last:
             pass
         case _:
-            return f"MOLD_HOOK_API is {stated!r}; it must be the first and the last version, such as (1, {HOOK_API})"
+            return f"MOLD_HOOK_API is {declared!r}; it must be the first and the last version, such as (1, {HOOK_API})"
     if first > HOOK_API:
-        return f"was made for hook API {first} or later, and this mold has {HOOK_API}: pip install -U mold-core"
+        return f"requires hook API {first} or later, and this mold has {HOOK_API}: pip install -U mold-core"
     if last < OLDEST_HOOK_API:
-        return (
-            f"was made for hook API {last} or earlier, and this mold needs {OLDEST_HOOK_API}: install a newer version"
-        )
+        return f"requires hook API {last} or earlier, and this mold needs {OLDEST_HOOK_API}: install a newer version"
     return None
 
 
 def _misspelt(plugin: object) -> str | None:
-    """Say which functions are marked as hooks and are none."""
+    """Return which functions are marked as hook implementations but match no hook."""
     known = {name for name in vars(hookspecs) if name.startswith("mold_")}
     hints = []
     for attribute in dir(plugin):

@@ -1,4 +1,4 @@
-"""What tests of mold and of plugins share: a fake family, an engine to run it in, and the conformance kit.
+"""Fakes and conformance checks for the tests of mold and of plugins.
 
     from mold_core.testing import check_family
 

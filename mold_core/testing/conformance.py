@@ -1,4 +1,4 @@
-"""The conformance kit: checks that a family keeps the promises of `mold_core.hookspecs`."""
+"""Conformance checks of families against the protocol in `mold_core.hookspecs`."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from mold_core.wire import DenoiseStep, GenerateRequest, ProgressEvent
 
 __all__ = ["RecordedRun", "check_family", "check_import"]
 
-# What the import of a plugin's modules must not bring along.
+# Modules that importing a plugin must not import.
 HEAVY_MODULES = ("torch", "transformers", "diffusers", "av")
 
 
 class RecordedRun:
-    """A run that writes down what a pipeline reports, and cancels after step `cancel_after` if that is given."""
+    """A run that records the events of a pipeline. With `cancel_after` it cancels after that step."""
 
     def __init__(self, cancel_after: int | None = None) -> None:
         self.events: list[ProgressEvent] = []
@@ -33,20 +33,20 @@ class RecordedRun:
 
     @property
     def steps(self) -> list[tuple[int, int]]:
-        """The steps that were reported: number and total."""
+        """The reported steps, as (number, total)."""
         return [(event.step, event.total) for event in self.events if isinstance(event, DenoiseStep)]
 
     def report(self, event: ProgressEvent) -> None:
-        """Write an event down."""
+        """Record an event."""
         self.events.append(event)
 
     def step(self, step: int, total: int, elapsed_ms: int) -> None:
-        """Write a step down, then `check()`."""
+        """Record a step, then call `check()`."""
         self.report(DenoiseStep(step=step, total=total, elapsed_ms=elapsed_ms))
         self.check()
 
     def check(self) -> None:
-        """Raise CancelledError when the time has come."""
+        """Raise CancelledError after step `cancel_after`."""
         if self.cancel_after is not None and len(self.steps) >= self.cancel_after:
             raise CancelledError("the job was cancelled")
 
@@ -64,15 +64,15 @@ def check_family(
     device: str = "cpu",
     module: str | None = None,
 ) -> None:
-    """Raise AssertionError, saying what is wrong, unless the family keeps the promises of its protocol with this model.
+    """Raise AssertionError with the problem if the family violates its protocol with this model.
 
-    Checked are: its modules are cheap to import; the same request gives the same pixels, also from a model loaded
-    again and after other requests; a batch gives the images that each request gives alone, within `tolerance` of the
-    256 levels of a channel; steps are reported as 1 … N; it stops between steps when nobody waits any more, and works
-    on afterwards; the images have the size that was asked for; it knows its own size in memory.
+    It checks that importing the module is cheap; that equal requests give equal pixels, also after reloading and after
+    other requests; that a batch gives the same images as single requests, with differences of at most `tolerance` of
+    256 levels per channel; that steps are reported as 1 … N; that cancellation stops it between steps, after which it
+    still works; that images have the requested size; and that it reports its size in memory.
 
-    Model files are looked for in `models_dir`. Size and steps default to those of the model; small ones save time.
-    `module` is the one whose import is checked, the family's own if it is not given.
+    Model files are in `models_dir`. Size and steps default to those of the model; small values save time. `module` is
+    the module whose import is checked; default: that of the family.
     """
     _check_declaration(family)
     family = completed(family, ModelFamily)
@@ -99,12 +99,12 @@ def _check_declaration(family: ModelFamily) -> None:
     known = {attribute.name for attribute in attrs.fields(GenerateRequest)}
     for parameter in family.parameters:
         assert parameter.type is not None or parameter.name in known, (
-            f"parameter {parameter.name!r} is no field of GenerateRequest"
+            f"parameter {parameter.name!r} is not a field of GenerateRequest"
         )
 
 
 def check_import(module: str) -> None:
-    """Raise AssertionError if importing a module brings along what is heavy."""
+    """Raise AssertionError if importing a module imports torch or another large package."""
     code = f"""
 import sys
 sys.path[:] = {sys.path!r}
@@ -126,12 +126,12 @@ def _check_pipeline(first: Pipeline, second: Pipeline, requests: Sequence[Genera
         f"a request of {steps} steps must report steps 1 to {steps}, not {run.steps[:steps]}"
     )
     for request, before in zip(requests, alone, strict=True):
-        assert _difference(_one(first, request), before) == 0, "the same request gave another image the second time"
-        assert _difference(_one(second, request), before) == 0, "the same request gave another image when loaded again"
+        assert _difference(_one(first, request), before) == 0, "equal requests gave different images"
+        assert _difference(_one(second, request), before) == 0, "equal requests gave different images after reloading"
     together = first.generate(requests, RecordedRun())
     assert len(together) == len(requests), f"{len(requests)} requests gave {len(together)} results"
-    for made, before in zip(together, alone, strict=True):
-        off = _difference(made, before)
+    for result, before in zip(together, alone, strict=True):
+        off = _difference(result, before)
         assert off <= tolerance, f"in a batch the image differs by {off} levels, more than the tolerance {tolerance}"
     _check_cancelling(first, requests[0], alone[0])
 
@@ -143,19 +143,19 @@ def _check_cancelling(pipeline: Pipeline, request: GenerateRequest, before: Fram
     except CancelledError:
         pass
     else:
-        raise AssertionError("the pipeline went on after run.step() raised CancelledError")
+        raise AssertionError("the pipeline continued after run.step() raised CancelledError")
     assert len(run.steps) == 1, f"the pipeline took {len(run.steps)} steps though it was cancelled after the first"
-    assert _difference(_one(pipeline, request), before) == 0, "after a cancelled request the images are others"
+    assert _difference(_one(pipeline, request), before) == 0, "after a cancelled request the images are different"
 
 
 def _check_sizes(pipeline: Pipeline, request: GenerateRequest, rules: SizeRules) -> None:
     for size in rules.recommended:
-        assert adjust_size(*size, rules) == size, f"the recommended size {size} breaks the family's own rules"
-    assert request.width is not None and request.height is not None  # the request is complete
-    wanted = [(request.width, request.height), (request.height + rules.multiple, request.width)]
-    for size in (adjust_size(*size, rules) for size in wanted):
+        assert adjust_size(*size, rules) == size, f"the recommended size {size} violates the family's size rules"
+    assert request.width is not None and request.height is not None  # the request is completed
+    requested = [(request.width, request.height), (request.height + rules.multiple, request.width)]
+    for size in (adjust_size(*size, rules) for size in requested):
         for image in _one(pipeline, attrs.evolve(request, width=size[0], height=size[1])).images:
-            assert image.size == size, f"asked for {size}, the pipeline made {image.size}"
+            assert image.size == size, f"the image has size {image.size} instead of {size}"
 
 
 def _rules(family: ModelFamily, spec: ModelSpec) -> SizeRules:
@@ -164,16 +164,16 @@ def _rules(family: ModelFamily, spec: ModelSpec) -> SizeRules:
 
 
 def _one(pipeline: Pipeline, request: GenerateRequest, run: RecordedRun | None = None) -> Frames:
-    made = pipeline.generate([request], run or RecordedRun())
-    assert len(made) == 1, f"one request gave {len(made)} results"
-    return made[0]
+    results = pipeline.generate([request], run or RecordedRun())
+    assert len(results) == 1, f"one request gave {len(results)} results"
+    return results[0]
 
 
-def _difference(made: Frames, other: Frames) -> int:
-    """Return by how many of 256 levels two results differ where they differ most."""
-    if len(made.images) != len(other.images):
+def _difference(one: Frames, other: Frames) -> int:
+    """Return the maximum difference of two results, in levels of 256."""
+    if len(one.images) != len(other.images):
         return 255
-    return max(map(_image_difference, made.images, other.images))
+    return max(map(_image_difference, one.images, other.images))
 
 
 def _image_difference(one: Image.Image, other: Image.Image) -> int:

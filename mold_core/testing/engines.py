@@ -1,4 +1,4 @@
-"""An engine with plugins of one's own and a home of its own."""
+"""An engine with specified plugins and a temporary MOLD_HOME, for tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["FakePlugin", "engine_with"]
 
 
 class FakePlugin:
-    """A plugin made of objects instead of a module. `on_finished` is called as the hook `mold_job_finished`."""
+    """A plugin that provides the passed objects. `on_finished` is called as the hook `mold_job_finished`."""
 
     def __init__(
         self,
@@ -48,27 +48,27 @@ class FakePlugin:
 
     @hookimpl
     def mold_families(self) -> Sequence[ModelFamily]:
-        """Bring the families."""
+        """Return the families."""
         return self._families
 
     @hookimpl
     def mold_models(self) -> Sequence[ModelSpec]:
-        """Bring the models."""
+        """Return the models."""
         return self._models
 
     @hookimpl
     def mold_chain_renderers(self) -> Sequence[ChainRenderer]:
-        """Bring the chain renderers."""
+        """Return the chain renderers."""
         return self._chain_renderers
 
     @hookimpl
     def mold_routes(self) -> Sequence[Any]:
-        """Bring the routes."""
+        """Return the routes."""
         return self._routes
 
     @hookimpl
     def mold_expanders(self) -> Sequence[PromptExpander]:
-        """Bring the expanders."""
+        """Return the expanders."""
         return self._expanders
 
     @hookimpl
@@ -89,7 +89,7 @@ class FakePlugin:
 
     @hookimpl
     def mold_job_finished(self, job: Job) -> None:
-        """Pass the job on."""
+        """Call `on_finished`."""
         if self._on_finished is not None:
             self._on_finished(job)
 
@@ -102,10 +102,10 @@ def engine_with(
     gallery: Gallery | None = None,
     **settings: Any,
 ) -> Iterator[Engine]:
-    """Give an engine with these plugins and no others, and close it at the end.
+    """Yield an engine with only these plugins, and close it at the end.
 
-    It runs on the CPU; `durable` and `gallery` are those of `Engine`, `settings` are fields of `Settings` that shall
-    differ from their defaults. Without `home` it lives in a temporary folder.
+    It runs on the CPU. `durable` and `gallery` are those of `Engine`, `settings` are fields of `Settings` that override
+    the defaults. Default of `home`: a temporary folder.
     """
     with tempfile.TemporaryDirectory(prefix="mold-test-") as folder:
         loaded = load_plugins(found=(), extra=[(f"plugin-{number}", plugin) for number, plugin in enumerate(plugins)])

@@ -1,4 +1,4 @@
-"""A fake expander, and the check that an expander keeps the promises of `mold_core.hookspecs`."""
+"""A fake expander, and the conformance check of expanders against `mold_core.hookspecs`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["EchoExpander", "check_expander"]
 
 
 class EchoExpander(PromptExpander):
-    """Writes "WISH for FAMILY, SEED"; it notes what it was asked, and needs `size_bytes` while it writes."""
+    """Returns "PROMPT for FAMILY, SEED". It records expansions in `asked`, and reports `size_bytes`."""
 
     def __init__(self, name: str = "echo", *, size_bytes: int = 0, error: Exception | None = None) -> None:
         self.name = name
@@ -29,11 +29,11 @@ class EchoExpander(PromptExpander):
         self._error = error
 
     def size_bytes(self, expansion: Expansion, context: ExpandContext) -> int:
-        """Return the size it was made with."""
+        """Return the size passed to the constructor."""
         return self._size_bytes
 
     def expand(self, expansion: Expansion, context: ExpandContext, run: Run) -> list[str]:
-        """Return the wish with the family, and the seed of each variation."""
+        """Return the prompt with the family, and the seed of each variation."""
         self.asked.append(expansion)
         run.check()
         if self._error is not None:
@@ -57,11 +57,11 @@ def check_expander(
     locate: Any = None,
     module: str | None = None,
 ) -> None:
-    """Raise AssertionError, saying what is wrong, unless the expander keeps the promises of its protocol.
+    """Raise AssertionError with the problem if the expander violates its protocol.
 
-    Checked are: its module is cheap to import; it writes as many prompts as are asked for, none blank, for any family;
-    the same expansion gives the same prompts, also after others; it stops when nobody waits any more. `models` (specs)
-    and `locate` are what its language models are found by.
+    It checks that importing the module is cheap; that the number of prompts is as requested, none blank, for any
+    family; that equal expansions give equal prompts, also after others; and that cancellation stops it. `models`
+    (specs) and `locate` provide its language models.
     """
     _check_imports(module or type(expander).__module__)
     faults = member_faults(expander, PromptExpander)
@@ -96,7 +96,7 @@ def _check_prompts(expander: PromptExpander, context: ExpandContext, backend: st
         expander.expand(expansion, context, _Cancelled())
     except CancelledError:
         return
-    raise AssertionError("it went on to the end though nobody waited any more: call run.check() now and then")
+    raise AssertionError("it ignored the cancellation: call run.check() regularly")
 
 
 def _check_imports(module: str) -> None:
@@ -107,4 +107,4 @@ def _check_imports(module: str) -> None:
 
 
 def _nothing_here(spec: Any) -> Any:
-    raise AssertionError(f"the expander asks for the files of {spec.name}; pass locate= to say where they are")
+    raise AssertionError(f"the expander needs the files of {spec.name}; pass locate=")

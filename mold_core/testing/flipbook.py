@@ -1,4 +1,4 @@
-"""A family of videos without weights, for tests: a ball flies, bounces and hums, in one clip or from clip to clip."""
+"""A video family without weights, for tests: a flying ball with sound, in single clips and in chains."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ _RGB = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 230), "ye
 
 @attrs.define(kw_only=True, eq=False)
 class FlipbookFamily(ModelFamily):
-    """A family for tests: the colour of the ball is named in the prompt, its way follows from the seed.
+    """A family for tests: the prompt names the colour of the ball, the seed determines its path.
 
-    `gate`: where every step waits. `error`: what is raised in a clip whose prompt holds `error_for`. The clips that
-    were rendered are kept in `clips`.
+    `gate`: every step waits for it. `error`: raised in a clip whose prompt contains `error_for`. `clips` records the
+    requests.
     """
 
     name: str = "flipbook"
@@ -70,13 +70,13 @@ class FlipbookPipeline(Pipeline):
 
     def generate(self, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
         """Return one clip per request."""
-        made = []
+        results = []
         for request in requests:
-            video = _video(*self.way(request, None, 0, run), request.frames or 1, 0)
-            made.append(Frames(images=tuple(video.images), fps=request.fps, sound=video.sound))
-        return made
+            video = _video(*self.path(request, None, 0, run), request.frames or 1, 0)
+            results.append(Frames(images=tuple(video.images), fps=request.fps, sound=video.sound))
+        return results
 
-    def way(
+    def path(
         self, request: GenerateRequest, before: Mapping[str, Tensor] | None, overlap: int, run: Run
     ) -> tuple[list[float], list[float], list[float]]:
         """Return start, velocity (pixels a frame) and [width, height, fps, colour] of the ball of a clip."""
@@ -95,17 +95,17 @@ class FlipbookPipeline(Pipeline):
         start = [chance.uniform(0, width), chance.uniform(0, height)]
         velocity = [chance.choice((-1, 1)) * chance.uniform(0.5, 2), chance.choice((-1, 1)) * chance.uniform(0.2, 1)]
         if before is not None:
-            gone = int(before["frames"]) - overlap
+            frames = int(before["frames"]) - overlap
             velocity = before["velocity"].tolist()
-            start = [place + gone * speed for place, speed in zip(before["start"].tolist(), velocity, strict=True)]
+            start = [x + frames * speed for x, speed in zip(before["start"].tolist(), velocity, strict=True)]
         return start, velocity, [float(width), float(height), float(request.fps or 24), float(colour)]
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing."""
 
 
 class FlipbookRenderer(ChainRenderer):
-    """Makes chains of flipbook clips. A subclass may have another stride, which makes it a second video family."""
+    """Renders chains of flipbook clips. A subclass may have another frame stride."""
 
     family = "flipbook"
     frame_stride = 8
@@ -115,7 +115,7 @@ class FlipbookRenderer(ChainRenderer):
     def check(self, spec: ModelSpec) -> None:
         """Refuse a model with the option `chains = false`."""
         if not spec.options.get("chains", True):
-            raise ValidationError(f"{spec.name} makes single clips only", field="model", value=spec.name)
+            raise ValidationError(f"{spec.name} generates single clips only", field="model", value=spec.name)
 
     def render(
         self,
@@ -125,12 +125,12 @@ class FlipbookRenderer(ChainRenderer):
         overlap: int,
         run: Run,
     ) -> Mapping[str, Tensor]:
-        """Return where the ball begins and how it flies."""
+        """Return the start and the velocity of the ball as latents."""
         import torch
 
         names = ("start", "velocity", "look")
-        ways = pipeline.way(request, before, overlap, run)
-        latents = {name: torch.tensor(way, dtype=torch.float64) for name, way in zip(names, ways, strict=True)}
+        path = pipeline.path(request, before, overlap, run)
+        latents = {name: torch.tensor(values, dtype=torch.float64) for name, values in zip(names, path, strict=True)}
         return {**latents, "frames": torch.tensor(request.frames)}
 
     def decode(
@@ -141,13 +141,13 @@ class FlipbookRenderer(ChainRenderer):
         overlap: int,
         after: Mapping[str, Tensor] | None,
     ) -> DecodedClip:
-        """Return the ball's flight after the overlap."""
+        """Return the frames after the overlap."""
         start, velocity, look = (clip[name].tolist() for name in ("start", "velocity", "look"))
         return _video(start, velocity, look, int(clip["frames"]), overlap)
 
 
 def ball_at(image: Image.Image) -> tuple[float, float]:
-    """Return where the ball is in a frame, in pixels, by the middle of all that is not background."""
+    """Return the position of the ball in a frame, in pixels: the mean of all pixels that are not background."""
     pixels = [
         (x, y)
         for y in range(image.height)
@@ -158,7 +158,7 @@ def ball_at(image: Image.Image) -> tuple[float, float]:
 
 
 def flipbook_model(name: str = "flipbook:v1", family: str = "flipbook", **options: Any) -> ModelSpec:
-    """Return a catalog entry: 17 frames of 64x48 at 24 a second, in 2 steps."""
+    """Return a catalog entry with defaults of 17 frames of 64x48 pixels, 24 frames per second, 2 steps."""
     return ModelSpec(
         name=name,
         family=family,
@@ -179,8 +179,8 @@ def _video(start: list[float], velocity: list[float], look: list[float], frames:
         for frame in range(skip, frames):
             image = Image.new("RGB", (int(width), int(height)), "white")
             x, y = (
-                _bounce(place + frame * speed, side)
-                for place, speed, side in zip(start, velocity, (width, height), strict=True)
+                _bounce(position + frame * speed, side)
+                for position, speed, side in zip(start, velocity, (width, height), strict=True)
             )
             ImageDraw.Draw(image).ellipse((x - _RADIUS, y - _RADIUS, x + _RADIUS, y + _RADIUS), fill=rgb)
             yield image
@@ -192,8 +192,8 @@ def _video(start: list[float], velocity: list[float], look: list[float], frames:
     )
 
 
-def _bounce(place: float, side: float) -> float:
-    """Return a place between the walls: a straight way, folded."""
-    room = side - 2 * _RADIUS
-    folded = (place - _RADIUS) % (2 * room)
-    return _RADIUS + min(folded, 2 * room - folded)
+def _bounce(position: float, side: float) -> float:
+    """Return a position reflected at the walls, so that it stays between them."""
+    width = side - 2 * _RADIUS
+    folded = (position - _RADIUS) % (2 * width)
+    return _RADIUS + min(folded, 2 * width - folded)

@@ -1,4 +1,4 @@
-"""A family without weights, for tests: it draws rectangles that follow from the request, and can be slow or fail."""
+"""An image family without weights, for tests: it draws rectangles, and can be made to be slow or to fail."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _PATIENCE_S = 120.0
 
 
 class Gate:
-    """Stops a pipeline after each step until the test lets it go on, so that no test has to sleep.
+    """Stops a pipeline after each step until the test allows the next one, so that tests need not sleep.
 
-    A test that waits for something that does not happen gets a TimeoutError after two minutes.
+    Every wait raises TimeoutError after two minutes.
     """
 
     def __init__(self) -> None:
@@ -42,19 +42,19 @@ class Gate:
             self._wait(lambda: self._open or self._allowed >= mine, "the test to open the gate")
 
     def wait_for_arrival(self) -> None:
-        """Wait until the pipeline stands at the gate, at a later step than at the last call."""
+        """Wait until the pipeline arrives at the gate, at a later step than in the last call."""
         with self._changed:
             self._wait(lambda: self._arrived > self._seen, "the pipeline to come to the gate")
             self._seen += 1
 
     def let(self, steps: int = 1) -> None:
-        """Let so many steps go on."""
+        """Allow this number of further steps."""
         with self._changed:
             self._allowed += steps
             self._changed.notify_all()
 
     def open(self) -> None:
-        """Let everything through from now on."""
+        """Allow all steps from now on."""
         with self._changed:
             self._open = True
             self._changed.notify_all()
@@ -66,11 +66,11 @@ class Gate:
 
 @attrs.define(kw_only=True, eq=False)
 class SketchFamily(ModelFamily):
-    """A family for tests. What it was asked to do is kept in `batches`, `loads` and `closes`.
+    """A family for tests. It records its calls in `batches`, `loads` and `closes`.
 
-    `step_s`: how long a step takes, in seconds. `gate`: where every step waits. `error`: what is raised at step
-    `error_at` of a batch that holds a prompt with `error_for` in it. `load_error`: what loading raises. `size_bytes`:
-    what a loaded model takes, unless the option `size_bytes` of its spec says so. `batched=False`: requests run alone.
+    `step_s`: duration of a step in seconds. `gate`: every step waits for it. `error`: raised at step `error_at` of a
+    batch with `error_for` in a prompt. `load_error`: raised by loading. `size_bytes`: memory of a loaded model; the
+    option `size_bytes` of its spec overrides it. `batched=False`: requests do not run as batches.
     """
 
     name: str = "sketch"
@@ -101,20 +101,20 @@ class SketchFamily(ModelFamily):
         return SketchPipeline(self, spec.name, int(spec.options.get("size_bytes", self.size_bytes)))
 
     def batch_key(self, spec: ModelSpec, request: GenerateRequest) -> Hashable:
-        """Let requests of equal size and steps run together."""
+        """Return a key for requests with equal size and steps."""
         return (request.width, request.height, request.steps) if self.batched else None
 
 
 @attrs.define
 class SketchPipeline(Pipeline):
-    """A loaded sketch model: one rectangle a step."""
+    """A loaded sketch model, which draws one rectangle per step."""
 
     family: SketchFamily
     name: str
     size_bytes: int
 
     def generate(self, requests: Sequence[GenerateRequest], run: Run) -> list[Frames]:
-        """Return one image per request. Colours and places follow from prompt, guidance and seed alone."""
+        """Return one image per request. Rectangles depend only on prompt, guidance and seed."""
         self.family.batches.append(tuple(requests))
         chances = [random.Random(f"{request.prompt}|{request.guidance}|{request.seed}") for request in requests]
         images = [Image.new("RGB", _size(request), "white") for request in requests]
@@ -130,7 +130,7 @@ class SketchPipeline(Pipeline):
         return [Frames(images=(image,)) for image in images]
 
     def close(self) -> None:
-        """Count the end of this pipeline."""
+        """Record the end of this pipeline."""
         self.family.closes.append(self.name)
 
     def _be_difficult(self, step: int, requests: Sequence[GenerateRequest]) -> None:

@@ -152,8 +152,8 @@ def test_a_plugin_whose_versions_overlap_is_loaded(api: object) -> None:
 @pytest.mark.parametrize(
     ("api", "failure"),
     [
-        ((3, 4), "was made for hook API 3 or later, and this mold has 2: pip install -U mold-core"),
-        ((0, 0), "was made for hook API 0 or earlier, and this mold needs 1: install a newer version"),
+        ((3, 4), "requires hook API 3 or later, and this mold has 2: pip install -U mold-core"),
+        ((0, 0), "requires hook API 0 or earlier, and this mold needs 1: install a newer version"),
         (2, "MOLD_HOOK_API is 2; it must be the first and the last version, such as (1, 2)"),
         ((2, 1), "MOLD_HOOK_API is (2, 1); it must be the first and the last version, such as (1, 2)"),
     ],

@@ -136,7 +136,7 @@ def test_two_distributions_with_one_plugin_name_are_both_named(tmp_path: Path, l
     install(tmp_path, "good", GOOD, module="bbb")
     (found,) = listed().values()
     first, second = found["module"], "bbb" if found["module"] == "aaa" else "aaa"
-    assert found["failure"] == f"two plugins are called 'good': {first} and {second}; the first is used"
+    assert found["failure"] == f"two plugins have the name 'good': {first} and {second}; the first is used"
     assert found["provides"]["family"] == ["sketch"]
 
 
@@ -217,7 +217,7 @@ def test_one_thing_of_two_plugins_stays_with_the_first_and_both_are_named(monkey
         ]
     )
     assert info(plugins, "bbb").failure == (
-        "family 'sketch' is brought by both aaa and bbb; the one of aaa is used; uninstall one"
+        "both aaa and bbb provide the family 'sketch'; that of aaa is used; uninstall one of the plugins"
     )
     assert plugins.families["sketch"] is first
     assert info(plugins, "bbb").provides == {"family": ("more",)}
@@ -226,7 +226,7 @@ def test_one_thing_of_two_plugins_stays_with_the_first_and_both_are_named(monkey
 
 def test_one_thing_brought_twice_by_a_plugin_is_reported() -> None:
     plugins = load_plugins(found=(), extra=[("mine", FakePlugin(models=[sketch_model("a:b"), sketch_model("a:b")]))])
-    assert info(plugins, "mine").failure == "model 'a:b' is brought twice by mine; its first is used"
+    assert info(plugins, "mine").failure == "mine provides the model 'a:b' twice; the first one is used"
 
 
 def test_several_faults_of_a_plugin_are_all_listed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +238,7 @@ def test_several_faults_of_a_plugin_are_all_listed(monkeypatch: pytest.MonkeyPat
     )
     failure = info(plugins, "bbb").failure or ""
     assert "mold_job_done is no hook of mold" in failure
-    assert "is brought by both aaa and bbb" in failure
+    assert "both aaa and bbb provide the" in failure
 
 
 def test_one_plugin_installed_under_two_names_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +251,7 @@ def test_one_plugin_installed_under_two_names_is_reported(monkeypatch: pytest.Mo
 def test_a_broken_plugin_does_not_hide_a_good_one_of_the_same_name(monkeypatch: pytest.MonkeyPatch) -> None:
     good = entry_point(monkeypatch, "same", mold_families=brings(SketchFamily()))
     plugins = load_plugins(found=[good, EntryPoint(name="same", value="a_module_that_is_nowhere", group="mold")])
-    assert "two plugins are called 'same'" in (info(plugins, "same").failure or "")
+    assert "two plugins have the name 'same'" in (info(plugins, "same").failure or "")
     assert set(plugins.families) == {"sketch"}
 
 

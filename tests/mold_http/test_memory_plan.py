@@ -41,7 +41,7 @@ def test_a_placement_outlives_the_server_until_it_is_taken_back(tmp_path: Path) 
         (PATH, {"advanced": {"clip_g": CPU}}, 422, "has no part 'clip_g'"),
         (PATH, {"text_encoders": {"kind": "tpu"}}, 422, "text_encoders.kind must be one of auto, cpu, gpu"),
         ("/api/config/model/nope/placement", {}, 400, "unknown model 'nope'"),
-        ("/api/config/model/esrgan-nano-x4/placement", {"text_encoders": CPU}, 422, "enlarges images"),
+        ("/api/config/model/esrgan-nano-x4/placement", {"text_encoders": CPU}, 422, "is an upscaler"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused(server: Server, path: str, body: Any, status: int, words: str) -> None:

@@ -40,7 +40,7 @@ def proxied(trusting: Server) -> Iterator[Server]:
 def test_urls_are_those_that_the_client_can_use(proxied: Server) -> None:
     openai = {"prompt": "a tree", "response_format": "url", "size": "64x64", "steps": 1}
     url = proxied.ask("POST", "/mold/v1/images/generations", openai).json()["data"][0]["url"]
-    assert url.startswith("https://mold.example/mold/api/gallery/image/mold-")
+    assert url.startswith("https://mold.example/mold/v1/images/files/mold-")
     name = url.rpartition("/")[2]
     as_json = proxied.ask("POST", "/mold/api/generate?image_data=url", SMALL, Accept="application/json").json()
     told = events(proxied.ask("POST", "/mold/api/generate/stream?image_data=url", SMALL).body)
@@ -68,7 +68,7 @@ def test_clients_of_the_proxy_are_not_on_this_machine(trusting: Server, proxied:
 def test_what_nobody_trusted_says_is_ignored(server: Server) -> None:
     openai = {"prompt": "a tree", "response_format": "url", "size": "64x64", "steps": 1}
     url = server.ask("POST", "/v1/images/generations", openai, **FORWARDED).json()["data"][0]["url"]
-    assert url.startswith(f"http://127.0.0.1:{server.port}/api/gallery/image/")
+    assert url.startswith(f"http://127.0.0.1:{server.port}/v1/images/files/")
     assert server.ask("DELETE", "/api/gallery/image/none.png", **FORWARDED).status == 204
     assert server.ask("POST", "/api/generate", {}, Origin="https://mold.example", **FORWARDED).status == 403
 

@@ -173,7 +173,7 @@ def test_a_cancelled_chain_stops_at_the_next_step_and_goes_on_later(engine: Engi
     ("request_", "words"),
     [
         (attrs.evolve(VIDEO, model="sketch"), "sketch:v1 cannot make chains: its family sketch has no chain renderer"),
-        (attrs.evolve(VIDEO, model="flipbook-single"), "makes single clips only"),
+        (attrs.evolve(VIDEO, model="flipbook-single"), "generates single clips only"),
         (attrs.evolve(VIDEO, clip_frames=16), "8n\\+1"),
         (attrs.evolve(VIDEO, motion_tail_frames=-1), "motion_tail_frames must be from 0"),
     ],
