@@ -57,13 +57,13 @@ class AsyncEngine:
             engine = Engine()
         self.engine = engine
 
-    async def stream(self, request: Any) -> AsyncGenerator[Any]:
+    async def stream(self, request: Request[Result]) -> AsyncGenerator[ProgressEvent | Result]:
         """Yield progress events, then the response."""
         async with aclosing(self._items(request)) as items:
             async for _, item in items:
                 yield item
 
-    async def run(self, request: Any, on_event: OnEvent | None = None) -> Any:
+    async def run(self, request: Request[Result], on_event: OnEvent | None = None) -> Result:
         """Return the result of a request of any kind. `on_event` is called in the event loop with every event.
 
         If `on_event` returns False, the job is cancelled and mold_core's CancelledError is raised.
@@ -79,23 +79,19 @@ class AsyncEngine:
 
     async def generate(self, request: GenerateRequest, on_event: OnEvent | None = None) -> GenerateResponse:
         """Return the images or the video of a request; see `run`."""
-        result: GenerateResponse = await self.run(request, on_event)
-        return result
+        return await self.run(request, on_event)
 
     async def chain(self, request: ChainRequest, on_event: OnEvent | None = None) -> ChainResponse:
         """Return the long video of a request; see `run`."""
-        result: ChainResponse = await self.run(request, on_event)
-        return result
+        return await self.run(request, on_event)
 
     async def expand(self, request: ExpandRequest, on_event: OnEvent | None = None) -> ExpandResponse:
         """Return the expanded prompts of a request; see `run`."""
-        result: ExpandResponse = await self.run(request, on_event)
-        return result
+        return await self.run(request, on_event)
 
     async def upscale(self, request: UpscaleRequest, on_event: OnEvent | None = None) -> UpscaleResponse:
         """Return the upscaled image; see `run`."""
-        result: UpscaleResponse = await self.run(request, on_event)
-        return result
+        return await self.run(request, on_event)
 
     async def models(self) -> list[ModelEntry]:
         """Return every model of the catalog with its state."""

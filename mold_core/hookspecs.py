@@ -236,12 +236,14 @@ class LoadContext:
     `report` receives WeightLoad and Info events during loading. `cache_dir` is a persistent folder for compiled kernels
     and converted files. `loaders` has the weight file formats of plugins, for
     `mold_core.weights.read_weights(path, context.loaders)`. `compile` is whether to compile code. `expand_weights` is
-    whether to dequantize weights at load time; "auto" does so if the plan leaves enough memory. `attention` and
-    `cuda_graphs` select what to use on CUDA.
+    whether to dequantize weights at load time; "auto" does so if the plan leaves enough memory. `compute` is the type
+    in which layers with 8-bit weights multiply, for `load_weights`. `attention` and `cuda_graphs` select what to use on
+    CUDA.
 
     `memory_policy` has the user's settings for memory and devices, `available_bytes` the limit of the model on each
     device (no entry: no limit), `plan` the memory plan, for a family that returns components. `capabilities` has the
-    compute capability of each CUDA device (no entry: unknown, treated as the newest).
+    compute capability of each CUDA device (no entry: unknown, treated as the newest). `settings` has the values of the
+    settings that plugins declare, by name.
     """
 
     device: str

@@ -114,9 +114,9 @@ class Plugins:
         return self.items["mold_expanders"]
 
     @property
-    def models(self) -> dict[str, ModelSpec]:
-        """Catalog entries by full name, in the order of the plugins."""
-        return self.items["mold_models"]
+    def models(self) -> Mapping[str, ModelSpec]:
+        """Catalog entries by full name: those of `catalog`, or else of the plugins in their order."""
+        return self.items["mold_models"] if self.catalog is None else self.catalog
 
     @property
     def loaders(self) -> tuple[WeightLoader, ...]:
@@ -128,11 +128,48 @@ class Plugins:
         """Super-resolution architectures by name, in the order of the plugins."""
         return self.items["mold_upscalers"]
 
-    def with_models(self, models: Mapping[str, ModelSpec]) -> Plugins:
-        """Return the plugins with user-defined models added; they replace catalog entries of the same name."""
-        if not models:
-            return self
-        return attrs.evolve(self, items={**self.items, "mold_models": {**self.models, **models}})
+    @property
+    def placement_components(self) -> dict[str, PlacementComponent]:
+        """Components of models that people can place, beside those that every family may have, by name."""
+        return self.items["mold_placement_components"]
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """The settings that plugins declare, those of placement components included."""
+        return tuple(row for rows in self.settings_by_plugin().values() for row in rows)
+
+    def settings_by_plugin(self) -> dict[str, list[Setting]]:
+        """Return the settings of each plugin that declares some."""
+        rows = [("mold_placement_components", name, item.setting) for name, item in self.placement_components.items()]
+        rows += [("mold_settings", name, row) for name, row in self.items["mold_settings"].items()]
+        found: dict[str, list[Setting]] = {}
+        for hook, name, row in rows:
+            found.setdefault(self.owners[hook, name], []).append(row)
+        return found
+
+    def read_settings(self, settings: Settings) -> Settings:
+        """Return the settings with the values of those that plugins declare.
+
+        Raises SettingsError for bad values, and for names and keys of config.toml that no installed plugin declares.
+        While a plugin is broken, unknown keys are ignored with a warning: they may be its own.
+        """
+        return with_plugin_values(settings, self.settings, self._not_loaded)
+
+    def _not_loaded(self) -> OtherPlugins:
+        """Return what plugins declare that are disabled; this imports them."""
+        disabled = [info.name for info in self.infos if info.blocked]
+        others = load_plugins(disabled) if disabled else None
+        infos = (*self.infos, *(others.infos if others else ()))
+        rows = others.settings_by_plugin() if others else {}
+        owners = {name: owner for owner, declared in rows.items() for row in declared for name in (row.name, row.key)}
+        return OtherPlugins(
+            owners={name: owner for name, owner in owners.items() if name is not None},
+            broken=tuple(info.name for info in infos if info.failure),
+        )
+
+    def with_catalog(self, models: Mapping[str, ModelSpec]) -> Plugins:
+        """Return the same with another catalog."""
+        return attrs.evolve(self, catalog=models)
 
     def provided(self, hook: str) -> Iterator[tuple[str, list[Any] | Exception]]:
         """Call a hook that `load_plugins` does not call; yield each plugin's name with its objects or its exception."""

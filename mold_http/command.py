@@ -48,7 +48,8 @@ def serve(
     """
     if api_key is not None and not api_key.strip():
         raise SettingsError("--api-key is empty", field="api_key", hint="leave it out to allow access without a key")
-    state.use_flags(bind=bind, port=port, api_key=api_key, queue_size=queue_size, gpus=gpus, log_format=log_format)
+    state.use_flags(bind=bind, port=port, ollama_port=ollama_port)
+    state.use_flags(api_key=api_key, queue_size=queue_size, gpus=gpus, log_format=log_format)
     try:
         from mold_http.app import create_service
         from mold_http.request_logging import configure_logs
@@ -75,7 +76,7 @@ def serve(
         message = f"mold is listening on http://{host}:{settings.port} (stop with Ctrl-C)"
         try:
             with announced(settings.home, settings.port, settings.bind):
-                serve(service, listener, lambda: click.echo(message, err=True))
+                serve(service, listener, lambda: click.echo(message, err=True), *more)
         finally:
             engine.close()
 

@@ -32,7 +32,7 @@ ResultFrame = Callable[[JobKind, Any], bytes]
 async def submit(service: Service, req: falcon.asgi.Request, request: Any, **how: Any) -> Job:
     """Return the job of a request. Raises the errors of `Engine.submit`, and ValidationError for paths of files.
 
-    An upscale request without a model uses a downloaded one, because it must not start a download.
+    If the server chooses the model, it uses a downloaded one, so that no request starts a download.
     """
     refuse_lora_paths(request)
     call = partial(service.engine.submit, request, download=False, **how)

@@ -32,7 +32,7 @@ def json_of(value: Any) -> Any:
     if attrs.has(type(value)):
         fields = _fields(type(value))  # type: ignore[arg-type]  # classes can be hashed
         pairs = ((name, required, getattr(value, name)) for name, required in fields)
-        return {
+        content = {
             name: item if type(item) in _PLAIN else json_of(item)
             for name, required, item in pairs
             if required or item is not None

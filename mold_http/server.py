@@ -33,10 +33,11 @@ _BACKLOG = 1024
 _FAREWELL_S = 1.0
 
 
-def serve(service: Service, listener: socket.socket, started: Callable[[], object]) -> None:
+def serve(service: Service, listener: socket.socket, started: Callable[[], object], *more: socket.socket) -> None:
     """Serve until a signal or a shutdown request, then wait for running work until the grace time is over.
 
-    `started` is called when the server accepts requests and handles signals. A signal raises nothing.
+    `started` is called when the server accepts requests and handles signals. `more` are further listening sockets. A
+    signal raises nothing.
     """
     settings = service.settings
     if settings.executor != "inline":

@@ -29,7 +29,8 @@ class SuppliedLora:
 class LoraFolder:
     """The folder `loras` in MOLD_HOME. The name of a LoRA in it is its path without `.safetensors`.
 
-    `supplied` has the LoRAs that the catalog offers for the family of `model`, by name.
+    `supplied` has the LoRAs that the catalog offers for the family of `model`, by name. `adopted` has the paths of
+    adopted files in folders of other programs, by name.
     """
 
     path: Path
@@ -38,7 +39,7 @@ class LoraFolder:
     adopted: Mapping[str, str] = attrs.Factory(dict)
 
     def names(self) -> Iterator[tuple[str, Path]]:
-        """Yield name and file of every LoRA in the folder."""
+        """Yield name and file of every LoRA in the folder, then of the adopted ones that exist."""
         for file in sorted(self.path.rglob(f"*{SUFFIX}")):
             if file.is_file():
                 yield file.relative_to(self.path).as_posix().removesuffix(SUFFIX), file

@@ -18,8 +18,8 @@ _DASHED_TAG = re.compile(r"^(?P<base>.+)-(?P<tag>q\d{1,2})$")
 def resolve(name: str, catalog: Mapping[str, ModelSpec]) -> ModelSpec:
     """Return the model for a name.
 
-    A name without a tag gets the first of the tags q8, fp16, bf16, fp8 that exists, else the first in alphabetical
-    order. ``NAME-q4`` means ``NAME:q4``. Raises UnknownModelError with the nearest names.
+    A bare name gets the first of the tags q8, fp16, bf16, fp8 that exists, or its only tag. ``NAME-q4`` means
+    ``NAME:q4``. Raises UnknownModelError with the nearest names.
     """
     normalized = name.strip().lower()
     if normalized in catalog:

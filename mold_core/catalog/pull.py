@@ -24,7 +24,7 @@ from mold_core.catalog.fetch import RetryPolicy, fetch, with_retries
 from mold_core.catalog.hub import Hub, RemoteFile
 from mold_core.catalog.marker import clear_stale, holding
 from mold_core.catalog.model import ModelFile, ModelSpec
-from mold_core.catalog.report import PullReporter
+from mold_core.catalog.report import FileReport, PullReporter
 from mold_core.catalog.space import check_space, in_words, same_disk
 from mold_core.catalog.store import LocalFiles, ModelStore
 from mold_core.catalog.together import fetch_together
@@ -57,7 +57,7 @@ def pull(
     `on_event` is called in this thread, at most four times a second while bytes arrive; if it returns False, the pull
     ends with CancelledError. `token` and `endpoint` replace HF_TOKEN and HF_ENDPOINT. With `skip_verify` existing files
     are accepted unchecked, and downloaded files are not compared with the catalog. With `offline` a missing file is an
-    error.
+    error. `at_once` is the number of files to download at the same time.
 
     Raises DownloadError for the network, the hub, licences and checksums; OutputError for the disk; PluginError for a
     catalog entry with a path outside the models folder. Downloaded bytes are kept for the next pull, except those of a
@@ -70,7 +70,7 @@ def pull(
     else:
         check_paths(spec, store)
         try:
-            _Pull(spec, store, reporter, skip_verify).run(lambda: _connect(spec, token, endpoint, offline))
+            _Pull(spec, store, reporter, skip_verify).run(lambda: _connect(spec, token, endpoint, offline), at_once)
         except OSError as error:
             if error is reporter.failure:
                 raise
@@ -147,12 +147,13 @@ class _Pull:
     def __init__(self, spec: ModelSpec, store: ModelStore, reporter: PullReporter, skip_verify: bool) -> None:
         self.spec = spec
         self.store = store
-        self.reporter = reporter
+        self.reporter: FileReport = reporter
+        self.pull_reporter = reporter
         self.skip_verify = skip_verify
         self.following = False
         self.cache = store.models_dir / CACHE_NAME
         self.ledger = ChecksumLedger(store.models_dir, lambda: self._lock("verified"))
-        self.retries = RetryPolicy(lambda sentence: reporter.send(Info(message=sentence)), reporter.tick)
+        self.retries = _retry_policy(reporter)
 
     def run(self, connect: Callable[[], Hub], at_once: int) -> None:
         files = {file.path: file for file in self.spec.files}.values()
@@ -164,9 +165,24 @@ class _Pull:
             check_space(self.spec.name, self._needs(downloads))
             with holding(self.store.marker_of(self.spec)):
                 self._announce(downloads)
-                for download in downloads:
-                    self._download(hub, download)
+                if at_once > 1 and len(downloads) > 1:
+                    jobs = [self._in_thread(hub, download) for download in downloads]
+                    fetch_together(jobs, self.pull_reporter, at_once)
+                else:
+                    for download in downloads:
+                        self._download(hub, download)
         clear_stale(self.store.marker_of(self.spec))
+
+    def _in_thread(self, hub: Hub, download: _Download) -> Callable[[FileReport], None]:
+        """Return a function that downloads one file and reports to its argument."""
+
+        def download_file(report: FileReport) -> None:
+            pull_of_file = copy.copy(self)
+            pull_of_file.reporter = report
+            pull_of_file.retries = _retry_policy(report)
+            pull_of_file._download(hub, download)
+
+        return download_file
 
     # --- existing files ------------------------------------------------------------------------------------------
 
@@ -266,7 +282,7 @@ class _Pull:
         total = sum(download.size_bytes for download in downloads)
         licence = f"; licence {self.spec.licence}" if self.spec.licence else ""
         self.reporter.send(Info(message=f"downloading {self.spec.name}, {files}, {in_words(total)}{licence}"))
-        self.reporter.begin(len(downloads), total)
+        self.pull_reporter.begin(len(downloads), total)
 
     def _download(self, hub: Hub, download: _Download) -> None:
         self.reporter.start_file(download.path.name, download.size_bytes, download.bytes_here)
@@ -330,8 +346,8 @@ class _Pull:
         self.reporter.progress(download.bytes_here)
 
 
-def _patience(reader: FileReport) -> Patience:
-    return Patience(lambda sentence: reader.say(Info(message=sentence)), reader.tick)
+def _retry_policy(report: FileReport) -> RetryPolicy:
+    return RetryPolicy(lambda sentence: report.send(Info(message=sentence)), report.tick)
 
 
 def _copy_whole(source: Path, target: Path) -> None:

@@ -11,9 +11,38 @@ import attrs
 from mold_core.errors import CancelledError
 from mold_core.wire import DownloadDone, DownloadProgress, ProgressEvent, StageStart
 
-__all__ = ["PullReporter"]
+__all__ = ["FileReport", "PullReporter"]
 
 _EVENT_EVERY_S = 0.25
+
+
+class FileReport(Protocol):
+    """Receives the progress of one file. Every method raises CancelledError if the pull is cancelled."""
+
+    def send(self, event: ProgressEvent) -> None:
+        """Pass on an event."""
+
+    def stage(self, name: str) -> None:
+        """Report the start of a stage without downloads."""
+
+    def tick(self) -> None:
+        """Let the callback cancel the pull."""
+
+    def start_file(self, filename: str, size_bytes: int, bytes_here: int) -> None:
+        """Report that the file starts, or resumes after `bytes_here` bytes."""
+
+    def progress(self, bytes_here: int, *, immediately: bool = False) -> None:
+        """Report that `bytes_here` bytes of the file are downloaded."""
+
+    def finish_file(self) -> None:
+        """Report that the file is complete."""
+
+
+@attrs.define
+class _File:
+    filename: str
+    size_bytes: int
+    bytes_here: int
 
 
 class PullReporter:
@@ -52,14 +81,14 @@ class PullReporter:
         self._began = time.monotonic()
         self._total_files, self._total_bytes = total_files, total_bytes
 
-    def start_file(self, filename: str, size_bytes: int, bytes_here: int) -> None:
-        """Report that a file starts, or resumes after `bytes_here` bytes."""
-        self._filename, self._size_bytes = filename, size_bytes
-        self._index += 1
-        self.progress(bytes_here, immediately=True)
+    def start_file(self, filename: str, size_bytes: int, bytes_here: int, *, index: int | None = None) -> None:
+        """Report that a file starts, or resumes after `bytes_here` bytes; `index` None: the next file."""
+        number = len(self._files) + 1 if index is None else index
+        self._files[number] = _File(filename, size_bytes, 0)
+        self.progress(bytes_here, immediately=True, index=number)
 
-    def progress(self, bytes_here: int, *, immediately: bool = False) -> None:
-        """Report that `bytes_here` bytes of the file are downloaded."""
+    def progress(self, bytes_here: int, *, immediately: bool = False, index: int | None = None) -> None:
+        """Report that `bytes_here` bytes of a file are downloaded; `index` None: the last started file."""
         # PERF: called for every received chunk, 360,000 times for 23 GB.
         if not immediately and time.monotonic() - self._last_time < _EVENT_EVERY_S:
             return
@@ -78,9 +107,11 @@ class PullReporter:
         )
         self._send_repeated(event, immediately=True)
 
-    def finish_file(self) -> None:
-        """Report that the file is complete."""
-        self._bytes_before += self._size_bytes
+    def finish_file(self, *, index: int | None = None) -> None:
+        """Report that a file is complete; `index` None: the last started file."""
+        number = len(self._files) if index is None else index
+        file = self._files[number]
+        file.bytes_here = file.size_bytes
         self.send(
             DownloadDone(
                 filename=file.filename,
@@ -91,6 +122,9 @@ class PullReporter:
                 batch_elapsed_ms=self._elapsed_ms(),
             )
         )
+
+    def _batch_bytes(self) -> int:
+        return sum(file.bytes_here for file in self._files.values())
 
     def _send_repeated(self, event: ProgressEvent, *, immediately: bool = False) -> None:
         now = time.monotonic()

@@ -28,13 +28,15 @@ def user_models(settings: Settings, catalog: Mapping[str, ModelSpec]) -> dict[st
     model but places one of the catalog. Raises SettingsError that names the model.
     """
     return {
-        name.lower(): _user_model(name.lower(), table, settings, catalog)
+        name.lower(): user_model(name.lower(), table, settings, catalog)
         for name, table in settings.user_models.items()
         if not (isinstance(table, Mapping) and table.keys() == {"placement"})
     }
 
 
-def _user_model(name: str, table: Any, settings: Settings, catalog: Mapping[str, ModelSpec]) -> ModelSpec:
+def user_model(name: str, table: Any, settings: Settings, catalog: Mapping[str, ModelSpec]) -> ModelSpec:
+    """Return the model that a table of config.toml defines. Raises SettingsError."""
+
     def wrong(problem: str, hint: str | None = None) -> SettingsError:
         return SettingsError("%s: models.%r %s", settings.config_path, name, problem, field=f"models.{name}", hint=hint)
 

@@ -219,7 +219,7 @@ def _write_sound(file: BinaryIO, *, sound: Sound) -> None:
 
 def _preview_images(work: ClipWork) -> list[Image]:
     """Return the frames of the preview, decoded from the video file."""
-    frames = enumerate(frames_of_parts([work.files.video]))
+    frames = enumerate(frames_of_videos([work.files.video]))
     return [work.preview_frames.small(frame) for index, frame in frames if index in work.preview_frames]
 
 

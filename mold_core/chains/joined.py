@@ -55,7 +55,7 @@ def join(chain: Chain, metadata: OutputMetadata | None) -> VideoData:
         data = path.read_bytes()
         if metadata is not None and chain.request.output_format != "mp4":
             data = embed_metadata(data, metadata)
-        png = first_frame_png(next(frames_of_parts(clips[:1])))
+        png = first_frame_png(next(frames_of_videos(clips[:1])))
         gif = preview.result()
     has_audio = first_sound is not None and chain.request.output_format == "mp4"
     return VideoData(

@@ -57,6 +57,9 @@ def command(
             raise click.UsageError("--verify needs a model: mold info MODEL --verify")
         verify_model(state, model, as_json=as_json)
         return
+    if model is not None and is_path(model):
+        show_path(state, model, as_json=as_json)
+        return
     details = None if model is None else state.disk.model(model)
     if as_json:
         from mold_core.wire.convert import to_json

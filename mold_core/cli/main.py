@@ -39,6 +39,7 @@ COMMANDS = {
     "default": ("default", "Show or set the default model."),
     "config": ("config", "Show and change settings."),
     "server": ("server", "Run the HTTP server in the background."),
+    "mcp": ("mcp", "Serve tools to MCP hosts on standard input and output."),
     "ps": ("ps", "Show what the server is doing."),
     "unload": ("unload", "Unload models from the server's memory."),
     "jobs": ("jobs", "List, follow and cancel the server's jobs."),

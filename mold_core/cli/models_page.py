@@ -1,7 +1,7 @@
 """Generates the tables of models in the documentation from the catalogs of the plugins.
 
-``python -m mold_core.catalog.page docs/models.md`` updates the tables of a page in place. A table is between the lines
-``<!-- models of the family NAME -->`` and ``<!-- end of the table -->``.
+``python -m mold_core.cli.models_page docs/models.md`` updates the tables of a page in place. A table is between
+the lines ``<!-- models of the family NAME -->`` and ``<!-- end of the table -->``.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def _value_text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-class CommandOfModel(click.Command):
+class CommandOfModel(CommandWithPluginFlags):
     """A command whose help also lists the parameters of the model in -m or in the first word."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

@@ -94,7 +94,7 @@ class Client:
 
     # --- requests ------------------------------------------------------------------------------------------------
 
-    def submit(self, request: Any, *, idempotency_key: str | None = None) -> RemoteJob:
+    def submit(self, request: Request[Result], *, idempotency_key: str | None = None) -> RemoteJob[Result]:
         """Queue a request of any kind and return its job immediately. The job continues if this program ends.
 
         Raises what `Engine.submit` raises.
@@ -129,35 +129,31 @@ class Client:
         self, request: GenerateRequest, on_event: Callable[[ProgressEvent], object] | None = None
     ) -> GenerateResponse:
         """Return the images or the video of a request; see `run`."""
-        result: GenerateResponse = self.run(request, on_event)
-        return result
+        return self.run(request, on_event)
 
     def chain(self, request: ChainRequest, on_event: Callable[[ProgressEvent], object] | None = None) -> ChainResponse:
         """Return the long video of a request; see `run`."""
-        result: ChainResponse = self.run(request, on_event)
-        return result
+        return self.run(request, on_event)
 
     def expand(
         self, request: ExpandRequest, on_event: Callable[[ProgressEvent], object] | None = None
     ) -> ExpandResponse:
         """Return the expanded prompts of a request; see `run`."""
-        result: ExpandResponse = self.run(request, on_event)
-        return result
+        return self.run(request, on_event)
 
     def upscale(
         self, request: UpscaleRequest, on_event: Callable[[ProgressEvent], object] | None = None
     ) -> UpscaleResponse:
         """Return the upscaled image; see `run`. Files are read and written on this machine."""
-        result: UpscaleResponse = self.run(request, on_event)
-        return result
+        return self.run(request, on_event)
 
-    def stream(self, request: Any) -> Iterator[Any]:
+    def stream(self, request: Request[Result]) -> Iterator[ProgressEvent | Result]:
         """Yield progress events, then the response. Closing the iterator cancels the job."""
         with closing(self._stream(request)) as items:
             for item in items:
                 yield item.response if isinstance(item, Last) else item
 
-    def _stream(self, request: Any) -> Generator[ProgressEvent | Last]:
+    def _stream(self, request: Request[Result]) -> Generator[ProgressEvent | Last[Result]]:
         """Yield events, then the response in a `Last`. Closing the generator early cancels the job."""
         kind = _kind_of(request)
         check(request)
@@ -168,7 +164,7 @@ class Client:
         with closing(self.connection.frames("POST", kind.stream_route, to_json(request))) as frames:
             yield from read_frames(frames, kind.name)
 
-    def _submit_and_follow(self, kind: JobKind, request: Any) -> Iterator[ProgressEvent | Last]:
+    def _submit_and_follow(self, kind: JobKind, request: Request[Result]) -> Iterator[ProgressEvent | Last[Result]]:
         """Yield what `_stream` yields, for kinds without a streaming route."""
         shared = kind.dedupe_key(request) is not None
         others = {job.id for job in self.jobs(kind=kind.name)} if shared else set()

@@ -17,8 +17,7 @@ from mold_core.wire.request import Result
 __all__ = ["Last", "RemoteJob", "read_frames"]
 
 
-
-class RemoteJob:
+class RemoteJob(Generic[Result]):
     """A job on a server, with the methods of `mold_core.Job`.
 
     `id`, `kind` and `model` never change. `about` is the server's last description of the job; `state` and `to_json`
@@ -57,7 +56,7 @@ class RemoteJob:
             else:
                 yield item
 
-    def result(self) -> Any:
+    def result(self) -> Result:
         """Wait for the result and return it. Raises the error of a failed job."""
         if self._result is None:
             for _ in self.events():
@@ -69,7 +68,8 @@ class RemoteJob:
             raise UnreachableError(
                 f"the server at {self._connection.address} stopped; the job may continue when it starts again"
             )
-        return self._result
+        result: Result = self._result
+        return result
 
     def cancel(self) -> bool:
         """Cancel the job. Returns False if it was already finished."""
@@ -87,7 +87,7 @@ class Last(Generic[Result]):
         self.response = response
 
 
-def read_frames(frames: Iterator[Frame], kind: str) -> Iterator[ProgressEvent | Last]:
+def read_frames(frames: Iterator[Frame], kind: str) -> Iterator[ProgressEvent | Last[Any]]:
     """Yield the events of a stream, then its response in a `Last`. Raises the error that the stream ends with."""
     for frame in frames:
         if frame.event == "progress":

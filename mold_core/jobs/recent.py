@@ -18,7 +18,7 @@ _KEEP_BYTES = 64 * 1024 * 1024
 
 
 class RecentJobs:
-    """Jobs by id and by the key that their asker gave them. All methods may be called from any thread."""
+    """The finished and running jobs by id and by Idempotency-Key. All methods may be called from any thread."""
 
     def __init__(self, keep: int = _KEEP, keep_bytes: int = _KEEP_BYTES) -> None:
         self._keep = keep

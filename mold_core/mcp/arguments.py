@@ -59,7 +59,7 @@ class UpscaleImage:
 
 @attrs.frozen(kw_only=True)
 class GenerateVideo:
-    """Generate a video from a prompt. It takes minutes: job_status reports on it meanwhile."""
+    """Generate a video from a prompt. It takes minutes: job_status reports the progress."""
 
     prompt: str = wire_field("What the video shows.", not_blank=True, max_length=MAX_PROMPT_BYTES)
     model: str | None = wire_field(

@@ -52,7 +52,7 @@ class ChainStage:
 
 
 @attrs.frozen(kw_only=True)
-class ChainRequest:
+class ChainRequest(Request["ChainResponse"]):
     """A long video: either a list of `stages`, or one `prompt` with `total_frames` that mold divides into clips.
 
     `prompt`, `total_frames`, `clip_frames` and `source_image` are used only if `stages` is empty.
@@ -111,6 +111,9 @@ class ChainResponse:
     generation_time_ms: int = wire_field("Time from the start of the job to the encoded file, in milliseconds.")
     gpu: int | None = wire_field("Ordinal of the GPU that generated it.", default=None)
     warnings: tuple[str, ...] = wire_field("Fields that were adjusted or ignored, one sentence each.", default=())
+    script: dict[str, Any] | None = wire_field(
+        "The chain as a script, without images: schema, chain and stage.", default=None, hash=False
+    )
 
     def _repr_html_(self) -> str:
         return html_of([self.video])

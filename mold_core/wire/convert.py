@@ -145,7 +145,7 @@ def _converter(strict_keys: bool) -> cattrs.Converter:
     converter.register_structure_hook_factory(attrs.has, _class_factory)
     converter.register_unstructure_hook(bytes, lambda data: base64.b64encode(data).decode("ascii"))
     converter.register_unstructure_hook_factory(
-        attrs.has, lambda cls, conv: _dropping_none(make_dict_unstructure_fn(cls, conv, **_omit_empty(cls)))
+        attrs.has, lambda cls, conv: _flattening(cls, make_dict_unstructure_fn(cls, conv, **_omit_empty(cls)))
     )
     return converter
 
@@ -324,6 +324,8 @@ def _object_problems(value: Any, path: str) -> list[str]:
     problems: list[str] = []
     for attribute in attrs.fields(attrs.resolve_types(type(value))):
         here = f"{path}.{attribute.name}" if path else attribute.name
+        if traits_of(attribute).open_ended:
+            here = path
         item = getattr(value, attribute.name)
         found = _type_problems(attribute.type, item, here)
         bound = None if found else bound_problem(bounds_of(attribute), item)
@@ -344,6 +346,11 @@ def _type_problems(declared: Any, value: Any, path: str) -> list[str]:
         item_type = get_args(declared)[0]
         return [
             line for index, item in enumerate(value) for line in _type_problems(item_type, item, f"{path}[{index}]")
+        ]
+    if get_origin(declared) is dict and isinstance(value, dict) and attrs.has(get_args(declared)[1]):
+        item_type = get_args(declared)[1]
+        return [
+            line for key, item in value.items() for line in _type_problems(item_type, item, f"{path}.{key}".lstrip("."))
         ]
     problem = _mismatch(declared, value)
     return [f"{path} {problem}"] if problem else []

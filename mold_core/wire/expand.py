@@ -12,7 +12,7 @@ __all__ = ["ExpandRequest", "ExpandResponse"]
 
 
 @attrs.frozen(kw_only=True)
-class ExpandRequest:
+class ExpandRequest(Request["ExpandResponse"]):
     """A short prompt for a language model to expand, in the style that the image model was trained on.
 
     `model` names the image model. If it is None, `model_family` selects the style; if both are None, the default model
@@ -42,3 +42,4 @@ class ExpandResponse:
     seed_used: int | None = wire_field(
         "Seed that reproduces the prompts; absent if the expander has none.", default=None
     )
+    warnings: tuple[str, ...] | None = wire_field("Problems of the prompts, one sentence each.", default=None)

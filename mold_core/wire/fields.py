@@ -56,7 +56,8 @@ class FieldTraits:
     `optional`: a family without the capability ignores the field with a warning instead of refusing it. `recorded`:
     metadata of results contains the field, and `--from` reads it from there. `of_model`: the value depends on the
     model, so `--from` skips it if another model is named. `clip_only`: chains do not support the field. `title`: the
-    label in forms. `placed`: forms have a dedicated control for it, so it is not in the list of settings.
+    label in forms. `placed`: forms have a dedicated control for it, so it is not in the list of settings. `open_ended`:
+    in JSON, the entries of this dict are fields of the object itself.
     """
 
     needs: tuple[str, ...] = ()
@@ -86,8 +87,8 @@ def wire_field(
 ) -> Any:
     """Declare an attribute of a wire class. `doc` is one sentence for help texts and the schema.
 
-    `FieldTraits` describes the arguments from `needs` to `placed`, `Bounds` the names allowed in `bounds`. A field with
-    a dict needs `hash=False`, so that its object can be hashed.
+    `FieldTraits` describes the arguments from `needs` to `open_ended`, `Bounds` the names allowed in `bounds`. A field
+    with a dict needs `hash=False`, so that its object can be hashed.
     """
     traits = FieldTraits(
         needs=(needs,) if isinstance(needs, str) else needs,

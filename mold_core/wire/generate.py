@@ -31,7 +31,7 @@ class LoraWeight:
 
 
 @attrs.frozen(kw_only=True)
-class GenerateRequest:
+class GenerateRequest(Request["GenerateResponse"]):
     """A request for images or a video. Only `prompt` is required; None means the default of the model.
 
     The engine never changes a request. It creates a completed copy (full model name, defaults, seed, sizes that the

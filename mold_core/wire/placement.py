@@ -29,7 +29,10 @@ _AUTO = DeviceRef(kind="auto")
 
 @attrs.frozen(kw_only=True, init=False)
 class AdvancedPlacement:
-    """Devices of single components. A text encoder named here overrides `text_encoders`."""
+    """Devices of single components. A text encoder named here overrides `text_encoders`.
+
+    Families have further components, each a field with a [DeviceRef](#deviceref) under its name.
+    """
 
     transformer: DeviceRef = wire_field("The transformer.", default=_AUTO)
     vae: DeviceRef = wire_field("The autoencoder.", default=_AUTO)

@@ -11,7 +11,7 @@ __all__ = ["PullRequest", "PullResponse"]
 
 
 @attrs.frozen(kw_only=True)
-class PullRequest:
+class PullRequest(Request["PullResponse"]):
     """A request to download the files of a model."""
 
     model: str = wire_field("Model name, with or without its tag.", not_blank=True, max_length=200)

@@ -27,8 +27,11 @@ _SCALARS: dict[Any, Schema] = {
 REFERENCE = "#/components/schemas/"
 
 
-def class_schema(cls: type) -> Schema:
-    """Return the schema of an attrs class (JSON Schema 2020-12), with references to nested classes by name."""
+def class_schema(cls: type, *, inline: bool = False) -> Schema:
+    """Return the schema of an attrs class (JSON Schema 2020-12).
+
+    Nested classes are references by name, or written out with `inline`.
+    """
     fields = attrs.fields(attrs.resolve_types(cls))
     described = {field.name: field_schema(field, inline=inline) for field in fields if not traits_of(field).open_ended}
     schema: Schema = {"type": "object", "description": inspect.cleandoc(cls.__doc__ or ""), "properties": described}

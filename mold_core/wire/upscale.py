@@ -15,13 +15,13 @@ __all__ = ["UpscaleRequest", "UpscaleResponse"]
 
 
 @attrs.frozen(kw_only=True)
-class UpscaleRequest:
+class UpscaleRequest(Request["UpscaleResponse"]):
     """An image and the upscaler to run on it. Only `image` is required; None lets mold choose.
 
     A `tile_size` of 0 processes the image as a whole. The engine refuses other values below 64.
     """
 
-    image: bytes = wire_field("PNG, JPEG or WebP file to upscale.", min_length=1)
+    image: bytes = wire_field("PNG, JPEG, WebP, AVIF or HEIC file to upscale.", min_length=1)
     model: str | None = wire_field(
         "Upscaler model, with or without its tag.", default=None, not_blank=True, max_length=200
     )

@@ -93,31 +93,23 @@ def _plain(body: dict[str, Any]) -> dict[str, Any]:
 def video_request(engine: Engine, body: VideoGeneration, spec: ModelSpec) -> GenerateRequest | ChainRequest:
     """Return the request to the engine: a clip, or a chain of clips for a longer video. Raises ValidationError."""
     width, height = sides(body.size)
-    frames = _frames(engine, body, spec)
-    shared: dict[str, Any] = {
-        "prompt": body.prompt,
-        "model": spec.name,
-        "width": width,
-        "height": height,
-        "fps": body.fps,
-        "steps": body.num_inference_steps,
-        "guidance": body.guidance_scale,
-        "seed": body.seed,
-        "loras": body.loras,
-        "options": body.options,
-        "source_image": body.input_reference,
-        "output_format": "mp4",
-    }
-    clip = engine.chain_frames(spec)
-    if clip is None or (frames or 0) <= clip:
-        return GenerateRequest(frames=frames, negative_prompt=body.negative_prompt, **shared)
-    if body.negative_prompt:
-        raise ValidationError(
-            f"negative_prompt is for videos of one clip, at most {clip} frames with {spec.name}",
-            field="negative_prompt",
-            hint="leave it out, or ask for a shorter video",
-        )
-    return ChainRequest(total_frames=frames, clip_frames=clip, **shared)
+    return request_of_length(
+        _frames(engine, body, spec),
+        engine.chain_frames(spec),
+        negative_prompt=body.negative_prompt,
+        prompt=body.prompt,
+        model=spec.name,
+        width=width,
+        height=height,
+        fps=body.fps,
+        steps=body.num_inference_steps,
+        guidance=body.guidance_scale,
+        seed=body.seed,
+        loras=body.loras,
+        options=body.options,
+        source_image=body.input_reference,
+        output_format="mp4",
+    )
 
 
 def _frames(engine: Engine, body: VideoGeneration, spec: ModelSpec) -> int | None:

@@ -18,7 +18,7 @@ from mold_core.wire.chain import MAX_STAGES, ChainEvent, ChainRequest, ChainResp
 from mold_core.wire.fields import wire_field
 from mold_http.guard.bodies import query_of, read_json
 from mold_http.jobs import JobSource, result_of, submit
-from mold_http.responses import JSON, respond_json
+from mold_http.responses import JSON, json_of, respond_json
 from mold_http.results import respond_result, result_frame
 from mold_http.routes.route import EVENT_STREAM, EVENTS, Query, ResponseSpec, Route
 from mold_http.service import Service
@@ -50,17 +50,50 @@ class ChainValidation:
 
     model: str = wire_field("Full name of the model.")
     stage_count: int = wire_field("Number of clips.")
-    total_frames: int = wire_field("Frames of the video.")
-    estimated_total_frames: int = wire_field("Frames of all clips, less what overlaps.")
+    total_frames: int = wire_field("Number of frames of the video.")
+    estimated_total_frames: int = wire_field("Number of frames of all clips, without the overlap.")
     duration_ms: int = wire_field("Length of the video in milliseconds.")
-    warnings: tuple[str, ...] = wire_field("What is adjusted or ignored, in words.")
+    warnings: tuple[str, ...] = wire_field("Fields that are adjusted or ignored, one sentence each.")
     script: dict[str, Any] = wire_field("The chain as a script, without images.", hash=False)
 
 
 async def chain(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Respond with the video as JSON."""
     job = await submit(service, req, await read_json(req, ChainRequest), durable=False)
-    await respond_result(req, resp, await result_of(req, job), "base64")
+    result = await result_of(req, job)
+    if service.settings.compat == "reference":
+        respond_json(resp, await asyncio.to_thread(_with_numbers, result))
+        return
+    await respond_result(req, resp, JOB_KINDS[job.kind], result, "base64")
+
+
+def _with_numbers(result: ChainResponse) -> dict[str, Any]:
+    """Return the response with the data of the video as numbers."""
+    content: dict[str, Any] = json_of(result)
+    content["video"]["data"] = list(result.video.data)
+    return content
+
+
+async def validate(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+    """Respond with the clips of a chain, without generating it."""
+    request = await read_json(req, ChainRequest)
+    refuse_lora_paths(request)
+    prepared = await service.media.run(req, service.engine.prepare, request)
+    assert prepared.spec is not None
+    rules = ClipRules.of(service.engine.plugins.chain_renderers.get(prepared.spec.family))
+    planned = plan(prepared.request, rules)
+    respond_json(
+        resp,
+        ChainValidation(
+            model=prepared.spec.name,
+            stage_count=len(planned.stages),
+            total_frames=planned.total_frames,
+            estimated_total_frames=planned.rendered_frames,
+            duration_ms=planned.total_frames * 1000 // prepared.request.fps,
+            warnings=prepared.warnings,
+            script=script_of(prepared.request, planned.stages),
+        ),
+    )
 
 
 async def chain_stream(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:

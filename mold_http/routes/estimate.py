@@ -1,4 +1,4 @@
-"""POST /api/generate/estimate: what a request would take, from the jobs that this server has finished."""
+"""POST /api/generate/estimate: estimated time and memory of a request, from finished jobs of this server."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from mold_core.jobs.job import Prepared
 from mold_core.wire import GenerateRequest
 from mold_core.wire.fields import wire_field
 from mold_http.guard.bodies import read_json
-from mold_http.responses import JSON, answer_json
+from mold_http.responses import JSON, respond_json
 from mold_http.routes.route import ResponseSpec, Route
 from mold_http.service import Service
 
 __all__ = ["ROUTES", "Estimate"]
 
-# Newest jobs that count: the machine may have changed since older ones.
+# Only the newest jobs count, because the machine may have changed since older ones.
 _MAX_JOBS = 50
 
 
 @attrs.frozen(kw_only=True)
 class Estimate:
-    """What a request would take. Seconds do not include the wait for other jobs."""
+    """An estimate of a request. The seconds do not include waiting for other jobs."""
 
     model: str = wire_field("Full name of the model.")
     is_loaded: bool = wire_field("Whether it is in memory.")
-    load_bytes: int = wire_field("Size of the files that it is loaded from.")
-    seconds: float | None = wire_field("Median; null if no job of the model is known.")
-    seconds_low: float | None = wire_field("A quarter of the jobs took less.")
-    seconds_high: float | None = wire_field("A quarter of the jobs took more.")
-    jobs: int = wire_field("Number of finished jobs that it is learned from.")
-    queue_depth: int = wire_field("Number of jobs that wait.")
-    warnings: tuple[str, ...] = wire_field("What is adjusted or ignored, in words.")
+    load_bytes: int = wire_field("Size of its files in bytes.")
+    seconds: float | None = wire_field("Median time in seconds; null if no finished job of the model is known.")
+    seconds_low: float | None = wire_field("First quartile of the time in seconds.")
+    seconds_high: float | None = wire_field("Third quartile of the time in seconds.")
+    jobs: int = wire_field("Number of finished jobs behind the estimate.")
+    queue_depth: int = wire_field("Number of waiting jobs.")
+    warnings: tuple[str, ...] = wire_field("Fields that are adjusted or ignored, one sentence each.")
 
 
 async def estimate(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
@@ -45,7 +45,7 @@ async def estimate(service: Service, req: falcon.asgi.Request, resp: falcon.asgi
     request = await read_json(req, GenerateRequest)
     refuse_lora_paths(request)
     prepared = await service.media.run(req, service.engine.prepare, request)
-    answer_json(resp, await asyncio.to_thread(_estimate, service.engine, prepared))
+    respond_json(resp, await asyncio.to_thread(_estimate, service.engine, prepared))
 
 
 def _estimate(engine: Engine, prepared: Prepared) -> Estimate:
@@ -72,7 +72,7 @@ def _seconds(quarters: Sequence[float], index: int, work: float) -> float | None
 
 
 def _rates(engine: Engine, model: str) -> Iterator[float]:
-    """Yield the seconds that the newest jobs of a model took for each pixel and step."""
+    """Yield seconds per pixel and step of the newest jobs of a model."""
     done = [job for job in engine.jobs(state="done", kind="generate") if job.model == model]
     for job in done[-_MAX_JOBS:]:
         if job.started_at is not None and job.finished_at is not None:
@@ -80,7 +80,7 @@ def _rates(engine: Engine, model: str) -> Iterator[float]:
 
 
 def _work(request: GenerateRequest) -> float:
-    """Return the pixels of all steps of a complete request."""
+    """Return pixels times steps of a completed request."""
     pixels = (request.width or 1) * (request.height or 1) * (request.frames or 1) * request.batch_size
     return float(pixels * (request.steps or 1))
 
@@ -90,10 +90,10 @@ ROUTES = (
         method="POST",
         path="/api/generate/estimate",
         name="estimate",
-        summary="Estimate what a request would take",
+        summary="Estimate the time of a request",
         doc=(
-            "The body is that of /api/generate. Time is learned from the finished jobs of the same model that the "
-            "server still knows, and grows with pixels and steps; low and high are quartiles."
+            "The body is that of /api/generate. The time is estimated from stored finished jobs of the same "
+            "model, in proportion to pixels and steps."
         ),
         handler=estimate,
         tag="generate",

@@ -31,7 +31,7 @@ async def generate(service: Service, req: falcon.asgi.Request, resp: falcon.asgi
     """Respond with the image, with several as multipart/mixed, or with JSON if Accept requests it."""
     form = image_data_of(req)
     job = await submit(service, req, await read_json(req, GenerateRequest), durable=False)
-    await respond_result(req, resp, await result_of(req, job), form)
+    await respond_result(req, resp, JOB_KINDS[job.kind], await result_of(req, job), form)
 
 
 async def generate_stream(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
@@ -88,7 +88,7 @@ ROUTES = (
                 ),
                 content={
                     **dict.fromkeys(CONTENT_TYPES.values(), "the file"),
-                    "multipart/mixed": "one part for each image",
+                    "multipart/mixed": "one part per image",
                     JSON: GenerateResponse,
                 },
                 headers=IMAGE_HEADERS,

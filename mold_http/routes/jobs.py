@@ -102,6 +102,7 @@ class QueueState:
     paused: bool = wire_field("Whether the queue is paused.")
     depth: int = wire_field("Number of waiting jobs.")
     capacity: int = wire_field("Maximum number of waiting jobs.")
+    entries: tuple[QueueEntry, ...] = wire_field("Running jobs, then waiting jobs in their order.")
 
 
 async def create(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
@@ -162,19 +163,19 @@ async def result(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.R
     job = await _job(service, id)
     if not job.finished:
         raise ConflictError(f"the job is {job.state}", hint=f"GET /api/jobs/{job.id}/events waits until it is finished")
-    await respond_result(req, resp, await asyncio.to_thread(job.result), form)
+    await respond_result(req, resp, JOB_KINDS[job.kind], await asyncio.to_thread(job.result), form)
 
 
 async def pause(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Pause the queue: running jobs continue, and no more are started."""
     await asyncio.to_thread(service.engine.pause)
-    _respond_queue(service, resp)
+    await _respond_queue(service, resp)
 
 
 async def resume(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Resume the queue."""
     await asyncio.to_thread(service.engine.resume)
-    _respond_queue(service, resp)
+    await _respond_queue(service, resp)
 
 
 async def reorder(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
@@ -189,12 +190,20 @@ async def reorder(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.
 
 async def queue(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Respond with the state of the queue."""
-    _respond_queue(service, resp)
+    await _respond_queue(service, resp)
 
 
-def _respond_queue(service: Service, resp: falcon.asgi.Response) -> None:
+async def _respond_queue(service: Service, resp: falcon.asgi.Response) -> None:
     waiting = service.engine.queue
-    respond_json(resp, QueueState(paused=waiting.paused, depth=len(waiting), capacity=waiting.capacity))
+    respond_json(
+        resp,
+        QueueState(
+            paused=waiting.paused,
+            depth=len(waiting),
+            capacity=waiting.capacity,
+            entries=await asyncio.to_thread(queue_entries, service.engine),
+        ),
+    )
 
 
 async def _job(service: Service, id: str) -> Job:

@@ -20,7 +20,7 @@ from mold_http.guard.bodies import query_of, read_json
 from mold_http.jobs import JobSource, result_of, submit
 from mold_http.responses import JSON, respond_json
 from mold_http.results import respond_result, result_frame
-from mold_http.routes.route import EVENT_STREAM, EVENTS, ResponseSpec, Route
+from mold_http.routes.route import EVENT_STREAM, EVENTS, Query, ResponseSpec, Route
 from mold_http.service import Service
 from mold_http.sse import send_events
 
@@ -36,14 +36,14 @@ class ModelInfo:
 
     name: str = wire_field("Full name, base:tag.")
     family: str = wire_field("Family of the model.")
-    size_gb: float = wire_field("Size of its files in GiB, without files shared with other models.")
+    size_gb: float = wire_field("Size of its files in GiB, rounded up, without files shared with other models.")
     is_loaded: bool = wire_field("Whether it is in memory.")
     last_used: int | None = wire_field("Always null.")
     hf_repo: str = wire_field("Repository of its weights; may be empty.")
-    default_steps: int | None = wire_field("Default number of steps.")
-    default_guidance: float | None = wire_field("Default guidance scale.")
-    default_width: int | None = wire_field("Default width in pixels.")
-    default_height: int | None = wire_field("Default height in pixels.")
+    default_steps: int = wire_field("Default number of steps; 0 if it has none.")
+    default_guidance: float = wire_field("Default guidance scale; 0 if it has none.")
+    default_width: int = wire_field("Default width in pixels; 0 if it has none.")
+    default_height: int = wire_field("Default height in pixels; 0 if it has none.")
     description: str = wire_field("Short description.")
     downloaded: bool = wire_field("Whether all its files are downloaded.")
     runnable: bool = wire_field("Whether a loaded plugin can run it.")
@@ -80,8 +80,12 @@ class UnloadRequest:
 
 
 async def list_models(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Respond with every model of the catalog."""
-    respond_json(resp, await asyncio.to_thread(_models, service))
+    """Respond with the models of the catalog, and with their components if `kind` is all."""
+    kind = query_of(req).get("kind", "models")
+    if kind not in ("models", "all"):
+        raise ValidationError("kind must be models or all", field="kind", value=kind)
+    found = await asyncio.to_thread(_models, service)
+    respond_json(resp, [model for model in found if kind == "all" or model.part_of is None])
 
 
 async def load(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
@@ -108,7 +112,7 @@ async def pull(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Res
         source = JobSource(service, job, result_frame, owner=False)
         send_events(req, resp, service.feeds, source, patient=True)
         return
-    await respond_result(req, resp, await result_of(req, job, owner=False), "none")
+    await respond_result(req, resp, JOB_KINDS[job.kind], await result_of(req, job, owner=False), "none")
 
 
 def _device(service: Service, gpu: int | None) -> str | None:
@@ -143,14 +147,14 @@ def _model(service: Service, entry: ModelEntry, default_because: str | None) -> 
     return ModelInfo(
         name=spec.name,
         family=spec.family,
-        size_gb=_unshared_gib(spec),
+        size_gb=_unshared_gib(spec, installed_bytes),
         is_loaded=entry.loaded,
         last_used=None,
         hf_repo=next((file.repo for file in spec.files if file.component in _UNSHARED_COMPONENTS and file.repo), ""),
-        default_steps=defaults.steps,
-        default_guidance=defaults.guidance,
-        default_width=defaults.width,
-        default_height=defaults.height,
+        default_steps=defaults.steps or 0,
+        default_guidance=defaults.guidance or 0,
+        default_width=defaults.width or 0,
+        default_height=defaults.height or 0,
         description=spec.description,
         downloaded=not missing,
         runnable=entry.runnable,
@@ -169,9 +173,11 @@ def _model(service: Service, entry: ModelEntry, default_because: str | None) -> 
     )
 
 
-def _unshared_gib(spec: ModelSpec) -> float:
+def _unshared_gib(spec: ModelSpec, installed_bytes: int) -> float:
+    """Return the size of the unshared files, rounded up; if the catalog has no sizes, of the files on disk."""
     unshared = [file for file in spec.files if file.component in _UNSHARED_COMPONENTS] or list(spec.files)
-    return round(sum(file.size_bytes or 0 for file in unshared) / 2**30, 2)
+    size_bytes = sum(file.size_bytes or 0 for file in unshared) or installed_bytes
+    return math.ceil(size_bytes / 2**30 * 100) / 100
 
 
 ROUTES = (

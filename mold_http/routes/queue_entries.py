@@ -1,4 +1,4 @@
-"""The jobs in the queue, one by one: listed with GET /api/queue, moved and removed here."""
+"""Routes to move and cancel single jobs of the queue, which GET /api/queue lists."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mold_core.engine import Engine, Job
 from mold_core.wire.fields import wire_field
 from mold_http.errors import ConflictError
 from mold_http.guard.bodies import read_json
-from mold_http.responses import JSON, answer_json
+from mold_http.responses import JSON, respond_json
 from mold_http.routes.route import ResponseSpec, Route
 from mold_http.service import Service
 
@@ -22,15 +22,15 @@ _MAX_PROMPT = 500
 
 @attrs.frozen(kw_only=True)
 class QueueEntry:
-    """A job that waits or runs."""
+    """A waiting or running job."""
 
-    id: str = wire_field("Its id.")
+    id: str = wire_field("Id of the job.")
     position: int = wire_field("Position in the queue, from 1; 0 if it runs.")
-    kind: str = wire_field("Its kind.")
-    model: str | None = wire_field("Its model.")
-    prompt: str | None = wire_field("The start of its prompt.")
+    kind: str = wire_field("Kind of the job.")
+    model: str | None = wire_field("Full name of its model.")
+    prompt: str | None = wire_field("Prompt, at most its first 500 characters.")
     state: str = wire_field("`queued` or `running`.", choices=("queued", "running"))
-    created: int = wire_field("When it was accepted, in milliseconds since 1970.")
+    created: int = wire_field("Time when it was accepted, in milliseconds since 1970.")
 
 
 @attrs.frozen(kw_only=True)
@@ -38,18 +38,18 @@ class QueueMove:
     """The new position of a job."""
 
     position: int = wire_field(
-        "Position in the queue, from 1; beyond the end means last.", minimum=1, maximum=1_000_000
+        "New position in the queue, from 1; larger than the queue means last.", minimum=1, maximum=1_000_000
     )
 
 
 def queue_entries(engine: Engine) -> tuple[QueueEntry, ...]:
-    """Return the jobs that run, then those that wait, in their order."""
+    """Return running jobs, then waiting jobs in their order."""
     entries = [_entry(job) for job in engine.recent_jobs()]
     return tuple(sorted((entry for entry in entries if entry is not None), key=lambda entry: entry.position))
 
 
 def _entry(job: Job) -> QueueEntry | None:
-    """Return a job as an entry; None if it has ended meanwhile."""
+    """Return the entry of a job; None if it is already finished."""
     state = job.state
     if state not in ("running", "queued"):
         return None
@@ -67,14 +67,14 @@ def _entry(job: Job) -> QueueEntry | None:
 
 
 async def move(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, id: str) -> None:
-    """Move a waiting job, and respond with it."""
+    """Move a waiting job and respond with it."""
     body = await read_json(req, QueueMove)
     job = await asyncio.to_thread(service.engine.job, id[:200])
     await asyncio.to_thread(service.engine.move, job.id, body.position)
     entry = _entry(job)
     if entry is None or entry.state != "queued":
-        raise ConflictError(f"the job is {job.state} and no longer waits")
-    answer_json(resp, entry)
+        raise ConflictError(f"the job is {job.state} and no longer waiting")
+    respond_json(resp, entry)
 
 
 async def remove(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response, id: str) -> None:

@@ -49,7 +49,9 @@ class CurrentGeneration:
     """The job that has been running longest."""
 
     model: str = wire_field("Full name of its model.")
-    prompt_sha256: str = wire_field("SHA-256 of its prompt, in hexadecimal; the prompt itself is private.")
+    prompt_sha256: str = wire_field(
+        "SHA-256 of its prompt, or of the prompts of a chain, one per line, in hexadecimal. The prompts are private."
+    )
     started_at_unix_ms: int = wire_field("Start time, in milliseconds since 1970.")
     elapsed_ms: int = wire_field("Time since it started, in milliseconds.")
 

@@ -11,7 +11,7 @@ from mold_core.media.formats import CONTENT_TYPES
 from mold_core.wire.upscale import UpscaleRequest, UpscaleResponse
 from mold_http.guard.bodies import read_json
 from mold_http.jobs import JobSource, result_of, submit
-from mold_http.responses import JSON
+from mold_http.responses import JSON, json_of, respond_json
 from mold_http.results import respond_result, result_frame
 from mold_http.routes.route import EVENT_STREAM, EVENTS, ResponseSpec, Route
 from mold_http.service import Service
@@ -23,7 +23,11 @@ __all__ = ["ROUTES"]
 async def upscale(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Respond with the upscaled image, or with JSON if Accept requests it."""
     job = await submit(service, req, await read_json(req, UpscaleRequest), durable=False)
-    await respond_result(req, resp, await result_of(req, job), "base64")
+    result = await result_of(req, job)
+    if service.settings.compat == "reference":
+        respond_json(resp, await asyncio.to_thread(json_of, result))
+        return
+    await respond_result(req, resp, JOB_KINDS[job.kind], result, "base64")
 
 
 async def upscale_stream(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:

@@ -70,6 +70,9 @@ ALIASES: dict[tuple[str, str], tuple[Callable[[], Any], Callable[[], Any]]] = {
     ),
 }
 
+# What test_old_names.py uses, since it needs an engine and a client.
+ELSEWHERE = {("Engine", "shelf"), ("Client", "shelf")}
+
 
 def decorated() -> Iterator[tuple[str, str]]:
     """Yield the class or function, and the old name, of each alias that a decorator declares."""
@@ -81,8 +84,8 @@ def decorated() -> Iterator[tuple[str, str]]:
                         yield from ((node.name, str(keyword.arg)) for keyword in call.keywords)
 
 
-def test_every_alias_is_used_here() -> None:
-    assert set(ALIASES) == set(decorated())
+def test_every_alias_is_used() -> None:
+    assert set(ALIASES) | ELSEWHERE == set(decorated())
 
 
 @pytest.mark.parametrize("alias", ALIASES, ids=".".join)

@@ -1,1 +1,1 @@
-"""Prompt expansion: a short wish becomes a full prompt, by a local language model or any OpenAI-compatible server."""
+"""Expands short prompts to detailed ones, with a local language model or any OpenAI-compatible server."""

@@ -74,7 +74,7 @@ accepted = ask_json("POST", "/api/jobs", {"kind": "generate", "request": picture
 assert (accepted["state"], accepted["position"]) == ("queued", 1)
 again = ask_json("POST", "/api/jobs", {"kind": "generate", "request": picture}, **{"Idempotency-Key": "one"})
 assert again["id"] == accepted["id"]
-assert ask_json("GET", "/api/queue") == {"paused": True, "depth": 1, "capacity": 3}
+assert {"paused": True, "depth": 1, "capacity": 3}.items() <= ask_json("GET", "/api/queue").items()
 other = ask_json("POST", "/api/jobs", {"kind": "generate", "request": {**picture, "seed": 8}})
 assert ask_json("DELETE", f"/api/jobs/{other['id']}")["state"] == "cancelled"
 assert ask("POST", "/api/queue/resume")[0] < 300

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mold_core import ModelFile, ModelSpec, load_plugins
-from mold_core.catalog.page import models_table, update_tables
+from mold_core.cli.models_page import models_table, update_tables
 
 PAGE = Path(__file__).parents[3] / "docs" / "models.md"
 
@@ -13,7 +13,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "models.md"
 def test_the_page_of_models_is_up_to_date() -> None:
     page = PAGE.read_text("utf-8")
     assert update_tables(page, load_plugins(("flux",)).models.values()) == page, (
-        "run: python -m mold_core.catalog.page docs/models.md"
+        "run: python -m mold_core.cli.models_page docs/models.md"
     )
     assert "| `flux-dev:bf16` |" in page
 
