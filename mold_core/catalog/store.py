@@ -89,7 +89,7 @@ class ModelStore:
     def choices(self, spec: ModelSpec, file: ModelFile) -> tuple[Path, ...]:
         """Return the existing files among a file and its alternatives, best first."""
         folder = spec.root or self.models_dir
-        return tuple(path for path in (folder / name for name in (file.path, *file.instead)) if path.exists())
+        return tuple(path for path in (folder / name for name in (file.path, *file.instead)) if _is_here(path))
 
     def marker_of(self, spec: ModelSpec) -> Path:
         """Return the path of the file that exists while a model is being pulled."""
@@ -128,3 +128,8 @@ class ModelStore:
             value=spec.name,
             hint=f"download them: mold pull {spec.name}",
         )
+
+
+def _is_here(path: Path) -> bool:
+    """Say whether there is a file, or a folder with weights, which stands for one (see `mold_core.weights.shards`)."""
+    return path.is_file() or (path.is_dir() and any(path.glob("*.safetensors")))

@@ -61,6 +61,11 @@ def test_a_folder_in_the_place_of_a_file_is_no_file(tmp_path: Path) -> None:
     assert SPEC.files[0] in ModelStore(tmp_path).missing(SPEC)
 
 
+def test_a_folder_with_weights_stands_for_them(tmp_path: Path) -> None:
+    put(tmp_path, *(file.path for file in SPEC.files[1:]), "mini-q8/1.gguf/model.safetensors")
+    assert ModelStore(tmp_path).has(SPEC)
+
+
 def test_a_model_that_is_being_pulled_is_not_here_yet(tmp_path: Path) -> None:
     put(tmp_path, *(file.path for file in SPEC.files), "mini-q8/.pulling")
     store = ModelStore(tmp_path)
