@@ -21,7 +21,7 @@ from mold_core.wire.generate import MAX_PROMPT_BYTES, MAX_SEED
 from mold_http.guard.bodies import read_json
 from mold_http.jobs import JobSource, result_of, submit
 from mold_http.openai.names import chosen_model
-from mold_http.responses import JSON, answer_json, dumps, json_of
+from mold_http.responses import JSON, dumps, json_of, respond_json
 from mold_http.routes.route import ResponseSpec, Route
 from mold_http.service import Service
 from mold_http.sse import send_events
@@ -67,12 +67,12 @@ async def root(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Res
 
 async def version(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Respond with the version of mold."""
-    answer_json(resp, {"version": VERSION})
+    respond_json(resp, {"version": VERSION})
 
 
 async def tags(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Respond with the installed models that generate images."""
-    answer_json(resp, {"models": await asyncio.to_thread(_models, service.engine)})
+    respond_json(resp, {"models": await asyncio.to_thread(_models, service.engine)})
 
 
 async def show(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
@@ -80,7 +80,7 @@ async def show(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Res
     body = await read_json(req, OllamaShow)
     spec = await asyncio.to_thread(_model, service.engine, body.model or body.name or "")
     about = {"modelfile": "", "parameters": "", "template": "", "details": _details(spec), "model_info": {}}
-    answer_json(resp, {**about, "capabilities": ["image"]})
+    respond_json(resp, {**about, "capabilities": ["image"]})
 
 
 async def generate(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
@@ -98,7 +98,7 @@ async def generate(service: Service, req: falcon.asgi.Request, resp: falcon.asgi
     )
     job = await submit(service, req, request, durable=False)
     if body.stream is False:
-        answer_json(resp, await asyncio.to_thread(_image, spec.name, await result_of(req, job)))
+        respond_json(resp, await asyncio.to_thread(_image, spec.name, await result_of(req, job)))
         return
     send_events(req, resp, service.feeds, _Lines(service, job, spec.name), patient=True)
     resp.content_type = _LINES
