@@ -1,8 +1,7 @@
-"""Quantised weights: speed of dequantization, and its cost in FLUX blocks. One thread, processor time.
+"""Quantised weights: speed of dequantization, and the time of FLUX blocks in each format. One thread, processor time.
 
 Dequantization is compared with copying the memory of the result (the lower bound of any method) and with diffusers on
-a GGUF file. FLUX.1 blocks have the real width, 3072: one double and one single block, in Q4_0 and with the same numbers
-in bf16.
+a GGUF file. FLUX.1 blocks have the real width, 3072: one double and one single block, in each format and in bf16.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from mold_core.weights import (
     type_named,
     with_loras_applied,
 )
+from mold_core.weights.compile_problems import compile_problems
 from mold_core.weights.dequantization import dequantize_into
 from mold_core.weights.grouped import Groups
 from mold_core.weights.lora_linear import LoraDelta, LoraUp
@@ -54,18 +54,27 @@ COMFY: dict[str, tuple[str, int | None, int]] = {
     "nf4": ("CODES4_HIGH", 64, 0),
 }
 # What a step takes in each, and in GGUF's types: /int8 stands for MOLD_COMPUTE=int8.
+AIMS = {"int8_convrot": 0.75, "int8": 0.75, "fp8/int8": 0.75, "Q8_0/int8": 0.75}
 FORMATS = (*COMFY, "fp8/int8", "int8_convrot/exact", "Q8_0", "Q8_0/int8", "Q6_K", "Q5_K", "Q4_K", "Q4_0")
 
 
 def main() -> None:
-    """Print expansion per type, then FLUX's blocks."""
+    """Print dequantization per type, then FLUX's blocks in every format. Fails where code did not compile."""
     torch.set_num_threads(1)
     with torch.inference_mode():
         slowest = min(of_type(kind) for kind in TYPES)
         results = [of_blocks(tokens) for tokens in TOKENS]
+        ratios = {kind: of_format(kind) for kind in FORMATS}
+        with_loras = of_format("int8_convrot", loras=2) / ratios["int8_convrot"]
     report("gguf-expansion", slowest, 15, "times as fast as diffusers, slowest type", better="higher")
     for (tokens, aim), value in zip(TOKENS.items(), results, strict=True):
         report(f"gguf-blocks-{tokens}", value, aim, f"Q4_0 ÷ bf16, FLUX blocks, {tokens} tokens", better="lower")
+    for kind, value in ratios.items():
+        report(f"blocks-{kind}", value, AIMS.get(kind, 2.0), f"{kind} ÷ bf16, FLUX blocks, 512 tokens", better="lower")
+    report("int8-loras", with_loras, 1.1, "int8_convrot with two LoRAs ÷ without", better="lower")
+    problems = compile_problems(CACHE)
+    if problems:
+        raise SystemExit("\n".join(problems))
 
 
 # --- expansion ----------------------------------------------------------------------------------------------------
@@ -75,6 +84,8 @@ def of_type(kind: str) -> float:
     """Print how fast a type is expanded; return how many times as fast as by diffusers."""
     weight = random_weight(kind, ROWS, COLUMNS)
     kernel = kernel_for(weight.type, BF16, work=0, compile="on", cache_dir=CACHE)
+    if kernel is None:
+        raise SystemExit(f"the kernel for {kind} does not compile: {'; '.join(compile_problems(CACHE))}")
     scratch, source, copy = Scratch(2**24), torch.ones(ROWS, COLUMNS, dtype=BF16), torch.ones(ROWS, COLUMNS, dtype=BF16)
 
     def ours(kernel: Kernel | None) -> Callable[[], None]:

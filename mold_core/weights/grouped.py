@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mold_core.weights.dequantization import dequantize
-from mold_core.weights.types import StoredType
+from mold_core.weights.types import StoredType, type_named
 
-__all__ = ["Groups", "write_grouped"]
+__all__ = ["Groups", "scale_numbers", "tables_of_bytes", "write_grouped"]
 
 # Numbers computed at a time on a CPU, where what is in between stays in the cache, and elsewhere.
 _CPU_NUMBERS = 2**18
@@ -99,7 +99,7 @@ def _numbers(
         numbers = dequantize(rows.reshape(-1, type_.block_bytes), type_).view(len(rows), -1)
     else:
         numbers = _levels_of(rows, type_, levels)
-    factors = None if scales is None else _as_float(scales)
+    factors = None if scales is None else scale_numbers(scales)
     if rounded:
         numbers = _times(numbers, factors).round_().clamp_(-127, 127)
         factors = scale
@@ -121,7 +121,11 @@ def _times(numbers: Tensor, factors: Tensor | None) -> Tensor:
     return numbers
 
 
-def _as_float(scales: Tensor) -> Tensor:
+def scale_numbers(scales: Tensor) -> Tensor:
+    """Return scales of groups in float32."""
+    if scales.dtype == torch.float8_e4m3fn and scales.is_cpu and not torch.compiler.is_compiling():
+        # PERF: torch converts fp8 one by one.
+        return dequantize(scales.view(torch.uint8).reshape(-1, 1), type_named("F8_E4M3")).view(scales.shape)
     if scales.dtype != torch.uint8:
         return scales.float()
     exponents = (scales.int() << 23).view(torch.float32)
@@ -130,17 +134,19 @@ def _as_float(scales: Tensor) -> Tensor:
 
 def _levels_of(rows: Tensor, type_: StoredType, levels: Tensor) -> Tensor:
     if len(levels) == 1 and type_.block_bytes == 1:
-        return _pairs_of(rows, levels[0], high_first=type_.name == "CODES4_HIGH")
+        # PERF: each byte is looked up once, for both of its numbers.
+        return F.embedding(rows.int(), tables_of_bytes(type_, levels)).flatten(1)
     codes = _codes(rows, type_)
     return levels[0][codes] if len(levels) == 1 else levels.gather(1, codes)
 
 
-def _pairs_of(rows: Tensor, levels: Tensor, *, high_first: bool) -> Tensor:
-    """Return the levels of 4-bit codes. PERF: each byte is looked up once, for both of its numbers."""
-    every = torch.arange(256, device=rows.device)
-    low, high = levels[every & 15], levels[every >> 4]
-    pairs = torch.stack((high, low) if high_first else (low, high), dim=1)
-    return F.embedding(rows.int(), pairs).flatten(1)
+def tables_of_bytes(type_: StoredType, levels: Tensor | None) -> Tensor:
+    """Return what each byte of a type stands for, float32 [256, numbers of a byte]; `levels` is [1, levels]."""
+    if levels is None:
+        return dequantize(torch.arange(256, dtype=torch.uint8)[:, None], type_)
+    every = torch.arange(256, device=levels.device)
+    low, high = levels[0][every & 15], levels[0][every >> 4]
+    return torch.stack((high, low) if type_.name == "CODES4_HIGH" else (low, high), dim=1)
 
 
 def _codes(rows: Tensor, type_: StoredType) -> Tensor:

@@ -16,6 +16,7 @@ from mold_core.weights.rotation import rotated
 
 if TYPE_CHECKING:
     from mold_core.weights.dequantization import Kernel
+    from mold_core.weights.grouped_kernel import GroupedKernel
     from mold_core.weights.int8_linear import Int8Product
 
 __all__ = ["PackedEmbedding", "PackedLinear"]
@@ -91,9 +92,9 @@ class PackedLinear(_Packed):
         weight: PackedTensor,
         bias: Tensor | None = None,
         scratch: Scratch | None = None,
-        kernel: Kernel | None = None,
+        kernel: Kernel | GroupedKernel | None = None,
     ) -> None:
-        """`kernel` is a compiled expansion from `kernel_for`; it is used for x of its dtype, on its kind of device."""
+        """`kernel` is a compiled one from `kernel_for` or `grouped_kernel`, used for x of its dtype, on its device."""
         super().__init__(weight)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self.scratch = scratch or Scratch()

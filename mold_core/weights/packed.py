@@ -17,6 +17,7 @@ from mold_core.weights.types import StoredType
 
 if TYPE_CHECKING:
     from mold_core.weights.dequantization import Kernel
+    from mold_core.weights.grouped_kernel import GroupedKernel
 
 __all__ = ["LowRank", "PackedTensor", "Scratch", "concatenate"]
 
@@ -111,18 +112,23 @@ class PackedTensor:
         shape = (len(data), *self.shape[1:])
         return attrs.evolve(self, data=data, shape=shape, scale=scale, groups=groups, low_rank=low_rank)
 
-    def write(self, out: Tensor, kernel: Kernel | None = None) -> None:
+    def write(self, out: Tensor, kernel: Kernel | GroupedKernel | None = None) -> None:
         """Write the numbers of the blocks, rounded to its dtype, to contiguous out [rows, columns].
 
-        `kernel` is a compiled one from `kernel_for`, for speed.
+        `kernel` is a compiled one from `kernel_for` or `grouped_kernel`, for speed.
         """
+        from mold_core.weights.grouped_kernel import GroupedKernel
+
         if self.groups is None:
-            dequantize_into(out, self.data, self.type, self.scale, kernel)
+            compiled = None if isinstance(kernel, GroupedKernel) else kernel
+            dequantize_into(out, self.data, self.type, self.scale, compiled)
+        elif isinstance(kernel, GroupedKernel) and kernel.fits(out, self.type, self.groups):
+            kernel.write(out, self.data.contiguous(), self.type, self.groups, self.scale)
         else:
             tensors = self.groups.tensors()
             write_grouped(out, self.data, self.type, self.scale, rounded=self.groups.rounded, **tensors)
 
-    def expand(self, dtype: torch.dtype = torch.float32, kernel: Kernel | None = None) -> Tensor:
+    def expand(self, dtype: torch.dtype = torch.float32, kernel: Kernel | GroupedKernel | None = None) -> Tensor:
         """Return the numbers, rounded to `dtype`, as a tensor of `shape` on the device of the blocks."""
         out = torch.empty((len(self.data), self.columns), dtype=dtype, device=self.data.device)
         if self.is_as_stored:
@@ -131,13 +137,13 @@ class PackedTensor:
         step = max(1, _ROTATED_NUMBERS // max(1, self.columns))
         for first in range(0, len(out), step):
             rows = slice(first, first + step)
-            out[rows].copy_(self.take(rows)._restored())
+            out[rows].copy_(self.take(rows)._restored(kernel))
         return out.view(self.shape)
 
-    def _restored(self) -> Tensor:
+    def _restored(self, kernel: Kernel | GroupedKernel | None) -> Tensor:
         """Return the numbers in float32, rotated back and with all that belongs to them."""
         numbers = torch.empty((len(self.data), self.columns), device=self.data.device)
-        self.write(numbers)
+        self.write(numbers, kernel)
         if self.rotation:
             numbers = rotated(numbers, self.rotation)
         if self.column_scale is not None:

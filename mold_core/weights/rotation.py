@@ -36,8 +36,17 @@ def rotated(x: Tensor, group: int) -> Tensor:
     return (groups @ matrix).reshape(x.shape).to(x.dtype)
 
 
-@functools.lru_cache(maxsize=32)
 def _matrix(group: int, device: torch.device) -> Tensor:
+    """Return the rotation of a group, [group, group]; a constant to compiled code."""
+    return _cached_matrix(group, device)
+
+
+# What torch.compiler.assume_constant_result does, which would import the whole compiler here.
+_matrix._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+@functools.lru_cache(maxsize=32)
+def _cached_matrix(group: int, device: torch.device) -> Tensor:
     with torch.inference_mode(False):
         four = torch.tensor([[1, 1, 1, -1], [1, 1, -1, 1], [1, -1, 1, 1], [-1, 1, 1, 1]], dtype=torch.float32) / 2
         matrix = four

@@ -16,6 +16,7 @@ from mold_core.deprecated import renamed_arguments
 from mold_core.errors import CheckpointError
 from mold_core.weights.blocks import check_between_blocks
 from mold_core.weights.compiled import is_to_be_compiled, kernel_for
+from mold_core.weights.grouped_kernel import grouped_kernel
 from mold_core.weights.int8_linear import as_int8, fits_int8, int8_product
 from mold_core.weights.layers import PackedEmbedding, PackedLinear
 from mold_core.weights.packed import PackedTensor, Scratch
@@ -27,6 +28,7 @@ from mold_core.weights.types import StoredType
 if TYPE_CHECKING:
     from mold_core.settings import CompileMode, ComputeMode
     from mold_core.weights.dequantization import Kernel
+    from mold_core.weights.grouped_kernel import GroupedKernel
     from mold_core.weights.int8_linear import Int8Product
 
 __all__ = ["load_weights", "weight_bytes"]
@@ -106,7 +108,8 @@ def load_weights(
         packed = tensor if device is None else attrs.evolve(tensor, data=copied(tensor.data)).to(device)
         if int8.product is not None and int8.rounds(packed) and not expand:
             packed = as_int8(packed, compile=compile, cache_dir=cache_dir)
-        kernel, product = kernels.get(packed.type), int8.product if int8.multiplies(packed) else None
+        kernel = kernels.get(packed.type) if packed.groups is None else grouped_kernel(compile, cache_dir)
+        product = int8.product if int8.multiplies(packed) else None
         if expand or not _take(module, name, packed, dtype_or_bf16, scratch, kernel, product):
             dense[name] = packed.expand(dtype_or_bf16, kernel)
     module.load_state_dict(dense, assign=True, strict=False)
@@ -231,7 +234,7 @@ def _take(
     weight: PackedTensor,
     dtype: torch.dtype,
     scratch: Scratch,
-    kernel: Kernel | None,
+    kernel: Kernel | GroupedKernel | None,
     product: Int8Product | None,
 ) -> bool:
     """Replace the layer that a tensor is the weight of by a packed one; say whether it is of a kind that can be."""

@@ -182,7 +182,13 @@ def _nf4(weight: Tensor, group: int) -> Layer:
     }  # fmt: skip
 
 
+def _fp8(weight: Tensor, group: int) -> Layer:
+    scale = weight.float().abs().max() / 448
+    return {"weight": (weight.float() / scale).to(torch.float8_e4m3fn), "weight_scale": scale}
+
+
 FORMATS: Mapping[str, Callable[[Tensor, int], Layer]] = {
+    "fp8": _fp8,
     "int8": lambda weight, group: _int8(weight, group, per_channel=True),
     "int8_tensor": lambda weight, group: _int8(weight, group),
     "int8_convrot": lambda weight, group: _int8(weight, group, per_channel=True, convrot=True),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mold_core import CheckpointError
 from mold_core.weights import PackedEmbedding, PackedLinear, PackedTensor, concatenate, load_weights, read_weights
+from mold_core.weights.grouped_kernel import grouped_kernel
 
 ROWS, COLUMNS, GROUP = 80, 512, 256
 EXACT = ("int8", "int8_tensor", "int8_convrot", "mxfp8", "nvfp4", "convrot_w4a4", "w4a8", "w6a8", "awq_w4a16")
@@ -250,3 +251,13 @@ def test_formats_of_other_libraries_are_refused_by_name(tmp_path: Path, name: st
     with pytest.raises(CheckpointError, match=f"quantised by {library}") as caught:
         read_weights(tmp_path / "x")
     assert "GGUF" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("kind", [*EXACT, "w4a8_uncoded", "svdquant", "nf4"])
+def test_compiled_code_writes_the_same_numbers(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, weight: Tensor, kind: str
+) -> None:
+    kernel = grouped_kernel(cache_dir=tmp_path_factory.getbasetemp() / "codes")
+    assert kernel is not None
+    packed = packed_of(tmp_path, quantised(kind, weight, GROUP))
+    torch.testing.assert_close(packed.expand(kernel=kernel), packed.expand(), rtol=1e-5, atol=1e-6)

@@ -157,3 +157,46 @@ def test_the_note_goes_when_the_code_compiles(tmp_path: Path) -> None:
     with torch.inference_mode():
         assert int8_product("cpu", cache_dir=tmp_path) is not None
     assert compile_problems(tmp_path) == ()
+
+
+# --- what runs on CUDA, as far as a CPU can show ----------------------------------------------------------------------
+
+
+def test_the_products_for_cuda_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mold_core.weights import int8_linear
+
+    weight, bias = int8_weight(64, 512, 256), torch.randn(64).bfloat16()
+    kitchen = int8_product("cuda")
+    monkeypatch.setattr(int8_linear, "_kitchen_product", lambda: None)
+    torch_only = int8_product("cuda")
+    assert kitchen is not None
+    assert torch_only is not None
+    for rows in (1, 17, 40):  # fewer rows than CUDA takes are padded
+        x = torch.randn(rows, 512).bfloat16()
+        exact = F.linear(x.float(), weight.expand(), bias.float())
+        for product in (kitchen, torch_only):
+            out = product(x, weight.data, weight.scale, 256, bias)
+            assert out.dtype == torch.bfloat16
+            assert (out.float() - exact).norm() / exact.norm() < 0.02
+
+
+def test_an_int8_layer_can_be_part_of_what_torch_compiles() -> None:
+    weight = int8_weight(64, 512, 256)
+    layer = PackedLinear(weight, torch.randn(64))
+    layer.int8_product = int8_product("cpu", compile="off")
+    x = torch.randn(40, 512)
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        assert torch.equal(compiled(x), layer(x))
+
+
+@pytest.mark.parametrize("kind", ["nvfp4", "w4a8", "svdquant"])
+def test_a_4_bit_layer_can_be_part_of_what_torch_compiles(tmp_path: Path, kind: str) -> None:
+    tensors = {f"l.{name}": part.contiguous() for name, part in quantised(kind, torch.randn(64, 512)).items()}
+    save_file(tensors, tmp_path / "x")
+    packed = read_weights(tmp_path / "x")["l.weight"]
+    assert isinstance(packed, PackedTensor)
+    layer, x = PackedLinear(packed), torch.randn(4, 512)
+    with torch.no_grad():
+        compiled = torch.compile(layer, backend="eager", fullgraph=True)(x)
+        torch.testing.assert_close(compiled, layer(x))
