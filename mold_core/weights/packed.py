@@ -119,11 +119,11 @@ class PackedTensor:
         """
         from mold_core.weights.grouped_kernel import GroupedKernel
 
-        if self.groups is None:
-            compiled = None if isinstance(kernel, GroupedKernel) else kernel
+        groups, compiled = self.groups or Groups(), None if isinstance(kernel, GroupedKernel) else kernel
+        if isinstance(kernel, GroupedKernel) and kernel.fits(out, self.type, groups):
+            kernel.write(out, self.data.contiguous(), self.type, groups, self.scale)
+        elif self.groups is None:
             dequantize_into(out, self.data, self.type, self.scale, compiled)
-        elif isinstance(kernel, GroupedKernel) and kernel.fits(out, self.type, self.groups):
-            kernel.write(out, self.data.contiguous(), self.type, self.groups, self.scale)
         else:
             tensors = self.groups.tensors()
             write_grouped(out, self.data, self.type, self.scale, rounded=self.groups.rounded, **tensors)
