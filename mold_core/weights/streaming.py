@@ -1,11 +1,11 @@
-"""Networks larger than the device: the weights of each block are copied there just before it is used.
+"""Run networks larger than the device: the weights of each block are copied there just before its use.
 
-As in "ZeRO-Infinity" (Rajbhandari et al. 2021, arXiv 2104.07857) and the offloading of accelerate and diffusers. Two
-slots of device memory take turns; on CUDA the next block is copied, from pinned memory and on a stream of its own,
-while the one before it computes.
+As in "ZeRO-Infinity" (Rajbhandari et al. 2021, arXiv 2104.07857) and the offloading of accelerate and diffusers. There
+are two slots of device memory. On CUDA the next block is copied from pinned memory, on a separate stream, while the
+current one computes.
 
-`tests/cuda_sim` runs this code with simulated streams and checks that every access to a slot or to pinned memory is
-ordered after the accesses that it conflicts with.
+`tests/cuda_sim` runs this code with simulated streams and checks that conflicting accesses to a slot or to pinned
+memory are ordered.
 """
 
 from __future__ import annotations
@@ -22,22 +22,21 @@ from mold_core.host_memory import available_bytes
 
 __all__ = ["BlockStream", "tensors_of"]
 
-# Tensors begin at multiples of this in a slot: what matrix products on GPUs and CPUs like best.
+# Tensors begin at multiples of this in a slot, which is best for matrix products on GPUs and CPUs.
 _ALIGN = 256
 
-# Memory that is pinned is lost to every other program, and to the cache of the files that weights are read from.
+# Pinned memory is not available to other programs, nor to the cache of the files that weights are read from.
 _PINNED_SHARE = 0.5
 
 
 class BlockStream:
-    """Streams `units` of a module to a device. All else of the module is moved there and stays.
+    """Streams `units` of a module to a device. The rest of the module is moved there and stays.
 
-    Units are submodules that are called (`unit(x)`); their weights are on the CPU, mapped from a file or not, and are
-    brought in `dtype` where they are floating-point parameters. Buffers keep their dtype: networks compute some of
-    them, such as the frequencies of rotary embeddings, in fp32 on purpose. A unit within another one is streamed by
-    itself. `units` stand in the order in which they are used at first; afterwards what followed a unit last time is
-    expected to follow it. The module gives what it would give if it were on the device as a whole. For one thread at
-    a time.
+    Units are submodules that are called (`unit(x)`). Their weights are on the CPU, mapped from a file or not.
+    Floating-point parameters are converted to `dtype`; buffers keep their dtype, because networks compute some of them,
+    such as the frequencies of rotary embeddings, in fp32 on purpose. A unit inside another one is streamed separately.
+    `units` are in the order of their first use; afterwards each unit is expected to be followed by the same one as the
+    last time. The module computes the same as if it were on the device as a whole. For one thread at a time.
     """
 
     def __init__(
@@ -52,8 +51,8 @@ class BlockStream:
     ) -> None:
         """`pin`: copy weights into pinned memory first, for a GPU.
 
-        Units are pinned until `pin_within_bytes` are used up (None: half of the memory that is available now) or until
-        pinning fails; the others are copied from where they are.
+        Units are pinned up to `pin_within_bytes` (None: half of the available memory) or until pinning fails. Others
+        are copied from their current memory.
         """
         self._device = torch.device(device)
         ours = set(units)
@@ -67,21 +66,23 @@ class BlockStream:
             self._pin(int(available_bytes() * _PINNED_SHARE) if pin_within_bytes is None else pin_within_bytes)
         self._copies: Any = torch.cuda.Stream(self._device) if cuda else None
         slot_bytes = max((unit.size_bytes for unit in self._units), default=0)
-        # One slot is enough where nothing is copied ahead.
+        # One slot is enough without copies in advance.
         self._slots = [_Slot(slot_bytes, self._device, cuda) for _ in range(2 if cuda else 1)]
         if self._copies is not None:
-            # The allocator may have given the slots memory that kernels begun before now still use.
+            # The slots may have memory that running kernels still use.
             self._copies.wait_stream(torch.cuda.current_stream(self._device))
-        self._next = dict(pairwise([*self._units, *self._units[:1]]))  # one pass follows another
+        self._next = dict(
+            pairwise([*self._units, *self._units[:1]])
+        )  # the first unit follows the last, in the next pass
         self._last: _Unit | None = None
         if self._copies is not None and self._units:
             with torch.inference_mode(False), torch.no_grad():
-                self._fill(self._units[0], self._slots[0])
+                self._start_copy(self._units[0], self._slots[0])
         self._hooks = [unit.module.register_forward_pre_hook(self._before(unit)) for unit in self._units]
 
     @property
     def size_bytes(self) -> int:
-        """Memory on the device: the slots, and what is not streamed."""
+        """Memory on the device: the slots, and the tensors that are not streamed."""
         staying = sum(tensor.numel() * tensor.element_size() for tensor in self._staying)
         return staying + sum(len(slot.memory) for slot in self._slots)
 
@@ -90,7 +91,7 @@ class BlockStream:
         for hook in self._hooks:
             hook.remove()
         if self._copies is not None:
-            # The block that was expected next may still be on its way. A device that has failed copies nothing.
+            # The expected next block may still be copied. A failed device raises here.
             with suppress(RuntimeError):
                 self._copies.synchronize()
         for slot in self._slots:
@@ -101,7 +102,7 @@ class BlockStream:
 
     @property
     def pinned_bytes(self) -> int:
-        """Memory of the machine that the system cannot take back while this streams."""
+        """Pinned memory of the machine, in bytes."""
         return sum(unit.pinned_bytes for unit in self._units)
 
     def _pin(self, within_bytes: int) -> None:
@@ -111,24 +112,24 @@ class BlockStream:
                 return
 
     def _before(self, unit: _Unit) -> Any:
-        def bring(module: nn.Module, arguments: Any) -> None:
+        def load(module: nn.Module, arguments: Any) -> None:
             with torch.inference_mode(False), torch.no_grad():
-                self._bring(unit)
+                self._load(unit)
 
-        return bring
+        return load
 
-    def _bring(self, unit: _Unit) -> None:
+    def _load(self, unit: _Unit) -> None:
         last, self._last = self._last, unit
         if last is not None:
             self._next[last] = unit
             last_slot = self._slot_of(last)
             if last_slot is not None:
-                last_slot.done()  # whatever computes with it was begun before now
-        slot = self._slot_of(unit) or self._fill(unit, self._slots[0] if last is None else self._other(last))
-        slot.wait_until_filled()
+                last_slot.done()  # all work that uses it was queued before
+        slot = self._slot_of(unit) or self._start_copy(unit, self._slots[0] if last is None else self._other(last))
+        slot.wait_for_copy()
         following = self._next.get(unit)
         if self._copies is not None and following is not None and self._slot_of(following) is None:
-            self._fill(following, self._other(unit))
+            self._start_copy(following, self._other(unit))
 
     def _slot_of(self, unit: _Unit) -> _Slot | None:
         return next((slot for slot in self._slots if slot.unit is unit), None)
@@ -136,8 +137,8 @@ class BlockStream:
     def _other(self, unit: _Unit) -> _Slot:
         return next((slot for slot in self._slots if slot.unit is not unit), self._slots[0])
 
-    def _fill(self, unit: _Unit, slot: _Slot) -> _Slot:
-        slot.fill(unit, self._copies)
+    def _start_copy(self, unit: _Unit, slot: _Slot) -> _Slot:
+        slot.start_copy(unit, self._copies)
         return slot
 
 
@@ -147,74 +148,74 @@ class _Slot:
     def __init__(self, size_bytes: int, device: torch.device, cuda: bool) -> None:
         self.memory = torch.empty(size_bytes, dtype=torch.uint8, device=device)
         self.unit: _Unit | None = None
-        self._filled: Any = torch.cuda.Event() if cuda else None
+        self._copied: Any = torch.cuda.Event() if cuda else None
         self._free: Any = torch.cuda.Event() if cuda else None
 
-    def fill(self, unit: _Unit, copies: Any) -> None:
-        """Begin to copy a unit here, on the stream `copies` if there is one."""
+    def start_copy(self, unit: _Unit, copies: Any) -> None:
+        """Start to copy a unit into this slot, on the stream `copies` if there is one."""
         self.evict()
         self.unit = unit
         if copies is None:
-            unit.place(self.memory)
+            unit.copy_to(self.memory)
             return
         copies.wait_event(self._free)
         with torch.cuda.stream(copies):
-            unit.place(self.memory)
-            self._filled.record(copies)
+            unit.copy_to(self.memory)
+            self._copied.record(copies)
 
-    def wait_until_filled(self) -> None:
-        """Let what is computed from now on wait for the copy."""
-        if self._filled is not None:
-            torch.cuda.current_stream(self.memory.device).wait_event(self._filled)
+    def wait_for_copy(self) -> None:
+        """Let later work on the device wait for the copy."""
+        if self._copied is not None:
+            torch.cuda.current_stream(self.memory.device).wait_event(self._copied)
 
     def done(self) -> None:
-        """Let the next copy wait for what was begun so far."""
+        """Let the next copy into this slot wait for the work so far."""
         if self._free is not None:
             self._free.record(torch.cuda.current_stream(self.memory.device))
 
     def evict(self) -> None:
-        """Give the unit its weights on the CPU back."""
+        """Let the unit use its weights on the CPU again."""
         if self.unit is not None:
             self.unit.restore()
             self.unit = None
 
 
 class _Unit:
-    """A submodule that is streamed: its tensors, and where they are when they are not on the device."""
+    """A submodule that is streamed: its tensors, and their memory on the CPU."""
 
     def __init__(self, module: nn.Module, units: set[nn.Module], dtype: torch.dtype) -> None:
         self.module = module
         self.tensors = [(tensor, tensor.data) for tensor in tensors_of(module, without=units - {module})]
         self._dtype = dtype
         self._pinned: list[Tensor] = []
-        self._places = list(_places([tensor for tensor, _ in self.tensors], dtype))
-        self.size_bytes = self._places[-1][1] if self._places else 0
+        self._layout = list(_slot_layout([tensor for tensor, _ in self.tensors], dtype))
+        self.size_bytes = self._layout[-1][1] if self._layout else 0
 
-    def place(self, memory: Tensor) -> None:
-        """Copy the tensors into device memory and let the module use them there."""
-        for (tensor, home), (first, last, wanted) in zip(self.tensors, self._places, strict=True):
-            there = memory[first:last].view(wanted)[: home.numel()].view(home.shape)
+    def copy_to(self, memory: Tensor) -> None:
+        """Copy the tensors into device memory, and let the module use the copies."""
+        for (tensor, home), (first, last, target_dtype) in zip(self.tensors, self._layout, strict=True):
+            there = memory[first:last].view(target_dtype)[: home.numel()].view(home.shape)
             there.copy_(home, non_blocking=True)
             tensor.data = there
 
     def restore(self) -> None:
-        """Let the module have its weights on the CPU again."""
+        """Let the module use its weights on the CPU again."""
         for tensor, home in self.tensors:
             tensor.data = home
 
     @property
     def pinned_bytes(self) -> int:
-        """Pinned memory that the tensors lie in."""
+        """Pinned memory of the tensors, in bytes."""
         return sum(len(memory) for memory in self._pinned)
 
     def pin(self, device: torch.device) -> bool:
-        """Copy the tensors into pinned memory, in the dtype they are used in; say whether that was possible."""
-        # torch's own pinned memory is handed out in powers of two; registering what is there wastes nothing.
+        """Copy the tensors into pinned memory, in the dtype of their use. Return whether that was possible."""
+        # torch allocates pinned memory in powers of two; registering existing memory wastes nothing.
         try:
             memory = torch.empty(self.size_bytes, dtype=torch.uint8)
-        except RuntimeError:  # there is not that much memory
+        except RuntimeError:  # not enough memory
             return False
-        self.place(memory)
+        self.copy_to(memory)
         runtime: Any = torch.cuda.cudart()
         if int(runtime.cudaHostRegister(memory.data_ptr(), len(memory), 0)) != 0:
             self.restore()
@@ -225,7 +226,7 @@ class _Unit:
         return True
 
     def unpin(self) -> None:
-        """Give pinned memory back to the system."""
+        """Release pinned memory."""
         for memory in self._pinned:
             runtime: Any = torch.cuda.cudart()
             with suppress(RuntimeError):
@@ -249,7 +250,7 @@ def tensors_of(module: nn.Module, without: set[nn.Module] | frozenset[nn.Module]
 
 
 def _clear_last_error(device: torch.device) -> None:
-    """Let CUDA forget that a call failed: else the next kernel that is launched is blamed for it."""
+    """Clear the last error of CUDA, which would otherwise be reported for the next kernel."""
     with suppress(RuntimeError):
         torch.ones(1, device=device).add_(1)
 
@@ -258,11 +259,11 @@ def _dtype_on_device(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
     return dtype if isinstance(tensor, nn.Parameter) and tensor.is_floating_point() else tensor.dtype
 
 
-def _places(tensors: Sequence[Tensor], dtype: torch.dtype) -> Iterator[tuple[int, int, torch.dtype]]:
-    """Yield where each tensor goes in a slot (first byte, end) and in what dtype."""
+def _slot_layout(tensors: Sequence[Tensor], dtype: torch.dtype) -> Iterator[tuple[int, int, torch.dtype]]:
+    """Yield the first byte, the end and the dtype of each tensor in a slot."""
     first = 0
     for tensor in tensors:
-        wanted = _dtype_on_device(tensor, dtype)
-        end = first + -(-tensor.numel() * wanted.itemsize // _ALIGN) * _ALIGN
-        yield first, end, wanted
+        target_dtype = _dtype_on_device(tensor, dtype)
+        end = first + -(-tensor.numel() * target_dtype.itemsize // _ALIGN) * _ALIGN
+        yield first, end, target_dtype
         first = end

@@ -74,6 +74,8 @@ def planned(component: str, batch: int = 1) -> int:
 
     spec = load_plugins().models["flux-dev:bf16"]
     width = flux_parts._WIDTHS[component]
+    if component == "vae":
+        return flux_parts.vae_working_bytes(flux_parts._pixels(spec), width * 2, None, 0) * batch
     return flux_parts._working_bytes(component, spec, width) * 2 * batch
 
 

@@ -62,7 +62,7 @@ def test_nothing_that_streaming_does_is_a_race() -> None:
 @pytest.mark.parametrize(
     ("where", "what", "race"),
     [
-        (module_of_streaming._Slot, "wait_until_filled", "may run before"),
+        (module_of_streaming._Slot, "wait_for_copy", "may run before"),
         (module_of_streaming._Slot, "done", "may run before"),
         (Stream, "synchronize", "given back"),
         (Stream, "wait_stream", "may run before"),

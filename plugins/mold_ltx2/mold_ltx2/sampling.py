@@ -78,7 +78,7 @@ class Guidance:
 
 
 def schedule(steps: int, tokens: int) -> tuple[float, ...]:
-    """Return the noise levels of a model that is not distilled, the last one 0 left out.
+    """Return the noise levels of a model that is not distilled, without the final 0.
 
     They are shifted by the length of the clip (arXiv 2403.03206 §5.3.2, between the published 0.95 and 2.05 for 1024
     and 4096 tokens), and stretched to end at 0.1.
@@ -92,7 +92,7 @@ def schedule(steps: int, tokens: int) -> tuple[float, ...]:
 
 
 def noised(stream: Stream, noise: Tensor, sigma: float) -> Stream:
-    """Return the stream at noise level `sigma`, what is pinned less."""
+    """Return the stream at noise level `sigma`; fixed tokens have less noise."""
     level = (1 - stream.mask) * sigma
     return evolve(stream, tokens=noise * level + stream.tokens * (1 - level))
 

@@ -35,9 +35,9 @@ def decoded(vae: Any, latents: Tensor) -> Iterator[Tensor]:
             pixels[:, :shared] = previous * (1 - rise) + pixels[:, :shared] * rise
         following = spans[index + 1][0] if index + 1 < len(spans) else None
         # A span from latent n on begins with the last frame of that latent, n times `time`.
-        own_frames = pixels.shape[1] if following is None else (following - first) * time
-        previous = pixels[:, own_frames:]
-        yield pixels[:, :own_frames]
+        finished = pixels.shape[1] if following is None else (following - first) * time
+        previous = pixels[:, finished:]
+        yield pixels[:, :finished]
 
 
 def encoded(vae: Any, pixels: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ def encoded(vae: Any, pixels: Tensor) -> Tensor:
     if frames * height * width <= TILE_PX_FRAMES:
         return _means(vae, pixels)
     space, time = vae.spatial_compression_ratio, vae.temporal_compression_ratio
-    spans_done: list[Tensor] = []
+    encoded_spans: list[Tensor] = []
     done = 0
     for first, last in _spans((frames - 1) // time + 1, _TIME, _SHARED_TIME):
         # The encoder looks back only, so the overlap with the previous span is taken from that span.
@@ -57,9 +57,9 @@ def encoded(vae: Any, pixels: Tensor) -> Tensor:
         def tile(top: int, bottom: int, left: int, right: int, span: Tensor = span) -> Tensor:
             return _means(vae, span[..., top * space : bottom * space, left * space : right * space])[0]
 
-        spans_done.append(_mosaic(tile, height // space, width // space, 1)[:, done - first :])
+        encoded_spans.append(_mosaic(tile, height // space, width // space, 1)[:, done - first :])
         done = last
-    return torch.cat(spans_done, dim=1)[None]
+    return torch.cat(encoded_spans, dim=1)[None]
 
 
 def _means(vae: Any, pixels: Tensor) -> Tensor:
