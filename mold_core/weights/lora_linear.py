@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-from attrs import frozen
+from attrs import define, frozen
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -116,7 +116,7 @@ LinearDelta = LoraDelta | LayerDelta
 Delta = LinearDelta | ParameterDelta
 
 
-@frozen(eq=False)
+@define(eq=False)  # not frozen: torch.compile cannot trace how attrs sets the fields of a frozen value
 class _Product:
     """What a layer computes without its bias, for all of its rows or some; `result` [n, rows] for the inputs.
 
