@@ -257,7 +257,7 @@ def test_a_port_that_is_taken_is_said_in_one_line(mold: Callable[..., subprocess
         taken.listen()
         done = mold("serve", "--port", str(taken.getsockname()[1]))
     assert done.returncode == 2
-    assert "--port takes another" in done.stderr
+    assert "choose another one with --port" in done.stderr
 
 
 def _free_port() -> int:
