@@ -369,7 +369,7 @@ class Engine:
         """
         spec = self.resolve(name)
         if on_event is not None and not spec.embedded and not self._models.provided(spec):
-            on_event(Info(message=f"no loaded plugin brings the family {spec.family}, so nothing runs {spec.name} yet"))
+            on_event(Info(message=f"no loaded plugin provides the family {spec.family}, so nothing runs {spec.name} yet"))
         return pull(
             spec,
             self.store,
@@ -409,7 +409,7 @@ class Engine:
         return dict(self.plugins.models)
 
     def capabilities(self, spec: ModelSpec) -> frozenset[str]:
-        """Return what the family of a model can do; nothing where no loaded plugin brings it."""
+        """Return what the family of a model can do; nothing where no loaded plugin provides it."""
         return frozenset(getattr(self.plugins.families.get(spec.family), "capabilities", ()))
 
     def parameters(self, spec: ModelSpec) -> tuple[ParameterInfo, ...]:

@@ -38,7 +38,7 @@ class PullKind(JobKind):
         spec = models.resolve(request.model)
         warnings: tuple[str, ...] = ()
         if not spec.embedded and not models.provided(spec):
-            warnings = (f"no loaded plugin brings the family {spec.family}, so nothing runs {spec.name} yet",)
+            warnings = (f"no loaded plugin provides the family {spec.family}, so nothing runs {spec.name} yet",)
         return Prepared(request=attrs.evolve(request, model=spec.name), spec=spec, warnings=warnings)
 
     def dedupe_key(self, request: PullRequest) -> Hashable:

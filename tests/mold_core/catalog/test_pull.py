@@ -678,7 +678,7 @@ def test_a_failure_of_one_file_ends_the_others_and_keeps_what_came(
         if isinstance(event, DownloadDone):
             weights.released.set()
 
-    with pytest.raises(DownloadError, match="came damaged and was deleted"):
+    with pytest.raises(DownloadError, match="arrived damaged and was deleted"):
         pull(house, store, on_event=release, at_once=3)
     assert not store.has(house)
     hub.files["paint/encoders", "t5.safetensors"].served = None
