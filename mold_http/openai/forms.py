@@ -36,7 +36,8 @@ def from_form(cls: type[T], form: Form, files: Mapping[str, Any]) -> T:
     if loras is not None:
         fields["loras"] = loras
     if "options" in types:
-        fields["options"] = {**fields.get("options", {}), **_options(form.texts)}
+        options, named = fields.get("options", {}), _options(form.texts)
+        fields["options"] = {**options, **named} if isinstance(options, dict) else options  # from_json refuses the rest
     return from_json(cls, {**fields, **files})
 
 

@@ -15,9 +15,12 @@ from inside_server import InsideServer, serving_inside
 from PIL import Image
 
 from mold_core import Parameter
-from mold_core.errors import SettingsError
+from mold_core.errors import MoldError, SettingsError
 from mold_core.media.metadata import read_metadata
 from mold_core.testing import FakePlugin, FlipbookFamily, SketchFamily, engine_with, flipbook_model, sketch_model
+from mold_http.guard.forms import Form
+from mold_http.openai.forms import from_form
+from mold_http.openai.image_requests import ImageEdit
 from mold_http.openai.names import chosen_model
 
 EDITOR = SketchFamily(
@@ -229,3 +232,9 @@ def test_the_setting_names_a_model_that_exists(tmp_path: Path) -> None:
         pytest.raises(SettingsError, match="MOLD_OPENAI_MODEL: unknown model 'nothing'"),
     ):
         chosen_model(engine, None, "images")
+
+
+def test_options_of_a_form_that_are_no_object_are_refused() -> None:
+    form = Form(texts={"prompt": ["a house"], "options": ["[1]"]}, files={})
+    with pytest.raises(MoldError, match="options must be an object"):
+        from_form(ImageEdit, form, {"image": ["cG5n"]})
