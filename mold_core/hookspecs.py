@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from mold_core.catalog import LocalFiles, ModelSpec, Signature
     from mold_core.jobs.job import Job
     from mold_core.placement.device import DeviceInfo
-    from mold_core.plugins import Plugins
     from mold_core.settings import AttentionChoice, CompileMode, ComputeMode, ExpandWeights, Settings
     from mold_core.weights import TensorSource
     from mold_core.wire import GenerateRequest, ProgressEvent
@@ -60,6 +59,7 @@ __all__ = [
     "ExpandContext",
     "Expansion",
     "Frames",
+    "InstalledPlugins",
     "LoadContext",
     "LoraShorthand",
     "ModelFamily",
@@ -571,13 +571,59 @@ class Worker(Protocol):
         """Free everything."""
 
 
+class InstalledPlugins(Protocol):
+    """What the loaded plugins provide, for workers. mold passes a `mold_core.plugins.Plugins`.
+
+    `source` can be pickled: `load_plugins` loads the same plugins from it in another process.
+    """
+
+    @property
+    def source(self) -> Any:
+        """The names of the plugins, for another process."""
+
+    @property
+    def families(self) -> Mapping[str, ModelFamily]:
+        """Model families by name."""
+
+    @property
+    def chain_renderers(self) -> Mapping[str, ChainRenderer]:
+        """Chain renderers by family."""
+
+    @property
+    def expanders(self) -> Mapping[str, PromptExpander]:
+        """Prompt expanders by name."""
+
+    @property
+    def models(self) -> Mapping[str, ModelSpec]:
+        """Catalog entries by full name."""
+
+    @property
+    def loaders(self) -> tuple[WeightLoader, ...]:
+        """Readers of additional weight file formats."""
+
+    @property
+    def upscalers(self) -> Mapping[str, UpscalerArchitecture]:
+        """Super-resolution architectures by name."""
+
+    @property
+    def placement_components(self) -> Mapping[str, PlacementComponent]:
+        """Components that people can place on a device, by name."""
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """Settings that plugins declare."""
+
+    def read_settings(self, settings: Settings) -> Settings:
+        """Return the settings with the values of those that plugins declare. Raises SettingsError."""
+
+
 class Executor(Protocol):
     """Starts workers: in this process, in one process per device, or on other machines."""
 
     name: str
 
     @abstractmethod
-    def start(self, device: str, settings: Settings, plugins: Plugins) -> Worker:
+    def start(self, device: str, settings: Settings, plugins: InstalledPlugins) -> Worker:
         """Return a worker for a device (a torch device name)."""
 
 

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from mold_core.catalog import ModelSpec
-from mold_core.hookspecs import Pipeline, Run, UpscalerNetwork
+from mold_core.hookspecs import InstalledPlugins, Pipeline, Run, UpscalerNetwork
 from mold_core.placement.memory_plan import MemoryPlan
-from mold_core.plugins import Plugins
 from mold_core.settings import Settings
 
 __all__ = ["WorkerHost", "WorkerTask"]
@@ -30,7 +29,7 @@ class WorkerHost(Protocol):
         """The settings of the engine."""
 
     @property
-    def plugins(self) -> Plugins:
+    def plugins(self) -> InstalledPlugins:
         """The plugins, loaded in this process."""
 
     def pipeline(self, spec: ModelSpec, run: Run, requests: Sequence[Any] = ()) -> Pipeline:

@@ -11,7 +11,7 @@ import attrs
 from mold_core.catalog import LocalFiles, ModelDefaults, ModelSpec, ModelStore
 from mold_core.catalog.space import in_words
 from mold_core.errors import InsufficientMemoryError, SettingsError
-from mold_core.hookspecs import LoadContext, ModelFamily
+from mold_core.hookspecs import InstalledPlugins, LoadContext, ModelFamily
 from mold_core.placement.device import (
     DeviceInfo,
     DeviceMemory,
@@ -31,7 +31,6 @@ from mold_core.placement.memory_plan import (
     plan_memory,
 )
 from mold_core.placement.nvml import gpu_state
-from mold_core.plugins import Plugins
 from mold_core.settings import SHARED_COMPONENTS, Settings
 from mold_core.wire import GenerateRequest, ProgressEvent
 
@@ -75,7 +74,7 @@ def memory_report(
     spec: ModelSpec,
     store: ModelStore,
     settings: Settings,
-    plugins: Plugins,
+    plugins: InstalledPlugins,
     known: Mapping[str, DeviceInfo] | None = None,
 ) -> MemoryReport | None:
     """Return whether a model, downloaded or not, fits here; None where its family does not tell its parts.
@@ -148,7 +147,7 @@ def _number(device: str) -> int:
 
 
 def memory_policy_of(
-    settings: Settings, plugins: Plugins, placed: Mapping[str, str] | None = None, device: str = "cuda:0"
+    settings: Settings, plugins: InstalledPlugins, placed: Mapping[str, str] | None = None, device: str = "cuda:0"
 ) -> MemoryPolicy:
     """Return what the settings ask for about memory; devices that a model is `placed` on go before those they name.
 
@@ -182,7 +181,7 @@ def memory_policy_of(
 
 def load_context(
     settings: Settings,
-    plugins: Plugins,
+    plugins: InstalledPlugins,
     device: str,
     report: Callable[[ProgressEvent], None] = lambda event: None,
     *,

@@ -6,8 +6,7 @@ import attrs
 
 from mold_core.catalog import ModelStore, resolve
 from mold_core.errors import InferenceError, PluginError
-from mold_core.hookspecs import ExpandContext, Expansion, PromptExpander, Run
-from mold_core.plugins import Plugins
+from mold_core.hookspecs import ExpandContext, Expansion, InstalledPlugins, PromptExpander, Run
 from mold_core.settings import Settings
 from mold_core.wire import ExpandRequest
 from mold_core.wire.generate import MAX_PROMPT_BYTES
@@ -24,7 +23,9 @@ class Expanding:
     context: ExpandContext
 
     @classmethod
-    def of(cls, request: ExpandRequest, settings: Settings, plugins: Plugins, device: str = "cpu") -> Expanding:
+    def of(
+        cls, request: ExpandRequest, settings: Settings, plugins: InstalledPlugins, device: str = "cpu"
+    ) -> Expanding:
         """Return it for a completed request, on a device.
 
         The expander is that of the model, if it has a specific one, else the backend in the settings. Raises
@@ -71,7 +72,7 @@ class Expanding:
         return tuple(prompt.encode()[:MAX_PROMPT_BYTES].decode("utf-8", "ignore") for prompt in prompts)
 
 
-def _expander_for(backend: str, plugins: Plugins, context: ExpandContext) -> PromptExpander:
+def _expander_for(backend: str, plugins: InstalledPlugins, context: ExpandContext) -> PromptExpander:
     expander = plugins.expanders.get(backend)
     if expander is not None:
         return expander

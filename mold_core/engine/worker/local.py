@@ -12,7 +12,7 @@ import attrs
 from mold_core.cancelling import cancelled_by
 from mold_core.catalog import LocalFiles, ModelSpec, ModelStore
 from mold_core.engine.worker.residency import Residency
-from mold_core.hookspecs import ModelFamily, Pipeline, Run, UpscalerNetwork, Worker
+from mold_core.hookspecs import InstalledPlugins, ModelFamily, Pipeline, Run, UpscalerNetwork, Worker
 from mold_core.jobs.task import WorkerTask
 from mold_core.jobs.within_memory import saying_out_of_memory
 from mold_core.placement.device import DeviceInfo, budget_bytes, device_info, torch_name, use_device
@@ -21,7 +21,6 @@ from mold_core.placement.memory import explained, load_context, pixels_of, plan_
 from mold_core.placement.memory_plan import MemoryPlan
 from mold_core.plugin_errors import wrap_plugin_errors
 from mold_core.plugin_members import completed
-from mold_core.plugins import Plugins
 from mold_core.settings import Settings
 from mold_core.upscaling.loading import COMPONENT, FAMILY, load_network
 from mold_core.wire import GenerateRequest, Info, StageDone, StageStart
@@ -34,7 +33,7 @@ log = logging.getLogger("mold.engine")
 class LocalWorker(Worker):
     """Loads and runs models on one device, in the thread that calls it. It is the `WorkerHost` of its tasks."""
 
-    def __init__(self, device: str, settings: Settings, plugins: Plugins) -> None:
+    def __init__(self, device: str, settings: Settings, plugins: InstalledPlugins) -> None:
         self.device = torch_name(device)
         use_device(self.device)
         self.settings = settings
@@ -200,6 +199,6 @@ class InlineExecutor:
 
     name = "inline"
 
-    def start(self, device: str, settings: Settings, plugins: Plugins) -> LocalWorker:
+    def start(self, device: str, settings: Settings, plugins: InstalledPlugins) -> LocalWorker:
         """Return a worker for the device."""
         return LocalWorker(device, settings, plugins)

@@ -24,10 +24,9 @@ from mold_core.engine.worker.pulse import Pulse, make_pulse
 from mold_core.engine.worker.shared_file import make_shared_file, read_shared
 from mold_core.engine.worker.vigil import Call, Vigil, call_for
 from mold_core.errors import CancelledError, PluginError, WorkerError
-from mold_core.hookspecs import Run, Worker
+from mold_core.hookspecs import InstalledPlugins, Run, Worker
 from mold_core.jobs.task import WorkerTask
 from mold_core.placement.device import DeviceInfo
-from mold_core.plugins import Plugins
 from mold_core.settings import Settings
 
 __all__ = ["ProcessExecutor", "ProcessWorker"]
@@ -45,7 +44,7 @@ class ProcessExecutor:
 
     name = "process"
 
-    def start(self, device: str, settings: Settings, plugins: Plugins) -> ProcessWorker:
+    def start(self, device: str, settings: Settings, plugins: InstalledPlugins) -> ProcessWorker:
         """Return a worker for the device once its process is ready. Raises WorkerError if it does not start."""
         return ProcessWorker(device, settings, plugins)
 
@@ -63,7 +62,7 @@ class ProcessWorker(Worker):
     hangs or does not answer to being cancelled is ended, which is such a death.
     """
 
-    def __init__(self, device: str, settings: Settings, plugins: Plugins) -> None:
+    def __init__(self, device: str, settings: Settings, plugins: InstalledPlugins) -> None:
         self.device = device
         self.on_death: Callable[[], object] | None = None
         self._numbers = count(1)
@@ -162,7 +161,7 @@ class ProcessWorker(Worker):
 
     # --- inside --------------------------------------------------------------------------------------------------
 
-    def _boot(self, settings: Settings, plugins: Plugins) -> None:
+    def _boot(self, settings: Settings, plugins: InstalledPlugins) -> None:
         boot = Boot(
             device=self.device,
             settings=settings,
