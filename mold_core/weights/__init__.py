@@ -1,6 +1,6 @@
-"""Files → tensors → networks: safetensors and GGUF readers, expansion of quantised blocks, packed layers.
+"""Files → tensors → networks: safetensors and GGUF readers, dequantization of blocks, packed layers.
 
-Opening a file needs no torch: names that do are imported when they are first used.
+Opening a file needs no torch. Names that need it are imported on first use.
 """
 
 from __future__ import annotations

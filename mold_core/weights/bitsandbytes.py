@@ -1,7 +1,7 @@
 """Weights of bitsandbytes: nf4 and fp4 in blocks, and int8 rows (https://github.com/bitsandbytes-foundation/bitsandbytes).
 
-Codes of 4 bits, the high half of a byte first, index `quant_map`; each block of the flattened matrix has its largest
-magnitude in `absmax`, which may be quantised itself ("double quantisation").
+Codes of 4 bits index `quant_map`; the high half of a byte comes first. `absmax` has the largest magnitude of each block
+of the flattened matrix, and may be quantised itself ("double quantisation").
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STATE = "weight.quant_state.bitsandbytes__"
 
 
 def int8_rows(layer: StoredLayer) -> PackedTensor:
-    """Return whole numbers with SCB, the largest magnitude of each row."""
+    """Return int8 numbers scaled by SCB, the largest magnitude of each row."""
     raw = layer.weight("int8")
     largest = layer.numbers("SCB", layer.take("SCB"), (len(raw), 1), (len(raw),)).float()
     layer.find("weight_format")
@@ -35,7 +35,7 @@ def int8_rows(layer: StoredLayer) -> PackedTensor:
 
 
 def four_bit_weight(layer: StoredLayer, kind: str) -> PackedTensor:
-    """Return a matrix of nf4 or fp4, whose state is stored under `STATE` with `kind` appended."""
+    """Return a matrix of nf4 or fp4. Its state is stored under `STATE` with `kind` appended."""
     name = layer.name(f"{STATE}{kind}")
     state = read_json(name, layer.take(f"{STATE}{kind}"))
     shape, block = state.get("shape"), state.get("blocksize")
@@ -48,7 +48,7 @@ def four_bit_weight(layer: StoredLayer, kind: str) -> PackedTensor:
     levels = layer.numbers("weight.quant_map", layer.take("weight.quant_map"), (1, 16), (16,)).float()
     scales = _scales(layer, state, math.ceil(rows * columns / block))
     data = stored.contiguous().view(torch.uint8).reshape(rows, columns // 2)
-    if columns % block:  # a block goes on in the next row: numbers of one scale each cost no more than a small matrix
+    if columns % block:  # blocks span rows: one scale per number costs no more than a small matrix
         block = math.gcd(block, columns)
         scales = scales.repeat_interleave(state["blocksize"] // block)[: rows * columns // block]
     groups = Groups(scales=scales.reshape(rows, columns // block), levels=levels)

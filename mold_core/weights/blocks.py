@@ -13,14 +13,14 @@ from mold_core.cancelling import check_cancelled
 
 __all__ = ["check_before_block", "check_between_blocks"]
 
-# PERF: a check takes two microseconds, a layer of this many weights at least a hundred.
+# PERF: a check takes 2 µs, a layer with this many weights at least 100 µs.
 _LARGE = 2**15
 
 
 def check_between_blocks(module: nn.Module) -> None:
-    """Let a network call `check_cancelled` before each of its repeated blocks and its large convolutions.
+    """Make a network call `check_cancelled` before each of its repeated blocks and its large convolutions.
 
-    A step of a large transformer takes a minute on a CPU, and one block of it a second. The check is a forward hook, so
+    On a CPU, a step of a large transformer takes a minute, and one block a second. The check is a forward hook, so
     it does not affect code that is compiled block by block.
     """
     for block in _blocks(module):

@@ -1,9 +1,9 @@
-"""Expansion of ggml's blocks of 32 numbers, and of fp8.
+"""Dequantization of ggml's blocks of 32 numbers, and of fp8.
 
 Every function takes blocks, uint8 [n, bytes of a block], and returns their numbers, float32 [n, block size]. Layouts
-are those of ggml-common.h and ggml-quants.c (https://github.com/ggml-org/ggml); products and sums are done in float32
-in the order in which gguf-py does them (https://github.com/ggml-org/llama.cpp/tree/master/gguf-py), so that results
-agree to the last bit.
+are those of ggml-common.h and ggml-quants.c (https://github.com/ggml-org/ggml). Products and sums are computed in
+float32 in gguf-py's order (https://github.com/ggml-org/llama.cpp/tree/master/gguf-py), so results agree to the last
+bit.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ def grouped(numbers: Tensor, width: int) -> Tensor:
 
 
 def nibbles(raw: Tensor, width: int) -> Tensor:
-    """Return float32 [n, 2 * bytes]: of each `width` bytes first the low halves, then the high ones."""
+    """Return float32 [n, 2 * bytes]: for each `width` bytes, first the low halves, then the high ones."""
     groups = grouped(raw, width)
     return torch.stack([groups & 15, groups >> 4], dim=2).flatten(1).float()
 
 
 def sixteen_levels(raw: Tensor) -> Tensor:
-    """Return the levels, float32 [n, 2 * bytes], that half bytes stand for in IQ4; of 16 bytes the low halves first."""
+    """Return the levels, float32 [n, 2 * bytes], that half bytes index in IQ4; low halves of 16 bytes come first."""
     groups = grouped(raw, 16)
     numbers = torch.stack([groups & 15, groups >> 4], dim=2).int()
     return _levels(raw.device).index_select(0, numbers.flatten()).view(len(raw), -1)
@@ -63,7 +63,7 @@ def _levels(device: torch.device) -> Tensor:
 
 
 def q4_0(blocks: Tensor) -> Tensor:
-    """Scale, then 32 half bytes less 8."""
+    """Scale, then 32 half bytes minus 8."""
     return nibbles(blocks[:, 2:], 16).sub_(8).mul_(half(blocks[:, :2]))
 
 
@@ -73,7 +73,7 @@ def q4_1(blocks: Tensor) -> Tensor:
 
 
 def q5_0(blocks: Tensor) -> Tensor:
-    """Scale, the fifth bits, then 32 half bytes; less 16."""
+    """Scale, the fifth bits, then 32 half bytes; minus 16."""
     return _five_bits(blocks[:, 2:6], blocks[:, 6:]).sub_(16).mul_(half(blocks[:, :2]))
 
 
@@ -83,14 +83,14 @@ def q5_1(blocks: Tensor) -> Tensor:
 
 
 def _five_bits(high: Tensor, low: Tensor) -> Tensor:
-    # PERF: looking eight bits up at once is faster than shifting them out one by one.
+    # PERF: one lookup of eight bits is faster than eight shifts.
     sixteens = _sixteens(high.device).index_select(0, high.flatten().int())
     return nibbles(low, 16).add_(sixteens.view(len(high), -1))
 
 
 @functools.lru_cache(maxsize=8)
 def _sixteens(device: torch.device) -> Tensor:
-    """Return for every byte 16 times its bits, lowest first: float32 [256, 8]."""
+    """Return 16 times the bits of every byte, lowest first: float32 [256, 8]."""
     with torch.inference_mode(False):
         every = torch.arange(256, device=device)[:, None]
         return ((every >> torch.arange(8, device=device)) & 1).float() * 16
@@ -102,7 +102,7 @@ def q8_0(blocks: Tensor) -> Tensor:
 
 
 def iq4_nl(blocks: Tensor) -> Tensor:
-    """Scale, then 32 half bytes that number one of 16 uneven levels."""
+    """Scale, then 32 half bytes that index 16 non-uniform levels."""
     return sixteen_levels(blocks[:, 2:]).mul_(half(blocks[:, :2]))
 
 
@@ -124,7 +124,7 @@ def f8_e5m2(blocks: Tensor) -> Tensor:
 def _fp8(blocks: Tensor, dtype: torch.dtype) -> Tensor:
     if blocks.is_cuda:
         return blocks.view(dtype).float()
-    # PERF: torch converts fp8 one by one on CPUs; looking them up takes a fraction of the time. MPS does not know fp8.
+    # PERF: on CPUs torch converts fp8 numbers one by one; a lookup takes a fraction of the time. MPS has no fp8.
     return _every_fp8(dtype).to(blocks.device).index_select(0, blocks.flatten().int()).view(blocks.shape)
 
 

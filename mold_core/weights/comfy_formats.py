@@ -1,7 +1,7 @@
 """Quantised layers of ComfyUI's files, each marked by a tensor `comfy_quant` that holds JSON: {"format": …}.
 
-The layouts are those of comfy-kitchen (https://github.com/Comfy-Org/comfy-kitchen). Weights stay as they are in the
-file; small tensors beside them are brought into the order of the weights' rows.
+The layouts are those of comfy-kitchen (https://github.com/Comfy-Org/comfy-kitchen). Weights stay as stored; small
+tensors that belong to them are reordered to match the weights' rows.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ INPUT_SCALES = ("input_scale", "scale_input")
 _SIGNED = (*range(8), *range(-8, 0))
 _CENTRED = tuple(range(-8, 8))
 _E2M1 = (0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6)
-# What SVDQuant adds to the inputs of layers after a GELU, so that none is negative (nunchaku's SHIFT_GELU).
+# SVDQuant adds this to the inputs of layers after a GELU, to make them non-negative (nunchaku's SHIFT_GELU).
 _GELU_SHIFT = 0.171875
 
 
 def fp8_weight(layer: StoredLayer, weight: PackedTensor) -> PackedTensor:
-    """Return an fp8 weight with its scale, if it has one, and that of its inputs."""
+    """Return an fp8 weight with its scale and its input scale, if it has them."""
     import attrs
 
     rows = len(weight.data)
@@ -47,7 +47,7 @@ def fp8_weight(layer: StoredLayer, weight: PackedTensor) -> PackedTensor:
 
 
 def int8_weight(layer: StoredLayer) -> PackedTensor:
-    """Return whole numbers with one scale for each row or for all; with "convrot", rotated along the columns."""
+    """Return int8 numbers with one scale per row or one in all; "convrot" weights are rotated along the columns."""
     raw = layer.weight("int8")
     scale = _scale_of_rows(layer, SCALES[0], layer.take(*SCALES), len(raw))
     rotation = _rotation(layer, raw.shape[1]) if layer.flag("convrot") else 0
@@ -63,7 +63,7 @@ def _convrot_w4a4(layer: StoredLayer) -> PackedTensor:
 
 
 def _w4a8(layer: StoredLayer) -> PackedTensor:
-    """Codes of 4 or 6 bits for numbers of a codebook, which make whole numbers of 8 bits with their group's scale."""
+    """Return codes of 4 or 6 bits. They index a codebook; an entry times the group's scale is an 8-bit integer."""
     raw = layer.weight("int8", "uint8")
     relative = layer.take("weight_s_rel")
     if relative.ndim != 2 or len(relative) != len(raw):
@@ -122,7 +122,7 @@ def _awq_w4a16(layer: StoredLayer) -> PackedTensor:
 
 
 def _svdquant_w4a4(layer: StoredLayer) -> PackedTensor:
-    """A matrix of 4 bits for smoothed inputs, beside one of low rank for the inputs as they are."""
+    """Return a 4-bit matrix for smoothed inputs, plus a low-rank matrix for unchanged inputs."""
     stored, scales = layer.tensors[layer.weight_name], layer.take(*SCALES)
     down = layer.take("weight_proj_down", "proj_down")
     up = layer.take("weight_proj_up", "proj_up")
@@ -209,9 +209,9 @@ def _rotation(layer: StoredLayer, columns: int) -> int:
 
 
 def _unblocked(layer: StoredLayer, blocked: Tensor, rows: int, columns: int, size: int) -> Tensor:
-    """Return scales of groups, [rows, groups], from the order that cuBLAS reads them in.
+    """Return group scales as [rows, groups], from the order in which cuBLAS reads them.
 
-    That has tiles of 128 rows and 4 groups, padded, of which each holds 32 rows of 4 x 4 numbers
+    That order has padded tiles of 128 rows and 4 groups. Each tile holds 32 rows of 4 x 4 numbers
     (https://docs.nvidia.com/cuda/cublas/#d-block-scaling-factors-layout).
     """
     count = columns // size
@@ -238,7 +238,7 @@ def _untiled(layer: StoredLayer, tiled: Tensor) -> Tensor:
 
 
 def _shift_bias(layer: StoredLayer, weight: PackedTensor) -> None:
-    """Add to the bias what a constant added to all inputs of the 4-bit matrix comes to."""
+    """Add to the bias the effect of a constant that is added to all inputs of the 4-bit matrix."""
     import attrs
 
     bias = layer.tensors.get(layer.name("bias"))

@@ -1,4 +1,4 @@
-"""Code that could not be compiled: warned about once, and noted beside the compiled code for `mold doctor`."""
+"""Compilation failures: logged once, and recorded next to the compiled code for `mold doctor`."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ Result = TypeVar("Result")
 
 
 class NoCompilerError(MoldError):
-    """There is no C++ compiler on this machine, which many do without."""
+    """The machine has no C++ compiler. This is common."""
 
 
 def guarded(name: str, what: str, folder: Path, build: Callable[[], Result]) -> Result | None:
-    """Return what `build` returns, or None after a warning (without a compiler: a note in the log) where it fails.
+    """Return the result of `build`, or None after a warning if it fails (a log entry if there is no compiler).
 
-    The reason is kept in `folder` as NAME.failed until building succeeds. `what` says in the warning what is done
-    without compiled code: "int8 weights are multiplied".
+    The reason is kept in `folder` as NAME.failed until building succeeds. `what` names in the warning the work that
+    is done without compiled code: "int8 weights are multiplied".
     """
     import torch
 
     try:
-        # A tensor of inference mode cannot be written to by compiled code.
+        # Compiled code cannot write to tensors that were created in inference mode.
         with torch.inference_mode(False), torch.no_grad():
             result = build()
-    except Exception as error:  # compilers fail in many ways, none of which is a reason not to go on
+    except Exception as error:  # compilers fail in many ways, and none of them is fatal
         reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         level = logging.INFO if isinstance(error, NoCompilerError) else logging.WARNING
         log.log(level, "%s without compiled code, which is slower: %s", what, reason)
@@ -46,7 +46,7 @@ def guarded(name: str, what: str, folder: Path, build: Callable[[], Result]) -> 
 
 
 def compile_problems(cache_dir: Path) -> tuple[str, ...]:
-    """Return why code could not be compiled on this machine, one line each, from the notes of all processes."""
+    """Return the compilation failures that all processes recorded on this machine, one line each."""
     notes = sorted((cache_dir / "kernels").glob(f"*{_SUFFIX}"))
     return tuple(text for note in notes if (text := _text_of(note)))
 

@@ -1,8 +1,8 @@
-"""Kernels of `kernels`, compiled for this machine: made once, kept in a folder, loaded in a millisecond ever after.
+"""The kernels of `kernels`, compiled once for this machine and cached in a folder; loading takes a millisecond.
 
-On a CPU torch's inductor makes a library of C++ (ahead of time: no part of the compiler is imported to run it); on
-other devices torch.compile makes what the device needs, with its own cache below the same folder. One attempt is made
-per type and process; whatever fails is a warning, and dequantization goes on without a compiler.
+On a CPU, torch's inductor compiles a C++ library ahead of time, so running it imports no part of the compiler. On other
+devices, torch.compile generates device code, with its own cache in the same folder. Each process tries once per type. A
+failure is logged as a warning, and dequantization runs without compiled code.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 
 __all__ = ["WORTH_COMPILING", "compiler", "digest_of", "keep_caches_below", "kernel_for"]
 
-# Numbers to expand, all in all, that make up for compiling. Measured on one core: eager code takes 1.2 to 3 ns for a
-# number, compiled 0.2 to 0.4; compiling takes 10 to 35 s of processor time, once per machine and type.
+# Total count of numbers to dequantize from which compiling pays. Measured on one core: eager code takes 1.2 to 3 ns per
+# number, compiled code 0.2 to 0.4 ns; compiling takes 10 to 35 s of processor time, once per machine and type.
 WORTH_COMPILING = 10_000_000_000
 
-# Inductor must not store what is used often in between: one loop from bytes to numbers is the point.
+# Inductor must not store intermediate results that are used often: the aim is one loop from bytes to numbers.
 _OPTIONS: dict[str, Any] = {
     "realize_opcount_threshold": 400,
     "realize_reads_threshold": 100,
@@ -63,11 +63,11 @@ def kernel_for(
     compile: CompileMode = "auto",
     cache_dir: Path | None = None,
 ) -> Kernel | None:
-    """Return a compiled function of `kernels` for a type, or None where there is none and eager code must do.
+    """Return the compiled kernel for a type, or None if eager code must be used.
 
-    `work` is how many numbers will be expanded: with "auto" a kernel that was never made on this machine is made only
-    where that takes longer than compiling; with "on" it is made in any case. `cache_dir` keeps compiled kernels; None
-    stands for the system's temporary folder.
+    `work` is the count of numbers that will be dequantized. With "auto", a kernel that is not cached is compiled only if
+    dequantizing takes longer than compiling; with "on", always. `cache_dir` holds compiled kernels; None means the
+    system's temporary folder.
     """
     place = torch.device(device).type
     if compile == "off" or type_.name not in kernels.KERNELS or place not in ("cpu", "cuda"):
@@ -86,7 +86,7 @@ def is_to_be_compiled(
     compile: CompileMode = "auto",
     cache_dir: Path | None = None,
 ) -> bool:
-    """Say whether `kernel_for`, given the same, would compile, which takes seconds, rather than read what is there."""
+    """Return whether `kernel_for`, with the same arguments, would compile (for seconds) instead of using the cache."""
     place = torch.device(device).type
     if compile == "off" or type_.name not in kernels.KERNELS or place not in ("cpu", "cuda"):
         return False
@@ -123,7 +123,7 @@ def _library_kernel(type_: StoredType, dtype: torch.dtype, folder: Path, make: b
     try:
         runner = torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1)
     except Exception:
-        path.unlink(missing_ok=True)  # a damaged file is made again next time
+        path.unlink(missing_ok=True)  # a damaged file is compiled again next time
         raise
 
     def run(blocks: Tensor, second: Tensor, out: Tensor) -> None:
@@ -159,13 +159,13 @@ def _compile_library(type_: StoredType, dtype: torch.dtype, folder: Path, path: 
 
 
 def _compiled_where_used(type_: StoredType, dtype: torch.dtype, place: str, folder: Path) -> Source:
-    """Return a kernel by torch.compile, which reads its own cache; its first call here does the work."""
+    """Return a kernel of torch.compile, which has its own cache. The first call, made here, compiles it."""
     keep_caches_below(folder)
     options = {**_OPTIONS, **(_ON_CPUS if place == "cpu" else _ELSEWHERE)}
     compiled = torch.compile(kernels.KERNELS[type_.name], fullgraph=True, options=options)
 
     def run(blocks: Tensor, second: Tensor, out: Tensor) -> None:
-        with torch.inference_mode(False), torch.no_grad():  # other modes would be other kernels to torch
+        with torch.inference_mode(False), torch.no_grad():  # torch compiles a separate kernel for each mode
             compiled(blocks, second, out)
 
     arguments = _arguments(type_, dtype, place, 640)
@@ -181,7 +181,7 @@ def _compiled_where_used(type_: StoredType, dtype: torch.dtype, place: str, fold
 
 
 def _check(run: Source, type_: StoredType, dtype: torch.dtype, place: str) -> None:
-    """Refuse a kernel that computes other numbers than eager code; off the CPU the last bit may differ."""
+    """Raise if a kernel's results differ from eager code; on other devices than CPUs the last bit may differ."""
     raw, second, out = _arguments(type_, dtype, place, 1024)
     run(raw, second, out)
     expected = dequantize(raw.reshape(-1, type_.block_bytes), type_).view(out.shape)
@@ -193,7 +193,7 @@ def _check(run: Source, type_: StoredType, dtype: torch.dtype, place: str) -> No
 
 
 def _arguments(type_: StoredType, dtype: torch.dtype, place: str, rows: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return bytes as they may come, all of them finite numbers, what goes with them, and room for the result."""
+    """Return random blocks of finite numbers, the second argument of the kernel, and memory for the result."""
     columns = 96 if type_.block_size == 1 else type_.block_bytes
     raw = (torch.arange(rows * columns, device=place) * 2_654_435_761 >> 13).view(rows, columns) % 60
     raw = raw.to(torch.uint8)
@@ -204,14 +204,14 @@ def _arguments(type_: StoredType, dtype: torch.dtype, place: str, rows: int) -> 
 
 
 def keep_caches_below(folder: Path) -> None:
-    """Have torch keep its caches below a folder, unless the user said where."""
+    """Make torch keep its caches below a folder, unless the user configured another one."""
     folder.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
     os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
 
 
 def compiler() -> str:
-    """Return the C++ compiler's command; raise NoCompilerError where there is none."""
+    """Return the command of the C++ compiler. Raises NoCompilerError if there is none."""
     command = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     if shutil.which(command) is None:
         raise NoCompilerError(f"no C++ compiler {command} on this machine")
@@ -224,7 +224,7 @@ def _digest() -> str:
 
 
 def digest_of(*parts: str) -> str:
-    """Return what compiled code depends on, in short: the parts (its source, options) and this processor."""
+    """Return a digest of what compiled code depends on: `parts` (source, options) and this processor."""
     try:
         about = Path("/proc/cpuinfo").read_text("utf-8", "replace")
         processor = "".join(sorted({line for line in about.splitlines() if line.startswith(("model name", "flags"))}))

@@ -24,16 +24,16 @@ __all__ = ["Compilation", "compile_modules", "configured", "problem_of", "worth_
 
 log = logging.getLogger("mold.weights")
 
-# From this size of the weights on, in bytes, a step takes long enough for compiling to pay.
+# Size of the weights, in bytes, from which steps are slow enough for compiling to pay.
 _LARGE_BYTES = 1_000_000_000
 
 # Variants of a model's compiled blocks: a first size, other sizes, batches of one prompt and of several, and the
-# structure of each set of adapters. torch stops compiling after 8 of them, for all models of a process together.
+# structure of each set of LoRAs. torch stops compiling after 8 of them, for all models of a process together.
 _MOST_VARIANTS = 64
 
 
 class Compilation:
-    """Whether compiled code is still used, and why not. The blocks of a network share it."""
+    """Whether compiled code is still in use, and if not, the reason. The blocks of a network share it."""
 
     def __init__(self) -> None:
         self.problem: str | None = None
@@ -45,7 +45,7 @@ class Compilation:
 
 
 def worth_compiling(mode: str, device: str, size_bytes: int) -> bool:
-    """Return whether to compile a transformer's blocks: mode "on" always, "off" never, "auto" if large on CUDA."""
+    """Return whether to compile a transformer's blocks: "on" always, "off" never, "auto" if it is large and on CUDA."""
     return mode == "on" or (mode == "auto" and device.startswith("cuda") and size_bytes >= _LARGE_BYTES)
 
 
@@ -70,7 +70,7 @@ def compile_modules(
 
 
 def problem_of(network: nn.Module) -> str | None:
-    """Return, once, why a network that should be compiled is not; None if it is."""
+    """Return why a network that should be compiled is not; None if it is, or if the reason was already returned."""
     state = getattr(network, "compilation", None)
     if state is None or state.problem is None or state.reported:
         return None
@@ -95,9 +95,9 @@ def _copy_of(function: Any) -> Any:
 def _forget(code: types.CodeType) -> None:
     """Free the compiled variants of a code object, with the memory of the CUDA graphs recorded in them.
 
-    torch keeps them in the code object, which they refer to: a circle that no garbage collector sees.
+    torch keeps them in the code object, and they refer to it: a cycle that the garbage collector cannot see.
     """
-    with suppress(ImportError, AttributeError):  # not public: without it, they stay until the process ends
+    with suppress(ImportError, AttributeError):  # private: without it, the variants stay until the process ends
         from torch._C._dynamo.eval_frame import reset_code
 
         reset_code(code)
@@ -124,8 +124,8 @@ def _guarded(block: nn.Module, state: Compilation, compiled: Callable[..., Any])
 def configured(step: Callable[..., Any], attention: str = "default") -> Callable[..., Any]:
     """Return a step of a network with compiled blocks, in which torch may compile as many variants as they need.
 
-    With more variants it fails, instead of silently running uncompiled. The attention kernel becomes part of compiled
-    code, but not of its guards and cache keys, so `attention` is a tag of these keys.
+    More variants raise an error, instead of silently running uncompiled. The attention kernel becomes part of compiled
+    code, but not of its guards and cache keys, so `attention` is added to these keys as a tag.
     """
 
     def run(*arguments: Any, **named: Any) -> Any:

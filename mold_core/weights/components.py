@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["ComponentLoader", "LoadedComponents"]
 
 Report = Callable[["ProgressEvent"], object]
-# Takes a function that gets progress events. Returns a component on its device, and the stream of its blocks or None.
+# Takes a callback for progress events. Returns a component on its device, and the stream of its blocks or None.
 ComponentLoader = Callable[[Report], "tuple[nn.Module, BlockStream | None]"]
 
 
@@ -36,7 +36,7 @@ class _Resident:
 
     @classmethod
     def of(cls, module: nn.Module, stream: BlockStream | None) -> _Resident:
-        """Measure a component: its tensors, or those that its stream has on the device."""
+        """Measure a component: its tensors, or the ones that its stream keeps on the device."""
         if stream is not None:
             return cls(module, stream, stream.size_bytes)
         return cls(module, None, sum(tensor.numel() * tensor.element_size() for tensor in tensors_of(module)))
@@ -48,11 +48,11 @@ class LoadedComponents:
         with components.use("transformer", run.report) as transformer:
             ...
 
-    A component that is not in memory is loaded, after others were dropped to free memory: least recently used first, as
-    few as the plan allows. A reference to a component after the `with` keeps its memory.
+    Loading a component first drops others to free memory: least recently used first, and as few as the plan allows. A
+    reference to a component that outlives the `with` block keeps its memory.
 
-    Several threads may use components. If one does not fit into memory, its thread waits until others end their use. So
-    a thread that uses a component must not wait for a thread that needs another.
+    Several threads may use components. If a component does not fit into memory, its thread waits until other threads
+    release theirs. So a thread that uses a component must not wait for a thread that needs another.
     """
 
     def __init__(self, plan: MemoryPlan, loaders: Mapping[str, ComponentLoader]) -> None:
@@ -83,7 +83,7 @@ class LoadedComponents:
 
     @contextmanager
     def use(self, name: str, report: Report) -> Iterator[nn.Module]:
-        """Provide a component during the block. `report` gets the progress of loading. Its loader may raise."""
+        """Provide a component inside the block. `report` receives the progress of loading. The loader may raise."""
         used = name, get_ident()
         with self._changed:
             module = self._load(name, report)
@@ -129,7 +129,7 @@ class LoadedComponents:
         return any(self.plan.component(name).device == device for name, thread in self._in_use if thread != get_ident())
 
     def _free_memory(self, device: str, needed_bytes: int) -> bool:
-        """Drop unused components until the others, with `needed_bytes`, are no more than the plan keeps.
+        """Drop unused components until the others and `needed_bytes` fit the plan.
 
         Return whether that was possible.
         """

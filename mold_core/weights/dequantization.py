@@ -1,4 +1,4 @@
-"""Quantised blocks → numbers, in pieces small enough to stay in the processor's cache."""
+"""Dequantization of blocks, in pieces small enough for the processor's cache."""
 
 from __future__ import annotations
 
@@ -32,17 +32,18 @@ _EXPANSIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "F8_E5M2": blocks32.f8_e5m2,
 }
 
-# Numbers expanded at a time. PERF: on a CPU what is in between stays in the cache; elsewhere few large kernels win.
+# Numbers dequantized at a time. PERF: on a CPU, intermediate results stay in the cache; elsewhere, few large kernels are
+# faster.
 _CPU_NUMBERS = 2**18
 _NUMBERS = 2**24
 
-# Fewer blocks are not worth the call, and compilers make special cases of sizes 0 and 1.
+# Fewer blocks are not worth the call, and compilers specialise on sizes 0 and 1.
 FEWEST = 64
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Kernel:
-    """A compiled expansion of one type to one dtype, for one kind of device."""
+    """Compiled dequantization of one type to one dtype, for one kind of device."""
 
     type: StoredType
     dtype: torch.dtype
@@ -50,7 +51,7 @@ class Kernel:
     run: Callable[[Tensor, Tensor, Tensor], object]
 
     def fits(self, out: Tensor, rows: Tensor) -> bool:
-        """Say whether the kernel can write these rows of blocks, uint8 [n, bytes of a row], to `out` [n, columns]."""
+        """Return whether the kernel can write rows of blocks, uint8 [n, bytes of a row], to `out` [n, columns]."""
         return (
             out.dtype == self.dtype
             and out.device.type == self.place
@@ -71,10 +72,10 @@ class Kernel:
 
 
 def dequantize(blocks: Tensor, type_: StoredType, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return the numbers, [n, block size], that blocks, uint8 [n, bytes of a block], stand for.
+    """Return the numbers [n, block size] of blocks, uint8 [n, bytes of a block].
 
-    They are computed in float32, with gguf-py's result to the last bit, and then rounded to `dtype`; what is no number
-    (NaN) stays none. Works on any device. Raises CheckpointError for a type without blocks.
+    They are computed in float32, equal to gguf-py's to the last bit, and then rounded to `dtype`; NaN stays NaN. Works
+    on any device. Raises CheckpointError for a type without blocks.
     """
     expansion = _EXPANSIONS.get(type_.name)
     if expansion is None:
@@ -85,10 +86,10 @@ def dequantize(blocks: Tensor, type_: StoredType, dtype: torch.dtype = torch.flo
 def dequantize_into(
     out: Tensor, rows: Tensor, type_: StoredType, scale: Tensor | None = None, kernel: Kernel | None = None
 ) -> None:
-    """Write the numbers of rows, uint8 [n, bytes of a row], into out [n, columns], rounded to its dtype.
+    """Write the numbers of rows, uint8 [n, bytes of a row], to `out` [n, columns], rounded to its dtype.
 
-    `scale`, float32 [] or [n, 1], is multiplied with before rounding. `rows` and `out` are contiguous. A compiled
-    `kernel` for the type is used where it fits; the numbers are the same with and without.
+    They are multiplied by `scale`, float32 [] or [n, 1], before rounding. `rows` and `out` are contiguous. A compiled
+    `kernel` for the type is used where it fits, with the same results.
     """
     if kernel is not None and kernel.fits(out, rows):
         kernel.expand(out, rows, scale)

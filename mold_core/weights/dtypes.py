@@ -1,4 +1,4 @@
-"""The dtype to compute in: the 16-bit type that the hardware multiplies and the weights fit, else fp32."""
+"""The dtype to compute in: a 16-bit type that the hardware multiplies and that holds the weights, else fp32."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def wide_dtype(device: str, capability: tuple[int, int] | None = None) -> torch.
 def cpu_multiplies_bf16() -> bool:
     """Return whether the CPU has instructions that multiply bf16: AVX-512's, or AMX.
 
-    Newer releases of torch report them. With older ones Linux does; elsewhere the answer is no, and fp32 is used.
+    Newer releases of torch report them. With older ones, Linux does; other systems return False, and fp32 is used.
     """
     report: Callable[[], Mapping[str, Any]] | None = getattr(torch.cpu, "get_capabilities", None)
     if report is not None:

@@ -1,4 +1,4 @@
-"""Weight files of any format → tensors by name. Formats are told by content, never by a file's name."""
+"""Open weight files of any format as tensors by name. The content decides the format, never the file name."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ __all__ = ["BUILT_IN", "open_weights", "read_weights"]
 
 
 class WeightFormat(Protocol):
-    """What reads files of one format; `mold_core.hookspecs.WeightLoader` describes it for plugins."""
+    """A reader of one file format; `mold_core.hookspecs.WeightLoader` describes it for plugins."""
 
     def recognises(self, path: Path, head: bytes) -> bool:
-        """Return whether the file is of this format, by its first 64 bytes."""
+        """Return whether the file has this format, judging by its first 64 bytes."""
 
     def open(self, path: Path) -> Mapping[str, TensorSource]:
         """Return the tensors by name."""
@@ -34,10 +34,10 @@ BUILT_IN: tuple[WeightFormat, ...] = (GGUF, SAFETENSORS)
 
 
 def open_weights(path: Path, loaders: Iterable[WeightFormat] = ()) -> Mapping[str, TensorSource]:
-    """Return the tensors of a weight file by name: shapes, types and sizes from its header, numbers when read.
+    """Return the tensors of a weight file by name. The header has shapes, types and sizes; values are read on demand.
 
-    A shard, an index of shards or a folder stands for all of its shards. `loaders` are tried after mold's own, for
-    safetensors and GGUF. Raises CheckpointError naming the path for a file that is unreadable, damaged, or of another
+    A shard, an index of shards or a folder opens all of its shards. mold's own readers, for safetensors and GGUF, come
+    before `loaders`. Raises CheckpointError naming the path for a file that is unreadable, damaged, or of another
     format; files of pickled objects, which can run code, are never read.
     """
     path, loaders = Path(path), tuple(loaders)
@@ -80,9 +80,9 @@ def _open(path: Path, loaders: tuple[WeightFormat, ...]) -> Mapping[str, TensorS
 def read_weights(path: Path, loaders: Iterable[WeightFormat] = ()) -> dict[str, Tensor | PackedTensor]:
     """Return all tensors of a file by name, sharing the memory of the mapped file.
 
-    Quantised ones are PackedTensors. What a file stores beside a quantised weight, such as its scale, becomes part of
-    it; marks are left out. Raises CheckpointError as `open_weights` does, and for a weight that is incomplete or of a
-    format that mold does not read.
+    Quantised tensors are PackedTensors. Tensors that belong to a quantised weight, such as its scale, become part of
+    it; markers are left out. Raises CheckpointError as `open_weights` does, and for a weight that is incomplete or
+    has a format that mold does not read.
     """
     from mold_core.weights.quantised_layers import pack_layers
 

@@ -1,6 +1,6 @@
-"""Finite checks: results that are NaN or infinite are found where one network hands over to the next.
+"""Checks for NaN and infinity in the results that one network passes to the next.
 
-A check is one reduction and, on a GPU, one synchronization. Only when it fails are the weights searched for the cause.
+A check is one reduction and, on a GPU, one synchronization. The weights are searched for the cause only if it fails.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _NOT_FINITE = "NaN or infinity"
 
 
 def check_finite(component: str, *results: Tensor, network: object = None, when: str = "") -> None:
-    """Raise InferenceError, naming the component, if what it computed is not finite throughout.
+    """Raise InferenceError, naming the component, if its results contain NaN or infinity.
 
-    The error tells a LoRA or a weight of `network` that is not finite either from numbers that became too large while
-    computing. `when` says at which point of the work it was, such as "in step 1 of 4".
+    The error distinguishes a LoRA or weight of `network` that is not finite from numbers that overflowed during
+    computation. `when` names the point of the work, such as "in step 1 of 4".
     """
     if all_finite(*results):
         return
@@ -41,17 +41,17 @@ def check_finite(component: str, *results: Tensor, network: object = None, when:
 
 
 def all_finite(*results: Tensor) -> bool:
-    """Say whether tensors of one device hold neither NaN nor infinity.
+    """Return whether tensors on one device contain neither NaN nor infinity.
 
-    PERF: a sum is not finite if a summand is not; it reads each number once and, unlike isfinite(), writes nothing.
-    float32 has room for the sum of billions of numbers of any use.
+    PERF: a sum is not finite if a summand is not. It reads each number once and, unlike isfinite(), writes nothing. The
+    sum of billions of numbers of usual size fits float32.
     """
     sums = [result.sum(dtype=torch.float32) for result in results if result.is_floating_point()]
     return not sums or bool(torch.stack(sums).isfinite().all())
 
 
 def _culprits(network: nn.Module) -> Iterator[str]:
-    """Yield what of a network is not finite itself: LoRAs first, then weights."""
+    """Yield the LoRAs of a network that are not finite, then its weights that are not."""
     for path, module in network.named_modules():
         if isinstance(module, AdaptedLinear):
             for branch, _ in module.deltas:

@@ -1,7 +1,7 @@
-"""Matrix products in fp8, where the hardware has them: numbers of 8 bits times scales, summed up in fp32.
+"""Matrix products in fp8 on hardware that supports them: 8-bit numbers times scales, accumulated in fp32.
 
-The scheme is that of "FP8 Formats for Deep Learning" (Micikevicius et al. 2022, arXiv 2209.05433): one scale for the
-weights, one for the input, from the file or from the input's largest number.
+The scheme follows "FP8 Formats for Deep Learning" (Micikevicius et al. 2022, arXiv 2209.05433): one scale for the
+weights, and one for the input, which is stored in the file or computed from the input's largest magnitude.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _HALVES = (torch.float16, torch.bfloat16)
 
 
 def multiplies_fp8(device: torch.device) -> bool:
-    """Say whether a device multiplies fp8 faster than bf16: NVIDIA's since Ada and Hopper (compute capability 8.9)."""
+    """Return whether a device multiplies fp8 faster than bf16: NVIDIA's Ada, Hopper or later (capability 8.9)."""
     return device.type == "cuda" and torch.version.cuda is not None and _capability(device) >= (8, 9)
 
 
-# What torch.compiler.assume_constant_result does, which would import the whole compiler here: compiled layers ask once.
+# Does the same as torch.compiler.assume_constant_result without importing the compiler. Compiled layers call it once.
 multiplies_fp8._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
@@ -36,20 +36,20 @@ def scaled_linear(
 ) -> Tensor:
     """Return x [..., in] times weight [out, in], e4m3, in the dtype of x; the numbers of x are rounded to e4m3.
 
-    `scale`, fp32 [] or [out, 1], is what the weights, and `input_scale`, fp32 [], what the rounded input is to be
-    multiplied by; without the latter it is chosen so that the largest number of x just fits. An x of 3 mantissa bits is
-    off by 1.8 % in the mean, which is what the result is off by, about. Sums are of fp32; fast products of GPUs
-    keep about 14 bits of what they have summed so far.
+    `scale`, fp32 [] or [out, 1], multiplies the weights, and `input_scale`, fp32 [], the rounded input. Without
+    `input_scale` the scale maps the largest magnitude of x to the largest of e4m3. With 3 mantissa bits the mean error
+    of x, and about that of the result, is 1.8 %. Sums are fp32; the fast products of GPUs keep about 14 bits of partial
+    sums.
     """
     rows = x.reshape(-1, x.shape[-1])
     if input_scale is None:
         largest = torch.linalg.vector_norm(rows, float("inf"), dtype=torch.float32)
         input_scale = largest.clamp(min=1e-12) / _LARGEST
-        rounded = (rows.float() / input_scale).to(torch.float8_e4m3fn)  # nothing is larger than the largest number
+        rounded = (rows.float() / input_scale).to(torch.float8_e4m3fn)  # the scale makes x fit
     else:
         rounded = (rows.float() / input_scale).clamp(-_LARGEST, _LARGEST).to(torch.float8_e4m3fn)
     per_row = scale is not None and scale.ndim > 0
-    inside = bias is not None and not per_row and x.dtype in _HALVES  # what the product adds itself
+    inside = bias is not None and not per_row and x.dtype in _HALVES  # the product can add the bias
     out = torch._scaled_mm(
         rounded,
         weight.view(torch.float8_e4m3fn).t(),
@@ -57,7 +57,7 @@ def scaled_linear(
         scale_b=torch.ones((), device=x.device) if scale is None or per_row else scale,
         bias=bias.to(x.dtype) if inside and bias is not None else None,
         out_dtype=torch.float32 if per_row else x.dtype,
-        use_fast_accum=x.is_cuda,  # PERF: Hopper and Ada multiply at half their rate without
+        use_fast_accum=x.is_cuda,  # PERF: without it, Hopper and Ada multiply at half their rate
     )
     if per_row:
         out = (out * scale.view(-1)).to(x.dtype)  # type: ignore[union-attr]

@@ -1,11 +1,11 @@
-"""GGUF files: a bounded reader of their headers. No tensor is touched.
+"""A bounded reader of the headers of GGUF files. It reads no tensor data.
 
 The layout is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian: magic,
-version, counts; metadata as key, type, value; per tensor name, dimensions (fastest first), type, offset; then, at the
-next multiple of the alignment, the data. ComfyUI's files note the shape of tensors that had to be flattened.
+version, counts; metadata as key, type, value; for each tensor name, dimensions (fastest first), type, offset; then, at
+the next multiple of the alignment, the data. ComfyUI's files record the shapes of tensors that had to be flattened.
 
-Every count and length is checked against what is left of the file before it is used, arrays of numbers are jumped
-over, and nothing is allocated by what a header claims.
+Every count and length is checked against the rest of the file before it is used, arrays of numbers are skipped, and no
+allocation depends on a size that a header claims.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from mold_core.weights.types import GGUF_TYPES, StoredType
 
 __all__ = ["GGUF", "GgufFiles", "read_gguf_header"]
 
-_LONGEST_HEADER = 2**28  # bytes; a quarter of a million tokens with their merges take some 20 MB
-_MOST_ENTRIES = 65_536  # of metadata, and of tensors; published models have a few thousand
-_MOST_STRINGS = 2_000_000  # in arrays, one of which is a tokenizer's vocabulary
+_LONGEST_HEADER = 2**28  # bytes; 250,000 tokens with their merges take about 20 MB
+_MOST_ENTRIES = 65_536  # of metadata and of tensors, each; published models have a few thousand
+_MOST_STRINGS = 2_000_000  # in arrays; a tokenizer's vocabulary is one
 _LONGEST_NAME = 1024
-_LONGEST_TEXT = 2**24  # some files have a whole tokenizer.json
-_MOST_KEPT = 2**22  # bytes of texts that stay in memory, chat templates among them; longer ones are left out
+_LONGEST_TEXT = 2**24  # bytes; some files contain a whole tokenizer.json
+_MOST_KEPT = 2**22  # bytes of text that stay in memory, such as chat templates; the rest is left out
 _MOST_DIMS = 4
 _ALIGNMENTS = tuple(2**power for power in range(3, 21))
 _SHAPE_NOTE = "comfy.gguf.orig_shape."
@@ -36,7 +36,7 @@ _SHAPE_NOTE = "comfy.gguf.orig_shape."
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _TEXT, _ARRAY = 8, 9
 
-# Numbers of types that mold does not expand, to name them in errors.
+# Numbers of types that mold cannot dequantize, to name them in errors.
 _FOREIGN = {
     9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S", 22: "IQ2_S",
     29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4", 40: "NVFP4", 41: "Q1_0",
@@ -49,7 +49,7 @@ class GgufFiles:
     name = "gguf"
 
     def recognises(self, path: Path, head: bytes) -> bool:
-        """Say whether the file starts with GGUF's magic bytes."""
+        """Return whether the file starts with GGUF's magic bytes."""
         return head.startswith(b"GGUF")
 
     def open(self, path: Path) -> WeightFile:
@@ -66,7 +66,7 @@ GGUF = GgufFiles()
 
 
 class _Cursor:
-    """A place in a buffer that moves on with every value read and never past the end."""
+    """A position in a buffer. Reading a value advances it, never past the end."""
 
     def __init__(self, buffer: Any) -> None:
         self.buffer = buffer
@@ -74,7 +74,7 @@ class _Cursor:
         self.at = 0
 
     def skip(self, count: int) -> int:
-        """Move on by `count` bytes; return where they start."""
+        """Advance by `count` bytes. Return where they start."""
         start = self.at
         if count > self.size - start:
             raise CheckpointError(f"the GGUF header is cut short: {count} bytes are expected after byte {start}")
@@ -82,7 +82,7 @@ class _Cursor:
         return start
 
     def number(self, letter: str) -> Any:
-        """Return a little-endian number of one of struct's types."""
+        """Return a little-endian number; `letter` is its type in struct's notation."""
         form = f"<{letter}"
         return struct.unpack_from(form, self.buffer, self.skip(struct.calcsize(form)))[0]
 
@@ -94,7 +94,7 @@ class _Cursor:
         return value
 
     def text(self, what: str, most: int) -> str:
-        """Return a string with its length before it; it may have at most so many bytes."""
+        """Return a length-prefixed string of at most `most` bytes."""
         length = self.count(f"bytes of {what}", most)
         start = self.skip(length)
         try:
@@ -104,7 +104,7 @@ class _Cursor:
 
 
 def read_gguf_header(path: Path) -> tuple[list[tuple[str, tuple[int, ...], str, int]], dict[str, Any]]:
-    """Return name, shape, type and bytes of every tensor, and the metadata, also for types that mold cannot load.
+    """Return name, shape, type and bytes of every tensor, and the metadata, including types that mold cannot load.
 
     Bytes are 0 for an unknown type. Raises CheckpointError, naming the path, for a damaged header.
     """
@@ -121,12 +121,12 @@ def _stored(number: int, dims: tuple[int, ...]) -> tuple[str, int]:
     return (type_.name, type_.size_bytes(math.prod(dims))) if type_ else (_FOREIGN.get(number, f"type {number}"), 0)
 
 
-# Name, dimensions in torch's order, number of the type, offset from the start of the data.
+# Name, dimensions in torch's order, type number, offset from the start of the data.
 _Info = tuple[str, tuple[int, ...], int, int]
 
 
 def _contents(header: Any) -> tuple[list[_Info], dict[str, Any], dict[str, tuple[int, ...]], int]:
-    """Return the tensors, the metadata, the noted shapes, and where the data starts."""
+    """Return the tensors, the metadata, the recorded shapes, and where the data starts."""
     cursor = _Cursor(header)
     cursor.skip(4)  # the magic bytes
     version = cursor.number("I")
@@ -155,7 +155,7 @@ def _read(file: MappedFile, header: Any) -> WeightFile:
 
 
 def _metadata(cursor: _Cursor, count: int) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
-    """Return scalars and texts by key, and the noted shapes by tensor name."""
+    """Return scalars and texts by key, and the recorded shapes by tensor name."""
     metadata: dict[str, Any] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     keys: set[str] = set()
@@ -183,7 +183,7 @@ def _metadata(cursor: _Cursor, count: int) -> tuple[dict[str, Any], dict[str, tu
 
 
 def _text(cursor: _Cursor, key: str, most: int) -> str | None:
-    """Return a text of the metadata, or move past it and return None if it has more than `most` bytes."""
+    """Return a text of the metadata, or skip it and return None if it has more than `most` bytes."""
     what, start = f"metadata value ({shown(key)})", cursor.at
     length = cursor.count(f"bytes of {what}", _LONGEST_TEXT)
     if length > most:
@@ -200,13 +200,13 @@ def _scalar(key: str, kind: int) -> str:
 
 
 def _skip_array(cursor: _Cursor, key: str, item: int, length: int, strings_left: int) -> int:
-    """Move past an array; return how many strings were in it."""
+    """Skip an array. Return how many strings it has."""
     if item != _TEXT:
-        cursor.skip(length * struct.calcsize(f"<{_scalar(key, item)}"))  # arrays of arrays are not in use
+        cursor.skip(length * struct.calcsize(f"<{_scalar(key, item)}"))  # arrays of arrays are not used
         return 0
     if length > min(strings_left, (cursor.size - cursor.at) // 8):
         raise CheckpointError(f"the GGUF header is damaged: metadata {shown(key)} claims {length} strings")
-    # PERF: 150,000 strings of a vocabulary in 20 ms; gguf-py takes seconds.
+    # PERF: a vocabulary of 150,000 strings takes 20 ms; gguf-py takes seconds.
     unpack, buffer, at, last = struct.Struct("<Q").unpack_from, cursor.buffer, cursor.at, cursor.size - 8
     for _ in range(length):
         if at > last:

@@ -1,6 +1,6 @@
-"""Numbers of 4 to 8 bits with a scale for every few columns: nvfp4, mxfp8, AWQ, SVDQuant, W4A8, nf4.
+"""Numbers of 4 to 8 bits with one scale per group of columns: nvfp4, mxfp8, AWQ, SVDQuant, W4A8, nf4.
 
-Rows of codes lie packed in bytes. A code stands for a level, which is multiplied by the scale of its group of columns.
+Rows of codes are packed in bytes. A code is the index of a level, which its group's scale multiplies.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from mold_core.weights.types import StoredType, type_named
 
 __all__ = ["Groups", "scale_numbers", "tables_of_bytes", "write_grouped"]
 
-# Numbers computed at a time on a CPU, where what is in between stays in the cache, and elsewhere.
+# Numbers computed at a time: on a CPU, whose cache holds the intermediate results, and elsewhere.
 _CPU_NUMBERS = 2**18
 _NUMBERS = 2**24
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Groups:
-    """What the codes in rows of weights stand for: level x scale of the group + offset of the group.
+    """The decoding of rows of codes: level x scale of the group + offset of the group.
 
-    `scales` [rows, groups] are floating-point numbers or, as uint8, exponents of two (E8M0); None: one, for all.
-    `levels`, float32 [1 or rows, levels], are what codes index; None: fp8 numbers. `offsets` is [rows, groups].
-    With `rounded`, level x scale is rounded to a whole number from -127 to 127 before the scale of the row applies.
+    `scales` [rows, groups] are floating-point numbers or, as uint8, exponents of two (E8M0); None means 1 everywhere.
+    Codes index `levels`, float32 [1 or rows, levels]; None means fp8 numbers. `offsets` is [rows, groups].
+    With `rounded`, level x scale is rounded to an integer from -127 to 127 before the scale of the row applies.
     """
 
     scales: Tensor | None = None
@@ -38,7 +38,7 @@ class Groups:
     rounded: bool = False
 
     def take(self, index: slice | Tensor) -> Groups:
-        """Return those of some rows."""
+        """Return the groups of some rows."""
         levels = self.levels if self.levels is None or len(self.levels) == 1 else self.levels[index]
         return attrs.evolve(
             self,
@@ -53,7 +53,7 @@ class Groups:
         return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> Groups:
-        """Return the same with other tensors."""
+        """Return a copy with other tensors."""
         new: dict[str, Any] = dict(tensors)
         return attrs.evolve(self, **new)
 
@@ -69,9 +69,9 @@ def write_grouped(
     offsets: Tensor | None = None,
     rounded: bool = False,
 ) -> None:
-    """Write the numbers of rows of codes, uint8 [n, bytes], to out [n, columns], computed in float32.
+    """Write the numbers of rows of codes, uint8 [n, bytes], to `out` [n, columns]. They are computed in float32.
 
-    `scale`, float32 [] or [n, 1], multiplies the scales of groups, or what is `rounded`. All else is as in Groups.
+    `scale`, float32 [] or [n, 1], multiplies the group scales, or the `rounded` integers. The rest is as in Groups.
     """
     step = max(1, (_CPU_NUMBERS if out.device.type == "cpu" else _NUMBERS) // max(1, out.shape[1]))
 
@@ -124,7 +124,7 @@ def _times(numbers: Tensor, factors: Tensor | None) -> Tensor:
 def scale_numbers(scales: Tensor) -> Tensor:
     """Return scales of groups in float32."""
     if scales.dtype == torch.float8_e4m3fn and scales.is_cpu and not torch.compiler.is_compiling():
-        # PERF: torch converts fp8 one by one.
+        # PERF: torch converts fp8 numbers one by one.
         return dequantize(scales.view(torch.uint8).reshape(-1, 1), type_named("F8_E4M3")).view(scales.shape)
     if scales.dtype != torch.uint8:
         return scales.float()
@@ -134,14 +134,14 @@ def scale_numbers(scales: Tensor) -> Tensor:
 
 def _levels_of(rows: Tensor, type_: StoredType, levels: Tensor) -> Tensor:
     if len(levels) == 1 and type_.block_bytes == 1:
-        # PERF: each byte is looked up once, for both of its numbers.
+        # PERF: one lookup per byte returns both of its numbers.
         return F.embedding(rows.int(), tables_of_bytes(type_, levels)).flatten(1)
     codes = _codes(rows, type_)
     return levels[0][codes] if len(levels) == 1 else levels.gather(1, codes)
 
 
 def tables_of_bytes(type_: StoredType, levels: Tensor | None) -> Tensor:
-    """Return what each byte of a type stands for, float32 [256, numbers of a byte]; `levels` is [1, levels]."""
+    """Return the numbers that each byte of a type encodes, float32 [256, numbers per byte]; `levels` is [1, levels]."""
     if levels is None:
         return dequantize(torch.arange(256, dtype=torch.uint8)[:, None], type_)
     every = torch.arange(256, device=levels.device)
@@ -155,7 +155,7 @@ def _codes(rows: Tensor, type_: StoredType) -> Tensor:
     low = rows[:, : columns // 2]
     halves = (low >> 4, low & 15) if type_.name == "CODES4_HIGH" else (low & 15, low >> 4)
     codes = torch.stack(halves, dim=2).flatten(1).long()
-    if type_.name == "CODES6":  # the upper two bits of four codes to a byte follow the lower four of all
+    if type_.name == "CODES6":  # the lower four bits of all codes, then the upper two, four codes to a byte
         shifts = torch.arange(0, 8, 2, device=rows.device)
         codes |= ((rows[:, columns // 2 :, None].long() >> shifts) & 3).flatten(1) << 4
     return codes

@@ -1,4 +1,4 @@
-"""Compiled dequantization of codes with scales of groups, on the CPU: `grouped_codes.cpp`."""
+"""Compiled dequantization of codes with group scales, on the CPU: `grouped_codes.cpp`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SOURCE = Path(__file__).with_name("grouped_codes.cpp")
 
 
 class GroupedKernel:
-    """Does what `write_grouped` does, several times as fast."""
+    """The compiled form of `write_grouped`, several times as fast."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._write = library.mold_write_codes
@@ -37,7 +37,7 @@ class GroupedKernel:
         self._write.restype = None
 
     def fits(self, out: Tensor, type_: StoredType, groups: Groups) -> bool:
-        """Check whether the kernel can write such numbers."""
+        """Return whether the kernel can write these numbers."""
         one_table = groups.levels is None or len(groups.levels) == 1
         return one_table and type_.block_bytes == 1 and out.is_cpu and out.dtype in (torch.float32, torch.bfloat16)
 
@@ -63,7 +63,7 @@ class GroupedKernel:
 
 
 def grouped_kernel(compile: CompileMode = "auto", cache_dir: Path | None = None) -> GroupedKernel | None:
-    """Return the kernel, compiled if this machine does not have it, or None where there is none."""
+    """Return the kernel, compiled if it is not cached, or None if it is not available."""
     if compile == "off":
         return None
     folder = (cache_dir or Path(tempfile.gettempdir()) / "mold") / "kernels"
@@ -81,7 +81,7 @@ def _kernel(folder: Path) -> GroupedKernel | None:
 
 
 def _check(kernel: GroupedKernel) -> None:
-    """Refuse a kernel that computes other numbers than eager code."""
+    """Raise if a kernel's results differ from eager code."""
     rows = (torch.arange(3 * 64) * 2_654_435_761 >> 13).remainder(120).to(torch.uint8).view(3, 64)
     scale = torch.tensor([[0.5], [1.25], [3.0]])
     levels = torch.linspace(-1, 1, 16)[None]
@@ -97,6 +97,6 @@ def _check(kernel: GroupedKernel) -> None:
             out, expected = (torch.empty(3, 64 * type_.block_size, dtype=dtype) for _ in range(2))
             kernel.write(out, rows, type_, Groups(**groups), scale)
             write_grouped(expected, rows, type_, scale, **groups)
-            error = (out - expected).abs().max() / expected.abs().max()  # sums may be fused with products
+            error = (out - expected).abs().max() / expected.abs().max()  # compilers may fuse products and sums
             if not error < (1e-6 if dtype == torch.float32 else 0.01):
                 raise MoldError("the compiled code returns wrong numbers")

@@ -1,9 +1,9 @@
-"""Linear layers of 8-bit rows, for networks that are run a few rows at a time: language models that write.
+"""Linear layers of int8 rows, for networks that process a few rows at a time: language models that generate text.
 
-With one row a matrix product only waits for the weights to arrive from memory, and expanding blocks takes longer than
-that. Rows of int8 with one scale each need no expansion: they are multiplied as they are, by a function compiled for
-this machine (packed rows) or, without a compiler, by torch at half its speed. Blocks that have scales of their own are
-rounded to their row's, to within 1/254 of the row's largest number: a second, small rounding, after the file's own.
+With one row, memory bandwidth limits a matrix product, and dequantizing blocks takes longer than reading them. Rows of
+int8 with one scale each need no dequantization: a function compiled for this machine (packed rows) multiplies them
+directly, or torch does, at half the speed. Blocks with scales of their own are rounded to the scale of their row, to
+within 1/254 of its largest magnitude: a second, small rounding after the file's own.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from mold_core.weights.packed import PackedTensor, Scratch
 
 __all__ = ["Int8Embedding", "Int8Linear", "Int8Packed", "Int8Rows", "to_int8"]
 
-# Rows of input up to which multiplying by int8 is faster than expanding the weights and multiplying then: measured on
-# a processor with bf16 instructions, where one row takes a third of the time of a dense product and ten rows as much.
+# Up to this many rows of input, multiplying by int8 is faster than dequantizing the weights first. Measured on a
+# processor with bf16 instructions, where one row takes a third of the time of a dense product, and ten rows the same.
 _FEW = 8
 _NUMBERS = 2**18
 
 
 class Int8Rows(nn.Module):
-    """A matrix [rows, columns] of int8 numbers with a bf16 scale for each row, which torch multiplies by."""
+    """A matrix [rows, columns] of int8 numbers with one bf16 scale per row, multiplied by torch."""
 
     def __init__(self, numbers: Tensor, scales: Tensor) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Int8Rows(nn.Module):
 
     @classmethod
     def of(cls, weight: PackedTensor) -> Int8Rows:
-        """Return quantised weights [rows, columns] with their scales brought to one a row, computed piece by piece."""
+        """Return quantised weights [rows, columns] rounded to one scale per row, computed in pieces."""
         numbers = torch.empty(weight.shape, dtype=torch.int8)
         scales = torch.empty(weight.shape[0], dtype=torch.bfloat16)
         for part, piece, row_scales in _rounded(weight, 1):
@@ -46,7 +46,7 @@ class Int8Rows(nn.Module):
         return cls(numbers, scales)
 
     def take(self, ids: Tensor) -> Tensor:
-        """Return rows, float32 [..., columns], for their numbers, int64 [...]."""
+        """Return the rows, float32 [..., columns], at indices `ids`, int64 [...]."""
         return self.numbers[ids].float() * self.scales[ids].float()[..., None]
 
     def expand(self) -> Tensor:
@@ -54,23 +54,23 @@ class Int8Rows(nn.Module):
         return self.take(torch.arange(self.shape[0]))
 
     def multiply_few(self, x: Tensor) -> Tensor:
-        """Return x [up to 8, columns] times the rows: bf16 [..., rows]."""
+        """Return the product of x [up to 8, columns] and the rows: bf16 [..., rows]."""
         return torch._weight_int8pack_mm(x.bfloat16(), self.numbers, self.scales)
 
     def multiply_many(self, x: Tensor, scratch: Scratch) -> Tensor:
-        """Return the same for any number of rows of x, of which the int8 numbers are expanded to bf16 in pieces."""
+        """Return the same for any number of rows of x. The int8 numbers are converted to bf16 in pieces."""
         x, parts, first = x.bfloat16(), [], 0
         while first < self.shape[0]:
             memory = scratch.rows(self.shape[0] - first, self.shape[1], x)
             part = slice(first, first + len(memory))
-            memory.copy_(self.numbers[part])  # exact: bf16 holds whole numbers up to 256
+            memory.copy_(self.numbers[part])  # exact: bf16 represents integers up to 256
             parts.append(F.linear(x, memory).mul_(self.scales[part]))
             first = part.stop
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
 class Int8Packed(nn.Module):
-    """The same in the packed layout of `int8_gemm`, 64 rows at a time, multiplied by a compiled function in float32."""
+    """The same in the packed layout of `int8_gemm`, 64 rows each, multiplied in float32 by a compiled function."""
 
     def __init__(self, packed: Tensor, scales: Tensor, multiply: Multiply) -> None:
         """`packed` int8 [count, columns, 16, 4], `scales` float32 [64 count]."""
@@ -91,7 +91,7 @@ class Int8Packed(nn.Module):
         return cls(packed, scales, multiply)
 
     def take(self, ids: Tensor) -> Tensor:
-        """Return rows, float32 [..., columns], for their numbers, int64 [...]."""
+        """Return the rows, float32 [..., columns], at indices `ids`, int64 [...]."""
         panel, row = ids // PACK_ROWS, ids % PACK_ROWS
         numbers = self.packed[panel, :, row % (PACK_ROWS // 4), row // (PACK_ROWS // 4)]
         return numbers.float() * self.scales[ids][..., None]
@@ -101,11 +101,11 @@ class Int8Packed(nn.Module):
         return unpack_rows(self.packed).float() * self.scales[:, None]
 
     def multiply_few(self, x: Tensor) -> Tensor:
-        """Return x [few, columns] times the rows: float32 [..., rows]."""
+        """Return the product of x [few, columns] and the rows: float32 [..., rows]."""
         return self.multiply(x.float().contiguous(), self.packed, self.scales)
 
     def multiply_many(self, x: Tensor, scratch: Scratch) -> Tensor:
-        """Return the same in bf16 for any number of rows of x; the int8 numbers are expanded to bf16 in pieces."""
+        """Return the same in bf16 for any number of rows of x. The int8 numbers are converted to bf16 in pieces."""
         x, parts = x.bfloat16(), []
         columns = self.shape[1]
         for some in torch.split(self.packed, max(1, scratch.numbers // (PACK_ROWS * columns))):
@@ -119,7 +119,7 @@ class Int8Packed(nn.Module):
 class Int8Linear(nn.Module):
     """A linear layer of int8 rows: x [..., in] → [..., out], in the dtype of x.
 
-    Up to eight rows are multiplied by the int8 numbers themselves; for more they are expanded into `scratch` in pieces.
+    Up to eight rows are multiplied by the int8 numbers directly. For more, these are converted in pieces in `scratch`.
     """
 
     def __init__(self, rows: Int8Rows | Int8Packed, bias: Tensor | None = None, scratch: Scratch | None = None) -> None:
@@ -141,10 +141,10 @@ class Int8Linear(nn.Module):
 
 
 class Int8Embedding(nn.Module):
-    """An embedding of int8 rows [vocabulary, width]; the rows may be those of an output layer too."""
+    """An embedding of int8 rows [vocabulary, width]. An output layer may share the rows."""
 
     def __init__(self, rows: Int8Rows | Int8Packed, dtype: torch.dtype) -> None:
-        """`dtype` is what the vectors come out in."""
+        """`dtype` is the dtype of the returned vectors."""
         super().__init__()
         self.rows = rows
         self.dtype = dtype
@@ -155,9 +155,9 @@ class Int8Embedding(nn.Module):
 
 
 def to_int8(module: nn.Module, dtype: torch.dtype, multiply: Multiply | None = None) -> None:
-    """Replace the packed linear layers and embeddings of a module on the CPU by ones of int8 rows, one by one.
+    """Replace the packed linear layers and embeddings of a module on the CPU by layers of int8 rows, one by one.
 
-    `multiply` is a compiled product from `compiled_product`, for those that have a multiple of 64 rows.
+    `multiply` is a compiled product from `compiled_product`, used for layers with a multiple of 64 rows.
     """
     scratch = Scratch()
 
@@ -175,7 +175,7 @@ def to_int8(module: nn.Module, dtype: torch.dtype, multiply: Multiply | None = N
 
 
 def _rounded(weight: PackedTensor, multiple: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Yield rows that follow each other, a multiple of so many, as int8 numbers and bf16 scales."""
+    """Yield slices of consecutive rows, a multiple of `multiple` each, as int8 numbers and bf16 scales."""
     rows, columns = weight.shape
     step = max(1, _NUMBERS // columns // multiple) * multiple
     memory = torch.empty((min(step, rows), columns))
@@ -187,7 +187,7 @@ def _rounded(weight: PackedTensor, multiple: int) -> Iterator[tuple[slice, Tenso
             some.write(piece)
         else:
             piece.copy_(some.expand())
-        # Rounded before it is divided by, so that what it multiplies later is what was rounded for it.
+        # Round the scale before dividing by it, so that the same scale divides and multiplies.
         scales = (piece.abs().amax(1) / 127).bfloat16()
         piece.div_(scales.float().clamp_(min=torch.finfo(torch.float32).tiny)[:, None])
         yield part, piece.round_().clamp_(-127, 127).to(torch.int8), scales

@@ -1,8 +1,8 @@
-"""Products with int8 rows at the speed of memory: `int8_gemm.cpp`, compiled for this machine in a second and kept.
+"""Products with int8 rows at memory bandwidth: `int8_gemm.cpp`, compiled for this machine in a second and cached.
 
-torch multiplies a row by int8 weights at half the speed that memory has (its loop follows four rows of weights at once,
-and processors fetch ahead along one). A loop of our own needs a C++ compiler, which is called directly; what was made
-is kept in a folder and loaded ever after. Whatever fails is a warning, and torch's product does the work.
+torch multiplies a row by int8 weights at half the memory bandwidth: its loop reads four rows of weights in parallel,
+and processors prefetch along one. mold's own loop needs a C++ compiler, which is called directly; the library is cached
+in a folder. A failure is logged as a warning, and torch's product is used.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SOURCE = Path(__file__).with_name("int8_gemm.cpp")
 
 
 def pack_rows(rows: Tensor) -> Tensor:
-    """Return rows [64 n, in] packed as [n, in, 16, 4]: word l of a column holds rows l, l + 16, l + 32, l + 48."""
+    """Return rows [64 n, in] packed as [n, in, 16, 4]: word l of a column has rows l, l + 16, l + 32 and l + 48."""
     return rows.view(-1, 4, _WORDS, rows.shape[1]).permute(0, 3, 2, 1)
 
 
@@ -46,10 +46,10 @@ def unpack_rows(packed: Tensor) -> Tensor:
 
 
 def compiled_product(compile: CompileMode = "auto", cache_dir: Path | None = None) -> Multiply | None:
-    """Return a compiled product with packed rows on the CPU, or None where there is none.
+    """Return a compiled product with packed rows on the CPU, or None if it is not available.
 
-    It is made where it was never made on this machine, unless `compile` is "off". `cache_dir` keeps what is compiled;
-    None stands for the system's temporary folder.
+    It is compiled if it is not cached, unless `compile` is "off". `cache_dir` holds compiled code; None means the
+    system's temporary folder.
     """
     if compile == "off":
         return None
@@ -84,11 +84,11 @@ def _multiply_of(library: ctypes.CDLL) -> Multiply:
 
 
 def _check(multiply: Multiply) -> None:
-    """Refuse a product that computes other numbers."""
+    """Raise if a product computes wrong numbers."""
     rows = (torch.arange(2 * PACK_ROWS * 48) * 2_654_435_761 >> 13).remainder(255).sub(127).view(2 * PACK_ROWS, 48)
     x = torch.arange(5 * 48).remainder(7).sub(3).float().view(5, 48)
     scales = torch.arange(1, 2 * PACK_ROWS + 1).float() / 8
     packed = pack_rows(rows.to(torch.int8)).contiguous()
-    # Whole numbers below 2^24: the order of the sums does not matter.
+    # Integers below 2^24: sums are exact in any order.
     if sys.byteorder != "little" or not torch.equal(multiply(x, packed, scales), x @ rows.float().T * scales):
         raise MoldError("the compiled code returns wrong numbers")

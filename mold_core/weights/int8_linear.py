@@ -1,9 +1,9 @@
-"""Linear layers in int8: rows of x are rotated, rounded to int8 with one scale each, and multiplied as they are.
+"""Linear layers in int8: rows of x are rotated, rounded to int8 with one scale each, and multiplied in int8.
 
 The arithmetic of LLM.int8() without its outliers (Dettmers et al. 2022, arXiv 2208.07339), which ConvRot's rotation
-removes. Processors multiply int8 twice as fast as bf16, and read half as many bytes. On a CPU the product is oneDNN's,
-through torch; what surrounds it is `int8_linear.cpp`, compiled for this machine, or else torch's operations. On CUDA
-the kernels of comfy-kitchen serve where that package is installed, else torch's product.
+removes. Processors multiply int8 twice as fast as bf16, and read half as many bytes. On a CPU, torch calls oneDNN for
+the product; `int8_linear.cpp`, compiled for this machine, does the rest, or else torch's operations do. On CUDA,
+comfy-kitchen's kernels are used if that package is installed, else torch's product.
 """
 
 from __future__ import annotations
@@ -36,18 +36,19 @@ __all__ = ["Int8Product", "as_int8", "fits_int8", "int8_product", "round_rows"]
 Int8Product = Callable[[Tensor, Tensor, "Tensor | None", int, "Tensor | None"], Tensor]
 
 _SOURCE = Path(__file__).with_name("int8_linear.cpp")
-_MOST_COLUMNS = 65_536  # sums of so many products fit 32 bits
-_SUMS = 2**23  # sums that are in memory at a time
-_ROUNDED = 2**20  # weights that are rounded at a time
-_FEWEST_ROWS = 32  # that the products of CUDA take
+_MOST_COLUMNS = 65_536  # sums of this many products fit 32 bits
+_SUMS = 2**23  # sums in memory at a time
+_ROUNDED = 2**20  # weights rounded at a time
+_FEWEST_ROWS = 32  # that CUDA's products accept
 
 
 def int8_product(
     device: str | torch.device, *, compile: CompileMode = "auto", cache_dir: Path | None = None
 ) -> Int8Product | None:
-    """Return what multiplies int8 weights on a device; None where nothing does so exactly and fast.
+    """Return a product with int8 weights on a device; None if none there is exact and fast.
 
-    The layers of a network share it; it is for one thread at a time. `compile` and `cache_dir` are as in `kernel_for`.
+    The layers of a network share it. Only one thread may use it at a time. `compile` and `cache_dir` are as in
+    `kernel_for`.
     """
     kind = torch.device(device).type
     if kind == "cuda":
@@ -59,16 +60,16 @@ def int8_product(
 
 
 def fits_int8(weight: PackedTensor, kind: str) -> bool:
-    """Check whether a weight is of int8 numbers that a kind of device can multiply as they are."""
+    """Return whether a kind of device can multiply the int8 numbers of a weight without dequantizing them."""
     aligned = kind == "cpu" or (weight.columns % 8 == 0 and len(weight.data) % 8 == 0)
     plain = weight.type.name == "INT8" and weight.groups is None and weight.low_rank is None
     return plain and weight.ndim == 2 and weight.columns <= _MOST_COLUMNS and aligned and weight.column_scale is None
 
 
 def as_int8(weight: PackedTensor, *, compile: CompileMode = "auto", cache_dir: Path | None = None) -> PackedTensor:
-    """Return quantised weights on the CPU rotated and rounded to int8, with a scale for each row.
+    """Return quantised weights on the CPU rotated and rounded to int8, with one scale per row.
 
-    Relative to the largest number of a rotated row the error is at most 1/254.
+    The error is at most 1/254 of the largest magnitude of a rotated row.
     """
     rows, columns = weight.shape
     group = largest_rotation(columns)
@@ -85,7 +86,7 @@ def as_int8(weight: PackedTensor, *, compile: CompileMode = "auto", cache_dir: P
 
 
 def round_rows(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
-    """Return rows [n, columns] rotated in groups (0: not) and rounded to int8, and their scales, float32 [n]."""
+    """Return rows [n, columns] rotated in groups (0: none) and rounded to int8, and their scales, float32 [n]."""
     numbers = x.float()
     if group:
         numbers = rotated(numbers, group)
@@ -94,7 +95,7 @@ def round_rows(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
 
 
 class _TorchProduct:
-    """The product by operations of torch, on any device that has `torch._int_mm`; torch.compile fuses what it can."""
+    """The product as torch operations, on any device with `torch._int_mm`; torch.compile can fuse them."""
 
     def __init__(self, fewest_rows: int) -> None:
         self._fewest_rows = fewest_rows
@@ -144,7 +145,7 @@ class _Code:
         self._round.restype = self._scale.restype = None
 
     def round_rows(self, x: Tensor, group: int) -> tuple[Tensor, Tensor]:
-        """Do what `round_rows` does, for float32 or bf16."""
+        """Return the same as `round_rows`, for float32 or bf16."""
         rounded, scales = torch.empty(x.shape, dtype=torch.int8), torch.empty(len(x))
         self._round(
             x.data_ptr(), x.dtype == torch.bfloat16, *x.shape, group, rounded.data_ptr(), scales.data_ptr(),
@@ -155,7 +156,7 @@ class _Code:
     def scale_sums(
         self, sums: Tensor, row_scales: Tensor, column_scales: Tensor, bias: Tensor | None, out: Tensor
     ) -> None:
-        """Write sums [rows, columns] times both scales, plus the bias, to out, float32 or bf16."""
+        """Write sums [rows, columns] times both scales, plus the bias, to `out`, float32 or bf16."""
         self._scale(
             sums.data_ptr(), row_scales.data_ptr(), column_scales.data_ptr(), None if bias is None else bias.data_ptr(),
             out.data_ptr(), out.dtype == torch.bfloat16, *sums.shape, torch.get_num_threads(),
@@ -163,7 +164,7 @@ class _Code:
 
 
 def _column_scales(weight: Tensor, scale: Tensor | None) -> Tensor:
-    """Return the scale of each row of weights, which is a column of the result."""
+    """Return the scale of each row of weights, that is, of each column of the result."""
     found = torch.ones((), device=weight.device) if scale is None else scale
     return found.reshape(-1).expand(len(weight))
 
@@ -186,7 +187,7 @@ def _code(folder: Path) -> _Code | None:
 
 
 def _check(code: _Code) -> None:
-    """Refuse code that computes other numbers."""
+    """Raise if the code computes wrong numbers."""
     x = (torch.arange(5 * 256) * 2_654_435_761 >> 13).remainder(509).sub(254).view(5, 256) / 64
     for inputs in (x, x.bfloat16()):
         rounded, scales = code.round_rows(inputs, 64)
@@ -203,7 +204,7 @@ def _check(code: _Code) -> None:
 
 @functools.lru_cache(maxsize=1)
 def _multiplies_exactly() -> bool:
-    """Check torch's product with the largest numbers: sums of 16 bits, which some processors have, overflow."""
+    """Check torch's product with the largest numbers, which overflow the 16-bit sums of some processors."""
     with torch.inference_mode(False), torch.no_grad():
         x = torch.tensor([127, -127], dtype=torch.int8).view(2, 1).expand(2, 256).contiguous()
         weights = torch.tensor([127, -128, 1], dtype=torch.int8).view(3, 1).expand(3, 256).contiguous()
@@ -216,7 +217,7 @@ def _multiplies_exactly() -> bool:
 
 @functools.lru_cache(maxsize=1)
 def _kitchen_product() -> Int8Product | None:
-    """Return the product of comfy-kitchen, which has rotation and rounding fused; None where it is not installed."""
+    """Return comfy-kitchen's product, with fused rotation and rounding; None if the package is not installed."""
     try:
         import comfy_kitchen  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: F401
     except ImportError:

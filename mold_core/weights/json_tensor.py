@@ -1,4 +1,4 @@
-"""JSON in a tensor of bytes, as files store what belongs to one layer."""
+"""JSON in a tensor of bytes, in which files store the configuration of a layer."""
 
 from __future__ import annotations
 

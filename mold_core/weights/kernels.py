@@ -1,13 +1,13 @@
-"""The expansions of quantised blocks once more, in the form that a compiler makes one fast loop of.
+"""Dequantization of blocks, written as one fusible loop per type, for torch.compile.
 
-Every function takes blocks, uint8 [n, bytes of a block], the same bytes as fp16 [n, half as many], and `out`
-[n, block size], which it writes the numbers into, rounded to its dtype: to the last bit those of `blocks32` and
-`blocks256`. (int8 and fp8 have blocks of one number: they take bytes [rows, columns] and fp32 scales [rows, 1].)
+Every function takes blocks, uint8 [n, bytes of a block], the same bytes as fp16 [n, half as many], and `out` [n, block
+size]. It writes the numbers to `out`, rounded to its dtype and equal to those of `blocks32` and `blocks256` to the last
+bit. (int8 and fp8 have blocks of one number: they take bytes [rows, columns] and fp32 scales [rows, 1].)
 
-PERF: what makes inductor's C++ fast: everything is one expression over the dimensions in which the bytes lie, scales
-included, written through a view of `out`; the innermost dimension is 16 or more contiguous numbers; bit operations are
-of 32 bits; shifts come from `arange`. A `cat`, a constant tensor or a reshape of the result makes it 5 to 20 times
-slower. As eager code these functions are slower than those of `blocks32` and `blocks256`, which therefore stay.
+PERF: inductor's C++ is fast because everything, scales included, is one expression over the dimensions of the bytes,
+written through a view of `out`; the innermost dimension has 16 or more contiguous numbers; bit operations use 32 bits;
+shifts come from `arange`. A `cat`, a constant tensor or a reshape of the result makes it 5 to 20 times slower. As eager
+code these functions are slower than those of `blocks32` and `blocks256`, so both exist.
 
 NOTE: one function per type: torch compiles a function object for at most 8 kinds of arguments.
 """
@@ -27,7 +27,7 @@ Source = Callable[[Tensor, Tensor, Tensor], None]
 
 
 def q4_0(blocks: Tensor, halves: Tensor, out: Tensor) -> None:
-    """Scale, then 32 half bytes less 8."""
+    """Scale, then 32 half bytes minus 8."""
     numbers = _nibbles(blocks[:, None, 2:18]) - 8
     out.view(-1, 2, 16).copy_(numbers.float() * _fp16(halves, 0))
 
@@ -39,7 +39,7 @@ def q4_1(blocks: Tensor, halves: Tensor, out: Tensor) -> None:
 
 
 def q5_0(blocks: Tensor, halves: Tensor, out: Tensor) -> None:
-    """Scale, the fifth bits, then 32 half bytes; less 16."""
+    """Scale, the fifth bits, then 32 half bytes; minus 16."""
     numbers = (_nibbles(blocks[:, None, 6:22]) | _fifth_bits(blocks[:, 2:6])) - 16
     out.view(-1, 2, 16).copy_(numbers.float() * _fp16(halves, 0))
 
@@ -56,12 +56,12 @@ def q8_0(blocks: Tensor, halves: Tensor, out: Tensor) -> None:
 
 
 def iq4_nl(blocks: Tensor, halves: Tensor, out: Tensor) -> None:
-    """Scale, then 32 half bytes that number one of 16 uneven levels."""
+    """Scale, then 32 half bytes that index 16 non-uniform levels."""
     out.view(-1, 2, 16).copy_(_levels(_nibbles(blocks[:, None, 2:18])) * _fp16(halves, 0))
 
 
 def iq4_xs(blocks: Tensor, halves: Tensor, out: Tensor) -> None:
-    """Scale, upper and lower bits of 8 scales, 256 half bytes that number uneven levels: [n, 4, 2, half, 16]."""
+    """Scale, upper and lower bits of 8 scales, 256 half bytes that index non-uniform levels: [n, 4, 2, half, 16]."""
     levels = _levels(_nibbles(blocks[:, 8:136].view(-1, 4, 2, 1, 16)))
     low = (blocks[:, 4:8, None].int() >> _shifts(2, 4, blocks)) & 15
     high = (blocks[:, 2:4, None].int() >> _shifts(4, 2, blocks)) & 3
@@ -107,7 +107,7 @@ def q5_k(blocks: Tensor, halves: Tensor, out: Tensor) -> None:
 
 
 def q6_k(blocks: Tensor, halves: Tensor, out: Tensor) -> None:
-    """256 half bytes, their upper 2 bits, 16 signed scales, scale; less 32: [n, 2, half, 2, 2, 16]."""
+    """256 half bytes, their upper 2 bits, 16 signed scales, scale; minus 32: [n, 2, half, 2, 2, 16]."""
     low = (blocks[:, :128].view(-1, 2, 1, 2, 2, 16).int() >> _shifts(2, 4, blocks).view(2, 1, 1, 1)) & 15
     high = (blocks[:, 128:192].view(-1, 2, 1, 1, 2, 16).int() >> _shifts(4, 2, blocks).view(2, 2, 1, 1)) & 3
     scales = blocks.view(torch.int8)[:, 192:208].view(-1, 2, 2, 2, 2, 1).float()
@@ -121,7 +121,7 @@ def int8(raw: Tensor, scales: Tensor, out: Tensor) -> None:
 
 
 def f8_e4m3(raw: Tensor, scales: Tensor, out: Tensor) -> None:
-    """4 exponent and 3 mantissa bits: those of an fp32 number, but for the exponent's zero. No infinities."""
+    """4 exponent and 3 mantissa bits, as in fp32 except for the exponent's bias. No infinities."""
     magnitude = raw.int() & 127
     numbers = (magnitude << 20).view(torch.float32) * 2.0**120
     numbers = torch.where(magnitude == 127, float("nan"), numbers)
@@ -156,12 +156,12 @@ KERNELS: Mapping[str, Source] = {
 
 
 def _shifts(count: int, size: int, like: Tensor) -> Tensor:
-    """Return 0, size, 2 size, …: how far pieces of `size` bits are to be shifted."""
+    """Return 0, size, 2 size, …: the shifts that extract pieces of `size` bits."""
     return torch.arange(0, count * size, size, dtype=torch.int32, device=like.device)
 
 
 def _fp16(halves: Tensor, place: int) -> Tensor:
-    """Return the fp16 number at a place of each block, fp32 [n, 1, 1]."""
+    """Return the fp16 number at an index of each block, fp32 [n, 1, 1]."""
     return halves[:, None, place : place + 1].float()
 
 
@@ -178,9 +178,9 @@ def _fifth_bits(raw: Tensor) -> Tensor:
 
 
 def _levels(numbers: Tensor) -> Tensor:
-    """Return the levels of IQ4, fp32, that numbers below 16 stand for.
+    """Return the levels of IQ4, fp32, at indices below 16.
 
-    PERF: four levels to a word, chosen by comparing and shifting: looking them up in a table is 5 times slower.
+    PERF: each word packs four levels, which comparisons and shifts select; a table lookup is 5 times slower.
     """
     words = [torch.full((), _word(first), dtype=torch.int32, device=numbers.device) for first in (0, 4, 8, 12)]
     upper = torch.where(numbers >= 12, words[3], words[2])
@@ -194,7 +194,7 @@ def _word(first: int) -> int:
 
 
 def _scales_and_minimums(blocks: Tensor, halves: Tensor) -> tuple[Tensor, Tensor]:
-    """Return scales and minimums, fp32 [n, 2, 2, 2, 1], of Q4_K and Q5_K; how they lie is said in `blocks256`."""
+    """Return scales and minimums, fp32 [n, 2, 2, 2, 1], of Q4_K and Q5_K; `blocks256` describes their layout."""
     first, second, third = blocks[:, 4:16].view(-1, 3, 1, 2, 2).int().unbind(1)
     late = torch.arange(2, dtype=torch.int32, device=blocks.device).view(2, 1, 1) != 0
     scales = torch.where(late, (third & 15) | ((first >> 6) << 4), first & 63)
