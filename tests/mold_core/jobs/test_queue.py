@@ -134,7 +134,7 @@ def test_a_job_above_the_limit_is_taken_alone() -> None:
     assert take(filled(*jobs), limit=4) == jobs[:1]
 
 
-@pytest.mark.parametrize("jobs", [[job(exclusive=True), job(exclusive=True)], [job("a:1"), job("b:1")]])
+@pytest.mark.parametrize("jobs", [[job(alone=True), job(alone=True)], [job("a:1"), job("b:1")]])
 def test_jobs_that_may_not_run_together_are_taken_one_by_one(jobs: list[Job]) -> None:
     assert take(filled(*jobs), limit=8) == jobs[:1]
 
