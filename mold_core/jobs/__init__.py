@@ -1,1 +1,1 @@
-"""Jobs: requests on their way to results, where they wait and where they are kept, and the kinds there are."""
+"""Jobs: the queue, the store, and the job kinds that turn requests into results."""

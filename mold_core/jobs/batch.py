@@ -1,4 +1,4 @@
-"""The side of running jobs that pipelines see, and how jobs fail."""
+"""The interface between pipelines and running jobs, and how jobs fail."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ log = logging.getLogger("mold.engine")
 
 
 class BatchRun:
-    """The side of a running batch that pipelines see: events go to every job, and it ends when nobody waits.
+    """A running batch as pipelines see it: events go to every job, and it is cancelled when every job has ended.
 
-    A batch that is computed in several parts counts its steps through all of them; `part` is the one under way, from
-    0, and `images` are those that it makes: the job of each, and its place among the job's. `on_stage` is called with
-    the name and the seconds of each stage that is done.
+    A batch that is computed in several parts counts its steps across all parts. `part` is the index of the current
+    part, from 0. `images` lists the images of that part: the job of each, and its index in that job. `on_stage` is
+    called with the name and duration in seconds of each finished stage.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class BatchRun:
 
     @property
     def cancelled(self) -> bool:
-        """Whether nobody waits for the result any more."""
+        """Whether every job has ended, so that the result is not needed."""
         return all(job.finished for job in self._jobs)
 
     def report(self, event: ProgressEvent) -> None:
@@ -67,24 +67,24 @@ class BatchRun:
         self.check()
 
     def check(self) -> None:
-        """Raise CancelledError if nobody waits for the result any more."""
+        """Raise CancelledError if every job has ended."""
         if self.cancelled:
             raise CancelledError("the job was cancelled")
 
     @contextmanager
     def on_cancel(self, cancelled: Callable[[], object]) -> Iterator[None]:
-        """Call `cancelled` the moment nobody waits for the result any more, in whatever thread that happens.
+        """Call `cancelled` as soon as every job has ended, in the thread that ends the last one.
 
-        A worker in another process needs it: it cannot ask between its steps.
+        A worker in another process needs it, because it cannot check `cancelled` between its steps.
         """
 
-        def look() -> None:
+        def notify() -> None:
             if self.cancelled:
                 cancelled()
 
-        stops = [job.watch(look) for job in self._jobs]
+        stops = [job.watch(notify) for job in self._jobs]
         try:
-            look()  # it may have happened before
+            notify()  # every job may have ended before
             yield
         finally:
             for stop in stops:
@@ -92,7 +92,7 @@ class BatchRun:
 
 
 def fail_jobs(jobs: Sequence[Job], error: Exception) -> None:
-    """End the jobs with an error; one that is not mold's own goes to the log in full."""
+    """Fail the jobs with an error. An exception that is not a MoldError is logged with its traceback."""
     if not all(job.finished for job in jobs):
         error = own_error(error)
         for job in jobs:
@@ -100,7 +100,7 @@ def fail_jobs(jobs: Sequence[Job], error: Exception) -> None:
 
 
 def own_error(error: Exception) -> MoldError:
-    """Return the error as one of mold's own; any other goes to the log in full."""
+    """Return the error as a MoldError. Any other exception is logged with its traceback and wrapped."""
     if isinstance(error, MoldError):
         return error
     log.error("a job failed", exc_info=error)

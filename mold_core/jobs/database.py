@@ -1,4 +1,4 @@
-"""The SQLite file of jobs: its tables, and what happens to a file that is damaged or not mold's."""
+"""The SQLite file of jobs: its tables, and the recovery from a damaged or foreign file."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ _FIRST_COLUMNS = frozenset({"id", "kind", "state", "request", "created_at", "fil
 
 
 class _Foreign(sqlite3.DatabaseError):
-    """A database that is whole, but none of this version's."""
+    """A valid database that another program or a newer version of mold wrote."""
 
 
 def open_database(path: Path, spare: Spare) -> tuple[sqlite3.Connection, sqlite3.Connection]:
     """Return two connections to the table of jobs, one to write and one to read.
 
-    A file that cannot be used is renamed, and a new one created. On a full disk the room of `spare` is used, since even
-    opening takes some. Raises OSError or sqlite3.Error.
+    A file that cannot be used is renamed, and a new one is created. On a full disk, the space of `spare` is used,
+    because opening needs some. Raises OSError or sqlite3.Error.
     """
     try:
         writer = _opened(path)
@@ -77,7 +77,7 @@ def open_database(path: Path, spare: Spare) -> tuple[sqlite3.Connection, sqlite3
 
 
 def locked(path: Path) -> Any:
-    """Return an open file that no other program holds."""
+    """Return an open file with an exclusive lock. Raises OSError if another program holds the lock."""
     file = path.open("w")
     try:
         import fcntl
@@ -111,7 +111,7 @@ def _opened(path: Path) -> sqlite3.Connection:
 
 
 def _check_ours(connection: sqlite3.Connection) -> None:
-    """Raise _Foreign for tables of another program or of a newer mold. Nothing is written."""
+    """Raise _Foreign for tables of another program or of a newer version of mold. Write nothing."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > _VERSION:
         raise _Foreign("a newer mold wrote it")
@@ -125,7 +125,7 @@ def _columns(connection: sqlite3.Connection) -> set[str]:
 
 
 def _add_missing_columns(connection: sqlite3.Connection) -> None:
-    """Give a table that an older version wrote the columns it lacks."""
+    """Add the missing columns to a table that an older version wrote."""
     present = _columns(connection)
     for name, definition in _ADDED_COLUMNS.items():
         if name not in present:
@@ -133,21 +133,21 @@ def _add_missing_columns(connection: sqlite3.Connection) -> None:
 
 
 def _put_aside(path: Path, error: sqlite3.Error) -> None:
-    """Rename a database that cannot be used, and keep the results that it knows beside it."""
+    """Rename a database that cannot be used, and move its results to a folder beside it."""
     aside = move_aside(path)
     results = aside.with_name(f"{aside.name}.results")
     for result in path.parent.glob("*.json"):
         with suppress(OSError):
             results.mkdir(exist_ok=True)
             os.replace(result, results / result.name)
-    way_back = f"`sqlite3 {aside} .recover` may read what is left"
+    remedy = f"`sqlite3 {aside} .recover` may read what is left"
     if isinstance(error, _Foreign):
-        way_back = "start the program that wrote it with the file under its old name"
+        remedy = "start the program that wrote it with the file under its old name"
     log.error(
-        "%s cannot be used: %s. It is kept as %s, and a new one created; what waited in it is not run. "
+        "%s cannot be used: %s. It is kept as %s, and a new one is created; jobs waiting in it do not run. "
         "To get it back: %s.",
         path,
         error,
         aside,
-        way_back,
+        remedy,
     )

@@ -1,4 +1,4 @@
-"""How much room the result of a request takes on a disk, at most."""
+"""An upper bound of the disk space that the result of a request needs."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from mold_core.errors import InsufficientStorageError
 
 __all__ = ["check_room", "result_bytes_of"]
 
-# For what is written beside the images: rows, their log, names.
+# Space for data other than images: database rows, the write-ahead log, file names.
 _OVERHEAD_BYTES = 64 * 1024
 
-# H.264, GIF and WebP take less than a tenth of the pixels; noise may take more, and is no video.
+# H.264, GIF and WebP need less than a tenth of the raw pixels. Pure noise may need more, but is not a usual video.
 _VIDEO_SHARE = 0.1
 
-# An upscaler makes an image up to four times as wide and as high.
+# An upscaler enlarges width and height up to 4x, so the number of pixels up to 16x.
 _ENLARGED = 16
 
 
 def result_bytes_of(request: Any) -> int:
-    """Return how many bytes the files that a complete request asks for have, at most."""
+    """Return the maximum total size in bytes of the files of a complete request."""
     width, height = getattr(request, "width", None), getattr(request, "height", None)
     frames = getattr(request, "frames", None) or getattr(request, "total_frames", None)
     if not (isinstance(width, int) and isinstance(height, int)):
         return _ENLARGED * len(getattr(request, "image", None) or b"")
-    one = width * height * 3
+    image_bytes = width * height * 3
     if frames:
-        return int(one * frames * _VIDEO_SHARE)
-    larger = _ENLARGED if getattr(request, "upscale_model", None) else 1
-    return one * larger * (getattr(request, "batch_size", None) or 1)
+        return int(image_bytes * frames * _VIDEO_SHARE)
+    enlarged = _ENLARGED if getattr(request, "upscale_model", None) else 1
+    return image_bytes * enlarged * (getattr(request, "batch_size", None) or 1)
 
 
 def check_room(request: Any, folders: Sequence[Path]) -> None:
-    """Raise InsufficientStorageError if a disk has no room for a result in each of its folders."""
+    """Raise InsufficientStorageError if a disk has not enough space for a copy of the result in each of its folders."""
     needed = result_bytes_of(request) * 4 // 3 + _OVERHEAD_BYTES  # results are kept as base64
     by_disk: dict[int, int] = {}
     for folder in folders:
         try:
-            existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+            existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
             disk, free = existing.stat().st_dev, free_bytes(existing)
         except OSError:
-            continue  # what is wrong with it is told when the result is saved
+            continue  # saving the result reports the error of this folder
         by_disk[disk] = by_disk.get(disk, 0) + needed
         if free < by_disk[disk]:
             raise InsufficientStorageError(

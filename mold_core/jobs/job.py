@@ -1,4 +1,4 @@
-"""A job: one request on its way through the engine, watched and cancelled from any thread."""
+"""A job: one request in the engine, which any thread can watch and cancel."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 
 _FINAL: frozenset[JobState] = frozenset({"done", "failed", "cancelled"})
 
-# Events that are kept for readers who come later: the largest job there can be, a thousand images, has as many.
-# When there are more, the older half goes.
+# The number of events kept for late readers. The largest possible job, a thousand images, has about as many.
+# When there are more, the older half is dropped.
 MAX_EVENTS = 20_000
 
 
 @attrs.frozen(kw_only=True)
 class Prepared:
-    """A complete request, and what the engine needs to know to run it. Running it again gives the same result.
+    """A complete request, and what the engine needs to run it. Running it again gives the same result.
 
-    `spec` is the model it needs, where it needs one, and `load_bytes` the size of that model's files. Jobs with equal
-    `batch_key` may run together, up to `size` in all of the setting max_batch; None means alone. `device` is the only
-    one whose worker may run it. `warnings` say what was adjusted.
+    `spec` is the model it needs, if any, and `load_bytes` the size of that model's files. Jobs with equal `batch_key`
+    may run together as long as the sum of their `size` does not exceed the setting max_batch; None means alone.
+    `device` is the only device that may run it; None means any. `warnings` say what was adjusted.
     """
 
     request: Any
@@ -50,16 +50,16 @@ class Prepared:
 
 
 class Job(Generic[Result]):
-    """One request, its state, its events and at the end its result or error.
+    """One request, its state, its events and finally its result or error.
 
-    `id`, `kind`, `prepared` (the complete request and how to run it) and `model` (where it has one) never change.
-    `warnings` may get one more before the end, about a result that could not be saved. `created_at`, `started_at` and
-    `finished_at` are in seconds since 1970. `files` are the names of its results in the gallery, once it is done.
-    `attempts` counts how often this engine started it, `interruptions` how often an earlier engine was killed while
-    it ran. A job that `runs_alone` is not batched with others.
+    `id`, `kind`, `prepared` (the complete request and how to run it) and `model` (if it has one) never change.
+    A warning about a result that could not be saved may be added to `warnings` before the end. `created_at`,
+    `started_at` and `finished_at` are in seconds since 1970. `files` are the names of its results in the gallery, once
+    it is done. `attempts` counts how often this engine started it, `interruptions` how often an earlier engine was
+    killed while it ran. A job that `runs_alone` is not batched with others.
 
-    Every reader gets all events from the first on, so a late or returning reader misses nothing; of very long jobs the
-    last 10,000 are kept. `on_finish` is called once, after the end, in the thread that ended the job.
+    Every reader gets all events from the first one, so a late or reconnecting reader misses nothing; a very long job
+    keeps at least its last 10,000 events. `on_finish` is called once, after the end, in the thread that ended the job.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Job(Generic[Result]):
 
     @property
     def spec(self) -> ModelSpec | None:
-        """The model that it needs, where it needs one."""
+        """The model that it needs, if any."""
         return self.prepared.spec
 
     @property
@@ -114,7 +114,7 @@ class Job(Generic[Result]):
 
     @property
     def state(self) -> JobState:
-        """Where the job is in its life."""
+        """The current state."""
         return self._state
 
     @property
@@ -129,11 +129,11 @@ class Job(Generic[Result]):
 
     @property
     def error(self) -> MoldError | None:
-        """What went wrong, for a failed or cancelled job."""
+        """The error of a failed or cancelled job."""
         return self._error
 
     def to_json(self) -> dict[str, Any]:
-        """Return what there is to say of the job, without its request and result; times in milliseconds since 1970."""
+        """Return a summary without the request and the result; times are in milliseconds since 1970."""
         summary: dict[str, Any] = {"id": self.id, "kind": self.kind, "state": self.state, "position": self.position}
         if self.model is not None:
             summary["model"] = self.model
@@ -154,24 +154,24 @@ class Job(Generic[Result]):
     def events(self, start: int = 0, timeout_s: float | None = None) -> Iterator[ProgressEvent]:
         """Yield every event from number `start` on, waiting for new ones until the job is finished.
 
-        With `timeout_s`, stop when no new event came for that long.
+        With `timeout_s`, stop after that many seconds without a new event.
         """
         for _number, event in self.numbered_events(start, timeout_s):
             yield event
 
     def numbered_events(self, start: int = 0, timeout_s: float | None = None) -> Iterator[tuple[int, ProgressEvent]]:
-        """Yield number and event like `events`; a reader that comes back asks from the number after its last."""
+        """Yield number and event like `events`. A reconnecting reader passes the number after its last event."""
         while True:
-            fresh, ended = self._next_events(start, timeout_s)
-            yield from fresh
-            if ended or not fresh:
+            new_events, ended = self._next_events(start, timeout_s)
+            yield from new_events
+            if ended or not new_events:
                 return
-            start = fresh[-1][0] + 1
+            start = new_events[-1][0] + 1
 
     def watch(self, changed: Callable[[], object]) -> Callable[[], None]:
         """Call `changed` after every new event and after the end, for readers that must not block.
 
-        It is called in the thread that made the change, and must return at once. The function returned ends this.
+        It is called in the thread that made the change, and must not block. Call the returned function to stop.
         """
         with self._changed:
             self._watchers.append(changed)
@@ -185,30 +185,30 @@ class Job(Generic[Result]):
 
     @property
     def event_count(self) -> int:
-        """The number of the event that comes next, or of the end of a job that has ended."""
+        """The number of the next event, or of the end of a finished job."""
         return self._dropped + len(self._events)
 
     def count_events_from(self, number: int) -> None:
-        """Give the first event this number: those before it happened in an earlier server, and are gone."""
+        """Number the first event with `number`: earlier events belong to a previous server and are not kept."""
         self._dropped = number
 
     def numbered_so_far(self, start: int = 0) -> tuple[list[tuple[int, ProgressEvent]], bool]:
-        """Return number and event like `events_so_far`; numbers go on from what is kept where `start` is gone."""
+        """Return number and event like `events_so_far`, from the oldest kept event if `start` is no longer kept."""
         with self._changed:
             return self._since(start), self.finished
 
     def events_so_far(self, start: int = 0) -> tuple[list[ProgressEvent], bool]:
-        """Return the events from number `start` on that have happened, and whether no more will come."""
+        """Return the existing events from number `start` on, and whether the job is finished."""
         with self._changed:
             return [event for _number, event in self._since(start)], self.finished
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until the job is finished; False if it is not by then."""
+        """Wait until the job is finished; False after a timeout."""
         with self._changed:
             return self._changed.wait_for(lambda: self.finished, timeout_s)
 
     def result(self, timeout_s: float | None = None) -> Result:
-        """Return what the job made, waiting for it. Raises the job's error, or TimeoutError."""
+        """Wait for the result and return it. Raises the job's error, or TimeoutError."""
         if not self.wait(timeout_s):
             raise TimeoutError(f"job {self.id} is still {self._state} after {timeout_s} s")
         if self._error is not None:
@@ -218,13 +218,13 @@ class Job(Generic[Result]):
         return result
 
     def cancel(self) -> bool:
-        """End the job now; work that is under way stops at its next step. Returns False if it had already ended.
+        """Cancel the job now; running work stops at its next step. Returns False if the job had already ended.
 
-        A job whose result is just being saved counts as ended.
+        A job whose result is being saved counts as ended.
         """
         return self._finish("cancelled", error=CancelledError("the job was cancelled"))
 
-    # --- what follows is called by the engine --------------------------------------------------------------------
+    # --- called by the engine ------------------------------------------------------------------------------------
 
     def report(self, event: ProgressEvent) -> None:
         """Add an event; events after the end are dropped."""
@@ -246,7 +246,7 @@ class Job(Generic[Result]):
         with self._changed:
             if self.finished:
                 return False
-            if self._state == "running":  # one that runs in parts
+            if self._state == "running":  # a job that runs in parts
                 return True
             self._state = "running"
             self.started_at = time.time()
@@ -255,7 +255,7 @@ class Job(Generic[Result]):
             return True
 
     def wait_again(self) -> bool:
-        """Mark a job that was running as waiting; False if it has ended."""
+        """Mark a running job as queued again; False if it has ended."""
         with self._changed:
             if self.finished:
                 return False
@@ -263,7 +263,7 @@ class Job(Generic[Result]):
             return True
 
     def seal(self) -> bool:
-        """Let nobody but the caller end the job from here on; False if it has ended or somebody else does that."""
+        """Reserve the right to end the job for the caller; False if it has ended or another caller has sealed it."""
         with self._changed:
             if self.finished or self._sealed:
                 return False
@@ -271,7 +271,7 @@ class Job(Generic[Result]):
             return True
 
     def restore(self, state: JobState, error: MoldError | None, fetch_result: Callable[[], Any]) -> None:
-        """Make this the job that ended so before; its result is got from `fetch_result` each time it is asked for."""
+        """Restore the final state of a finished job; each call of `result` calls `fetch_result`."""
         self._state, self._error, self._fetch_result = state, error, fetch_result
 
     def finish(self, result: Any) -> bool:
@@ -298,16 +298,16 @@ class Job(Generic[Result]):
         return True
 
     def _outdate_previews(self, preview: Preview) -> None:
-        """Let the previews before this one show the same, so that only one image of each image is kept.
+        """Replace the image of earlier previews with this one, so that one preview per image is held in memory.
 
-        Readers that keep up have seen them; for those that come later the newest is the one that matters.
+        Current readers have already seen the earlier ones; late readers need only the newest.
         """
-        places = self._previews.setdefault(preview.index, [])
-        for place in places:
-            before = self._events[place - self._dropped] if place >= self._dropped else None
+        numbers = self._previews.setdefault(preview.index, [])
+        for number in numbers:
+            before = self._events[number - self._dropped] if number >= self._dropped else None
             if isinstance(before, Preview):
-                self._events[place - self._dropped] = attrs.evolve(before, image=preview.image)
-        places.append(self._dropped + len(self._events))
+                self._events[number - self._dropped] = attrs.evolve(before, image=preview.image)
+        numbers.append(self._dropped + len(self._events))
 
     def _notify(self, watchers: tuple[Callable[[], object], ...]) -> None:
         for changed in watchers:
@@ -327,8 +327,8 @@ class Job(Generic[Result]):
 
 
 def events_before(created_at: float, until: float | None) -> int:
-    """Return a number that no event of a job has reached by a moment: there are far fewer than one a millisecond.
+    """Return a number above that of every event of a job up to `until`: events are rarer than one per millisecond.
 
-    The events of an earlier engine are gone; those of this one go on from there, so that no number is used twice.
+    The events of an earlier engine are not kept. Those of this engine start at this number, so no number is used twice.
     """
     return max(int(((until or created_at) - created_at) * 1000), 0) + 1

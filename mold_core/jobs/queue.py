@@ -1,4 +1,4 @@
-"""The bounded queue of jobs: first come, first served, but a loaded model is used while it is there."""
+"""The bounded queue of jobs: first come, first served, except that jobs for a loaded model are preferred."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ __all__ = ["JobQueue", "QueueConsumer"]
 
 
 class QueueConsumer(Protocol):
-    """A device that asks the queue for work."""
+    """A device that takes jobs from the queue."""
 
     def loaded(self) -> frozenset[str]:
         """Return the full names of the models in memory."""
 
     def takes(self, job: Job) -> bool:
-        """Say whether the device may take the job at all."""
+        """Return whether the device can run the job."""
 
     def cost(self, job: Job) -> tuple[int, ...]:
-        """Say how much work it would be to take the job; the idle device with the least gets it. 0 comes first."""
+        """Return the cost of taking the job, 0 for none; the idle device with the lowest cost gets it."""
 
     def wanted(self) -> bool:
-        """Say whether the device has something else to do and must not wait for jobs."""
+        """Return whether the device has other work and must not wait for jobs."""
 
 
 @attrs.frozen(eq=False)
 class _Waiting:
-    """A job and since when it waits. One that `gives_way` has run in part: others that wait go before it, once.
+    """A waiting job and the time since when it waits. A partly run job `gives_way`: other jobs run before it, once.
 
-    It is not begun before `due`.
+    It does not start before `due`. Times are those of `time.monotonic`.
     """
 
     job: Job
@@ -49,7 +49,7 @@ class _Waiting:
 class JobQueue:
     """Jobs that wait for a device. All methods may be called from any thread.
 
-    A job for a model in memory may overtake others, but not one that has waited for `patience_s`.
+    A job for a loaded model may overtake others, but not a job that has waited for `patience_s`.
     """
 
     def __init__(self, capacity: int, patience_s: float = 30.0) -> None:
@@ -67,15 +67,15 @@ class JobQueue:
 
     @property
     def paused(self) -> bool:
-        """Whether jobs wait though a device may be free."""
+        """Whether no device takes a job."""
         return self._paused
 
-    # --- for who asks --------------------------------------------------------------------------------------------
+    # --- for clients ---------------------------------------------------------------------------------------------
 
     def put(self, job: Job, *, reserved: bool = False, delay_s: float = 0.0) -> int:
-        """Add a job, in a place that was `reserved` or a new one, and return its position, from 1.
+        """Add a job, in a `reserved` place or a new one, and return its position, from 1.
 
-        It is not begun before `delay_s` seconds have passed. Raises QueueFullError.
+        The job does not start before `delay_s` seconds have passed. Raises QueueFullError.
         """
         with self._changed:
             if not reserved:
@@ -89,7 +89,7 @@ class JobQueue:
             return position
 
     def reserve(self, *, force: bool = False) -> None:
-        """Keep a place for a job that is about to come. Raises QueueFullError, unless the place is taken by `force`."""
+        """Reserve a place for a job to be added. Raises QueueFullError, unless `force` ignores the capacity."""
         with self._changed:
             taken = len(self._waiting) + self._reserved
             if taken >= self.capacity and not force:
@@ -97,24 +97,24 @@ class JobQueue:
             self._reserved += 1
 
     def release(self) -> None:
-        """Give a reserved place back."""
+        """Release a reserved place."""
         with self._changed:
             self._reserved -= 1
 
     def put_first(self, jobs: Sequence[Job]) -> None:
-        """Put jobs that were taken back at the head; they find room in any case."""
+        """Put jobs that were taken back at the head, regardless of the capacity."""
         with self._changed:
             self._reorder([_Waiting(job, monotonic()) for job in jobs] + self._waiting)
             self._changed.notify_all()
 
     def put_between(self, jobs: Sequence[Job]) -> None:
-        """Let jobs that have run in part wait for one batch of others, if there are any."""
+        """Requeue partly run jobs behind one batch of other jobs, if there are any."""
         with self._changed:
             self._waiting += [_Waiting(job, monotonic(), gives_way=True) for job in jobs if not job.finished]
             self._changed.notify_all()
 
     def position(self, job: Job) -> int:
-        """Return the place of a job, from 1; 0 when it no longer waits."""
+        """Return the position of a job, from 1; 0 when it no longer waits."""
         with self._changed:
             for index, waiting in enumerate(self._waiting):
                 if waiting.job is job:
@@ -122,36 +122,36 @@ class JobQueue:
             return 0
 
     def move(self, job: Job, position: int) -> int:
-        """Put a waiting job at a position, from 1; beyond the end means last. Return its place, 0 if it is not here."""
+        """Move a waiting job to a position, from 1; beyond the end means last. Return it, or 0 for an unknown job."""
         with self._changed:
-            mine = next((waiting for waiting in self._waiting if waiting.job is job), None)
-            if mine is None:
+            moved = next((waiting for waiting in self._waiting if waiting.job is job), None)
+            if moved is None:
                 return 0
-            order = [waiting for waiting in self._waiting if waiting is not mine]
-            place = min(max(position, 1), len(self._waiting))
-            order.insert(place - 1, mine)
+            order = [waiting for waiting in self._waiting if waiting is not moved]
+            position = min(max(position, 1), len(self._waiting))
+            order.insert(position - 1, moved)
             self._reorder(order)
             self._changed.notify_all()
-            return place
+            return position
 
     def discard(self, job: Job) -> None:
-        """Let a job wait no longer, if it does."""
+        """Remove a job if it waits."""
         with self._changed:
             self._remove([job])
 
     def pause(self) -> None:
-        """Let no device take a job until `resume`; what runs goes on."""
+        """Stop devices from taking jobs until `resume`; running jobs continue."""
         with self._changed:
             self._paused = True
 
     def resume(self) -> None:
-        """Let devices take jobs again."""
+        """Allow devices to take jobs again."""
         with self._changed:
             self._paused = False
             self._changed.notify_all()
 
     def close(self) -> list[Job]:
-        """Let every waiting device go and return the jobs that were not begun."""
+        """Release every waiting device and return the jobs that have not started."""
         with self._changed:
             self._closed = True
             left = [waiting.job for waiting in self._waiting]
@@ -160,14 +160,14 @@ class JobQueue:
             return left
 
     def wait_for_idle(self, devices: int, timeout_s: float = 10.0) -> bool:
-        """Wait until so many devices wait for work; False if they do not by then."""
+        """Wait until this number of devices wait for work; False after the timeout."""
         with self._changed:
             return self._changed.wait_for(lambda: len(self._idle) >= devices, timeout_s)
 
     # --- for devices ---------------------------------------------------------------------------------------------
 
     def wake(self) -> None:
-        """Let devices look whether they have something else to do."""
+        """Wake idle devices so that they check for other work."""
         with self._changed:
             self._changed.notify_all()
 
@@ -181,14 +181,15 @@ class JobQueue:
         made_together: int = 0,
         gather_s: float = 0.0,
     ) -> list[Job] | None:
-        """Wait for work and return a job, with others of the same batch key up to `limit` images in all.
+        """Wait for work and return a job, with others of the same batch key up to `limit` images in total.
 
-        `limit_of` may return a lower limit for the job that is chosen.
+        `limit_of` may return a lower limit for the chosen job.
 
-        The job is the first whose model the device has in memory, unless the oldest has waited too long, and of which
-        no other idle device would have less work. `made_together` is the number of jobs that the device took last:
-        when several clients wait, they get up to `gather_s` to come back before fewer are taken.
-        Returns an empty list when the device is wanted elsewhere or the time is over, None when the queue was closed.
+        The job is the first one whose model the device has loaded, unless the oldest job has waited too long, and for
+        which no other idle device has a lower cost. `made_together` is the number of jobs that the device took last.
+        With several clients, the queue waits up to `gather_s` for as many jobs as before, so that the batch does not
+        shrink.
+        Returns an empty list when the device has other work or after the timeout, None when the queue is closed.
         """
         with self._changed:
             self._gather(consumer, limit, made_together, gather_s)
@@ -198,7 +199,7 @@ class JobQueue:
                 first = self._wait_for_job(consumer, timeout_s)
             finally:
                 self._idle.remove(consumer)
-                self._changed.notify_all()  # another idle device may now be the best for what is left
+                self._changed.notify_all()  # another idle device may now have the lowest cost for a remaining job
             if first is None:
                 return None if self._closed else []
             if limit_of is not None:
@@ -228,8 +229,8 @@ class JobQueue:
         for job in self._by_preference(consumer.loaded()):
             if not consumer.takes(job):
                 continue
-            mine = consumer.cost(job)
-            if not any(other.takes(job) and other.cost(job) < mine for other in self._idle if other is not consumer):
+            cost = consumer.cost(job)
+            if not any(other.takes(job) and other.cost(job) < cost for other in self._idle if other is not consumer):
                 return job
         return None
 
@@ -243,7 +244,7 @@ class JobQueue:
         return sorted(jobs, key=lambda job: (id(job) in late, job.model is not None and job.model not in loaded))
 
     def _gather(self, consumer: QueueConsumer, limit: int, made_together: int, gather_s: float) -> None:
-        """Wait a moment for as many jobs as there were before."""
+        """Wait up to `gather_s` for as many jobs as the device took last."""
         clients = made_together + len(self._waiting)
         if made_together < 1 or clients < 2:
             return
@@ -256,7 +257,7 @@ class JobQueue:
             self._changed.wait(left)
 
     def _share(self, first: Job, limit: int) -> int:
-        """Return how many images one device shall take, when others that have the model are idle too."""
+        """Return how many images one device takes, so that other idle devices with the model get their share."""
         ready = 1 + sum(1 for other in self._idle if other.takes(first) and other.cost(first)[0] == 0)
         if ready == 1:
             return limit
@@ -264,15 +265,15 @@ class JobQueue:
         return max(min(limit, -(-alike // ready)), first.prepared.size)
 
     def _companions(self, first: Job, limit: int) -> list[Job]:
-        batch, room = [first], limit - first.prepared.size
+        batch, capacity = [first], limit - first.prepared.size
         if first.batch_key is None:
             return batch
         for waiting in self._waiting:
             job = waiting.job
             alike = job.batch_key == first.batch_key and job.prepared.device == first.prepared.device
-            if job is not first and alike and job.prepared.size <= room:
+            if job is not first and alike and job.prepared.size <= capacity:
                 batch.append(job)
-                room -= job.prepared.size
+                capacity -= job.prepared.size
         return batch
 
     # --- order ---------------------------------------------------------------------------------------------------
@@ -283,7 +284,7 @@ class JobQueue:
             self._reorder(left)
 
     def _reorder(self, order: list[_Waiting]) -> None:
-        """Let jobs wait in this order, and tell those that have moved."""
+        """Set the order of waiting jobs, and report their new position to those that moved."""
         before = {id(waiting): index for index, waiting in enumerate(self._waiting)}
         self._waiting = order
         for index, waiting in enumerate(order):

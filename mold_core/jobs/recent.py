@@ -1,4 +1,4 @@
-"""The jobs that are in memory: all that have not ended, and the last that have."""
+"""The jobs in memory: all that have not ended, and the most recent that have."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from mold_core.jobs.job import Job
 
 __all__ = ["RecentJobs", "result_bytes"]
 
-# What is kept of jobs that have ended, for those who ask a little later.
+# How many finished jobs, and how many bytes of their results, are kept for clients that ask later.
 _KEEP = 200
 _KEEP_BYTES = 64 * 1024 * 1024
 
 
 class RecentJobs:
-    """The finished and running jobs by id and by Idempotency-Key. All methods may be called from any thread."""
+    """Live and recently finished jobs by id and by Idempotency-Key. All methods may be called from any thread."""
 
     def __init__(self, keep: int = _KEEP, keep_bytes: int = _KEEP_BYTES) -> None:
         self._keep = keep
@@ -31,7 +31,7 @@ class RecentJobs:
         self._key_of: dict[str, str] = {}
 
     def add(self, job: Job, key: str | None = None, request: Any = None) -> None:
-        """Know a job from now on; `request` is what the key was given for."""
+        """Add a job; `request` is the request that `key` was sent with."""
         with self._lock:
             self._live[job.id] = job
             if key is not None:
@@ -46,7 +46,7 @@ class RecentJobs:
             self._forget_key(job.id)
 
     def ended(self, job: Job, result_bytes: int) -> None:
-        """Keep a job that has ended for a while."""
+        """Move a job to the finished ones, and drop the oldest of those above the limits."""
         with self._lock:
             if self._live.pop(job.id, None) is None:
                 return
@@ -58,12 +58,12 @@ class RecentJobs:
                 self._forget_key(id_)
 
     def find(self, id: str) -> Job | None:
-        """Return a job by its id, if it is here."""
+        """Return a job by its id, or None if it is not in memory."""
         with self._lock:
             return self._live.get(id) or self._ended.get(id, (None,))[0]
 
     def find_key(self, key: str) -> tuple[Job, Any] | None:
-        """Return the job that was given a key, and the request it was given for."""
+        """Return the job with a key, and the request that the key was sent with."""
         with self._lock:
             id_, request = self._keys.get(key, ("", None))
             job = self._live.get(id_) or self._ended.get(id_, (None,))[0]
@@ -75,7 +75,7 @@ class RecentJobs:
             return list(self._live.values())
 
     def all(self) -> list[Job]:
-        """Return the jobs that are here, those that have ended first."""
+        """Return all jobs in memory, finished ones first."""
         with self._lock:
             return [job for job, _size in self._ended.values()] + list(self._live.values())
 
@@ -86,7 +86,7 @@ class RecentJobs:
 
 
 def result_bytes(value: Any) -> int:
-    """Return the bytes of the files in a result."""
+    """Return the total size in bytes of the files in a result."""
     if isinstance(value, bytes):
         return len(value)
     if isinstance(value, tuple | list):

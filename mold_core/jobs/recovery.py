@@ -1,4 +1,4 @@
-"""Re-queues the jobs that an engine left on the disk, when it ended or was ended."""
+"""Re-queues the jobs that a previous engine left unfinished on the disk."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ __all__ = ["pause_s", "recovered"]
 
 log = logging.getLogger("mold.engine")
 
-# A job that runs when the program is killed is rarely the reason; one that runs each time of so many is.
+# A job that runs when the program is killed is rarely the cause, unless it runs every time of this many.
 _MAX_INTERRUPTIONS = 10
 
-# From the second time on a job waits before it is begun again, twice as long each time, so that others get done.
+# From the second interruption on, a job waits before it starts again, twice as long each time, so that others finish.
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 60.0
 
@@ -32,7 +32,7 @@ _LONGEST_PAUSE_S = 60.0
 def recovered(
     repository: JobRepository, models: Models, new_job: Callable[[str, Prepared, str | None], Job]
 ) -> Iterator[Job]:
-    """Yield the jobs that had not ended, oldest first, ready to be queued; those that cannot run are failed."""
+    """Yield the unfinished jobs, oldest first, ready to be queued; jobs that cannot run are failed."""
     for row in repository.unfinished():
         try:
             yield _ready(row, repository, models, new_job)
@@ -55,16 +55,16 @@ def _ready(
 
 
 def pause_s(job: Job) -> float:
-    """Return how long a job waits before it is begun again: it may be what takes the machine down."""
+    """Return how many seconds a job waits before it starts again, because it may be the cause of the interruptions."""
     if job.interruptions < 2:
         return 0.0
     return float(min(_FIRST_PAUSE_S * 2 ** (job.interruptions - 2), _LONGEST_PAUSE_S))
 
 
 def _interrupted(row: JobRow, repository: JobRepository) -> JobRow:
-    """Write down that an engine was killed while a job ran, and that the job waits now.
+    """Record that an engine was killed while a job ran, and that the job is queued again.
 
-    It is on the disk before the job is begun again: what is killed while it waits has not interrupted it.
+    This is on the disk before the job starts again: an engine killed while the job waits does not count.
     """
     row = attrs.evolve(row, state="queued", attempts=0, interruptions=row.interruptions + 1)
     repository.update(row.id, state=row.state, attempts=0, interruptions=row.interruptions)
@@ -72,7 +72,7 @@ def _interrupted(row: JobRow, repository: JobRepository) -> JobRow:
 
 
 def _give_up(repository: JobRepository, row: JobRow, error: MoldError) -> None:
-    log.warning("job %s does not go on: %s", row.id, error)
+    log.warning("job %s cannot be resumed: %s", row.id, error)
     repository.update(
         row.id,
         state="failed",

@@ -1,4 +1,4 @@
-"""Keeps jobs and what they made: in memory for a while, and on the disk where the engine is to."""
+"""Keeps jobs and their results: in memory for a while, and on the disk if the engine has a store."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _PAUSED = "paused"
 class JobRepository:
     """The jobs of an engine: in memory, in the store (if there is one), and their images in the gallery (if any).
 
-    `gallery_error` says why the last result could not be saved in the gallery; None where it was.
+    `gallery_error` says why the last result could not be saved in the gallery; None if it was saved.
     """
 
     def __init__(self, store: JobStore | None = None, gallery: Gallery | None = None) -> None:
@@ -51,10 +51,10 @@ class JobRepository:
         self.gallery_error: str | None = None
         self.webhooks = WebhookOutbox(store)
 
-    # --- a job's life --------------------------------------------------------------------------------------------
+    # --- life cycle of a job -------------------------------------------------------------------------------------
 
     def accept(self, job: Job, *, durable: bool, key: str | None, digest: str) -> Future[None]:
-        """Know a new job; the future is done when it is where it is kept. The caller holds the engine's lock."""
+        """Add a new job; the future completes when the job is stored. The caller holds the engine's lock."""
         job.created_at = self._unique(job.created_at)
         self._recent.add(job, key, digest)
         if self._store is None or not durable:
@@ -78,37 +78,37 @@ class JobRepository:
         )
 
     def refuse(self, job: Job) -> None:
-        """Forget a job that could not be queued after all."""
+        """Remove a job that was accepted but could not be queued."""
         self._recent.forget(job)
         if self._forget_durable(job) and self._store is not None:
-            with suppress(OutputError):  # it is in the log
+            with suppress(OutputError):  # the store logs it
                 self._store.remove(job.id).result()
 
     def check_room(self, job: Job) -> None:
-        """Raise InsufficientStorageError if the result of a job could not be kept where jobs and results are."""
+        """Raise InsufficientStorageError if a disk of the store or the gallery lacks the space for the result."""
         if self._store is not None and JOB_KINDS[job.kind].has_files:
             gallery_folders = [] if self._gallery is None else [Path(self._gallery.folders[0])]
             check_room(job.request, [self._store.folder, *gallery_folders])
 
     def began(self, jobs: Sequence[Job]) -> None:
-        """Write down that jobs are being run, so that one that ends the whole program is not run for ever.
+        """Record that jobs are running, so that a job that crashes the program does not run again forever.
 
-        A job that is kept fails here, before any work, if there is no room for its result.
+        A durable job fails here, before any work, if the disk has not enough space for its result.
         """
-        kept = [job for job in jobs if self._store is not None and job.id in self._durable]
-        for job in kept:
+        durable = [job for job in jobs if self._store is not None and job.id in self._durable]
+        for job in durable:
             try:
                 self.check_room(job)
             except InsufficientStorageError as error:
                 job.fail(error)
-        for written in [self._begin(self._store, job) for job in kept if self._store and not job.finished]:
-            with suppress(OutputError):  # it is in the log; the job itself may well succeed
+        for written in [self._begin(self._store, job) for job in durable if self._store and not job.finished]:
+            with suppress(OutputError):  # the store logs it; the job itself may still succeed
                 written.result()
 
     def deliver(self, job: Job, result: Any) -> None:
-        """Save a result wherever results are kept, then end the job with it.
+        """Save a result in the gallery and the store, then end the job with it.
 
-        Whoever waits gets the result in any case: what could not be saved is told in its warnings and in the log.
+        Clients get the result even if saving fails; the failure is added to its warnings and logged.
         """
         if not job.seal():
             return
@@ -118,7 +118,7 @@ class JobRepository:
             job.fail(own_error(error))
 
     def ended(self, job: Job) -> None:
-        """Know that a job has ended; a failure is written down, a result has been."""
+        """Handle the end of a job. Records a failure; `deliver` has already recorded a result."""
         self._recent.ended(job, result_bytes(job._result))
         if self._forget_durable(job) and self._store is not None and job.error is not None:
             self._store.update(
@@ -130,14 +130,14 @@ class JobRepository:
             )
 
     def postpone(self, job: Job) -> bool:
-        """Let a job that has not ended go on when the engine starts again; False if it is not written down."""
+        """Leave an unfinished job in the store for the next start of the engine; False if it is not stored."""
         if self._store is None or not self._forget_durable(job):
             return False
         self._store.update(job.id, durable=True, state="queued", attempts=0)
         return True
 
     def delete(self, job: Job) -> None:
-        """Remove a job that has ended, and the result that was kept for it; files in the gallery stay.
+        """Remove a finished job and its stored result; files in the gallery stay.
 
         Raises OutputError if the disk cannot be written.
         """
@@ -145,7 +145,7 @@ class JobRepository:
         if self._store is not None:
             self._store.remove(job.id).result()
 
-    # --- looking -------------------------------------------------------------------------------------------------
+    # --- reading -------------------------------------------------------------------------------------------------
 
     def find(self, id: str) -> Job:
         """Return a job by its id. Raises JobNotFoundError."""
@@ -158,14 +158,14 @@ class JobRepository:
         return job
 
     def ended_before(self, id: str) -> bool:
-        """Say whether a job has ended, or is not kept."""
+        """Return whether a job has ended or is no longer kept."""
         try:
             return self.find(id).finished
         except JobNotFoundError:
             return True
 
     def find_key(self, key: str, digest: str) -> Job | None:
-        """Return the job that was submitted with a key. Raises ValidationError if that was for another request."""
+        """Return the job that was submitted with a key. Raises ValidationError if its request was a different one."""
         found = self._recent.find_key(key)
         if found is None and self._store is not None:
             row = self._store.find_key(key)
@@ -183,29 +183,29 @@ class JobRepository:
         return job
 
     def all(self) -> list[Job]:
-        """Return the jobs that are kept, oldest first."""
+        """Return all jobs in memory and in the store, oldest first."""
         jobs = {job.id: job for job in self._recent.all()}
         for row in self._store.all() if self._store is not None else ():
             if row.id in jobs:
                 continue
             try:
                 jobs[row.id] = self._restored(row)
-            except (MoldError, KeyError) as error:  # of another version; it is not to hide all others
+            except (MoldError, KeyError) as error:  # written by another version; the other jobs are still listed
                 log.debug("job %s cannot be shown: %s", row.id, error)
         return sorted(jobs.values(), key=lambda job: job.created_at)
 
     def restore(self, job: Job, row: JobRow) -> None:
-        """Keep a job from before the engine was started."""
+        """Add a job that a previous engine left unfinished."""
         job.interruptions = row.interruptions
         if job.interruptions:
-            job.runs_alone = True  # it may have ended the engine before this one: it takes no other with it again
+            job.runs_alone = True  # it may have crashed the previous engine, and must not affect other jobs again
         job.count_events_from(events_before(row.created_at, time.time()))
         self._recent.add(job, row.key, row.digest)
         with self._lock:
             self._durable.add(job.id)
 
     def recent(self) -> list[Job]:
-        """Return the jobs that are in memory: the last that have ended, then the others."""
+        """Return the jobs in memory: recently finished ones, then the others."""
         return self._recent.all()
 
     def live(self) -> list[Job]:
@@ -223,13 +223,13 @@ class JobRepository:
 
     @property
     def paused(self) -> bool:
-        """Whether the queue was paused when it was last written down."""
+        """Whether the queue was last recorded as paused."""
         return self._store is not None and self._store.flag(_PAUSED)
 
     def note_paused(self, paused: bool) -> None:
-        """Write down whether the queue is paused."""
+        """Record whether the queue is paused."""
         if self._store is not None:
-            with suppress(OutputError):  # it is in the log; the queue is paused now in any case
+            with suppress(OutputError):  # the store logs it; the queue is paused or resumed in any case
                 self._store.set_flag(_PAUSED, paused).result()
 
     def unfinished(self) -> list[JobRow]:
@@ -239,23 +239,23 @@ class JobRepository:
     def update(self, id: str, **columns: Any) -> None:
         """Write columns of a job durably."""
         if self._store is not None:
-            with suppress(OutputError):  # it is in the log; a job is not failed for want of bookkeeping
+            with suppress(OutputError):  # the store logs it; a job does not fail because its row cannot be written
                 self._store.update(id, durable=True, **columns).result()
 
     def flush(self) -> None:
-        """Wait until everything is on the disk."""
+        """Wait until all pending writes are on the disk."""
         if self._store is not None:
             self._store.flush()
 
     def close(self) -> None:
-        """Write what is left and close the store."""
+        """Finish pending writes and close the store."""
         if self._store is not None:
             self._store.close()
 
-    # --- inside --------------------------------------------------------------------------------------------------
+    # --- internal ------------------------------------------------------------------------------------------------
 
     def _unique(self, moment: float) -> float:
-        """Return the moment, or one a little later: no two jobs are of the same millisecond, which names files."""
+        """Return `moment`, or slightly later: file names contain the millisecond, so no two jobs may share it."""
         with self._lock:
             self._last_ms = max(int(moment * 1000), self._last_ms + 1)
             return self._last_ms / 1000
@@ -265,12 +265,12 @@ class JobRepository:
 
     def _forget_durable(self, job: Job) -> bool:
         with self._lock:
-            there = job.id in self._durable
+            was_durable = job.id in self._durable
             self._durable.discard(job.id)
-        return there
+        return was_durable
 
     def _kept(self, job: Job, result: Any) -> Any:
-        """Return a result that was saved where results are kept, with a warning for each place that did not take it."""
+        """Save a result in the gallery and the store; return it with a warning for each of them that failed."""
         try:
             result = self._add_to_gallery(job, result)
         except Exception as error:
@@ -287,7 +287,7 @@ class JobRepository:
     def _add_to_gallery(self, job: Job, result: Any) -> Any:
         """Save a result's files in the gallery, and return it with their names.
 
-        Names follow from the job, so doing it again does not double them.
+        Names derive from the job, so saving again creates no duplicates.
         """
         kind = JOB_KINDS[job.kind]
         if self._gallery is None or not kind.has_files:
@@ -346,7 +346,7 @@ class JobRepository:
 
 
 def _warned(job: Job, result: Any, words: str, error: Exception) -> Any:
-    """Return a result with a warning, which also the job and the log get."""
+    """Return a result with a warning, and add the warning to the job and the log."""
     log.error("job %s is done, but %s", job.id, words, exc_info=error)
     job.warnings = (*job.warnings, words)
     job.report(Info(message=words))
@@ -356,12 +356,12 @@ def _warned(job: Job, result: Any, words: str, error: Exception) -> Any:
 
 
 def _parents(gallery: Gallery, file: ResultFile) -> list[Parent]:
-    small = gallery.holding(file.enlarged) if file.enlarged else None
-    return [] if small is None else [Parent(relation="upscaled-from", name=small.filename)]
+    source = gallery.holding(file.enlarged) if file.enlarged else None
+    return [] if source is None else [Parent(relation="upscaled-from", name=source.filename)]
 
 
 def digest_of(request: Any) -> str:
-    """Return a short text that is the same for the same request."""
+    """Return a SHA-256 digest of a request; equal requests have equal digests."""
     digest = hashlib.sha256()
     for piece in text_pieces([type(request).__name__, request], sort_keys=True):
         digest.update(piece.encode())

@@ -1,4 +1,4 @@
-"""Jobs on disk: a SQLite table and a file for each result, so that jobs outlive the program that runs them."""
+"""Jobs on disk: a SQLite table and a file for each result, so that jobs survive a restart of the program."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _EXPIRE_EVERY_S = 60.0
 
 @attrs.frozen(kw_only=True)
 class JobRow:
-    """A job as it is on disk. `request` is JSON text, `error` the envelope of a failure; times in Unix seconds.
+    """A job as stored on disk. `request` is JSON text, `error` the envelope of a failure; times in Unix seconds.
 
-    `attempts` counts how often the last engine began it, `interruptions` how often an engine was killed meanwhile.
-    `event_count` is the number of the event that stands for the end of a job that has ended.
+    `attempts` counts how often the last engine started it, `interruptions` how often an engine was killed while it ran.
+    `event_count` is the number of the event that stands for the end of a finished job.
     """
 
     id: str
@@ -63,10 +63,10 @@ _Statement = tuple[str, tuple[Any, ...], bool, "Future[None]"]
 class JobStore:
     """The table of jobs in a folder, and their results. All methods may be called from any thread.
 
-    Writes that must not be lost (a job that was accepted, one that is done) are on the disk when their future is done;
-    those of several threads share one flush. The others survive the end of the program, not of the machine.
+    Durable writes (an accepted job, a finished job) are on the disk when their future completes; concurrent writes
+    share one flush. Other writes survive a crash of the program, but not of the machine.
 
-    One program uses the folder at a time. Raises OutputError when it cannot be used.
+    Only one program can use the folder at a time. Raises OutputError when the folder cannot be used.
     """
 
     def __init__(self, folder: Path, retention_s: float) -> None:
@@ -89,13 +89,13 @@ class JobStore:
     # --- writing -------------------------------------------------------------------------------------------------
 
     def accept(self, row: JobRow) -> Future[None]:
-        """Write a new job; its future is done when it is on the disk."""
+        """Write a new job; the future completes when the job is on the disk."""
         values = (_text(getattr(row, name)) for name in _COLUMNS)
         marks = ", ".join("?" * len(_COLUMNS))
         return self._put(f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES ({marks})", tuple(values), durable=True)
 
     def update(self, id: str, *, durable: bool = False, **columns: Any) -> Future[None]:
-        """Change what is written of a job."""
+        """Change columns of a job."""
         names = ", ".join(f"{name} = ?" for name in columns)
         values = tuple(map(_text, columns.values()))
         return self._put(f"UPDATE jobs SET {names} WHERE id = ?", (*values, id), durable=durable)
@@ -106,29 +106,29 @@ class JobStore:
         return self._put("DELETE FROM jobs WHERE id = ?", (id,), durable=True)
 
     def add_webhook(self, id: str, url: str) -> Future[None]:
-        """Write down that an address is to be told of the end of a job."""
+        """Record that an address is to be notified of the end of a job."""
         return self._put("INSERT OR IGNORE INTO webhooks (job, url) VALUES (?, ?)", (id, url), durable=True)
 
     def change_webhook(self, id: str, url: str, attempts: int, due_at: float) -> Future[None]:
-        """Write down how often an address was tried, and when it is to be tried again, in Unix seconds."""
+        """Record the number of attempts for an address, and the time of the next one in Unix seconds."""
         sql = "UPDATE webhooks SET attempts = ?, due_at = ? WHERE job = ? AND url = ?"
         return self._put(sql, (attempts, due_at, id, url), durable=False)
 
     def remove_webhook(self, id: str, url: str) -> Future[None]:
-        """Write down that an address need not be told any more."""
+        """Record that an address need not be notified any more."""
         return self._put("DELETE FROM webhooks WHERE job = ? AND url = ?", (id, url), durable=False)
 
     def set_flag(self, name: str, on: bool) -> Future[None]:
-        """Write down that something is so, or no longer."""
+        """Set or clear a flag."""
         sql = "INSERT OR IGNORE INTO flags (name) VALUES (?)" if on else "DELETE FROM flags WHERE name = ?"
         return self._put(sql, (name,), durable=True)
 
     def write_result(self, id: str, result: str) -> None:
-        """Leave a result, as JSON text, whole on the disk. Raises OutputError."""
+        """Write a result, as JSON text, to the disk atomically. Raises OutputError."""
         write_whole(self._result_path(id), result.encode())
 
     def flush(self) -> None:
-        """Wait until all that was written so far is on the disk."""
+        """Wait until all previous writes are on the disk."""
         self._put("SELECT 1", (), durable=True).result()
 
     # --- reading -------------------------------------------------------------------------------------------------
@@ -146,28 +146,28 @@ class JobStore:
         return self._rows("WHERE state IN ('queued', 'running') ORDER BY created_at, id")
 
     def all(self) -> list[JobRow]:
-        """Return every job that is kept, oldest first."""
+        """Return every stored job, oldest first."""
         return self._rows("ORDER BY created_at, id")
 
     def webhooks(self) -> list[tuple[str, str, int, float | None]]:
-        """Return job, address, attempts and time of the next one for all that are to be told of a job."""
+        """Return job, address, number of attempts and time of the next one for every pending webhook."""
         return self._read("SELECT job, url, attempts, due_at FROM webhooks", ())
 
     def flag(self, name: str) -> bool:
-        """Return whether something was written down to be so."""
+        """Return whether a flag is set."""
         return bool(self._read("SELECT 1 FROM flags WHERE name = ?", (name,)))
 
     def result(self, id: str) -> bytes | None:
-        """Return a result as JSON text, or None if it is not kept."""
+        """Return a result as JSON text, or None if it is not stored."""
         try:
             return self._result_path(id).read_bytes()
         except OSError:
             return None
 
-    # --- life ----------------------------------------------------------------------------------------------------
+    # --- closing -------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Write what is still to be written, and let the folder go."""
+        """Finish pending writes, and release the lock on the folder."""
         if self._thread.is_alive():
             self._statements.put(None)
             self._thread.join()
@@ -176,7 +176,7 @@ class JobStore:
             self._writer.close()
             self._lock_file.close()
 
-    # --- inside --------------------------------------------------------------------------------------------------
+    # --- internal ------------------------------------------------------------------------------------------------
 
     def _result_path(self, id: str) -> Path:
         return self.folder / f"{id}.json"
@@ -187,7 +187,7 @@ class JobStore:
         return future
 
     def _write(self) -> None:
-        """Write statements, as many in one transaction as there are."""
+        """Run queued statements until `close`, all that are waiting in one transaction."""
         while True:
             batch: list[_Statement | None] = []
             with suppress(Empty):
@@ -204,9 +204,9 @@ class JobStore:
             del batch, statements
 
     def _expire(self) -> None:
-        """Forget jobs that ended longer ago than they are kept, and results that belong to none.
+        """Remove jobs that ended longer ago than the retention time, and results without a job.
 
-        A job that somebody is still to be told of is kept.
+        A job with a pending webhook is kept.
         """
         self._spare.keep()
         try:
@@ -222,7 +222,7 @@ class JobStore:
         self._expire_at = time.monotonic() + _EXPIRE_EVERY_S
 
     def _commit(self, statements: Sequence[_Statement]) -> None:
-        """Run statements and let their futures know. Nothing that goes wrong ends the thread."""
+        """Run statements and complete their futures. No error ends the thread."""
         try:
             outcomes = self._transaction(statements)
         except Exception as error:
@@ -237,7 +237,7 @@ class JobStore:
                 future.set_exception(_refusal(outcome))
 
     def _with_spare(self, statements: Sequence[_Statement]) -> list[Exception | None]:
-        """Run statements in the room that is kept for a full disk: a job that ends or is deleted gives back more."""
+        """Run statements in the space reserved for a full disk: a job that ends or is deleted frees more."""
         with self._spare.given_up():
             try:
                 return self._transaction(statements)
@@ -261,7 +261,7 @@ class JobStore:
         return outcomes
 
     def _execute(self, sql: str, values: tuple[Any, ...]) -> Exception | None:
-        """Run one statement; what is wrong with it alone does not harm the others."""
+        """Run one statement; return an error of its own, so that the other statements still succeed."""
         try:
             self._writer.execute(sql, values)
         except (
@@ -296,7 +296,7 @@ def _refusal(error: Exception) -> MoldError:
 
 
 def error_of(row: JobRow) -> MoldError | None:
-    """Return the error that a job ended with, of the class that its code belongs to."""
+    """Return the error that a job ended with, as an instance of the class with its code."""
     if row.error is None:
         return None
     classes = {cls.code: cls for cls in _subclasses(MoldError)}

@@ -1,7 +1,7 @@
-"""Work for a worker, and what it uses where the worker runs.
+"""The interfaces of a worker's tasks and of the host that runs them.
 
-A kind of job defines its tasks in its own module. Workers carry them without knowing them: a task is pickled where the
-worker lives in another process.
+A kind of job defines its tasks in its own module. Workers run any task without knowing its class; a task is pickled
+when the worker runs in another process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["WorkerHost", "WorkerTask"]
 
 
 class WorkerHost(Protocol):
-    """The device and the models of a worker, for the tasks that it runs."""
+    """The device and the models of a worker, as its tasks use them."""
 
     @property
     def device(self) -> str:
@@ -30,26 +30,26 @@ class WorkerHost(Protocol):
 
     @property
     def plugins(self) -> InstalledPlugins:
-        """The plugins, loaded in this process."""
+        """The plugins that are loaded in this process."""
 
     def pipeline(self, spec: ModelSpec, run: Run, requests: Sequence[Any] = ()) -> Pipeline:
-        """Return a model in memory, loaded if need be, with memory left to compute each of the requests."""
+        """Return a loaded model, with enough memory left to compute each of the requests."""
 
     def plan_of(self, spec: ModelSpec) -> MemoryPlan | None:
-        """Return how a loaded model is held in memory; None where its family does not plan."""
+        """Return the memory plan of a loaded model; None if its family does not plan."""
 
     def network(self, spec: ModelSpec, run: Run) -> UpscalerNetwork:
-        """Return the network of an upscaler, loaded if need be."""
+        """Return the loaded network of an upscaler."""
 
     def make_available(self, size_bytes: int) -> None:
-        """Unload models until a task may take so much memory of the device."""
+        """Unload models until this amount of device memory is available to the task."""
 
     def drop_all_but(self, name: str) -> None:
         """Unload all models but one."""
 
 
 class WorkerTask(Protocol):
-    """A picklable piece of work. `spec` and `requests` tell how long it may take; what it returns is picklable too."""
+    """A picklable piece of work. `spec` and `requests` determine its time limit; its result is picklable too."""
 
     @property
     def spec(self) -> ModelSpec | None:
@@ -57,7 +57,7 @@ class WorkerTask(Protocol):
 
     @property
     def requests(self) -> Sequence[Any]:
-        """The requests it computes, if they say how much work it is."""
+        """The requests it computes, if they determine the amount of work."""
 
     def __call__(self, host: WorkerHost, run: Run) -> Any:
         """Do the work, reporting to `run`, and return the result."""

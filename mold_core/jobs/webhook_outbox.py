@@ -1,4 +1,4 @@
-"""Which jobs somebody wants to be told of, where, and when that is to be tried next; on the disk where jobs are."""
+"""The pending webhooks: job, address and time of the next attempt, stored on the disk if jobs are."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Webhook", "WebhookOutbox"]
 
 @attrs.frozen(kw_only=True)
 class Webhook:
-    """An address that is told of the end of a job. `attempts` have failed so far."""
+    """An address to notify of the end of a job. `attempts` is the number of failed attempts so far."""
 
     job_id: str
     url: str
@@ -26,9 +26,9 @@ class Webhook:
 class WebhookOutbox:
     """The webhooks that are not delivered yet. All methods may be called from any thread.
 
-    One is due when its job has ended, and again at the time that was set when an attempt failed. With a store they
-    are there after a restart, and what is not known to be delivered is due again: at least once, perhaps twice.
-    `changed` is called when one has become due; it must return at once.
+    A webhook is due when its job has ended, and again after a pause when an attempt failed. With a store, webhooks
+    survive a restart, and those not recorded as delivered are due again, so each is delivered at least once.
+    `changed` is called when one becomes due; it must not block.
     """
 
     def __init__(self, store: JobStore | None = None) -> None:
@@ -43,9 +43,9 @@ class WebhookOutbox:
                 self._due_at[job_id, url] = due_at
 
     def add(self, job_id: str, url: str) -> None:
-        """Tell an address of the end of a job; it is on the disk when this returns. Adding it twice is adding it once.
+        """Add an address to notify of the end of a job; with a store, it is on the disk when this returns.
 
-        Raises OutputError.
+        Adding the same address twice has no effect. Raises OutputError.
         """
         with self._lock:
             self._hooks.setdefault((job_id, url), Webhook(job_id=job_id, url=url))
@@ -53,7 +53,7 @@ class WebhookOutbox:
             self._store.add_webhook(job_id, url).result()
 
     def ended(self, job_id: str) -> None:
-        """Let the webhooks of a job be due that has ended."""
+        """Make the webhooks of a finished job due."""
         now = time.time()
         with self._lock:
             mine = [key for key in self._hooks if key[0] == job_id and key not in self._due_at]
@@ -62,7 +62,7 @@ class WebhookOutbox:
             self.changed()
 
     def forget(self, job_id: str) -> None:
-        """Leave the webhooks of a job to the next program that opens the store: the job goes on there."""
+        """Forget the webhooks of a postponed job; they stay in the store for the engine that resumes the job."""
         with self._lock:
             for key in [key for key in self._hooks if key[0] == job_id]:
                 self._drop(key)
@@ -73,9 +73,9 @@ class WebhookOutbox:
             return tuple(job_id for job_id, url in self._hooks if (job_id, url) not in self._due_at)
 
     def take_due(self, limit: int) -> tuple[list[Webhook], float | None]:
-        """Return up to `limit` webhooks that are due, and in how many seconds the next one is (None: not known).
+        """Return up to `limit` due webhooks, and the seconds until the next one is due (None: not known).
 
-        Those that are returned are the caller's, who reports `delivered`, `failed` or `given_up` for each.
+        The caller must call `delivered`, `failed` or `given_up` for each returned webhook.
         """
         now = time.time()
         with self._lock:
@@ -87,11 +87,11 @@ class WebhookOutbox:
             return [self._hooks[key] for key in taken], max(min(left) - now, 0.0) if left else None
 
     def delivered(self, hook: Webhook) -> None:
-        """Forget a webhook that was heard."""
+        """Remove a delivered webhook."""
         self._end(hook)
 
     def given_up(self, hook: Webhook) -> None:
-        """Forget a webhook that nobody will hear."""
+        """Remove a webhook that is not tried any more."""
         self._end(hook)
 
     def failed(self, hook: Webhook, pause_s: float) -> None:

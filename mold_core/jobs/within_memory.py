@@ -1,4 +1,4 @@
-"""Requests computed together as far as memory allows: batches are cut, and halved when memory runs out."""
+"""Computes requests in batches as large as memory allows; a batch is halved when memory runs out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["generate_within_memory", "saying_out_of_memory"]
 
 log = logging.getLogger("mold.engine")
 
-_WAY_OUT = "use a smaller size, fewer frames or a smaller tag (mold list), or hold less in memory with --offload"
+_HINT = "use a smaller size, fewer frames or a smaller tag (mold list), or hold less in memory with --offload"
 
 
 def generate_within_memory(
@@ -30,26 +30,26 @@ def generate_within_memory(
     device: str,
     make_room: Callable[[], object],
 ) -> list[Frames]:
-    """Return what a pipeline generates, at most `most` requests at a time.
+    """Return the results of a pipeline, computing at most `most` requests at a time.
 
-    When memory runs out, `make_room` drops what others hold and the batch is halved. Raises InsufficientMemoryError
-    when it runs out for one request alone.
+    When memory runs out, `make_room` unloads other models and the batch is halved. Raises InsufficientMemoryError
+    when memory runs out for a single request.
     """
-    made: list[Frames] = []
-    done = parts_done = 0  # not counted by results: a pipeline may return too few
+    results: list[Frames] = []
+    done = parts_done = 0  # counted by requests, because a pipeline may return too few results
     tried_alone = False
     while done < len(requests):
         left = len(requests) - done
         part = requests[done : done + most]
         parts = parts_done + -(-left // most)
-        some, problem = _attempt(pipeline, part, _PartOfRun(run, parts_done, parts, done))
+        frames, problem = _attempt(pipeline, part, _PartOfRun(run, parts_done, parts, done))
         if problem is None:
-            made += some
+            results += frames
             done += len(part)
             parts_done += 1
             tried_alone = False
             continue
-        # Outside of the handler the error, and with it every tensor of the failed attempt, is gone.
+        # Outside of the exception handler, the error and with it every tensor of the failed attempt are released.
         make_room()
         release_cached(device)
         if len(part) > 1:
@@ -57,16 +57,16 @@ def generate_within_memory(
             run.report(Info(message=f"memory ran out for {len(part)} images together; going on with {most} at a time"))
         elif tried_alone:
             raise InsufficientMemoryError(
-                "there is not enough memory on %s: %s", device, MemoryError(problem), hint=_WAY_OUT
+                "there is not enough memory on %s: %s", device, MemoryError(problem), hint=_HINT
             )
         tried_alone = len(part) == 1
         log.warning("memory ran out on %s: %s", device, problem)
-    return made
+    return results
 
 
 @contextmanager
 def saying_out_of_memory(what: str, device: str) -> Iterator[None]:
-    """Turn running out of memory into an InsufficientMemoryError that says what was done; free what it held."""
+    """Convert an out-of-memory error to an InsufficientMemoryError that starts with `what`; free the memory it held."""
     problem = None
     try:
         yield
@@ -79,12 +79,12 @@ def saying_out_of_memory(what: str, device: str) -> Iterator[None]:
     if problem is not None:
         release_cached(device)
         raise InsufficientMemoryError(
-            "%s: there is not enough memory on %s: %s", what, device, MemoryError(problem), hint=_WAY_OUT
+            "%s: there is not enough memory on %s: %s", what, device, MemoryError(problem), hint=_HINT
         )
 
 
 def _attempt(pipeline: Pipeline, requests: Sequence[GenerateRequest], run: Run) -> tuple[list[Frames], str | None]:
-    """Return results, or why memory ran out."""
+    """Return the results, or the reason why memory ran out."""
     try:
         return pipeline.generate(requests, run), None
     except MoldError:
@@ -97,7 +97,7 @@ def _attempt(pipeline: Pipeline, requests: Sequence[GenerateRequest], run: Run) 
 
 
 def _problem(error: Exception) -> str | None:
-    """Return the first line of an error that means that memory ran out, whose tensors are let go; else None."""
+    """Return the first line of an out-of-memory error and release its tensors; None for any other error."""
     if not is_out_of_memory(error):
         return None
     traceback.clear_frames(error.__traceback__)
@@ -106,7 +106,7 @@ def _problem(error: Exception) -> str | None:
 
 @attrs.frozen
 class _PartOfRun:
-    """The run of a part of a batch: steps and previews are counted through all parts."""
+    """The run of one part of a batch: steps and previews are counted across all parts."""
 
     run: Run
     part: int

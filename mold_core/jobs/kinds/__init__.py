@@ -1,4 +1,4 @@
-"""The kinds of jobs an engine can run, one module each.
+"""The kinds of jobs that an engine can run, one module each.
 
 A new kind is a module with a subclass of `JobKind`, and an instance of it in `JOB_KINDS`. A kind that uses the device
 also defines its tasks (`mold_core.jobs.task.WorkerTask`) there. Engine, job store, client, `/api/jobs`, `mold jobs`

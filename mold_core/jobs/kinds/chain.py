@@ -1,4 +1,4 @@
-"""Chains: clip after clip on the device, each encoded beside the next one, then joined to one video."""
+"""Chains: clips rendered one after the other, each encoded while the next one renders, then joined to one video."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ _DEFAULT_FPS = 24
 
 
 def chain_store(models: Models) -> ChainStore:
-    """Return where chains lie."""
+    """Return the store of chains on the disk."""
     return ChainStore(models.settings.home / "chains")
 
 
 class ChainKind(JobKind):
-    """Long videos. What was made of one is kept, so that asking again goes on where it stopped."""
+    """Long videos. Finished clips are kept, so the same request resumes where it stopped."""
 
     name = "chain"
     request_class = ChainRequest
@@ -95,9 +95,9 @@ class ChainKind(JobKind):
         return [ResultFile(data=result.video.data, format=result.video.format)]
 
     def run(self, jobs: Sequence[Job], context: RunContext) -> Sequence[Job] | None:
-        """Make the next clip that is not on disk; after the last, join all of them beside the device.
+        """Render the next clip that is not on disk; after the last, join all clips in the finishing thread.
 
-        What is on disk says how far a chain is, so nothing is remembered between two calls but that it has begun.
+        The files on disk are the state of a chain. Between two calls, only the fact that it has begun is remembered.
         """
         (job,) = jobs  # without a batch_key a job runs alone
         spec, worker = job.spec, context.worker
@@ -133,14 +133,14 @@ class ChainKind(JobKind):
 
 
 class _ClipRun(BatchRun):
-    """The side of a running clip that a renderer sees; of its events only steps and notices are passed on."""
+    """The run of one clip as its renderer sees it; it forwards only steps and messages to the job."""
 
     def __init__(self, job: Job, index: int) -> None:
         super().__init__([job])
         self._index = index
 
     def report(self, event: ProgressEvent) -> None:
-        """Pass on a step as one of this clip, and notices as they are."""
+        """Forward a step with the index of this clip, and messages unchanged."""
         if isinstance(event, DenoiseStep):
             step = ChainDenoiseStep(stage_idx=self._index, step=event.step, total=event.total)
             self._jobs[0].report(step)
@@ -149,7 +149,7 @@ class _ClipRun(BatchRun):
 
 
 def _make_clip(job: Job, spec: ModelSpec, chain: Chain, index: int, worker: Worker) -> None:
-    """Leave a clip's latents on disk, and meanwhile the frames of those before that can be decoded."""
+    """Write a clip's latents to disk while the frames of earlier clips that are ready are decoded."""
     job.report(ChainStageStart(stage_idx=index))
     later = tuple(attrs.evolve(work.request, source_image=None) for work in chain.works[index + 1 :])
     work = attrs.evolve(chain.works[index], later=later)
@@ -160,14 +160,14 @@ def _make_clip(job: Job, spec: ModelSpec, chain: Chain, index: int, worker: Work
 
 
 def _decode(job: Job, spec: ModelSpec, chain: Chain, works: Sequence[ClipWork], worker: Worker) -> None:
-    """Leave the frames of rendered clips on disk, one after the other and nothing beside them."""
+    """Write the frames of rendered clips to disk, one clip at a time with nothing else running."""
     for work in works:
         index = chain.works.index(work)
         _guarded(chain, index, partial(worker.run, EncodeClipTask(spec, work), _ClipRun(job, index)))
 
 
 def _guarded(chain: Chain, index: int, work: Callable[[], None]) -> None:
-    """Do a part of the work on a stage; a failure says which stage it was and what is kept."""
+    """Run work on a stage. A failure names the stage and how many finished stages are kept."""
     try:
         work()
     except (CancelledError, WorkerError):
@@ -178,11 +178,11 @@ def _guarded(chain: Chain, index: int, work: Callable[[], None]) -> None:
 
 def _stage_error(chain: Chain, index: int, error: MoldError) -> ChainError:
     kept = chain.first_missing
-    what = f"stage {index} of {len(chain.works)} failed: %s"
+    failure = f"stage {index} of {len(chain.works)} failed: %s"
     return ChainError(
-        f"{what}; {kept} finished stages are kept" if kept else what,
+        f"{failure}; {kept} finished stages are kept" if kept else failure,
         error,
-        hint=f"the same request goes on from there, and so does mold chain resume {chain.id}" if kept else None,
+        hint=f"send the same request again, or use mold chain resume {chain.id}, to resume there" if kept else None,
     )
 
 
@@ -226,7 +226,7 @@ def _rules(spec: ModelSpec, models: Models) -> ClipRules:
 def _completed(
     request: ChainRequest, first: ChainStage, spec: ModelSpec, models: Models
 ) -> tuple[ChainRequest, tuple[str, ...]]:
-    """Return the request with what its first stage, completed as a clip, has; and the warnings about it."""
+    """Return the request with the defaults of its first stage, completed as a clip, and the warnings."""
     family, rules = models.family_of(spec), _rules(spec, models)
     with wrap_plugin_errors(f"{spec.name} could not take the request"):
         clip, warnings = complete(
@@ -264,13 +264,13 @@ def _laid_out(request: ChainRequest, spec: ModelSpec, models: Models) -> Chain:
         )
         for index, stage in enumerate(planned.stages)
     ]
-    adapters = tuple(version_of(Path(lora.path)) for lora in request.loras or ())
-    weights = models.store.locate(spec).versions() + adapters
+    loras = tuple(version_of(Path(lora.path)) for lora in request.loras or ())
+    weights = models.store.locate(spec).versions() + loras
     return lay_out(request, planned, clips, chain_store(models).clips, weights)
 
 
 def _clip(request: ChainRequest, stage: ChainStage) -> GenerateRequest:
-    """Return a stage as a request of its own."""
+    """Return a stage as a separate generate request."""
     return GenerateRequest(
         prompt=stage.prompt,
         negative_prompt=stage.negative_prompt,

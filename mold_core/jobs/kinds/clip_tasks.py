@@ -1,4 +1,4 @@
-"""The tasks of a chain: a clip is rendered, while clips before it are decoded and encoded."""
+"""The tasks of a chain: render a clip while earlier clips are decoded and encoded."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ log = logging.getLogger("mold.engine")
 
 @attrs.frozen
 class RenderClipTask:
-    """The latents of a clip on disk, and meanwhile the frames of `meanwhile`, clips that are rendered.
+    """Writes the latents of a clip to disk, and in parallel the frames of the rendered clips in `meanwhile`.
 
-    A clip of `meanwhile` that cannot be decoded does not fail the task, because the cause may be memory: its files are
-    missing afterwards, and the kind decodes it alone.
+    A clip of `meanwhile` that cannot be decoded does not fail the task, because the cause may be a lack of memory. Its
+    files are missing afterwards, and the kind decodes it alone.
     """
 
     spec: ModelSpec
@@ -49,22 +49,22 @@ class RenderClipTask:
         pipeline = host.pipeline(spec, run, self.requests)
         renderer, plan = host.plugins.chain_renderers[spec.family], host.plan_of(spec)
         if host.device == "cpu" or (plan is not None and not plan.fits_two()):
-            # There is no memory for both, or, PERF, both take all cores, and torch's threads of two at once wait for
-            # one another: the clip that is rendered would take twice as long.
+            # Memory does not suffice for both. PERF: on the CPU each uses all cores, and two sets of torch threads
+            # wait for each other, so rendering would take twice as long.
             for other in meanwhile:
-                _encode_or_leave(renderer, pipeline, other, run)
+                _encode_or_skip(renderer, pipeline, other, run)
             meanwhile = ()
         with ThreadPoolExecutor(1, "mold-encode", use_device, (host.device,)) as thread:
             for other in meanwhile:
-                thread.submit(_encode_or_leave, renderer, pipeline, other, run)
-            what = f"{spec.name} failed while rendering"
-            with wrap_plugin_errors(what), saying_out_of_memory(what, host.device):
+                thread.submit(_encode_or_skip, renderer, pipeline, other, run)
+            failure = f"{spec.name} failed while rendering"
+            with wrap_plugin_errors(failure), saying_out_of_memory(failure, host.device):
                 render_clip(renderer, pipeline, self.work, run)
 
 
 @attrs.frozen
 class EncodeClipTask:
-    """The frames and the sound of a rendered clip on disk."""
+    """Writes the frames and the sound of a rendered clip to disk."""
 
     spec: ModelSpec
     work: ClipWork
@@ -77,16 +77,16 @@ class EncodeClipTask:
     def __call__(self, host: WorkerHost, run: Run) -> None:
         """Decode and encode the clip."""
         pipeline = host.pipeline(self.spec, run, self.requests)
-        renderer, what = host.plugins.chain_renderers[self.spec.family], f"{self.spec.name} failed while decoding"
-        with wrap_plugin_errors(what), saying_out_of_memory(what, host.device):
+        renderer, failure = host.plugins.chain_renderers[self.spec.family], f"{self.spec.name} failed while decoding"
+        with wrap_plugin_errors(failure), saying_out_of_memory(failure, host.device):
             encode_clip(renderer, pipeline, self.work)
 
 
-def _encode_or_leave(renderer: ChainRenderer, pipeline: Any, work: ClipWork, run: Run) -> None:
+def _encode_or_skip(renderer: ChainRenderer, pipeline: Any, work: ClipWork, run: Run) -> None:
     try:
         with cancelled_by(run.check):
             encode_clip(renderer, pipeline, work)
     except CancelledError:
-        pass  # the clip that is rendered meanwhile is cancelled, too, and says so
+        pass  # the rendering of the other clip is cancelled too, and raises the error
     except (Exception, SystemExit) as error:
-        log.warning("a clip was not decoded beside another: %s: %s", type(error).__name__, error)
+        log.warning("a clip could not be decoded while another rendered: %s: %s", type(error).__name__, error)

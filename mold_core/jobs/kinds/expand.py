@@ -1,4 +1,4 @@
-"""Expanding: short prompts become full ones, by themselves or on the way to an image."""
+"""Prompt expansion: short prompts become detailed ones, as a separate job or before an image is generated."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _MOST_VARIATIONS = 10
 
 @attrs.frozen
 class ExpandTask:
-    """Prompts for one idea. Nothing of what writes them stays in memory."""
+    """Writes prompts for one idea. The language model is unloaded afterwards."""
 
     request: ExpandRequest
     spec: None = None
@@ -41,8 +41,8 @@ class ExpandTask:
     def __call__(self, host: WorkerHost, run: Run) -> tuple[str, ...]:
         """Return the prompts that a complete request asks for."""
         expanding = Expanding.of(self.request, host.settings, host.plugins, host.device)
-        what = "the prompt could not be expanded"
-        with wrap_plugin_errors(what), saying_out_of_memory(what, host.device):
+        failure = "the prompt could not be expanded"
+        with wrap_plugin_errors(failure), saying_out_of_memory(failure, host.device):
             expanding.check()
             host.make_available(expanding.size_bytes())
             return expanding.write(run)
@@ -58,7 +58,8 @@ class ExpandKind(JobKind):
     def prepare(self, request: ExpandRequest, models: Models) -> Prepared:
         """Return the request with model, family and seed filled in.
 
-        Only the words of `model` matter, so it need not be downloaded. Raises what the expander can tell now.
+        `model` need not be downloaded, because only its name and family are used. Raises the errors that the expander
+        can detect before it runs.
         """
         spec = _target(request, models)
         completed = attrs.evolve(
@@ -100,15 +101,15 @@ class ExpandKind(JobKind):
 
 
 def _check(request: ExpandRequest, models: Models) -> None:
-    """Raise what the expander of a complete request can tell before it begins."""
+    """Raise the errors that the expander of a complete request can detect before it runs."""
     with wrap_plugin_errors("the prompt could not be expanded"):
         Expanding.of(request, models.settings, models.plugins).check()
 
 
 def _for_installed_expander(request: ExpandRequest, models: Models) -> ExpandRequest | None:
-    """Return a request that names only a family as one for an installed model with an expander of its own.
+    """Return a request that names only a family, changed to name an installed model that includes an expander.
 
-    None: a model is named, an expander is configured, or no such model is installed.
+    Returns None if a model is named, an expander is configured, or no such model is installed.
     """
     if request.model is not None or models.settings.expand_backend != "local" or not models.settings.expand_own:
         return None
@@ -117,45 +118,45 @@ def _for_installed_expander(request: ExpandRequest, models: Models) -> ExpandReq
 
 
 def _first_family(models: Models) -> str:
-    """Return the family that prompts are written for where neither model nor family is known."""
+    """Return the family that prompts are written for if neither model nor family is known."""
     return next(iter(models.plugins.families), "default")
 
 
 def _target(request: ExpandRequest, models: Models) -> ModelSpec | None:
-    """Return the model that prompts are for: the one named, or the default where no family is named either."""
+    """Return the model that prompts are for: the named one, or the default if no family is named either."""
     if request.model:
         return models.resolve(request.model)
     try:
         return None if request.model_family else models.default().spec
     except ModelNotFoundError:
-        return None  # nothing is installed, and prompts can be written nevertheless
+        return None  # prompts can be written even if no model is installed
 
 
 def check_expansion(request: GenerateRequest, models: Models) -> None:
-    """Raise what can be told now of a complete request for images whose prompt is to be expanded."""
+    """Raise the errors that can be detected now of a generate request whose prompt will be expanded."""
     with wrap_plugin_errors("the prompt could not be expanded"):
-        Expanding.of(_parts(request, models)[0], models.settings, models.plugins).check()
+        Expanding.of(_expand_requests(request, models)[0], models.settings, models.plugins).check()
 
 
 def expand_prompts(job: Job, worker: Worker, models: Models) -> tuple[str, ...]:
-    """Return a prompt for each image of a job, or none if it wants no expansion.
+    """Return a prompt for each image of a job, or none if the job requests no expansion.
 
-    Each belongs to the seed of its image: asked for alone, that image gets the same prompt.
+    Each prompt depends on the seed of its image: requested alone, the image gets the same prompt.
     """
     request: GenerateRequest = job.request
     if not request.expand:
         return ()
     prompts: list[str] = []
     run = BatchRun([job])
-    for part in _parts(request, models):
-        prompts += worker.run(ExpandTask(part), run)
+    for expand_request in _expand_requests(request, models):
+        prompts += worker.run(ExpandTask(expand_request), run)
     for prompt in prompts:
         job.report(Info(message=f"expanded to: {prompt}"))
     return tuple(prompts)
 
 
-def _parts(request: GenerateRequest, models: Models) -> list[ExpandRequest]:
-    """Return requests for as many prompts as there are images."""
+def _expand_requests(request: GenerateRequest, models: Models) -> list[ExpandRequest]:
+    """Return expand requests that together yield one prompt per image."""
     assert request.seed is not None  # the request is complete
     family = models.resolve(request.model).family
     return [

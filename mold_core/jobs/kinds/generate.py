@@ -1,4 +1,4 @@
-"""Generating: requests of one shape are computed together, and encoded beside the next ones."""
+"""Generation: requests of equal shape are computed together, and encoded while the next ones are computed."""
 
 from __future__ import annotations
 
@@ -50,19 +50,19 @@ Prompts = Mapping[str, tuple[str, ...]]
 
 @attrs.frozen
 class GenerateTask:
-    """Frames, one for each request."""
+    """Generates one Frames per request."""
 
     spec: ModelSpec
     requests: Sequence[GenerateRequest]
 
     def __call__(self, host: WorkerHost, run: Run) -> list[Frames]:
-        """Return one Frames per request. What a plugin raises becomes an InferenceError with the cause chained."""
+        """Return one Frames per request. An exception of a plugin becomes an InferenceError that chains it."""
         spec, requests = self.spec, self.requests
         pipeline = host.pipeline(spec, run, requests)
         run.check()
         plan = host.plan_of(spec)
         with wrap_plugin_errors(f"{spec.name} failed while generating"):
-            made = generate_within_memory(
+            results = generate_within_memory(
                 pipeline,
                 requests,
                 run,
@@ -70,15 +70,15 @@ class GenerateTask:
                 device=host.device,
                 make_room=lambda: host.drop_all_but(spec.name),
             )
-        if len(made) != len(requests):
+        if len(results) != len(requests):
             raise InferenceError(
-                f"family {spec.family!r} returned {len(made)} results for {len(requests)} requests, a fault in it"
+                f"family {spec.family!r} returned {len(results)} results for {len(requests)} requests, a fault in it"
             )
-        return made
+        return results
 
 
 class GenerateKind(JobKind):
-    """Images from words."""
+    """Images and videos from prompts."""
 
     name = "generate"
     request_class = GenerateRequest
@@ -121,7 +121,7 @@ class GenerateKind(JobKind):
         return generate_bodies(result)
 
     def headers_of(self, result: GenerateResponse) -> dict[str, str]:
-        """Return the seed and what describes a video."""
+        """Return the seed and the properties of a video."""
         return generate_headers(result)
 
     def json_of(self, result: GenerateResponse, form: str = "bytes", prefix: str = "") -> dict[str, Any]:
@@ -137,7 +137,7 @@ class GenerateKind(JobKind):
         return generated(data)
 
     def files_of(self, job: Job, result: GenerateResponse) -> list[ResultFile]:
-        """Return the images, or the video, with what they were made from."""
+        """Return the images, or the video, with the metadata of their requests."""
         shots = shots_of(job, result.expanded)
         if result.video is not None:
             video = result.video
@@ -153,7 +153,7 @@ class GenerateKind(JobKind):
         ]
 
     def named(self, result: GenerateResponse, names: Sequence[str]) -> GenerateResponse:
-        """Return the response, its images with their names in the gallery."""
+        """Return the response with the gallery names of its images."""
         if result.video is not None:
             return result
         pairs = zip(result.images, names, strict=True)
@@ -162,11 +162,11 @@ class GenerateKind(JobKind):
     def run(self, jobs: Sequence[Job], context: RunContext) -> None:
         """Generate all images of the jobs, a limited number at a time.
 
-        A request fails for its own faults only: where several jobs fail together, each is run again alone.
+        A request fails only for its own faults: if a batch of several jobs fails, each job runs again alone.
         """
         spec, worker = jobs[0].spec, context.worker
         assert spec is not None  # prepare found it
-        prompts = _expanded(jobs, worker, context)  # before the model is loaded: a language model needs room too
+        prompts = _expanded(jobs, worker, context)  # before the model is loaded: a language model needs memory too
         jobs = [job for job in jobs if not job.finished]
         if not jobs:
             return
@@ -181,14 +181,14 @@ class GenerateKind(JobKind):
             if len(jobs) == 1:
                 raise
             context.wait_finished()
-            log.warning("%d jobs failed together and are run again one by one: %s", len(jobs), error)
+            log.warning("a batch of %d jobs failed; each job runs again alone: %s", len(jobs), error)
             for job in jobs:
                 if not job.finished:
-                    _again(job, spec, worker, context, prompts)
+                    _retry_alone(job, spec, worker, context, prompts)
 
 
 def _expanded(jobs: Sequence[Job], worker: Worker, context: RunContext) -> Prompts:
-    """Return the prompts that jobs' own are expanded to, by job id; a job of which it fails is failed."""
+    """Return the expanded prompts by job id; a job whose expansion fails is failed."""
     prompts: dict[str, tuple[str, ...]] = {}
     for job in jobs:
         if job.finished:
@@ -202,8 +202,8 @@ def _expanded(jobs: Sequence[Job], worker: Worker, context: RunContext) -> Promp
     return prompts
 
 
-def _again(job: Job, spec: ModelSpec, worker: Worker, context: RunContext, prompts: Prompts) -> None:
-    job.report(Info(message="starting again: images that were made together with this one failed"))
+def _retry_alone(job: Job, spec: ModelSpec, worker: Worker, context: RunContext, prompts: Prompts) -> None:
+    job.report(Info(message="starting again: the batch with this image failed"))
     try:
         _generate([job], spec, worker, context, prompts)
     except WorkerError:
@@ -229,22 +229,22 @@ def _generate(jobs: Sequence[Job], spec: ModelSpec, worker: Worker, context: Run
     run = BatchRun(jobs, len(parts), partial(_stage, context))
     finishing = _Finishing(context, prompts)
     for run.part, part in enumerate(parts):
-        wanted = [shot for shot in part if not shot.job.finished]
+        pending = [shot for shot in part if not shot.job.finished]
         run.check()
-        if not wanted:
+        if not pending:
             continue
-        context.measure("batch_images", len(wanted), model=spec.name)
-        run.images = [(shot.job, shot.index) for shot in wanted]
-        frames = worker.run(GenerateTask(spec, [shot.request for shot in wanted]), run)
+        context.measure("batch_images", len(pending), model=spec.name)
+        run.images = [(shot.job, shot.index) for shot in pending]
+        results = worker.run(GenerateTask(spec, [shot.request for shot in pending]), run)
         pairs = [
-            (shot, made if shot.request.upscale_model is None else _enlarged(shot, made, worker, context))
-            for shot, made in zip(wanted, frames, strict=True)
+            (shot, frames if shot.request.upscale_model is None else _enlarged(shot, frames, worker, context))
+            for shot, frames in zip(pending, results, strict=True)
         ]
-        context.finish_async(partial(finishing.take, pairs), [shot.job for shot in wanted])
+        context.finish_async(partial(finishing.take, pairs), [shot.job for shot in pending])
 
 
 def _with_upscaler(request: GenerateRequest, spec: ModelSpec, models: Models) -> GenerateRequest:
-    """Return the request with the full name of its upscaler. Raises ValidationError where none can be used."""
+    """Return the request with the full name of its upscaler. Raises ValidationError if no upscaler can be used."""
     if request.frames is not None or request.output_format not in ("png", "jpeg", "webp"):
         raise ValidationError(
             "upscale_model is for images", field="upscale_model", hint="mold upscale enlarges a finished video"
@@ -252,30 +252,30 @@ def _with_upscaler(request: GenerateRequest, spec: ModelSpec, models: Models) ->
     return attrs.evolve(request, upscale_model=upscaler_for(models, request.upscale_model, spec.name).name)
 
 
-def _enlarged(shot: Shot, made: Frames, worker: Worker, context: RunContext) -> Frames | ImageData:
-    """Return the file of an image enlarged by the upscaler that its request names; what goes wrong fails its job."""
+def _enlarged(shot: Shot, frames: Frames, worker: Worker, context: RunContext) -> Frames | ImageData:
+    """Return the file of an image, enlarged by the upscaler that its request names; an error fails its job."""
     try:
-        return _enlarged_file(shot, made, worker, context)
+        return _enlarged_file(shot, frames, worker, context)
     except WorkerError:
         raise
     except Exception as error:
         fail_jobs([shot.job], error)
-        return made
+        return frames
 
 
-def _enlarged_file(shot: Shot, made: Frames, worker: Worker, context: RunContext) -> ImageData:
+def _enlarged_file(shot: Shot, frames: Frames, worker: Worker, context: RunContext) -> ImageData:
     upscaler = context.models.resolve(shot.request.upscale_model)
     fetch_upscaler(upscaler, [shot.job], context)
-    plain = encode(attrs.evolve(shot, request=attrs.evolve(shot.request, output_format="png")), made)
+    plain = encode(attrs.evolve(shot, request=attrs.evolve(shot.request, output_format="png")), frames)
     assert isinstance(plain, ImageData)  # videos are refused when the request is prepared
-    wanted = UpscaleRequest(
+    request = UpscaleRequest(
         image=plain.data,
         model=upscaler.name,
         output_format=cast("ImageFormat", shot.request.output_format),
         tile_size=context.models.settings.upscale_tile_size,
     )
     run = BatchRun([shot.job], on_stage=partial(_stage, context))
-    enlarged: UpscaleResponse = worker.run(UpscaleTask(upscaler, wanted), run)
+    enlarged: UpscaleResponse = worker.run(UpscaleTask(upscaler, request), run)
     return attrs.evolve(enlarged.image, index=shot.index)
 
 
@@ -285,7 +285,7 @@ def _stage(context: RunContext, name: str, seconds: float) -> None:
 
 @attrs.define
 class _Finishing:
-    """Images of one batch on their way to finished files; a job is delivered with its last image."""
+    """Encodes the images of one batch to files, and delivers a job with its last image."""
 
     context: RunContext
     prompts: Prompts
@@ -293,20 +293,20 @@ class _Finishing:
     done: dict[str, list[ImageData | VideoData]] = attrs.field(factory=dict)
 
     def take(self, pairs: Sequence[tuple[Shot, Frames | ImageData]]) -> None:
-        """Encode images, and deliver the jobs that have all of theirs."""
-        for shot, made in pairs:
+        """Encode images, and deliver the jobs whose images are complete."""
+        for shot, output in pairs:
             try:
-                self._take_one(shot, made)
+                self._take_one(shot, output)
             except Exception as error:
                 fail_jobs([shot.job], error)
 
-    def _take_one(self, shot: Shot, made: Frames | ImageData) -> None:
+    def _take_one(self, shot: Shot, output: Frames | ImageData) -> None:
         job = shot.job
         if job.finished:
             return
         started = monotonic()
         files = self.done.setdefault(job.id, [])
-        files.append(made if isinstance(made, ImageData) else encode(shot, made))
+        files.append(output if isinstance(output, ImageData) else encode(shot, output))
         self.context.measure("stage_s", monotonic() - started, stage="encode")
         if len(files) == job.request.batch_size:
             elapsed_ms = int((monotonic() - self.started) * 1000)

@@ -1,4 +1,4 @@
-"""The result of a generate job on the wire: the event `complete`, and the files and headers of a response."""
+"""The wire form of a generate result: the event `complete`, and the files and headers of a response."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _VIDEO = "video_"
 def generate_event(result: GenerateResponse, form: str, prefix: str = "") -> dict[str, Any]:
     """Return the data of the event `complete`: images in a list, and the fields of the first image or the video flat.
 
-    `prefix` is the path that clients call the server below.
+    `prefix` is the path under which clients reach the server.
     """
     first = result.video or result.images[0]
     flat: dict[str, Any] = {"format": first.format, "width": first.width, "height": first.height}
@@ -53,12 +53,12 @@ def _image_json(image: ImageData, form: str, prefix: str) -> dict[str, Any]:
         about["url"] = f"{prefix}/api/gallery/image/{image.name}"
     if form == "bytes":
         return {"data": list(image.data), **about}
-    unsaved = form == "url" and image.name is None  # the gallery did not take it, or there is none
+    unsaved = form == "url" and image.name is None  # there is no gallery, or saving failed
     return {"data": to_json(image.data), **about} if form == "base64" or unsaved else about
 
 
 def generated(data: Mapping[str, Any]) -> GenerateResponse:
-    """Return the response whose images stand in a list, and whose video is spread over the object."""
+    """Return the response from an object with a list `images` and with the fields of the video flat."""
     images = [_named(image) for image in data.get("images", ())]
     video = {name.removeprefix(_VIDEO): value for name, value in data.items() if name.startswith(_VIDEO)}
     whole: dict[str, Any] = {**data, "images": images}
@@ -69,7 +69,7 @@ def generated(data: Mapping[str, Any]) -> GenerateResponse:
 
 
 def _named(image: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an image with its name in the gallery, which the wire carries as a path."""
+    """Return an image with its gallery name, taken from the path in `url`."""
     url = image.get("url")
     return {**image, "name": unquote(url.rpartition("/")[2])} if isinstance(url, str) else dict(image)
 
@@ -89,7 +89,7 @@ def generate_bodies(result: GenerateResponse) -> list[ResultBody]:
 
 
 def generate_headers(result: GenerateResponse) -> dict[str, str]:
-    """Return the seed, what describes a video, and the note on adjusted dimensions."""
+    """Return the seed, the properties of a video, and the warning about adjusted dimensions."""
     headers = {"X-Mold-Seed-Used": str(result.seed_used)}
     if result.video is not None:
         headers |= _video_headers(result.video)

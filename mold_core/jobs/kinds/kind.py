@@ -1,4 +1,4 @@
-"""What a kind of job is: its requests and results, how they are prepared and run, and how they travel."""
+"""The interface of a job kind: its requests and results, how it prepares and runs them, and their wire form."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from mold_core.wire.generate import OutputFormat
 
 __all__ = ["JobKind", "Lane", "Prepared", "ResultBody", "ResultFile", "RunContext"]
 
-# Where jobs run: on a device, by its worker, or beside the devices, one at a time.
+# Where jobs run: on a device, by its worker, or in the background, one at a time.
 Lane = Literal["device", "background"]
 
 
 @attrs.frozen(kw_only=True)
 class ResultFile:
-    """One file of a result, for the gallery. `metadata` of None leaves it to the file to tell; `index` is its place
-    among several. `enlarged` is the file that it was enlarged from: the gallery names it if it is one of its own.
+    """One file of a result, for the gallery.
+
+    With `metadata` of None, the gallery reads the metadata from the file. `index` is its position among several files.
+    `enlarged` is the smaller file it was upscaled from; if the gallery holds that file, it records the relation.
     """
 
     data: bytes
@@ -45,7 +47,7 @@ class ResultBody:
 
 
 class RunContext(Protocol):
-    """What a kind uses while it runs jobs."""
+    """The services that a kind uses while it runs jobs."""
 
     @property
     def models(self) -> Models:
@@ -65,7 +67,7 @@ class RunContext(Protocol):
         """Report a metric to observers; see `mold_core.engine.metrics`."""
 
     def finish_async(self, work: Callable[[], object], jobs: Sequence[Job]) -> None:
-        """Run `work` in the finishing thread, in the order given; an exception from it fails the jobs.
+        """Run `work` in the finishing thread, in the order of the calls; an exception from it fails the jobs.
 
         Blocks while too many results wait to be finished, because they are held in memory.
         """
@@ -117,7 +119,7 @@ class JobKind:
         raise NotImplementedError
 
     def dedupe_key(self, request: Any) -> Hashable:
-        """Return a key of a complete request: a second one gets the live job that has it. None: each has its own."""
+        """Return a key of a complete request, or None. A second request with the same key gets the live job."""
         return None
 
     def files_of(self, job: Job, result: Any) -> Sequence[ResultFile]:
@@ -129,7 +131,7 @@ class JobKind:
         return result
 
     def bodies_of(self, result: Any) -> Sequence[ResultBody]:
-        """Return the result as files or text, for clients that take it as it is. Empty: it is JSON only."""
+        """Return the result as files or text, for responses that are not JSON. Empty: the result is JSON only."""
         return ()
 
     def headers_of(self, result: Any) -> Mapping[str, str]:
@@ -143,8 +145,8 @@ class JobKind:
     def event_of(self, result: Any, form: str = "bytes", prefix: str = "") -> dict[str, Any]:
         """Return the data of the event `complete`.
 
-        `form` is how images are carried (bytes, base64, url, none) and `prefix` the path below which clients reach the
-        server, for kinds with images.
+        For kinds with images, `form` is their encoding (bytes, base64, url, none), and `prefix` is the path under which
+        clients reach the server.
         """
         data: dict[str, Any] = to_json(result)
         return data

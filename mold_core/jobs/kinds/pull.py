@@ -1,4 +1,4 @@
-"""Pulling a model as a job of the background lane, cancelled between two pieces of a file."""
+"""Downloading a model as a job of the background lane; it can be cancelled between two chunks of a file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _RETRY_AFTER_S = 5.0
 
 
 class PullKind(JobKind):
-    """Fetches the files of a model. What has come is kept, so a pull that failed or was cancelled goes on later."""
+    """Downloads the files of a model. Partial files are kept, so a failed or cancelled pull can be resumed."""
 
     name = "pull"
     request_class = PullRequest
@@ -42,11 +42,11 @@ class PullKind(JobKind):
         return Prepared(request=attrs.evolve(request, model=spec.name), spec=spec, warnings=warnings)
 
     def dedupe_key(self, request: PullRequest) -> Hashable:
-        """Return the model: it is downloaded once, whoever requests it meanwhile."""
+        """Return the model: concurrent requests share one download."""
         return request.model
 
     def result_without_event(self, model: str) -> PullResponse:
-        """Return the result: the event `pull_complete` ended the stream."""
+        """Return the result, because the event `pull_complete` ends the stream."""
         return PullResponse(model=model, size_bytes=0)
 
     def bodies_of(self, result: PullResponse) -> list[ResultBody]:
@@ -60,7 +60,7 @@ class PullKind(JobKind):
             context.deliver(job, self._pulled(job, context.models))
 
     def _pulled(self, job: Job, models: Models) -> PullResponse:
-        """Return the result; after a network failure, the download is tried once more."""
+        """Return the result; after a network failure, try the download once more."""
         try:
             return self._pull(job, models)
         except DownloadError as error:

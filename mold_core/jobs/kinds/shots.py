@@ -1,4 +1,4 @@
-"""A request for several images as single images, and those as finished files."""
+"""Splits a request for several images into single images, and encodes those to files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Shot:
 
 
 def shots_of(job: Job, prompts: Sequence[str] = ()) -> list[Shot]:
-    """Return the images of a job, their seeds counting up; `prompts` are those that its own was expanded to."""
+    """Return the images of a job with increasing seeds; `prompts` are the expanded prompts, if any."""
     request = job.request
     assert request.seed is not None  # the request is complete
     shots = []
@@ -43,11 +43,11 @@ def shots_of(job: Job, prompts: Sequence[str] = ()) -> list[Shot]:
     return shots
 
 
-def encode(shot: Shot, made: Frames) -> ImageData | VideoData:
-    """Return the finished file of an image or a video, its metadata and the color profile of the image inside."""
-    if made.fps is not None:
-        return encode_video(shot.request, made, metadata_of(shot.request) if shot.request.embed_metadata else None)
-    image = made.images[0]
+def encode(shot: Shot, frames: Frames) -> ImageData | VideoData:
+    """Return the encoded file of an image or a video, with embedded metadata and the color profile of the image."""
+    if frames.fps is not None:
+        return encode_video(shot.request, frames, metadata_of(shot.request) if shot.request.embed_metadata else None)
+    image = frames.images[0]
     metadata = metadata_of(shot.request) if shot.request.embed_metadata else None
     return ImageData(
         data=encode_image(
@@ -61,13 +61,13 @@ def encode(shot: Shot, made: Frames) -> ImageData | VideoData:
 
 
 def response_of(
-    job: Job, made: Sequence[ImageData | VideoData], elapsed_ms: int, prompts: Sequence[str] = ()
+    job: Job, outputs: Sequence[ImageData | VideoData], elapsed_ms: int, prompts: Sequence[str] = ()
 ) -> GenerateResponse:
-    """Return the answer to a job's request; `prompts` are those that its own was expanded to."""
+    """Return the response to a job's request; `prompts` are the expanded prompts, if any."""
     assert job.request.model is not None and job.request.seed is not None  # the request is complete
     return GenerateResponse(
-        images=tuple(file for file in made if isinstance(file, ImageData)),
-        video=next((file for file in made if isinstance(file, VideoData)), None),
+        images=tuple(file for file in outputs if isinstance(file, ImageData)),
+        video=next((file for file in outputs if isinstance(file, VideoData)), None),
         generation_time_ms=elapsed_ms,
         model=job.request.model,
         seed_used=job.request.seed,

@@ -1,4 +1,4 @@
-"""Upscaling: one image at a time; the network is fetched when it is first asked for, and stays in memory."""
+"""Upscaling: one image at a time; the network is downloaded on first use and stays in memory."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ __all__ = ["UpscaleKind", "fetch_upscaler", "origin_of"]
 
 @attrs.frozen
 class UpscaleTask:
-    """A larger image or video. Files are read and written where the worker runs."""
+    """Upscales an image or video. The worker's process reads and writes the files."""
 
     spec: ModelSpec
     request: UpscaleRequest
     requests: tuple[()] = ()
 
     def __call__(self, host: WorkerHost, run: Run) -> UpscaleResponse:
-        """Return the larger image. The network is loaded once the source has turned out to be an image or a video."""
+        """Return the larger image. The network is loaded after the source is checked to be an image or a video."""
         from mold_core.placement.device import free_bytes
         from mold_core.upscaling.execution import ExecutionDevice
         from mold_core.upscaling.run import upscale
 
         spec = self.spec
         with wrap_plugin_errors(f"{spec.name} failed while upscaling"):
-            where = ExecutionDevice(host.device, free_bytes)
-            return upscale(self.request, lambda: host.network(spec, run), where, spec.name, run)
+            device = ExecutionDevice(host.device, free_bytes)
+            return upscale(self.request, lambda: host.network(spec, run), device, spec.name, run)
 
 
 class UpscaleKind(JobKind):
-    """Larger images."""
+    """Upscaling of images and video files."""
 
     name = "upscale"
     request_class = UpscaleRequest
@@ -62,7 +62,7 @@ class UpscaleKind(JobKind):
     stream_route = "/api/upscale/stream"
 
     def prepare(self, request: UpscaleRequest, models: Models) -> Prepared:
-        """Return the request with upscaler and tile size filled in. The image is looked at, not unpacked."""
+        """Return the request with upscaler and tile size filled in. Reads the image header without decoding pixels."""
         tile_size = checked_tile_size(request.tile_size, models.settings)
         if isinstance(request, FileUpscaleRequest):
             _check_target(request.target)
@@ -74,9 +74,9 @@ class UpscaleKind(JobKind):
         )
 
     def without_download(self, request: UpscaleRequest, models: Models) -> UpscaleRequest:
-        """Return the request with an upscaler that is here, if it names none.
+        """Return the request with an installed upscaler, if it names none.
 
-        Raises ModelNotFoundError if there is none, ValidationError for an image that cannot be read.
+        Raises ModelNotFoundError if none is installed, ValidationError for an image that cannot be read.
         """
         if request.model not in (None, AUTO):
             return request
@@ -99,7 +99,7 @@ class UpscaleKind(JobKind):
         return from_json(UpscaleResponse, {**data, "image": image})
 
     def files_of(self, job: Job, result: UpscaleResponse) -> list[ResultFile]:
-        """Return the larger image; of one that went to a file of the caller's, nothing."""
+        """Return the larger image, or nothing if the result was written to a file of the caller."""
         image = result.image
         if not image.data:
             return []
@@ -111,12 +111,12 @@ class UpscaleKind(JobKind):
             assert job.spec is not None  # prepare found it
             fetch_upscaler(job.spec, [job], context)
             with context.loading(job.spec):
-                made: UpscaleResponse = context.worker.run(UpscaleTask(job.spec, job.request), BatchRun([job]))
-            context.finish_async(partial(context.deliver, job, made), [job])
+                response: UpscaleResponse = context.worker.run(UpscaleTask(job.spec, job.request), BatchRun([job]))
+            context.finish_async(partial(context.deliver, job, response), [job])
 
 
 def fetch_upscaler(spec: ModelSpec, jobs: Sequence[Job], context: RunContext) -> None:
-    """Pull an upscaler that is not here; the jobs see how far it is, and cancelling them all stops it."""
+    """Download an upscaler that is not installed. The jobs get its progress; cancelling all of them stops it."""
     if context.models.store.has(spec):
         return
 
@@ -128,14 +128,14 @@ def fetch_upscaler(spec: ModelSpec, jobs: Sequence[Job], context: RunContext) ->
     try:
         pull(spec, context.models.store, on_event=on_event, offline=context.models.settings.offline)
     except DownloadError as error:
-        inside = embedded_upscaler(context.models)
-        if inside is not None:
-            error.hint = "; ".join(filter(None, [error.hint, f"{inside.name} is inside mold and needs no fetching"]))
+        embedded = embedded_upscaler(context.models)
+        if embedded is not None:
+            error.hint = "; ".join(filter(None, [error.hint, f"{embedded.name} is inside mold and needs no fetching"]))
         raise
 
 
 def origin_of(request: UpscaleRequest) -> str | None:
-    """Return the model that made the image, if it says so. Raises ValidationError for what is no image."""
+    """Return the model that the image's metadata names, if any. Raises ValidationError if it is not an image."""
     if isinstance(request, FileUpscaleRequest):
         if not os.path.isfile(request.source):
             raise ValidationError("no such file: '%s'", request.source, field="image")
@@ -148,7 +148,7 @@ def origin_of(request: UpscaleRequest) -> str | None:
 
 
 def _check_target(target: Path) -> None:
-    """Raise OutputError now for what would only be found out when all the work is done."""
+    """Raise OutputError before the work for a target that cannot be written after it."""
     if target.is_dir():
         raise OutputError("'%s' is a directory", target, field="output", hint="name a file in it")
     if not os.path.isdir(target.parent):

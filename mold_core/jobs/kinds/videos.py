@@ -1,4 +1,4 @@
-"""The frames and the sound of one video as a finished file."""
+"""Encodes the frames and the sound of one video to a file."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ __all__ = ["encode_video"]
 _IN_MEMORY = Path("/dev/shm")
 
 
-def encode_video(request: GenerateRequest, made: Frames, metadata: OutputMetadata | None) -> VideoData:
-    """Return a video in the format that a complete request asks for, with its first frame and, if wanted, a preview."""
+def encode_video(request: GenerateRequest, frames: Frames, metadata: OutputMetadata | None) -> VideoData:
+    """Return a video in the format that a complete request names, with its first frame and, on request, a preview."""
     format = cast(VideoFormat, request.output_format)
-    width, height = made.images[0].size
-    fps, count = round(made.fps or 1), len(made.images)
-    sound = made.sound if request.enable_audio and format == "mp4" else None
-    encode = partial(_encoded, request, made, metadata, sound)
+    width, height = frames.images[0].size
+    fps, count = round(frames.fps or 1), len(frames.images)
+    sound = frames.sound if request.enable_audio and format == "mp4" else None
+    encode = partial(_encoded, request, frames, metadata, sound)
     try:
         data = encode(None)
     except OSError as error:
         if not (is_full(error) and _IN_MEMORY.is_dir()):
             raise
-        data = encode(_IN_MEMORY)  # the disk for temporary files is full, and the video is there to be had
+        data = encode(_IN_MEMORY)  # the disk for temporary files is full, but the frames are still in memory
     if metadata is not None and format != "mp4":
         data = embed_metadata(data, metadata)
-    gif = _preview(made.images, fps) if request.gif_preview else None
+    gif = _preview(frames.images, fps) if request.gif_preview else None
     return VideoData(
         data=data,
         format=format,
@@ -49,7 +49,7 @@ def encode_video(request: GenerateRequest, made: Frames, metadata: OutputMetadat
         height=height,
         frames=count,
         fps=fps,
-        thumbnail=first_frame_png(made.images[0]),
+        thumbnail=first_frame_png(frames.images[0]),
         gif_preview=gif,
         has_audio=sound is not None,
         duration_ms=count * 1000 // fps,
@@ -60,15 +60,15 @@ def encode_video(request: GenerateRequest, made: Frames, metadata: OutputMetadat
 
 def _encoded(
     request: GenerateRequest,
-    made: Frames,
+    frames: Frames,
     metadata: OutputMetadata | None,
     sound: Sound | None,
     scratch: Path | None,
 ) -> bytes:
-    """Return the file of a video, made in a folder below `scratch`, or below that of the system."""
+    """Return the file of a video, written in a folder below `scratch`, or below the system's temporary folder."""
     format = cast(VideoFormat, request.output_format)
-    width, height = made.images[0].size
-    fps, count = round(made.fps or 1), len(made.images)
+    width, height = frames.images[0].size
+    fps, count = round(frames.fps or 1), len(frames.images)
     with TemporaryDirectory(prefix="mold-video-", dir=scratch) as folder, unfinished(folder):
         path = Path(folder) / "video"
         with (
@@ -84,7 +84,7 @@ def _encoded(
                 metadata=metadata,
             ) as video,
         ):
-            for image in made.images:
+            for image in frames.images:
                 video.add(image)
             if sound:
                 video.add_sound(sound.samples[:, : round(count * sound.sample_rate / fps)])
@@ -92,5 +92,6 @@ def _encoded(
 
 
 def _preview(images: Sequence[Image], fps: int) -> bytes:
-    shown = PreviewFrames.of(len(images), fps)
-    return preview_gif(map(shown.small, images[shown.first :: shown.every]), Fraction(fps, shown.every))
+    selection = PreviewFrames.of(len(images), fps)
+    selected = images[selection.first :: selection.every]
+    return preview_gif(map(selection.small, selected), Fraction(fps, selection.every))
