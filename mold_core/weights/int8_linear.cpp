@@ -12,6 +12,7 @@
 namespace {
 
 typedef float Floats __attribute__((vector_size(64)));
+static_assert(__cplusplus >= 201703L, "std::vector aligns such vectors since C++17");
 
 inline float from_bf16(uint16_t half) {
     const uint32_t bits = uint32_t(half) << 16;

@@ -15,7 +15,8 @@ from mold_core.weights.compiled import compiler, digest_of
 
 __all__ = ["native_library"]
 
-_FLAGS = ("-O3", "-march=native", "-shared", "-fPIC", "-Wno-psabi")
+# C++17: in older standards, containers do not align vectors.
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-Wno-psabi")
 _TIMEOUT_S = 120
 
 log = logging.getLogger("mold.weights")

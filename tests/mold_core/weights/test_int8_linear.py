@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mold_core.settings import ComputeMode
-from mold_core.weights import PackedLinear, PackedTensor, load_weights, read_weights, type_named
+from mold_core.weights import PackedLinear, PackedTensor, int8_linear, load_weights, read_weights, type_named
 from mold_core.weights.compile_problems import compile_problems
+from mold_core.weights.compiled import compiler
 from mold_core.weights.int8_linear import as_int8, int8_product, round_rows
+from mold_core.weights.native_code import native_library
 from mold_core.weights.rotation import is_rotation, largest_rotation, rotated
 
 
@@ -200,3 +202,11 @@ def test_a_4_bit_layer_can_be_part_of_what_torch_compiles(tmp_path: Path, kind: 
     with torch.no_grad():
         compiled = torch.compile(layer, backend="eager", fullgraph=True)(x)
         torch.testing.assert_close(compiled, layer(x))
+
+
+def test_a_compiler_of_an_older_standard_aligns_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = tmp_path / "c++"
+    old.write_text(f'#!/bin/sh\nexec {compiler()} -std=gnu++14 "$@"\n')
+    old.chmod(0o755)
+    monkeypatch.setenv("CXX", str(old))
+    native_library(Path(int8_linear.__file__).with_suffix(".cpp"), tmp_path)
