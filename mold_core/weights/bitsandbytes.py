@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -21,6 +21,10 @@ from mold_core.weights.stored_layer import StoredLayer
 from mold_core.weights.types import type_named
 
 __all__ = ["STATE", "four_bit_weight", "int8_rows"]
+
+# Published files have blocks of up to 4096 numbers.
+_LARGEST_BLOCK = 2**16
+_LARGEST_OFFSET = 1e30
 
 STATE = "weight.quant_state.bitsandbytes__"
 
@@ -39,8 +43,8 @@ def four_bit_weight(layer: StoredLayer, kind: str) -> PackedTensor:
     name = layer.name(f"{STATE}{kind}")
     state = read_json(name, layer.take(f"{STATE}{kind}"))
     shape, block = state.get("shape"), state.get("blocksize")
-    if not isinstance(shape, list) or not _is_shape(shape) or type(block) is not int or block < 2 or block % 2:
-        raise CheckpointError(f"{name} has no shape and even blocksize")
+    if not isinstance(shape, list) or not _is_shape(shape) or not _is_block(block) or block % 2:
+        raise CheckpointError(f"{name} has no shape and even blocksize of up to {_LARGEST_BLOCK}")
     rows, columns = shape
     stored = layer.tensors[layer.weight_name]
     if not isinstance(stored, Tensor) or stored.element_size() != 1 or 2 * stored.numel() != rows * columns:
@@ -59,14 +63,25 @@ def _is_shape(shape: list[Any]) -> bool:
     return len(shape) == 2 and all(type(size) is int and 0 < size < 2**31 for size in shape) and shape[1] % 2 == 0
 
 
+def _is_block(size: object) -> TypeGuard[int]:
+    return type(size) is int and 2 <= size <= _LARGEST_BLOCK
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and abs(value) < _LARGEST_OFFSET
+
+
 def _scales(layer: StoredLayer, state: Mapping[str, Any], count: int) -> Tensor:
     """Return the largest magnitude of each block, float32 [count]."""
     stored = layer.take("weight.absmax")
     if stored.is_floating_point():
         return layer.numbers("weight.absmax", stored, (count,)).float()
     size, offset = state.get("nested_blocksize"), state.get("nested_offset", 0.0)
-    if tuple(stored.shape) != (count,) or type(size) is not int or size < 1 or not isinstance(offset, int | float):
-        raise CheckpointError(f"{layer.name('weight.absmax')} must hold {count} numbers, one for each block")
+    if stored.dtype != torch.uint8 or tuple(stored.shape) != (count,) or not _is_block(size) or not _is_number(offset):
+        raise CheckpointError(
+            f"{layer.name('weight.absmax')} must hold {count} bytes, one for each block, and come with a"
+            f" nested_blocksize of up to {_LARGEST_BLOCK} and a nested_offset"
+        )
     levels = layer.numbers("weight.nested_quant_map", layer.take("weight.nested_quant_map"), (256,)).float()
     largest = layer.take("weight.nested_absmax")
     largest = layer.numbers("weight.nested_absmax", largest, (math.ceil(count / size),)).float()

@@ -91,7 +91,7 @@ def _w4a8(layer: StoredLayer) -> PackedTensor:
 
 def _mxfp8(layer: StoredLayer) -> PackedTensor:
     raw = layer.weight("float8_e4m3fn", "float8_e5m2")
-    scales = _unblocked(layer, layer.take(*SCALES).view(torch.uint8), len(raw), raw.shape[1], 32)
+    scales = _unblocked(layer, _bytes(layer, layer.take(*SCALES)), len(raw), raw.shape[1], 32)
     kind = "F8_E4M3" if raw.dtype == torch.float8_e4m3fn else "F8_E5M2"
     return _packed(kind, raw, raw.shape[1], groups=Groups(scales=scales))
 
@@ -99,10 +99,7 @@ def _mxfp8(layer: StoredLayer) -> PackedTensor:
 def _nvfp4(layer: StoredLayer) -> PackedTensor:
     raw = layer.weight("uint8", "int8")
     columns = 2 * raw.shape[1]
-    stored = layer.take(*SCALES)
-    if stored.element_size() != 1:
-        raise CheckpointError(f"{layer.name(SCALES[0])} must hold fp8 numbers")
-    scales = _unblocked(layer, stored.view(torch.uint8), len(raw), columns, 16).view(torch.float8_e4m3fn)
+    scales = _unblocked(layer, _bytes(layer, layer.take(*SCALES)), len(raw), columns, 16).view(torch.float8_e4m3fn)
     scale = layer.numbers("weight_scale_2", layer.take("weight_scale_2"), (), (1,)).float()
     inputs = layer.find("pre_quant_scale")
     if inputs is not None:
@@ -114,7 +111,7 @@ def _nvfp4(layer: StoredLayer) -> PackedTensor:
 def _awq_w4a16(layer: StoredLayer) -> PackedTensor:
     raw = layer.weight("int8", "uint8")
     columns = 2 * raw.shape[1]
-    count = columns // layer.option("group_size", 64)
+    count = _group_count(layer, columns, layer.option("group_size", 64))
     scales = _transposed(layer, SCALES[0], layer.take(*SCALES), count, len(raw))
     offsets = _transposed(layer, "weight_zeros", layer.take("weight_zeros", "weight_zero"), count, len(raw))
     groups = Groups(scales=scales, levels=_levels(_CENTRED), offsets=offsets)
@@ -133,6 +130,7 @@ def _svdquant_w4a4(layer: StoredLayer) -> PackedTensor:
         up = up.permute(0, 2, 1).flatten(0, 1) if up.ndim == 3 else up
     raw = layer.weight("int8", "uint8")
     rows, columns = len(raw), 2 * raw.shape[1]
+    count = _group_count(layer, columns, 64)
     rank = down.shape[-1] if down.ndim == 2 else 0
     low_rank = LowRank(
         down=layer.numbers("weight_proj_down", down, (columns, rank)).t().contiguous(),
@@ -142,7 +140,7 @@ def _svdquant_w4a4(layer: StoredLayer) -> PackedTensor:
         "CODES4",
         raw,
         columns,
-        groups=Groups(scales=_transposed(layer, SCALES[0], scales, columns // 64, rows), levels=_levels(_SIGNED)),
+        groups=Groups(scales=_transposed(layer, SCALES[0], scales, count, rows), levels=_levels(_SIGNED)),
         column_scale=1 / layer.numbers("weight_smooth_factor", smooth, (columns,)).float(),
         low_rank=low_rank,
     )
@@ -223,6 +221,18 @@ def _unblocked(layer: StoredLayer, blocked: Tensor, rows: int, columns: int, siz
         )
     tiles = blocked.reshape(tall, wide, 32, 4, 4).permute(0, 3, 2, 1, 4)
     return tiles.reshape(tall * 128, wide * 4)[:rows, :count].contiguous()
+
+
+def _bytes(layer: StoredLayer, scales: Tensor) -> Tensor:
+    if scales.element_size() != 1:
+        raise CheckpointError(f"{layer.name(SCALES[0])} must hold numbers of 8 bits")
+    return scales.view(torch.uint8)
+
+
+def _group_count(layer: StoredLayer, columns: int, size: int) -> int:
+    if columns % size:
+        raise CheckpointError(f"{layer.weight_name} has {columns} columns, which do not divide into groups of {size}")
+    return columns // size
 
 
 def _transposed(layer: StoredLayer, kind: str, tensor: Tensor, groups: int, rows: int) -> Tensor:

@@ -51,13 +51,13 @@ class GroupedKernel:
             factors = factors * row_scales
         factors = factors.contiguous()
         row_scales = row_scales.expand(count, 1).contiguous()
-        offsets = None if groups.offsets is None else groups.offsets.float()
+        offsets = None if groups.offsets is None else groups.offsets.float().contiguous()
         if offsets is not None and offsets.shape != factors.shape:
             factors = factors.expand_as(offsets).contiguous()
         self._write(
             rows.data_ptr(), count, rows.shape[1], type_.block_size, table.data_ptr(), factors.data_ptr(),
             factors.shape[1], groups.rounded, row_scales.data_ptr(),
-            None if offsets is None else offsets.contiguous().data_ptr(), out.data_ptr(), out.dtype == torch.bfloat16,
+            None if offsets is None else offsets.data_ptr(), out.data_ptr(), out.dtype == torch.bfloat16,
             torch.get_num_threads(),
         )  # fmt: skip
 

@@ -196,6 +196,7 @@ def test_files_mix_formats_and_leave_scales_behind(tmp_path: Path, weight: Tenso
         assert error < (0.15 if name == "nvfp4" else 0.06), name
 
 
+NESTED = {"shape": [ROWS, COLUMNS], "blocksize": 64}
 BROKEN = {
     "scale": ("int8", {"weight_scale": torch.ones(3)},
         r"l\.weight_scale must be one number, or one for each of 80 rows"),
@@ -217,6 +218,20 @@ BROKEN = {
         r"l\.weight_codebook has the dtype float32 and the shape"),
     "channel": ("w4a8", {"weight_s_channel": None}, r"l\.weight_s_channel is missing"),
     "zeros": ("awq_w4a16", {"weight_zeros": torch.ones(2, 2)}, r"l\.weight_zeros has the dtype"),
+    "no group": ("awq_w4a16", {"group_size": 1024}, r"l\.weight has 512 columns, which do not divide"),
+    "odd groups": ("awq_w4a16", {"group_size": 100}, r"l\.weight has 512 columns, which do not divide"),
+    "one exponent": ("mxfp8", {"weight_scale": torch.tensor(1.0)}, r"l\.weight_scale must hold numbers of 8 bits"),
+    "long block": ("nf4", {"weight.quant_state.bitsandbytes__nf4": mark({"shape": [80, 512], "blocksize": 2**40})},
+        r"bitsandbytes__nf4 has no shape and even blocksize of up to 65536"),
+    "wide absmax": ("nf4", {"weight.absmax": torch.full((640,), 900),
+        "weight.quant_state.bitsandbytes__nf4": mark({**NESTED, "nested_blocksize": 64})},
+        r"l\.weight\.absmax must hold 640 bytes"),
+    "long nested block": ("nf4", {"weight.absmax": torch.ones(640, dtype=torch.uint8),
+        "weight.quant_state.bitsandbytes__nf4": mark({**NESTED, "nested_blocksize": 2**40})},
+        r"nested_blocksize of up to 65536"),
+    "large offset": ("nf4", {"weight.absmax": torch.ones(640, dtype=torch.uint8),
+        "weight.quant_state.bitsandbytes__nf4": mark({**NESTED, "nested_blocksize": 64, "nested_offset": 10**400})},
+        r"nested_offset"),
     "down": ("svdquant", {"weight_proj_down": torch.ones(2, 2)}, r"l\.weight_proj_down has the dtype"),
     "dtype": ("int8", {"weight": torch.zeros(ROWS, COLUMNS, dtype=torch.uint8)}, r"l\.weight has the dtype uint8"),
     "state": ("nf4", {"weight.quant_state.bitsandbytes__nf4": mark({"shape": [9, 9]})},
@@ -226,12 +241,23 @@ BROKEN = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("columns", [32, 96])
+def test_svdquant_needs_whole_groups(tmp_path: Path, columns: int) -> None:
+    layer = {
+        "weight": torch.zeros(4, columns // 2, dtype=torch.uint8), "comfy_quant": mark({"format": "svdquant_w4a4"}),
+        "weight_scale": torch.ones(columns // 64, 4), "proj_down": torch.ones(columns, 2), "proj_up": torch.ones(4, 2),
+        "smooth_factor": torch.ones(columns),
+    }  # fmt: skip
+    with pytest.raises(CheckpointError, match=f"{columns} columns, which do not divide into groups of 64"):
+        read(tmp_path, layer)
+
+
 @pytest.mark.parametrize("case", BROKEN)
 def test_an_error_names_the_tensor_that_is_wrong(tmp_path: Path, weight: Tensor, case: str) -> None:
     kind, changes, words = BROKEN[case]
     layer = quantised(kind, weight, GROUP)
     config = json.loads(bytes(layer["comfy_quant"].tolist())) if "comfy_quant" in layer else {}
-    options = {name: value for name, value in changes.items() if name in ("format", "convrot_groupsize")}
+    options = {name: value for name, value in changes.items() if name in ("format", "convrot_groupsize", "group_size")}
     if options:
         layer["comfy_quant"] = mark({**config, **options})
     layer.update({name: value for name, value in changes.items() if name not in options})
