@@ -21,6 +21,7 @@ __all__ = ["LoraDescription", "describe_lora"]
 
 _LONGEST_TEXT = 200
 _MOST_WORDS = 20
+_LARGEST_ALPHA = 1e9
 _ALPHAS_READ = 64  # of the alphas in tensors; files have one for every layer, and nearly always the same
 
 # Families by what only their layers' names contain, in underscores; the first that matches.
@@ -136,7 +137,7 @@ def _alphas(layers: Iterable[Mapping[str, TensorSource]], metadata: Mapping[str,
         found = {
             float(value)
             for key, value in settings.items()
-            if key.rpartition(".")[2] == "lora_alpha" and isinstance(value, int | float)
+            if key.rpartition(".")[2] == "lora_alpha" and isinstance(value, int | float) and abs(value) < _LARGEST_ALPHA
         }
     if not found:
         with suppress(ValueError):

@@ -161,6 +161,8 @@ def _pair(entries: LayerTensors, shape: LayerShape) -> Change:
     if "mid" in entries:
         return _tucker_pair(entries, shape)
     down = entries.array("down")
+    if not down.ndim:
+        raise CheckpointError(f"{entries.names['down']} is one number where a matrix is needed")
     inputs = math.prod(down.shape[1:])
     wider = inputs > shape.columns and inputs % shape.columns == 0
     if wider and not (shape.widened and inputs == 2 * shape.columns):
@@ -189,8 +191,8 @@ def _loha(entries: LayerTensors, shape: LayerShape) -> Change:
     entries.required("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
     if "hada_t1" in entries:
         entries.required("hada_t2")
-        whole = _tucker(entries, "hada_t1", "hada_w1_a", "hada_w1_b") * _tucker(
-            entries, "hada_t2", "hada_w2_a", "hada_w2_b"
+        whole = _tucker(entries, shape, "hada_t1", "hada_w1_a", "hada_w1_b") * _tucker(
+            entries, shape, "hada_t2", "hada_w2_a", "hada_w2_b"
         )
         return _fitting_dense(entries, whole * entries.scale(len(entries.array("hada_w1_b"))), shape)
     left, right = (entries.matrix(f"hada_w{side}_b", None, shape.columns) for side in (1, 2))
@@ -211,7 +213,7 @@ def _lokr(entries: LayerTensors, shape: LayerShape) -> Change:
         scale = 1.0 if "alpha" in entries or entries.settings is None else entries.settings.scale(entries.stem, 1)
     change = Kronecker(left=(left[0] * scale, *left[1:]), right=right)
     if "lokr_t2" in entries:
-        small = _tucker(entries, "lokr_t2", "lokr_w2_a", "lokr_w2_b")
+        small = _tucker(entries, shape, "lokr_t2", "lokr_w2_a", "lokr_w2_b")
         change = Kronecker(left=change.left, right=(small,))
     rows, columns = change.left[0].shape[0] * change.right[0].shape[0], change.left[-1].shape[1]
     if (rows, columns * change.right[-1].shape[1]) != (shape.rows, shape.columns):
@@ -233,11 +235,13 @@ def _factors(entries: LayerTensors, role: str) -> tuple[Tensor, ...]:
     return entries.matrix(f"{role}_a", None, len(down)), down
 
 
-def _tucker(entries: LayerTensors, core: str, up: str, down: str) -> Tensor:
+def _tucker(entries: LayerTensors, shape: LayerShape, core: str, up: str, down: str) -> Tensor:
     """Return [rows, columns] of a convolution from a core [a, b, *kernel] and matrices [a, rows] and [b, inputs]."""
     kernel, first, second = entries.array(core), entries.matrix(up), entries.matrix(down)
     if kernel.shape[:2] != (len(first), len(second)):
         raise CheckpointError(f"{entries.names[core]} has the shape {list(kernel.shape)}, which does not fit {up}")
+    if first.shape[1] > shape.rows or second.shape[1] > shape.inputs or kernel.shape[2:] != shape.kernel:
+        raise CheckpointError(f"{entries.names[core]} and its matrices make a kernel that does not fit {entries.stem}")
     return torch.einsum("ab...,ao,bi->oi...", kernel, first, second).flatten(1)
 
 

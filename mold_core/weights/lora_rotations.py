@@ -60,7 +60,7 @@ def packed_rotation(packed: Tensor, name: str, inputs: int, settings: LoraSettin
     if settings is not None and not settings.flag("use_cayley_neumann", default=True):
         blocks = _rotation_less_one(-skew)
     else:
-        terms = 5 if settings is None else int(settings.values.get("num_cayley_neumann_terms", 5))
+        terms = 5 if settings is None else settings.count("num_cayley_neumann_terms", 5)
         blocks = _series_less_one(skew, terms)
     blocks = blocks.transpose(1, 2)
     return Rotation(stages=(Stage(blocks=blocks.repeat(inputs // size, 1, 1) if shared else blocks),), on_inputs=True)

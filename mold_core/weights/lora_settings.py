@@ -23,6 +23,7 @@ __all__ = ["LoraSettings", "config_file", "read_settings"]
 _HEADER = "lora_adapter_metadata"
 _CONFIG = "adapter_config.json"
 _LONGEST_CONFIG = 1_000_000
+_LARGEST_NUMBER = 1e9
 _PREFIX = re.compile(r"(base_model\.model\.|model\.)+")
 
 
@@ -52,6 +53,13 @@ class LoraSettings:
         """Return a truth value of the configuration."""
         value = self.values.get(name, default)
         return value if isinstance(value, bool) else default
+
+    def count(self, name: str, default: int) -> int:
+        """Return a whole number of the configuration. Raises CheckpointError for anything else."""
+        value = self.values.get(name, default)
+        if type(value) is not int:
+            raise CheckpointError(f"{name} of its configuration must be a whole number")
+        return value
 
     def _value(self, patterns: str, name: str, keys: tuple[str, ...]) -> float | None:
         table = self.values.get(patterns)
@@ -129,4 +137,6 @@ def _matches(pattern: str, name: str) -> bool:
 def _number(key: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise CheckpointError(f"{key} of its configuration must be a number")
+    if not abs(value) < _LARGEST_NUMBER:
+        raise CheckpointError(f"{key} of its configuration must be a number below {_LARGEST_NUMBER:g}")
     return value

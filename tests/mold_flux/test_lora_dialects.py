@@ -707,6 +707,18 @@ def test_convolutions_take_loras_too(tmp_path: Path, method: str) -> None:
 
 # --- what is refused -------------------------------------------------------------------------------------------------
 
+
+def wide_tucker(method: str) -> dict[str, Tensor]:
+    """Return small tensors that make a matrix of 4 TB."""
+    core, side = torch.ones(1, 1), torch.ones(1, 1_000_000)
+    if method == "lokr":
+        found = {"lokr_w1": core, "lokr_t2": core, "lokr_w2_a": side, "lokr_w2_b": side}
+    else:
+        found = {f"hada_{name}": core if name.startswith("t") else side for name in ("t1", "t2", *_SIDES)}
+    return {f"img_in.{name}": tensor.clone() for name, tensor in found.items()}
+
+
+_SIDES = ("w1_a", "w1_b", "w2_a", "w2_b")
 PAIR = {"img_in.lora_A.weight": torch.ones(4, 64), "img_in.lora_B.weight": torch.ones(64, 4)}
 
 
@@ -727,6 +739,12 @@ PAIR = {"img_in.lora_A.weight": torch.ones(4, 64), "img_in.lora_B.weight": torch
         ({"img_in.alpha": torch.ones(())}, {}, r"img_in\.alpha stands alone"),
         ({**PAIR, "single_blocks.0.norm.key_norm.lora_A.weight": torch.ones(4, 32)}, {}, r"layer of 32 numbers"),
         ({**PAIR, "single_blocks.0.norm.key_norm.diff": torch.full((32,), torch.nan)}, {}, r"holds NaN .*key_norm"),
+        ({**PAIR, "img_in.lora_A.weight": torch.tensor(1.0)}, {}, r"img_in\.lora_A\.weight is one number"),
+        (PAIR, {"lora_adapter_metadata": '{"lora_alpha": 1%s}' % ("0" * 400)}, r"lora_alpha .*below"),
+        ({"img_in.oft_R.weight": torch.ones(4, 120)},
+            {"lora_adapter_metadata": '{"num_cayley_neumann_terms": "x"}'}, r"terms .*must be a whole number"),
+        (wide_tucker("hada"), {}, r"make a kernel that does not fit img_in"),
+        (wide_tucker("lokr"), {}, r"make a kernel that does not fit img_in"),
         (PAIR, {"lora_adapter_metadata": "[]"}, r"lora_adapter_metadata"),
         (PAIR, {"lora_adapter_metadata": '{"lora_alpha": "x"}'}, r"lora_alpha .*must be a number"),
         (PAIR, {"lora_adapter_metadata": '{"r": 0, "lora_alpha": 4}'}, r"the rank 0"),

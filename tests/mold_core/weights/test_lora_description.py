@@ -60,6 +60,10 @@ def test_alpha_of_diffusers_header(tmp_path: Path) -> None:
     found = describe_lora(write(tmp_path / "x", layer, metadata))
     assert found is not None
     assert (found.family, found.ranks, found.alphas) == ("flux", (32,), (16.0,))
+    metadata = {"lora_adapter_metadata": json.dumps({"transformer.lora_alpha": 10**400})}
+    found = describe_lora(write(tmp_path / "x", layer, metadata))
+    assert found is not None
+    assert found.alphas == ()
 
 
 @pytest.mark.parametrize(
