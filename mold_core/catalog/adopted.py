@@ -99,15 +99,18 @@ class CatalogWithAdopted(MutableMapping[str, ModelSpec]):
         return self._read[1]
 
     def _model(self, name: str, table: Mapping[str, Any]) -> ModelSpec | None:
+        try:
+            return self._described(name, table)
+        except (SettingsError, AttributeError, TypeError, ValueError):  # its plugin is gone, or the list damaged
+            return None
+
+    def _described(self, name: str, table: Mapping[str, Any]) -> ModelSpec:
         known = {key: value for key, value in table.items() if key not in ("folder", "sizes")}
         if known.get("like") not in self._catalog:
             known.pop("like", None)
         models_dir = self._settings.models_path
         known["files"] = {key: _below(paths, models_dir) for key, paths in table.get("files", {}).items()}
-        try:
-            spec = user_model(name, known, self._settings, self._catalog)
-        except SettingsError:
-            return None
+        spec = user_model(name, known, self._settings, self._catalog)
         sizes = table.get("sizes", {})
         files = (
             attrs.evolve(file, size_bytes=sizes.get(str(models_dir / file.path), file.size_bytes))

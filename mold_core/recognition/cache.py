@@ -37,8 +37,9 @@ class RecognitionCache:
         if entry is not None and entry["stamp"] == stamp:
             return _from_table(entry)
         found = recognise_shards(weights.paths, self._knowledge)
-        self._known[key] = {"stamp": stamp, **attrs.asdict(found)}
-        self._changed = True
+        if found.problem is None:  # a problem may pass without a trace in the file: permissions, a file beside it
+            self._known[key] = {"stamp": stamp, **attrs.asdict(found)}
+            self._changed = True
         return found
 
     def save(self) -> None:

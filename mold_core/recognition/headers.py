@@ -23,6 +23,7 @@ __all__ = ["Entry", "Header", "read_header"]
 
 # Longer values of the metadata, such as training captions, are left out.
 _LONGEST_VALUE = 65_536
+_MOST = 2**48  # of sizes and places in a file
 _LONGEST_NOTE = 4096  # bytes of a tensor that holds JSON
 _MARK = ".comfy_quant"
 
@@ -78,8 +79,8 @@ def _safetensors(path: Path) -> Header:
     notes: list[tuple[int, int]] = []
     for name, entry in table.items():
         try:
-            begin, end = entry["data_offsets"]
-            entries[name] = Entry(tuple(map(int, entry["shape"])), str(entry["dtype"]), end - begin)
+            begin, end = map(_whole, entry["data_offsets"])
+            entries[name] = Entry(tuple(map(_whole, entry["shape"])), str(entry["dtype"]), end - begin)
             if name.endswith(_MARK):
                 notes.append((start + begin, end - begin))
         except (KeyError, TypeError, ValueError):
@@ -91,6 +92,15 @@ def _safetensors(path: Path) -> Header:
         metadata={key: value for key, value in metadata.items() if len(value) <= _LONGEST_VALUE},
         quantisations=_noted(path, notes, metadata),
     )
+
+
+def _whole(number: object) -> int:
+    """Return a size or place of a header. Raises TypeError or ValueError for what is none."""
+    if type(number) is not int:
+        raise TypeError("a number of a header must be whole")
+    if not 0 <= number < _MOST:
+        raise ValueError("a number of a header must fit a file")
+    return number
 
 
 def _gguf(path: Path) -> Header:
@@ -129,9 +139,9 @@ def _format_of(note: bytes | str | dict[str, Any]) -> tuple[str, ...]:
     return (f"{name[:40]} convrot" if table.get("convrot") else name[:40],)
 
 
-def _json(text: bytes | str) -> dict[str, Any]:
+def _json(text: object) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = json.loads(text) if isinstance(text, bytes | str) else None
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

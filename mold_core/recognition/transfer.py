@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import attrs
@@ -21,17 +22,31 @@ _PIECE_BYTES = 1 << 20
 def transferred(plan: Plan, models_dir: Path, *, copy: bool, report: Callable[[ProgressEvent], object]) -> Plan:
     """Return the plan with the files of its new models in the models folder: copied, or as symbolic links.
 
-    A file that is there with the same size is not copied again. Raises OutputError.
+    A file that is there with the same size is not copied again, and links are replaced by copies. Raises OutputError.
     """
     models = dict(plan.adopted.models)
     for name in plan.models:
         folder = models_dir / name.replace(":", "-")
         files = {
-            component: _transferred(paths, folder, copy=copy, report=report)
-            for component, paths in models[name]["files"].items()
+            component: _transferred(paths, part, copy=copy, report=report)
+            for component, paths, part in _with_folders(models[name]["files"], folder)
         }
         models[name] = {**models[name], "files": files}
     return attrs.evolve(plan, adopted=attrs.evolve(plan.adopted, models=models))
+
+
+def _with_folders(files: Mapping[str, str | list[str]], folder: Path) -> Iterator[tuple[str, str | list[str], Path]]:
+    """Yield components, their files and their folder: one of their own where files of others have the same names.
+
+    Those of diffusers folders do: ``transformer/`` and ``vae/`` both have a diffusion_pytorch_model.safetensors.
+    """
+    sources: dict[str, set[str]] = defaultdict(set)
+    for paths in files.values():
+        for path in [paths] if isinstance(paths, str) else paths:
+            sources[Path(path).name].add(path)
+    for component, paths in files.items():
+        names = [Path(path).name for path in ([paths] if isinstance(paths, str) else paths)]
+        yield component, paths, folder if all(len(sources[name]) == 1 for name in names) else folder / component
 
 
 def _transferred(
@@ -44,13 +59,15 @@ def _transferred(
 
 def _one(source: Path, folder: Path, *, copy: bool, report: Callable[[ProgressEvent], object]) -> Path:
     target = folder / source.name
-    if source == target or (target.is_file() and target.stat().st_size == source.stat().st_size):
-        return target
-    report(Info(message=f"{'copying' if copy else 'linking'} {source.name}"))
     try:
+        if _is_there(source, target, copy):
+            return target
+        report(Info(message=f"{'copying' if copy else 'linking'} {source.name}"))
         folder.mkdir(parents=True, exist_ok=True)
         if copy:
             with source.open("rb") as file:
+                if target.is_symlink():  # what it leads to would be written otherwise
+                    target.unlink()
                 write_whole(target, lambda out: shutil.copyfileobj(file, out, _PIECE_BYTES))
         else:
             target.unlink(missing_ok=True)
@@ -58,3 +75,11 @@ def _one(source: Path, folder: Path, *, copy: bool, report: Callable[[ProgressEv
     except OSError as error:
         raise output_error(target, error) from error
     return target
+
+
+def _is_there(source: Path, target: Path, copy: bool) -> bool:
+    if source.name == target.name and os.path.realpath(source.parent) == os.path.realpath(target.parent):
+        return True
+    if not target.is_file() or (copy and target.is_symlink()):
+        return False
+    return target.stat().st_size == source.stat().st_size

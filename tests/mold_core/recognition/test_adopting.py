@@ -17,9 +17,12 @@ from http_server import serving
 from PIL import Image
 from real_files import layout, shapes_of, write_real
 
-from mold_core import Engine, GenerateRequest, ModelNotFoundError, Settings
-from mold_core.catalog.adopted import read_adopted
+from mold_core import Engine, GenerateRequest, ModelNotFoundError, OutputError, Settings
+from mold_core.catalog.adopted import Adopted, read_adopted
+from mold_core.recognition.adopting import Found, Plan
 from mold_core.recognition.programs import locations_of
+from mold_core.recognition.recognised import Recognised
+from mold_core.recognition.transfer import transferred
 
 Mold = Callable[..., CompletedProcess[Any]]
 HOUSE = "a red house under a yellow moon"
@@ -259,6 +262,47 @@ def test_info_shows_what_a_file_is(comfy: Path, mold: Mold) -> None:
     assert "no such file" in mold("info", comfy / "nowhere.safetensors").stderr
 
 
+@pytest.mark.parametrize("copy", [True, False])
+def test_components_whose_files_have_one_name_stay_apart(copy: bool, tmp_path: Path) -> None:
+    name, sources = "diffusion_pytorch_model.safetensors", {}
+    for component in ("transformer", "vae"):
+        sources[component] = tmp_path / "folder" / component / name
+        sources[component].parent.mkdir(parents=True)
+        sources[component].write_text(f"the {component}")
+    plan = planned({component: str(path) for component, path in sources.items()})
+    transferred(plan, tmp_path / "models", copy=False, report=print)
+    files = transferred(plan, tmp_path / "models", copy=copy, report=print).adopted.models["m:bf16"]["files"]
+    for component, path in files.items():
+        assert Path(path).is_relative_to(tmp_path / "models")
+        assert Path(path).read_text() == sources[component].read_text() == f"the {component}"
+        assert Path(path).is_symlink() != copy
+
+
+def test_a_copy_does_not_go_through_a_link_into_another_file(tmp_path: Path) -> None:
+    mine, source = tmp_path / "mine.safetensors", tmp_path / "new" / "x.safetensors"
+    mine.write_text("mine")
+    source.parent.mkdir()
+    source.write_text("longer than mine")
+    target = tmp_path / "models" / "m-bf16" / "x.safetensors"
+    target.parent.mkdir(parents=True)
+    target.symlink_to(mine)
+    transferred(planned({"transformer": str(source)}), tmp_path / "models", copy=True, report=print)
+    assert (mine.read_text(), target.read_text()) == ("mine", "longer than mine")
+
+
+def test_a_file_that_is_gone_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "models/m-bf16").mkdir(parents=True)
+    (tmp_path / "models/m-bf16/gone").write_text("an older one")
+    with pytest.raises(OutputError, match="gone"):
+        transferred(planned({"vae": str(tmp_path / "gone")}), tmp_path / "models", copy=True, report=print)
+
+
+def planned(files: dict[str, str]) -> Plan:
+    found = Found(Recognised(paths=tuple(files.values()), size_bytes=1), "m", "folder")
+    adopted = Adopted(models={"m:bf16": {"files": files}})
+    return Plan(adopted=adopted, models={"m:bf16": found}, loras={}, components=(), others=(), unknown=(), missing={})
+
+
 def test_the_settings_of_a_model_in_config_toml_come_first(
     comfy: Path, adopt: Callable[..., str], home: Path, mold: Mold
 ) -> None:
@@ -268,8 +312,16 @@ def test_the_settings_of_a_model_in_config_toml_come_first(
     assert "mine" in mold("list").stdout
 
 
-def test_a_damaged_list_of_adopted_models_is_like_none(home: Path) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"folders": 3, "models": []',
+        '{"folders": [], "models": {"x:y": {"family": "flux", "files": [1]}}, "loras": {}, "ignored": []}',
+        '{"folders": [], "models": {"x:y": {"files": {"vae": 1}, "sizes": [2]}}, "loras": {}, "ignored": []}',
+    ],
+)
+def test_a_damaged_list_of_adopted_models_is_like_none(text: str, home: Path) -> None:
     home.mkdir(parents=True)
-    (home / "adopted.json").write_text('{"folders": 3, "models": []')
+    (home / "adopted.json").write_text(text)
     with Engine(Settings.load()) as engine:
         assert "flux-nano:bf16" in engine.plugins.models

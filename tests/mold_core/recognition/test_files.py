@@ -14,6 +14,7 @@ from torch import zeros
 from mold_core import Plugins
 from mold_core.catalog import ModelStore
 from mold_core.recognition import Knowledge, recognise, recognise_shards
+from mold_core.recognition.cache import RecognitionCache
 from mold_core.recognition.formats import tag_of
 from mold_core.recognition.naming import free_name, model_name
 from mold_core.recognition.verdict import verdict_on
@@ -118,6 +119,50 @@ def test_what_is_no_weight_file_is_named(content: bytes, problem: str, tmp_path:
     found = recognise(tmp_path / "file.param", knowledge)
     assert problem in str(found.problem)
     assert found.networks == ()
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        '"dtype": "U8", "shape": [Infinity], "data_offsets": [0, 4]',
+        '"dtype": "U8", "shape": [4], "data_offsets": [0.0, 4.0]',
+        '"dtype": "U8", "shape": [4], "data_offsets": [-8, -4]',
+        f'"dtype": "U8", "shape": [4], "data_offsets": [{2**70}, {2**70 + 4}]',
+    ],
+)
+def test_numbers_of_a_header_that_fit_no_file_are_a_problem(entry: str, tmp_path: Path, knowledge: Knowledge) -> None:
+    text = f'{{"layer.comfy_quant": {{{entry}}}}}'.encode()
+    (tmp_path / "file.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(64))
+    assert "lacks dtype, shape or offsets" in str(recognise(tmp_path / "file.safetensors", knowledge).problem)
+
+
+def test_a_note_on_quantisation_that_is_none_is_ignored(tmp_path: Path, knowledge: Knowledge) -> None:
+    tensors = {name: zeros(shape) for name, shape in SMALL.items()}
+    save_file(tensors, tmp_path / "file.safetensors", {"_quantization_metadata": '{"layers": {"a": 5, "b": [1]}}'})
+    assert recognise(tmp_path / "file.safetensors", knowledge).title == "flux-nano transformer, fp32"
+
+
+def test_a_problem_is_not_remembered(tmp_path: Path, knowledge: Knowledge) -> None:
+    graph = tmp_path / "models" / "x.param"
+    graph.parent.mkdir()
+    graph.write_bytes(b"7767517\n3 3\nInput data 0 1 data\n")
+    (weights,) = walk(graph.parent)
+    cache = RecognitionCache(tmp_path / "cache.json", knowledge)
+    assert "are missing" in str(cache.recognise(weights).problem)
+    cache.save()
+    graph.with_suffix(".bin").write_bytes(b"GG")
+    (weights,) = walk(graph.parent)
+    again = RecognitionCache(tmp_path / "cache.json", knowledge).recognise(weights)
+    assert "are missing" not in str(again.problem)
+
+
+def test_the_weights_of_an_ncnn_network_are_part_of_its_stamp(tmp_path: Path) -> None:
+    (tmp_path / "x.param").write_bytes(b"7767517\n")
+    (tmp_path / "x.bin").write_bytes(b"1234")
+    (before,) = walk(tmp_path)
+    (tmp_path / "x.bin").unlink()
+    (after,) = walk(tmp_path)
+    assert before.stamp != after.stamp
 
 
 def test_a_type_that_mold_cannot_load_does_not_hide_what_the_file_is(
