@@ -90,6 +90,10 @@ DAMAGES = {
     "weights cut off": (lambda g: setattr(g, "weights", g.weights[:-40]), "ends too early"),
     "weights of another": (lambda g: setattr(g, "weights", g.weights + bytes(400)), "not the size"),
     "int8": (lambda g: setattr(g, "weights", b"\x38\x4b\x0d\0" + g.weights[4:]), "int8 weights"),
+    "infinite numbers": (
+        lambda g: setattr(g, "lines", [line.replace(" 0=8", " 0=inf") for line in g.lines]),
+        "damaged",
+    ),
     "no numbers": (lambda g: g.lines.append("Concat x one two"), "damaged"),
 }
 

@@ -74,7 +74,7 @@ class NcnnLoader:
             raise CheckpointError("%s: %s", path, error, hint=error.hint) from None
         except OSError as error:
             raise CheckpointError("%s: the file cannot be read: %s", path, error) from None
-        except (ValueError, IndexError, struct.error):
+        except (ValueError, OverflowError, IndexError, struct.error):
             raise CheckpointError("%s: the ncnn file is damaged", path) from None
 
 
