@@ -65,7 +65,7 @@ def kernel_for(
 ) -> Kernel | None:
     """Return the compiled kernel for a type, or None if eager code must be used.
 
-    `work` is the count of numbers that will be dequantized. With "auto", a kernel that is not cached is compiled only if
+    `work` is the count of numbers to dequantize. With "auto", a kernel that is not cached is compiled only if
     dequantizing takes longer than compiling; with "on", always. `cache_dir` holds compiled kernels; None means the
     system's temporary folder.
     """

@@ -32,8 +32,7 @@ _EXPANSIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "F8_E5M2": blocks32.f8_e5m2,
 }
 
-# Numbers dequantized at a time. PERF: on a CPU, intermediate results stay in the cache; elsewhere, few large kernels are
-# faster.
+# Numbers dequantized at a time. PERF: on a CPU, intermediate results stay in the cache; elsewhere, large kernels win.
 _CPU_NUMBERS = 2**18
 _NUMBERS = 2**24
 

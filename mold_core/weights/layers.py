@@ -1,4 +1,4 @@
-"""Layers whose weights stay quantised in memory and are expanded where they are used."""
+"""Layers whose weights stay quantised in memory and are dequantized on use."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ __all__ = ["PackedEmbedding", "PackedLinear"]
 
 
 class _Packed(nn.Module):
-    """Holds blocks and scales as parameters, so that moving, counting and freeing a module sees them.
+    """Holds blocks and scales as parameters, so that moving, counting and freeing a module include them.
 
-    The state dict has all of them as they are in memory, as bytes; it cannot be loaded into a dense layer.
+    The state dict has their bytes as they are in memory. It cannot be loaded into a dense layer.
     """
 
     def __init__(self, weight: PackedTensor) -> None:
@@ -37,7 +37,7 @@ class _Packed(nn.Module):
         self._forms = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in extras.items()}
         for name, tensor in extras.items():
             self.register_parameter(_bytes_name(name), _as_bytes(tensor))
-        # All that is not a tensor, with empty tensors: views would keep the memory of the others.
+        # The fields that are not tensors, with empty tensors: views would keep the memory of the originals.
         empty = {name: torch.empty(0, dtype=tensor.dtype) for name, tensor in extras.items()}
         self._form = weight.with_extras(torch.empty(0, dtype=torch.uint8), empty)
 
@@ -58,7 +58,7 @@ class _Packed(nn.Module):
         return self._extra("input_scale") if "input_scale" in self._forms else None
 
     def extra_repr(self) -> str:
-        """Say shape and type, for `print(module)`."""
+        """Return shape and type, for `print(module)`."""
         return f"{'x'.join(map(str, self.shape))}, {self.stored_type.name}"
 
 
@@ -67,21 +67,21 @@ def _bytes_name(name: str) -> str:
 
 
 def _as_bytes(numbers: Tensor) -> nn.Parameter:
-    """Return numbers so that `module.to(torch.bfloat16)` does not round them."""
+    """Return numbers as a parameter that `module.to(torch.bfloat16)` does not round."""
     return nn.Parameter(numbers.contiguous().view(-1).view(torch.uint8), requires_grad=False)
 
 
 class PackedLinear(_Packed):
     """A linear layer with quantised weights [out, in]: x [..., in] → [..., out], in the dtype of x.
 
-    Weights are dequantized to the dtype of x, in pieces that fit `scratch`, which layers share; with their scale, if
-    any, multiplied in float32 before that. A layer no larger than the scratch gives exactly what a dense layer with
-    `weight.expand(x.dtype)` gives. There are no gradients for x while the scratch is used again.
+    Weights are multiplied by their scale in float32, if they have one, and dequantized to the dtype of x, in pieces
+    that fit `scratch`, which layers share. A layer no larger than the scratch computes exactly the same as a dense
+    layer with `weight.expand(x.dtype)`. There are no gradients for x, because the scratch is overwritten.
 
-    Weights in e4m3 that came with a scale are multiplied as they are, by `scaled_linear`, where the hardware has that:
-    such files are made for it. `multiply_fp8` of True or False decides it against hardware and file.
+    `scaled_linear` multiplies weights in e4m3 that have a scale in fp8, where the hardware supports it: such files are
+    meant for it. `multiply_fp8`, True or False, overrides hardware and file.
 
-    Weights in int8 are multiplied as they are by `int8_product`, where `load_weights` gave the layer one.
+    `int8_product` multiplies weights in int8 without dequantizing them, if `load_weights` has set it.
     """
 
     multiply_fp8: bool | None = None
@@ -94,7 +94,7 @@ class PackedLinear(_Packed):
         scratch: Scratch | None = None,
         kernel: Kernel | GroupedKernel | None = None,
     ) -> None:
-        """`kernel` is a compiled one from `kernel_for` or `grouped_kernel`, used for x of its dtype, on its device."""
+        """`kernel`, from `kernel_for` or `grouped_kernel`, is used for x of its dtype, on its device."""
         super().__init__(weight)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self.scratch = scratch or Scratch()
@@ -120,7 +120,7 @@ class PackedLinear(_Packed):
         return out
 
     def _rotated(self, x: Tensor) -> Tensor:
-        """Return x as the stored numbers are to be multiplied by."""
+        """Return x scaled and rotated to match the stored numbers."""
         if "column_scale" in self._forms:
             x = (x.float() * self._extra("column_scale")).to(x.dtype)
         return rotated(x, self._form.rotation) if self._form.rotation else x
@@ -139,13 +139,13 @@ class PackedLinear(_Packed):
     def _multiplies_fp8(self) -> bool:
         if self.stored_type.name != "F8_E4M3" or self.multiply_fp8 is False or self._form.groups is not None:
             return False
-        fits = self.in_features % 16 == 0 and self.out_features % 16 == 0  # what the hardware asks for
+        fits = self.in_features % 16 == 0 and self.out_features % 16 == 0  # the hardware requires it
         if self.multiply_fp8 is None:
             return fits and "scale" in self._forms and multiplies_fp8(self.blocks.device)
         return fits
 
     def _traced(self, dtype: torch.dtype) -> Tensor:
-        """Return the weights as torch.compile can fuse them: one expression, no memory that is used again."""
+        """Return the weights as one expression that torch.compile can fuse, without shared memory."""
         type_, out = self.stored_type, torch.empty(self.shape, dtype=dtype, device=self.blocks.device)
         if self._form.groups is not None:
             names = [name for name in self._forms if name.startswith("groups.")]
@@ -163,8 +163,8 @@ class PackedLinear(_Packed):
         return out
 
     def expand(self, dtype: torch.dtype) -> nn.Linear:
-        """Return a dense layer of the same numbers, rounded to `dtype`."""
-        dense = nn.Linear.__new__(nn.Linear)  # not made by its constructor: that would draw random weights first
+        """Return a dense layer with the same numbers, rounded to `dtype`."""
+        dense = nn.Linear.__new__(nn.Linear)  # the constructor would draw random weights
         nn.Module.__init__(dense)
         dense.in_features, dense.out_features = self.in_features, self.out_features
         dense.weight = nn.Parameter(self.weight.expand(dtype), requires_grad=False)
@@ -174,10 +174,10 @@ class PackedLinear(_Packed):
 
 
 class PackedEmbedding(_Packed):
-    """An embedding with quantised rows [vocabulary, width]: only the rows that are asked for are expanded."""
+    """An embedding with quantised rows [vocabulary, width]. Only the requested rows are dequantized."""
 
     def __init__(self, weight: PackedTensor, dtype: torch.dtype) -> None:
-        """`dtype` is what the vectors come out in."""
+        """`dtype` is the dtype of the returned vectors."""
         super().__init__(weight)
         self.dtype = dtype
 

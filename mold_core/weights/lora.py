@@ -1,4 +1,4 @@
-"""LoRA files → what they add to a network's layers, remembered for the next request."""
+"""Read LoRA files as changes of a network's layers, and cache them for the next request."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from mold_core.wire import Info, LoraWeight, ProgressEvent
 
 __all__ = ["Lora", "LoraCache", "read_lora"]
 
-# LoRAs of large models take 20 to 350 MB; larger ones are read for each request.
+# LoRAs of large models take 20 to 350 MB; larger ones are read again for each request.
 LORA_CACHE_BYTES = 512 * 1024 * 1024
 _REMEMBERED_NAMES = 100
 
 
 class Reporter(Protocol):
-    """What receives notes about LoRAs: the run of a batch."""
+    """Receives events about LoRAs: the run of a batch."""
 
     def report(self, event: ProgressEvent) -> None:
         """Send an event to every job of the batch."""
@@ -45,18 +45,18 @@ class Reporter(Protocol):
 
 @frozen(kw_only=True, eq=False)
 class Lora:
-    """What a LoRA adds to one network: deltas by layer. `ignored` are the keys of layers that the network lacks."""
+    """The deltas of a LoRA for one network, by layer. `ignored` are the keys of layers that the network lacks."""
 
     deltas: Mapping[str, tuple[Delta, ...]]
     ignored: tuple[str, ...] = ()
 
     @property
     def size_bytes(self) -> int:
-        """Memory of the numbers."""
+        """Memory of the tensors."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors())
 
     def tensors(self) -> Iterator[Tensor]:
-        """Yield the numbers that it consists of."""
+        """Yield its tensors."""
         for deltas in self.deltas.values():
             for delta in deltas:
                 yield from delta.tensors()
@@ -71,11 +71,11 @@ def read_lora(
     dtype: torch.dtype,
     device: str | torch.device,
 ) -> Lora:
-    """Return what a file adds to a component of the model, in the dtype and on the device to compute with.
+    """Return the deltas of a file for a component of the model, in the dtype and on the device of the computation.
 
-    Layers are called as `names` knows them, and may be changed by any method of `lora_layers`. Alphas are those of the
-    layers, else those of the header or of an adapter_config.json in the folder. Raises CheckpointError naming file and
-    key for anything on a layer of the network that does not fit it or is not understood.
+    `names` maps the names of layers. Any method of `lora_layers` may change a layer. An alpha comes from the layer's
+    tensors, else from the header or an adapter_config.json in the folder. Raises CheckpointError naming file and key
+    for a tensor of a layer of the network that does not fit the layer or is not understood.
     """
     try:
         file = _File(
@@ -92,7 +92,7 @@ def read_lora(
 
 @renamed_fields(beside="attached")
 class LoraCache:
-    """LoRAs of one model, read on first use. The most recently used ones stay in memory, up to `limit_bytes`."""
+    """LoRAs of one model, read on first use. The most recently used stay in memory, up to `limit_bytes`."""
 
     def __init__(self, names: LoraNames, limit_bytes: int = LORA_CACHE_BYTES) -> None:
         self._names = names
@@ -102,7 +102,7 @@ class LoraCache:
 
     @property
     def size_bytes(self) -> int:
-        """Memory of the LoRAs that are kept."""
+        """Memory of the cached LoRAs."""
         return sum(adapter.size_bytes for adapter in self._kept.values())
 
     @contextmanager
@@ -116,7 +116,7 @@ class LoraCache:
         dtype: torch.dtype,
         device: str | torch.device,
     ) -> Iterator[None]:
-        """Attach LoRAs to a network while the block runs, and detach them afterwards.
+        """Attach LoRAs to a network during the block, and detach them afterwards.
 
         Tensors of a file that are not used are reported to `run`. Raises CheckpointError as `read_lora` does.
         """
@@ -130,7 +130,7 @@ class LoraCache:
             yield
 
     def text_variant(self, loras: Sequence[LoraWeight]) -> Hashable:
-        """Return what tells apart what LoRAs make of prompts; empty where none of them is for a text encoder."""
+        """Return a key of the LoRAs that change text encoders, for caches of encoded prompts; empty if none does."""
         states = [(_state(Path(lora.path)), lora.scale) for lora in loras]
         return tuple((state, scale) for state, scale in states if scale and self._is_for_text(state))
 
@@ -143,7 +143,7 @@ class LoraCache:
         return self._for_text[state]
 
     def clear(self) -> None:
-        """Forget all adapters."""
+        """Drop all LoRAs."""
         self._kept.clear()
 
     def _get(
@@ -161,7 +161,7 @@ class LoraCache:
 
 
 def _state(path: Path) -> tuple[str, int, int]:
-    """Return what tells a file from what stands there after it was changed."""
+    """Return a key that changes when the file does."""
     try:
         about = path.stat()
     except OSError as error:
@@ -178,14 +178,14 @@ def _report_ignored(path: Path, ignored: Sequence[str], run: Reporter) -> None:
 
 @frozen(kw_only=True, eq=False)
 class _File:
-    """The tensors of a LoRA file, and what its configuration says."""
+    """The tensors of a LoRA file, and its configuration."""
 
     name: str
     tensors: Mapping[str, Tensor | PackedTensor]
     settings: tuple[LoraSettings, ...]
 
     def settings_of(self, stem: str) -> LoraSettings | None:
-        """Return the settings for a layer of the file: those whose prefix its name has."""
+        """Return the settings for a layer of the file: the ones whose prefix its name starts with."""
         return next(
             (each for each in self.settings if f"{stem}.".startswith(f"{each.prefix}.") or not each.prefix), None
         )
@@ -249,7 +249,7 @@ def _read(
 def _unmarked(
     name: str, keys: Mapping[str, object], network: nn.Module, names: LoraNames, places: Mapping[str, Place]
 ) -> TensorKey | None:
-    """Return a name taken apart that no method marks: IA3's factors, and whole parameters of norms."""
+    """Split a name without a method's marker: IA3's factors, and whole parameters of norms."""
     stem, _, kind = name.rpartition(".")
     if kind == "weight" and f"{stem}.on_input" in keys:
         return TensorKey(stem=stem, role="gain")
@@ -263,13 +263,13 @@ def _unmarked(
 
 
 def _layer_below(name: str, names: LoraNames, places: Mapping[str, Place]) -> str | None:
-    """Return the layer of the model that a name begins with, if it does."""
+    """Return the layer of the model that a name starts with, or None."""
     found = (places.get(names.layer_of(flat(stem))) for stem in stems(name))
     return next((place.layer for place in found if place is not None), None)
 
 
 def _dense_rows(module: nn.Module, place: Place) -> Tensor:
-    """Return the rows of a layer that a LoRA is about, float32 and in the LoRA's order."""
+    """Return the rows of a layer that a LoRA changes, float32 and in the LoRA's order."""
     weight: Tensor | PackedTensor = module.weight  # type: ignore[assignment]
     with torch.inference_mode(False), torch.no_grad():
         dense = weight.detach() if isinstance(weight, Tensor) else weight.expand()
@@ -292,7 +292,7 @@ def _delta(done: LayerChange, place: Place, dtype: torch.dtype, device: str | to
 def _branch(
     pairs: Sequence[tuple[Place, LowRank]], dtype: torch.dtype, device: str | torch.device, source: str
 ) -> LoraDelta:
-    """Return all plain pairs of a layer as one delta: one product with the inputs serves them all."""
+    """Return all plain pairs of a layer as one delta, which needs one product with the inputs."""
     copy = _copier(dtype, device)
     ups, first = [], 0
     for place, pair in pairs:

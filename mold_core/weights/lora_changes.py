@@ -1,7 +1,7 @@
-"""What the methods of LoRA files do to a linear layer, computed beside it: the layer's weights stay as they are.
+"""The changes that the methods of LoRA files make to a linear layer, computed without changing its weights.
 
-Each change knows two forms of one formula. `added` is what it adds to the layer's results, for weights of any kind,
-quantised ones too; `difference` is what it adds to dense weights, for norms of whole rows and for convolutions.
+Each change has two forms of one formula. `added` returns the addition to the layer's results, for weights of any kind,
+including quantised ones; `difference` returns the addition to dense weights, for norms of whole rows and convolutions.
 
 Sources: LoRA arXiv 2106.09685; DoRA arXiv 2402.09353; LoHa arXiv 2108.06098; LoKr, GLoRA and full differences arXiv
 2309.14859 (LyCORIS); OFT arXiv 2306.07280 and BOFT arXiv 2311.06243; IA3 arXiv 2205.05638.
@@ -32,12 +32,12 @@ __all__ = [
     "Stage",
 ]
 
-# Numbers of a matrix that is computed for use at once: LoHa's, whose product with the inputs has no cheaper form.
+# Largest matrix, in numbers, to compute in one piece: LoHa's, whose product with the inputs has no cheaper form.
 _PIECE_NUMBERS = 2**23
 
 
 class Product(Protocol):
-    """What a layer computes without its bias, for the rows that a change is about."""
+    """The result of a layer without its bias, for the rows that a change applies to."""
 
     @property
     def result(self) -> Tensor:
@@ -53,28 +53,28 @@ class Product(Protocol):
 
 @frozen(eq=False)
 class Change:
-    """What a LoRA does to the weights [rows, in] of a layer."""
+    """The change of a layer's weights [rows, in] by a LoRA."""
 
     @property
     def reads_result(self) -> bool:
-        """Whether `added` reads what the layer itself computes for the inputs."""
+        """Whether `added` reads the layer's own result."""
         return False
 
     def added(self, x: Tensor, product: Product) -> Tensor:
-        """Return what it adds to the results [n, rows] for inputs x [n, in]."""
+        """Return the addition to the results [n, rows] for inputs x [n, in]."""
         raise NotImplementedError
 
     def difference(self, weight: Tensor) -> Tensor:
-        """Return what it adds to dense weights [rows, in]."""
+        """Return the addition to dense weights [rows, in]."""
         raise NotImplementedError
 
     def tensors(self) -> Iterator[Tensor]:
-        """Yield the numbers that it consists of."""
+        """Yield its tensors."""
         for attribute in fields(type(self)):
             yield from _tensors(getattr(self, attribute.name))
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> Self:
-        """Return the same with `move` of every tensor."""
+        """Return a copy with `move` applied to every tensor."""
         names = (attribute.name for attribute in fields(type(self)))
         return evolve(self, **{name: _moved(getattr(self, name), move) for name in names})
 
@@ -87,46 +87,46 @@ class LowRank(Change):
     up: Tensor
 
     def added(self, x: Tensor, product: Product) -> Tensor:
-        """Return what it adds to the results [n, rows] for inputs x [n, in]."""
+        """Return the addition to the results [n, rows] for inputs x [n, in]."""
         return F.linear(F.linear(x, self.down), self.up)
 
     def difference(self, weight: Tensor) -> Tensor:
-        """Return what it adds to dense weights [rows, in]."""
+        """Return the addition to dense weights [rows, in]."""
         return self.up @ self.down
 
 
 @frozen(kw_only=True, eq=False)
 class Dense(Change):
-    """W + values, all of them [rows, in]."""
+    """W + values, a full matrix [rows, in]."""
 
     values: Tensor
 
     def added(self, x: Tensor, product: Product) -> Tensor:
-        """Return what it adds to the results [n, rows] for inputs x [n, in]."""
+        """Return the addition to the results [n, rows] for inputs x [n, in]."""
         return F.linear(x, self.values)
 
     def difference(self, weight: Tensor) -> Tensor:
-        """Return what it adds to dense weights [rows, in]."""
+        """Return the addition to dense weights [rows, in]."""
         return self.values
 
 
 @frozen(kw_only=True, eq=False)
 class Replacement(Change):
-    """Other weights [rows, in] in the place of the layer's."""
+    """Weights [rows, in] that replace the layer's."""
 
     values: Tensor
 
     @property
     def reads_result(self) -> bool:
-        """Whether `added` reads what the layer itself computes: it takes it away."""
+        """Whether `added` reads the layer's own result: yes, to subtract it."""
         return True
 
     def added(self, x: Tensor, product: Product) -> Tensor:
-        """Return what it adds to the results [n, rows] for inputs x [n, in]."""
+        """Return the addition to the results [n, rows] for inputs x [n, in]."""
         return F.linear(x, self.values) - product.result
 
     def difference(self, weight: Tensor) -> Tensor:
-        """Return what it adds to dense weights [rows, in]."""
+        """Return the addition to dense weights [rows, in]."""
         return self.values - weight
 
 
@@ -140,13 +140,13 @@ class Hadamard(Change):
     right_down: Tensor
 
     def added(self, x: Tensor, product: Product) -> Tensor:
-        """Return what it adds to the results [n, rows] for inputs x [n, in]."""
+        """Return the addition to the results [n, rows] for inputs x [n, in]."""
         rows = max(1, _PIECE_NUMBERS // x.shape[-1])
         pieces = [F.linear(x, self._rows(first, rows)) for first in range(0, len(self.left_up), rows)]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
 
     def difference(self, weight: Tensor) -> Tensor:
-        """Return what it adds to dense weights [rows, in]."""
+        """Return the addition to dense weights [rows, in]."""
         return self._rows(0, len(self.left_up))
 
     def _rows(self, first: int, count: int) -> Tensor:
@@ -156,19 +156,19 @@ class Hadamard(Change):
 
 @frozen(kw_only=True, eq=False)
 class Kronecker(Change):
-    """LoKr: W + left ⊗ right, each of them the product of one or two matrices."""
+    """LoKr: W + left ⊗ right. Each factor is one matrix or the product of two."""
 
     left: tuple[Tensor, ...]
     right: tuple[Tensor, ...]
 
     def added(self, x: Tensor, product: Product) -> Tensor:
-        """Return what it adds to the results [n, rows] for inputs x [n, in]."""
+        """Return the addition to the results [n, rows] for inputs x [n, in]."""
         blocks = x.view(*x.shape[:-1], self.left[-1].shape[1], self.right[-1].shape[1])
         mixed = _through(blocks, self.right).transpose(-1, -2)
         return _through(mixed, self.left).transpose(-1, -2).flatten(-2)
 
     def difference(self, weight: Tensor) -> Tensor:
-        """Return what it adds to dense weights [rows, in]."""
+        """Return the addition to dense weights [rows, in]."""
         return torch.kron(_whole(self.left), _whole(self.right).contiguous())
 
 
@@ -182,18 +182,18 @@ class InputLowRank(Change):
     up: Tensor
 
     def added(self, x: Tensor, product: Product) -> Tensor:
-        """Return what it adds to the results [n, rows] for inputs x [n, in]."""
+        """Return the addition to the results [n, rows] for inputs x [n, in]."""
         inputs = F.linear(F.linear(x, self.forth), self.back)
         return product.of(inputs) + F.linear(F.linear(x, self.down), self.up)
 
     def difference(self, weight: Tensor) -> Tensor:
-        """Return what it adds to dense weights [rows, in]."""
+        """Return the addition to dense weights [rows, in]."""
         return weight @ self.back @ self.forth + self.up @ self.down
 
 
 @frozen(kw_only=True, eq=False)
 class Gain(Change):
-    """IA3: every row of W (or with `on_inputs` every column) times 1 + `excess` of it; `with_bias`: the bias too."""
+    """IA3: each row of W (with `on_inputs`, each column) times 1 + its `excess`; `with_bias`: the bias as well."""
 
     excess: Tensor
     on_inputs: bool = False
@@ -201,26 +201,26 @@ class Gain(Change):
 
     @property
     def reads_result(self) -> bool:
-        """Whether `added` reads what the layer itself computes for the inputs."""
+        """Whether `added` reads the layer's own result."""
         return not self.on_inputs
 
     def added(self, x: Tensor, product: Product) -> Tensor:
-        """Return what it adds to the results [n, rows] for inputs x [n, in]."""
+        """Return the addition to the results [n, rows] for inputs x [n, in]."""
         if self.on_inputs:
             return product.of(x * self.excess)
         result = product.result
         return (result + product.bias if self.with_bias and product.bias is not None else result) * self.excess
 
     def difference(self, weight: Tensor) -> Tensor:
-        """Return what it adds to dense weights [rows, in]."""
+        """Return the addition to dense weights [rows, in]."""
         return weight * (self.excess if self.on_inputs else self.excess[:, None])
 
 
 @frozen(kw_only=True, eq=False)
 class Decomposed(Change):
-    """DoRA: (W + what `inner` adds) with every row times 1 + `excess` of it, or with `on_inputs` every column.
+    """DoRA: each row (with `on_inputs`, each column) of W + the addition of `inner`, times 1 + its `excess`.
 
-    `inner` adds to weights without reading them.
+    The addition of `inner` must not depend on W.
     """
 
     inner: Change
@@ -229,11 +229,11 @@ class Decomposed(Change):
 
     @property
     def reads_result(self) -> bool:
-        """Whether `added` reads what the layer itself computes for the inputs."""
+        """Whether `added` reads the layer's own result."""
         return not self.on_inputs
 
     def added(self, x: Tensor, product: Product) -> Tensor:
-        """Return what it adds to the results [n, rows] for inputs x [n, in]."""
+        """Return the addition to the results [n, rows] for inputs x [n, in]."""
         if self.on_inputs:
             scaled = x * self.excess
             return product.of(scaled) + self.inner.added(x + scaled, product)
@@ -241,17 +241,17 @@ class Decomposed(Change):
         return torch.addcmul(inner, product.result + inner, self.excess)
 
     def difference(self, weight: Tensor) -> Tensor:
-        """Return what it adds to dense weights [rows, in]."""
+        """Return the addition to dense weights [rows, in]."""
         inner = self.inner.difference(weight)
         return inner + (weight + inner) * (self.excess if self.on_inputs else self.excess[:, None])
 
 
 @frozen(kw_only=True, eq=False)
 class Stage:
-    """A step of a rotation: numbers in the order `order`, in groups multiplied by 1 + `blocks` [count, size, size].
+    """A stage of a rotation: numbers permuted by `order`, and multiplied in groups by 1 + `blocks` [count, size, size].
 
-    They keep their order afterwards; without `order` they are grouped as they stand. The 1 is left out of the blocks
-    because the rest is small, and a narrow dtype would round it away.
+    The result has the original order; without `order`, neighbours form the groups. The blocks do not include the 1,
+    because the rest is small, and a narrow dtype would lose it in rounding.
     """
 
     blocks: Tensor
@@ -267,7 +267,7 @@ class Stage:
 
 @frozen(kw_only=True, eq=False)
 class Rotation(Change):
-    """OFT and BOFT: R · W for a rotation R of several stages, or with `on_inputs` W · R.
+    """OFT and BOFT: R · W for a rotation R of several stages; with `on_inputs`, W · R.
 
     `rescale` [rows] multiplies the rows of the result.
     """
@@ -278,11 +278,11 @@ class Rotation(Change):
 
     @property
     def reads_result(self) -> bool:
-        """Whether `added` reads what the layer itself computes for the inputs."""
+        """Whether `added` reads the layer's own result."""
         return not self.on_inputs or self.rescale is not None
 
     def added(self, x: Tensor, product: Product) -> Tensor:
-        """Return what it adds to the results [n, rows] for inputs x [n, in]."""
+        """Return the addition to the results [n, rows] for inputs x [n, in]."""
         if self.on_inputs:
             moved = product.of(self._rotated(x) - x)
             return moved if self.rescale is None else (product.result + moved) * self.rescale - product.result
@@ -290,9 +290,9 @@ class Rotation(Change):
         return (rotated if self.rescale is None else rotated * self.rescale) - product.result
 
     def difference(self, weight: Tensor) -> Tensor:
-        """Return what it adds to dense weights [rows, in]."""
+        """Return the addition to dense weights [rows, in]."""
         if self.on_inputs:
-            # The rotation of inputs, seen from the weights, is its transpose.
+            # A rotation of the inputs is its transpose when applied to the weights.
             eye = torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device)
             rotated = weight @ self._rotated(eye).T
         else:
@@ -306,7 +306,7 @@ class Rotation(Change):
 
 
 def _tensors(value: object) -> Iterator[Tensor]:
-    """Yield the floating-point tensors of an attribute: itself, or those of changes, stages and tuples."""
+    """Yield the floating-point tensors of an attribute: a tensor, or those of changes, stages and tuples."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, tuple):
@@ -332,7 +332,7 @@ def _moved(value: Any, move: Callable[[Tensor], Tensor]) -> Any:
 
 
 def _through(x: Tensor, factors: tuple[Tensor, ...]) -> Tensor:
-    """Return x times the product of matrices, the last of which is the first to be multiplied by."""
+    """Return x multiplied by matrices, the last one first."""
     for matrix in reversed(factors):
         x = F.linear(x, matrix)
     return x

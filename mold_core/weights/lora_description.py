@@ -1,4 +1,4 @@
-"""What a LoRA file is, from its header: model family, method, rank, alpha, layers, trigger words, licence."""
+"""Describe a LoRA file by its header: model family, method, rank, alpha, layers, trigger words, licence."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ __all__ = ["LoraDescription", "describe_lora"]
 _LONGEST_TEXT = 200
 _MOST_WORDS = 20
 _LARGEST_ALPHA = 1e9
-_ALPHAS_READ = 64  # of the alphas in tensors; files have one for every layer, and nearly always the same
+_ALPHAS_READ = 64  # at most so many alphas in tensors; every layer has one, and nearly always the same
 
-# Families by what only their layers' names contain, in underscores; the first that matches.
+# Families by text that only their layers' names contain, with underscores; the first match counts.
 _FAMILIES = (
     ("chroma", r"distilled_guidance_layer"),
     ("flux2", r"double_stream_modulation|single_stream_modulation|to_qkv_mlp_proj|ff_context_linear_in"),
@@ -42,11 +42,11 @@ _FAMILIES = (
     ("ltx", r"transformer_blocks_\d+_attn[12]_"),
     ("flux", r"(^|_)(final_layer_(linear|adaLN)|(guidance|vector|time)_in_(in|out)_layer|(img|txt)_in$)"),
 )
-# FLUX.2 has FLUX.1's names; its models are wider, and their gated MLPs give single blocks more rows than seven widths.
+# FLUX.2 has FLUX.1's names. Its models are wider, and gated MLPs give its single blocks more rows than seven widths.
 _FLUX2_WIDTHS = (4096, 6144)
 _TEXT_ENCODERS = re.compile(r"(^|_)(text_encoders?|te\d?|clip_[lg]|t5xxl)_|text_model_encoder_layers|SelfAttention")
 
-# Where a header says a thing, first come first.
+# Keys of a header for each fact, in the order of precedence.
 _TITLE = ("modelspec.title", "ss_output_name", "name")
 _AUTHOR = ("modelspec.author",)
 _LICENCE = ("modelspec.license", "license", "licence")
@@ -56,7 +56,7 @@ _TRIGGERS = ("modelspec.trigger_phrase", "trigger_phrase", "trigger_words", "tri
 
 @frozen(kw_only=True)
 class LoraDescription:
-    """What the header of a LoRA file says. Texts are empty and tuples too where it says nothing of a thing.
+    """The facts in the header of a LoRA file. A text or tuple is empty if the header does not state it.
 
     `methods` are LoRA, DoRA, LoHa, LoKr, OFT, BOFT, IA3, GLoRA, weights and biases (differences of whole tensors);
     `components` counts layers by network: "transformer" and "text encoder".
@@ -76,7 +76,7 @@ class LoraDescription:
 
 
 def describe_lora(path: Path) -> LoraDescription | None:
-    """Return what a LoRA file is, from its header; None for a weight file that is no LoRA.
+    """Return the description of a LoRA file by its header; None for a weight file that is not a LoRA.
 
     Raises CheckpointError for a file that cannot be read. Imports no torch.
     """
@@ -129,7 +129,7 @@ def _ranks(roles: Mapping[str, TensorSource]) -> Iterator[int]:
 
 
 def _alphas(layers: Iterable[Mapping[str, TensorSource]], metadata: Mapping[str, object]) -> tuple[float, ...]:
-    """Return the different alphas of the tensors, or of the header where no tensor has one."""
+    """Return the distinct alphas in tensors, or those in the header if no tensor has one."""
     sources = [roles["alpha"] for roles in layers if "alpha" in roles]
     found = {number for source in sources[:_ALPHAS_READ] if (number := _number(source)) is not None}
     if not found:
@@ -146,7 +146,7 @@ def _alphas(layers: Iterable[Mapping[str, TensorSource]], metadata: Mapping[str,
 
 
 def _number(source: TensorSource) -> float | None:
-    """Return the only number of a tensor, read without torch; None for types that are not common plain ones."""
+    """Return the number in a tensor of one, read without torch; None for uncommon or quantised types."""
     formats = {"F64": "<d", "F32": "<f", "F16": "<e", "I64": "<q", "I32": "<i"}
     if source.size_bytes != source.type.block_bytes:
         return None
@@ -163,7 +163,7 @@ def _number(source: TensorSource) -> float | None:
 
 
 def _trigger_words(metadata: Mapping[str, object]) -> tuple[str, ...]:
-    """Return the words that a header names, else those in the names of the folders that kohya's trainer read."""
+    """Return the words in the header, else those in the folder names of kohya's training images."""
     found = next((str(metadata[key]) for key in _TRIGGERS if metadata.get(key)), "")
     if found:
         listed = _list(found)
@@ -180,7 +180,7 @@ def _text(metadata: Mapping[str, object], keys: Iterable[str]) -> str:
 
 
 def _cleaned(text: str) -> str:
-    """Return a text of anyone's as one printable line of bounded length."""
+    """Return an untrusted text as one printable line of bounded length."""
     line = "".join(letter if letter.isprintable() else " " for letter in text[: 2 * _LONGEST_TEXT]).strip()
     return line if len(line) <= _LONGEST_TEXT else f"{line[: _LONGEST_TEXT - 1]}…"
 

@@ -1,8 +1,8 @@
-"""The names of tensors in LoRA files, taken apart: layer, role, and the method that the roles of a layer make up.
+"""Split the names of tensors in LoRA files into layer and role, and find the method that the roles of a layer imply.
 
-Trainers spell one role in several ways: `lora_A`, `lora_down` and `lora.down` all are the first matrix of a pair. Roles
-and methods are those of LoRA (Hu et al. 2021, arXiv 2106.09685), DoRA (arXiv 2402.09353), LyCORIS (LoHa, LoKr, OFT,
-BOFT, IA3, GLoRA, norms and full differences; arXiv 2309.14859) and PEFT. Needs no torch.
+Trainers spell one role in several ways: `lora_A`, `lora_down` and `lora.down` all name the first matrix of a pair.
+Roles and methods are those of LoRA (Hu et al. 2021, arXiv 2106.09685), DoRA (arXiv 2402.09353), LyCORIS (LoHa, LoKr,
+OFT, BOFT, IA3, GLoRA, norms and full differences; arXiv 2309.14859) and PEFT. Needs no torch.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ __all__ = ["TensorKey", "flat", "method_of", "split_key", "stems"]
 
 @frozen(kw_only=True)
 class TensorKey:
-    """The name of a tensor in a LoRA file: the `stem` names a layer, the `role` is what the tensor is to it."""
+    """The name of a tensor in a LoRA file: `stem` names the layer, `role` is the tensor's function in it."""
 
     stem: str
     role: str
 
 
-_ADAPTER = r"(\.(?!weight$|bias$)\w+)?"  # PEFT's name of the adapter, where a file has one
+_ADAPTER = r"(\.(?!weight$|bias$)\w+)?"  # PEFT's adapter name, if the file has one
 _ROLES = (
     (rf"\.lora_A{_ADAPTER}\.weight", "down"),
     (rf"\.lora_B{_ADAPTER}\.weight", "up"),
@@ -55,7 +55,7 @@ _ROLES = (
 )
 _PATTERNS = tuple((re.compile(rf"{pattern}$"), role) for pattern, role in _ROLES)
 
-# What makes a group of roles a method, in the order to look: the first that has one of its roles.
+# The roles that identify a method, in the order of precedence: any one of them is enough.
 _METHODS = (
     ("LoHa", ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")),
     ("LoKr", ("lokr_w1", "lokr_w1_a", "lokr_w2", "lokr_w2_a")),
@@ -70,7 +70,7 @@ _METHODS = (
 
 
 def split_key(name: str) -> TensorKey | None:
-    """Return the name of a LoRA's tensor taken apart; None where mold knows no role that ends a name like that."""
+    """Split the name of a LoRA's tensor; return None if it ends in no known role."""
     for pattern, role in _PATTERNS:
         found = pattern.search(name)
         if found:
@@ -80,19 +80,19 @@ def split_key(name: str) -> TensorKey | None:
 
 
 def method_of(roles: Iterable[str]) -> str | None:
-    """Return the method that the tensors of one layer are of; None where nothing says it."""
+    """Return the method of the tensors of one layer; None if their roles do not identify it."""
     found = set(roles)
     method = next((method for method, signs in _METHODS if found.intersection(signs)), None)
     return "DoRA" if method == "LoRA" and "magnitude" in found else method
 
 
 def stems(name: str) -> Iterator[str]:
-    """Yield what a name may have as its layer: the name without its last word, without its last two, and so on."""
+    """Yield the possible layers of a name: without its last word, without its last two, and so on."""
     words = name.split(".")
     for count in range(len(words) - 1, 0, -1):
         yield ".".join(words[:count])
 
 
 def flat(name: str) -> str:
-    """Return a name with underscores for dots."""
+    """Return a name with dots replaced by underscores."""
     return name.replace(".", "_")

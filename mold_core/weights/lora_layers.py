@@ -1,4 +1,4 @@
-"""The tensors that a LoRA file has for one layer → what they do to the layer, by any method."""
+"""Turn the tensors that a LoRA file has for one layer into a change of the layer, for every method."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from mold_core.weights.packed import PackedTensor
 
 __all__ = ["LayerChange", "LayerShape", "LayerTensors", "layer_change"]
 
-# The roles that each method reads. A role that a layer has and its method does not read is an error.
+# The roles that each method reads. A layer with any other role is an error.
 _ROLES = {
     "LoRA": {"down", "up", "mid", "alpha", "up_bias"},
     "DoRA": {"down", "up", "mid", "alpha", "magnitude"},
@@ -51,9 +51,9 @@ _ANY = {"bias", "reshape"}
 
 @frozen(kw_only=True)
 class LayerShape:
-    """The part of a layer that a LoRA is about: `rows` and, flat, `columns`; `kernel` is that of a convolution.
+    """The shape of the part of a layer that a LoRA changes: `rows`, flattened `columns`, and a convolution's `kernel`.
 
-    `widened`: a LoRA may have further inputs for it, which the model gets with that LoRA only.
+    `widened`: a LoRA may have additional inputs, which the model receives only with that LoRA.
     """
 
     rows: int
@@ -63,13 +63,13 @@ class LayerShape:
 
     @property
     def inputs(self) -> int:
-        """Channels that go in."""
+        """Input channels."""
         return self.columns // math.prod(self.kernel)
 
 
 @frozen(kw_only=True, eq=False)
 class LayerChange:
-    """What a LoRA does to a layer's weights, and what it adds to its biases; a plain `pair` is a LowRank."""
+    """A LoRA's change of a layer's weights, and its addition to the bias; a plain `pair` is a LowRank."""
 
     change: Change | None
     bias: Tensor | None
@@ -77,7 +77,7 @@ class LayerChange:
 
 @frozen(kw_only=True, eq=False)
 class LayerTensors:
-    """The tensors that a file has for one layer: their names by role, and what the file's configuration says of it."""
+    """The tensors that a file has for one layer: their names by role, and the file's settings for the layer."""
 
     stem: str
     names: Mapping[str, str]
@@ -88,7 +88,7 @@ class LayerTensors:
         return role in self.names
 
     def array(self, role: str) -> Tensor:
-        """Return the numbers of a tensor in float32."""
+        """Return a tensor in float32."""
         tensor = self.tensors[self.names[role]]
         dense = tensor if isinstance(tensor, Tensor) else tensor.expand()
         if not dense.is_floating_point():
@@ -96,7 +96,7 @@ class LayerTensors:
         return dense.float()
 
     def matrix(self, role: str, rows: int | None = None, columns: int | None = None) -> Tensor:
-        """Return a matrix, flattened where it is stored as a convolution; raise where its shape is another."""
+        """Return a matrix, flattened if it is stored as a convolution. Raises for any other shape."""
         array = self.array(role)
         flat = array.flatten(1) if array.ndim > 2 else array
         required = [flat.shape[0] if rows is None else rows, columns or (flat.shape[1] if flat.ndim == 2 else -1)]
@@ -106,14 +106,14 @@ class LayerTensors:
         return flat
 
     def vector(self, role: str, count: int) -> Tensor:
-        """Return so many numbers, however they are shaped."""
+        """Return `count` numbers of any shape, flattened."""
         array = self.array(role)
         if array.numel() != count:
             raise CheckpointError(f"{self.names[role]} has the shape {list(array.shape)} where [{count}] is needed")
         return array.reshape(-1)
 
     def number(self, role: str) -> float:
-        """Return the only number of a tensor of any dtype."""
+        """Return the number in a tensor of one, of any dtype."""
         tensor = self.tensors[self.names[role]]
         dense = tensor if isinstance(tensor, Tensor) else tensor.expand()
         if dense.numel() != 1 or not math.isfinite(dense.item()):
@@ -121,13 +121,13 @@ class LayerTensors:
         return float(dense.item())
 
     def scale(self, rank: int) -> float:
-        """Return alpha / rank, by the layer's own alpha or else the file's configuration."""
+        """Return alpha / rank, with the layer's own alpha or else the file's configuration."""
         if "alpha" in self:
             return self.number("alpha") / rank
         return 1.0 if self.settings is None else self.settings.scale(self.stem, rank)
 
     def required(self, *roles: str) -> None:
-        """Raise CheckpointError unless all roles are there."""
+        """Raise CheckpointError unless all roles are present."""
         lacking = [role for role in roles if role not in self]
         if lacking:
             first = next(iter(self.names.values()))
@@ -135,9 +135,9 @@ class LayerTensors:
 
 
 def layer_change(entries: LayerTensors, shape: LayerShape, weight: Callable[[], Tensor]) -> LayerChange:
-    """Return what the tensors of a layer do to it. `weight` gives the layer's dense weights [rows, columns], float32.
+    """Return the change of a layer by its tensors. `weight` returns the layer's dense weights [rows, columns], float32.
 
-    Raises CheckpointError naming the tensor for shapes that do not fit and for what mold does not understand.
+    Raises CheckpointError naming the tensor for shapes that do not fit and for tensors that mold does not understand.
     """
     method = method_of(entries.names)
     if method is None:
@@ -178,7 +178,7 @@ def _pair(entries: LayerTensors, shape: LayerShape) -> Change:
 
 
 def _tucker_pair(entries: LayerTensors, shape: LayerShape) -> Change:
-    """Return the change of a convolution in Tucker's form: a small kernel between two matrices."""
+    """Return the change of a convolution in Tucker form: a small kernel between two matrices."""
     down, up = entries.matrix("down", None, shape.inputs), entries.matrix("up", shape.rows)
     mid = entries.array("mid")
     if mid.shape != (up.shape[1], len(down), *shape.kernel):
@@ -209,7 +209,7 @@ def _lokr(entries: LayerTensors, shape: LayerShape) -> Change:
     rank = next((len(factors[1]) for factors in (left, right) if len(factors) > 1), None)
     if rank is not None:
         scale = entries.scale(rank)
-    else:  # an alpha is not used where neither matrix is factored; PEFT's configuration is
+    else:  # if neither matrix is factored, a tensor's alpha is not used, but PEFT's configuration is
         scale = 1.0 if "alpha" in entries or entries.settings is None else entries.settings.scale(entries.stem, 1)
     change = Kronecker(left=(left[0] * scale, *left[1:]), right=right)
     if "lokr_t2" in entries:
@@ -236,7 +236,7 @@ def _factors(entries: LayerTensors, role: str) -> tuple[Tensor, ...]:
 
 
 def _tucker(entries: LayerTensors, shape: LayerShape, core: str, up: str, down: str) -> Tensor:
-    """Return [rows, columns] of a convolution from a core [a, b, *kernel] and matrices [a, rows] and [b, inputs]."""
+    """Return a convolution as [rows, columns] from a core [a, b, *kernel] and matrices [a, rows] and [b, inputs]."""
     kernel, first, second = entries.array(core), entries.matrix(up), entries.matrix(down)
     if kernel.shape[:2] != (len(first), len(second)):
         raise CheckpointError(f"{entries.names[core]} has the shape {list(kernel.shape)}, which does not fit {up}")
@@ -293,7 +293,7 @@ def _boft(entries: LayerTensors, shape: LayerShape) -> Change:
 
 
 def _decomposed(change: Change, entries: LayerTensors, shape: LayerShape, weight: Tensor) -> Change:
-    """Return a change with DoRA's magnitudes: of rows, or of columns where the file has one for each column."""
+    """Return a change with DoRA's magnitudes: of rows, or of columns if the file has one per column."""
     magnitude, name = entries.array("magnitude"), entries.names["magnitude"]
     on_inputs = magnitude.ndim == 2 and magnitude.shape[0] == 1 and magnitude.shape[1] == shape.columns > 1
     if magnitude.numel() != (shape.columns if on_inputs else shape.rows):
@@ -318,7 +318,7 @@ def _bias(entries: LayerTensors, shape: LayerShape) -> Tensor | None:
 def _biases(entries: LayerTensors, shape: LayerShape) -> Iterator[Tensor]:
     if "bias" in entries:
         yield entries.vector("bias", shape.rows)
-    if "up_bias" in entries:  # scaled like the matrix that it belongs to
+    if "up_bias" in entries:  # with the scale of its matrix
         yield entries.vector("up_bias", shape.rows) * entries.scale(len(entries.array("down")))
 
 

@@ -1,7 +1,7 @@
-"""LoRAs beside the layers of a network, which stays as it is: W x becomes W x + s · (what each LoRA adds).
+"""Apply LoRAs to the layers of a network without merging: W x becomes W x + s · (the addition of each LoRA).
 
-Without merging, the weights of a layer may be of any kind, quantised ones too. Parameters of other modules than linear
-layers (norms, convolutions) are small or dense: they are exchanged for the time.
+So the weights of a layer may be of any kind, including quantised ones. Parameters of other modules than linear layers
+(norms, convolutions) are small or dense, and are exchanged temporarily.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
 
 @frozen(kw_only=True, eq=False)
 class LoraUp:
-    """The way back from some of a branch's ranks: `weight` [rows, ranks], added to a layer's rows from `first` on."""
+    """The up projection of some of a delta's ranks: `weight` [rows, ranks], for a layer's rows from `first` on."""
 
     weight: Tensor
     first: int
@@ -39,7 +39,7 @@ class LoraUp:
 
 @frozen(kw_only=True, eq=False)
 class LoraDelta:
-    """What one LoRA adds to a layer: `down` [ranks, in], all its pairs on top of each other, and their ways back.
+    """The addition of one LoRA to a layer: `down` [ranks, in], which stacks all its pairs, and their up projections.
 
     `source` is the name of its file.
     """
@@ -50,11 +50,11 @@ class LoraDelta:
     reads_result = False
 
     def tensors(self) -> Iterator[Tensor]:
-        """Yield the numbers that it consists of."""
+        """Yield its tensors."""
         yield from (self.down, *(up.weight for up in self.ups))
 
     def add(self, rows: Tensor, x: Tensor, product: _Product, scale: float) -> None:
-        """Add `scale` times its share to the results [n, out] for inputs x [n, in]."""
+        """Add `scale` times its addition to the results [n, out] for inputs x [n, in]."""
         ranks = F.linear(x[:, : self.down.shape[1]], self.down)
         for up in self.ups:
             some = rows[:, up.first : up.first + len(up.weight)]
@@ -63,9 +63,9 @@ class LoraDelta:
 
 @frozen(kw_only=True, eq=False)
 class LayerDelta:
-    """What one LoRA does to `count` of a layer's rows, from `first` on, by another method than plain pairs; or a bias.
+    """A LoRA's change of `count` rows of a layer, from `first` on, by another method than plain pairs, or of a bias.
 
-    `swapped`: the halves of the rows stand the other way round in the LoRA.
+    `swapped`: the LoRA has the two halves of the rows in the opposite order.
     """
 
     first: int
@@ -77,18 +77,18 @@ class LayerDelta:
 
     @property
     def reads_result(self) -> bool:
-        """Whether it reads what the layer itself computes for the inputs."""
+        """Whether it reads the layer's own result."""
         return self.change is not None and self.change.reads_result
 
     def tensors(self) -> Iterator[Tensor]:
-        """Yield the numbers that it consists of."""
+        """Yield its tensors."""
         if self.change is not None:
             yield from self.change.tensors()
         if self.bias is not None:
             yield self.bias
 
     def add(self, rows: Tensor, x: Tensor, product: _Product, scale: float) -> None:
-        """Add `scale` times its share to the results [n, out] for inputs x [n, in]."""
+        """Add `scale` times its addition to the results [n, out] for inputs x [n, in]."""
         some = rows[:, self.first : self.first + self.count]
         if self.change is not None:
             width = self.change.down.shape[1] if isinstance(self.change, LowRank) else product.inputs
@@ -100,7 +100,7 @@ class LayerDelta:
 
 @frozen(kw_only=True, eq=False)
 class ParameterDelta:
-    """What one LoRA adds to the parameter `name` of a module that is no linear layer: `difference` of its numbers."""
+    """A LoRA's addition, `difference`, to the parameter `name` of a module that is not a linear layer."""
 
     name: str
     difference: Callable[[Tensor], Tensor]
@@ -108,7 +108,7 @@ class ParameterDelta:
     source: str = ""
 
     def tensors(self) -> Iterator[Tensor]:
-        """Yield the numbers that it consists of."""
+        """Yield its tensors."""
         yield from self.numbers
 
 
@@ -116,9 +116,9 @@ LinearDelta = LoraDelta | LayerDelta
 Delta = LinearDelta | ParameterDelta
 
 
-@define(eq=False)  # not frozen: torch.compile cannot trace how attrs sets the fields of a frozen value
+@define(eq=False)  # not frozen: torch.compile cannot trace the constructor of a frozen attrs class
 class _Product:
-    """What a layer computes without its bias, for all of its rows or some; `result` [n, rows] for the inputs.
+    """The result [n, rows] of a layer without its bias, for all or some of its rows.
 
     `swapped`: with the halves of the rows exchanged.
     """
@@ -153,9 +153,9 @@ class _Product:
 
 
 class AdaptedLinear(nn.Module):
-    """A linear layer with branches. They are not among the module's parameters: the network's memory is its own.
+    """A linear layer with LoRAs. Their tensors are not parameters of the module, so the network's size excludes them.
 
-    Inputs [..., in] may be followed by more, which only branches that are as wide read.
+    Inputs may have more than `in` columns; only deltas of that width read the rest.
     """
 
     def __init__(self, base: nn.Module, deltas: Sequence[tuple[LinearDelta, float]]) -> None:
@@ -164,7 +164,7 @@ class AdaptedLinear(nn.Module):
         self.deltas = tuple(deltas)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the layer's own result with what the branches add."""
+        """Return the layer's own result plus the additions of the LoRAs."""
         width = int(self.base.in_features)  # type: ignore[arg-type]
         out: Tensor = self.base(x if x.shape[-1] == width else x[..., :width])
         rows = out.view(-1, out.shape[-1])
@@ -180,7 +180,7 @@ class AdaptedLinear(nn.Module):
 def with_loras_applied(
     network: nn.Module, stack: Sequence[tuple[Mapping[str, Delta | tuple[Delta, ...]], float]]
 ) -> Iterator[None]:
-    """Compute with LoRAs for a while: each is deltas by layer name, and a scale. Afterwards no trace is left."""
+    """Apply LoRAs, each as deltas by layer name with a scale, during the block. Afterwards the network is unchanged."""
     deltas: dict[str, list[tuple[Delta, float]]] = {}
     for lora, scale in stack:
         for layer, branches in lora.items():

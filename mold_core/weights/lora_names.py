@@ -1,6 +1,6 @@
-"""The names of tensors in files of low-rank LoRAs, and what a family says of them.
+"""The names of layers in LoRA files, and the mapping that a family provides for them.
 
-Trainers name a layer as the checkpoint does, as diffusers does, or either with underscores for dots (kohya's
+Trainers name a layer as the checkpoint does or as diffusers does, sometimes with underscores for dots (kohya's
 ``lora_unet_…``). So names of layers are compared with underscores.
 """
 
@@ -20,9 +20,9 @@ __all__ = ["LoraNames", "Place", "flat", "linear_layers", "main_parameter", "par
 
 @frozen(kw_only=True)
 class Place:
-    """A layer, or some rows of a linear one: `rows` of them from `first` on, `columns` numbers each.
+    """A layer, or some rows of a linear layer: `rows` rows from `first` on, of `columns` numbers each.
 
-    `swapped`: the halves of the rows stand the other way round in the adapter.
+    `swapped`: the LoRA has the two halves of the rows in the opposite order.
     """
 
     layer: str
@@ -33,16 +33,16 @@ class Place:
 
 
 class LoraNames(Protocol):
-    """What a family knows of how LoRAs name its layers. All names have underscores for dots."""
+    """How LoRAs name the layers of a family. All names have underscores for dots."""
 
     def component_of(self, name: str) -> str:
-        """Return which network a tensor of a LoRA is for."""
+        """Return the network that a tensor of a LoRA belongs to."""
 
     def layer_of(self, name: str) -> str:
-        """Return the name of a layer without what trainers put before it."""
+        """Return the name of a layer without the prefixes of trainers."""
 
     def places_of(self, network: nn.Module) -> Mapping[str, Place]:
-        """Return every linear layer of a network, or part of one, by all its names."""
+        """Return every linear layer of a network, or some of its rows, by all its names."""
 
 
 def linear_layers(network: nn.Module) -> Iterator[tuple[str, Place]]:
@@ -53,7 +53,7 @@ def linear_layers(network: nn.Module) -> Iterator[tuple[str, Place]]:
 
 
 def parameter_layers(network: nn.Module) -> Iterator[tuple[str, Place]]:
-    """Yield every module with dense parameters of its own that is no linear layer (norms, convolutions), by its name.
+    """Yield every module with own dense parameters that is not a linear layer (norms, convolutions), by its name.
 
     `rows` is the first dimension of its main parameter, `columns` the product of the others.
     """
@@ -65,7 +65,7 @@ def parameter_layers(network: nn.Module) -> Iterator[tuple[str, Place]]:
 
 
 def main_parameter(module: nn.Module) -> str | None:
-    """Return the name of a module's weights: its only floating-point parameter besides a bias; None without one."""
+    """Return the name of a module's weights: its only floating-point parameter except a bias; None if there is none."""
     names = [
         name
         for name, parameter in module._parameters.items()

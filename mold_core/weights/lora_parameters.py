@@ -1,4 +1,4 @@
-"""What LoRA files do to modules that are no linear layers: norms and convolutions, whose parameters are exchanged."""
+"""Changes of LoRA files to modules that are not linear layers: norms and convolutions. Parameters are exchanged."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["parameter_deltas"]
 def parameter_deltas(
     entries: LayerTensors, module: nn.Module, copy: Callable[[Tensor], Tensor], source: str
 ) -> Iterator[ParameterDelta]:
-    """Yield what the tensors of a layer add to the parameters of a module; `copy` brings numbers to where it computes.
+    """Yield the additions of a layer's tensors to a module's parameters; `copy` moves tensors to the module's device.
 
-    Raises CheckpointError naming the tensor for what does not fit.
+    Raises CheckpointError naming the tensor that does not fit.
     """
     name = main_parameter(module)
-    assert name is not None  # other modules have no place
+    assert name is not None  # modules without one have no Place
     weight = module._parameters[name]
     assert weight is not None
     if weight.ndim == 1:

@@ -1,4 +1,4 @@
-"""The rotations of OFT and BOFT files: blocks as they are stored → stages of a rotation."""
+"""Turn the stored blocks of OFT and BOFT files into stages of a rotation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["butterfly_input_rotation", "butterfly_rotation", "output_rotation", 
 def output_rotation(blocks: Tensor, name: str, rows: int, constraint: float, rescale: Tensor | None) -> Rotation:
     """Return the rotation of a layer's outputs that LyCORIS and kohya's trainer store as `blocks` [count, size, size].
 
-    `constraint` bounds the norm of all of them together; 0 does not.
+    `constraint` bounds the norm of all blocks together; 0 means no bound.
     """
     if blocks.ndim != 3 or blocks.shape[1] != blocks.shape[2] or len(blocks) * blocks.shape[1] != rows:
         raise CheckpointError(f"{name} has the shape {list(blocks.shape)}, which does not fit {rows} rows")
@@ -25,9 +25,9 @@ def output_rotation(blocks: Tensor, name: str, rows: int, constraint: float, res
 
 
 def butterfly_rotation(blocks: Tensor, name: str, rows: int, constraint: float, rescale: Tensor | None) -> Rotation:
-    """Return the rotation of LyCORIS' BOFT, stored as `blocks` [stages, count, size, size].
+    """Return the rotation of a layer's outputs by LyCORIS' BOFT, stored as `blocks` [stages, count, size, size].
 
-    Stage i groups numbers that lie 2^i times half a block apart.
+    Stage i groups numbers at a distance of 2^i times half a block.
     """
     stages, count, size, _ = blocks.shape
     if blocks.shape[2] != blocks.shape[3] or count * size != rows or size % 2 or rows % (2**stages * size // 2):
@@ -43,8 +43,8 @@ def butterfly_rotation(blocks: Tensor, name: str, rows: int, constraint: float, 
 def packed_rotation(packed: Tensor, name: str, inputs: int, settings: LoraSettings | None) -> Rotation:
     """Return the rotation of a layer's inputs that PEFT stores as `packed` [count or 1, size (size - 1) / 2].
 
-    Each row holds what lies above the diagonal of a skew-symmetric block. PEFT computes the rotation by five terms of
-    a series (Neumann's) unless its configuration says otherwise.
+    Each row has the entries above the diagonal of a skew-symmetric block. PEFT computes the rotation with five terms of
+    a Neumann series, unless its configuration differs.
     """
     count, numbers = packed.shape if packed.ndim == 2 else (0, 0)
     size = (1 + math.isqrt(1 + 8 * numbers)) // 2
@@ -67,10 +67,10 @@ def packed_rotation(packed: Tensor, name: str, inputs: int, settings: LoraSettin
 
 
 def butterfly_input_rotation(blocks: Tensor, name: str, inputs: int, rescale: Tensor | None) -> Rotation:
-    """Return the rotation of a layer's inputs of PEFT's BOFT, stored as `blocks` [stages, count, size, size].
+    """Return the rotation of a layer's inputs by PEFT's BOFT, stored as `blocks` [stages, count, size, size].
 
-    Stage i regroups halves of blocks within 2^i blocks: those with even numbers, then those with odd ones. The last
-    stage comes first, because it is the weights that PEFT rotates.
+    Stage i regroups half blocks within 2^i blocks: the even ones, then the odd ones. The last stage comes first,
+    because PEFT rotates the weights.
     """
     if blocks.ndim != 4 or blocks.shape[2] != blocks.shape[3] or blocks.shape[1] * blocks.shape[2] != inputs:
         raise CheckpointError(f"{name} has the shape {list(blocks.shape)}, which does not fit {inputs} inputs")
@@ -105,7 +105,7 @@ def _rotation_less_one(skew: Tensor) -> Tensor:
 
 
 def _series_less_one(skew: Tensor, terms: int) -> Tensor:
-    """Return 2 Q + 2 Q² + … + Qⁿ, the last of which counts once; of two terms only 2 Q."""
+    """Return 2 Q + 2 Q² + … + Qⁿ (the last term without the factor 2); for two terms only 2 Q."""
     if terms < 3:
         return 2 * skew if terms == 2 else torch.zeros_like(skew)
     last = min(max(terms - 1, 3), 32)

@@ -1,7 +1,7 @@
-"""What a LoRA's header, or the adapter_config.json beside it, says of its layers: alpha, rank, kinds of rotation.
+"""The settings of a LoRA's layers in its header or in an adapter_config.json: alpha, rank, kinds of rotation.
 
-diffusers writes PEFT's configuration of each network into the header, as `lora_adapter_metadata`; PEFT itself writes a
-file beside the weights. Files with an alpha in tensors need neither.
+diffusers writes PEFT's configuration of each network into the header, as `lora_adapter_metadata`. PEFT itself writes a
+file next to the weights. Files with alphas in tensors need neither.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ _PREFIX = re.compile(r"(base_model\.model\.|model\.)+")
 
 @frozen(kw_only=True)
 class LoraSettings:
-    """PEFT's configuration for the layers whose names begin with `prefix`."""
+    """PEFT's configuration for the layers whose names start with `prefix`."""
 
     prefix: str
     values: Mapping[str, Any]
 
     def scale(self, stem: str, rank: int) -> float:
-        """Return alpha / rank of a layer, or with rslora (arXiv 2312.03732) alpha / √rank; 1 where no alpha is named.
+        """Return alpha / rank of a layer, with rslora (arXiv 2312.03732) alpha / √rank; 1 if no alpha is given.
 
-        Raises CheckpointError for numbers that are none.
+        Raises CheckpointError for values that are not numbers.
         """
         name = _PREFIX.sub("", stem.removeprefix(f"{self.prefix}."), count=1)
         alpha = self._value("alpha_pattern", name, ("lora_alpha", "alpha"))
@@ -50,7 +50,7 @@ class LoraSettings:
         return float(alpha / (math.sqrt(ranks) if self.flag("use_rslora") else ranks))
 
     def flag(self, name: str, default: bool = False) -> bool:
-        """Return a truth value of the configuration."""
+        """Return a boolean of the configuration."""
         value = self.values.get(name, default)
         return value if isinstance(value, bool) else default
 
@@ -71,9 +71,9 @@ class LoraSettings:
 
 
 def read_settings(path: Path, metadata: Mapping[str, object]) -> tuple[LoraSettings, ...]:
-    """Return the settings of a LoRA file, those with the longest prefix first; none where nothing says any.
+    """Return the settings of a LoRA file, the longest prefix first; empty if there are none.
 
-    Raises CheckpointError for an adapter_config.json that is none.
+    Raises CheckpointError for an invalid adapter_config.json.
     """
     found = list(_of_header(metadata))
     config = config_file(path)
@@ -83,7 +83,7 @@ def read_settings(path: Path, metadata: Mapping[str, object]) -> tuple[LoraSetti
 
 
 def config_file(path: Path) -> Path | None:
-    """Return the adapter_config.json that is about a LoRA file: in its folder, with no other LoRA there."""
+    """Return the adapter_config.json of a LoRA file: the one in its folder, if no other LoRA is there."""
     config = path.with_name(_CONFIG)
     if not config.is_file():
         return None
@@ -120,9 +120,9 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _matches(pattern: str, name: str) -> bool:
-    """Say whether a pattern of PEFT's is about a layer: it is a regular expression for the end of the name.
+    """Return whether a pattern of PEFT, a regular expression for the end of a name, matches a layer.
 
-    Patterns come from anyone. Raises CheckpointError for one whose search could take very long.
+    Patterns are untrusted. Raises CheckpointError for one whose search could take very long.
     """
     whole = pattern.startswith("^")
     bare = pattern.removeprefix("^").removesuffix("$")

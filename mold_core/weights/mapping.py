@@ -1,4 +1,4 @@
-"""Map weight files into memory, even larger ones. Mapping needs neither torch nor a new Python."""
+"""Map weight files into memory, including files larger than the memory. Needs no torch and no recent Python."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MappedFile", "map_file", "map_read_only"]
 
-# MAP_NORESERVE by the prefix of the machine's name, where it is not Linux's usual 0x4000. Python has the flag only
-# since 3.13. Source: arch/*/include/uapi/asm/mman.h of Linux.
+# MAP_NORESERVE by prefix of the machine name, where it is not Linux's usual 0x4000. Python has the flag since 3.13.
+# Source: arch/*/include/uapi/asm/mman.h of Linux.
 _LINUX_NORESERVE = {"ppc": 0x40, "sparc": 0x40, "mips": 0x400, "xtensa": 0x400, "alpha": 0x10000}
 
 
@@ -33,13 +33,13 @@ def _noreserve() -> int:
 
 
 class MappedFile:
-    """The bytes of a file, which is mapped into memory on the first read; opening it costs nothing.
+    """The bytes of a file, which is mapped into memory on the first read.
 
     `len` is its size in bytes. Tensors share the memory of the map as long as they exist.
     """
 
     def __init__(self, path: Path) -> None:
-        """Raise CheckpointError for a file that is empty or unreadable."""
+        """Raises CheckpointError for a file that is empty or unreadable."""
         self.path = path
         self._size_bytes = _size_bytes(path)
         self._lock = Lock()
@@ -49,7 +49,7 @@ class MappedFile:
         return self._size_bytes
 
     def head(self, most: int) -> bytes:
-        """Return the first bytes of the file, at most `most`, read and not mapped. Raises CheckpointError."""
+        """Return the first bytes of the file, at most `most`, read without mapping. Raises CheckpointError."""
         try:
             with self.path.open("rb") as file:
                 return file.read(most)
@@ -57,7 +57,7 @@ class MappedFile:
             raise _unreadable(self.path, error) from None
 
     def tensor(self, offset: int, size_bytes: int) -> Tensor:
-        """Return some bytes as a uint8 tensor without copying them. Raises CheckpointError if the file has changed."""
+        """Return bytes as a uint8 tensor without a copy. Raises CheckpointError if the file has changed."""
         return self._whole()[offset : offset + size_bytes]
 
     def _whole(self) -> Tensor:
@@ -76,7 +76,7 @@ class MappedFile:
 
 
 def map_file(path: Path) -> mmap.mmap:
-    """Return a file mapped into memory. Raises CheckpointError for one that is empty or unreadable.
+    """Map a file into memory. Raises CheckpointError for a file that is empty or unreadable.
 
     Writes to the map stay in this process (copy on write). If the system would have to reserve memory for a copy of the
     whole file, which a limit (RLIMIT_DATA, strict overcommit, Windows) can forbid, the map is read-only.
@@ -93,7 +93,7 @@ def map_file(path: Path) -> mmap.mmap:
 
 
 def map_read_only(path: Path, most: int) -> mmap.mmap:
-    """Return the first bytes of a file, at most `most`, mapped read-only. Raises CheckpointError."""
+    """Map the first bytes of a file, at most `most`, read-only. Raises CheckpointError."""
     try:
         with path.open("rb") as file:
             return mmap.mmap(file.fileno(), min(_size_bytes(path), most), access=mmap.ACCESS_READ)

@@ -1,4 +1,4 @@
-"""Memory that tensors take, from the headers of their files: in total, and when they are streamed block by block."""
+"""The memory of tensors, computed from the headers of their files: in total, and when streamed block by block."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 __all__ = ["ComponentSizes", "held_bytes", "measure"]
 
-# Tensors of a unit that is streamed begin at multiples of this.
+# Tensors of a streamed unit start at multiples of this, in bytes.
 _ALIGN = 256
 
 
 @attrs.frozen(kw_only=True)
 class ComponentSizes:
-    """Sizes of a component: in total, of the tensors that do not stream, and of its largest unit (0: none streams)."""
+    """Sizes of a component: total, tensors that are not streamed, and the largest unit (0: not streamed)."""
 
     total_bytes: int
     staying_bytes: int
     largest_bytes: int
 
     def streamed_bytes(self, device: str) -> int | None:
-        """Return what the component takes on a device when it is streamed; None if it cannot be."""
+        """Return the memory of the streamed component on a device; None if it cannot be streamed."""
         slots = 2 if device.startswith("cuda") else 1
         return self.staying_bytes + slots * self.largest_bytes if self.largest_bytes else None
 
@@ -40,10 +40,10 @@ def measure(
     expand: bool = False,
     unit: re.Pattern[str] | None = None,
 ) -> ComponentSizes:
-    """Return the memory that tensors take if each number to compute with has `number_bytes`.
+    """Return the memory of tensors if numbers are computed in a dtype of `number_bytes`.
 
-    Quantised matrices stay quantised unless `expand`. `unit` matches the prefix of a tensor's name that identifies its
-    streamed block.
+    Quantised matrices stay quantised unless `expand`. `unit` matches the prefix of a tensor's name that identifies the
+    streamed block of the tensor.
     """
     units: dict[str, int] = defaultdict(int)
     total = 0
@@ -61,7 +61,7 @@ def measure(
 
 
 def held_bytes(source: TensorSource, number_bytes: int, expand: bool = False) -> int:
-    """Return the memory that a tensor takes in a network."""
+    """Return the memory of a tensor in a network."""
     if source.type.quantised and len(source.shape) == 2 and not expand:
         return source.size_bytes
     floating = source.type.quantised or "float" in (source.type.torch_dtype or "")

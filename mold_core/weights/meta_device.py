@@ -1,4 +1,4 @@
-"""Build networks without weights, which are loaded from a file."""
+"""Build networks without weights, which are loaded from a file later."""
 
 from __future__ import annotations
 

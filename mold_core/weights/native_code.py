@@ -1,4 +1,4 @@
-"""C++ files of this package, compiled for this machine in a second, kept in a folder and loaded ever after."""
+"""C++ files of this package, compiled once for this machine (in a second) and cached in a folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger("mold.weights")
 
 
 def native_library(source: Path, folder: Path) -> ctypes.CDLL:
-    """Return the library of a C++ file, compiled if `folder` does not have it. Raises MoldError or OSError."""
+    """Return the library of a C++ file, compiled if it is not in `folder`. Raises MoldError or OSError."""
     text = source.read_text("utf-8")
     path = folder / f"{source.stem}-{digest_of(text, repr(_FLAGS))}.so"
     if not path.is_file():

@@ -1,11 +1,11 @@
-"""Recognise lack of memory on every device, and release the memory that torch caches."""
+"""Recognise out-of-memory errors of every device, and release the memory that torch caches."""
 
 from __future__ import annotations
 
 __all__ = ["is_out_of_memory", "release_cached"]
 
-# Messages of torch and its libraries, in lower case. cuDNN and cuBLAS allocate workspaces, and without them some report
-# that there is no algorithm.
+# Messages of torch and its libraries, in lower case. If cuDNN or cuBLAS cannot allocate a workspace, some versions
+# report that there is no algorithm.
 _TEXTS = (
     "out of memory",
     "can't allocate memory",

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 __all__ = ["LowRank", "PackedTensor", "Scratch", "concatenate"]
 
-# Numbers that are expanded before they are used: enough for a matrix product to be worth its start.
+# Numbers to dequantize before their use: enough to make the start of a matrix product negligible.
 _SCRATCH_NUMBERS = 2**23
-# Numbers that are rotated back at a time.
+# Numbers to rotate back at a time.
 _ROTATED_NUMBERS = 2**22
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class LowRank:
-    """What a file adds to a quantised matrix in full precision: up [rows, rank] times down [rank, columns]."""
+    """A full-precision addition to a quantised matrix: up [rows, rank] times down [rank, columns]."""
 
     down: Tensor
     up: Tensor
@@ -37,14 +37,14 @@ class LowRank:
 
 @attrs.frozen(kw_only=True, eq=False)
 class PackedTensor:
-    """Quantised numbers: rows of blocks, `data` uint8 [rows, bytes of a row], that stand for a tensor of `shape`.
+    """A quantised tensor of `shape`, stored as rows of blocks: `data`, uint8 [rows, bytes of a row].
 
-    int8 and fp8 numbers are blocks of one; `scale`, float32 [] or [rows, 1], is what their numbers are to be multiplied
-    by, and `input_scale`, float32 [], what the inputs of an fp8 product are to be divided by, where the file says so.
+    int8 and fp8 numbers are blocks of one. If the file has them, `scale`, float32 [] or [rows, 1], multiplies the
+    numbers, and `input_scale`, float32 [], divides the inputs of an fp8 product.
 
-    Files of ComfyUI store more beside a matrix. `groups` has what codes stand for. The matrix may be stored rotated, in
-    groups of `rotation` columns (0: it is not); then `column_scale`, float32 [columns], multiplies its columns, or the
-    inputs; then `low_rank` is added.
+    Files of ComfyUI may store more for a matrix. `groups` decodes codes. The matrix may be stored rotated, in groups of
+    `rotation` columns (0: not rotated). After rotating back, `column_scale`, float32 [columns], multiplies its columns
+    (or the inputs), and `low_rank` is added.
     """
 
     data: Tensor
@@ -59,7 +59,7 @@ class PackedTensor:
 
     @property
     def ndim(self) -> int:
-        """How many dimensions the tensor has."""
+        """Number of dimensions of the tensor."""
         return len(self.shape)
 
     @property
@@ -69,17 +69,17 @@ class PackedTensor:
 
     @property
     def size_bytes(self) -> int:
-        """Memory of blocks, scales and all else."""
+        """Memory of all tensors: blocks, scales and extras."""
         tensors = (self.data, *(self.extras()[name] for name in self.extras() if name != "input_scale"))
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     @property
     def is_as_stored(self) -> bool:
-        """Whether the numbers of the blocks are those of the tensor: not rotated, and nothing added."""
+        """Whether the numbers of the blocks equal those of the tensor: no rotation and no addition."""
         return not self.rotation and self.column_scale is None and self.low_rank is None
 
     def extras(self) -> dict[str, Tensor]:
-        """Return all tensors but the blocks, by names that `with_extras` takes."""
+        """Return all tensors except the blocks, by the names that `with_extras` takes."""
         found = {
             "scale": self.scale,
             "input_scale": self.input_scale,
@@ -91,7 +91,7 @@ class PackedTensor:
         return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     def with_extras(self, data: Tensor, extras: Mapping[str, Tensor]) -> PackedTensor:
-        """Return the same with other blocks and other tensors of the same names."""
+        """Return a copy with other blocks, and other tensors of the same names."""
         direct: dict[str, Any] = {name: tensor for name, tensor in extras.items() if "." not in name}
         of_groups = {name.removeprefix("groups."): extras[name] for name in extras if name.startswith("groups.")}
         groups = self.groups.with_tensors(of_groups) if self.groups else None
@@ -99,12 +99,12 @@ class PackedTensor:
         return attrs.evolve(self, data=data, groups=groups, low_rank=low_rank, **direct)
 
     def to(self, device: str | torch.device) -> PackedTensor:
-        """Return the same on a device."""
+        """Return a copy on a device."""
         extras = {name: tensor.to(device) for name, tensor in self.extras().items()}
         return self.with_extras(self.data.to(device), extras)
 
     def take(self, index: slice | Tensor) -> PackedTensor:
-        """Return some rows of a matrix, for a slice or int64 [n]."""
+        """Return some rows of a matrix; `index` is a slice or int64 [n]."""
         data = self.data[index]
         scale = self.scale if self.scale is None or self.scale.ndim == 0 else self.scale[index]
         low_rank = self.low_rank and attrs.evolve(self.low_rank, up=self.low_rank.up[index])
@@ -113,9 +113,9 @@ class PackedTensor:
         return attrs.evolve(self, data=data, shape=shape, scale=scale, groups=groups, low_rank=low_rank)
 
     def write(self, out: Tensor, kernel: Kernel | GroupedKernel | None = None) -> None:
-        """Write the numbers of the blocks, rounded to its dtype, to contiguous out [rows, columns].
+        """Write the numbers of the blocks to contiguous `out` [rows, columns], rounded to its dtype.
 
-        `kernel` is a compiled one from `kernel_for` or `grouped_kernel`, for speed.
+        `kernel`, from `kernel_for` or `grouped_kernel`, is compiled code for speed.
         """
         from mold_core.weights.grouped_kernel import GroupedKernel
 
@@ -129,7 +129,7 @@ class PackedTensor:
             write_grouped(out, self.data, self.type, self.scale, rounded=self.groups.rounded, **tensors)
 
     def expand(self, dtype: torch.dtype = torch.float32, kernel: Kernel | GroupedKernel | None = None) -> Tensor:
-        """Return the numbers, rounded to `dtype`, as a tensor of `shape` on the device of the blocks."""
+        """Return the dequantized tensor of `shape`, rounded to `dtype`, on the device of the blocks."""
         out = torch.empty((len(self.data), self.columns), dtype=dtype, device=self.data.device)
         if self.is_as_stored:
             self.write(out, kernel)
@@ -141,7 +141,7 @@ class PackedTensor:
         return out.view(self.shape)
 
     def _restored(self, kernel: Kernel | GroupedKernel | None) -> Tensor:
-        """Return the numbers in float32, rotated back and with all that belongs to them."""
+        """Return the numbers in float32, rotated back, with column scale and low-rank addition."""
         numbers = torch.empty((len(self.data), self.columns), device=self.data.device)
         self.write(numbers, kernel)
         if self.rotation:
@@ -161,9 +161,9 @@ class PackedTensor:
 
 
 def concatenate(parts: Sequence[Tensor | PackedTensor]) -> Tensor | PackedTensor:
-    """Return parts joined along the first dimension: quantised ones of one type stay so.
+    """Return tensors joined along the first dimension. Quantised tensors of one type stay quantised.
 
-    Raises CheckpointError for quantised parts of different types, or beside others.
+    Raises CheckpointError for quantised tensors of different types, or mixed with others.
     """
     dense = [part for part in parts if isinstance(part, Tensor)]
     packed = [part for part in parts if isinstance(part, PackedTensor)]
@@ -189,7 +189,7 @@ def concatenate(parts: Sequence[Tensor | PackedTensor]) -> Tensor | PackedTensor
 
 
 def _kinds(part: PackedTensor) -> tuple[object, ...]:
-    """Return what must be alike in parts that are joined: which tensors they have, and of what dtypes."""
+    """Return the properties that joined tensors must share: which extras they have, and their dtypes."""
     extras = {name: tensor.dtype for name, tensor in part.extras().items() if "." in name or name == "column_scale"}
     return (tuple(extras.items()), part.groups.rounded if part.groups else None)
 
@@ -210,7 +210,7 @@ def _joined_groups(groups: Sequence[Groups], rows: Sequence[int]) -> Groups | No
 
 
 def _cat(tensors: Sequence[Tensor]) -> Tensor:
-    """Join tensors of any dtype: not every device can do that with fp8."""
+    """Join tensors of any dtype. Not every device can join fp8."""
     if tensors[0].element_size() > 1:
         return torch.cat(list(tensors))
     return torch.cat([tensor.view(torch.uint8) for tensor in tensors]).view(tensors[0].dtype)
@@ -236,7 +236,7 @@ def _joined_low_rank(matrices: Sequence[LowRank]) -> LowRank | None:
 
 
 def _largest_input_scale(parts: Sequence[PackedTensor]) -> Tensor | None:
-    """Return an input scale that none of the parts' inputs overflows with; None if one says nothing of it."""
+    """Return an input scale with which no input overflows; None if one of the tensors has none."""
     found = [part.input_scale for part in parts if part.input_scale is not None]
     return torch.stack(found).amax() if len(found) == len(parts) else None
 
@@ -247,10 +247,10 @@ def _row_scale(part: PackedTensor) -> Tensor:
 
 
 class Scratch:
-    """Memory that layers, one after the other, expand their weights into; at most `numbers`, however large they are.
+    """Memory that layers share, one after the other, to dequantize their weights into: at most `numbers` numbers.
 
-    It grows to what is needed and is then used again: fresh memory for every layer costs more than the expansion. For
-    layers that are used from one thread at a time.
+    It grows to the size needed and is reused: new memory for every layer costs more than dequantizing. The layers must
+    be used by one thread at a time.
     """
 
     def __init__(self, numbers: int = _SCRATCH_NUMBERS) -> None:
@@ -258,7 +258,7 @@ class Scratch:
         self._memory: Tensor | None = None
 
     def rows(self, wanted: int, columns: int, like: Tensor) -> Tensor:
-        """Return memory [rows, columns] of the dtype and on the device of `like`; fewer rows than wanted if need be."""
+        """Return memory [rows, columns] of the dtype and on the device of `like`; fewer rows if they do not fit."""
         rows = min(wanted, max(1, self.numbers // max(1, columns)))
         memory = self._memory
         if (
@@ -266,7 +266,7 @@ class Scratch:
             or memory.numel() < rows * columns
             or (memory.dtype, memory.device) != (like.dtype, like.device)
         ):
-            self._memory = None  # freed before the new one is made
-            with torch.inference_mode(False):  # a tensor made in inference mode could not be written to outside of it
+            self._memory = None  # freed before the next allocation
+            with torch.inference_mode(False):  # tensors created in inference mode cannot be written to outside of it
                 memory = self._memory = torch.empty(rows * columns, dtype=like.dtype, device=like.device)
         return memory[: rows * columns].view(rows, columns)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LoadProgress", "bring_into_memory"]
 
-# A job stores its events: a component reports at most fifty, a small one a single one.
+# A job stores its events: a component reports at most fifty, a small component one.
 _MOST_EVENTS = 50
 _FEWEST_BYTES = 64_000_000
 _PAGE_BYTES = 4096
@@ -28,7 +28,7 @@ _PAGE_BYTES = 4096
 class LoadProgress:
     """Reports WeightLoad events while a component is loaded.
 
-    `size_bytes` is what the component takes, `before_bytes` what was loaded before it, of `total_bytes` in all.
+    `size_bytes` is the size of the component, `before_bytes` the size of those loaded before it, of `total_bytes`.
     """
 
     report: Callable[[ProgressEvent], object]
@@ -39,7 +39,7 @@ class LoadProgress:
     _reported_bytes: int = attrs.field(default=0, init=False)
 
     def advance(self, done: int, total: int) -> None:
-        """Report that `done` of `total` bytes of the file were read. `finish` reports the last of them."""
+        """Report that `done` of `total` bytes of the file were read. `finish` reports the end."""
         loaded = self.size_bytes * done // max(total, 1)
         step = max(_FEWEST_BYTES, self.size_bytes // _MOST_EVENTS)
         if loaded - self._reported_bytes >= step and done < total:
@@ -51,7 +51,7 @@ class LoadProgress:
 
     @contextmanager
     def compiling(self, what: str) -> Iterator[None]:
-        """Report compiling as a stage, during the block."""
+        """Report compiling as a stage during the block."""
         name, started = f"Compiling {what}, once on this machine", perf_counter()
         self.report(StageStart(name=name))
         yield
@@ -64,7 +64,7 @@ class LoadProgress:
 
 
 def bring_into_memory(tensor: Tensor) -> None:
-    """Read the pages of a mapped file that a tensor on the CPU uses, before its first use would."""
+    """Read the pages of a mapped file that a tensor on the CPU uses, ahead of its first use."""
     import torch
 
     if tensor.device.type == "cpu" and tensor.is_contiguous() and tensor.numel():

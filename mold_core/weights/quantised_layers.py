@@ -1,7 +1,7 @@
-"""Quantised weights of a file together with what it stores beside them: scales, marks, low-rank matrices.
+"""Join the quantised weights of a file with their scales, markers and low-rank matrices.
 
-Files of ComfyUI mark a layer by a tensor `comfy_quant`, or all of them in the header; older ones have fp8 weights with
-scales and no mark. Formats that mold does not read are refused by their names.
+Files of ComfyUI mark a layer by a tensor `comfy_quant`, or all layers in the header; older files have fp8 weights with
+scales and no marker. Formats that mold cannot read are recognised by name and refused.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _MARK = "comfy_quant"
 _HEADER_KEY = "_quantization_metadata"
 _FP8_MARK = "scaled_fp8"
 _FP8_FORMATS = ("float8_e4m3fn", "float8_e5m2")
-# What converters leave beside layers that they did not quantise, and options that change nothing here.
+# Tensors that converters leave next to layers that they did not quantise, and options without effect in mold.
 _LEFT_OVER = (*SCALES, *INPUT_SCALES, "weight_scale_2", _MARK)
 
-# Endings of names that other libraries store quantised weights under, and what they call themselves.
+# Suffixes of quantised weights of other libraries → the name of the library.
 _FOREIGN = {
     "._weight_qdata": "torchao",
     ":qdata": "torchao",
@@ -44,10 +44,10 @@ _FOREIGN = {
 
 
 def pack_layers(tensors: Tensors, metadata: Mapping[str, object]) -> Tensors:
-    """Return the tensors of a file with quantised weights complete: whatever belongs to them is no tensor any more.
+    """Return the tensors of a file with complete quantised weights, which include the tensors that belong to them.
 
-    Raises CheckpointError, naming the tensor, for a weight that lacks something, does not fit it or is of a format that
-    mold does not read.
+    Raises CheckpointError, naming the tensor, for a weight that is incomplete or inconsistent, or has a format that
+    mold cannot read.
     """
     _refuse_foreign(tensors, metadata)
     configs = _configs(tensors, metadata)
@@ -67,7 +67,7 @@ def pack_layers(tensors: Tensors, metadata: Mapping[str, object]) -> Tensors:
 
 def _weight_of(layer: StoredLayer) -> Tensor | PackedTensor:
     weight = layer.tensors[layer.weight_name]
-    if isinstance(weight, Tensor) and weight.is_floating_point():  # it was left as it is, whatever the mark says
+    if isinstance(weight, Tensor) and weight.is_floating_point():  # it was not quantised, despite the marker
         return weight
     name = layer.config.get("format")
     if isinstance(name, str) and name in COMFY_FORMATS:
@@ -90,7 +90,7 @@ def _weight_of(layer: StoredLayer) -> Tensor | PackedTensor:
 
 
 def _quantised_stems(tensors: Tensors, configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Return the layers with quantised weights, and what the file says of each."""
+    """Return the layers with quantised weights, and the file's configuration of each."""
     stems: dict[str, Mapping[str, Any]] = {}
     for name, tensor in tensors.items():
         stem, _, kind = name.rpartition(".")
@@ -104,7 +104,7 @@ def _quantised_stems(tensors: Tensors, configs: Mapping[str, Mapping[str, Any]])
 
 
 def _configs(tensors: Tensors, metadata: Mapping[str, object]) -> dict[str, Mapping[str, Any]]:
-    """Return what the file says of layers, by their stems: in its header, or in a tensor of each."""
+    """Return the configurations of layers by their stems, from the header or from a tensor of each layer."""
     configs = _configs_of_header(tensors, metadata)
     for name, tensor in tensors.items():
         stem, _, kind = name.rpartition(".")
@@ -130,7 +130,7 @@ def _configs_of_header(tensors: Tensors, metadata: Mapping[str, object]) -> dict
 
 
 def _stems_of(layer: str, weights: Iterable[str]) -> list[str]:
-    """Return the layers of a file that a header means: it leaves out a prefix that all names have."""
+    """Return the layers that a name in the header matches; the header omits a prefix that all names have."""
     known = set(weights)
     return [layer] if layer in known else [stem for stem in known if stem.endswith(f".{layer}")][:1]
 
@@ -140,7 +140,7 @@ def _four_bit_state(layer: StoredLayer) -> str | None:
 
 
 def _drop_left_over(tensors: Tensors) -> None:
-    """Remove what stands beside weights that are not quantised, in a file where others are."""
+    """Remove the extra tensors of weights that are not quantised, in a file with quantised weights."""
     for name in [name for name in tensors if name.rpartition(".")[2] in _LEFT_OVER]:
         if f"{name.rpartition('.')[0]}.weight" in tensors:
             del tensors[name]

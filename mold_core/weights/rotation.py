@@ -1,4 +1,4 @@
-"""ConvRot: rotations along the inputs of a layer, which spread outliers so that few bits hold a row.
+"""ConvRot: rotations along the inputs of a layer, which spread outliers so that few bits represent a row.
 
 In each group of 4^n inputs the rotation is the n-fold Kronecker power of a symmetric, orthogonal 4 x 4 matrix, so it is
 its own inverse: (x R) (W R)^T = x W^T.
@@ -17,12 +17,12 @@ _LARGEST = 4**8
 
 
 def is_rotation(group: int) -> bool:
-    """Check whether a group size is a power of 4 that layers may have."""
+    """Return whether a group size is a supported power of 4."""
     return 4 <= group <= _LARGEST and group & (group - 1) == 0 and group.bit_length() % 2 == 1
 
 
 def largest_rotation(columns: int, limit: int = 256) -> int:
-    """Return the largest group size that divides a number of columns; 0 for none."""
+    """Return the largest group size that divides a number of columns; 0 if none does."""
     group = limit
     while group >= 4 and columns % group:
         group //= 4
@@ -30,18 +30,18 @@ def largest_rotation(columns: int, limit: int = 256) -> int:
 
 
 def rotated(x: Tensor, group: int) -> Tensor:
-    """Return x [..., columns] rotated in groups of columns, computed in float32 and rounded to the dtype of x."""
+    """Return x [..., columns] rotated in groups of columns. It is computed in float32 and rounded to the dtype of x."""
     matrix = _matrix(group, x.device)
     groups = x.float().reshape(*x.shape[:-1], -1, group)
     return (groups @ matrix).reshape(x.shape).to(x.dtype)
 
 
 def _matrix(group: int, device: torch.device) -> Tensor:
-    """Return the rotation of a group, [group, group]; a constant to compiled code."""
+    """Return the rotation of a group, [group, group]. Compiled code treats it as a constant."""
     return _cached_matrix(group, device)
 
 
-# What torch.compiler.assume_constant_result does, which would import the whole compiler here.
+# Does the same as torch.compiler.assume_constant_result without importing the compiler.
 _matrix._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 

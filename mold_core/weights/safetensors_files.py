@@ -1,10 +1,10 @@
-"""safetensors files: their headers, read without any library. No tensor is touched.
+"""A bounded reader of the headers of safetensors files, without any library. It reads no tensor data.
 
 The layout (https://github.com/huggingface/safetensors#format): the length of the header as 8 little-endian bytes, a
-JSON object of that length with type, shape and place of each tensor, then the data without gaps.
+JSON object of that length with type, shape and offsets of each tensor, then the data without gaps.
 
-A header comes from anyone: it is bounded before it is read, and read entry by entry, so that memory goes to the tensors
-there are and not to whatever else JSON can say.
+Headers are untrusted. A header's size is checked before it is read, and it is parsed entry by entry, so that memory is
+used for tensors only and not for other JSON.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ __all__ = ["SAFETENSORS", "SafetensorsFiles", "read_safetensors_header"]
 T = TypeVar("T")
 
 _FORMAT_LIMIT = 100_000_000  # bytes of a header
-_LONGEST_HEADER = 2**24  # of the files that are met: the largest models have under 4 MB
-_MOST_ENTRIES = 65_536  # tensors, and texts of the metadata; published models have a few thousand
-_LONGEST_ENTRY = 2048  # characters of a tensor's type, shape and place
+_LONGEST_HEADER = 2**24  # of files in use: the largest models have less than 4 MB
+_MOST_ENTRIES = 65_536  # of tensors and of metadata, each; published models have a few thousand
+_LONGEST_ENTRY = 2048  # characters of a tensor's type, shape and offsets
 _MOST_DIMS = 16
 _SPACE = re.compile(r"[ \t\n\r]*")
 
@@ -41,7 +41,7 @@ class SafetensorsFiles:
     name = "safetensors"
 
     def recognises(self, path: Path, head: bytes) -> bool:
-        """Say whether the file starts with a length and the opening of a JSON object."""
+        """Return whether the file starts with a length and the start of a JSON object."""
         return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _FORMAT_LIMIT
 
     def open(self, path: Path) -> WeightFile:
@@ -59,7 +59,7 @@ SAFETENSORS = SafetensorsFiles()
 def read_safetensors_header(path: Path) -> tuple[dict[str, Any], dict[str, str], int]:
     """Return the entries of a header by tensor name, its metadata, and where the data starts.
 
-    The entries are JSON values that nothing has checked; their types may be unknown to mold. Raises CheckpointError,
+    The entries are unchecked JSON values; their types may be unknown to mold. Raises CheckpointError,
     naming the path, for a damaged header.
     """
     file = MappedFile(path)
@@ -72,7 +72,7 @@ def read_safetensors_header(path: Path) -> tuple[dict[str, Any], dict[str, str],
 
 
 def _entries(file: MappedFile, start: int, read: Callable[[str, Any], T]) -> tuple[dict[str, T], dict[str, str]]:
-    """Return what `read` makes of each entry of a header, by tensor name, and the metadata."""
+    """Return the result of `read` for each entry of a header, by tensor name, and the metadata."""
     tensors: dict[str, T] = {}
     metadata: dict[str, str] | None = None
     header = _Header(file.head(start)[8:])
@@ -117,7 +117,7 @@ def _header_length(file: MappedFile) -> int:
 
 
 class _Header:
-    """The JSON of a header, read from left to right. Raises CheckpointError for anything that is no JSON."""
+    """The JSON of a header, parsed from left to right. Raises CheckpointError for invalid JSON."""
 
     def __init__(self, header: bytes) -> None:
         try:
@@ -127,7 +127,7 @@ class _Header:
         self._at = 0
 
     def members(self) -> Iterator[str]:
-        """Yield the names in an object; the value of each must be read before the next is asked for."""
+        """Yield the names in an object. The value of each must be read before the next name."""
         if self._mark() != "{":
             raise _no_json()
         if self._peek() == "}":
@@ -163,11 +163,11 @@ class _Header:
         return str(text)
 
     def starts(self, mark: str) -> bool:
-        """Say whether the next value starts with a character."""
+        """Return whether the next value starts with a character."""
         return self._peek() == mark
 
     def end(self) -> None:
-        """Check that nothing but space follows."""
+        """Check that only whitespace follows."""
         if self._peek():
             raise _no_json()
 
@@ -179,7 +179,7 @@ class _Header:
 
     def _peek(self) -> str:
         space = _SPACE.match(self._text, self._at)
-        assert space is not None  # it may be empty
+        assert space is not None  # the pattern also matches an empty string
         self._at = space.end()
         return self._text[self._at : self._at + 1]
 

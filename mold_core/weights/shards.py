@@ -1,4 +1,4 @@
-"""Weights that are stored in several files: shards of GGUF and safetensors, their index, and their folders."""
+"""Weights in several files: shards of GGUF and safetensors, their index, and their folders."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _MOST_SHARDS = 1000
 
 
 def shards_of(path: Path) -> tuple[Path, ...]:
-    """Return the files that hold the weights of a path: itself, or all shards if it is one of them.
+    """Return the files with the weights of a path: the file itself, or all shards if it is a shard.
 
-    A folder stands for its only weights, and an index (``….safetensors.index.json``) for the files that it lists.
-    Raises CheckpointError for a folder with several weights or none, and naming the shards that are missing.
+    A folder must contain the weights of one model. An index (``….safetensors.index.json``) gives the files that it
+    lists. Raises CheckpointError for a folder with several weights or none, and for missing shards, which it names.
     """
     if path.is_dir():
         path = _weights_in(path)

@@ -23,9 +23,8 @@ __all__ = ["TensorSource", "WeightFile", "shown"]
 class TensorSource:
     """A tensor of a file, described by the header. `read` returns its values.
 
-    `shape` is in torch's order. `stored_columns` is the length of the rows that consist of blocks, if it is not the
-    last of `shape`. `buffer` is the whole file, a MappedFile or any buffer; the tensor is `size_bytes` of it, from
-    `offset` on.
+    `shape` is in torch's order. `stored_columns` is the length of the rows of blocks, if it is not the last of `shape`.
+    `buffer` is the whole file, a MappedFile or any buffer; the tensor is the `size_bytes` from `offset` on.
     """
 
     name: str
@@ -56,7 +55,7 @@ class TensorSource:
             rows = raw.view(-1, self.type.size_bytes(columns)) if columns else raw.view(0, 0)
             return PackedTensor(data=rows, type=self.type, shape=self.shape)
         dtype = getattr(torch, self.type.torch_dtype or "")
-        if self.offset % self.type.block_bytes:  # torch requires numbers at multiples of their size
+        if self.offset % self.type.block_bytes:  # torch requires offsets that are multiples of the number's size
             raw = raw.clone()
         return raw.view(dtype).view(self.shape)
 
@@ -65,7 +64,7 @@ class TensorSource:
 class WeightFile(Mapping[str, TensorSource]):
     """An open weight file: its tensors by name, in the file's order, and the metadata of its header.
 
-    `metadata` has numbers, booleans and strings, without lists.
+    `metadata` has numbers, booleans and strings, but no lists.
     """
 
     path: Path

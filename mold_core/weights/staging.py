@@ -1,8 +1,8 @@
 """Copies of mapped weights to a GPU through pinned memory.
 
 A GPU cannot copy from a mapped file by itself: the driver copies each piece to pinned memory first and waits for it.
-Here the host fills one pinned buffer while the GPU empties the others, so reading the file and the transfer overlap.
-Numbers are converted on the GPU, after the transfer.
+Here the host fills one pinned buffer while the GPU copies from the others, so reading the file and the transfer
+overlap. Numbers are converted on the GPU, after the transfer.
 """
 
 from __future__ import annotations
@@ -24,31 +24,30 @@ _BUFFERS = 3
 
 
 def copier_to(device: str | torch.device | None) -> Callable[[Tensor], Tensor]:
-    """Return what copies tensors to a device: through pinned buffers to a CUDA device, where they can be had.
+    """Return a function that copies tensors to a device: to a CUDA device through pinned buffers, if available.
 
-    Without a device it returns tensors as they are. Copies are ordered before all that the current stream of the device
-    gets later.
+    Without a device it returns tensors unchanged. Copies are ordered before later work on the device's current stream.
     """
     if device is None:
         return lambda tensor: tensor
     if torch.device(device).type == "cuda":
         try:
             return _StagedCopier(device).copy
-        except RuntimeError as error:  # no memory can be pinned
+        except RuntimeError as error:  # pinning failed
             log.info("weights are copied without pinned memory: %s", str(error).partition("\n")[0])
     return lambda tensor: tensor.to(device)
 
 
 @define(eq=False)
 class _Buffer:
-    """Pinned memory, and the event that says when the GPU has read it."""
+    """Pinned memory, and the event that is recorded after the GPU has read it."""
 
     memory: Tensor
     read: Any = Factory(lambda: torch.cuda.Event())
 
 
 class _StagedCopier:
-    """Copies tensors to one CUDA device. Its buffers are freed with it, after the GPU has read them."""
+    """Copies tensors to one CUDA device. Its buffers are freed with it, once the GPU has read them."""
 
     def __init__(self, device: str | torch.device) -> None:
         self._device = device
@@ -62,7 +61,7 @@ class _StagedCopier:
             buffer.read.synchronize()
 
     def copy(self, tensor: Tensor) -> Tensor:
-        """Return a tensor of the host on the device, in the same dtype and shape."""
+        """Return a copy of a host tensor on the device, with the same dtype and shape."""
         if tensor.device.type != "cpu" or not tensor.numel():
             return tensor.to(self._device)
         out = torch.empty(tensor.shape, dtype=tensor.dtype, device=self._device)
@@ -75,7 +74,7 @@ class _StagedCopier:
     def _send(self, piece: Tensor, target: Tensor) -> None:
         buffer = self._buffers[self._next]
         self._next = (self._next + 1) % len(self._buffers)
-        buffer.read.synchronize()  # an event that was never recorded is over
+        buffer.read.synchronize()  # returns immediately if the event was never recorded
         staged = buffer.memory[: piece.numel()]
         staged.copy_(piece)
         target.copy_(staged, non_blocking=True)

@@ -1,4 +1,4 @@
-"""A layer of a file: a quantised weight, and the tensors of the same stem that say what it stands for."""
+"""A layer of a file: a quantised weight, and the tensors of the same stem that describe it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Tensors = dict[str, "Tensor | PackedTensor"]
 
 @attrs.frozen(eq=False)
 class StoredLayer:
-    """The tensors STEM.* among `tensors`, from which `take` removes them. `config` is what the file says of them."""
+    """The tensors STEM.* among `tensors`, from which `take` removes them. `config` is the layer's configuration."""
 
     tensors: Tensors
     stem: str
@@ -34,7 +34,7 @@ class StoredLayer:
         return f"{self.stem}.{kind}" if self.stem else kind
 
     def weight(self, *dtypes: str) -> Tensor:
-        """Return the stored matrix as it is in the file, [rows, columns as stored]. Raises for other dtypes."""
+        """Return the matrix as stored in the file, [rows, stored columns]. Raises for other dtypes."""
         tensor = self.tensors[self.weight_name]
         raw, dtype = _raw(tensor)
         if dtype not in dtypes or raw.ndim != 2 or not raw.numel():
@@ -45,14 +45,14 @@ class StoredLayer:
         return raw
 
     def take(self, *kinds: str) -> Tensor:
-        """Remove and return a tensor under the first of its names that is there. Raises CheckpointError for none."""
+        """Remove and return the tensor under the first name that exists. Raises CheckpointError if none does."""
         found = self.find(*kinds)
         if found is None:
             raise CheckpointError(f"{self.name(kinds[0])} is missing, without which {self.weight_name} cannot be read")
         return found
 
     def find(self, *kinds: str) -> Tensor | None:
-        """Do the same, but return None where there is none."""
+        """Do the same, but return None if there is none."""
         for kind in kinds:
             tensor = self.tensors.pop(self.name(kind), None)
             if tensor is not None:
@@ -60,7 +60,7 @@ class StoredLayer:
         return None
 
     def numbers(self, kind: str, tensor: Tensor, *shapes: tuple[int, ...]) -> Tensor:
-        """Return a tensor of floating-point numbers in the first of `shapes`. Raises CheckpointError for others."""
+        """Return a floating-point tensor in the first of `shapes`. Raises CheckpointError for any other tensor."""
         if not tensor.is_floating_point() or tuple(tensor.shape) not in shapes:
             needed = " or ".join(str(list(shape)) for shape in shapes)
             raise CheckpointError(
@@ -70,14 +70,14 @@ class StoredLayer:
         return tensor.reshape(shapes[0]).clone()
 
     def option(self, key: str, default: int) -> int:
-        """Return a whole number of the configuration, which may be nested under "params"."""
+        """Return an integer of the configuration, which may be nested under "params"."""
         value = self._options().get(key, default)
         if type(value) is not int or value < 1:
             raise CheckpointError(f"{self.name('comfy_quant')} has {key} {value!r:.40} where a whole number is needed")
         return value
 
     def flag(self, key: str) -> bool:
-        """Return a truth value of the configuration."""
+        """Return a boolean of the configuration."""
         return bool(self._options().get(key, False))
 
     def _options(self) -> Mapping[str, Any]:
@@ -86,7 +86,7 @@ class StoredLayer:
 
 
 def _raw(tensor: Tensor | PackedTensor) -> tuple[Tensor, str]:
-    """Return a tensor of a file in its own dtype, fp8 too, and the name of the dtype."""
+    """Return a tensor of a file in its stored dtype, including fp8, and the name of the dtype."""
     import torch
 
     if isinstance(tensor, PackedTensor):

@@ -1,8 +1,8 @@
-"""Run networks larger than the device: the weights of each block are copied there just before its use.
+"""Run networks larger than the device memory: the weights of each block are copied there just before its use.
 
-As in "ZeRO-Infinity" (Rajbhandari et al. 2021, arXiv 2104.07857) and the offloading of accelerate and diffusers. There
-are two slots of device memory. On CUDA the next block is copied from pinned memory, on a separate stream, while the
-current one computes.
+The method is that of "ZeRO-Infinity" (Rajbhandari et al. 2021, arXiv 2104.07857) and of the offloading in accelerate
+and diffusers. There are two slots of device memory. On CUDA the next block is copied from pinned memory, on a separate
+stream, while the current one computes.
 
 `tests/cuda_sim` runs this code with simulated streams and checks that conflicting accesses to a slot or to pinned
 memory are ordered.
@@ -22,21 +22,21 @@ from mold_core.host_memory import available_bytes
 
 __all__ = ["BlockStream", "tensors_of"]
 
-# Tensors begin at multiples of this in a slot, which is best for matrix products on GPUs and CPUs.
+# Tensors start at multiples of this in a slot, in bytes: the best alignment for matrix products on GPUs and CPUs.
 _ALIGN = 256
 
-# Pinned memory is not available to other programs, nor to the cache of the files that weights are read from.
+# Pinned memory is not available to other programs, nor to the page cache of the weight files.
 _PINNED_SHARE = 0.5
 
 
 class BlockStream:
-    """Streams `units` of a module to a device. The rest of the module is moved there and stays.
+    """Streams `units` of a module to a device. The rest of the module is moved there once.
 
     Units are submodules that are called (`unit(x)`). Their weights are on the CPU, mapped from a file or not.
     Floating-point parameters are converted to `dtype`; buffers keep their dtype, because networks compute some of them,
     such as the frequencies of rotary embeddings, in fp32 on purpose. A unit inside another one is streamed separately.
-    `units` are in the order of their first use; afterwards each unit is expected to be followed by the same one as the
-    last time. The module computes the same as if it were on the device as a whole. For one thread at a time.
+    `units` are in the order of their first use; later, each unit is expected to be followed by the same unit as the
+    last time. The results are the same as with the whole module on the device. Only one thread may use it at a time.
     """
 
     def __init__(
@@ -66,14 +66,14 @@ class BlockStream:
             self._pin(int(available_bytes() * _PINNED_SHARE) if pin_within_bytes is None else pin_within_bytes)
         self._copies: Any = torch.cuda.Stream(self._device) if cuda else None
         slot_bytes = max((unit.size_bytes for unit in self._units), default=0)
-        # One slot is enough without copies in advance.
+        # Without copies in advance, one slot is enough.
         self._slots = [_Slot(slot_bytes, self._device, cuda) for _ in range(2 if cuda else 1)]
         if self._copies is not None:
-            # The slots may have memory that running kernels still use.
+            # Running kernels may still use the memory of the slots.
             self._copies.wait_stream(torch.cuda.current_stream(self._device))
         self._next = dict(
             pairwise([*self._units, *self._units[:1]])
-        )  # the first unit follows the last, in the next pass
+        )  # the first unit follows the last one, in the next pass
         self._last: _Unit | None = None
         if self._copies is not None and self._units:
             with torch.inference_mode(False), torch.no_grad():
@@ -82,7 +82,7 @@ class BlockStream:
 
     @property
     def size_bytes(self) -> int:
-        """Memory on the device: the slots, and the tensors that are not streamed."""
+        """Memory on the device: the slots and the tensors that are not streamed."""
         staying = sum(tensor.numel() * tensor.element_size() for tensor in self._staying)
         return staying + sum(len(slot.memory) for slot in self._slots)
 
@@ -91,7 +91,7 @@ class BlockStream:
         for hook in self._hooks:
             hook.remove()
         if self._copies is not None:
-            # The expected next block may still be copied. A failed device raises here.
+            # The copy of the expected next block may still run. A failed device raises here.
             with suppress(RuntimeError):
                 self._copies.synchronize()
         for slot in self._slots:
@@ -152,7 +152,7 @@ class _Slot:
         self._free: Any = torch.cuda.Event() if cuda else None
 
     def start_copy(self, unit: _Unit, copies: Any) -> None:
-        """Start to copy a unit into this slot, on the stream `copies` if there is one."""
+        """Start copying a unit into this slot, on the stream `copies` if there is one."""
         self.evict()
         self.unit = unit
         if copies is None:
@@ -164,17 +164,17 @@ class _Slot:
             self._copied.record(copies)
 
     def wait_for_copy(self) -> None:
-        """Let later work on the device wait for the copy."""
+        """Make later work on the device wait for the copy."""
         if self._copied is not None:
             torch.cuda.current_stream(self.memory.device).wait_event(self._copied)
 
     def done(self) -> None:
-        """Let the next copy into this slot wait for the work so far."""
+        """Make the next copy into this slot wait for the work so far."""
         if self._free is not None:
             self._free.record(torch.cuda.current_stream(self.memory.device))
 
     def evict(self) -> None:
-        """Let the unit use its weights on the CPU again."""
+        """Make the unit use its weights on the CPU again."""
         if self.unit is not None:
             self.unit.restore()
             self.unit = None
@@ -192,14 +192,14 @@ class _Unit:
         self.size_bytes = self._layout[-1][1] if self._layout else 0
 
     def copy_to(self, memory: Tensor) -> None:
-        """Copy the tensors into device memory, and let the module use the copies."""
+        """Copy the tensors into device memory, and make the module use the copies."""
         for (tensor, home), (first, last, target_dtype) in zip(self.tensors, self._layout, strict=True):
             there = memory[first:last].view(target_dtype)[: home.numel()].view(home.shape)
             there.copy_(home, non_blocking=True)
             tensor.data = there
 
     def restore(self) -> None:
-        """Let the module use its weights on the CPU again."""
+        """Make the module use its weights on the CPU again."""
         for tensor, home in self.tensors:
             tensor.data = home
 
@@ -209,7 +209,7 @@ class _Unit:
         return sum(len(memory) for memory in self._pinned)
 
     def pin(self, device: torch.device) -> bool:
-        """Copy the tensors into pinned memory, in the dtype of their use. Return whether that was possible."""
+        """Copy the tensors into pinned memory, in the dtype of their use. Return whether it succeeded."""
         # torch allocates pinned memory in powers of two; registering existing memory wastes nothing.
         try:
             memory = torch.empty(self.size_bytes, dtype=torch.uint8)
@@ -235,7 +235,7 @@ class _Unit:
 
 
 def tensors_of(module: nn.Module, without: set[nn.Module] | frozenset[nn.Module] = frozenset()) -> Iterator[Tensor]:
-    """Yield every parameter and buffer of a module once, leaving out those of the submodules in `without`."""
+    """Yield every parameter and buffer of a module once, except those of the submodules in `without`."""
     seen: set[int] = set()
     stack = [module]
     while stack:
@@ -250,7 +250,7 @@ def tensors_of(module: nn.Module, without: set[nn.Module] | frozenset[nn.Module]
 
 
 def _clear_last_error(device: torch.device) -> None:
-    """Clear the last error of CUDA, which would otherwise be reported for the next kernel."""
+    """Clear CUDA's last error, which the next kernel would otherwise report."""
     with suppress(RuntimeError):
         torch.ones(1, device=device).add_(1)
 
@@ -260,7 +260,7 @@ def _dtype_on_device(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
 
 
 def _slot_layout(tensors: Sequence[Tensor], dtype: torch.dtype) -> Iterator[tuple[int, int, torch.dtype]]:
-    """Yield the first byte, the end and the dtype of each tensor in a slot."""
+    """Yield the start and end in bytes and the dtype of each tensor in a slot."""
     first = 0
     for tensor in tensors:
         target_dtype = _dtype_on_device(tensor, dtype)

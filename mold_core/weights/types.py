@@ -1,4 +1,4 @@
-"""How tensors are stored in weight files: every type mold reads, with its name and the bytes it takes.
+"""The types of tensors in weight files that mold reads, with their names and sizes.
 
 Block layouts and type numbers are ggml's (https://github.com/ggml-org/ggml, ggml-common.h and ggml.h); the names of the
 plain types are safetensors' (https://github.com/huggingface/safetensors).
@@ -13,10 +13,10 @@ __all__ = ["GGUF_TYPES", "SAFETENSORS_TYPES", "StoredType", "type_named"]
 
 @attrs.frozen
 class StoredType:
-    """A way to store numbers: `block_bytes` bytes hold `block_size` of them.
+    """A storage type: `block_bytes` bytes hold `block_size` numbers.
 
-    `torch_dtype` is the name of the torch dtype that plain types are read as. Types that are `quantised` stay packed in
-    memory and are expanded where they are used.
+    `torch_dtype` is the name of the torch dtype that plain types are read as. `quantised` types stay packed in memory
+    and are dequantized on use.
     """
 
     name: str
@@ -26,7 +26,7 @@ class StoredType:
     quantised: bool = False
 
     def size_bytes(self, numbers: int) -> int:
-        """Return how many bytes so many numbers take; they must fill whole blocks."""
+        """Return the size of `numbers` numbers, which must fill whole blocks."""
         return numbers // self.block_size * self.block_bytes
 
 
@@ -49,8 +49,8 @@ _PLAIN = {
     )
 }
 
-# How matrices are packed that a safetensors file stores as I8 or U8, after what it says beside them: whole numbers of
-# 8 bits; codes of 4 bits, of which the low or the high half of a byte comes first; codes of 6 bits.
+# Packed matrices that safetensors files store as I8 or U8; other tensors or metadata define which: integers of 8 bits;
+# codes of 4 bits, with the low or the high half of a byte first; codes of 6 bits.
 _PACKED = (
     StoredType("INT8", 1, 1, "int8", quantised=True),
     StoredType("CODES4", 2, 1, quantised=True),
@@ -94,5 +94,5 @@ _NAMED = {**_PLAIN, **{type_.name: type_ for type_ in (*_BLOCKS.values(), *_PACK
 
 
 def type_named(name: str) -> StoredType:
-    """Return the type of a name. Raises KeyError for one that mold does not know."""
+    """Return the type with a name. Raises KeyError for an unknown name."""
     return _NAMED[name]

@@ -1,4 +1,4 @@
-"""Weights into networks: every tensor finds its place, or the file is of another model."""
+"""Load weights into networks: every tensor must match, or the file belongs to another model."""
 
 from __future__ import annotations
 
@@ -52,22 +52,21 @@ def load_weights(
     uses: int = 4,
     progress: LoadProgress | None = None,
 ) -> None:
-    """Make `tensors` the weights of `module`, best one built on the meta device.
+    """Load `tensors` as the weights of `module`, preferably one on the meta device.
 
-    Linear layers and embeddings with quantised weights are replaced by packed ones, or with `expand` made dense once;
-    any other quantised tensor is made dense. Plain tensors are used themselves, without a copy, if they have `dtype`
-    (with `as_stored`: whatever they have) and lie on `device` already. Every tensor must be there, none left over, all
-    of the right shape: else CheckpointError names `source` (a path) and the first tensors that do not fit, and the
-    module is as it was. Filling stops, and the module later does between two blocks, when the work is cancelled.
+    Packed layers replace linear layers and embeddings with quantised weights; with `expand`, these weights are
+    dequantized once. All other quantised tensors are dequantized. Plain tensors are used without a copy if they are on
+    `device` and have `dtype` (with `as_stored`: any dtype). A missing tensor, an extra one or a wrong shape raises
+    CheckpointError with `source` (a path) and the first such tensors, and leaves the module unchanged. Loading stops
+    when the work is cancelled; later, so does the module, between two blocks.
 
-    `dequantize_within_bytes` is memory that may be taken to save time: quantised weights are made dense if all fit.
-    `compile` and `cache_dir` say whether to expand by compiled kernels and where to keep them, as in `kernel_for`; what
-    "auto" weighs is how often the module will run, about: `uses`. `progress` is told of bytes as they come and
-    of what is compiled.
+    `dequantize_within_bytes` is memory to trade for speed: quantised weights are dequantized once if all of them fit.
+    `compile` and `cache_dir` control compiled dequantization, as in `kernel_for`. `uses` is about how often the module
+    will run, on which "auto" depends. `progress` receives loaded bytes and compilations.
 
-    `compute` says what linear layers multiply: "exact" the dequantized numbers; "auto" int8 by int8 where the file
-    stores int8; "int8" also where it stores Q8_0 or fp8 and the module runs on the CPU. `runs_on` is the device that
-    the module runs on, where its weights are streamed there from `device`.
+    `compute` selects the arithmetic of linear layers: "exact" multiplies dequantized numbers; "auto" multiplies int8 by
+    int8 if the file stores int8; "int8" does so for Q8_0 and fp8 as well, if the module runs on the CPU. `runs_on` is
+    the device that the module runs on, if its weights are streamed there from `device`.
     """
     _check(module, tensors, source)
     dtype_or_bf16 = dtype or torch.bfloat16
@@ -97,7 +96,7 @@ def load_weights(
     for name, tensor in tensors.items():
         check_cancelled()
         if progress is not None:
-            if not as_stored and torch.device(device or "cpu").type != "cuda":  # a copy to a GPU reads them anyway
+            if not as_stored and torch.device(device or "cpu").type != "cuda":  # a copy to a GPU reads the pages itself
                 bring_into_memory(tensor if isinstance(tensor, Tensor) else tensor.data)
             done += _stored_bytes(tensor)
             progress.advance(done, total)
@@ -127,7 +126,7 @@ def _kernel(
     compile: CompileMode,
     cache_dir: Path | None,
 ) -> Kernel | None:
-    """Return what `kernel_for` does, and say so if it has to be compiled."""
+    """Return the kernel of `kernel_for`, and report if it must be compiled."""
     if progress is None or not is_to_be_compiled(type_, dtype, device, work=work, compile=compile, cache_dir=cache_dir):
         return kernel_for(type_, dtype, device, work=work, compile=compile, cache_dir=cache_dir)
     with progress.compiling(f"the kernel for {type_.name}"):
@@ -136,7 +135,7 @@ def _kernel(
 
 @attrs.frozen
 class _Int8Layers:
-    """Which layers of a module multiply int8 weights, and by what; `kind` is the kind of device that it runs on."""
+    """The layers of a module that multiply in int8, and the product to use; `kind` is the kind of its device."""
 
     product: Int8Product | None
     kind: str
@@ -151,18 +150,18 @@ class _Int8Layers:
         compile: CompileMode,
         cache_dir: Path | None,
     ) -> _Int8Layers:
-        """Look for a product if any of the tensors needs one."""
+        """Look up a product if any of the tensors needs one."""
         layers = cls(None, torch.device(device).type, compute)
         if any(isinstance(one, PackedTensor) and (layers.multiplies(one) or layers.rounds(one)) for one in tensors):
             return attrs.evolve(layers, product=int8_product(device, compile=compile, cache_dir=cache_dir))
         return layers
 
     def multiplies(self, weight: PackedTensor) -> bool:
-        """Check for a weight that is multiplied as it is."""
+        """Return whether a weight is multiplied in int8 as stored."""
         return self.compute != "exact" and fits_int8(weight, self.kind)
 
     def rounds(self, weight: PackedTensor) -> bool:
-        """Check for a matrix of 8-bit numbers that is rounded to int8 rows."""
+        """Return whether a matrix of 8-bit numbers is rounded to int8 rows."""
         eight_bits = weight.type.name in ("Q8_0", "F8_E4M3", "F8_E5M2") and weight.groups is None
         return self.compute == "int8" and self.kind == "cpu" and eight_bits and weight.ndim == 2
 
@@ -183,9 +182,9 @@ def _stored_bytes(tensor: Tensor | PackedTensor) -> int:
 def weight_bytes(
     tensors: Mapping[str, Tensor | PackedTensor | TensorSource], dtype: torch.dtype, *, expand: bool = False
 ) -> int:
-    """Return the memory that tensors take in a network: quantised ones as they are, or with `expand` made dense.
+    """Return the memory of tensors in a network: quantised ones as stored, or dequantized with `expand`.
 
-    All others are counted in `dtype`. Tensors may be known by the header of a file alone.
+    All others are counted in `dtype`. Tensors may be descriptions from the header of a file.
     """
     total = 0
     for tensor in tensors.values():
@@ -203,12 +202,12 @@ def _is_float(type_: StoredType) -> bool:
 
 
 def _is_grouped(weight: PackedTensor, device: str | torch.device) -> bool:
-    """Check for codes that `grouped_kernel` dequantizes. PERF: on CPUs fp8 and int8 too, in a quarter of the time."""
+    """Return whether `grouped_kernel` dequantizes a weight. PERF: on CPUs also fp8 and int8, four times as fast."""
     return weight.groups is not None or (weight.type.block_size == 1 and torch.device(device).type == "cpu")
 
 
 def _packed_numbers(tensors: Mapping[str, Tensor | PackedTensor], device: str | torch.device) -> dict[StoredType, int]:
-    """Return how many numbers of each type that `kernel_for` has kernels for there are in matrices."""
+    """Return the count of numbers in matrices of each type that `kernel_for` has a kernel for."""
     counts: dict[StoredType, int] = {}
     for tensor in tensors.values():
         if isinstance(tensor, PackedTensor) and tensor.ndim == 2 and not _is_grouped(tensor, device):
@@ -217,17 +216,17 @@ def _packed_numbers(tensors: Mapping[str, Tensor | PackedTensor], device: str | 
 
 
 def _matrix_numbers(tensor: Tensor | PackedTensor) -> int:
-    """Return how many numbers a quantised matrix has; 0 for anything else."""
+    """Return the count of numbers in a quantised matrix; 0 for any other tensor."""
     return math.prod(tensor.shape) if isinstance(tensor, PackedTensor) and tensor.ndim == 2 else 0
 
 
 def _scratch_numbers(packed: int, device: str | torch.device) -> int:
-    """Return how many numbers layers may expand at a time.
+    """Return how many numbers layers may dequantize at a time.
 
-    PERF: every piece of a layer costs a third of a millisecond beyond its work, so few and large ones win: with 2^24
+    PERF: every piece of a layer has an overhead of 0.3 ms, so few large pieces are faster: with 2^24
     numbers the layers of a 12B transformer at 96 tokens take 1.26 times the dense ones' time, with 2^21 1.49. A small
-    network shall not take much more memory than its file: a 64th, of numbers that are several times as large, stays
-    below a tenth.
+    network must not take much more memory than its file: 1/64 of its numbers, which are several times as large once
+    dequantized, stays below 10 %.
     """
     if torch.device(device).type != "cpu":
         return 2**26
@@ -243,7 +242,7 @@ def _take(
     kernel: Kernel | GroupedKernel | None,
     product: Int8Product | None,
 ) -> bool:
-    """Replace the layer that a tensor is the weight of by a packed one; say whether it is of a kind that can be."""
+    """Replace a weight's layer by a packed one. Return whether its kind of layer can be packed."""
     path, _, kind = name.rpartition(".")
     layer = module.get_submodule(path)
     if kind != "weight" or len(weight.shape) != 2:
