@@ -94,7 +94,7 @@ async def _video(service: Service, id: str) -> Job:
 def _limit(text: str | None) -> int:
     if text is None:
         return 20
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= _MAX_PAGE):
+    if not (text.isascii() and text.isdigit() and len(text) < 9 and 1 <= int(text) <= _MAX_PAGE):
         raise ValidationError(f"limit must be from 1 to {_MAX_PAGE}", field="limit", value=text)
     return int(text)
 

@@ -145,3 +145,16 @@ def test_an_image_model_and_an_image_job_are_refused(client: openai.OpenAI, insi
     job = inside.engine.submit(GenerateRequest(prompt="a tree", model="sketch"))
     with pytest.raises(openai.NotFoundError, match="generates no video"):
         client.videos.retrieve(job.id)
+
+
+@pytest.mark.parametrize("limit", ["0", "101", "x", "0000000015", "000000001" + "9" * 5000])
+def test_a_limit_outside_of_its_range_is_refused(inside: InsideServer, limit: str) -> None:
+    answer = httpx2.get(f"http://localhost:{inside.port}/v1/videos", params={"limit": limit})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "limit")
+
+
+@pytest.mark.parametrize("options", ["5", "[1]", '"x"'])
+def test_options_of_a_form_must_be_an_object(inside: InsideServer, options: str) -> None:
+    form = {"prompt": (None, "a ball"), "options": (None, options)}
+    answer = httpx2.post(f"http://localhost:{inside.port}/v1/videos", files=form)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "options")
