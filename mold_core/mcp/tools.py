@@ -162,7 +162,6 @@ class Tools:
     async def _result(self, request: Any, progress: Progress) -> tuple[Any, list[str]]:
         """Return the result of a request and the names of its files. A caller that is cancelled cancels the job."""
         job: Any = await _in_thread(self.engine.submit, request)
-        await progress(0, None, f"job {job.id}")
 
         def follow() -> Any:
             for event in job.events():
@@ -171,7 +170,10 @@ class Tools:
             return job.result()
 
         try:
-            result = await anyio.to_thread.run_sync(follow, abandon_on_cancel=True)
+            await progress(0, None, f"job {job.id}")
+            # Jobs may wait long. With the limit that all threads share, 40 of them would stop every other tool.
+            limiter = anyio.CapacityLimiter(1)
+            result = await anyio.to_thread.run_sync(follow, abandon_on_cancel=True, limiter=limiter)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await _in_thread(job.cancel)
@@ -197,8 +199,8 @@ class Tools:
                 return read_result(self.gallery, name)
             except (ResultNotFoundError, ValidationError):
                 pass
-        if self.local_files and len(words) <= 4096 and Path(words).expanduser().is_file():
-            return _file(Path(words).expanduser(), field)
+        if self.local_files and (path := _local_file(words)) is not None:
+            return _file(path, field)
         try:
             return decode_base64(words)
         except ValueError:
@@ -218,6 +220,17 @@ class Tools:
 
 async def _in_thread(function: Callable[..., T], *given: Any) -> T:
     return await anyio.to_thread.run_sync(partial(function, *given))
+
+
+def _local_file(words: str) -> Path | None:
+    """Return the file of this path; None for words that cannot be one, such as base64 text."""
+    if len(words) > 4096:
+        return None
+    try:
+        path = Path(words).expanduser()
+        return path if path.is_file() else None
+    except (OSError, RuntimeError, ValueError):  # a name too long, an unknown user, a NUL
+        return None
 
 
 def _file(path: Path, field: str) -> bytes:

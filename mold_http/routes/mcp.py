@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 import falcon.asgi
 
-from mold_core.errors import MoldError
+from mold_core.errors import MalformedError
 from mold_http.guard.bodies import body_of
 from mold_http.guard.json_text import JsonText
 from mold_http.guard.rates import count
@@ -38,10 +37,14 @@ async def mcp(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Resp
 
 
 def _generates(text: JsonText) -> bool:
-    """Return whether a message calls a tool that generates. The SDK refuses what is not JSON."""
-    message: Any = None
-    with suppress(ValueError, MoldError):
-        message = text.parse()
+    """Return whether a message calls a tool that generates.
+
+    Raises MalformedError for what is not JSON. The SDK reads more, such as NaN, and would call tools uncounted.
+    """
+    try:
+        message: Any = text.parse()
+    except ValueError as error:
+        raise MalformedError(f"this is not JSON: {error}") from None
     if not isinstance(message, dict) or message.get("method") != "tools/call":
         return False
     params = message.get("params")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import anyio
 import httpx2
@@ -17,6 +19,8 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult, ImageContent, ResourceLink, TextContent
 from PIL import Image
 
+from mold_core.mcp.arguments import GenerateImage
+from mold_core.mcp.tools import Tools
 from mold_core.media.video import probe_video
 from mold_core.testing import (
     FakePlugin,
@@ -24,6 +28,7 @@ from mold_core.testing import (
     FlipbookRenderer,
     Gate,
     SketchFamily,
+    engine_with,
     flipbook_model,
     sketch_model,
 )
@@ -157,3 +162,56 @@ def test_keys_and_rates_count(tmp_path: Path) -> None:
         assert httpx2.post(url(server), json=listing, headers=headers).status_code == 200
         assert httpx2.get(url(server), headers=headers).status_code == 405
         assert httpx2.post(url(server), content=b"[" * 100, headers=headers).status_code == 400
+
+
+def test_what_only_the_sdk_can_read_calls_no_tool_past_the_rate(tmp_path: Path) -> None:
+    call = '{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "generate_image", "arguments": %s}}'
+    headers = {**ACCEPT, "Content-Type": "application/json"}
+    with serving_inside(tmp_path / "home", PLUGIN, rate_limit="1/hour", rate_limit_burst=1) as server:
+        answer = httpx2.post(url(server), content=call % '{"prompt": "a house", "x": NaN}', headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (400, "BAD_REQUEST")
+        assert server.engine.jobs() == []
+
+
+def test_many_waiting_calls_leave_other_tools_working(tmp_path: Path) -> None:
+    calls = 45  # more than the threads that anyio has by default
+
+    async def host(server: InsideServer, gate: Gate) -> None:
+        async with connected(server, {}) as client, anyio.create_task_group() as group:
+            named = [anyio.Event() for _ in range(calls)]
+            for event in named:
+
+                async def progress(step: float, total: float | None, message: str | None, *, seen: Any = event) -> None:
+                    seen.set()
+
+                group.start_soon(
+                    partial(client.call_tool, "generate_image", {"prompt": "x"}, progress_callback=progress)
+                )
+            for event in named:
+                await event.wait()
+            assert "sketch:v1" in text_of(await client.call_tool("list_models", {}))
+            gate.open()
+
+    with serving_inside(tmp_path / "home", PLUGIN, default_model="sketch") as server:
+        SKETCH.gate = gate = Gate()
+        try:
+            anyio.run(host, server, gate)
+        finally:
+            gate.open()
+            SKETCH.gate = None
+
+
+def test_a_caller_that_leaves_before_the_first_message_cancels_its_job(tmp_path: Path) -> None:
+    async def left(step: float, total: float | None, message: str | None) -> None:
+        raise anyio.BrokenResourceError
+
+    with engine_with(PLUGIN, home=tmp_path, default_model="sketch") as engine:
+        SKETCH.gate = gate = Gate()
+        try:
+            with pytest.raises(anyio.BrokenResourceError):
+                anyio.run(Tools(engine=engine).generate_image, GenerateImage(prompt="x"), left)
+            (job,) = engine.recent_jobs()
+            assert job.wait(120) and job.state == "cancelled"
+        finally:
+            gate.open()
+            SKETCH.gate = None

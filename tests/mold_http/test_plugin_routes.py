@@ -97,6 +97,7 @@ def test_a_route_of_a_plugin_is_guarded_and_documented(inside: InsideServer) -> 
         ({"path": "greetings"}, "a path must start with /"),
         ({"public": True}, "requires a key"),
         ({"tier": None}, "has a rate limit"),
+        ({"path": "/health"}, "this path needs no key"),
         ({"errors": ("NOT_AN_ERROR",)}, "unknown error codes: NOT_AN_ERROR"),
         (
             {"request": type("GenerateRequest", (Greeting,), {"__doc__": "Another."})},

@@ -39,6 +39,8 @@ def text_of(result: CallToolResult) -> str:
 def test_a_host_generates_edits_and_upscales(tmp_path: Path) -> None:
     picture = tmp_path / "photo.png"
     Image.new("RGB", (64, 64), "red").save(picture)
+    noise = tmp_path / "noise.png"
+    Image.effect_noise((24, 24), 40).save(noise)
 
     async def host() -> None:
         async with Client(stdio_client(mold_mcp(tmp_path / "home"))) as client:
@@ -63,7 +65,10 @@ def test_a_host_generates_edits_and_upscales(tmp_path: Path) -> None:
             found = await client.call_tool("search_gallery", {"query": "house"})
             assert link_of(found).uri == link.uri
 
-            for image in (link.uri, str(picture), base64.b64encode(picture.read_bytes()).decode()):
+            encoded = base64.b64encode(picture.read_bytes()).decode()
+            noisy = base64.urlsafe_b64encode(noise.read_bytes()).decode()  # longer than the name of a file may be
+            assert 255 < len(noisy) < 4096 and "/" not in noisy
+            for image in (link.uri, str(picture), encoded, noisy, f"data:image/png;base64,{encoded}"):
                 edited = await client.call_tool("edit_image", {"image": image, "prompt": "a boat", "steps": 1})
                 assert not edited.is_error, edited
             upscaled = await client.call_tool("upscale_image", {"image": link.name})
