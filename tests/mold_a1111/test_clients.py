@@ -119,6 +119,22 @@ def test_an_image_is_upscaled_to_the_size_asked_for(ui: webuiapi.WebUIApi) -> No
         ui.extra_single_image(picture(), upscaler_1="sketch")
 
 
+def test_an_enlargement_beyond_the_memory_is_refused_before_any_work(inside: InsideServer) -> None:
+    body = {"image": png(picture()), "upscaler_1": "esrgan-nano-x4", "resize_mode": 1}
+    before = len(inside.engine.recent_jobs())
+    answer = ask(
+        inside, "POST", "extra-single-image", {**body, "upscaling_resize_w": 16384, "upscaling_resize_h": 16384}
+    )
+    assert (answer.status_code, "megapixels" in answer.json()["error"]) == (422, True)
+    assert len(inside.engine.recent_jobs()) == before
+
+
+def test_an_unknown_upscaler_of_hires_fix_is_refused_before_any_work(ui: webuiapi.WebUIApi) -> None:
+    with pytest.raises(RuntimeError, match="unknown model"):
+        ui.txt2img(prompt="a house", width=32, height=32, enable_hr=True, hr_upscaler="nope")
+    assert SKETCH.batches == []
+
+
 def test_hires_fix_enlarges_and_denoises_again(ui: webuiapi.WebUIApi) -> None:
     result = ui.txt2img(prompt="a house", seed=3, width=32, height=32, enable_hr=True, hr_scale=2, steps=2)
     assert result.image.size == (64, 64)

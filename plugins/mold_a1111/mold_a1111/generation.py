@@ -43,6 +43,10 @@ __all__ = ["WebUi", "image_models", "model_named"]
 
 _HR_SCALE, _HR_STRENGTH = 2.0, 0.7
 
+# Largest image that is scaled in memory. What an upscaler makes by itself may be larger.
+_MAX_PIXELS = 2**27
+_UPSCALER_FACTOR = 4
+
 
 class WebUi:
     """What the web UI keeps between requests, and the handlers that use it."""
@@ -59,9 +63,10 @@ class WebUi:
 
         body = await read_json(req, A1111TextToImage)
         spec, abilities = await self._spec(service, body)
+        upscaler = await asyncio.to_thread(_upscaler, service.engine, body.hr_upscaler) if body.enable_hr else None
         images = await self._generate(service, req, generate_request(body, spec, abilities))
         if body.enable_hr:
-            images = [await self._enlarged(service, req, body, spec, image) for image in images]
+            images = [await self._enlarged(service, req, body, spec, image, upscaler) for image in images]
         await _answer(resp, body, images)
 
     async def img2img(self, service: Service, req: Any, resp: Any) -> None:
@@ -95,12 +100,17 @@ class WebUi:
             self._jobs.remove(job)
 
     async def _enlarged(
-        self, service: Service, req: Any, body: A1111TextToImage, spec: ModelSpec, image: ImageData
+        self,
+        service: Service,
+        req: Any,
+        body: A1111TextToImage,
+        spec: ModelSpec,
+        image: ImageData,
+        upscaler: str | None,
     ) -> ImageData:
         """Return an image enlarged and denoised again."""
         metadata = read_metadata(image.data)
         source = image.data
-        upscaler = _upscaler(service.engine, body.hr_upscaler)
         if upscaler is not None:
             enlarged: UpscaleResponse = await self._result(service, req, UpscaleRequest(image=source, model=upscaler))
             source = enlarged.image.data
@@ -124,8 +134,9 @@ class WebUi:
 
         body = await read_json(req, A1111Upscale)
         data = body.image
-        model = _upscaler(service.engine, body.upscaler_1)
+        model = await asyncio.to_thread(_upscaler, service.engine, body.upscaler_1)
         if model is not None:
+            await service.media.run(req, _check_size, body)
             result: UpscaleResponse = await self._result(service, req, UpscaleRequest(image=data, model=model))
             data = await asyncio.to_thread(_resized, result, body)
         respond_json(resp, {"html_info": "", "image": base64.b64encode(data).decode()})
@@ -224,13 +235,31 @@ def _inverted(mask: bytes) -> bytes:
     return buffer.getvalue()
 
 
+def _check_size(body: A1111Upscale) -> None:
+    """Raise ValidationError if the image cannot be read, or would get so large that it fills the memory."""
+    from mold_core.media.decoder import check_image
+
+    width, height = check_image(body.image)
+    wanted = _size(body, width, height)
+    most = max(_MAX_PIXELS, _UPSCALER_FACTOR**2 * width * height)
+    if wanted[0] * wanted[1] > most:
+        raise ValidationError(
+            f"upscaling_resize: {wanted[0]}x{wanted[1]} has more than {most / 1e6:.0f} megapixels",
+            field="upscaling_resize",
+        )
+
+
+def _size(body: A1111Upscale, width: int, height: int) -> tuple[int, int]:
+    """Return the size that a request wants of an image with these sides."""
+    if body.resize_mode == 1:
+        return body.upscaling_resize_w or 512, body.upscaling_resize_h or 512
+    factor = 4.0 if body.upscaling_resize is None else body.upscaling_resize
+    return max(round(width * factor), 1), max(round(height * factor), 1)
+
+
 def _resized(result: UpscaleResponse, body: A1111Upscale) -> bytes:
     """Return an enlarged image in the size of the request."""
-    if body.resize_mode == 1:
-        size = (body.upscaling_resize_w or 512, body.upscaling_resize_h or 512)
-    else:
-        factor = 4.0 if body.upscaling_resize is None else body.upscaling_resize
-        size = (max(round(result.original_width * factor), 1), max(round(result.original_height * factor), 1))
+    size = _size(body, result.original_width, result.original_height)
     if size == (result.image.width, result.image.height):
         return result.image.data
     buffer = BytesIO()
