@@ -177,7 +177,7 @@ def adopt_paths(
 def _absolute(path: Path) -> str:
     """Return an existing path as it is remembered. Raises ModelNotFoundError."""
     expanded = Path(os.path.abspath(os.path.expanduser(path)))
-    if not expanded.exists():
+    if not os.path.exists(expanded):
         raise ModelNotFoundError("%s: there is no such file or folder", expanded, field="path", value=str(path))
     return str(expanded)
 

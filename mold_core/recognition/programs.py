@@ -16,6 +16,8 @@ from mold_core.errors import ValidationError
 
 __all__ = ["Locations", "locations_of"]
 
+# NOTE: os.path says no for what cannot be read, or is no path at all; pathlib raises.
+
 # A file or folder that only the root of a program has → the folders in it with models.
 _PROGRAMS = {
     "comfy": ("models",),
@@ -44,13 +46,13 @@ def locations_of(path: Path) -> Locations:
     """
     if path.suffix.lower() in (".yaml", ".yml"):
         return Locations(roots=tuple(_yaml_roots(path)))
-    if path.is_file():
+    if os.path.isfile(path):
         return Locations(roots=(path,))
-    inside = next((folders for mark, folders in _PROGRAMS.items() if (path / mark).exists()), None)
-    roots = [path] if inside is None else [path / name for name in inside if (path / name).is_dir()] or [path]
+    inside = next((folders for mark, folders in _PROGRAMS.items() if os.path.exists(path / mark)), None)
+    roots = [path] if inside is None else [path / name for name in inside if os.path.isdir(path / name)] or [path]
     notes = []
     for name in _YAML:
-        if (path / name).is_file():
+        if os.path.isfile(path / name):
             try:
                 roots += _yaml_roots(path / name)
             except ValidationError as error:
@@ -79,7 +81,7 @@ def _yaml_roots(path: Path) -> Iterator[Path]:
         if path.stat().st_size > _LARGEST_BYTES:
             raise ValidationError("%s is too large for a list of folders", path)
         document = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:  # ValueError: 30 February, among others
         raise ValidationError("%s cannot be read: %s", path, " ".join(str(error).split())) from None
     if not isinstance(document, dict):
         raise ValidationError("%s names no folders: it must map programs to folders", path)
@@ -96,7 +98,7 @@ def _section_roots(section: Mapping[Any, Any], yaml_folder: Path) -> Iterator[Pa
             continue
         for line in filter(None, map(str.strip, value.split("\n"))):
             folder = Path(os.path.normpath(base / os.path.expandvars(os.path.expanduser(line))))
-            if folder.is_dir():
+            if os.path.isdir(folder):
                 yield folder
 
 
@@ -113,14 +115,14 @@ def _fooocus_roots(config: Path) -> Iterator[Path]:
     for key, value in table.items():
         if key.startswith("path_") and key != "path_outputs":
             for folder in value if isinstance(value, list) else [value]:
-                if isinstance(folder, str) and Path(folder).is_dir():
+                if isinstance(folder, str) and os.path.isdir(folder):
                     yield Path(folder)
 
 
 def _invokeai(root: Path) -> tuple[list[Path], dict[str, str]]:
     """Return the models that InvokeAI's database lists outside of its folder, and the names of all, by path."""
     database = root / "databases" / "invokeai.db"
-    if not database.is_file():
+    if not os.path.isfile(database):
         return [], {}
     paths: list[Path] = []
     names: dict[str, str] = {}
@@ -129,7 +131,7 @@ def _invokeai(root: Path) -> tuple[list[Path], dict[str, str]]:
         if not isinstance(where, str) or not where:
             continue
         path = Path(where) if Path(where).is_absolute() else root / "models" / where
-        if path.exists():
+        if os.path.exists(path):
             paths.append(path)
             if isinstance(name, str) and name:
                 names[str(path)] = name

@@ -50,7 +50,7 @@ def walk(root: Path) -> Iterator[WeightFiles]:
 
     Links are followed, each folder is entered once, and hidden folders are not. What cannot be read is left out.
     """
-    if root.is_file():
+    if os.path.isfile(root):
         yield from _in_folder(root.parent, [root.name])
         return
     seen: set[tuple[int, int]] = set()
@@ -135,7 +135,7 @@ def _is_weights(path: Path, siblings: list[str]) -> bool:
 def _beside(graph: Path) -> list[Path]:
     """Return the weights of an ncnn network by its description."""
     weights = graph.with_suffix(".bin")
-    return [weights] if weights.is_file() else []
+    return [weights] if os.path.isfile(weights) else []
 
 
 def _stamped(paths: tuple[Path, ...]) -> WeightFiles | None:

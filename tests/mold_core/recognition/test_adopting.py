@@ -215,11 +215,19 @@ def test_extra_model_paths_name_folders(comfy: Path, tmp_path: Path) -> None:
     assert locations_of(comfy / "extra_model_paths.yaml").roots == (unets, more)
 
 
-def test_a_damaged_yaml_is_a_remark_and_no_end(comfy: Path) -> None:
-    (comfy / "extra_model_paths.yaml").write_text("a: [")
+@pytest.mark.parametrize("text", ["a: [", "a: 2001-02-30"])
+def test_a_damaged_yaml_is_a_remark_and_no_end(text: str, comfy: Path) -> None:
+    (comfy / "extra_model_paths.yaml").write_text(text)
     locations = locations_of(comfy)
     assert locations.roots == (comfy / "models",)
     assert "cannot be read" in locations.notes[0]
+
+
+def test_folders_with_impossible_names_are_left_out(comfy: Path) -> None:
+    long = "z" * 5000
+    (comfy / "extra_model_paths.yaml").write_text(f"a:\n  vae: {long}\n")
+    (comfy / "config.txt").write_text(json.dumps({"path_checkpoints": [long, "a\0b"]}))
+    assert locations_of(comfy).roots == (comfy / "models",)
 
 
 def test_models_that_invokeai_uses_in_place_are_found_under_its_names(
