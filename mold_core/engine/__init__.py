@@ -1,4 +1,4 @@
-"""Requests → results: the engine, its queue, its workers and what they keep in memory."""
+"""The engine: it turns requests into results, with its workers and the models that they keep in memory."""
 
 from mold_core.engine.device_runner import DeviceStatus
 from mold_core.engine.engine import Engine, EngineStatus

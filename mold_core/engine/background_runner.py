@@ -42,7 +42,7 @@ class BackgroundRunner:
             self._thread.start()
 
     def close(self) -> None:
-        """Let the thread end after the job under way; `join` waits for it."""
+        """Stop the thread after the current job; `join` waits for it."""
         self._closing.set()
         self.queue.wake()
 
@@ -52,25 +52,25 @@ class BackgroundRunner:
             self._thread.join(timeout_s)
 
     def loaded(self) -> frozenset[str]:
-        """Return nothing: jobs here need no model in memory."""
+        """Return an empty set: background jobs need no model in memory."""
         return frozenset()
 
     def takes(self, job: Job) -> bool:
-        """Return that every job may run here."""
+        """Return True: every job of this queue can run here."""
         return True
 
     def cost(self, job: Job) -> tuple[int, ...]:
-        """Return that all jobs cost the same."""
+        """Return the same cost for every job."""
         return (0,)
 
     def wanted(self) -> bool:
-        """Say whether the thread must end."""
+        """Return whether the thread must end."""
         return self._closing.is_set()
 
     # --- for kinds -----------------------------------------------------------------------------------------------
 
     def batch_limit(self, job: Job) -> int:
-        """Return 1: jobs here run one at a time."""
+        """Return 1: background jobs run one at a time."""
         return 1
 
     @property
@@ -80,11 +80,11 @@ class BackgroundRunner:
 
     @property
     def worker(self) -> Worker:
-        """There is none here."""
+        """Raises InferenceError: the background lane has no worker."""
         raise InferenceError("a job of the background lane has no worker")
 
     def loading(self, spec: ModelSpec) -> AbstractContextManager[None]:
-        """Do nothing: no device shows it."""
+        """Do nothing: no device is loading."""
         return nullcontext()
 
     def measure(self, name: str, value: float, **labels: str) -> None:
@@ -92,14 +92,14 @@ class BackgroundRunner:
         self._observers.measure(name, value, **labels)
 
     def finish_async(self, work: Callable[[], object], jobs: Sequence[Job]) -> None:
-        """Run `work` now: no device waits for it."""
+        """Run `work` now: it blocks no device."""
         try:
             work()
         except Exception as error:
             fail_jobs(jobs, error)
 
     def wait_finished(self) -> None:
-        """Return at once: nothing is finished later here."""
+        """Return without waiting: `finish_async` has already run all work."""
 
     def deliver(self, job: Job, result: Any) -> None:
         """Save the result and end the job with it."""

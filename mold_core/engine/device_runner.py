@@ -1,4 +1,4 @@
-"""Feeds one device: takes jobs from the queue, lets a worker run them, and starts it again when it died."""
+"""Runs one device: takes jobs from the queue, runs them on a worker, and restarts the worker when it dies."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ log = logging.getLogger("mold.engine")
 
 DeviceState = Literal["idle", "loading", "generating", "degraded"]
 
-# How often a job may be begun: a worker that dies is not always the job's fault, one that dies twice probably is.
+# How often a job may be started. The death of a worker is not always the job's fault; a second one probably is.
 _MAX_ATTEMPTS = 2
 
-# Of the time that the last batch took, so much may be spent on waiting for a fuller one.
+# The share of the last batch's time that may be spent waiting for a larger batch.
 _GATHER_SHARE = 0.05
 _LONGEST_GATHER_S = 0.1
 
@@ -47,9 +47,9 @@ _LONGEST_PAUSE_S = 30.0
 
 @attrs.frozen(kw_only=True)
 class DeviceStatus:
-    """A device as status pages show it. `degraded` means that its worker died and is not started again yet.
+    """A device as status pages show it. `degraded` means that its worker died and has not restarted yet.
 
-    Memory is that of the device in bytes, 0 where it is not known; `jobs` are the ids of the jobs it works on.
+    Memory is that of the device in bytes, 0 if unknown; `jobs` are the ids of its running jobs.
     """
 
     device: str
@@ -106,7 +106,7 @@ class DeviceRunner:
             self._thread.start()
 
     def status(self) -> DeviceStatus:
-        """Return what the device does now."""
+        """Return the current state of the device."""
         info = self.device_info()
         return DeviceStatus(
             device=self.device,
@@ -120,12 +120,12 @@ class DeviceRunner:
         )
 
     def device_info(self) -> DeviceInfo:
-        """Return what the worker has told of the device; only its name before there is a worker."""
+        """Return what the worker last reported of the device; before a worker exists, only the name."""
         info = None if self._worker is None else self._worker.device_info()
         return info or DeviceInfo(name=self.device)
 
     def run_control(self, task: Callable[[Worker], Any]) -> Future[Any]:
-        """Let the worker do something between two batches."""
+        """Run a task on the worker between two batches; the future gets its result."""
         future: Future[Any] = Future()
         self._control_tasks.append((task, future))
         self.start()
@@ -133,18 +133,18 @@ class DeviceRunner:
         return future
 
     def close(self) -> None:
-        """Let the thread end after what it is doing; `join` waits for it."""
+        """Stop the thread after its current work; `join` waits for it."""
         self._closing.set()
         self._queue.wake()
 
     def join(self, timeout_s: float) -> None:
-        """Wait until results are saved and the worker is closed; one in another process is killed after `timeout_s`."""
+        """Wait until results are saved and the worker is closed. After `timeout_s`, kill a worker process."""
         if self._thread is None or self._thread is threading.current_thread():
             return
         self._thread.join(timeout_s)
         worker = self._worker
         if self._thread.is_alive() and worker is not None and worker.kill() is not False:
-            log.warning("the worker of %s did not stop in time and was ended", self.device)
+            log.warning("the worker of %s did not stop in time and was killed", self.device)
             self._thread.join()
 
     # --- for the queue -------------------------------------------------------------------------------------------
@@ -155,23 +155,23 @@ class DeviceRunner:
         return worker.loaded() if worker is not None else frozenset()
 
     def takes(self, job: Job) -> bool:
-        """Say whether the job may run here: its model may be placed on another device."""
+        """Return whether the job may run here, because its model is not placed on another device."""
         return job.prepared.device in (None, self.device)
 
     def cost(self, job: Job) -> tuple[int, ...]:
-        """Return the bytes that have to be loaded for a job, how many models are here, and which device this is."""
+        """Return the bytes to load for a job, the number of loaded models, and the index of this device."""
         loaded = self.loaded()
         return (0 if job.model in loaded else job.prepared.load_bytes, len(loaded), self._index)
 
     def wanted(self) -> bool:
-        """Say whether there is something else to do than to wait for jobs."""
+        """Return whether the thread has other work than waiting for jobs."""
         return bool(self._control_tasks) or self._closing.is_set() or self._is_dead()
 
     # --- for kinds -----------------------------------------------------------------------------------------------
 
     @contextmanager
     def loading(self, spec: ModelSpec) -> Iterator[None]:
-        """Note that a model is being loaded, unless it is here."""
+        """Set the state to loading and measure the time, unless the model is already loaded."""
         if spec.name in self.loaded():
             yield
             return
@@ -184,7 +184,7 @@ class DeviceRunner:
         self.measure("model_load_s", monotonic() - started, model=spec.name, device=self.device)
 
     def batch_limit(self, job: Job) -> int:
-        """Return how many images of jobs like this are computed together: the setting, or the family's lower limit."""
+        """Return how many images of jobs like this one are computed together: max_batch or the family's limit."""
         most = self.models.settings.max_batch
         if job.spec is None or not isinstance(job.request, GenerateRequest):
             return most
@@ -192,24 +192,24 @@ class DeviceRunner:
         try:
             limit = family.batch_limit(job.spec, job.request, self.device)
         except Exception:
-            log.exception("batch_limit of family %s failed; the setting max_batch holds", family.name)
+            log.exception("batch_limit of family %s failed; the setting max_batch applies", family.name)
             return most
         return most if limit is None else max(1, min(limit, most))
 
     def measure(self, name: str, value: float, **labels: str) -> None:
-        """Let observers know a figure."""
+        """Report a metric to observers."""
         self._observers.measure(name, value, **labels)
 
     def finish_async(self, work: Callable[[], object], jobs: Sequence[Job]) -> None:
-        """Run `work` in the finishing thread."""
+        """Run `work` in the finishing thread; an exception from it fails the jobs."""
         self._finisher.put(work, jobs)
 
     def wait_finished(self) -> None:
-        """Wait until everything that was passed to `finish_async` has run."""
+        """Wait until everything passed to `finish_async` has run."""
         self._finisher.wait_finished()
 
     def deliver(self, job: Job, result: Any) -> None:
-        """Save the result where the engine saves results, and end the job with it."""
+        """Save the result and end the job with it."""
         self._repository.deliver(job, result)
 
     # --- the thread ----------------------------------------------------------------------------------------------
@@ -220,7 +220,7 @@ class DeviceRunner:
             if self._start_next:
                 self._start_early()
             elif self._is_dead():
-                self._drop_worker(WorkerError(f"the worker of {self.device} died while it had nothing to do"))
+                self._drop_worker(WorkerError(f"the worker of {self.device} died while it was idle"))
             elif self._control_tasks:
                 self._run_control()
             else:
@@ -243,14 +243,14 @@ class DeviceRunner:
         self._end()
 
     def _run(self, jobs: Sequence[Job]) -> None:
-        begun = [job for job in jobs if job.state == "queued"]
+        new = [job for job in jobs if job.state == "queued"]
         running = self._running = tuple(job for job in jobs if job.start())
         if not running:
             return
         kind = JOB_KINDS[running[0].kind]
-        began = monotonic()
+        started = monotonic()
         try:
-            self._note_start([job for job in running if job in begun])
+            self._note_start([job for job in running if job in new])
             running = self._running = tuple(job for job in running if not job.finished)
             if not running:
                 return
@@ -261,14 +261,14 @@ class DeviceRunner:
         except WorkerError as error:
             self.wait_finished()
             self._drop_worker(error)
-            self._run_again(running, error)
+            self._retry(running, error)
         except Exception as error:
             self.wait_finished()
             fail_jobs(running, error)
         finally:
             self._state = "degraded" if self._deaths else "idle"
             self._used = monotonic()
-            self._ran_s = self._used - began
+            self._ran_s = self._used - started
 
     def _note_start(self, jobs: Sequence[Job]) -> None:
         if jobs:
@@ -277,25 +277,25 @@ class DeviceRunner:
         for job in jobs:
             self.measure("queue_wait_s", time() - job.created_at, kind=job.kind)
 
-    def _run_again(self, jobs: Sequence[Job], error: WorkerError) -> None:
-        """Give jobs that lost their worker another try, each by itself; fail those that had it."""
-        again = [job for job in jobs if job.attempts < _MAX_ATTEMPTS and not self._closing.is_set()]
-        fail_jobs([job for job in jobs if job not in again], error)
-        again = [job for job in again if job.wait_again()]
-        for job in again:
+    def _retry(self, jobs: Sequence[Job], error: WorkerError) -> None:
+        """Requeue jobs whose worker died, each to run alone; fail those without attempts left."""
+        retried = [job for job in jobs if job.attempts < _MAX_ATTEMPTS and not self._closing.is_set()]
+        fail_jobs([job for job in jobs if job not in retried], error)
+        retried = [job for job in retried if job.wait_again()]
+        for job in retried:
             job.runs_alone = True
-        self._queue.put_first(again)
+        self._queue.put_first(retried)
 
     @property
     def worker(self) -> Worker:
-        """The worker of the device, started if need be."""
+        """The worker of the device; the first access starts it."""
         if self._worker is None:
             worker = self._worker = completed(self._start_worker(), Worker)
             worker.on_death = self._queue.wake
         return self._worker
 
     def _start_early(self) -> None:
-        """Start the worker before there is work. When it does not start, the next job tries again and is told why."""
+        """Start the worker before there is work. If this fails, the next job tries again and gets the error."""
         self._start_next = False
         try:
             _started = self.worker
@@ -308,8 +308,8 @@ class DeviceRunner:
         return self._worker is not None and not self._worker.alive
 
     def _drop_worker(self, error: Exception) -> None:
-        """Close a worker that died; after several deaths in a row, wait before the next is started."""
-        log.warning("starting the worker of %s again: %s", self.device, error)
+        """Close a dead worker; after several deaths in a row, wait before the next one starts."""
+        log.warning("restarting the worker of %s: %s", self.device, error)
         worker, self._worker = self._worker, None
         self._start_next = self._eager
         if worker is not None:
@@ -334,7 +334,7 @@ class DeviceRunner:
         self._used = monotonic()
 
     def _patience_s(self) -> float | None:
-        """Return the seconds until idle models are unloaded; None means never."""
+        """Return the seconds until idle models are unloaded, or None for never."""
         limit = self.models.settings.idle_unload_s
         return max(self._used + limit - monotonic(), 0.01) if limit and self.loaded() else None
 
@@ -344,7 +344,7 @@ class DeviceRunner:
             self._used = monotonic()
             try:
                 dropped = self._worker.unload()
-            except Exception as error:  # the thread goes on, and with it the device
+            except Exception as error:  # the thread must continue, or the device takes no more jobs
                 log.warning("%s: idle models could not be unloaded: %s", self.device, error)
                 if isinstance(error, WorkerError):
                     self._drop_worker(error)
@@ -360,7 +360,7 @@ class DeviceRunner:
 
 
 def load_task(spec: ModelSpec, runner: DeviceRunner) -> Callable[[Worker], None]:
-    """Return what a worker does to load a model for nobody in particular."""
+    """Return a control task that loads a model without a job."""
 
     def load(worker: Worker) -> None:
         with runner.loading(spec):

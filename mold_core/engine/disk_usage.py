@@ -1,4 +1,4 @@
-"""What lies on this machine's disk: models in detail and their removal, LoRAs, room taken, chains begun."""
+"""The contents of this machine's disk: model details and removal, LoRAs, disk usage, stored chains."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class DiskInventory:
     """Reports disk usage and removes models; `mold_core.client.disk_usage.RemoteDiskInventory` has the same methods."""
 
     models: Models
-    devices: Callable[[], Mapping[str, DeviceInfo]] = dict  # what workers have told of them
+    devices: Callable[[], Mapping[str, DeviceInfo]] = dict  # as workers reported them
 
     def model(self, name: str) -> ModelDetails:
-        """Return all that is known of a model. Raises UnknownModelError, and CheckpointError for a damaged file."""
+        """Return the details of a model. Raises UnknownModelError, and CheckpointError for a damaged file."""
         spec = self.models.resolve(name)
         missing = self.models.store.missing(spec)
         report = self._memory(spec)
@@ -61,7 +61,7 @@ class DiskInventory:
         )
 
     def loras(self) -> tuple[LoraFile, ...]:
-        """Return the LoRAs that have names, in their order."""
+        """Return the LoRAs that have names, in the order of the names."""
         settings = self.models.settings
         folder = LoraFolder(settings.loras_path, adopted=read_adopted(settings.home).loras)
         return tuple(
@@ -69,15 +69,15 @@ class DiskInventory:
         )
 
     def plan_removal(self, name: str) -> Removal:
-        """Return what `remove` would do. Raises as it does."""
+        """Return what `remove` would delete. Raises the same errors."""
         return plan_removal(self.models.resolve(name), self._catalog, self.models.store)
 
     def remove(self, name: str) -> Removal:
-        """Delete a model's files, but for those that others need; see `mold_core.catalog.remove`."""
+        """Delete a model's files, except those that other models need; see `mold_core.catalog.remove`."""
         return remove(self.models.resolve(name), self._catalog, self.models.store)
 
     def usage(self) -> DiskUsage:
-        """Return what takes room, in bytes."""
+        """Return the disk usage in bytes."""
         settings, store = self.models.settings, self.models.store
         output = settings.output_path
         output_bytes, output_files = _usage(output) if output else (0, 0)
@@ -98,11 +98,11 @@ class DiskInventory:
         )
 
     def chains(self) -> tuple[ChainDetails, ...]:
-        """Return the chains that were begun, the latest first."""
+        """Return the stored chains, the latest first."""
         return tuple(map(self._chain_details, chain_store(self.models).list()))
 
     def chain(self, id: str) -> ChainRequest:
-        """Return the request of a chain; made again, it goes on after its last whole clip. Raises ValidationError."""
+        """Return the request of a chain; sent again, it resumes after the last whole clip. Raises ValidationError."""
         return chain_store(self.models).read(id)
 
     def _chain_details(self, saved: SavedChain) -> ChainDetails:
@@ -142,12 +142,12 @@ class DiskInventory:
         return memory_report(family, spec, models.store, models.settings, models.plugins, self.devices())
 
 
-# Folders in MOLD_HOME beside those of models and results.
+# Folders in MOLD_HOME other than those of models and results.
 _OTHERS = ("cache", "logs", "jobs", "chains", "loras")
 
 
 def memory_details(report: MemoryReport) -> MemoryDetails:
-    """Return a report in the form in which it travels."""
+    """Return a memory report in its wire form."""
     return MemoryDetails(
         parts=tuple(
             PartDetails(
@@ -168,12 +168,12 @@ def memory_details(report: MemoryReport) -> MemoryDetails:
 
 
 def _usage(folder: Path) -> tuple[int, int]:
-    """Return bytes and number of the files in a folder and below; links are not followed."""
+    """Return the total bytes and the number of files in a folder and its subfolders, without following links."""
     size = count = 0
-    for where, _, names in os.walk(folder):
+    for parent, _, names in os.walk(folder):
         for name in names:
             try:
-                size += os.lstat(os.path.join(where, name)).st_size
+                size += os.lstat(os.path.join(parent, name)).st_size
             except OSError:
                 continue
             count += 1

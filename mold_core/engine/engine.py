@@ -1,4 +1,4 @@
-"""The engine: takes requests, gives jobs, events and results; library, CLI and server all use this class."""
+"""The engine: it turns requests into jobs, events and results. The library, the CLI and the server use this class."""
 
 from __future__ import annotations
 
@@ -66,14 +66,12 @@ log = logging.getLogger("mold.engine")
 
 _CLOSE_TIMEOUT_S = 10.0
 
-log = logging.getLogger("mold.engine")
-
 
 @attrs.frozen(kw_only=True)
 class EngineStatus:
-    """What an engine does now. `running` are the jobs under way, the oldest first.
+    """The current state of an engine. `running` lists the running jobs, oldest first.
 
-    `gallery_error` says why the last result could not be saved in the gallery; None where it was.
+    `gallery_error` says why the last result could not be saved in the gallery; None if it was saved.
     """
 
     queue_depth: int
@@ -86,20 +84,19 @@ class EngineStatus:
 
 @renamed_fields(shelf="disk")
 class Engine:
-    """Does what requests ask for. Nothing is loaded, and torch is not imported, before the first request.
+    """Runs requests. No model is loaded, and torch is not imported, before the first request.
 
         with Engine() as engine:
             response = engine.generate(GenerateRequest(prompt="a red house under a yellow moon"))
 
-    All methods may be called from any thread. `settings` and `plugins` default to those of the environment; `executor`
-    says where models run unless the settings do: ``inline``, ``process`` or the name of a plugin's executor. With a
-    `gallery` every image and video is saved there before its job is done. A `durable` engine keeps jobs and results
-    on the disk, under ``jobs`` in MOLD_HOME, and goes on with the jobs that an engine before it left.
+    All methods may be called from any thread. `settings` and `plugins` default to those of the environment. `executor`
+    is where models run if the settings do not say: ``inline``, ``process`` or the name of a plugin's executor. With a
+    `gallery`, every image and video is saved there before its job is done. A `durable` engine keeps jobs and results
+    on the disk, under ``jobs`` in MOLD_HOME, and resumes the unfinished jobs of a previous engine.
 
-    A server calls `submit` and watches the job: `Job.events`, `Job.watch`, `Job.result`, `Job.cancel`. Jobs are found
-    again by `job` and `jobs`. The queue is ruled by `pause`, `resume` and `move`; memory by `load` and `unload`.
-    `status` and `devices` never wait for work under way. `observers` are told figures (see
-    `mold_core.engine.metrics`).
+    A server calls `submit` and watches the job: `Job.events`, `Job.watch`, `Job.result`, `Job.cancel`. `job` and `jobs`
+    find jobs later. `pause`, `resume` and `move` control the queue; `load` and `unload` control memory. `status` and
+    `devices` never wait for running work. `observers` receive metrics (see `mold_core.engine.metrics`).
     """
 
     def __init__(
@@ -111,18 +108,18 @@ class Engine:
         gallery: Gallery | None = None,
         durable: bool = False,
     ) -> None:
-        first = settings if settings is not None else Settings.load()
-        found = plugins if plugins is not None else load_plugins(first.plugins)
-        self.settings = found.read_settings(first)
-        described = {**found.models, **user_models(self.settings, found.models)}
-        self.plugins = found.with_catalog(CatalogWithAdopted(described, self.settings))
+        base_settings = settings if settings is not None else Settings.load()
+        loaded = plugins if plugins is not None else load_plugins(base_settings.plugins)
+        self.settings = loaded.read_settings(base_settings)
+        described = {**loaded.models, **user_models(self.settings, loaded.models)}
+        self.plugins = loaded.with_catalog(CatalogWithAdopted(described, self.settings))
         self.store = ModelStore(self.settings.models_path)
         self.queue = JobQueue(self.settings.queue_size)
         self.observers = Observers()
         self._executor = executor_named(self.settings.executor or executor, self.plugins)
         self._models = Models(self.settings, self.plugins, self.store, Placements(self.settings))
-        jobs = JobStore(self.settings.home / "jobs", self.settings.job_retention_h * 3600) if durable else None
-        self._repository = JobRepository(jobs, gallery)
+        store = JobStore(self.settings.home / "jobs", self.settings.job_retention_h * 3600) if durable else None
+        self._repository = JobRepository(store, gallery)
         self.webhooks = self._repository.webhooks
         self._background = BackgroundRunner(self._models, self.observers, self._repository)
         self._runners: tuple[DeviceRunner, ...] = ()
@@ -142,17 +139,17 @@ class Engine:
         webhook_url: str | None = None,
         download: bool = True,
     ) -> Job[Result]:
-        """Queue a request of any kind (`mold_core.jobs.kinds`) and return its job at once.
+        """Queue a request of any kind (`mold_core.jobs.kinds`) and return its job without waiting for the result.
 
-        A second request with the same `idempotency_key` gets the job of the first. A pull of a model that is being
-        pulled gets the job of that pull. In a durable engine the job is on the disk before this returns, unless
-        `durable` says that nobody would want it after a crash. A `webhook_url` goes into the book `webhooks`, from
-        which a server tells it of the job's end.
+        A second request with the same `idempotency_key` gets the job of the first. A second pull of a model gets the
+        job of the running pull. In a durable engine, the job is on the disk before this returns, unless `durable` is
+        False because the job is useless after a crash. A `webhook_url` is added to `webhooks`, from which a server
+        notifies it of the job's end.
 
-        Without `download`, a request that leaves the choice of a model to mold gets one that is here.
+        Without `download`, a request that leaves the choice of a model to mold gets an installed one.
 
-        Raises ValidationError, UnknownModelError, ModelNotFoundError, QueueFullError or, for a job that is kept,
-        InsufficientStorageError for what can be told now.
+        Raises ValidationError, UnknownModelError, ModelNotFoundError, QueueFullError or, for a durable job,
+        InsufficientStorageError, as far as these can be detected now.
         """
         kind = job_kind_of(request)
         check(request)
@@ -185,15 +182,15 @@ class Engine:
         return job
 
     def prepare(self, request: object) -> Prepared:
-        """Return a request with everything filled in, without queueing it. Raises what `submit` would for it."""
+        """Return a request with everything filled in, without queueing it. Raises the errors of `submit`."""
         check(request)
         return job_kind_of(request).prepare(request, self._models)
 
     def run(self, request: Request[Result], on_event: Callable[[ProgressEvent], object] | None = None) -> Result:
         """Return the result of a request of any kind.
 
-        `on_event` is called in this thread with every progress event; when it returns False the job is cancelled, which
-        takes effect between two denoising steps. Raises the job's error, CancelledError among them.
+        `on_event` is called in this thread with every progress event; when it returns False, the job is cancelled,
+        which takes effect between two denoising steps. Raises the job's error, including CancelledError.
         """
         job = self.submit(request)
         try:
@@ -208,32 +205,32 @@ class Engine:
     def generate(
         self, request: GenerateRequest, on_event: Callable[[ProgressEvent], object] | None = None
     ) -> GenerateResponse:
-        """Return the images that a request asks for; see `run`."""
+        """Generate images or a video and return them; see `run`."""
         return self.run(request, on_event)
 
     def chain(self, request: ChainRequest, on_event: Callable[[ProgressEvent], object] | None = None) -> ChainResponse:
-        """Return the long video that a request asks for; see `run`. What was made of it before is used again."""
+        """Generate a long video and return it; see `run`. Clips that were finished before are reused."""
         return self.run(request, on_event)
 
     def expand(
         self, request: ExpandRequest, on_event: Callable[[ProgressEvent], object] | None = None
     ) -> ExpandResponse:
-        """Return the prompts that a request asks for; see `run`."""
+        """Expand a prompt and return the detailed prompts; see `run`."""
         return self.run(request, on_event)
 
     def upscale(
         self, request: UpscaleRequest, on_event: Callable[[ProgressEvent], object] | None = None
     ) -> UpscaleResponse:
-        """Return the larger image that a request asks for; see `run`. A step is a tile, or a frame of a video.
+        """Upscale an image and return the result; see `run`. A step is a tile, or a frame of a video.
 
-        A `mold_core.FileUpscaleRequest` reads and writes files, without ever holding the whole result in memory.
+        A `mold_core.FileUpscaleRequest` reads and writes files, without holding the whole result in memory.
         """
         return self.run(request, on_event)
 
     def installed_upscaler(self, request: UpscaleRequest) -> str:
-        """Return the upscaler that mold chooses for an image, of those that need no download.
+        """Return the name of the installed upscaler that mold chooses for an image.
 
-        Raises ModelNotFoundError where there is none, ValidationError for an image that cannot be read.
+        Raises ModelNotFoundError if none is installed, ValidationError for an image that cannot be read.
         """
         check(request)
         return installed_upscaler(self._models, origin_of(request)).name
@@ -250,15 +247,15 @@ class Engine:
     # --- jobs ----------------------------------------------------------------------------------------------------
 
     def job(self, id: str) -> Job:
-        """Return a job by its id. Raises JobNotFoundError for one that never was or is no longer kept."""
+        """Return a job by its id. Raises JobNotFoundError if it never existed or is no longer kept."""
         return self._repository.find(id)
 
     def jobs(self, *, state: JobState | None = None, kind: str | None = None) -> list[Job]:
-        """Return the jobs that are kept, oldest first."""
+        """Return all jobs that are kept, oldest first."""
         return [job for job in self._repository.all() if state in (None, job.state) and kind in (None, job.kind)]
 
     def recent_jobs(self) -> list[Job]:
-        """Return the jobs that wait or run, and the last that have ended; unlike `jobs`, it reads no disk."""
+        """Return the waiting, running and recently finished jobs; unlike `jobs`, this does not read the disk."""
         return self._repository.recent()
 
     def delete_job(self, id: str) -> None:
@@ -268,11 +265,11 @@ class Engine:
         """
         job = self.job(id)
         job.cancel()
-        job.wait()  # for a result that is being saved
+        job.wait()  # its result may be being saved
         self._repository.delete(job)
 
     def move(self, id: str, position: int) -> int:
-        """Put a waiting job at a position in its queue, from 1; return its place, 0 if it no longer waits.
+        """Move a waiting job to a position in its queue, from 1; return the new position, 0 if it no longer waits.
 
         Raises JobNotFoundError.
         """
@@ -280,63 +277,63 @@ class Engine:
         return self._queue_of(job).move(job, position)
 
     def pause(self) -> None:
-        """Begin no more jobs until `resume`, but for pulls. What runs goes on, and jobs may be submitted.
+        """Start no more jobs except pulls until `resume`. Running jobs continue, and jobs can be submitted.
 
-        The queue of a durable engine is paused in the next one as well.
+        The queue of a durable engine stays paused after a restart.
         """
         self.queue.pause()
         self._repository.note_paused(True)
 
     def resume(self) -> None:
-        """Begin jobs again."""
+        """Start jobs again after `pause`."""
         self._repository.note_paused(False)
         self.queue.resume()
 
     # --- models --------------------------------------------------------------------------------------------------
 
     def models(self) -> list[ModelEntry]:
-        """Return every model of the catalog with what is known of it here."""
+        """Return every model of the catalog with its state on this machine."""
         return self._models.entries(self.loaded())
 
     def loaded(self) -> frozenset[str]:
-        """Return the full names of the models in memory, on whatever device."""
+        """Return the full names of the models in memory on any device."""
         return frozenset().union(*(runner.loaded() for runner in self._runners))
 
     def load(self, name: str | None, device: str | None = None) -> str:
-        """Bring a model into memory, after the jobs under way, and return the device that has it.
+        """Load a model after the running jobs, and return the device that has it.
 
-        Without `device` it is the one that the model is placed on, one that has it, or the one with the fewest. Raises
-        UnknownModelError, ModelNotFoundError, ValidationError for a device that is not here or not the model's, and
-        what loading raises.
+        Without `device`, this is the device that the model is placed on, else one that has it loaded, else the one
+        with the fewest models. Raises UnknownModelError, ModelNotFoundError, ValidationError for a device that does not
+        exist or that the model is not placed on, and the errors of loading.
         """
-        found = self._models.placed(self.resolve(name))
-        spec = found.spec
+        placed = self._models.placed(self.resolve(name))
+        spec = placed.spec
         self.store.locate(spec)
         self.start()
-        if device is not None and found.device not in (None, device):
+        if device is not None and placed.device not in (None, device):
             raise ValidationError(
-                f"{spec.name} is placed on {found.device}", field="device", value=device, hint="change its placement"
+                f"{spec.name} is placed on {placed.device}", field="device", value=device, hint="change its placement"
             )
         runner = min(
-            self._named(device or found.device),
+            self._named(device or placed.device),
             key=lambda runner: (spec.name not in runner.loaded(), len(runner.loaded())),
         )
         runner.run_control(load_task(spec, runner)).result()
         return runner.device
 
     def placement(self, name: str) -> DevicePlacement | None:
-        """Return where the parts of a model are to be, if anybody has said so. Raises UnknownModelError."""
+        """Return the devices that config.toml sets for a model's components, if any. Raises UnknownModelError."""
         return self._models.placements.get(self.resolve(name).name)
 
     def place(self, name: str, placement: DevicePlacement | None) -> str:
-        """Say in config.toml where the parts of a model are to be, or None: as mold likes; return its full name.
+        """Set the devices of a model's components in config.toml, or remove them (None); return its full name.
 
-        It holds for requests from now on that have no placement of their own; the model is loaded again for them.
-        Raises UnknownModelError, ValidationError for what cannot be honoured here, and SettingsError or OutputError
-        where config.toml cannot be changed.
+        This applies to later requests without a placement; the model is reloaded for them. Raises UnknownModelError,
+        ValidationError for a placement that is impossible on this machine, and SettingsError or OutputError if
+        config.toml cannot be changed.
         """
         if placement is None and self._models.placements.get(name.lower()) is not None:
-            self._models.placements.put(name.lower(), None)  # also of a model whose plugin is gone
+            self._models.placements.put(name.lower(), None)  # also for a model whose plugin is not installed any more
             return name.lower()
         spec = self.resolve(name)
         if placement is not None:
@@ -347,31 +344,29 @@ class Engine:
         return spec.name
 
     def unload(self, name: str | None = None, device: str | None = None) -> tuple[tuple[str, str], ...]:
-        """Free the memory of a model or of all, after the jobs under way; return (device, model) of what was dropped.
+        """Unload a model or all models after the running jobs; return (device, model) for each unloaded one.
 
-        Raises UnknownModelError, and ValidationError for a device that is not here.
+        Raises UnknownModelError, and ValidationError for a device that does not exist.
         """
-        wanted = None if name is None else self.resolve(name).name
-        holding = [runner for runner in self._named(device) if runner.loaded()]
-        futures = [(runner, runner.run_control(lambda worker: worker.unload(wanted))) for runner in holding]
-        return tuple((runner.device, dropped) for runner, future in futures for dropped in future.result())
+        model = None if name is None else self.resolve(name).name
+        runners = [runner for runner in self._named(device) if runner.loaded()]
+        futures = [(runner, runner.run_control(lambda worker: worker.unload(model))) for runner in runners]
+        return tuple((runner.device, unloaded) for runner, future in futures for unloaded in future.result())
 
     def default_model(self) -> DefaultModel:
-        """Return the model that requests without a name get, and why that one."""
+        """Return the model for requests that name none, and the reason for the choice."""
         return self._models.default()
 
     def pull(
         self, name: str, on_event: Callable[[ProgressEvent], object] | None = None, *, skip_verify: bool = False
     ) -> LocalFiles:
-        """Fetch what is missing of a model, in this thread, and return its files; see `mold_core.catalog.pull`.
+        """Download the missing files of a model in this thread, and return its files; see `mold_core.catalog.pull`.
 
-        To have it done beside other work, submit a PullRequest.
+        To download in the background, submit a PullRequest.
         """
         spec = self.resolve(name)
         if on_event is not None and not spec.embedded and not self._models.provided(spec):
-            on_event(
-                Info(message=f"no loaded plugin provides family {spec.family}, so nothing runs {spec.name} yet")
-            )
+            on_event(Info(message=f"no loaded plugin provides family {spec.family}, so nothing runs {spec.name} yet"))
         return pull(
             spec,
             self.store,
@@ -382,28 +377,28 @@ class Engine:
         )
 
     def abilities(self, name: str) -> tuple[str, ...]:
-        """Return what a model can be asked for: capabilities of its family, "upscale" or "expand".
+        """Return what a model can do: capabilities of its family, "upscale" or "expand".
 
-        Empty for a part of other models, and where no plugin runs it. Raises UnknownModelError.
+        Empty for a component of other models, and if no plugin runs it. Raises UnknownModelError.
         """
         return self._models.abilities(self.resolve(name))
 
     def memory_report(self, name: str) -> MemoryReport | None:
-        """Return whether a model fits into the memory of this machine; None where its family does not tell.
+        """Return whether a model fits into the memory of this machine; None if its family does not report sizes.
 
-        Nothing is loaded; what is not downloaded is measured by the catalog. Raises UnknownModelError, and
+        Loads nothing; the sizes of files that are not downloaded come from the catalog. Raises UnknownModelError, and
         CheckpointError for a damaged file.
         """
         spec = self.resolve(name)
-        known = self._device_infos()
-        return memory_report(self.family_of(spec), spec, self.store, self.settings, self.plugins, known)
+        devices = self._device_infos()
+        return memory_report(self.family_of(spec), spec, self.store, self.settings, self.plugins, devices)
 
     def resolve(self, name: str | None) -> ModelSpec:
-        """Return the model that a name means; None means the default. Raises UnknownModelError."""
+        """Return the model with a name; None means the default. Raises UnknownModelError."""
         return self._models.resolve(name)
 
     def family_of(self, spec: ModelSpec) -> ModelFamily:
-        """Return the family that runs a model. Raises PluginError when its plugin is not there."""
+        """Return the family that runs a model. Raises PluginError if no loaded plugin provides it."""
         return self._models.family_of(spec)
 
     def catalog(self) -> dict[str, ModelSpec]:
@@ -411,15 +406,15 @@ class Engine:
         return dict(self.plugins.models)
 
     def capabilities(self, spec: ModelSpec) -> frozenset[str]:
-        """Return what the family of a model can do; nothing where no loaded plugin provides it."""
+        """Return the capabilities of a model's family; empty if no loaded plugin provides it."""
         return frozenset(getattr(self.plugins.families.get(spec.family), "capabilities", ()))
 
     def parameters(self, spec: ModelSpec) -> tuple[ParameterInfo, ...]:
-        """Return the parameters that a model takes; none where no loaded plugin provides its family."""
+        """Return the parameters of a model; empty if no loaded plugin provides its family."""
         return self._models.parameters(spec)
 
     def chain_frames(self, spec: ModelSpec) -> int | None:
-        """Return the frames of a clip in chains of a model; None where its family makes none."""
+        """Return the default number of frames per clip in chains of a model; None if its family has no chains."""
         renderer = self.plugins.chain_renderers.get(spec.family)
         if renderer is None:
             return None
@@ -433,7 +428,7 @@ class Engine:
 
         return DiskInventory(self._models, self._device_infos)
 
-    # --- what it does now ----------------------------------------------------------------------------------------
+    # --- current state -------------------------------------------------------------------------------------------
 
     @property
     def busy(self) -> bool:
@@ -441,11 +436,11 @@ class Engine:
         return any(job.state == "running" for job in self._repository.live())
 
     def devices(self) -> tuple[DeviceStatus, ...]:
-        """Return what each device does now; empty before the engine has started."""
+        """Return the current state of each device; empty before the engine has started."""
         return tuple(runner.status() for runner in self._runners)
 
     def status(self) -> EngineStatus:
-        """Return what the engine does now, without waiting for it."""
+        """Return the current state of the engine, without waiting for running work."""
         return EngineStatus(
             queue_depth=len(self.queue),
             queue_capacity=self.queue.capacity,
@@ -455,10 +450,10 @@ class Engine:
             gallery_error=self._repository.gallery_error,
         )
 
-    # --- life ----------------------------------------------------------------------------------------------------
+    # --- starting and closing ------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Get ready for requests; the first one does it otherwise. Worker processes start warming up."""
+        """Start the devices now instead of with the first request. Worker processes start and warm up."""
         with self._lock:
             if self._closed:
                 raise InferenceError("the engine was closed")
@@ -468,9 +463,9 @@ class Engine:
                 runner.start()
 
     def close(self, grace_s: float = 0.0) -> None:
-        """Take no more requests, wait up to `grace_s` for the jobs under way, cancel the rest and free all models.
+        """Take no more requests, wait up to `grace_s` for running jobs, cancel the rest and unload all models.
 
-        In a durable engine the rest is not cancelled but goes on when the next engine starts.
+        A durable engine does not cancel the rest: they resume when the next engine starts.
         """
         with self._lock:
             self._closed = True
@@ -481,12 +476,12 @@ class Engine:
         for job in running:
             job.wait(max(deadline - monotonic(), 0))
         self._end(running)
-        parts: tuple[DeviceRunner | BackgroundRunner, ...] = (*self._runners, self._background)
-        for part in parts:
-            part.close()
+        runners: tuple[DeviceRunner | BackgroundRunner, ...] = (*self._runners, self._background)
+        for runner in runners:
+            runner.close()
         deadline = monotonic() + _CLOSE_TIMEOUT_S
-        for part in parts:
-            part.join(max(deadline - monotonic(), 0))
+        for runner in runners:
+            runner.join(max(deadline - monotonic(), 0))
         self._notifier.close(_CLOSE_TIMEOUT_S)
         self._repository.close()
 
@@ -498,10 +493,10 @@ class Engine:
     ) -> None:
         self.close()
 
-    # --- inside --------------------------------------------------------------------------------------------------
+    # --- internal ------------------------------------------------------------------------------------------------
 
     def _device_infos(self) -> dict[str, DeviceInfo]:
-        """Return what workers have told of their devices, by the names that torch knows these by."""
+        """Return the devices as their workers reported them, by torch name."""
         return {torch_name(runner.device): runner.device_info() for runner in self._runners}
 
     def _new_job(self, kind: str, prepared: Prepared, id: str | None = None) -> Job:
@@ -517,14 +512,14 @@ class Engine:
         return job
 
     def _same(self, key: str | None, digest: str) -> Job | None:
-        """Return the job that was submitted with this key before, once it is where it is kept."""
+        """Return the job that was submitted with this key before, after its pending writes are on the disk."""
         job = None if key is None else self._repository.find_key(key, digest)
         if job is not None:
             self._repository.flush()
         return job
 
     def _with_webhook(self, job: Job, webhook_url: str | None) -> Job:
-        """Return the job, the address that is to be told of its end written down."""
+        """Return the job, after adding the address to notify of its end, if any."""
         if webhook_url is not None:
             self.webhooks.add(job.id, webhook_url)
             if job.finished:
@@ -562,7 +557,7 @@ class Engine:
         return self._background.queue if JOB_KINDS[job.kind].lane == "background" else self.queue
 
     def _enqueue(self, job: Job, delay_s: float = 0.0) -> None:
-        """Let a job wait whose place was reserved; in an engine that is closing it ends instead."""
+        """Queue a job in its reserved place; if the engine is closing, end the job instead."""
         with self._lock:
             self._queue_of(job).put(job, reserved=True, delay_s=delay_s)
             if self._closed:
@@ -573,10 +568,10 @@ class Engine:
             self._end([job])
 
     def _end(self, jobs: Sequence[Job]) -> None:
-        """End jobs because the engine is closed; those that are on the disk go on with the next engine."""
+        """End jobs because the engine is closed; jobs in the store resume with the next engine."""
         for job in jobs:
             if not job.seal():
-                job.wait(_CLOSE_TIMEOUT_S)  # it has ended, or its result is just being saved
+                job.wait(_CLOSE_TIMEOUT_S)  # it has ended, or its result is being saved
             elif self._repository.postpone(job):
                 self.webhooks.forget(job.id)
                 job.fail(CancelledError("the engine was closed; the job goes on when it starts again"))
@@ -584,9 +579,9 @@ class Engine:
                 job.fail(CancelledError("the engine was closed"))
 
     def _recover(self) -> None:
-        """Queue the jobs that an engine before this one left behind, and pause the queue if that was."""
+        """Queue the unfinished jobs of a previous engine, and pause the queue if it was paused."""
         if self._repository.paused:
-            log.warning("the queue is paused, as it was before the restart; POST /api/queue/resume begins jobs again")
+            log.warning("the queue is paused, as it was before the restart; POST /api/queue/resume starts jobs again")
             self.queue.pause()
         for job in recovered(self._repository, self._models, self._new_job):
             self._queue_of(job).reserve(force=True)

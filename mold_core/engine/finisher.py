@@ -1,4 +1,4 @@
-"""Finishes what a device has made in a thread beside it, so that the device goes on with the next."""
+"""Encodes and saves results in a separate thread, so that the device can continue with the next job."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from mold_core.jobs.job import Job
 
 __all__ = ["Finisher"]
 
-# Batches that may wait for being finished before the device has to.
+# The number of batches that may wait for the finishing thread before the device has to wait.
 _WAITING = 3
 
 _Work = tuple[Callable[[], object], Sequence[Job]]
 
 
 class Finisher:
-    """One thread that does work in the order given; it starts with the first work."""
+    """One thread that runs work in the order of submission. It starts with the first work."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -26,14 +26,14 @@ class Finisher:
         self._thread: threading.Thread | None = None
 
     def put(self, work: Callable[[], object], jobs: Sequence[Job]) -> None:
-        """Do `work` later; what it raises fails the jobs. Waits when too much is waiting. One thread calls this."""
+        """Queue `work`; an exception from it fails the jobs. Blocks while the queue is full. One thread calls it."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             self._thread.start()
         self._queue.put((work, jobs))
 
     def wait_finished(self) -> None:
-        """Wait until all work that was put so far is done."""
+        """Wait until all queued work is done."""
         if self._thread is not None and self._thread is not threading.current_thread():
             self._queue.join()
 
@@ -53,6 +53,6 @@ class Finisher:
             except Exception as error:
                 fail_jobs(jobs, error)
             finally:
-                # PERF: the last batch would otherwise stay in memory until the next one comes.
+                # PERF: otherwise the last batch would stay in memory until the next one arrives.
                 del work, jobs, item
                 self._queue.task_done()

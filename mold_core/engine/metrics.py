@@ -1,4 +1,4 @@
-"""Figures of what an engine does, for whoever listens: the metrics of a server are made from them."""
+"""Metrics of an engine for its observers; a server builds its /metrics from them."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ __all__ = ["MEASURES", "MetricSample", "Observers"]
 
 log = logging.getLogger("mold.engine")
 
-# What is measured, with its labels, and when. Durations are in seconds.
+# Each metric with its labels and its meaning. Durations are in seconds.
 MEASURES: dict[str, tuple[tuple[str, ...], str]] = {
-    "queue_wait_s": (("kind",), "A job left the queue after so long."),
-    "batch_jobs": (("kind",), "So many jobs were taken together."),
-    "batch_images": (("model",), "So many images were computed together."),
-    "stage_s": (("stage",), "A stage of the work took so long; its name is the stage's first word, in small letters."),
-    "model_load_s": (("model", "device"), "A model was loaded."),
-    "job_s": (("kind", "model"), "A job ran for so long and is done."),
-    "job_finished": (("kind", "model", "state", "code"), "A job ended; `code` is its error's, empty when it is done."),
-    "worker_restart": (("device",), "A worker had died and was started again."),
+    "queue_wait_s": (("kind",), "Time from the creation of a job to its start."),
+    "batch_jobs": (("kind",), "Number of jobs taken together."),
+    "batch_images": (("model",), "Number of images computed together."),
+    "stage_s": (("stage",), "Duration of a stage of the work; `stage` is the first word of its name, in lower case."),
+    "model_load_s": (("model", "device"), "Duration of loading a model."),
+    "job_s": (("kind", "model"), "Duration of a job that is done."),
+    "job_finished": (("kind", "model", "state", "code"), "A job ended; `code` is its error code, empty if it is done."),
+    "worker_restart": (("device",), "A worker died and is restarted."),
 }
 
 
 @attrs.frozen(kw_only=True)
 class MetricSample:
-    """One figure. `name` is one of `MEASURES`; events that are only counted have the value 1."""
+    """One sample of a metric. `name` is a key of `MEASURES`; events that are only counted have the value 1."""
 
     name: str
     value: float
@@ -34,21 +34,21 @@ class MetricSample:
 
 
 class Observers:
-    """Functions that are told every measure, in the thread that took it; they must be quick."""
+    """Functions that receive every sample, in the thread that measured it; they must be fast."""
 
     def __init__(self) -> None:
         self._observers: list[Callable[[MetricSample], object]] = []
 
     def add(self, observer: Callable[[MetricSample], object]) -> None:
-        """Tell `observer` every measure from now on."""
+        """Pass every later sample to `observer`."""
         self._observers.append(observer)
 
     def remove(self, observer: Callable[[MetricSample], object]) -> None:
-        """Tell it no more."""
+        """Stop passing samples to `observer`."""
         self._observers.remove(observer)
 
     def measure(self, name: str, value: float, **labels: str) -> None:
-        """Tell all observers a figure. What an observer raises goes to the log."""
+        """Pass a sample to all observers. An exception of an observer is logged."""
         for observer in tuple(self._observers):
             try:
                 observer(MetricSample(name=name, value=value, labels=labels))

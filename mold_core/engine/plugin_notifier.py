@@ -1,4 +1,4 @@
-"""Tells plugins of jobs that ended, in a thread of its own, so that a slow plugin keeps no job waiting."""
+"""Notifies plugins of finished jobs in a separate thread, so that a slow plugin delays no job."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ log = logging.getLogger("mold.engine")
 
 
 class PluginNotifier:
-    """Calls the hook `mold_job_finished` for every job it is given, one at a time and in order."""
+    """Calls the hook `mold_job_finished` for every job passed to `put`, one at a time and in order."""
 
     def __init__(self, plugins: Plugins) -> None:
         self._plugins = plugins
-        self._wanted = bool(plugins.manager.hook.mold_job_finished.get_hookimpls())
+        self._has_hooks = bool(plugins.manager.hook.mold_job_finished.get_hookimpls())
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def put(self, job: Job) -> None:
-        """Let the plugins know of a job that is done, failed or cancelled. Returns at once."""
-        if not self._wanted:
+        """Notify the plugins of a job that is done, failed or cancelled. Does not block."""
+        if not self._has_hooks:
             return
         self._jobs.put(job)
         with self._lock:
@@ -35,7 +35,7 @@ class PluginNotifier:
                 self._thread.start()
 
     def close(self, timeout_s: float) -> None:
-        """Wait until the plugins have heard of all jobs, but no longer than `timeout_s`."""
+        """Wait until the plugins are notified of all jobs, but no longer than `timeout_s`."""
         with self._lock:
             thread, self._thread = self._thread, None
         if thread is not None:

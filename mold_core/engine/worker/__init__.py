@@ -1,1 +1,1 @@
-"""Workers: what loads and runs models on one device, in this process or in one of its own."""
+"""Workers load and run models on one device, in this process or in a separate one."""

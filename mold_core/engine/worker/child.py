@@ -1,13 +1,13 @@
-"""What runs in a worker process, which `mold_core.engine.worker.process` starts.
+"""The program of a worker process, which `mold_core.engine.worker.process` starts.
 
-It gets calls over a socket and answers with events and results. A thread reads the socket, shows that the process
-lives, and ends it the moment its parent is gone. What is cancelled stands in the page of memory that both share
-(`mold_core.engine.worker.pulse`), where the work leaves signs of progress.
+It receives calls over a socket and sends events and results back. A thread reads the socket, writes the heartbeat, and
+exits the process as soon as the parent has ended. Both share a page of memory (`mold_core.engine.worker.pulse`): the
+parent writes there which call is cancelled, and the work records its progress there.
 
-To here come a Boot and then the tuples ("call", number, verb, pickled arguments) and ("close",).
-From here come ("ready", DeviceInfo), ("log", logger, level, text), ("event", number, event), ("step", number, step,
-total, ms) and ("done" or "failed", number, WorkerState) followed by the pickled result or error as bare bytes; where
-it is large these are empty, and it is in the file that both share.
+The parent sends a Boot and then the tuples ("call", number, verb, pickled arguments) and ("close",).
+The worker sends ("ready", DeviceInfo), ("log", logger, level, text), ("event", number, event), ("step", number, step,
+total, ms) and ("done" or "failed", number, WorkerState) followed by the pickled result or error as raw bytes. For a
+large result these bytes are empty, and the result is in the shared file.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _BEAT_S = 0.5
 
 @attrs.frozen(kw_only=True)
 class Boot:
-    """What a worker process is to be."""
+    """The configuration of a worker process."""
 
     device: str
     settings: Settings
@@ -56,21 +56,21 @@ class Boot:
 
 @attrs.frozen(kw_only=True)
 class WorkerState:
-    """What the parent wants to know after each call."""
+    """The state that a worker process reports after each call."""
 
     loaded: frozenset[str]
     device: DeviceInfo
 
 
 def main() -> None:
-    """Run until the parent says so, or is gone."""
-    # Ctrl-C and a service manager signal the whole group; the parent decides when the work ends.
+    """Run until the parent sends "close" or has ended."""
+    # Ctrl-C and service managers signal the whole process group; the parent decides when the work ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     connection = Connection(int(sys.argv[1]))
     boot: Boot = connection.recv()
     _end_with(boot.parent)
-    request_scheduler_slice(None)  # before there are threads: each takes over what the one before it asked for
+    request_scheduler_slice(None)  # before any thread starts: a thread inherits the slice of its creator
     process = _Process(connection, int(sys.argv[2]), Pulse(int(sys.argv[3])))
     logging.basicConfig(level=boot.log_level, handlers=[_Handler(process)])
     plugins = load_plugins(boot.source.names, extra=boot.source.extra)
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End when the parent does, also while a library keeps the interpreter from running."""
+    """End with the parent, even while a library blocks the interpreter."""
     if sys.platform == "linux":
         import ctypes
 
@@ -101,7 +101,7 @@ def _warm(family: Any) -> None:
 
 
 class _Process:
-    """The two ends of the work here: a thread that reads messages, and one that runs calls."""
+    """The worker's side of the connection: one thread reads messages, another runs calls."""
 
     def __init__(self, connection: Connection, shared: int, pulse: Pulse) -> None:
         self._connection = connection
@@ -109,24 +109,24 @@ class _Process:
         self.pulse = pulse
         self._sending = threading.Lock()
         self._calls: SimpleQueue[tuple[int, str, bytes] | None] = SimpleQueue()
-        self.device = DeviceInfo(name="")  # as it last was
+        self.device = DeviceInfo(name="")  # as last measured
 
     def send(self, message: tuple[Any, ...], data: bytes | None = None) -> None:
-        """Send a message, with bytes after it; end if nobody is there."""
+        """Send a message, optionally followed by bytes; exit if the parent has ended."""
         try:
             with self._sending:
                 self._connection.send(message)
                 if data is not None and len(data) < LARGE_BYTES:
                     self._connection.send_bytes(data)
                 elif data is not None:
-                    # The parent has read what was there before it called again.
+                    # The parent has read the previous content before it sent this call.
                     write_shared(self._shared, data)
                     self._connection.send_bytes(b"")
         except OSError:
             os._exit(0)
 
     def read(self) -> None:
-        """Read messages until the parent is gone, and end with it; between them show that the process lives."""
+        """Read messages until the parent has ended, then exit; write the heartbeat in between."""
         while True:
             try:
                 while not self._connection.poll(_BEAT_S):
@@ -151,12 +151,12 @@ class _Process:
             self.send((word, number, state), data)
             if failed is not None:
                 log.error("the device cannot be used any more, the worker ends: %s", failed)
-                os._exit(1)  # closing would only fail, too
-            del data, call, arguments  # they may be large, and the next call may be long in coming
+                os._exit(1)  # closing would fail too
+            del data, call, arguments  # they may be large, and the next call may come much later
         worker.close()
 
     def look_at(self, worker: LocalWorker) -> Exception | None:
-        """Ask how the device is; return why it does not answer: after an illegal access CUDA fails in every call."""
+        """Update `device`; return the error if that fails: after an illegal access, every CUDA call fails."""
         try:
             self.device = worker.device_info()
         except Exception as error:
@@ -164,8 +164,8 @@ class _Process:
         return None
 
     def _run(self, worker: LocalWorker, number: int, verb: str, arguments: bytes) -> Any:
-        wants_run, values = pickle.loads(arguments)
-        if wants_run:
+        takes_run, values = pickle.loads(arguments)
+        if takes_run:
             run = _Run(self, number)
             run.check()
             values = (*values, run)
@@ -173,7 +173,7 @@ class _Process:
 
 
 class _Run:
-    """The run of one call: what is reported goes to the parent, who also says when it ends."""
+    """The run of one call: it sends reports to the parent, and checks whether the parent has cancelled the call."""
 
     def __init__(self, process: _Process, number: int) -> None:
         self._process = process
@@ -194,7 +194,7 @@ class _Run:
 
 
 class _Handler(logging.Handler):
-    """Hands log records to the parent."""
+    """Sends log records to the parent."""
 
     def __init__(self, process: _Process) -> None:
         super().__init__()
@@ -205,7 +205,7 @@ class _Handler(logging.Handler):
 
 
 def _picklable(error: Exception) -> MoldError:
-    """Return the error as one that travels; its cause stays here and goes to the log."""
+    """Return the error as a picklable MoldError; its cause is logged and not sent."""
     reported = own_error(error)
     if reported.__cause__ is not None:
         log.warning("%s", reported, exc_info=reported.__cause__)

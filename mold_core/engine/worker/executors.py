@@ -1,4 +1,4 @@
-"""Where workers live: the executors that are built in, and those of plugins."""
+"""The built-in executors and those of plugins, by name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["executor_named"]
 
 
 def executor_named(name: str, plugins: Plugins) -> Executor:
-    """Return an executor by its name. Raises SettingsError that lists what there is."""
+    """Return an executor by its name. Raises SettingsError that lists the known executors."""
     known: dict[str, Executor] = {executor.name: executor for executor in (InlineExecutor(), ProcessExecutor())}
     known = {**plugins.items["mold_executors"], **known}
     if name not in known:

@@ -40,19 +40,19 @@ class LocalWorker(Worker):
         self.plugins = plugins
         self._store = ModelStore(settings.models_path)
         self._residency = Residency(budget_bytes(settings, self.device))
-        # Models that were placed on the processor as a whole have its memory, not the device's.
+        # A model that is placed on the CPU as a whole counts against the CPU's memory, not the device's.
         self._host_residency = self._residency if self.device == "cpu" else Residency(budget_bytes(settings, "cpu"))
         self._placed: dict[str, Mapping[str, str]] = {}
         self._versions: dict[str, tuple[str, ...]] = {}
         self._plans: dict[str, MemoryPlan] = {}
-        self._planned_px: dict[str, int] = {}  # the largest size that the plan of a model is for
+        self._planned_px: dict[str, int] = {}  # the number of pixels that the plan of a model covers
 
     def loaded(self) -> frozenset[str]:
         """Return the full names of the models in memory."""
         return frozenset((*self._residency.names, *self._host_residency.names))
 
     def device_info(self) -> DeviceInfo:
-        """Return the name and the memory of the device, as they are now."""
+        """Return the name and the current memory of the device."""
         info = device_info(self.device)
         return attrs.evolve(info, available_bytes=info.available_bytes + self._residency.used_bytes)
 
@@ -62,17 +62,17 @@ class LocalWorker(Worker):
             self.network(spec, run) if spec.family == FAMILY else self.pipeline(spec, run)
 
     def unload(self, name: str | None = None) -> tuple[str, ...]:
-        """Drop one model, or all; return the names that were dropped."""
+        """Unload one model, or all; return the names of the unloaded models."""
         names = dict.fromkeys((*self._residency.names, *self._host_residency.names)) if name is None else (name,)
         return tuple(name for name in names if self._drop(name))
 
     def run(self, task: WorkerTask, run: Run) -> Any:
-        """Run a task. All that it does in this thread can be cancelled through `run`."""
+        """Run a task. `run` can cancel all of its work in this thread."""
         with cancelled_by(run.check):
             return task(self, run)
 
     def close(self) -> None:
-        """Free everything."""
+        """Unload all models."""
         self._residency.clear()
         self._host_residency.clear()
 
@@ -92,21 +92,21 @@ class LocalWorker(Worker):
                 self._drop(other)
 
     def make_available(self, size_bytes: int) -> None:
-        """Unload models until a task may take so much memory of the device."""
+        """Unload models until this amount of device memory is available to the task."""
         self._residency.make_room(size_bytes)
 
     def plan_of(self, spec: ModelSpec) -> MemoryPlan | None:
-        """Return how a loaded model is held in memory; None where its family does not plan."""
+        """Return the memory plan of a loaded model; None if its family does not plan."""
         return self._plans.get(spec.name)
 
     def pipeline(self, spec: ModelSpec, run: Run, requests: Sequence[GenerateRequest] = ()) -> Pipeline:
-        """Return a model in memory, held so that there is room to compute each of the requests."""
+        """Return a loaded model, planned so that enough memory remains to compute each of the requests."""
         files, family = self._store.locate(spec), self.plugins.families[spec.family]
         if self._placed.get(spec.name, spec.devices) != spec.devices:
             self._drop(spec.name)  # it was placed elsewhere
         versions = files.versions()
         if self._versions.get(spec.name, versions) != versions:
-            self._drop(spec.name)  # its files are not those it was loaded from
+            self._drop(spec.name)  # its files have changed since it was loaded
         device = torch_name(spec.devices.get(WHOLE_MODEL, self.device), self.device)
         residency = self._residency if device == self.device else self._host_residency
         sized = spec_for(spec, requests)
@@ -119,7 +119,7 @@ class LocalWorker(Worker):
     def _plan_again(
         self, sized: ModelSpec, files: LocalFiles, family: ModelFamily, device: str, residency: Residency
     ) -> None:
-        """Plan a model that is in memory for a larger size; drop it where it has to be held in another way."""
+        """Plan a loaded model for a larger size; unload it if it must be held differently in memory."""
         name = sized.name
         held_bytes = residency.used_bytes
         context = load_context(self.settings, self.plugins, device, held_bytes=held_bytes, placed=sized.devices)
@@ -160,8 +160,8 @@ class LocalWorker(Worker):
             started = monotonic()
             stage = f"Loading {spec.name}"
             run.report(StageStart(name=stage))
-            what = f"{spec.name} could not be loaded"
-            with wrap_plugin_errors(what), saying_out_of_memory(what, device):
+            failure = f"{spec.name} could not be loaded"
+            with wrap_plugin_errors(failure), saying_out_of_memory(failure, device):
                 pipeline = family.load(spec, files, attrs.evolve(context, plan=plan))
             run.report(StageDone(name=stage, elapsed_ms=int((monotonic() - started) * 1000)))
             return pipeline
@@ -170,7 +170,7 @@ class LocalWorker(Worker):
         return residency.get(spec.name, expected_bytes, load)
 
     def network(self, spec: ModelSpec, run: Run) -> UpscalerNetwork:
-        """Return the network of an upscaler. The residency keeps it like a pipeline: it has a size and is closed."""
+        """Return the network of an upscaler. Residency holds it like a pipeline, because it has a size and `close`."""
         files = self._store.locate(spec)
 
         def load() -> Any:
@@ -190,7 +190,7 @@ class LocalWorker(Worker):
 
 
 def _outline(plan: MemoryPlan) -> list[object]:
-    """Return what parts a plan has in memory, whatever computing with them takes."""
+    """Return the components of a plan without their working memory."""
     return [(component.name, component.device, component.files) for component in plan.components]
 
 

@@ -1,4 +1,4 @@
-"""Runs a worker in a process of its own: a crash there, or being killed, costs one job and not the server."""
+"""Runs a worker in a separate process, so that a crash or a kill there costs one job and not the server."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _PROGRAM = "from mold_core.engine.worker.child import main; main()"
 
 
 class ProcessExecutor:
-    """Runs each worker in a process of its own (not on Windows)."""
+    """Runs each worker in a separate process (not on Windows)."""
 
     name = "process"
 
@@ -50,16 +50,16 @@ class ProcessExecutor:
 
 
 class _Cancellable(Protocol):
-    """What a run may have beside `mold_core.hookspecs.Run`; see `mold_core.jobs.batch.BatchRun`."""
+    """An optional addition to `mold_core.hookspecs.Run`; see `mold_core.jobs.batch.BatchRun`."""
 
     def on_cancel(self, cancelled: Callable[[], object]) -> AbstractContextManager[None]: ...
 
 
 class ProcessWorker(Worker):
-    """A worker whose verbs run in another process. It has the verbs of `mold_core.hookspecs.Worker`.
+    """A worker that runs the methods of `mold_core.hookspecs.Worker` in another process.
 
-    `on_death` is called when the process ends without being told to, in a thread of this worker. One that is stopped,
-    hangs or does not answer to being cancelled is ended, which is such a death.
+    `on_death` is called in a thread of this worker when the process ends before `close`. A process that is stopped,
+    hangs or does not react to a cancellation is killed, which also counts as such a death.
     """
 
     def __init__(self, device: str, settings: Settings, plugins: InstalledPlugins) -> None:
@@ -67,13 +67,13 @@ class ProcessWorker(Worker):
         self.on_death: Callable[[], object] | None = None
         self._numbers = count(1)
         self._sending = threading.Lock()
-        self._answers: SimpleQueue[tuple[Any, ...] | None] = SimpleQueue()
+        self._responses: SimpleQueue[tuple[Any, ...] | None] = SimpleQueue()
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self._state = WorkerState(loaded=frozenset(), device=DeviceInfo(name=device))
         self._settings = settings
         self._calling: Call | None = None
         self._fault: str | None = None
-        self._gone = self._closing = False
+        self._dead = self._closing = False
         self._over = threading.Event()
         ours, theirs = socket.socketpair()
         self._shared, page = make_shared_file(), make_pulse()
@@ -103,23 +103,23 @@ class ProcessWorker(Worker):
 
     def loaded(self) -> frozenset[str]:
         """Return the full names of the models in memory."""
-        return frozenset() if self._gone else self._state.loaded
+        return frozenset() if self._dead else self._state.loaded
 
     def load(self, spec: ModelSpec, run: Run) -> None:
-        """Bring a model into memory."""
+        """Load a model."""
         self._call("load", (spec,), run, of=spec)
 
     def unload(self, name: str | None = None) -> tuple[str, ...]:
-        """Drop one model, or all; return the names that were dropped."""
-        dropped: tuple[str, ...] = self._call("unload", (name,), None)
-        return dropped
+        """Unload one model, or all; return the names of the unloaded models."""
+        unloaded: tuple[str, ...] = self._call("unload", (name,), None)
+        return unloaded
 
     def run(self, task: WorkerTask, run: Run) -> Any:
         """Run a task in the other process and return its result."""
         return self._call("run", (task,), run, of=task.spec, requests=task.requests)
 
     def close(self) -> None:
-        """Let the process end, and make it if it does not."""
+        """Ask the process to end, and kill it if it does not."""
         self._closing = True
         self._over.set()
         with suppress(OSError, WorkerError):
@@ -138,28 +138,28 @@ class ProcessWorker(Worker):
         assert self._process.stdout is not None
         self._process.stdout.close()
 
-    # --- what a runner asks beside -------------------------------------------------------------------------------
+    # --- state, for the runner -----------------------------------------------------------------------------------
 
     @property
     def alive(self) -> bool:
         """Whether the process runs."""
-        return not self._gone
+        return not self._dead
 
     @property
     def pid(self) -> int:
-        """The number of the process."""
+        """The process id."""
         return self._process.pid
 
     def device_info(self) -> DeviceInfo:
-        """Return the name and memory of the device, as they were after the last call."""
+        """Return the name and memory of the device as of the end of the last call."""
         return self._state.device
 
     def kill(self) -> bool:
-        """End the process at once, whatever it does."""
+        """Kill the process immediately."""
         self._process.kill()
         return True
 
-    # --- inside --------------------------------------------------------------------------------------------------
+    # --- internal ------------------------------------------------------------------------------------------------
 
     def _boot(self, settings: Settings, plugins: InstalledPlugins) -> None:
         boot = Boot(
@@ -177,17 +177,17 @@ class ProcessWorker(Worker):
                 error,
                 hint="install it with an entry point, or set MOLD_EXECUTOR=inline",
             ) from error
-        with suppress(OSError):  # it has died already, which the next line finds out
+        with suppress(OSError):  # the process has died, which the next lines detect
             self._connection.send_bytes(data)
         try:
-            answer = self._answers.get(timeout=_START_TIMEOUT_S)
+            response = self._responses.get(timeout=_START_TIMEOUT_S)
         except Empty:
             raise WorkerError(
                 f"the worker process of {self.device} did not start in {_START_TIMEOUT_S:.0f} s"
             ) from None
-        if answer is None:
+        if response is None:
             raise self._death()
-        self._state = WorkerState(loaded=frozenset(), device=answer[1])
+        self._state = WorkerState(loaded=frozenset(), device=response[1])
 
     def _call(
         self,
@@ -198,22 +198,22 @@ class ProcessWorker(Worker):
         of: ModelSpec | None = None,
         requests: Sequence[Any] = (),
     ) -> Any:
-        """Return what a verb returns there. The model it is `of` and its `requests` say how much work that is."""
+        """Run a method in the process and return its result. The model `of` and `requests` determine the time limit."""
         number = next(self._numbers)
-        wants_run = run is not None
+        takes_run = run is not None
         load = of is not None and of.name not in self._state.loaded
         self._calling = call_for(number, self._settings, of, requests, load=load)
         try:
-            self._send(("call", number, verb, pickle.dumps((wants_run, arguments))))
+            self._send(("call", number, verb, pickle.dumps((takes_run, arguments))))
             calling = _Calling(run, lambda: self._pulse.cancel(number))
             with calling.on_cancel():
-                while (message := self._answers.get()) is not None:
+                while (message := self._responses.get()) is not None:
                     if message[1] != number:
                         continue
                     if message[0] in ("done", "failed"):
                         self._state = message[2]
                         return calling.outcome(message[0], pickle.loads(message[3]))
-                    calling.pass_on(message)
+                    calling.forward(message)
         finally:
             self._calling = None
         raise self._death()
@@ -232,7 +232,7 @@ class ProcessWorker(Worker):
         return WorkerError(f"the worker process of {self.device} {how}")
 
     def _read(self) -> None:
-        """Read what the process says, until it is gone."""
+        """Read the messages of the process until it has ended."""
         with suppress(EOFError, OSError):
             while True:
                 message = self._connection.recv()
@@ -241,27 +241,27 @@ class ProcessWorker(Worker):
                     _name, logger, level, text = message
                     self._log(logging.getLogger(logger), level, text)
                 elif name in ("done", "failed"):
-                    self._answers.put((*message, self._connection.recv_bytes() or read_shared(self._shared)))
+                    self._responses.put((*message, self._connection.recv_bytes() or read_shared(self._shared)))
                 else:
-                    self._answers.put(message)
+                    self._responses.put(message)
                 del message
-        self._gone = True
+        self._dead = True
         self._over.set()
-        self._answers.put(None)
+        self._responses.put(None)
         if not self._closing:
             self._threads[1].join(_CLOSE_TIMEOUT_S)
-            log.error("%s; its last words: %s", self._death(), " / ".join(self._tail) or "none")
+            log.error("%s; its last output: %s", self._death(), " / ".join(self._tail) or "none")
             if self.on_death is not None:
                 self.on_death()
 
     def _watch(self) -> None:
-        """End the process when something is wrong with it."""
+        """Kill the process when it is stopped, hangs or ignores a cancellation."""
         self._fault = Vigil(self._pulse, self._settings, lambda: self._calling).keep(self._over)
         if self._fault is not None:
             self.kill()
 
     def _log(self, logger: logging.Logger, level: int, text: str) -> None:
-        """Log what the process logged; the lines after the first are its traceback."""
+        """Log a record of the process; the lines after the first are its traceback."""
         if logger.isEnabledFor(level):
             first, _, traceback = text.partition("\n")
             record = logger.makeRecord(logger.name, level, __file__, 0, "%s: %s", (self.device, first), None)
@@ -269,7 +269,7 @@ class ProcessWorker(Worker):
             logger.handle(record)
 
     def _read_output(self) -> None:
-        """Send what the process prints to the log."""
+        """Log the standard output of the process."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             text = line.decode("utf-8", "replace").rstrip()
@@ -278,7 +278,7 @@ class ProcessWorker(Worker):
 
 
 class _Calling:
-    """A call under way: passes on what comes of it, and cancels it when nobody waits for it any more."""
+    """A running call: it forwards reports to the run, and cancels the call when the run is cancelled."""
 
     def __init__(self, run: Run | None, cancel: Callable[[], object]) -> None:
         self._run = run
@@ -286,12 +286,12 @@ class _Calling:
         self._failure: BaseException | None = None
 
     def on_cancel(self) -> AbstractContextManager[None]:
-        """Cancel the call, while the block runs, as soon as the run is cancelled."""
+        """While the block runs, cancel the call as soon as the run is cancelled."""
         on_cancel = getattr(self._run, "on_cancel", None)
         return on_cancel(self._cancel) if on_cancel is not None else nullcontext()
 
-    def pass_on(self, message: tuple[Any, ...]) -> None:
-        """Tell the run what was reported; when it raises, the call is cancelled and the rest is not told."""
+    def forward(self, message: tuple[Any, ...]) -> None:
+        """Forward a report to the run; when the run raises, cancel the call and forward nothing more."""
         if self._run is None or self._failure is not None:
             return
         try:
@@ -304,7 +304,7 @@ class _Calling:
             self._cancel()
 
     def outcome(self, word: str, value: Any) -> Any:
-        """Return the result, or raise what went wrong; what the run itself raised goes first."""
+        """Return the result, or raise the error; an error that the run itself raised has priority."""
         if self._failure is not None and (word == "failed" or not isinstance(self._failure, CancelledError)):
             raise self._failure
         if word == "failed":

@@ -1,4 +1,4 @@
-"""Which models are in memory, counted in measured bytes against the budget of the device."""
+"""The models in memory, counted in measured bytes against the budget of the device."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class Residency:
 
     @property
     def used_bytes(self) -> int:
-        """What the loaded models take now, as they measure themselves."""
+        """The memory that the loaded models now report to use."""
         return sum(pipeline.size_bytes for pipeline in self._loaded.values())
 
     def get(self, name: str, expected_bytes: int = 0, load: Callable[[], Pipeline] | None = None) -> Pipeline:
-        """Return the pipeline, loading it with `load` if it is not here. Without `load` it must be here.
+        """Return the pipeline, loading it with `load` if it is not loaded. Without `load`, it must be loaded.
 
-        Before loading, others are closed until `expected_bytes` (what is known beforehand) fits; after loading, and
-        whenever it is asked for again, until the most that it takes while it runs does. Raises InsufficientMemoryError
-        if it would not fit even alone.
+        Before loading, other models are closed until `expected_bytes` (an estimate) fit. After loading, and on every
+        later call, they are closed until its peak memory while it runs fits. Raises InsufficientMemoryError if it would
+        not fit even alone.
         """
         if name in self._loaded:
             self._loaded.move_to_end(name)
@@ -74,9 +74,9 @@ class Residency:
         for name in self.names:
             self.drop(name)
 
-    def make_room(self, wanted_bytes: int) -> None:
-        """Close models, least recently used first, until so much is free for something that is not kept here."""
-        self._make_room(wanted_bytes)
+    def make_room(self, needed_bytes: int) -> None:
+        """Close models, least recently used first, until `needed_bytes` are free for memory not tracked here."""
+        self._make_room(needed_bytes)
 
     def _refuse_too_large(self, name: str, size_bytes: int) -> None:
         if size_bytes > self.budget_bytes:
@@ -87,9 +87,9 @@ class Residency:
                 hint="use a smaller tag (mold list), or raise MOLD_MEMORY_BUDGET_GB",
             )
 
-    def _make_room(self, wanted_bytes: int, sparing: str | None = None) -> None:
+    def _make_room(self, needed_bytes: int, sparing: str | None = None) -> None:
         for name in self.names:
-            if self.used_bytes + wanted_bytes <= self.budget_bytes:
+            if self.used_bytes + needed_bytes <= self.budget_bytes:
                 return
             if name != sparing:
                 self.drop(name)

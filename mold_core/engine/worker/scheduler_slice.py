@@ -1,4 +1,4 @@
-"""How soon a thread gets a core that others want too, on Linux 6.12 and later; elsewhere nothing changes."""
+"""Sets the scheduler time slice of threads, on Linux 6.12 and later; does nothing on other systems."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import sys
 
 __all__ = ["SHORT_S", "request_scheduler_slice", "scheduler_slice_of"]
 
-# Threads that ask for short turns are let in sooner, at the price of being put off sooner; their share is the same.
+# Threads with a short slice are scheduled sooner and preempted sooner; their share of CPU time is the same.
 SHORT_S = 0.0001
 
-# System calls by machine, to set and to get; glibc has functions for them since 2.41 only.
+# Numbers of the system calls by machine (set, get); glibc has functions for them only since 2.41.
 _CALLS = {"x86_64": (314, 315), "aarch64": (274, 275)}
 
 # The first version of `struct sched_attr`: size, policy, flags, nice, priority, and runtime, deadline, period in ns.
@@ -21,9 +21,9 @@ _ATTRIBUTES = struct.Struct("=IIQiIQQQ")
 
 
 def request_scheduler_slice(seconds: float | None) -> None:
-    """Ask for turns of so many seconds for this thread and those it starts, processes too; None: as long as usual.
+    """Request a time slice for this thread and the threads and processes it starts; None: the system's default.
 
-    Nothing happens where the system knows no such thing or does not allow it.
+    Does nothing if the system does not support or allow it.
     """
     calls = _calls()
     if calls is None or os.sched_getscheduler(0) != os.SCHED_OTHER:
@@ -35,7 +35,7 @@ def request_scheduler_slice(seconds: float | None) -> None:
 
 
 def scheduler_slice_of(thread: int = 0) -> float | None:
-    """Return the turns of a thread by its number in the system, in seconds; None where the system does not tell."""
+    """Return the time slice of a thread (by its system thread id) in seconds; None if the system does not report it."""
     calls = _calls()
     if calls is None:
         return None

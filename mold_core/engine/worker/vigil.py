@@ -1,4 +1,4 @@
-"""Tells when a worker process is stopped, hangs, or does not answer to being cancelled."""
+"""Detects that a worker process is stopped, hangs, or does not react to a cancellation."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["Call", "Vigil", "call_for"]
 
 _TICK_S = 0.25
 
-# What work may take between two signs of progress beyond the limit of the settings, on a slow machine: reading a model
-# from a network disk, and a step of a large model on a CPU, in which a third-party network may give no sign at all.
+# Time allowed between two signs of progress in addition to the setting, sized for a slow machine: reading a model from
+# a network disk, and a step of a large model on a CPU, during which a third-party network may report no progress.
 _BYTES_PER_SECOND = 10_000_000
 _SECONDS_PER_PIXEL_AND_STEP = 20e-6
 
 
 @attrs.frozen(kw_only=True)
 class Call:
-    """A call under way: its number, and how long it may go without a sign of progress, in seconds."""
+    """A running call: its number, and how many seconds it may run without a sign of progress."""
 
     number: int
     stall_s: float
@@ -34,7 +34,7 @@ class Call:
 def call_for(
     number: int, settings: Settings, spec: ModelSpec | None = None, requests: Sequence[Any] = (), *, load: bool = False
 ) -> Call:
-    """Return a call with a limit that grows with its work: the bytes to `load`, the pixels, frames and steps."""
+    """Return a call whose time limit grows with its work: the bytes to `load`, and pixels, frames and steps."""
     load_s = spec.size_bytes / _BYTES_PER_SECOND if spec is not None and load else 0.0
     compute_s = sum(map(_pixel_steps, requests)) * _SECONDS_PER_PIXEL_AND_STEP
     return Call(number=number, stall_s=settings.worker_stall_s + load_s + compute_s)
@@ -48,22 +48,22 @@ def _pixel_steps(request: Any) -> int:
 
 
 class Vigil:
-    """Looks at a worker process now and then, until it finds a reason to end it."""
+    """Checks a worker process periodically, until it finds a reason to kill it."""
 
     def __init__(self, pulse: Pulse, settings: Settings, call: Callable[[], Call | None]) -> None:
-        """`call` returns the call that the process was given, if any."""
+        """`call` returns the current call of the process, if any."""
         self._pulse = pulse
         self._settings = settings
         self._call = call
         self._seen: tuple[int, int, int] = (0, 0, 0)
-        self._silent_s = self._stalled_s = self._deaf_s = 0.0
+        self._silent_s = self._stalled_s = self._cancelled_s = 0.0
 
     def keep(self, over: Event) -> str | None:
-        """Return what is wrong with the process, in words that follow its name; None once the vigil is `over`."""
+        """Return what is wrong with the process, as a phrase that follows its name; None when `over` is set."""
         last = monotonic()
         while not over.wait(_TICK_S):
             now = monotonic()
-            # When this process was stopped as well, or had no processor, silence means nothing.
+            # Limit the elapsed time: if this process was stopped or starved of CPU too, silence proves nothing.
             reason = self._look(min(now - last, 2 * _TICK_S))
             if reason is not None:
                 return reason
@@ -75,15 +75,15 @@ class Vigil:
         number = call.number if call is not None else 0
         beats, progressed, before = self._seen
         self._seen = pulse.beats, pulse.progressed, number
-        lives, moves = self._seen[0] != beats, self._seen[1] != progressed or number != before
-        self._silent_s = 0.0 if lives else self._silent_s + elapsed_s
-        self._stalled_s = 0.0 if moves or call is None else self._stalled_s + elapsed_s
-        deaf = number and pulse.cancelled == pulse.begun == number
-        self._deaf_s = self._deaf_s + elapsed_s if deaf else 0.0
+        alive, progressing = self._seen[0] != beats, self._seen[1] != progressed or number != before
+        self._silent_s = 0.0 if alive else self._silent_s + elapsed_s
+        self._stalled_s = 0.0 if progressing or call is None else self._stalled_s + elapsed_s
+        cancelled = number and pulse.cancelled == pulse.begun == number
+        self._cancelled_s = self._cancelled_s + elapsed_s if cancelled else 0.0
         if self._silent_s > settings.worker_silence_s:
             return f"gave no sign of life for {settings.worker_silence_s:g} s"
         if call is not None and self._stalled_s > call.stall_s:
             return f"made no progress for {call.stall_s:.0f} s"
-        if self._deaf_s > settings.worker_cancel_s:
+        if self._cancelled_s > settings.worker_cancel_s:
             return f"went on for {settings.worker_cancel_s:g} s after it was cancelled"
         return None
