@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
@@ -132,4 +133,5 @@ class ModelStore:
 
 def _is_here(path: Path) -> bool:
     """Say whether there is a file, or a folder with weights, which stands for one (see `mold_core.weights.shards`)."""
-    return path.is_file() or (path.is_dir() and any(path.glob("*.safetensors")))
+    # NOTE: os.path says no for what cannot be looked at; pathlib raises.
+    return os.path.isfile(path) or (os.path.isdir(path) and any(path.glob("*.safetensors")))

@@ -35,12 +35,12 @@ def show_path(state: State, text: str, *, as_json: bool) -> None:
     path = Path(os.path.expanduser(text))
     found = list(_judged(state, path))
     if not found:
-        what = "there are no weights in this folder" if path.is_dir() else "there is no such file or folder"
+        what = "there are no weights in this folder" if os.path.isdir(path) else "there is no such file or folder"
         raise ModelNotFoundError(f"%s: {what}", path, field="model", value=text)
     if as_json:
         reports = [_as_json(recognised, verdict) for recognised, verdict in found]
-        echo_json(reports[0] if path.is_file() else reports)
-    elif path.is_file() or len(found) == 1:
+        echo_json(reports[0] if os.path.isfile(path) else reports)
+    elif os.path.isfile(path) or len(found) == 1:
         _show_one(*found[0])
     else:
         for recognised, verdict in found:
@@ -54,8 +54,8 @@ def _judged(state: State, path: Path) -> Iterator[tuple[Recognised, Verdict]]:
     from mold_core.recognition.walk import walk
 
     knowledge, store = knowledge_of(state.plugins), ModelStore(state.settings.models_path)
-    groups = [weights.paths for weights in walk(path)] if path.exists() else []
-    if not groups and path.is_file():
+    groups = [weights.paths for weights in walk(path)] if os.path.exists(path) else []
+    if not groups and os.path.isfile(path):
         groups = [(path,)]
     for paths in groups:
         recognised = recognise_shards(paths, knowledge)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -85,7 +86,7 @@ def read_settings(path: Path, metadata: Mapping[str, object]) -> tuple[LoraSetti
 def config_file(path: Path) -> Path | None:
     """Return the adapter_config.json of a LoRA file: the one in its folder, if no other LoRA is there."""
     config = path.with_name(_CONFIG)
-    if not config.is_file():
+    if not os.path.isfile(config):
         return None
     alone = path.name.startswith("adapter_model") or len(list(path.parent.glob("*.safetensors"))) == 1
     return config if alone else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def shards_of(path: Path) -> tuple[Path, ...]:
     A folder must contain the weights of one model. An index (``….safetensors.index.json``) gives the files that it
     lists. Raises CheckpointError for a folder with several weights or none, and for missing shards, which it names.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # pathlib raises for what cannot be looked at
         path = _weights_in(path)
     if path.name.endswith(_INDEX):
         files = _of_index(path)
@@ -35,7 +36,7 @@ def shards_of(path: Path) -> tuple[Path, ...]:
             raise CheckpointError(f"%s: mold reads up to {_MOST_SHARDS} shards", path)
         names = (f"{match['stem']}-{number:05}-of-{match['count']}.{match['kind']}" for number in range(1, count + 1))
         files = tuple(path.with_name(name) for name in names)
-    missing = [file.name for file in files if not file.is_file()]
+    missing = [file.name for file in files if not os.path.isfile(file)]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise CheckpointError("%s: its shards are not complete: %s%s missing", path, ", ".join(missing[:3]), more)

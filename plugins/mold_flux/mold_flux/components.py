@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -127,7 +128,7 @@ def _component(component: str, path: Path, spec: ModelSpec, context: LoadContext
     number_bytes = dtype_of(component, context).itemsize
     sizes, width = (
         _measured(component, path, number_bytes, expands(spec, context), context)
-        if path.exists()
+        if os.path.exists(path)
         else _from_catalog(component, spec, number_bytes)
     )
     return ModelComponent(

@@ -85,3 +85,11 @@ def test_an_embedded_model_is_found_beside_its_catalog(tmp_path: Path) -> None:
 
 def test_a_model_without_files_is_always_here(tmp_path: Path) -> None:
     assert ModelStore(tmp_path / "nowhere").has(ModelSpec(name="plasma:v1", family="plasma"))
+
+
+def test_a_file_that_cannot_be_looked_at_is_away(tmp_path: Path) -> None:
+    file = ModelFile(component="vae", path=str(tmp_path / ("z" * 5000) / "ae.safetensors"))
+    spec = ModelSpec(name="mine:bf16", family="sketch", files=(file,))
+    assert ModelStore(tmp_path).missing(spec) == ModelStore(tmp_path).away(spec) == (file,)
+    with pytest.raises(ModelNotFoundError, match="drive is not mounted"):
+        ModelStore(tmp_path).locate(spec)

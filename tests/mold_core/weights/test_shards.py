@@ -73,3 +73,10 @@ def test_a_tensor_in_two_shards_is_an_error(tmp_path: Path) -> None:
         save_file({"a": TENSORS["a"]}, tmp_path / f"m-0000{number}-of-00002.safetensors")
     with pytest.raises(CheckpointError, match="'a' is in another shard too"):
         open_weights(tmp_path / "m-00001-of-00002.safetensors")
+
+
+@pytest.mark.parametrize("name", ["model.gguf", NAMES[0], "model.safetensors.index.json"])
+def test_a_path_that_cannot_be_looked_at_is_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / ("z" * 5000) / name
+    with pytest.raises(CheckpointError, match=name):
+        open_weights(path)
