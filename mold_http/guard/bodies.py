@@ -109,15 +109,21 @@ def _refuse_encoded(req: falcon.asgi.Request) -> None:
 
 
 async def read_json(
-    req: falcon.asgi.Request, cls: type[T], *, optional: bool = False, media: frozenset[str] = frozenset()
+    req: falcon.asgi.Request,
+    cls: type[T],
+    *,
+    optional: bool = False,
+    any_type: bool = False,
+    media: frozenset[str] = frozenset(),
 ) -> T:
     """Return the wire object in a JSON body; an empty `optional` body is an empty object.
 
-    `media` has names of fields with base64 text, in addition to those that the class declares as bytes.
+    With `any_type` the Content-Type does not matter, for clients that never set it. `media` has names of fields with
+    base64 text, in addition to those that the class declares as bytes.
 
     Raises MediaTypeError, TooLargeError, MalformedError or a ValidationError that lists every problem with its path.
     """
-    if not (optional and not req.content_type) and not _is_json(req.content_type):
+    if not (any_type or (optional and not req.content_type) or _is_json(req.content_type)):
         raise MediaTypeError(
             f"the body must be JSON, not {_plain(req.content_type)}", hint="send Content-Type: application/json"
         )

@@ -77,7 +77,7 @@ async def tags(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Res
 
 async def show(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Respond with the details of a model."""
-    body = await read_json(req, OllamaShow)
+    body = await read_json(req, OllamaShow, any_type=True)
     spec = await asyncio.to_thread(_model, service.engine, body.model or body.name or "")
     about = {"modelfile": "", "parameters": "", "template": "", "details": _details(spec), "model_info": {}}
     respond_json(resp, {**about, "capabilities": ["image"]})
@@ -85,7 +85,7 @@ async def show(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Res
 
 async def generate(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
     """Respond with lines of JSON: the steps, then the image."""
-    body = await read_json(req, OllamaGenerate)
+    body = await read_json(req, OllamaGenerate, any_type=True)
     spec = await asyncio.to_thread(_model, service.engine, body.model)
     request = GenerateRequest(
         prompt=body.prompt,

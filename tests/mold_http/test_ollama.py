@@ -41,6 +41,8 @@ def test_clients_of_ollama_generate_on_their_port(tmp_path: Path) -> None:
         assert Image.open(BytesIO(base64.b64decode(last["image"]))).size == (64, 64)
         whole = ollama.ask("POST", "/api/generate", {**body, "stream": False}, **key).json()
         assert (whole["image"], whole["done"]) == (last["image"], True)
+        form = {**key, "Content_Type": "application/x-www-form-urlencoded"}  # what curl -d says of JSON
+        assert ollama.ask("POST", "/api/generate", {**body, "stream": False}, **form).json()["image"] == last["image"]
 
         wrong = ollama.ask("POST", "/api/generate", {**body, "model": "flux-nono"}, **key)
         assert "nearest: flux-nano:bf16" in wrong.json()["error"]
