@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import falcon.asgi
 
-from mold_http.disconnect import presence_of
+from mold_http.disconnect import ClientDisconnected, presence_of
 from mold_http.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -95,9 +95,11 @@ class _Exchange:
         presence_of(scope).watch(self._task.cancel)
 
     async def head(self) -> dict[str, Any]:
-        """Return the start of the response. Raises what the SDK raises before it."""
+        """Return the start of the response. Raises what the SDK raises before it, and ClientDisconnected."""
         message = await self._messages.get()
         if message is None:
+            if self._left.is_set():
+                raise ClientDisconnected
             await self._task
             raise RuntimeError("the MCP SDK did not respond")
         return message

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import json
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -150,6 +152,18 @@ def test_a_host_that_leaves_cancels_its_job(inside: InsideServer) -> None:
     finally:
         gate.open()
         SKETCH.gate = None
+
+
+def test_a_host_that_leaves_at_once_is_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    body = json.dumps({**BODY, "params": {"name": "list_models"}})
+    lines = ["POST /mcp HTTP/1.1", "Host: localhost", "Content-Type: application/json", f"Accept: {ACCEPT['Accept']}"]
+    request = "\r\n".join([*lines, f"Content-Length: {len(body)}", "", body]).encode()
+    with serving_inside(tmp_path / "home", PLUGIN) as server:
+        assert httpx2.post(url(server), content=body, headers=ACCEPT).status_code == 400  # loads the SDK
+        for _ in range(50):
+            with socket.create_connection(("127.0.0.1", server.port)) as connection:
+                connection.sendall(request)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def test_keys_and_rates_count(tmp_path: Path) -> None:
