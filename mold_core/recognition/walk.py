@@ -132,7 +132,7 @@ def _is_weights(path: Path, siblings: list[str]) -> bool:
     return head.startswith(b"GGUF") or head[8:9] == b"{"
 
 
-def _beside(graph: Path) -> list[Path]:
+def _ncnn_weights(graph: Path) -> list[Path]:
     """Return the weights of an ncnn network by its description."""
     weights = graph.with_suffix(".bin")
     return [weights] if os.path.isfile(weights) else []
@@ -140,7 +140,7 @@ def _beside(graph: Path) -> list[Path]:
 
 def _stamped(paths: tuple[Path, ...]) -> WeightFiles | None:
     try:
-        read = paths if paths[0].suffix.lower() != ".param" else (*paths, *_beside(paths[0]))
+        read = paths if paths[0].suffix.lower() != ".param" else (*paths, *_ncnn_weights(paths[0]))
         stamp = tuple((about.st_size, about.st_mtime_ns) for about in (path.stat() for path in read))
     except OSError:
         return None
