@@ -29,6 +29,7 @@ class ServerEventSource(Source):
         self._service = service
         self._seen: dict[tuple[str, str], Any] = {}
         self._results: set[str] | None = None
+        self._oldest: int | None = None  # key of the last of them, if the gallery has more
 
     async def read(self) -> list[bytes]:
         """Return an event for everything that has changed since the last call."""
@@ -61,11 +62,17 @@ class ServerEventSource(Source):
         gallery = self._service.gallery
         if gallery is None:
             return []
-        entries = gallery.list(None, _NEWEST).entries
-        known, self._results = self._results, {entry.filename for entry in entries}
+        page = gallery.list(None, _NEWEST)
+        known, self._results = self._results, {entry.filename for entry in page.entries}
+        oldest, self._oldest = self._oldest, page.entries[-1].key if page.next else None
         if known is None:
             return []
-        added = [entry for entry in reversed(entries) if entry.filename not in known]
+        # Where newer results have been deleted, older ones that are behind the last page take their places.
+        added = [
+            entry
+            for entry in reversed(page.entries)
+            if entry.filename not in known and (oldest is None or entry.key > oldest)
+        ]
         return [frame("gallery", {"filename": entry.filename}) for entry in added]
 
     def _changed(self, name: str, id: str, data: Any) -> list[bytes]:

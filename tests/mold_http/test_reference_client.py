@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from http_server import Server, events, read_until, serving
 from inside_server import InsideServer, serving_inside
 from PIL import Image
 
+from mold_core.media import encode_image
 from mold_core.media.video import probe_video
 from mold_core.testing import (
     FakePlugin,
@@ -23,6 +25,7 @@ from mold_core.testing import (
     flipbook_model,
     sketch_model,
 )
+from mold_http.server_events import ServerEventSource
 
 SKETCH, FLIPBOOK = SketchFamily(batched=False), FlipbookFamily()
 PLUGIN = FakePlugin(
@@ -160,6 +163,26 @@ def test_events_of_the_whole_server_are_streamed(tmp_path: Path) -> None:
             connection.close()
     assert f'"id":"{id}","kind":"generate","state":"done"'.encode() in stream
     assert b'event: models\ndata: {"loaded":["sketch:v1"]}' in stream
+
+
+def test_old_results_are_no_news_when_newer_ones_are_deleted(tmp_path: Path) -> None:
+    async def changes(at: InsideServer, names: list[str]) -> tuple[bytes, bytes]:
+        source = ServerEventSource(at.service)
+        await source.read()
+        at.service.gallery.delete(names[-1])  # type: ignore[union-attr]
+        after_deleting = b"".join(await source.read())
+        add()
+        return after_deleting, b"".join(await source.read())
+
+    with serving_inside(tmp_path / "home", PLUGIN, default_model="sketch") as at:
+        gallery = at.service.gallery
+        assert gallery is not None
+
+        def add() -> str:
+            return gallery.add(encode_image(Image.new("RGB", (8, 8)), "png")).filename
+
+        after_deleting, after_adding = asyncio.run(changes(at, [add() for _ in range(52)]))
+    assert (after_deleting.count(b"event: gallery"), after_adding.count(b"event: gallery")) == (0, 1)
 
 
 def test_an_estimate_is_learned_from_finished_jobs(tmp_path: Path) -> None:
