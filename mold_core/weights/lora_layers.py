@@ -99,6 +99,8 @@ class LayerTensors:
         """Return a matrix, flattened if it is stored as a convolution. Raises for any other shape."""
         array = self.array(role)
         flat = array.flatten(1) if array.ndim > 2 else array
+        if not flat.ndim:
+            raise CheckpointError(f"{self.names[role]} is one number where a matrix is needed")
         required = [flat.shape[0] if rows is None else rows, columns or (flat.shape[1] if flat.ndim == 2 else -1)]
         if flat.ndim != 2 or list(flat.shape) != required or not flat.numel():
             shape = "a matrix" if -1 in required else f"{required}"
@@ -191,10 +193,11 @@ def _loha(entries: LayerTensors, shape: LayerShape) -> Change:
     entries.required("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
     if "hada_t1" in entries:
         entries.required("hada_t2")
-        whole = _tucker(entries, shape, "hada_t1", "hada_w1_a", "hada_w1_b") * _tucker(
-            entries, shape, "hada_t2", "hada_w2_a", "hada_w2_b"
+        left, right = (
+            _fitting(entries, _tucker(entries, shape, f"hada_t{side}", f"hada_w{side}_a", f"hada_w{side}_b"), shape)
+            for side in (1, 2)
         )
-        return _fitting_dense(entries, whole * entries.scale(len(entries.array("hada_w1_b"))), shape)
+        return Dense(values=left * right * entries.scale(len(entries.array("hada_w1_b"))))
     left, right = (entries.matrix(f"hada_w{side}_b", None, shape.columns) for side in (1, 2))
     return Hadamard(
         left_up=entries.matrix("hada_w1_a", shape.rows, len(left)) * entries.scale(len(left)),
@@ -303,11 +306,11 @@ def _decomposed(change: Change, entries: LayerTensors, shape: LayerShape, weight
     return Decomposed(inner=change, excess=magnitude.reshape(-1).to(norms.device) / norms - 1, on_inputs=on_inputs)
 
 
-def _fitting_dense(entries: LayerTensors, values: Tensor, shape: LayerShape) -> Dense:
+def _fitting(entries: LayerTensors, values: Tensor, shape: LayerShape) -> Tensor:
     if tuple(values.shape) != (shape.rows, shape.columns):
         first = next(iter(entries.names.values()))
         raise CheckpointError(f"{first} makes a change of the shape {list(values.shape)}, which does not fit")
-    return Dense(values=values)
+    return values
 
 
 def _bias(entries: LayerTensors, shape: LayerShape) -> Tensor | None:

@@ -32,7 +32,7 @@ def largest_rotation(columns: int, limit: int = 256) -> int:
 def rotated(x: Tensor, group: int) -> Tensor:
     """Return x [..., columns] rotated in groups of columns. It is computed in float32 and rounded to the dtype of x."""
     matrix = _matrix(group, x.device)
-    groups = x.float().reshape(*x.shape[:-1], -1, group)
+    groups = x.float().reshape(*x.shape[:-1], x.shape[-1] // group, group)
     return (groups @ matrix).reshape(x.shape).to(x.dtype)
 
 

@@ -718,6 +718,12 @@ def wide_tucker(method: str) -> dict[str, Tensor]:
     return {f"img_in.{name}": tensor.clone() for name, tensor in found.items()}
 
 
+def narrow_tucker() -> dict[str, Tensor]:
+    """Return tensors of which one side has a row where the layer has 64, which would be repeated."""
+    sides = {f"img_in.hada_{name}": torch.ones(1, 1 if name == "w2_a" else 64) for name in _SIDES}
+    return {**sides, "img_in.hada_t1": torch.ones(1, 1), "img_in.hada_t2": torch.ones(1, 1)}
+
+
 _SIDES = ("w1_a", "w1_b", "w2_a", "w2_b")
 PAIR = {"img_in.lora_A.weight": torch.ones(4, 64), "img_in.lora_B.weight": torch.ones(64, 4)}
 
@@ -743,6 +749,8 @@ PAIR = {"img_in.lora_A.weight": torch.ones(4, 64), "img_in.lora_B.weight": torch
         (PAIR, {"lora_adapter_metadata": '{"lora_alpha": 1%s}' % ("0" * 400)}, r"lora_alpha .*below"),
         ({"img_in.oft_R.weight": torch.ones(4, 120)},
             {"lora_adapter_metadata": '{"num_cayley_neumann_terms": "x"}'}, r"terms .*must be a whole number"),
+        ({"img_in.lokr_w1": torch.tensor(1.0), "img_in.lokr_w2": torch.ones(16, 32)}, {}, r"lokr_w1 is one number"),
+        (narrow_tucker(), {}, r"makes a change of the shape \[1, 64\]"),
         (wide_tucker("hada"), {}, r"make a kernel that does not fit img_in"),
         (wide_tucker("lokr"), {}, r"make a kernel that does not fit img_in"),
         (PAIR, {"lora_adapter_metadata": "[]"}, r"lora_adapter_metadata"),

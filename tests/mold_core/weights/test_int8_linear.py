@@ -59,6 +59,15 @@ def test_products_are_those_of_comfy_kitchen(
     assert (out.float() - expected).norm() / expected.norm() < 0.005
 
 
+@pytest.mark.parametrize("compile", ["on", "off"])
+def test_no_inputs_give_no_results(cache: Path, compile: str) -> None:
+    weight = int8_weight(6, 16, 16)
+    product = int8_product("cpu", compile=compile, cache_dir=cache)  # type: ignore[arg-type]
+    assert product is not None
+    assert product(torch.ones(0, 16), weight.data, weight.scale, 16, None).shape == (0, 6)
+    assert PackedLinear(weight)(torch.ones(2, 0, 16)).shape == (2, 0, 6)
+
+
 def rotated_largest(x: Tensor, group: int) -> Tensor:
     numbers = x.float()
     return (rotated(numbers, group) if group else numbers).abs().max()
