@@ -19,7 +19,7 @@ class Authorization:
         self._schemes: list[tuple[re.Pattern[str], Scheme]] = [(re.compile("/v1/.*", re.DOTALL), "bearer")]
         for route in routes:
             if route.scheme is not None:
-                self._schemes.append((_pattern(route.path), route.scheme))
+                self._schemes.append((_pattern(route), route.scheme))
 
     def key_of(self, path: str, header: str | None) -> str | None:
         """Return the key; None without one, and for a path or a scheme where the header does not count."""
@@ -32,9 +32,13 @@ class Authorization:
         return None
 
 
-def _pattern(path: str) -> re.Pattern[str]:
-    fixed = re.split(r"{\w+}", path)
-    return re.compile("[^/]+".join(map(re.escape, fixed)))
+def _pattern(route: Route) -> re.Pattern[str]:
+    """Return the pattern of the paths of a route; the parameter `rest` may contain slashes."""
+    fixed, *pairs = re.split(r"{(\w+)}", route.path)
+    pattern = re.escape(fixed)
+    for name, text in zip(pairs[::2], pairs[1::2], strict=True):
+        pattern += (".+" if name == route.rest else "[^/]+") + re.escape(text)
+    return re.compile(pattern)
 
 
 def _password(credentials: str) -> str | None:

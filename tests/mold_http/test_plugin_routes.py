@@ -22,6 +22,7 @@ from mold_core import hookimpl
 from mold_core.testing import FakePlugin, engine_with, sketch_model
 from mold_core.wire.fields import wire_field
 from mold_http import JSON, ResponseSpec, Route, check_routes, read_json, respond_json
+from mold_http.guard.authorization import Authorization
 from mold_http.openapi import document
 from mold_http.plugin_routes import all_routes
 from mold_http.routes.table import ROUTES
@@ -85,6 +86,14 @@ def test_a_route_of_a_plugin_is_guarded_and_documented(inside: InsideServer) -> 
     validate(served)
     assert served["paths"]["/greetings"]["post"]["security"] == [{"key": []}, {"basic": []}]
     assert served["components"]["schemas"]["Greeting"]["required"] == ["name"]
+
+
+def test_the_scheme_of_a_route_counts_for_all_its_paths() -> None:
+    route = attrs.evolve(GREET, path="/greetings/{id}/files/{name}", rest="name")
+    key_of = Authorization([route]).key_of
+    assert key_of("/greetings/a/files/b/c.png", basic("me", "a-key")) == "a-key"
+    assert key_of("/greetings/a/b/files/c.png", basic("me", "a-key")) is None
+    assert key_of("/greetings/a/files/", basic("me", "a-key")) is None
 
 
 @pytest.mark.parametrize(
