@@ -111,7 +111,7 @@ class Tools:
         )
         result, files = await self._result(request, progress)
         video = result.video
-        shown = [image_content(video.thumbnail, "png")] if video.thumbnail else []
+        shown = [await _in_thread(image_content, video.thumbnail, "png")] if video.thumbnail else []
         words = f"{video.frames} frames at {video.fps} a second, {video.width}x{video.height}, seed {result.seed_used}"
         return [*shown, *map(link_to, files), text(words if files else f"{words}; there is no gallery to keep it")]
 
