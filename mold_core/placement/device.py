@@ -1,4 +1,4 @@
-"""The devices of this machine and what fits on them."""
+"""The devices of this machine and their memory."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ _SHARE_OF_FREE = 0.9
 
 @attrs.frozen(kw_only=True)
 class DeviceInfo:
-    """A device by its maker's name, and its memory in bytes, whoever uses it; 0 where it is not known.
+    """A device with its product name, and its memory in bytes, used by any process; 0 if unknown.
 
-    `available_bytes` is what a model could take if those that are loaded were dropped. `capability` is CUDA's.
+    `available_bytes` is the memory that a model could use if the loaded models were unloaded. `capability` is the CUDA
+    compute capability.
     """
 
     name: str
@@ -47,20 +48,20 @@ class DeviceInfo:
 
 @attrs.frozen(kw_only=True)
 class DeviceMemory:
-    """Memory of a device in bytes: all of it, and what models could get now."""
+    """Memory of a device in bytes: the total, and what models could use now."""
 
     total_bytes: int
     available_bytes: int
 
 
-# Device files of NVIDIA's and AMD's drivers, and of Windows' GPU under Linux. Without one of them there is no GPU.
+# Device files of the NVIDIA and AMD drivers, and of the GPU in WSL. Without any of them, there is no GPU.
 _LINUX_GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
 
 def choose_device(settings: Settings) -> str:
     """Return the kind of device to use: cuda, mps or cpu.
 
-    torch takes seconds to import, so it is asked only where there may be something to choose.
+    Importing torch takes seconds, so this imports it only if there may be more than one choice.
     """
     if settings.device == "cpu" or (settings.device == "auto" and not _may_have_gpu()):
         return "cpu"
@@ -75,7 +76,7 @@ def choose_device(settings: Settings) -> str:
     has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if settings.device != "auto":
         if not has[settings.device]:
-            present = ", ".join(name for name, there in has.items() if there)
+            present = ", ".join(name for name, available in has.items() if available)
             raise SettingsError(
                 f"device {settings.device!r} is not available", field="device", hint=f"this machine has: {present}"
             )
@@ -86,9 +87,9 @@ def choose_device(settings: Settings) -> str:
 def choose_devices(settings: Settings) -> tuple[str, ...]:
     """Return the names of the devices to use, at least one.
 
-    They are torch names, with the number of every GPU, so that each has one name everywhere. Several workers on the CPU
-    are ``cpu:0``, ``cpu:1``, … and `torch_name` says what torch calls them. Raises SettingsError for a GPU that is not
-    here.
+    The names are torch names that include the number of every GPU, so that each device has one name everywhere. Several
+    workers on the CPU are ``cpu:0``, ``cpu:1``, …, which `torch_name` converts to the torch name. Raises SettingsError
+    for a GPU that does not exist.
     """
     device = choose_device(settings)
     if device == "cpu" and settings.cpu_workers > 1:
@@ -107,9 +108,9 @@ def choose_devices(settings: Settings) -> tuple[str, ...]:
 
 
 def torch_name(device: str, home: str = "cuda:0") -> str:
-    """Return the one name under which torch and every budget know a device.
+    """Return the unique torch name of a device, which is also the key of its memory budget.
 
-    All workers on the CPU share one. ``cuda`` without a number is the GPU of `home`, or else the first.
+    All workers on the CPU share one name. ``cuda`` without a number is the GPU of `home`, or else the first GPU.
     """
     if device == "cuda":
         return home if home.startswith("cuda:") else "cuda:0"
@@ -117,9 +118,10 @@ def torch_name(device: str, home: str = "cuda:0") -> str:
 
 
 def use_device(device: str) -> None:
-    """Make a GPU the one that this thread computes on where it names none; each thread has its own.
+    """Set the default GPU of this thread, for code that names no GPU number; each thread has its own default.
 
-    Without it, code that only says "cuda" makes a context of half a gigabyte on the first GPU, whosever that is.
+    Without it, code that uses plain "cuda" creates a context of half a gigabyte on the first GPU, even if another
+    worker uses that one.
     """
     if device.startswith("cuda"):
         import torch
@@ -128,7 +130,7 @@ def use_device(device: str) -> None:
 
 
 def capability_of(device: str) -> tuple[int, int] | None:
-    """Return the compute capability of a GPU; None for other devices. Only for the process that computes on it."""
+    """Return the compute capability of a GPU; None for other devices. Call it only in the process that uses the GPU."""
     if not device.startswith("cuda"):
         return None
     import torch
@@ -137,7 +139,7 @@ def capability_of(device: str) -> tuple[int, int] | None:
 
 
 def budget_bytes(settings: Settings, device: str, total_bytes: int | None = None) -> int:
-    """Return how much memory models may take on the device, in bytes; it has `total_bytes`, which else is asked for."""
+    """Return the memory in bytes that models may use on a device. `total_bytes` is its total memory; None: measure."""
     if settings.memory_budget_gb is not None:
         return int(settings.memory_budget_gb * 1e9)
     if total_bytes is None:
@@ -146,24 +148,24 @@ def budget_bytes(settings: Settings, device: str, total_bytes: int | None = None
 
 
 def device_memory(device: str) -> DeviceMemory:
-    """Return the memory of a device as it is now. Only for the process that computes on it: CUDA is asked."""
+    """Return the current memory of a device. Call it only in the process that uses the GPU, because it calls CUDA."""
     if device.startswith("cuda"):
         import torch
 
         free, total = torch.cuda.mem_get_info(device)
-        # torch keeps what it has freed for itself; it is as good as free.
+        # torch caches freed memory for itself, so the cache counts as free.
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return DeviceMemory(total_bytes=int(total), available_bytes=int(free) + cached)
     return DeviceMemory(total_bytes=physical_bytes(), available_bytes=int(available_bytes() * _SHARE_OF_FREE))
 
 
 def free_bytes(device: str) -> int:
-    """Return how much memory of a device is free now, in bytes; what the system could take back counts as free."""
+    """Return the free memory of a device in bytes; memory that the system can reclaim counts as free."""
     return device_memory(device).available_bytes
 
 
 def device_info(device: str) -> DeviceInfo:
-    """Return the name and the memory of a device. Only for the process that computes on it."""
+    """Return the name and the memory of a device. Call it only in the process that uses the device."""
     memory = device_memory(device)
     if device.startswith("cuda"):
         import torch

@@ -1,4 +1,4 @@
-"""Where the parts of models go: what a request or config.toml says, held against the devices that are here."""
+"""The devices of a model's components: resolves the placement of a request or config.toml to existing devices."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from mold_core.wire.convert import from_json, to_json
 
 __all__ = ["WHOLE_MODEL", "PlacedModel", "Placements", "gpu_number", "placed"]
 
-# In `ModelSpec.devices`: where a model is that is not divided, and the parts of others that nothing is said of.
+# A key of `ModelSpec.devices`: the device of an undivided model, and of components without a device of their own.
 WHOLE_MODEL = "model"
 
 
 @attrs.frozen(kw_only=True)
 class PlacedModel:
-    """A model with its devices, and the device whose worker has to run it (None: any)."""
+    """A model with its devices, and the device whose worker must run it (None: any)."""
 
     spec: ModelSpec
     device: str | None = None
@@ -33,84 +33,85 @@ class PlacedModel:
 def placed(
     spec: ModelSpec, family: ModelFamily, placement: DevicePlacement | None, pool: Callable[[], Sequence[str]]
 ) -> PlacedModel:
-    """Return a model placed as asked for. `pool` gives the devices that workers run on, by their torch names.
+    """Return a model with the devices of a placement. `pool` returns the torch names of the workers' devices.
 
-    Raises ValidationError for a GPU that no worker has, for several, and for parts that the family does not place.
+    Raises ValidationError for a GPU that no worker has, for several GPUs, and for components that the family does not
+    place.
     """
-    wanted = {} if placement is None else placement.named()
-    if not wanted:
+    requested = {} if placement is None else placement.named()
+    if not requested:
         return PlacedModel(spec=spec)
     devices = tuple(pool())
-    pinned = _worker_device(wanted, devices)
-    home = pinned or _common_device(devices)
-    places = {path.removeprefix("advanced."): ref for path, ref in wanted.items()}
-    targets = {name: home if ref.kind == "gpu" else "cpu" for name, ref in places.items()}
-    _refuse_unknown_parts(spec, family, places, targets, home)
+    worker_device = _worker_device(requested, devices)
+    home = worker_device or _common_device(devices)
+    refs = {path.removeprefix("advanced."): ref for path, ref in requested.items()}
+    targets = {name: home if ref.kind == "gpu" else "cpu" for name, ref in refs.items()}
+    _refuse_unknown_components(spec, family, refs, targets, home)
     if home == "cpu":
-        return PlacedModel(spec=spec)  # everything is there anyhow
+        return PlacedModel(spec=spec)  # everything is on the CPU already
     if all(targets.get(name) == "cpu" for name in SHARED_COMPONENTS):
         targets[WHOLE_MODEL] = "cpu"
-    return PlacedModel(spec=attrs.evolve(spec, devices=targets), device=pinned)
+    return PlacedModel(spec=attrs.evolve(spec, devices=targets), device=worker_device)
 
 
 def gpu_number(device: str) -> int | None:
-    """Return the number by which a device is asked for as a GPU; None for a processor."""
+    """Return the GPU number of a device, as placements use it; None for a CPU."""
     if device.startswith("cpu"):
         return None
     number = device.partition(":")[2]
     return int(number) if number else 0
 
 
-def _worker_device(wanted: Mapping[str, DeviceRef], pool: Sequence[str]) -> str | None:
-    """Return the one GPU that is asked for, by its torch name. Raises ValidationError."""
-    path, ref = next(((path, ref) for path, ref in wanted.items() if ref.kind == "gpu"), (None, None))
+def _worker_device(requested: Mapping[str, DeviceRef], pool: Sequence[str]) -> str | None:
+    """Return the torch name of the one requested GPU, if any. Raises ValidationError."""
+    path, ref = next(((path, ref) for path, ref in requested.items() if ref.kind == "gpu"), (None, None))
     if ref is None:
         return None
-    for where, other in wanted.items():
+    for other_path, other in requested.items():
         if other.kind == "gpu" and other.ordinal is None:
             raise ValidationError(
-                f"placement.{where}.ordinal is required with kind gpu", field=f"placement.{where}.ordinal"
+                f"placement.{other_path}.ordinal is required with kind gpu", field=f"placement.{other_path}.ordinal"
             )
-    words = sorted({other.word for other in wanted.values() if other.kind == "gpu"})
+    words = sorted({other.word for other in requested.values() if other.kind == "gpu"})
     if len(words) > 1:
         raise ValidationError(
             f"multi-GPU worker mode only supports placement on one GPU ordinal per request; got {', '.join(words)}",
             field="placement",
         )
-    here = {gpu_number(device): device for device in pool}
-    here.pop(None, None)
-    if ref.ordinal not in here:
+    available = {gpu_number(device): device for device in pool}
+    available.pop(None, None)
+    if ref.ordinal not in available:
         raise ValidationError(
-            f"{ref.word} is not available in this server's worker pool [{', '.join(map(str, here))}]",
+            f"{ref.word} is not available in this server's worker pool [{', '.join(map(str, available))}]",
             field=f"placement.{path}",
             value=ref.word,
-            hint=None if here else "models run on the CPU here: use cpu or auto",
+            hint=None if available else "models run on the CPU here: use cpu or auto",
         )
-    return here[ref.ordinal]
+    return available[ref.ordinal]
 
 
 def _common_device(pool: Sequence[str]) -> str:
-    """Return ``cpu`` where all workers are on the processor, else what stands for any GPU."""
+    """Return ``cpu`` if all workers run on the CPU, else ``gpu``, which stands for any GPU."""
     return "cpu" if all(device.startswith("cpu") for device in pool) else "gpu"
 
 
-def _refuse_unknown_parts(
+def _refuse_unknown_components(
     spec: ModelSpec,
     family: ModelFamily,
-    places: Mapping[str, DeviceRef],
+    refs: Mapping[str, DeviceRef],
     targets: Mapping[str, str],
     home: str,
 ) -> None:
-    own = family.placement_components
-    for name in places:
-        if name not in (own or SHARED_COMPONENTS):
+    declared = family.placement_components
+    for name in refs:
+        if name not in (declared or SHARED_COMPONENTS):
             raise ValidationError(
                 f"{spec.name} has no part {name!r} to place",
                 field=f"placement.advanced.{name}",
-                hint=f"its parts are {', '.join(own or SHARED_COMPONENTS)}",
+                hint=f"its parts are {', '.join(declared or SHARED_COMPONENTS)}",
             )
-    elsewhere = [name for name in places if targets[name] != home]
-    if not own and elsewhere and len({targets.get(name, home) for name in SHARED_COMPONENTS}) > 1:
+    elsewhere = [name for name in refs if targets[name] != home]
+    if not declared and elsewhere and len({targets.get(name, home) for name in SHARED_COMPONENTS}) > 1:
         raise ValidationError(
             f"{spec.name} is placed as a whole only: its family does not divide it over devices",
             field="placement",
@@ -119,10 +120,10 @@ def _refuse_unknown_parts(
 
 
 class Placements:
-    """The placements of models that config.toml has, by full name. Methods may be called from any thread."""
+    """The placements of models in config.toml, by full name. Methods may be called from any thread."""
 
     def __init__(self, settings: Settings) -> None:
-        """Read them. Raises SettingsError that names the model."""
+        """Read the placements from the settings. Raises SettingsError that names the model."""
         self._path = settings.config_path
         self._lock = threading.Lock()
         self._by_model = {
@@ -132,13 +133,13 @@ class Placements:
         }
 
     def get(self, name: str) -> DevicePlacement | None:
-        """Return what is said of a model."""
+        """Return the placement of a model, if it has one."""
         return self._by_model.get(name)
 
     def put(self, name: str, placement: DevicePlacement | None) -> None:
-        """Write down where a model is to be from now on; None: nothing is said of it any more.
+        """Set the placement of a model in config.toml; None removes it.
 
-        Raises SettingsError or OutputError where config.toml cannot be changed; nothing changes then.
+        Raises SettingsError or OutputError if config.toml cannot be changed; the placement then stays as it was.
         """
         with self._lock:
             change_table(self._path, ("models", name, "placement"), None if placement is None else to_json(placement))
@@ -151,5 +152,5 @@ class Placements:
         try:
             return from_json(DevicePlacement, table, strict_keys=True)
         except ValidationError as error:
-            where = f"models.{name!r} placement"
-            raise SettingsError("%s: %s: %s", self._path, where, error, field=f"models.{name}.placement") from None
+            table_name = f"models.{name!r} placement"
+            raise SettingsError("%s: %s: %s", self._path, table_name, error, field=f"models.{name}.placement") from None

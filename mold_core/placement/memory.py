@@ -1,4 +1,4 @@
-"""How a model is to be held in memory here: what the settings ask for, what room there is now, and the plan of both."""
+"""Plans how a model is held in memory, from the settings and the memory that is available now."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ _DEVICE = re.compile(r"(?:cpu|mps|(?:cuda|gpu)(?::\d{1,2})?)")
 class MemoryReport:
     """Whether a model fits into the memory of this machine.
 
-    `room`: what it may take, in bytes by device. `needs`: for each strategy the most that it takes, likewise. `chosen`:
-    how it would be held, or None where it cannot be, and then `problem` says why.
+    `room`: the available memory, in bytes by device. `needs`: for each strategy, the peak memory in bytes by device.
+    `chosen`: the strategy that would be used, or None if the model does not fit; then `problem` says why.
     """
 
     parts: tuple[ModelComponent, ...]
@@ -63,7 +63,7 @@ class MemoryReport:
     problem: str | None
 
     def fits(self, strategy: Strategy) -> bool:
-        """Say whether the model can be held so."""
+        """Return whether the model fits into memory with a strategy."""
         return all(
             size_bytes <= self.room.get(device, size_bytes) for device, size_bytes in self.needs[strategy].items()
         )
@@ -77,43 +77,45 @@ def memory_report(
     plugins: InstalledPlugins,
     known: Mapping[str, DeviceInfo] | None = None,
 ) -> MemoryReport | None:
-    """Return whether a model, downloaded or not, fits here; None where its family does not tell its parts.
+    """Return whether a model, downloaded or not, fits into memory; None if its family does not report components.
 
-    `known` is what workers have told of their devices. CUDA is not asked: that would make a context in this process.
+    `known` holds the devices as their workers reported them. With worker processes, memory is not queried through
+    CUDA, because that would create a context in this process.
     """
-    seen = _Outside(known or {}, may_ask_torch=settings.executor == "inline")
-    device = max(map(torch_name, choose_devices(settings)), key=seen.available_bytes)
-    context = load_context(settings, plugins, device, memory_of=seen.memory, capability_of=seen.capability)
-    parts = tuple(family.components(spec, store.files_of(spec), context))
-    if not parts:
+    devices = _OutsideView(known or {}, may_ask_torch=settings.executor == "inline")
+    device = max(map(torch_name, choose_devices(settings)), key=devices.available_bytes)
+    context = load_context(settings, plugins, device, memory_of=devices.memory, capability_of=devices.capability)
+    components = tuple(family.components(spec, store.files_of(spec), context))
+    if not components:
         return None
     chosen, problem = None, None
     try:
-        chosen = plan_memory(parts, context.available_bytes, context.memory_policy.strategy, model=spec.name).strategy
+        policy = context.memory_policy
+        chosen = plan_memory(components, context.available_bytes, policy.strategy, model=spec.name).strategy
     except InsufficientMemoryError as error:
         problem = str(error)
     return MemoryReport(
-        parts=parts,
+        parts=components,
         room={
-            part.device: context.available_bytes[part.device]
-            for part in parts
-            if part.device in context.available_bytes
+            component.device: context.available_bytes[component.device]
+            for component in components
+            if component.device in context.available_bytes
         },
-        needs={strategy: needed_bytes(parts, strategy) for strategy in STRATEGIES},
+        needs={strategy: needed_bytes(components, strategy) for strategy in STRATEGIES},
         chosen=chosen,
         problem=problem,
     )
 
 
 @attrs.frozen
-class _Outside:
-    """What is known of devices in a process that does not compute on them: by its workers, or by NVML."""
+class _OutsideView:
+    """The devices as a process sees them that does not compute on them: from its workers or from NVML."""
 
     known: Mapping[str, DeviceInfo]
     may_ask_torch: bool
 
     def memory(self, device: str) -> DeviceMemory | None:
-        """Return the memory of a device; None where there is no telling."""
+        """Return the memory of a device; None if unknown."""
         info = self.known.get(device)
         if info is not None and info.available_bytes:
             return DeviceMemory(total_bytes=info.memory_total_bytes, available_bytes=info.available_bytes)
@@ -125,12 +127,12 @@ class _Outside:
         return device_memory(device) if self.may_ask_torch else None
 
     def available_bytes(self, device: str) -> int:
-        """Return what a model could take of a device; 0 where there is no telling."""
+        """Return the memory of a device that is available to a model, in bytes; 0 if unknown."""
         memory = self.memory(device)
         return 0 if memory is None else memory.available_bytes
 
     def capability(self, device: str) -> tuple[int, int] | None:
-        """Return the compute capability of a GPU; None where there is no telling."""
+        """Return the compute capability of a GPU; None if unknown."""
         if not device.startswith("cuda"):
             return None
         info = self.known.get(device)
@@ -149,9 +151,9 @@ def _number(device: str) -> int:
 def memory_policy_of(
     settings: Settings, plugins: InstalledPlugins, placed: Mapping[str, str] | None = None, device: str = "cuda:0"
 ) -> MemoryPolicy:
-    """Return what the settings ask for about memory; devices that a model is `placed` on go before those they name.
+    """Return the memory policy of the settings; devices in `placed` have priority over those of the settings.
 
-    `settings` are those that `plugins` have read. ``cuda`` without a number is `device` if that is a GPU, else the
+    `settings` must include the values of `plugins`. ``cuda`` without a number is `device` if that is a GPU, else the
     first GPU.
 
     Raises SettingsError naming the setting.
@@ -190,20 +192,20 @@ def load_context(
     memory_of: Callable[[str], DeviceMemory | None] = device_memory,
     capability_of: Callable[[str], tuple[int, int] | None] = capability_of,
 ) -> LoadContext:
-    """Return the context in which a model is loaded on a device now.
+    """Return the context for loading a model on a device now.
 
-    `held_bytes` is what models hold there that would be dropped to make room; `placed` are the devices that were asked
-    for, by parts. Of a device whose memory cannot be told, a model may take what it wants.
+    `held_bytes` is the memory of loaded models on the device, which can be unloaded; `placed` maps components to their
+    requested devices. The memory of a device is unlimited if it cannot be determined.
     """
     settings = plugins.read_settings(settings)
     policy = memory_policy_of(settings, plugins, placed, device)
     memory = {name: memory_of(name) for name in (device, *sorted({*policy.devices.values(), "cpu"} - {device}))}
-    room = {name: found.available_bytes for name, found in memory.items() if found is not None}
-    here = memory[device]
+    available = {name: state.available_bytes for name, state in memory.items() if state is not None}
+    own = memory[device]
     if settings.memory_budget_gb is not None:
-        room[device] = budget_bytes(settings, device, 0)
-    elif here is not None:
-        room[device] = min(budget_bytes(settings, device, here.total_bytes), here.available_bytes + held_bytes)
+        available[device] = budget_bytes(settings, device, 0)
+    elif own is not None:
+        available[device] = min(budget_bytes(settings, device, own.total_bytes), own.available_bytes + held_bytes)
     capabilities = {name: capability_of(name) for name in memory}
     return LoadContext(
         device=device,
@@ -217,25 +219,25 @@ def load_context(
         attention=settings.attention,
         cuda_graphs=settings.cuda_graphs,
         memory_policy=policy,
-        available_bytes=room,
-        capabilities={name: found for name, found in capabilities.items() if found is not None},
+        available_bytes=available,
+        capabilities={name: capability for name, capability in capabilities.items() if capability is not None},
         settings={**settings.plugin_defaults, **settings.plugin_values},
     )
 
 
 def plan_for(family: ModelFamily, spec: ModelSpec, files: LocalFiles, context: LoadContext) -> MemoryPlan | None:
-    """Return how a model is to be held in memory, or None where the family does not tell its parts.
+    """Return the memory plan of a model, or None if the family does not report components.
 
-    Raises InsufficientMemoryError where it does not fit in any way, or not in the one that is asked for.
+    Raises InsufficientMemoryError if no strategy fits, or if the requested one does not.
     """
-    parts = tuple(family.components(spec, files, context))
-    return (
-        plan_memory(parts, context.available_bytes, context.memory_policy.strategy, model=spec.name) if parts else None
-    )
+    components = tuple(family.components(spec, files, context))
+    if not components:
+        return None
+    return plan_memory(components, context.available_bytes, context.memory_policy.strategy, model=spec.name)
 
 
 def spec_for(spec: ModelSpec, requests: Sequence[GenerateRequest]) -> ModelSpec:
-    """Return a model whose default size is at least that of each request: memory is planned for it."""
+    """Return a model whose default size is at least that of each request, because memory is planned for that size."""
     largest = max((attrs.evolve(spec.defaults, **_size(request)) for request in requests), key=_pixels, default=None)
     if largest is None or _pixels(largest) <= _pixels(spec.defaults):
         return spec
@@ -243,7 +245,7 @@ def spec_for(spec: ModelSpec, requests: Sequence[GenerateRequest]) -> ModelSpec:
 
 
 def pixels_of(spec: ModelSpec) -> int:
-    """Return how many pixels all frames of a model's default size have together."""
+    """Return the number of pixels of all frames at a model's default size."""
     return _pixels(spec.defaults)
 
 
@@ -257,14 +259,14 @@ def _pixels(size: ModelDefaults) -> int:
 
 
 def explained(plan: MemoryPlan, device: str, name: str) -> str | None:
-    """Return, in a sentence, why a model is not held in memory as a whole; None where it is, or was asked not to be."""
+    """Return a sentence on why a model is not loaded as a whole; None if it is, or if the user chose the strategy."""
     if plan.strategy == "eager" or plan.requested:
         return None
     how = "part by part" if plan.strategy == "sequential" else "part by part and block by block, which is slower"
     whole = needed_bytes(plan.components, "eager").get(device, 0)
     return (
-        f"{name} is brought into memory {how}: as a whole it needs {in_words(whole)}, "
-        f"and there is room for {in_words(plan.available_bytes.get(device, 0))} (mold info {name})"
+        f"{name} is loaded {how}: as a whole it needs {in_words(whole)}, "
+        f"and {in_words(plan.available_bytes.get(device, 0))} are available (mold info {name})"
     )
 
 

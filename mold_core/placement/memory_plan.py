@@ -1,11 +1,12 @@
-"""Which components of a model are in memory when: three strategies, what each needs, and the first that fits.
+"""Plans when the components of a model are in memory: three strategies, the memory of each, and the first that fits.
 
 - ``eager``: all components stay in memory.
-- ``sequential``: a component is loaded when it is used, and dropped before the next one is loaded.
+- ``sequential``: a component is loaded when it is used, and unloaded before the next one is loaded.
 - ``offload``: as sequential, and components that can be streamed have only a few blocks on the device at a time.
 
-Nothing here knows a model family or imports torch. Families report the size of their components (`ModelComponent`),
-measured from the headers of the files, the engine reports the available memory, and `plan_memory` compares.
+This module depends on no model family and does not import torch. Families report the size of their components
+(`ModelComponent`), measured from the headers of the files; the engine reports the available memory; `plan_memory`
+compares the two.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ __all__ = ["STRATEGIES", "MemoryPlan", "MemoryPolicy", "ModelComponent", "Strate
 
 Strategy = Literal["eager", "sequential", "offload"]
 
-# From the fastest, which needs most, to the slowest.
+# From the fastest, which needs the most memory, to the slowest.
 STRATEGIES: tuple[Strategy, ...] = ("eager", "sequential", "offload")
 
 
@@ -32,10 +33,10 @@ STRATEGIES: tuple[Strategy, ...] = ("eager", "sequential", "offload")
 class ModelComponent:
     """A component of a model, loaded as a whole: a text encoder, a transformer, an autoencoder.
 
-    `size_bytes`: its weights in memory on `device` (a torch device name). `working_bytes`: what computing with it takes
-    in addition, for one request of the planned size. `together`: the most requests of a batch that it computes at once;
-    None means all of them. `streamed_bytes`: what its weights take on the device when they are streamed block by block;
-    None if they cannot be. `files`: the files that it is loaded from.
+    `size_bytes`: its weights in memory on `device` (a torch device name). `working_bytes`: the additional memory of
+    computing one request of the planned size. `together`: the maximum number of requests of a batch that it computes
+    simultaneously; None means all of them. `streamed_bytes`: the memory of its weights on the device when they are
+    streamed block by block; None if they cannot be streamed. `files`: the files that it is loaded from.
     """
 
     name: str
@@ -47,13 +48,13 @@ class ModelComponent:
     together: int | None = None
 
     def working_bytes_for(self, requests: int) -> int:
-        """Return what computing a batch takes in addition to the weights."""
+        """Return the memory in bytes that computing a batch needs in addition to the weights."""
         return self.working_bytes * (requests if self.together is None else min(requests, self.together))
 
 
 @attrs.frozen(kw_only=True)
 class MemoryPolicy:
-    """What the user requested about memory; mold chooses the rest by what fits.
+    """The user's choices about memory; mold chooses the rest so that the model fits.
 
     `devices` maps names of components, or of groups of them, to torch device names; a family declares the names.
     `variants` maps names of components to the tag of the file to use if there are several (``{"encoder": "q8"}``).
@@ -71,10 +72,10 @@ class MemoryPolicy:
 @renamed_fields(parts="components", part="component", room="available_bytes", asked="requested")
 @attrs.frozen(kw_only=True)
 class MemoryPlan:
-    """How a model is held in memory. `available_bytes` is what it may take, in bytes by device.
+    """How a model is held in memory. `available_bytes` is the memory it may use, in bytes by device.
 
-    `requested` means that the user requested the strategy, which is then followed exactly. Otherwise the components of
-    a sequential plan stay in memory for as long as they fit.
+    `requested` means that the user requested the strategy, which is then followed exactly. Otherwise, the components of
+    a sequential plan stay in memory as long as they fit.
     """
 
     strategy: Strategy
@@ -94,12 +95,12 @@ class MemoryPlan:
         return self.strategy == "offload" and self.component(name).streamed_bytes is not None
 
     def held_bytes(self, name: str) -> int:
-        """Return what the weights of a component take on its device while it is used."""
+        """Return the memory in bytes of a component's weights on its device while it is used."""
         component = self.component(name)
         return component.streamed_bytes or 0 if self.streams(name) else component.size_bytes
 
     def keep_bytes(self, device: str) -> int:
-        """Return how many bytes of components may stay on a device after they were used."""
+        """Return how many bytes of components may stay on a device after use."""
         if self.strategy == "eager":
             return sys.maxsize
         if self.requested:
@@ -108,17 +109,17 @@ class MemoryPlan:
         return max(0, self.available_bytes.get(device, 0) - working)
 
     def spare_bytes(self, device: str) -> int:
-        """Return the memory of a device that is left when all is loaded; 0 if not everything may be loaded at once."""
+        """Return the memory in bytes left on a device when all is loaded; 0 if the plan never loads everything."""
         if self.strategy != "eager" or device not in self.available_bytes:
             return 0
         return max(0, self.available_bytes[device] - self.peak_bytes(device))
 
     def peak_bytes(self, device: str) -> int:
-        """Return the most that the plan takes on a device, weights and working memory."""
+        """Return the peak memory of the plan on a device in bytes: weights and working memory."""
         return needed_bytes(self.components, self.strategy).get(device, 0)
 
     def most_together(self, requests: int) -> int:
-        """Return how many of so many requests fit into memory in one batch; at least one."""
+        """Return how many of this number of requests fit into memory in one batch; at least one."""
         fitting = (
             count
             for count in range(requests, 1, -1)
@@ -134,9 +135,9 @@ class MemoryPlan:
 def needed_bytes(
     components: Sequence[ModelComponent], strategy: Strategy, *, requests: int = 1, at_once: int = 1
 ) -> dict[str, int]:
-    """Return the most that a model takes under a strategy, in bytes by device.
+    """Return the peak memory of a model under a strategy, in bytes by device.
 
-    `requests` is how many are computed in a batch, `at_once` how many components compute at the same time.
+    `requests` is the number of requests in a batch, `at_once` the number of components that compute at the same time.
     """
     needed: dict[str, int] = {}
     for device in dict.fromkeys(component.device for component in components):
@@ -160,9 +161,9 @@ def plan_memory(
     *,
     model: str = "the model",
 ) -> MemoryPlan:
-    """Return the fastest plan that fits into `available_bytes` (by device; one without an entry has no limit).
+    """Return the fastest plan that fits into `available_bytes` (by device; a device without an entry has no limit).
 
-    With `requested` only that strategy is considered. Raises InsufficientMemoryError, which says what is needed.
+    With `requested`, only that strategy is considered. Raises InsufficientMemoryError, which says how much is needed.
     """
     for strategy in STRATEGIES if requested is None else (requested,):
         needed = needed_bytes(components, strategy)
@@ -182,7 +183,7 @@ def _weight_bytes(component: ModelComponent, strategy: Strategy) -> int:
 
 
 def _largest(sizes: Sequence[int], count: int) -> int:
-    """Return the sum of the largest numbers, `count` of them."""
+    """Return the sum of the `count` largest numbers."""
     return sum(sorted(sizes, reverse=True)[:count])
 
 
@@ -204,7 +205,7 @@ def _too_large(
         f"{size_bytes / 1e9:.1f} GB on {device}, where the budget is {available_bytes[device] / 1e9:.1f} GB"
         for device, size_bytes in over.items()
     )
-    way_out = (
+    hint = (
         "let mold choose how it is held in memory (leave the strategy out)"
         if requested is not None and requested != STRATEGIES[-1]
         else "use a smaller tag (mold list) or a smaller size, or raise MOLD_MEMORY_BUDGET_GB"
@@ -215,5 +216,5 @@ def _too_large(
         else f"model {model!r} with strategy {strategy} needs {needs}",
         field="model",
         value=model,
-        hint=way_out,
+        hint=hint,
     )

@@ -1,7 +1,7 @@
-"""NVIDIA's management library: memory and capability of a GPU, without a CUDA context in this process.
+"""NVIDIA's management library (NVML): memory and capability of a GPU, without a CUDA context in this process.
 
-A context takes a third to half of a gigabyte on the device for as long as the process lives. Names of functions and
-layouts of structures are those of nvml.h.
+A context takes a third to half of a gigabyte on the device for the lifetime of the process. Function names and
+structure layouts are those of nvml.h.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LIBRARY = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"
 
 @attrs.frozen(kw_only=True)
 class GpuState:
-    """Memory of a GPU in bytes, whoever uses it, and its compute capability."""
+    """Memory of a GPU in bytes, used by any process, and its compute capability."""
 
     free_bytes: int
     total_bytes: int
@@ -33,9 +33,9 @@ class _Memory(ctypes.Structure):
 
 
 def gpu_state(number: int) -> GpuState | None:
-    """Return the state of the GPU that CUDA knows by a number; None where the library is not there or fails.
+    """Return the state of the GPU with a CUDA number; None if the library is missing or fails.
 
-    CUDA_VISIBLE_DEVICES is followed. On machines with GPUs of several models, CUDA counts as NVML does only with
+    Respects CUDA_VISIBLE_DEVICES. On machines with different GPU models, CUDA numbers the GPUs like NVML only with
     CUDA_DEVICE_ORDER=PCI_BUS_ID.
     """
     library = _library()

@@ -1,4 +1,4 @@
-"""API keys as MOLD_API_KEY gives them: one, several with commas, or ``@file`` with one a line."""
+"""API keys from MOLD_API_KEY: one key, several separated by commas, or ``@file`` with one key per line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAX_FILE_BYTES = 1024 * 1024
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
 _COMMENT = re.compile(r"(^|\s)#.*")
 
-# A byte order mark says how the rest of a file is encoded. The longer ones come first: UTF-32's begins like UTF-16's.
+# Byte order marks and their encodings. UTF-32 comes before UTF-16, because its mark begins like that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -27,11 +27,11 @@ _MARKS = (
 
 
 def read_api_keys(setting: str | None) -> tuple[str, ...]:
-    """Return the keys that MOLD_API_KEY names; none where it is not set.
+    """Return the keys in MOLD_API_KEY; none if it is not set.
 
-    In a file, blank lines do not count, nor does what follows a ``#`` at the start of a line or after a space.
-    Raises SettingsError for a setting or a file without any key, since a server that is meant to be locked must not
-    start open, and for what cannot be read, with the number of the line.
+    In a file, blank lines are ignored, and so is a comment: ``#`` at the start of a line or after a space. Raises
+    SettingsError for a setting or a file without any key, because a server that is meant to be locked must not start
+    open; and for a file that cannot be read, with the number of the line.
     """
     if not setting:
         return ()
@@ -43,7 +43,7 @@ def read_api_keys(setting: str | None) -> tuple[str, ...]:
         raise SettingsError(
             "MOLD_API_KEY is set, and holds no key",
             field="api_key",
-            hint="give a key, or leave it out to run without keys",
+            hint="set a key, or unset the variable to run without keys",
         )
     for number, key in enumerate(keys, start=1):
         _check(key, f"key {number} of MOLD_API_KEY")
@@ -82,7 +82,7 @@ def _decoded(data: bytes, name: str) -> str:
 
 
 def _check(key: str, where: str) -> None:
-    """Raise SettingsError for a key that no client could send in a header."""
+    """Raise SettingsError for a key that cannot be sent in a header."""
     if not key.isprintable():
         raise SettingsError(
             f"{where} holds a character that cannot be part of a key",

@@ -1,4 +1,4 @@
-"""Components of models that people can place on a device of their own, and the setting that each of them has."""
+"""Components of models that can be placed on a separate device, and the setting of each of them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from mold_core.settings.row import Setting
 
 __all__ = ["SHARED_COMPONENTS", "PlacementComponent"]
 
-# The components that every family may have. `Settings` declares their settings, `DevicePlacement` their fields.
+# Components that any family may have. `Settings` declares their settings, `DevicePlacement` their fields.
 SHARED_COMPONENTS = ("text_encoders", "transformer", "vae")
 
 
 @attrs.frozen(kw_only=True)
 class PlacementComponent:
-    """A component of models that has a device of its own.
+    """A component of models that can be placed on a separate device.
 
     It gets the setting ``device_NAME`` with the variable MOLD_PLACE_NAME and the key ``placement.NAME``, the flag
-    ``--device-NAME`` and the field ``advanced.NAME`` of placements. `title` names it in help texts, such as "the second
-    text encoder". A component of a `group`, such as "text_encoders", is placed with it unless it is placed itself.
+    ``--device-NAME`` and the field ``advanced.NAME`` of placements. `title` names it in help texts, for example "the
+    second text encoder". A component of a `group`, such as "text_encoders", is placed with the group unless it has a
+    placement of its own.
     """
 
     name: str
@@ -28,12 +29,12 @@ class PlacementComponent:
     @property
     def setting(self) -> Setting:
         """The setting of its device."""
-        before = "" if self.group is None else f", before that of all {self.group.replace('_', ' ')}"
+        override = "" if self.group is None else f"; overrides the device of all {self.group.replace('_', ' ')}"
         return Setting(
             name=f"device_{self.name}",
             env=f"MOLD_PLACE_{self.name.upper()}",
             key=f"placement.{self.name}",
             default="auto",
-            doc=f"Device of {self.title}{before}.",
+            doc=f"Device of {self.title}{override}.",
             flag=f"Device of {self.title}: cpu, cuda, cuda:1 …",
         )

@@ -1,4 +1,4 @@
-"""From the text of a variable, or a value of TOML, to the value of a setting."""
+"""Converts the text of a variable, or a TOML value, to the value of a setting."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FALSE = {"0", "false", "no", "off"}
 
 
 def parse_setting(row: Setting, value: Any, source: str) -> Any:
-    """Return the value of a setting as text or TOML gives it. Raises SettingsError, which names `source`."""
+    """Return the value of a setting, parsed from text or a TOML value. Raises SettingsError that names `source`."""
     try:
         result = _parse(row.type, value)
     except ValueError as error:
@@ -31,7 +31,7 @@ def parse_setting(row: Setting, value: Any, source: str) -> Any:
 
 
 def _parse(type_: Any, value: Any) -> Any:
-    """Return `value` (text from a variable, or a TOML value) as `type_`, or raise ValueError saying what it must be."""
+    """Convert `value` (text of a variable, or a TOML value) to `type_`. Raises ValueError that says what is allowed."""
     options = [option for option in get_args(type_) if option is not type(None)]
     if get_origin(type_) is Literal:
         return _parse_word(get_args(type_), value)
@@ -58,19 +58,19 @@ def _parse(type_: Any, value: Any) -> Any:
 
 
 def _parse_styles(value: Any) -> dict[str, dict[str, Any]]:
-    """Return tables of word_limit and style_notes by family."""
+    """Return the tables with word_limit and style_notes, by family."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
             raise ValueError(f"must be a JSON object, not {shorten(value)}") from None
-    wanted = 'must hold tables by family, such as sdxl = { word_limit = 40, style_notes = "…" }'
+    expected = 'must hold tables by family, such as sdxl = { word_limit = 40, style_notes = "…" }'
     if not isinstance(value, dict) or not all(isinstance(table, dict) for table in value.values()):
-        raise ValueError(f"{wanted}, not {shorten(value)}")
+        raise ValueError(f"{expected}, not {shorten(value)}")
     for family, table in value.items():
         limit, notes = table.get("word_limit", 1), table.get("style_notes", "")
         if table.keys() - {"word_limit", "style_notes"} or not isinstance(notes, str):
-            raise ValueError(f"{wanted}, not {shorten(table)} for {shorten(family)}")
+            raise ValueError(f"{expected}, not {shorten(table)} for {shorten(family)}")
         if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= 10_000:
             raise ValueError(f"has for {shorten(family)} a word_limit that is not from 1 to 10,000: {shorten(limit)}")
     return {family: dict(table) for family, table in value.items()}

@@ -1,7 +1,7 @@
-"""The second phase of reading settings: those that plugins declare, once the plugins are loaded.
+"""The second phase of reading settings: the settings of plugins, after the plugins are loaded.
 
-Settings choose the plugins, so `Settings.load` reads what mold declares and keeps the sources. `with_plugin_values`
-reads from them what the plugins declare, and refuses the rest.
+A setting selects the plugins to load. Therefore `Settings.load` reads mold's own settings first and keeps the sources;
+`with_plugin_values` then reads the plugins' settings from these sources, and rejects unknown ones.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ log = logging.getLogger("mold.settings")
 class OtherPlugins:
     """Installed plugins that are not loaded.
 
-    `owners`: the plugin that declares a setting, by the setting's name and by its key in config.toml. `broken`: plugins
-    that may declare others, which cannot be known.
+    `owners` maps the name of a setting, and its key in config.toml, to the plugin that declares it. `broken` lists
+    plugins that cannot be loaded, whose settings are therefore unknown.
     """
 
     owners: Mapping[str, str] = attrs.Factory(dict)
@@ -36,11 +36,11 @@ class OtherPlugins:
 
 
 def with_plugin_values(settings: Settings, rows: Sequence[Setting], others: Callable[[], OtherPlugins]) -> Settings:
-    """Return the settings with the values of those that plugins declare. A second call changes nothing.
+    """Return the settings with the values of the plugins' settings. A second call changes nothing.
 
-    `others` is asked about unknown names only. A key of config.toml that belongs to a disabled plugin is ignored, and
-    one that may belong to a broken plugin with a warning. Raises SettingsError for any other unknown key, unknown names
-    and bad values.
+    `others` is called only for unknown names. A key of config.toml that belongs to a disabled plugin is ignored; a key
+    that may belong to a broken plugin is ignored with a warning. Raises SettingsError for any other unknown key, for
+    unknown names and for invalid values.
     """
     sources = settings.unread or SettingSources()
     _refuse_unknown_keys(settings, sources, rows, others)
@@ -64,7 +64,7 @@ def with_plugin_values(settings: Settings, rows: Sequence[Setting], others: Call
 
 
 def setting_problem(row: Setting, others: Sequence[Setting]) -> str | None:
-    """Say what is wrong with the declaration of a plugin's setting, beside those that exist; None: nothing."""
+    """Return what is wrong with a plugin's declaration of a setting, given the existing `others`; None if nothing."""
     if not row.name.isidentifier() or hasattr(Settings, row.name):
         return f"{row.name!r} cannot be the name of a setting"
     if not row.env.startswith("MOLD_"):

@@ -1,4 +1,4 @@
-"""One row of the table of settings, and how it is declared."""
+"""One row of the settings table, and its declaration."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["Setting", "setting"]
 
 @attrs.frozen(kw_only=True)
 class Setting:
-    """A setting: `name` in Python, `env` its environment variable, `key` its key in config.toml (None: it has none).
+    """A setting: `name` in Python, `env` its environment variable, `key` its key in config.toml (None: no key).
 
-    `type` is int, float, bool, str, pathlib.Path, tuple[str, ...] or a Literal of words, or one of them or None.
-    `minimum`, `maximum` and `not_blank` limit the value. With `empty_counts` an empty variable is a value; otherwise it
-    counts as not set. A `secret` is left out where settings are printed.
+    `type` is int, float, bool, str, pathlib.Path, tuple[str, ...] or a Literal of words, or the union of one of these
+    with None. `minimum`, `maximum` and `not_blank` limit the value. With `empty_counts`, an empty variable is a value;
+    otherwise it counts as not set. A `secret` is not shown when settings are printed.
 
     For settings of plugins: `flag` is the help text of a flag ``--NAME`` of the commands that run models (None: no
-    flag), and `variant_of` a component of models whose file the value selects, unless it is the default.
+    flag). `variant_of` is a component of models; a value other than the default selects the variant of its file.
     """
 
     name: str
@@ -53,6 +53,6 @@ def setting(
     secret: bool = False,
     **bounds: Any,
 ) -> Any:
-    """Declare a setting of mold as a field of `Settings`; the arguments are those of `Setting`."""
+    """Declare a setting of mold as a field of `Settings`. The arguments are those of `Setting`."""
     about = {"doc": doc, "env": env, "key": key, "empty_counts": empty_counts, **bounds}
     return attrs.field(default=default, metadata=about, repr=not secret)

@@ -1,6 +1,6 @@
-"""The table of settings: every field names its environment variable, its key in config.toml, its bounds and its sense.
+"""The settings table: each field declares its environment variable, its key in config.toml, its limits and its help.
 
-Values are read as flag > environment > ``$MOLD_HOME/config.toml`` > default. The documentation page is made from it.
+Values are read as flag > environment > ``$MOLD_HOME/config.toml`` > default. docs/settings.md is generated from it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ LogFormat = Literal["text", "json"]
 
 @attrs.frozen(kw_only=True)
 class SettingSources:
-    """What settings are read from, kept until the settings of plugins are read from it as well."""
+    """The sources of settings, kept until the settings of plugins are read from them."""
 
     flags: Mapping[str, Any] = attrs.Factory(dict)
     environ: Mapping[str, str] = attrs.Factory(dict)
@@ -57,14 +57,14 @@ class SettingSources:
 
 
 def _with_names_of_plugins(cls: type[_Class]) -> type[_Class]:
-    """Let a class take the settings of plugins as arguments: names that it does not declare are `plugin_values`."""
+    """Make a class accept plugin settings as arguments: names that it does not declare go to `plugin_values`."""
     generated: Any = vars(cls)["__init__"]
 
     @wraps(generated)
     def init(self: Any, **values: Any) -> None:
         names = {field.name for field in attrs.fields(cls)}  # type: ignore[arg-type]
-        of_plugins = {name: values.pop(name) for name in values.keys() - names}
-        generated(self, **values | {"plugin_values": {**values.get("plugin_values", {}), **of_plugins}})
+        plugin_values = {name: values.pop(name) for name in values.keys() - names}
+        generated(self, **values | {"plugin_values": {**values.get("plugin_values", {}), **plugin_values}})
 
     setattr(cls, "__init__", init)  # noqa: B010
     return cls
@@ -73,47 +73,47 @@ def _with_names_of_plugins(cls: type[_Class]) -> type[_Class]:
 @_with_names_of_plugins
 @attrs.frozen(kw_only=True)
 class Settings:
-    """All settings with their values. `Settings.load()` reads them; the constructor alone gives the defaults.
+    """All settings with their values. `Settings.load()` reads them; the plain constructor returns the defaults.
 
-    Settings of plugins are arguments and attributes like mold's own. An engine reads and checks them when it has loaded
-    the plugins; until then only those that the constructor got have a value.
+    Settings of plugins are arguments and attributes like mold's own. An engine reads and checks them after it has
+    loaded the plugins; until then, only those passed to the constructor have a value.
     """
 
     home: Path = setting(
         "Where mold keeps its files.", env="MOLD_HOME", key=None, default=attrs.Factory(lambda: mold_home({}))
     )
     models_dir: Path | None = setting(
-        "Where model files lie; default: models in MOLD_HOME.", env="MOLD_MODELS_DIR", key="models_dir"
+        "Folder of model files; default: models in MOLD_HOME.", env="MOLD_MODELS_DIR", key="models_dir"
     )
     output_dir: str | None = setting(
-        "Folder in which the server saves results; default: output in MOLD_HOME, empty: nowhere.",
+        "Folder in which the server saves results; default: output in MOLD_HOME; empty: results are not saved.",
         env="MOLD_OUTPUT_DIR",
         key="output_dir",
         empty_counts=True,
     )
     gallery_dirs: tuple[str, ...] | None = setting(
-        "Further folders whose results the gallery shows.", env="MOLD_GALLERY_DIRS", key="gallery_dirs"
+        "Additional folders whose results the gallery shows.", env="MOLD_GALLERY_DIRS", key="gallery_dirs"
     )
     thumbnail_warmup: bool = setting(
-        "Let the server make thumbnails and previews of what it keeps before anybody asks for them.",
+        "Create thumbnails and previews of saved results in the background, before a client requests them.",
         env="MOLD_THUMBNAIL_WARMUP",
         key="thumbnail_warmup",
         default=False,
     )
     default_model: str | None = setting("Model used when none is named.", env="MOLD_DEFAULT_MODEL", key="default_model")
     openai_model: tuple[str, ...] | None = setting(
-        "Models that OpenAI's own names (gpt-image-1, dall-e-2, sora-2, …) mean: the first that generates images, or "
-        "videos. Default: the default model, or an installed one.",
+        "Models that stand for OpenAI's model names (gpt-image-1, dall-e-2, sora-2, …): the first one that generates "
+        "images, or videos, is used. Default: the default model, or an installed one.",
         env="MOLD_OPENAI_MODEL",
         key="openai_model",
     )
     plugins: tuple[str, ...] | None = setting(
-        "Plugins to load, by entry-point name; default: all that are installed.", env="MOLD_PLUGINS", key="plugins"
+        "Plugins to load, by entry-point name; default: all installed plugins.", env="MOLD_PLUGINS", key="plugins"
     )
     device: DeviceName = setting("Device that models run on.", env="MOLD_DEVICE", key="device", default="auto")
     gpus: tuple[str, ...] | None = setting("GPUs to use, by number (0,1); default: all.", env="MOLD_GPUS", key="gpus")
     cpu_workers: int = setting(
-        "Workers that share the CPU, where it is the device.",
+        "Number of workers that share the CPU if models run on it.",
         env="MOLD_CPU_WORKERS",
         key="cpu_workers",
         default=1,
@@ -121,13 +121,13 @@ class Settings:
         maximum=256,
     )
     executor: str | None = setting(
-        "Where models run: inline (in the program itself), process (one for each device) or a plugin's executor; "
-        "default: process for the server, else inline.",
+        "Where models run: inline (in the main process), process (a separate process per device) or a plugin's "
+        "executor; default: process for the server, else inline.",
         env="MOLD_EXECUTOR",
         key="executor",
     )
     worker_silence_s: float = setting(
-        "Seconds without a sign of life after which a worker process is replaced; its jobs are run again once.",
+        "Seconds without a heartbeat after which a worker process is replaced; its jobs are retried once.",
         env="MOLD_WORKER_SILENCE_S",
         key="worker_silence_s",
         default=30.0,
@@ -135,8 +135,8 @@ class Settings:
         maximum=86_400,
     )
     worker_stall_s: float = setting(
-        "Seconds without progress after which a worker process is replaced, beyond what its work takes: a second for "
-        "every 10 MB to load, and for every 50,000 pixels of each step.",
+        "Seconds without progress after which a worker process is replaced. The time for its work is added: one second "
+        "per 10 MB to load, and per 50,000 pixels of each step.",
         env="MOLD_WORKER_STALL_S",
         key="worker_stall_s",
         default=600.0,
@@ -144,7 +144,7 @@ class Settings:
         maximum=86_400,
     )
     worker_cancel_s: float = setting(
-        "Seconds that a worker process may go on with work that was cancelled before it is replaced.",
+        "Seconds that a worker process may continue with cancelled work before it is replaced.",
         env="MOLD_WORKER_CANCEL_S",
         key="worker_cancel_s",
         default=10.0,
@@ -152,21 +152,22 @@ class Settings:
         maximum=86_400,
     )
     memory_budget_gb: float | None = setting(
-        "Memory that loaded models may take on each device, in GB of 10^9 bytes; default: 80 % of the device's.",
+        "Memory that loaded models may use on each device, in GB of 10^9 bytes; default: 80 % of the device's memory.",
         env="MOLD_MEMORY_BUDGET_GB",
         key="memory_budget_gb",
         minimum=0.001,
         maximum=1_000_000,
     )
     threads: int | None = setting(
-        "CPU threads of one computation; default: what suits the model.",
+        "CPU threads per computation; default: chosen for the model.",
         env="MOLD_THREADS",
         key="threads",
         minimum=1,
         maximum=1024,
     )
     compile: CompileMode = setting(
-        "Compile code for the device: where it pays (large models), always, or never. Needs a C++ compiler.",
+        "Compile model code for the device: only for large models (auto), always (on) or never (off). Needs a C++ "
+        "compiler.",
         env="MOLD_COMPILE",
         key="compile",
         default="auto",
@@ -179,33 +180,34 @@ class Settings:
         default="auto",
     )
     expand_weights: ExpandWeights = setting(
-        "Make quantised weights dense when a model is loaded: never, where memory is left (auto), or always. Saves "
-        "expanding them in every step, and takes two to four times their memory.",
+        "Dequantize weights when a model is loaded: never, if memory suffices (auto), or always. Saves dequantizing "
+        "them in every step, and uses two to four times their memory.",
         env="MOLD_EXPAND_WEIGHTS",
         key="expand_weights",
         default="never",
     )
     attention: AttentionChoice = setting(
-        "Kernel of attention on CUDA; auto: cuDNN's from Hopper on, else torch's choice.",
+        "Attention kernel on CUDA; auto: cuDNN on Hopper and later GPUs, else torch's choice.",
         env="MOLD_ATTENTION",
         key="attention",
         default="auto",
     )
     cuda_graphs: bool = setting(
-        "Record compiled blocks as CUDA graphs; takes more memory.",
+        "Record compiled blocks as CUDA graphs; uses more memory.",
         env="MOLD_CUDA_GRAPHS",
         key="cuda_graphs",
         default=False,
     )
     idle_unload_s: float | None = setting(
-        "Seconds without work after which loaded models are freed; default: never.",
+        "Idle seconds after which loaded models are unloaded; default: never.",
         env="MOLD_IDLE_UNLOAD_S",
         key="idle_unload_s",
         minimum=0.1,
         maximum=31_536_000,
     )
     memory_strategy: StrategyChoice = setting(
-        "How a model is held in memory: as a whole, part by part, part by part with streamed blocks; auto: what fits.",
+        "How a model is held in memory: all components (eager), one component at a time (sequential), or one at a time "
+        "with streamed blocks (offload); auto: the fastest that fits.",
         env="MOLD_MEMORY_STRATEGY",
         key="memory_strategy",
         default="auto",
@@ -226,17 +228,17 @@ class Settings:
         "Upscaler used when none is named.", env="MOLD_UPSCALE_MODEL", key="upscale.model"
     )
     upscale_tile_size: int | None = setting(
-        "Side of the tiles that images are enlarged in, in pixels; 0: none; default: what suits model and memory.",
+        "Side length of upscaling tiles in pixels; 0: no tiles; default: chosen for the model and the memory.",
         env="MOLD_UPSCALE_TILE_SIZE",
         key="upscale.tile_size",
         minimum=0,
         maximum=16_384,
     )
     offline: bool = setting(
-        "Fetch nothing, whoever asks; HF_HUB_OFFLINE=1 does the same.", env="MOLD_OFFLINE", key="offline", default=False
+        "Download nothing; HF_HUB_OFFLINE=1 has the same effect.", env="MOLD_OFFLINE", key="offline", default=False
     )
     job_retention_h: float = setting(
-        "Hours for which the server keeps jobs that have ended, and their results.",
+        "Hours for which the server keeps finished jobs and their results.",
         env="MOLD_JOB_RETENTION_H",
         key="job_retention_h",
         default=24.0,
@@ -247,14 +249,14 @@ class Settings:
         "Port of the server.", env="MOLD_PORT", key="server_port", default=7680, minimum=1, maximum=65_535
     )
     ollama_port: int | None = setting(
-        "Further port, with the image routes of Ollama for its clients; default: none.",
+        "Additional port with the image routes of Ollama, for its clients; default: none.",
         env="MOLD_OLLAMA_PORT",
         key="ollama_port",
         minimum=1,
         maximum=65_535,
     )
     bind: str = setting(
-        "Address the server listens on, with or without a port; the default reaches nobody but this machine.",
+        "Address the server listens on, with or without a port; the default accepts only clients on this machine.",
         env="MOLD_BIND",
         key="server_bind",
         default="127.0.0.1",
@@ -265,52 +267,54 @@ class Settings:
         key="host",
     )
     use_server: ServerUse = setting(
-        "Whether commands use a server that runs on this machine with the same MOLD_HOME: auto, where there is one; "
+        "Whether commands use a server that runs on this machine with the same MOLD_HOME: auto (if there is one) or "
         "never.",
         env="MOLD_USE_SERVER",
         key="use_server",
         default="auto",
     )
     api_key: str | None = setting(
-        "Keys that clients of the server must have: one, several with commas, or @FILE with one a line. Commands send "
-        "the first.",
+        "Keys that clients of the server must send: one key, several separated by commas, or @FILE with one key per "
+        "line. Commands send the first.",
         env="MOLD_API_KEY",
         key="api_key",
         secret=True,
     )
     rate_limit: str | None = setting(
-        "How often each client may ask the server for work, such as 10/min; ten times as often to read.",
+        "Rate limit per client for requests that cause work, such as 10/min; reading is limited to ten times that.",
         env="MOLD_RATE_LIMIT",
         key="rate_limit",
     )
     rate_limit_burst: int | None = setting(
-        "Requests that may come at once; default: twice the rate, at most 100.",
+        "Burst size of the rate limit, in requests; default: twice the rate, at most 100.",
         env="MOLD_RATE_LIMIT_BURST",
         key="rate_limit_burst",
         minimum=1,
         maximum=1_000_000,
     )
     allowed_hosts: tuple[str, ...] | None = setting(
-        "Names beside localhost by which clients may call a server that listens on this machine only.",
+        "Host names other than localhost that clients may use for a server that listens only on this machine.",
         env="MOLD_ALLOWED_HOSTS",
         key="allowed_hosts",
     )
     trusted_proxies: tuple[str, ...] | None = setting(
-        "Proxies, by address or network, whose X-Forwarded-For, -Proto, -Host and -Prefix the server believes.",
+        "Proxies, by address or network, whose headers X-Forwarded-For, -Proto, -Host and -Prefix the server trusts.",
         env="MOLD_TRUSTED_PROXIES",
         key="trusted_proxies",
     )
     cors_origin: str | None = setting(
-        "Site whose pages may use the server, such as https://app.example.", env="MOLD_CORS_ORIGIN", key="cors_origin"
+        "Origin whose pages may call the server, such as https://app.example.",
+        env="MOLD_CORS_ORIGIN",
+        key="cors_origin",
     )
     gallery_allow_delete: bool = setting(
-        "Let everybody delete results; otherwise those with a key or on this machine.",
+        "Allow every client to delete results; otherwise only clients with a key or on this machine.",
         env="MOLD_GALLERY_ALLOW_DELETE",
         key="gallery_allow_delete",
         default=False,
     )
     webhook_hosts: tuple[str, ...] | None = setting(
-        "Hosts that jobs may be posted to when they have ended.", env="MOLD_WEBHOOK_HOSTS", key="webhook_hosts"
+        "Hosts that webhooks may notify when a job has ended.", env="MOLD_WEBHOOK_HOSTS", key="webhook_hosts"
     )
     compat: Literal["mold", "reference"] = setting(
         "reference: respond as the client of mold in Rust requires: /api/upscale as JSON, and the data of "
@@ -320,7 +324,7 @@ class Settings:
         default="mold",
     )
     request_timeout_s: float = setting(
-        "Seconds in which a request must arrive, beside a second for every 16 KiB of it.",
+        "Seconds within which a request must arrive, plus one second per 16 KiB of it.",
         env="MOLD_REQUEST_TIMEOUT_S",
         key="request_timeout_s",
         default=15.0,
@@ -328,7 +332,7 @@ class Settings:
         maximum=3600,
     )
     shutdown_grace_s: float = setting(
-        "Seconds that work under way may go on when the server is told to end.",
+        "Seconds that running jobs may continue when the server shuts down.",
         env="MOLD_SHUTDOWN_GRACE_S",
         key="shutdown_grace_s",
         default=10.0,
@@ -336,10 +340,15 @@ class Settings:
         maximum=3600,
     )
     queue_size: int = setting(
-        "Jobs that may wait.", env="MOLD_QUEUE_SIZE", key="queue_size", default=200, minimum=1, maximum=100_000
+        "Maximum number of waiting jobs.",
+        env="MOLD_QUEUE_SIZE",
+        key="queue_size",
+        default=200,
+        minimum=1,
+        maximum=100_000,
     )
     max_batch: int = setting(
-        "Images that are computed together at most.",
+        "Maximum number of images computed together.",
         env="MOLD_MAX_BATCH",
         key="max_batch",
         default=8,
@@ -347,7 +356,7 @@ class Settings:
         maximum=256,
     )
     chain_retention_h: int = setting(
-        "Hours for which clips of chains are kept to go on from.",
+        "Hours for which clips of chains are kept, so that a chain can be resumed.",
         env="MOLD_CHAIN_RETENTION_H",
         key="chain_retention_h",
         default=72,
@@ -355,43 +364,43 @@ class Settings:
         maximum=100_000,
     )
     expand: bool = setting(
-        "Expand the prompt of requests that do not say whether to.",
+        "Expand prompts by default, if a request does not specify it.",
         env="MOLD_EXPAND",
         key="expand.enabled",
         default=False,
     )
     expand_backend: str = setting(
-        "What expands prompts: local, the address of an OpenAI-compatible server, or what a plugin brings.",
+        "Backend that expands prompts: local, the address of an OpenAI-compatible server, or a plugin's expander.",
         env="MOLD_EXPAND_BACKEND",
         key="expand.backend",
         default="local",
         not_blank=True,
     )
     expand_own: bool = setting(
-        "Let models that have an expander of their own use it, whatever the backend.",
+        "Use a model's own expander, if it has one, instead of the backend.",
         env="MOLD_EXPAND_OWN",
         key="expand.own",
         default=True,
     )
     expand_model: str = setting(
-        "Language model of the backend local.",
+        "Language model of the local backend.",
         env="MOLD_EXPAND_MODEL",
         key="expand.model",
         default="qwen3-expand:q8",
         not_blank=True,
     )
     expand_api_model: str = setting(
-        "Name of the language model at a server.",
+        "Name of the language model on the server.",
         env="MOLD_EXPAND_API_MODEL",
         key="expand.api_model",
         default="qwen2.5:3b",
         not_blank=True,
     )
     expand_api_key: str | None = setting(
-        "Key for the server that expands.", env="MOLD_EXPAND_API_KEY", key="expand.api_key", secret=True
+        "API key of the server that expands prompts.", env="MOLD_EXPAND_API_KEY", key="expand.api_key", secret=True
     )
     expand_timeout_s: float = setting(
-        "Seconds a server may take to answer, attempts and waits together.",
+        "Timeout of the server in seconds, including retries and the pauses between them.",
         env="MOLD_EXPAND_TIMEOUT_S",
         key="expand.timeout_s",
         default=60.0,
@@ -399,7 +408,7 @@ class Settings:
         maximum=3600,
     )
     expand_temperature: float = setting(
-        "How freely words are chosen; 0: always the likeliest.",
+        "Sampling temperature; 0: always the most likely token.",
         env="MOLD_EXPAND_TEMPERATURE",
         key="expand.temperature",
         default=0.7,
@@ -407,7 +416,7 @@ class Settings:
         maximum=2,
     )
     expand_top_p: float = setting(
-        "Words are chosen from those that together have this probability.",
+        "Nucleus sampling: sample from the most likely tokens up to this total probability.",
         env="MOLD_EXPAND_TOP_P",
         key="expand.top_p",
         default=0.9,
@@ -415,7 +424,7 @@ class Settings:
         maximum=1,
     )
     expand_top_k: int = setting(
-        "Words are chosen from so many of the likeliest, by the backend local; 0: from all.",
+        "Sample from this number of most likely tokens (local backend only); 0: from all.",
         env="MOLD_EXPAND_TOP_K",
         key="expand.top_k",
         default=20,
@@ -423,7 +432,7 @@ class Settings:
         maximum=1000,
     )
     expand_max_tokens: int = setting(
-        "Tokens of a prompt at most.",
+        "Maximum number of tokens of an expanded prompt.",
         env="MOLD_EXPAND_MAX_TOKENS",
         key="expand.max_tokens",
         default=300,
@@ -431,49 +440,51 @@ class Settings:
         maximum=65_535,
     )
     expand_thinking: bool = setting(
-        "Let the language model think before it writes; thoughts count as tokens.",
+        "Enable the thinking mode of the language model; its thoughts count as tokens.",
         env="MOLD_EXPAND_THINKING",
         key="expand.thinking",
         default=False,
     )
     expand_system_prompt: str | None = setting(
-        "What the language model is told to write one prompt; may hold {WORD_LIMIT}, {MODEL_NOTES}.",
+        "System prompt for writing one prompt; may contain {WORD_LIMIT} and {MODEL_NOTES}.",
         env="MOLD_EXPAND_SYSTEM_PROMPT",
         key="expand.system_prompt",
     )
     expand_batch_prompt: str | None = setting(
-        "What a server is told to write several; may also hold {N}.",
+        "System prompt for writing several prompts on a server; may also contain {N}.",
         env="MOLD_EXPAND_BATCH_PROMPT",
         key="expand.batch_prompt",
     )
     expand_families: dict[str, Any] = setting(
-        "How prompts for a family are written: word_limit, style_notes; a JSON object in the variable.",
+        "Style of prompts by family: word_limit and style_notes; the variable holds a JSON object.",
         env="MOLD_EXPAND_FAMILIES",
         key="expand.families",
         default=attrs.Factory(dict),
     )
     embed_metadata: bool = setting(
-        "Write the request into result files.", env="MOLD_EMBED_METADATA", key="embed_metadata", default=True
+        "Embed the request as metadata in result files.", env="MOLD_EMBED_METADATA", key="embed_metadata", default=True
     )
-    log_level: LogLevel = setting("How much is logged.", env="MOLD_LOG", key="logging.level", default="warning")
+    log_level: LogLevel = setting(
+        "Minimum level of log messages.", env="MOLD_LOG", key="logging.level", default="warning"
+    )
     log_format: LogFormat = setting(
-        "How the server's logs look.", env="MOLD_LOG_FORMAT", key="logging.format", default="text"
+        "Format of the server's log.", env="MOLD_LOG_FORMAT", key="logging.format", default="text"
     )
 
     user_models: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
-    """The tables `[models."name:tag"]` of config.toml as they stand there; see `mold_core.catalog.user_models`."""
+    """The unparsed tables `[models."name:tag"]` of config.toml; see `mold_core.catalog.user_models`."""
 
     sources: Mapping[str, str] = attrs.field(factory=dict, repr=False, eq=False)
-    """Where the values came from that are not the default: setting → variable, key of config.toml or flag."""
+    """The source of each value that is not the default: setting → variable, key of config.toml or flag."""
 
     plugin_values: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
-    """The values of settings that plugins declare, where they are not the default."""
+    """The values of plugin settings that are not the default."""
 
     plugin_defaults: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
     """The default of each setting that loaded plugins declare."""
 
     unread: SettingSources | None = attrs.field(default=None, repr=False, eq=False)
-    """What the settings of plugins are still to be read from."""
+    """The sources of plugin settings, until these are read."""
 
     def __getattr__(self, name: str) -> Any:
         """Return the value of a setting that a plugin declares."""
@@ -490,18 +501,18 @@ class Settings:
 
     @property
     def loras_path(self) -> Path:
-        """The folder of LoRAs (LoRA)."""
+        """The folder of LoRAs."""
         return self.home / "loras"
 
     @property
     def output_path(self) -> Path | None:
-        """The folder of results; None means that none are kept."""
+        """The folder of results; None if results are not saved."""
         if self.output_dir == "":
             return None
         return expanded(self.output_dir) if self.output_dir else self.home / "output"
 
     def first_api_key(self) -> str | None:
-        """Return the key that a client sends. Raises SettingsError where there is none in what should hold some."""
+        """Return the key that a client sends, if any. Raises SettingsError if the setting or its file holds no key."""
         return next(iter(read_api_keys(self.api_key)), None)
 
     @property
@@ -511,10 +522,10 @@ class Settings:
 
     @classmethod
     def load(cls, flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
-        """Return the settings in force. `flags` holds values by field name; None means not given.
+        """Return the effective settings. `flags` holds values by field name; None means not set.
 
-        Settings of plugins, and keys of config.toml that are unknown so far, are read by `Plugins.read_settings`, which
-        every engine calls. Raises SettingsError naming the setting, its source and what it may be.
+        `Plugins.read_settings`, which every engine calls, reads the settings of plugins and checks the keys of
+        config.toml that are still unknown. Raises SettingsError naming the setting, its source and the allowed values.
         """
         environ = os.environ if environ is None else environ
         flags = {name: value for name, value in (flags or {}).items() if value is not None}
@@ -537,7 +548,7 @@ class Settings:
 
     @property
     def has_unread_names(self) -> bool:
-        """Whether there are flags or keys of config.toml that mold does not declare, so plugins must."""
+        """Whether there are flags or keys of config.toml that mold does not declare, so that a plugin must."""
         return self.unread is not None and bool(self.unread.flags or unknown_keys(self.unread.config, setting_table()))
 
 

@@ -1,4 +1,4 @@
-"""The image routes of Ollama, on a port of their own: `mold serve --ollama-port 11434`."""
+"""The image routes of Ollama, on a separate port: `mold serve --ollama-port 11434`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _LINES = "application/x-ndjson"
 
 @attrs.frozen(kw_only=True)
 class OllamaOptions:
-    """Options of a request."""
+    """Options of a generate request."""
 
     seed: int | None = wire_field("Seed.", default=None, minimum=0, maximum=MAX_SEED)
 
@@ -43,11 +43,11 @@ class OllamaGenerate:
     """Body of /api/generate."""
 
     model: str = wire_field("Model name.", not_blank=True, max_length=200)
-    prompt: str = wire_field("What the image shows.", default="", max_length=MAX_PROMPT_BYTES)
+    prompt: str = wire_field("Description of the image.", default="", max_length=MAX_PROMPT_BYTES)
     width: int | None = wire_field("Width in pixels.", default=None, minimum=0, maximum=16_384)
     height: int | None = wire_field("Height in pixels.", default=None, minimum=0, maximum=16_384)
     steps: int | None = wire_field("Denoising steps.", default=None, minimum=0, maximum=100)
-    stream: bool | None = wire_field("Whether progress is sent; default: it is.", default=None)
+    stream: bool | None = wire_field("Whether to send progress; default: true.", default=None)
     options: OllamaOptions | None = wire_field("Options.", default=None)
 
 
@@ -56,11 +56,11 @@ class OllamaShow:
     """Body of /api/show."""
 
     model: str | None = wire_field("Model name.", default=None, max_length=200)
-    name: str | None = wire_field("Model name, as older clients send it.", default=None, max_length=200)
+    name: str | None = wire_field("Model name in requests of older clients.", default=None, max_length=200)
 
 
 async def root(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Respond as clients expect that look for Ollama."""
+    """Respond with the text by which clients detect Ollama."""
     resp.content_type = "text/plain; charset=utf-8"
     resp.text = "Ollama is running"
 
@@ -84,7 +84,7 @@ async def show(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Res
 
 
 async def generate(service: Service, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-    """Respond with lines of JSON: the steps, then the image."""
+    """Respond with JSON lines: the steps, then the image."""
     body = await read_json(req, OllamaGenerate, any_type=True)
     spec = await asyncio.to_thread(_model, service.engine, body.model)
     request = GenerateRequest(
@@ -105,7 +105,7 @@ async def generate(service: Service, req: falcon.asgi.Request, resp: falcon.asgi
 
 
 class _Lines(JobSource):
-    """A job as lines of JSON."""
+    """The events of a job as JSON lines."""
 
     def __init__(self, service: Service, job: Job, model: str) -> None:
         super().__init__(service, job, self._completed)
@@ -113,7 +113,7 @@ class _Lines(JobSource):
         self.ping = _line({"model": model, "created_at": _now(), "response": "", "done": False})
 
     def frame_of(self, event: ProgressEvent) -> bytes:
-        """Return the line of a step; nothing for other events."""
+        """Return the line of a step; empty for other events."""
         if not isinstance(event, DenoiseStep):
             return b""
         steps = {"completed": event.step, "total": event.total}
@@ -148,7 +148,7 @@ def _now() -> str:
 
 
 def _model(engine: Engine, name: str) -> ModelSpec:
-    """Return a model that generates images; Ollama's tag `latest` means none."""
+    """Return a model that generates images; Ollama's tag `latest` counts as no tag."""
     return chosen_model(engine, name.removesuffix(":latest"), "images")
 
 
@@ -184,10 +184,10 @@ _OBJECT = {"type": "object"}
 _ERRORS = ("UNKNOWN_MODEL", "MODEL_NOT_FOUND", "CANCELLED", "INFERENCE_ERROR", "QUEUE_FULL", "INSUFFICIENT_MEMORY")
 
 
-def _route(method: Any, path: str, name: str, handler: Any, **more: Any) -> Route:
-    spec = ResponseSpec(doc="As Ollama responds.", content={JSON: _OBJECT})
+def _route(method: Any, path: str, name: str, handler: Any, **options: Any) -> Route:
+    spec = ResponseSpec(doc="The same form as Ollama's response.", content={JSON: _OBJECT})
     shared: dict[str, Any] = {"summary": name, "tag": "ollama", "scheme": "bearer", "responses": (spec,)}
-    return Route(method=method, path=path, name=f"ollama_{name}", handler=handler, **shared, **more)
+    return Route(method=method, path=path, name=f"ollama_{name}", handler=handler, **shared, **options)
 
 
 ROUTES = (
