@@ -1,4 +1,4 @@
-"""Weight files of pickled objects (.pth, .pt, .ckpt) to safetensors, without running what is in them."""
+"""Convert weight files of pickled objects (.pth, .pt, .ckpt) to safetensors, without executing their code."""
 
 from mold_core.conversion.convert import convert_pickle
 

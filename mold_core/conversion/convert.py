@@ -1,4 +1,4 @@
-"""Starts the process that converts a pickle file, and puts its result in place."""
+"""Start the process that converts a pickle file, and move its result to the target."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _MAX_ANSWER_BYTES = 1 << 16
 
 @attrs.frozen(kw_only=True)
 class Conversion:
-    """A safetensors file made of a pickle file: where it is, and how many tensors it has.
+    """The result of converting a pickle file: the path of the safetensors file and its number of tensors.
 
-    `skipped` counts values that are no tensors, such as the number of a training step.
+    `skipped` counts values that are not tensors, such as the number of a training step.
     """
 
     path: Path
@@ -40,10 +40,10 @@ class Conversion:
 
 
 def convert_pickle(source: Path, target: Path, *, overwrite: bool = False) -> Conversion:
-    """Write the tensors of a file of `torch.save` into a safetensors file, whole or not at all.
+    """Write the tensors of a file of `torch.save` to a safetensors file, atomically.
 
-    The file is read in another process within limits on memory and time, by an unpickler that calls nothing. Raises
-    CheckpointError for a file that holds anything but tensors, is damaged or exceeds the limits, OutputError for a
+    A separate process with limits on memory and time reads the file, with an unpickler that executes no code. Raises
+    CheckpointError for a file that contains anything but tensors, is damaged or exceeds the limits; OutputError for a
     target that exists or cannot be written.
     """
     if target.exists() and not overwrite:
@@ -56,7 +56,7 @@ def convert_pickle(source: Path, target: Path, *, overwrite: bool = False) -> Co
     with folder as name, unfinished(name):
         written = Path(name) / "weights.safetensors"
         answer = _run(source, written)
-        open_weights(written)  # what such a process has written is checked like any other file
+        open_weights(written)  # the process is untrusted: check its output like any other file
         size_bytes = written.stat().st_size
         try:
             os.replace(written, target)

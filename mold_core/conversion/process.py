@@ -1,7 +1,7 @@
-"""What runs in the process that reads a pickle file: tensors out of it and into a safetensors file.
+"""The main program of the process that converts a pickle file to safetensors.
 
 Arguments are the paths of both files. The result is JSON on standard output: {"tensors", "skipped"} or {"error"}.
-torch's unpickler for weights builds tensors and containers only; anything else in a file is refused and never called.
+torch's weights-only unpickler builds tensors and containers; anything else in a file is refused and never called.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ _MAX_TENSORS = 200_000
 _MAX_DEPTH = 8
 _MIN_SECONDS = 60
 _BYTES_PER_SECOND = 20 << 20
-# Under what trainers put the weights of a network, best first: averaged ones come before the others.
+# Keys under which trainers store the weights of a network, best first: averaged weights precede others.
 _WRAPPERS = ("params_ema", "params-ema", "params", "state_dict", "model_state_dict", "model", "net_g", "net")
 
 
 class _RefusedError(Exception):
-    """The file is not converted, for a reason that the user is told."""
+    """The file is not converted; the message is shown to the user."""
 
 
 def main() -> None:
-    """Convert the file that the arguments name."""
+    """Convert the file named by the arguments."""
     source, target = (Path(argument) for argument in sys.argv[1:3])
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not come between
+    os.dup2(2, 1)  # output of libraries must not mix with the result
     import safetensors.torch  # noqa: F401
 
     size_bytes = source.stat().st_size
@@ -47,14 +47,14 @@ def main() -> None:
 
 
 def convert(source: Path, target: Path) -> dict[str, Any]:
-    """Write the tensors of one file into the other and return how many there are, or why not. It sets no limits."""
+    """Write the tensors of one file to the other and return their number, or the error. It sets no limits."""
     try:
         return _converted(source, target, source.stat().st_size)
     except _RefusedError as error:
         return {"error": str(error)}
     except MemoryError:
         return {"error": "it takes far more memory than its size"}
-    except Exception as error:  # hostile bytes make readers raise almost anything
+    except Exception as error:  # readers raise almost any exception for malicious bytes
         return {"error": _reason(error)}
 
 
@@ -81,13 +81,13 @@ def _converted(source: Path, target: Path, size_bytes: int) -> dict[str, Any]:
             raise _RefusedError(f"it has more than {_MAX_TENSORS} tensors")
     if not tensors:
         raise _RefusedError("it has no tensors")
-    # Tensors of one storage become separate ones, which safetensors wants.
+    # safetensors requires separate storage for each tensor.
     save_file({name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}, target)
     return {"tensors": len(tensors), "skipped": skipped}
 
 
 def _network(content: object) -> object:
-    """Return the weights of the network among other things that trainers save, such as the state of an optimizer."""
+    """Return the weights of the network from a training checkpoint, which may contain optimizer state and more."""
     for _ in range(2):
         if not isinstance(content, Mapping):
             break
@@ -99,7 +99,7 @@ def _network(content: object) -> object:
 
 
 def _entries(content: object, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """Yield names and values, those of inner dictionaries with the name of the outer one before a dot."""
+    """Yield names and values; nested dictionaries have dotted names."""
     if not isinstance(content, Mapping) or depth > _MAX_DEPTH:
         raise _RefusedError("it does not hold tensors by name")
     for name, value in content.items():

@@ -1,4 +1,4 @@
-"""Pixels and sound to bytes and back: images, the metadata inside them, and media of others decoded within limits."""
+"""Encode and decode images, video and audio with their metadata. Untrusted media is decoded within limits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mold_core.media.sound import resampled
     from mold_core.media.video_reading import VideoInfo
 
-# Imported on first use: they start processes or need PyAV.
+# Imported on first use, because they start processes or need PyAV.
 _LAZY = {
     "VideoInfo": "video_reading",
     "decode_clip": "decoder",

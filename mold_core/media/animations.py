@@ -1,6 +1,6 @@
-"""Read the sizes of all frames of a GIF, APNG or WebP from their headers, before any is decoded.
+"""Read the sizes of all frames of a GIF, APNG or WebP from their headers, before any frame is decoded.
 
-Pillow makes the canvas of a GIF as large as its largest frame, and decodes a frame before anything checks its size.
+Pillow allocates a canvas as large as the largest frame of a GIF, and decodes a frame before its size can be checked.
 Sources: GIF89a §§18 to 23, RFC 9649 §2.7, PNG specification 3rd edition §11.3.5.
 """
 
@@ -36,7 +36,7 @@ def frame_sizes(data: bytes) -> Iterator[tuple[int, int]]:
             yield from _webp_sizes(data)
         elif image_format(data) == "png":
             yield from _png_sizes(data)
-    except struct.error:  # cut off
+    except struct.error:  # truncated
         return
 
 

@@ -1,4 +1,4 @@
-"""Color profiles (ICC) of images: to sRGB, which models are trained on, and back.
+"""Convert images from their color profiles (ICC) to sRGB, which models are trained on, and back.
 
 A profile is ignored, as browsers do, if it cannot be read or describes another kind of samples than the image has.
 """
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["from_srgb", "rgb_profile", "to_srgb"]
 
-# The largest profiles in use, tables of printers, have 2 MB.
+# The largest profiles in use, those of printers, have 2 MB.
 _MAX_PROFILE_BYTES = 4 << 20
-# A profile that changes no color by more is sRGB under another name; converting would only add rounding errors.
+# A profile that changes no color by more than this is sRGB; a conversion would only add rounding errors.
 _SMALLEST_CHANGE = 2
 _STEPS = 9
 
@@ -47,7 +47,7 @@ def rgb_profile(profile: object, mode: str) -> bytes | None:
 
 
 def from_srgb(image: Image, profile: bytes) -> Image:
-    """Return an RGB image of sRGB in the colors of a profile that `rgb_profile` has returned."""
+    """Return an sRGB image converted to a profile that `rgb_profile` returned."""
     opened = _opened(profile)
     return image if opened is None else _converted(image, _srgb(), opened, image)
 
@@ -68,7 +68,7 @@ def _space(profile: Any) -> str | None:
     """Return the kind of samples that a profile describes, such as RGB, GRAY or CMYK; None for an unknown one."""
     try:
         return str(profile.profile.xcolor_space).strip()
-    except ValueError:  # of four bytes that are no text
+    except ValueError:  # the four bytes are not text
         return None
 
 
@@ -79,7 +79,7 @@ def _srgb() -> Any:
 
 
 def _converted(image: Image, source: Any, target: Any, samples: Image) -> Image:
-    """Return `samples` in another profile with the transparency of `image`; `image` where that is impossible."""
+    """Return `samples` in another profile with the transparency of `image`; `image` if the conversion fails."""
     from PIL import ImageCms
 
     try:
@@ -102,7 +102,7 @@ def _converted(image: Image, source: Any, target: Any, samples: Image) -> Image:
 
 
 def _is_srgb(profile: Any) -> bool:
-    """Return whether a profile of RGB changes no color visibly."""
+    """Return whether an RGB profile changes no color visibly."""
     from PIL import Image as images
     from PIL import ImageChops
 

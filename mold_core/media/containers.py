@@ -1,7 +1,7 @@
-"""The outer structure of image files: which format, which chunks. Nothing here decodes pixels.
+"""The container structure of image files: format and chunks. No pixels are decoded.
 
-The walkers take untrusted files. They read headers and skip bodies, end quietly where a file stops making sense, and
-never take more than `MAX_CHUNKS` steps.
+The iterators accept untrusted files. They read headers and skip bodies, stop without an error at invalid data, and take
+at most `MAX_CHUNKS` steps.
 
 Sources: PNG specification 3rd edition §5, JPEG ITU-T T.81 annex B, the WebP container specification (RFC 9649 §2),
 GIF89a §§15 to 24, ISO/IEC 23008-12 §10 (brands of HEIF).
@@ -40,7 +40,7 @@ __all__ = [
     "webp_canvas",
 ]
 
-# The formats of images that mold reads; it writes ImageFormat.
+# Image formats that mold reads. It writes ImageFormat.
 SourceFormat = Literal[ImageFormat, "avif", "heic"]
 
 MAX_CHUNKS = 10_000
@@ -61,13 +61,13 @@ _JPEG_WITHOUT_BODY = frozenset({0x01, *range(0xD0, 0xD9)})
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
-# Progressive files of cameras and editors have about ten scans, and nothing writes bytes between header segments.
+# Progressive files of cameras and editors have about ten scans. No program writes bytes between header segments.
 _MAX_JPEG_SCANS = 50
 _MAX_JPEG_JUNK = 64 * 1024
 
 
 def image_format(data: bytes) -> ImageFormat | None:
-    """Return the format that the first 12 bytes of a file announce, or None if it is none of ours."""
+    """Return the format of a file by its first 12 bytes, or None if mold does not write that format."""
     if data.startswith(PNG_SIGNATURE):
         return "png"
     if data.startswith(b"\xff\xd8\xff"):
@@ -78,7 +78,7 @@ def image_format(data: bytes) -> ImageFormat | None:
 
 
 def source_format(data: bytes) -> SourceFormat | None:
-    """Return the format of an image that mold can read, from the first bytes of a file; None for any other file."""
+    """Return the format of an image by the first bytes of its file; None if mold cannot read it."""
     if data[4:8] != b"ftyp":
         return image_format(data)
     size = min(int.from_bytes(data[:4], "big"), _MAX_BRANDS_BYTES)
@@ -89,7 +89,7 @@ def source_format(data: bytes) -> SourceFormat | None:
 
 
 def image_size(file: BinaryIO) -> tuple[int, int] | None:
-    """Return width and height of a PNG, JPEG, WebP or GIF file by its header; None if that says nothing possible."""
+    """Return width and height of a PNG, JPEG, WebP or GIF file by its header; None if the header is invalid."""
     file.seek(0)
     head = file.read(30)
     size: tuple[int, int] | None = None
@@ -114,7 +114,7 @@ def _jpeg_size(file: BinaryIO) -> tuple[int, int] | None:
 
 
 def is_cut_off(data: bytes) -> bool:
-    """Return whether a PNG, JPEG or WebP file lacks its end. Only its structure is looked at."""
+    """Return whether a PNG, JPEG or WebP file is truncated. Only its structure is checked."""
     match image_format(data):
         case "png":
             chunks = list(png_chunks(BytesIO(data)))
@@ -128,11 +128,10 @@ def is_cut_off(data: bytes) -> bool:
 
 
 def too_many_parts(data: bytes) -> bool:
-    """Return whether a PNG or JPEG file has more chunks, scans or filler than any honest program writes.
+    """Return whether a PNG or JPEG file has more chunks, scans or filler than legitimate programs write.
 
-    Decoders take such a file apart piece by piece for as long as it lasts. Measured with Pillow 13: a JPEG of 32
-    megapixels takes 50 ms for every 53 bytes of further scans, which is hours for a megabyte; 8 MB of filler or of
-    empty chunks take 1 to 9 s.
+    The time to decode such a file is unbounded. Measured with Pillow 13: a JPEG of 32 megapixels takes 50 ms for every
+    53 bytes of additional scans, that is, hours for a megabyte; 8 MB of filler or of empty chunks take 1 to 9 s.
     """
     match image_format(data):
         case "png":
@@ -239,18 +238,18 @@ def webp_canvas(data: bytes) -> tuple[int, int, bool] | None:
 
 
 def is_gif(data: bytes) -> bool:
-    """Say whether the first bytes of a file announce a GIF."""
+    """Return whether a file is a GIF by its first bytes."""
     return data[:6] in (b"GIF87a", b"GIF89a")
 
 
 def gif_header_bytes(data: bytes) -> int:
-    """Return the length of a GIF's header with its palette, after which blocks follow, from its first 13 bytes."""
+    """Return the length of a GIF's header and palette, which precede the blocks, from its first 13 bytes."""
     flags = data[10] if len(data) > 10 else 0
     return 13 + (3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0)
 
 
 def gif_comments(file: BinaryIO, most_bytes: int) -> Iterator[bytes]:
-    """Yield the comments of a GIF before its first frame, as far as they have no more than so many bytes."""
+    """Yield the comments of a GIF before its first frame, up to `most_bytes` in total."""
     file.seek(0)
     file.seek(gif_header_bytes(file.read(13)))
     read, steps = 0, 0
@@ -269,7 +268,7 @@ def gif_comments(file: BinaryIO, most_bytes: int) -> Iterator[bytes]:
 
 
 def gif_comment_place(data: bytes) -> int:
-    """Return where a comment goes into a GIF: after what programs say of the whole, such as how often it plays."""
+    """Return the offset for a new comment in a GIF: after application extensions such as the loop count."""
     place = gif_header_bytes(data)
     while data[place : place + 2] == bytes((_GIF_EXTENSION, _GIF_APPLICATION)):
         place += 2

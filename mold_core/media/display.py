@@ -1,4 +1,4 @@
-"""How players show the frames of a video: upright, with square pixels, in the colors of an ordinary display.
+"""Convert frames of a video to what players show: upright, with square pixels, in the colors of an SDR display.
 
 Sources: ISO/IEC 14496-12, 6.2.2 and 8.3.2 (transformation matrices); ITU-T H.273 (numbers of color descriptions).
 """
@@ -24,7 +24,7 @@ Transfer = Literal["sdr", "pq", "hlg"]
 _TRANSFERS: Mapping[int, Transfer] = MappingProxyType({16: "pq", 18: "hlg"})
 _BT709 = 1
 _UNSPECIFIED = 2
-# A file without a color matrix has that of BT.709 from this height on, and that of BT.601 below.
+# Files without a color matrix use BT.709 from this height on, and BT.601 below.
 _HD_HEIGHT = 720
 
 
@@ -35,7 +35,7 @@ def transfer_of(stream_or_frame: Any) -> Transfer:
 
 @attrs.frozen(kw_only=True)
 class Display:
-    """The size in square pixels of the stored frames of a video, and the matrix that turns them upright."""
+    """The size of a video's stored frames in square pixels, and the matrix that rotates them upright."""
 
     width: int
     height: int
@@ -43,7 +43,7 @@ class Display:
 
     @classmethod
     def of(cls, width: int, height: int, pixel_aspect: Fraction | None, matrix: Matrix) -> Display:
-        """Return the display of frames of a size whose pixels are `pixel_aspect` times as wide as high.
+        """Return the display of frames with pixels that are `pixel_aspect` times as wide as high.
 
         The height is kept. A corrected width is even, as most encoders require.
         """
@@ -58,7 +58,7 @@ class Display:
         return (self.height, self.width) if abs(b) > abs(a) else (self.width, self.height)
 
     def image(self, frame: Any, smaller: int = 1) -> Image:
-        """Return a PyAV frame as an upright RGB image, `smaller` times smaller."""
+        """Return a PyAV frame as an upright RGB image, `smaller` times smaller per side."""
         from PIL import Image as images
 
         pixels = self._rgb(frame, max(self.width // smaller, 1), max(self.height // smaller, 1))
@@ -82,7 +82,7 @@ class Display:
 
 
 def _transpose(matrix: Matrix) -> Any:
-    """Return the Pillow transposition that a matrix comes closest to; None for an upright image.
+    """Return the Pillow transposition closest to a matrix; None for an upright image.
 
     A pixel at (x, y) is shown at (a·x + c·y, b·x + d·y).
     """

@@ -1,4 +1,4 @@
-"""File formats of results: their content types and file extensions, in one table each."""
+"""File formats of results: tables of their content types and file extensions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONTENT_TYPES: Mapping[OutputFormat, str] = MappingProxyType(
     }
 )
 
-# An APNG is a PNG to everything that knows only PNG, and is named like one.
+# An APNG is a valid PNG, so it has the same extension.
 EXTENSIONS: Mapping[OutputFormat, str] = MappingProxyType(
     {"png": "png", "jpeg": "jpeg", "webp": "webp", "gif": "gif", "apng": "png", "mp4": "mp4"}
 )

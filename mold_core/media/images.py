@@ -1,4 +1,4 @@
-"""Still images to bytes and back."""
+"""Encode and decode still images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mold_core.media.formats import ImageFormat
 from mold_core.media.metadata import OutputMetadata, embed_metadata
 from mold_core.media.png_transparency import color_key_alpha, scale_color_key
 
-# PERF: Pillow takes 40 ms to import, so it is imported when the first image comes along.
+# PERF: Pillow takes 40 ms to import, so it is imported with the first image.
 if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFile import ImageFile
@@ -67,14 +67,14 @@ def encode_image(
     """Return `image` as a whole PNG, JPEG or WebP file with `metadata` in it.
 
     `quality` is 0 to 100 and defaults to 95 for JPEG (always 4:4:4, full colour resolution) and 90 for WebP; PNG has
-    none. `lossless` is for WebP, and `quality` is then the effort, 50 by default. JPEG has no transparency: the image
-    is laid on white. `icc` and `exif` are a colour profile and EXIF to write; nothing that the image itself carries
-    besides its pixels is. The same arguments give the same bytes.
+    none. `lossless` is for WebP; `quality` is then the effort, 50 by default. JPEG has no transparency: the image is
+    composited on white. `icc` and `exif` are a colour profile and EXIF to write; metadata of the image object is not
+    written. The same arguments give the same bytes.
 
     Raises ValidationError if the image is too large for the format.
     """
     check_sides(*image.size, format)
-    # Importing a plugin registers it; left alone, Pillow would import all of its 40 to find WebP.
+    # Importing a plugin registers it. Otherwise Pillow would import all of its 40 plugins to find WebP.
     from PIL import JpegImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401
 
     webp_default = _WEBP_LOSSLESS_EFFORT if lossless else _WEBP_QUALITY
@@ -90,7 +90,7 @@ def encode_image(
 
 
 def check_sides(width: int, height: int, format: ImageFormat) -> None:
-    """Raise ValidationError if an image of this size does not fit into the format."""
+    """Raise ValidationError if the format cannot store an image of this size."""
     limit = _LARGEST_SIDE[format]
     if max(width, height) > limit:
         raise ValidationError(
@@ -102,13 +102,13 @@ def check_sides(width: int, height: int, format: ImageFormat) -> None:
 
 
 def decode_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str = "image", srgb: bool = True) -> Image:
-    """Return the image in `data`, a PNG, JPEG, WebP, AVIF or HEIC file from anyone, of mode RGB or RGBA in sRGB.
+    """Return the image in `data`, an untrusted PNG, JPEG, WebP, AVIF or HEIC file, in mode RGB or RGBA in sRGB.
 
-    It is RGBA only where the file has transparency. The image is turned upright as its EXIF says, and a color profile
-    is applied; of an animation it is the first frame; 16-bit samples keep their upper 8 bits. Nothing but pixels is
-    kept. The size is looked at before pixels are unpacked. Without `srgb` samples stay as stored, which masks need.
+    It is RGBA only if the file has transparency. The image is rotated upright by its EXIF, and its color profile is
+    applied; of an animation, the first frame is returned; 16-bit samples keep their upper 8 bits. Only pixels are kept.
+    The size is checked before pixels are decoded. Without `srgb`, samples stay as stored, which masks need.
 
-    Raises ValidationError for `name` if the bytes are of another format, damaged, or over `max_pixels`.
+    Raises ValidationError for `name` if the bytes have another format, are damaged, or exceed `max_pixels`.
     """
     file, image = _decoded(data, max_pixels, name)
     if srgb:
@@ -121,7 +121,7 @@ def decode_image_as_stored(
 ) -> tuple[Image, bytes | None]:
     """Return the image in `data` as `decode_image` does, but with its samples as stored, and their color profile.
 
-    Without a profile of RGB samples the samples are sRGB. Raises as `decode_image` does.
+    Without an RGB profile, the samples are sRGB. Raises as `decode_image` does.
     """
     file, image = _decoded(data, max_pixels, name)
     profile = rgb_profile(file.info.get("icc_profile"), file.mode)
@@ -145,9 +145,9 @@ def _decoded(data: bytes, max_pixels: int, name: str) -> tuple[ImageFile, Image]
 
 
 def open_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str = "image") -> ImageFile:
-    """Return the image in `data` unpacked, in the mode of the file and with all it says in `info`, not yet upright.
+    """Return the decoded image in `data` in the mode of the file, with its metadata in `info` and not rotated.
 
-    Everything is checked as `decode_image` does, and the same ValidationError raised.
+    It makes the same checks as `decode_image` and raises the same ValidationError.
     """
     file = _opened(data, max_pixels, name)
     try:
@@ -162,10 +162,10 @@ def open_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str =
 
 
 def check_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str = "image") -> tuple[int, int]:
-    """Return width and height in pixels of the image in `data`, as stored; pixels are not unpacked.
+    """Return width and height in pixels of the image in `data`, as stored. Pixels are not decoded.
 
-    Raises ValidationError for what `decode_image` refuses, as far as it can be told without unpacking: another format,
-    a file that breaks off, too many pixels.
+    Raises ValidationError for everything that `decode_image` refuses and that is detectable without decoding: another
+    format, a truncated file, too many pixels.
     """
     file = _opened(data, max_pixels, name)
     if is_cut_off(data):
@@ -174,18 +174,18 @@ def check_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str 
 
 
 def _opened(data: bytes, max_pixels: int, name: str) -> ImageFile:
-    """Return the file with its header read, once everything is as it must be."""
+    """Return the checked file with its header read."""
     format = _known_format(data, name)
     if too_many_parts(data):
         raise _damaged(format, name)
     canvas = webp_canvas(data) if format == "webp" else None
-    if canvas:  # libwebp takes memory for the whole canvas when it opens a file
+    if canvas:  # libwebp allocates the whole canvas when it opens a file
         _check_size(canvas[0], canvas[1], max_pixels, name)
     try:
         file = _open(data, format, name)
     except (MemoryError, ValidationError):
         raise
-    except Exception as error:  # hostile bytes make Pillow raise almost anything
+    except Exception as error:  # Pillow raises almost any exception for malicious bytes
         raise _damaged(format, name) from error
     _check_size(file.width, file.height, max_pixels, name)
     return file
@@ -205,13 +205,13 @@ def _damaged(format: SourceFormat, name: str) -> ValidationError:
 
 
 def _open(data: bytes, format: SourceFormat, name: str) -> ImageFile:
-    # NOTE: not Image.open(): it tries other formats, follows a JPEG's multi-image index, and warns about large sizes
-    # before we can refuse them.
+    # NOTE: not Image.open(), which tries other formats, follows a JPEG's multi-image index, and warns about large sizes
+    # before they can be refused.
     match format:
         case "png":
             from PIL import PngImagePlugin
 
-            PngImagePlugin.MAX_TEXT_MEMORY = _MAX_PNG_TEXT_BYTES  # it would unpack 64 MB of texts
+            PngImagePlugin.MAX_TEXT_MEMORY = _MAX_PNG_TEXT_BYTES  # the default would decompress 64 MB of text
             return PngImagePlugin.PngImageFile(BytesIO(data))
         case "jpeg":
             from PIL.JpegImagePlugin import JpegImageFile
@@ -234,7 +234,7 @@ def _avif(data: bytes, name: str) -> ImageFile:
         raise _undecodable("avif", name, "install a Pillow with AVIF, or save the image as PNG or JPEG")
     from PIL import AvifImagePlugin
 
-    AvifImagePlugin.DEFAULT_MAX_THREADS = _MAX_THREADS  # each takes address space for a stack
+    AvifImagePlugin.DEFAULT_MAX_THREADS = _MAX_THREADS  # each thread takes address space for its stack
     return AvifImagePlugin.AvifImageFile(BytesIO(data))
 
 
@@ -262,9 +262,9 @@ def _check_size(width: int, height: int, max_pixels: int, name: str) -> None:
 
 
 def _pixels_only(image: Image, modes: tuple[str, ...]) -> Image:
-    """Return a copy of `image` in one of `modes`, which hold RGB, without anything the file said beside pixels."""
+    """Return a copy of `image` in one of `modes`, which include RGB, without the file's metadata."""
     if image.mode.startswith("I"):
-        # Pillow's own conversion of 16-bit grey clips at 255, which turns depth maps and masks white.
+        # Pillow's conversion of 16-bit grey clips at 255, which turns depth maps and masks white.
         image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
     if image.mode in modes and "transparency" not in image.info:
         image = image.copy()
@@ -287,7 +287,7 @@ def _on_white(image: Image) -> Image:
 
 
 def upright(image: Image, exif: object) -> Image:
-    """Return the image turned as its EXIF says."""
+    """Return the image rotated according to its EXIF."""
     from PIL.Image import Transpose
 
     turns = {
@@ -322,7 +322,7 @@ def orientation(exif: bytes) -> int:
 
 
 def _likeness(data: bytes) -> str:
-    """Return what the bytes seem to be, in words for the person who sent them."""
+    """Return a description of what the bytes seem to be, for the error message."""
     start = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not data:
         return "an empty file"

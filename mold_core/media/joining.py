@@ -1,4 +1,4 @@
-"""Join videos: packets of MP4 files are copied, other formats are encoded from their frames."""
+"""Join videos: copy the packets of MP4 files, encode other formats from their frames."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def join_videos(
     sample_rate: int | None = None,
     metadata: OutputMetadata | None = None,
 ) -> None:
-    """Write one video in `format` from `videos`: MP4 files by `VideoWriter`, of equal size and frame rate.
+    """Write one video in `format` from `videos`: MP4 files of `VideoWriter` with equal size and frame rate.
 
-    `sounds` yields the audio of each, float32 [channels, n]. One file is in memory at a time, for MP4 less.
+    `sounds` yields the audio of each, float32 [channels, n]. At most one file is in memory at a time.
     """
     if format == "mp4":
         _copy(file, videos, fps, sounds, sample_rate, metadata)
@@ -88,7 +88,7 @@ def _copy(
 
 
 def _copy_packets(out: Any, container: Any, source: Any, target: Any, offset_s: Fraction) -> int:
-    """Append the packets of a file, and return their number."""
+    """Append the packets of a file. Return their number."""
     shift, count = round(offset_s / source.time_base), 0
     for packet in container.demux(source):
         if packet.dts is None:  # ffmpeg marks the end with an empty packet

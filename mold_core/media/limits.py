@@ -29,8 +29,7 @@ MAX_FRAME_PIXELS = 32_000_000
 MAX_ANIMATION_PIXELS = 16_000_000
 # Of all frames of a client's video together: a minute of 1080p at 60 frames per second.
 MAX_TOTAL_PIXELS = 2**33
-# Samples of all tracks; ffmpeg stores about 40 bytes for each. Six hours at 24 frames per second with audio have as
-# many.
+# Samples of all tracks; ffmpeg stores about 40 bytes for each. Six hours at 24 frames per second with audio reach it.
 MAX_INDEX_ENTRIES = 1_500_000
 MAX_TRACKS = 64
 MAX_VIDEO_SECONDS = 24 * 3600
@@ -42,12 +41,12 @@ MAX_CHANNELS = 64
 
 
 def damaged_video(name: str | None) -> ValidationError:
-    """Return the error for a file that is not an MP4 file, or is damaged."""
+    """Return the error for a file that is not an MP4 file or is damaged."""
     return ValidationError(f"{name or 'the video'} is not an MP4 file, or is damaged", field=name)
 
 
 def check_frame(width: int, height: int, max_pixels: int, name: str | None) -> None:
-    """Raise ValidationError for a frame over the limit, or without pixels."""
+    """Raise ValidationError for a frame over the limit or without pixels."""
     if width < 1 or height < 1:
         raise damaged_video(name)
     if width * height > max_pixels:
@@ -79,11 +78,11 @@ def check_seconds(seconds: float, name: str | None) -> None:
 
 
 def check_sound(seconds: float, name: str) -> None:
-    """Raise ValidationError for more audio than is allowed in memory."""
+    """Raise ValidationError for more audio than may be in memory."""
     if not 0 < seconds <= MAX_SOUND_SECONDS:
         raise ValidationError(f"{name} needs {seconds:g} s of audio; the limit is {MAX_SOUND_SECONDS:g}", field=name)
 
 
 def is_plausible_sound(sample_rate: int, channels: int) -> bool:
-    """Return whether the sample rate and the number of channels are those of real recordings."""
+    """Return whether real recordings have such a sample rate and number of channels."""
     return MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE and 1 <= channels <= MAX_CHANNELS

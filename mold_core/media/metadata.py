@@ -1,8 +1,7 @@
-"""The request that made an image, written into the image's file and read back from it.
+"""Write the request that an image was generated from into the image file, and read it back.
 
-A PNG carries it as text chunks, a JPEG as comments and XMP, a WebP as XMP, a GIF as a comment. Each holds the same JSON
-object under ``mold:parameters``, which alone is read back; the other ``mold:`` entries are copies for people and
-image viewers.
+PNG uses text chunks, JPEG comments and XMP, WebP XMP, GIF a comment. Each contains the same JSON object under
+``mold:parameters``. Only this object is read back; the other ``mold:`` entries are copies for people and image viewers.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from mold_core.wire.fields import choices_of
 
 __all__ = ["OutputMetadata", "embed_metadata", "png_metadata", "read_metadata"]
 
-# Three prompts of 77,000 bytes, each byte written as six (\u0000), stay well below this.
+# Three prompts of 77,000 bytes, with each byte escaped as six (\u0000), stay well below this.
 _MAX_TEXT_BYTES = 4 * 1024 * 1024
 
 _PARAMETERS = b"mold:parameters"
@@ -60,16 +59,16 @@ _XMP_PACKET = (
     '<rdf:Description rdf:about="" xmlns:mold="urn:mold:metadata:1#">\n{}'
     '</rdf:Description></rdf:RDF></x:xmpmeta>\n<?xpacket end="w"?>'
 )
-# XMP writers may turn a simple element into an attribute. Two patterns find both forms without an XML parser, which
-# would have to be kept from entity bombs first.
+# XMP writers may turn a simple element into an attribute. Two patterns match both forms without an XML parser, which
+# would need protection from entity bombs.
 _XMP_PARAMETERS = re.compile('<mold:parameters>([^<]*)</mold:parameters>|mold:parameters="([^"]*)"')
 
 
 def embed_metadata(image: bytes, metadata: OutputMetadata) -> bytes:
-    """Return a PNG, JPEG, WebP or GIF file, animated or not, with `metadata` in it; the pixels stay untouched.
+    """Return a PNG, JPEG, WebP or GIF file, animated or not, with `metadata` in it. The pixels do not change.
 
-    JPEG segments hold at most 65,533 bytes: longer parameters continue in further comments, and XMP that does not fit
-    is left out. Raises ValueError for a file of another format.
+    JPEG segments hold at most 65,533 bytes: longer parameters continue in more comments, and XMP that does not fit is
+    omitted. Raises ValueError for a file of another format.
     """
     if is_gif(image):
         return _embed_in_gif(image, metadata)
@@ -84,9 +83,9 @@ def embed_metadata(image: bytes, metadata: OutputMetadata) -> bytes:
 
 
 def read_metadata(source: bytes | Path) -> OutputMetadata | None:
-    """Return the metadata in a PNG, JPEG, WebP or GIF file, or None if it has none that can be read.
+    """Return the metadata in a PNG, JPEG, WebP or GIF file, or None if there is none or it is unreadable.
 
-    Only chunk headers and text are read, so it is cheap for large files and safe for hostile ones. Raises OSError if
+    Only chunk headers and text are read, so it is cheap for large files and safe for malicious ones. Raises OSError if
     a path cannot be opened.
     """
     with source.open("rb") if isinstance(source, Path) else BytesIO(source) as file:
@@ -120,13 +119,13 @@ def _embed_in_png(image: bytes, metadata: OutputMetadata) -> bytes:
     return b"".join([image[:after_header], png_metadata(metadata), image[after_header:]])
 
 
-# Of a PNG the JSON object alone says which LoRA was applied.
+# In a PNG, only the JSON object names the applied LoRAs.
 _NOT_IN_PNG = ("lora", "lora_scale")
 _WORDS = frozenset(field.name for field in recorded_fields() if choices_of(field))
 
 
 def png_metadata(metadata: OutputMetadata) -> bytes:
-    """Return the chunks that carry `metadata` in a PNG; they stand anywhere between its first and its last chunk."""
+    """Return the PNG chunks with `metadata`. They may be anywhere between the first and the last chunk."""
     values = {name: value for name, value in _readable(metadata).items() if name not in _NOT_IN_PNG}
     texts = [name for name, value in values.items() if isinstance(value, str) and name not in _WORDS]
     chunks = [
@@ -138,7 +137,7 @@ def png_metadata(metadata: OutputMetadata) -> bytes:
 
 
 def _readable(metadata: OutputMetadata) -> dict[str, Any]:
-    """Return the fields that are set, as texts and numbers for people."""
+    """Return the fields that are set, as human-readable texts and numbers."""
     values = attrs.asdict(metadata)
     return {
         name: json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
@@ -148,7 +147,7 @@ def _readable(metadata: OutputMetadata) -> dict[str, Any]:
 
 
 def _png_text(name: str, text: str) -> bytes:
-    # The NUL ends fields inside the chunk, so the readable copy cannot hold one; the JSON writes it as \u0000.
+    # NUL ends fields inside the chunk, so the readable copy cannot contain it; the JSON escapes it as \u0000.
     return png_chunk(b"iTXt", f"mold:{name}\0\0\0\0\0".encode() + text.replace("\0", "\ufffd").encode())
 
 
@@ -227,7 +226,7 @@ def _embed_in_webp(image: bytes, metadata: OutputMetadata) -> bytes:
     if image[12:16] == b"VP8X":
         body = image[12:20] + bytes((image[20] | _WEBP_HAS_XMP,)) + image[21:]
     else:
-        # The short form of the file has no room for XMP: say the same in the extended form.
+        # The simple file format cannot contain XMP: convert the file to the extended format.
         width, height, alpha = canvas
         flags = _WEBP_HAS_XMP | (_WEBP_HAS_ALPHA if alpha else 0)
         size = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
@@ -246,7 +245,7 @@ def _texts_of_webp(file: BinaryIO) -> Iterator[str]:
 
 
 def _embed_in_gif(image: bytes, metadata: OutputMetadata) -> bytes:
-    # Comments are ASCII; programs that know only GIF87a have no comments, so the file is said to be the newer.
+    # Comments are ASCII. GIF87a has no comments, so the version becomes GIF89a.
     text = json.dumps(json.loads(metadata.to_json()))
     start = gif_comment_place(image)
     comment = gif_comment(_COMMENT_START + text.encode("ascii"))
@@ -264,7 +263,7 @@ def _texts_of_gif(file: BinaryIO) -> Iterator[str]:
 
 
 def _xmp(metadata: OutputMetadata) -> bytes:
-    # The parameters come first and quotes are escaped, so that no prompt can pass for them.
+    # The parameters come first and quotes are escaped, so that a prompt cannot imitate them.
     values = {"parameters": metadata.to_json(), **_readable(metadata)}
     elements = (f"<mold:{name}>{_xml(str(value))}</mold:{name}>\n" for name, value in values.items())
     return _XMP_PACKET.format("".join(elements)).encode()

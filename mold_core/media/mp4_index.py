@@ -1,7 +1,7 @@
-"""The index of an MP4, read from its boxes before ffmpeg unpacks it: how many samples the file says it has.
+"""Read the index of an MP4 from its boxes, to check the number of samples before ffmpeg expands the index.
 
-ffmpeg makes an entry of some 40 bytes for each sample that a table claims, and a table of two numbers may claim
-billions. Source: ISO/IEC 14496-12, 8.6 to 8.8.
+ffmpeg allocates about 40 bytes for each sample that a table claims, and a table of two numbers may claim billions.
+Source: ISO/IEC 14496-12, 8.6 to 8.8.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _FIRST_BOXES = frozenset({b"ftyp", b"moov", b"moof", b"mdat", b"wide", b"free", 
 _MAX_BOXES = 200_000
 _MAX_DEPTH = 8
 
-# Tables with a count after version and flags, and the bytes of an entry.
+# Tables with a count after version and flags → the bytes of an entry.
 _TABLES = {b"stts": 8, b"ctts": 8, b"stsc": 12, b"stss": 4, b"stps": 4, b"stco": 4, b"co64": 8}
-# Of these, an entry begins with how many samples it stands for.
+# In these tables, an entry starts with a number of samples.
 _RUN_LENGTHS = (b"stts", b"ctts")
 _TRUN_FIELDS = (0x100, 0x200, 0x400, 0x800)
 
 
 @attrs.define
 class _Track:
-    """What the boxes of one track have said so far."""
+    """The values read so far from the boxes of one track."""
 
     id: int = 0
     handler: bytes = b""
@@ -48,9 +48,9 @@ class _Track:
 
 @attrs.frozen
 class Mp4Index:
-    """Size and number of frames of the first video track, as the boxes have them; 0 where they do not say.
+    """Size and number of frames of the first video track according to the boxes; 0 if they are missing.
 
-    `matrix` says how to turn the frames upright.
+    `matrix` rotates the frames upright.
     """
 
     width: int = 0
@@ -72,15 +72,15 @@ class _Box:
 
 
 def is_mp4(file: BinaryIO) -> bool:
-    """Return whether a file begins as ffmpeg's reader of MP4 and its relatives (MOV, M4A, 3GP) expects."""
+    """Return whether a file starts as ffmpeg's demuxer for MP4, MOV, M4A and 3GP expects."""
     file.seek(0)
     return file.read(8)[4:] in _FIRST_BOXES
 
 
 def read_mp4_index(file: BinaryIO, name: str | None = None) -> Mp4Index:
-    """Return what the index claims, and leave the file at its beginning.
+    """Return the claims of the index, and rewind the file.
 
-    Raises ValidationError, with `name` as the field, if a table does not fit into the file or claims too much.
+    Raises ValidationError, with `name` as the field, if a table exceeds the file or a limit.
     """
     try:
         return _Reader(file, name).read()
@@ -91,7 +91,7 @@ def read_mp4_index(file: BinaryIO, name: str | None = None) -> Mp4Index:
 
 
 class _Reader:
-    """Walks the boxes once and counts; a claim over the limits ends the walk."""
+    """Reads the boxes once and counts. A claim over the limits ends it."""
 
     def __init__(self, file: BinaryIO, name: str | None) -> None:
         self._file = file
@@ -140,7 +140,7 @@ class _Reader:
                 self._tracks.append(_Track())
                 if len(self._tracks) > MAX_TRACKS:
                     raise self._too_much("tracks")
-            case b"cmov":  # a deflated index, of which nothing can be told; only QuickTime 3 to 6 wrote it
+            case b"cmov":  # a compressed index, which cannot be checked; only QuickTime 3 to 6 wrote it
                 raise damaged_video(self._name)
             case b"tkhd":
                 version = self._at(box.start, 1)
@@ -199,7 +199,7 @@ class _Reader:
 
     def _claim(self, samples: int) -> None:
         self._entries = self._entries + samples
-        # stts, ctts and stsz name every sample once each.
+        # stts, ctts and stsz each count every sample once.
         if self._entries > 3 * MAX_INDEX_ENTRIES or samples > MAX_INDEX_ENTRIES:
             raise self._too_much("frames or samples")
 
@@ -218,7 +218,7 @@ class _Reader:
         return int(value)
 
     def _matrix(self, box: _Box, offset: int) -> Matrix:
-        """Return a matrix; the identity where none is stored or it would make every pixel vanish."""
+        """Return a matrix; the identity if none is stored or the stored one is singular."""
         if box.size < offset + 36:
             return IDENTITY
         a, b, c, d = struct.unpack(">ii4xii", self._at(box.start + offset, 20))

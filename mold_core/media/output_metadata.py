@@ -1,4 +1,4 @@
-"""What a result says of how it was made: the recorded fields of its request, by their own names."""
+"""The metadata of a result: the recorded fields of its request, under their own names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def recorded_fields(cls: type = GenerateRequest) -> list[attrs.Attribute[Any]]:
-    """Return the fields of a request that metadata records under their own names."""
+    """Return the request fields that metadata records under their own names."""
     return [attribute for attribute in attrs.fields(attrs.resolve_types(cls)) if traits_of(attribute).recorded]
 
 
@@ -34,19 +34,19 @@ def _with_recorded(_cls: type, fields: list[attrs.Attribute[Any]]) -> list[attrs
 
 
 def _lenient(field: attrs.Attribute[Any]) -> attrs.Attribute[Any]:
-    """Return a field without bounds and choices: files of later versions may hold what this one does not know."""
+    """Return a field without bounds and choices, because files of later versions may contain unknown values."""
     declared: Any = str | None if choices_of(field) else field.type
     return field.evolve(type=declared, default=None, metadata=wire_field(doc_of(field)).metadata)
 
 
 @attrs.frozen(kw_only=True, field_transformer=_with_recorded)
 class OutputMetadata:
-    """What a result was made from, enough to make it again. A field that is None was not used and is not written.
+    """The inputs of a result, sufficient to reproduce it. A field that is None was not used and is not written.
 
-    Lone surrogates, which no file can hold as UTF-8, become U+FFFD when the object is made. Every other character,
-    NUL and line breaks included, comes back from a file as it went in.
+    Lone surrogates, which UTF-8 cannot encode, become U+FFFD when the object is created. All other characters,
+    including NUL and line breaks, are preserved.
 
-    A field of requests that is recorded and not declared here is added by itself.
+    Recorded fields of requests that are not declared here are added automatically.
     """
 
     prompt: str = wire_field("What the image shows.")
@@ -74,18 +74,18 @@ class OutputMetadata:
                 object.__setattr__(self, attribute.name, _storable(value))
 
     def to_json(self) -> str:
-        """Return the fields that are set as one line of JSON, safe to put into XML once that is escaped."""
+        """Return the fields that are set as one line of JSON, which is safe in XML after escaping."""
         text = json.dumps(to_json(self), ensure_ascii=False, allow_nan=False)
         return re.sub("[\ufffe\uffff]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> OutputMetadata:
-        """Return the metadata that JSON text describes; unknown keys are ignored. Raises ValidationError."""
+        """Return the metadata in JSON text. Unknown keys are ignored. Raises ValidationError."""
         return from_text(cls, text)
 
 
 def _storable(value: Any) -> Any:
-    """Return a text without lone surrogates, or the entries of options that are scalars a file can hold."""
+    """Return a text without lone surrogates, or the scalar entries of options that can be stored in a file."""
     if isinstance(value, str):
         return _SURROGATE.sub("\ufffd", value)
     return {
@@ -96,11 +96,11 @@ def _storable(value: Any) -> Any:
 
 
 def metadata_of(request: GenerateRequest) -> OutputMetadata:
-    """Return what the file says of a complete request for one image or video."""
+    """Return the metadata to store for a complete request of one image or video."""
     lora = request.lora or (request.loras[0] if request.loras else None)
     recorded: dict[str, Any] = {field.name: getattr(request, field.name) for field in recorded_fields()}
     if request.source_image is None:
-        recorded["strength"] = None  # it says how far the result moved away from that image
+        recorded["strength"] = None  # strength applies only to that image
     recorded["options"] = request.options or None
     return OutputMetadata(
         **recorded,

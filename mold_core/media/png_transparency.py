@@ -1,4 +1,4 @@
-"""The transparent color of PNGs with other than 8 bits a sample, which Pillow compares with samples of 8 bits.
+"""The transparent color of PNGs whose samples do not have 8 bits. Pillow compares it with samples of 8 bits.
 
 Source: PNG specification 3rd edition, §11.3.1.1 (tRNS) and §13.12 (scaling of samples).
 """
@@ -19,7 +19,7 @@ _GREY, _RGB = 0, 2
 
 
 def scale_color_key(file: ImageFile, data: bytes) -> None:
-    """Scale the transparent grey of a PNG of 2 or 4 bits as Pillow scales its samples."""
+    """Scale the transparent grey of a PNG of 2 or 4 bits like Pillow scales the samples."""
     bits, color_type = data[24], data[25]
     key = file.info.get("transparency")
     if color_type == _GREY and bits in (2, 4) and isinstance(key, int):
@@ -27,7 +27,7 @@ def scale_color_key(file: ImageFile, data: bytes) -> None:
 
 
 def deep_color_key(file: ImageFile, data: bytes) -> tuple[int, ...] | None:
-    """Return the transparent grey or RGB color of a PNG of 16 bits a sample, if it has one."""
+    """Return the transparent grey or RGB color of a PNG with 16 bits per sample, if it has one."""
     key = file.info.get("transparency")
     if data[24] != 16 or data[25] not in (_GREY, _RGB) or key is None:
         return None
@@ -35,7 +35,7 @@ def deep_color_key(file: ImageFile, data: bytes) -> tuple[int, ...] | None:
 
 
 def color_key_alpha(file: ImageFile, data: bytes) -> Image | None:
-    """Return a mask, mode L, that is 0 where a PNG of 16 bits has its transparent color; None without one."""
+    """Return a mask, mode L, that is 0 where a PNG of 16 bits has its transparent color; None if it has none."""
     key = deep_color_key(file, data)
     if key is None:
         return None
@@ -55,7 +55,7 @@ def color_key_alpha(file: ImageFile, data: bytes) -> Image | None:
 
 
 def _low_bytes(data: bytes) -> Image:
-    """Return the lower bytes of the samples: what a reader finds that takes them for little-endian."""
+    """Return the lower bytes of the samples, by reading them as little-endian."""
     from PIL.PngImagePlugin import PngImageFile
 
     file = PngImageFile(BytesIO(data))

@@ -23,14 +23,14 @@ _MOST_FRAMES = 120
 
 @attrs.frozen
 class PreviewFrames:
-    """The frames of a video in its preview: every `every`-th, from number `first` on."""
+    """The frames of a video that its preview shows: every `every`-th, from number `first` on."""
 
     every: int
     first: int = 0
 
     @classmethod
     def of(cls, frames: int, fps: int) -> PreviewFrames:
-        """Return the frames for a video: 8 per second, or fewer, so that there are at most 120."""
+        """Return the frames for a video: 8 per second, or fewer for a total of at most 120."""
         return cls(max(round(fps / _FPS), -(-frames // _MOST_FRAMES), 1))
 
     def after(self, frames: int) -> PreviewFrames:
@@ -49,7 +49,7 @@ class PreviewFrames:
 
 
 def preview_gif(frames: Iterable[Image], fps: Fraction) -> bytes:
-    """Return a GIF of frames of equal size, one or more."""
+    """Return a GIF of one or more frames of equal size."""
     buffer = BytesIO()
     writer: VideoWriter | None = None
     for frame in frames:

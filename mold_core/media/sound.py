@@ -1,4 +1,4 @@
-"""Files of sound to samples, from anyone and in any common format, and samples to another rate."""
+"""Decode untrusted audio files of common formats to samples, and resample them."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
 
 __all__ = ["SoundInfo", "decode_sound", "resampled", "stream_sound"]
 
-# NOTE: of ffmpeg's formats only those that hold sound themselves: playlists and the like name other files to open.
+# NOTE: only those formats of ffmpeg that contain audio. Playlists and similar formats name other files to open.
 _FORMATS = "wav,w64,aiff,caf,au,flac,ogg,mp3,aac,ac3,eac3,amr,ape,wv,tta,asf,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm"
 
-# What an MP4's AAC can have. Sound at any other rate becomes 48 kHz.
+# Rates of AAC in MP4. Audio at any other rate is resampled to 48 kHz.
 _AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 _DEFAULT_RATE = 48_000
-# A resampler keeps a few samples back until more come.
+# A resampler buffers a few samples until it gets more.
 _MARGIN_SAMPLES = 1024
-# Times in files are rounded, to milliseconds in some.
+# Times in files are rounded, in some to milliseconds.
 _SMALLEST_GAP_S = Fraction(1, 50)
 _SILENT_BLOCK = 1 << 16
 
 
 @attrs.frozen
 class SoundInfo:
-    """What decoding told of a sound: rate in Hz, channels, and how many samples of each."""
+    """Properties of decoded audio: rate in Hz, channels, and samples per channel."""
 
     sample_rate: int
     channels: int
@@ -45,11 +45,10 @@ class SoundInfo:
 
 
 def decode_sound(data: bytes, *, max_seconds: float, name: str = "sound") -> Sound | None:
-    """Return the first `max_seconds` of a file's sound, mono or stereo, at its own rate where an MP4 can have that.
+    """Return the first `max_seconds` of a file's audio, mono or stereo, at its own rate if MP4 supports it.
 
-    The file may be a video: None if that has no sound. Raises ValidationError, with `name` as the field, for a file
-    that is no sound, is damaged or has a rate or channels that no recording has; OutputError where PyAV is not
-    installed.
+    The file may be a video; None if it has no audio. Raises ValidationError, with `name` as the field, for a file that
+    is not audio, is damaged or has an implausible rate or number of channels; OutputError if PyAV is not installed.
     """
     import numpy as np
 
@@ -63,7 +62,7 @@ def decode_sound(data: bytes, *, max_seconds: float, name: str = "sound") -> Sou
 def stream_sound(
     file: BinaryIO, add: Callable[[NDArray[Any]], object], *, max_seconds: float, name: str = "sound"
 ) -> SoundInfo | None:
-    """Call `add` with the blocks that make up a sound, float32 [channels, n] in -1 to 1; see `decode_sound`."""
+    """Call `add` with each block of the audio, float32 [channels, n] in -1 to 1; see `decode_sound`."""
     av = pyav()
     check_sound(max_seconds, name)
     if is_mp4(file):
@@ -79,7 +78,7 @@ def stream_sound(
 
 
 def resampled(sound: Sound, rate: int) -> NDArray[Any]:
-    """Return a sound's samples at another rate: float32 [channels, n]."""
+    """Return the samples at another rate: float32 [channels, n]."""
     import numpy as np
 
     if sound.sample_rate == rate or not sound.samples.shape[1]:
@@ -114,9 +113,9 @@ def _streamed(container: Any, add: Callable[[NDArray[Any]], object], max_seconds
 
 
 def _blocks(container: Any, source_rate: int, rate: int, layout: str, max_seconds: float) -> Iterator[NDArray[Any]]:
-    """Yield the sound at another rate, of no more of the file's samples than the seconds take.
+    """Yield the audio at another rate, from no more of the file than `max_seconds`.
 
-    Where the clock of the file leaves a gap, at the beginning or later, there is silence, within the same limit.
+    Gaps in the file's timestamps, at the start or later, become silence, within the same limit.
     """
     from av import AudioResampler
 
@@ -124,7 +123,7 @@ def _blocks(container: Any, source_rate: int, rate: int, layout: str, max_second
     left = ceil(max_seconds * source_rate) + _MARGIN_SAMPLES
     clock = origin_of(container.streams.audio[0], *_moving(container.streams.video))
     for frame in container.decode(audio=0):
-        if frame.sample_rate != source_rate:  # a frame may name a rate of its own, such as 1 Hz
+        if frame.sample_rate != source_rate:  # a frame may have its own rate, such as 1 Hz
             raise ValueError("the sample rate changes within the audio")
         start = clock if frame.pts is None else frame.pts * frame.time_base
         if start - clock > _SMALLEST_GAP_S:
@@ -132,7 +131,7 @@ def _blocks(container: Any, source_rate: int, rate: int, layout: str, max_second
             left -= gap
             yield from _silence(round(gap * rate / source_rate), layout)
         clock = start + Fraction(frame.samples, source_rate)
-        frame.pts = None  # the resampler would fill gaps itself, without limit
+        frame.pts = None  # otherwise the resampler fills gaps itself, without limit
         left -= frame.samples
         for made in resampler.resample(frame):
             yield made.to_ndarray()

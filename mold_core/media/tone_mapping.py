@@ -1,8 +1,8 @@
-"""HDR video frames (BT.2020 with PQ or HLG) to SDR: BT.709 primaries, with a reference white of 203 cd/m².
+"""Convert HDR video frames (BT.2020 with PQ or HLG) to SDR: BT.709 primaries, reference white of 203 cd/m².
 
 Luminance up to about 96 cd/m² is exact. Highlights up to 1,000 cd/m² are compressed towards white.
 
-Sources: ITU-R BT.2100-2 (PQ, HLG with its OOTF), BT.2390-8 §5.4 (the curve of the highlights), BT.2408-4 (reference
+Sources: ITU-R BT.2100-2 (PQ, HLG with its OOTF), BT.2390-8 §5.4 (curve of the highlights), BT.2408-4 (reference
 white), BT.2087 (primaries), BT.1886 (gamma 2.4 of an SDR display).
 """
 
@@ -27,14 +27,14 @@ _TO_BT709 = np.array(
 )
 _LUMINANCE = np.array([0.2627, 0.6780, 0.0593], dtype=np.float32)
 
-# PERF: a table of 12 bits resolves video of 10 and 12 bits; a power of each sample would take ten times as long.
+# PERF: a table of 12 bits resolves video of 10 and 12 bits; computing powers per sample takes ten times as long.
 _SIGNAL_BITS = 12
 _LEVELS = 4096
 _BAND_PIXELS = 1 << 18  # limits the memory for float32 values
 
 
 def to_sdr(pixels: NDArray[np.uint16], transfer: Literal["pq", "hlg"]) -> NDArray[np.uint8]:
-    """Return RGB samples uint16 [H, W, 3] of BT.2020 as uint8 of BT.709."""
+    """Convert RGB samples uint16 [H, W, 3] of BT.2020 to uint8 of BT.709."""
     height, width, _ = pixels.shape
     result = np.empty((height, width, 3), np.uint8)
     rows = max(_BAND_PIXELS // width, 1)
@@ -55,7 +55,7 @@ def _linear(pixels: NDArray[np.uint16], transfer: Literal["pq", "hlg"]) -> NDArr
 
 
 def _index(light: Any) -> Any:
-    """Return the entry in a table that is spaced by the square root of the square root of light."""
+    """Return the index into a table that is spaced by the fourth root of light."""
     return (np.sqrt(np.sqrt(np.clip(light, 0, 1))) * (_LEVELS - 1) + 0.5).astype(np.uint16)
 
 
@@ -74,20 +74,20 @@ def _light(transfer: Literal["pq", "hlg"]) -> NDArray[np.float32]:
 
 @cache
 def _gains() -> NDArray[np.float32]:
-    """Return what to multiply light with, by the brightest of its three components."""
+    """Return the factors for light, indexed by the brightest of its three components."""
     light = np.maximum(_spaced(), 1e-9)
     return (_compressed(light * _PEAK_NITS) / (light * _PEAK_NITS)).astype(np.float32)
 
 
 @cache
 def _codes() -> NDArray[np.uint8]:
-    """Return the SDR code of light."""
+    """Return the SDR codes, indexed by light."""
     display = np.minimum(_spaced() * _PEAK_NITS / _WHITE_NITS, 1)
     return np.round(255 * display ** (1 / _SDR_GAMMA)).astype(np.uint8)
 
 
 def _compressed(nits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return luminance up to `_PEAK_NITS` as luminance up to `_WHITE_NITS`: unchanged, then a Hermite spline."""
+    """Map luminance up to `_PEAK_NITS` to luminance up to `_WHITE_NITS`: unchanged, then a Hermite spline."""
     source_peak = _pq_signal(np.array(_PEAK_NITS))
     signal = _pq_signal(nits) / source_peak
     most = _pq_signal(np.array(_WHITE_NITS)) / source_peak

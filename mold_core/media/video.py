@@ -1,4 +1,4 @@
-"""Videos to bytes as their frames come: MP4 with sound, GIF, APNG, WebP."""
+"""Encode videos frame by frame: MP4 with audio, GIF, APNG, WebP."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mold_core.media.video_reading import (
     read_video_metadata,
 )
 
-# PERF: PyAV takes 80 ms and numpy as much to import, so both are imported with the first video.
+# PERF: PyAV and numpy take 80 ms each to import, so both are imported with the first video.
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
@@ -39,46 +39,46 @@ __all__ = [
 
 VideoFormat = Literal["mp4", "gif", "apng", "webp"]
 
-# How mold writes every MP4: index first, no dates.
+# Options of every MP4: index first, no dates.
 MP4_OPTIONS = {"movflags": "+faststart+use_metadata_tags", "fflags": "+bitexact"}
 
-# Constant quality of x264: 18 is taken for visually lossless, its own default is 23.
-# NOTE: with its macroblock tree, x264 gave other bytes for the same frames once in ten to a hundred runs; without it,
-# in none of thousands.
+# Constant quality of x264: 18 is considered visually lossless, x264's default is 23.
+# NOTE: with its macroblock tree, x264 wrote different bytes for the same frames once in ten to a hundred runs; without
+# it, in none of thousands.
 _MP4_OPTIONS = {"crf": "18", "preset": "medium", "x264-params": "mbtree=0"}
 _WEBP_QUALITY = "80"
-# Players show a frame with a delay below 2/100 s for 10/100 s.
+# Players replace delays below 2/100 s by 10/100 s.
 _MAX_GIF_FPS = 50
 
-# PERF: ffmpeg's usual way to choose the quantisers of AAC takes three times as long at 192 kbit/s, and still loses more
-# of generated sound than this one does at 120: five bits for a sample of both channels (benchmarks/sound.py).
+# PERF: ffmpeg's default search for AAC quantisers takes three times as long, and its loss on generated audio at 192
+# kbit/s exceeds that of this one at 120: five bits for a sample of both channels (benchmarks/sound.py).
 _AAC_OPTIONS = {"aac_coder": "fast"}
 _AUDIO_BITS_PER_SAMPLE = 5
 _MOST_AUDIO_BITS_PER_SECOND = 192_000
 _AUDIO_BLOCK = 1024
 
-# How ffmpeg numbers ITU-R BT.709 in its lists of primaries, transfer curves and matrices, and limited range.
+# ffmpeg's numbers for ITU-R BT.709 (primaries, transfer curves and matrices alike) and for limited range.
 _BT709 = 1
 _LIMITED_RANGE = 1
 
 
 class VideoWriter:
-    """Encodes frames, and for MP4 sound, into a file as they come; only what the encoder looks back at is in memory.
+    """Encodes frames, and for MP4 audio, into a file one by one. Only the encoder's reference frames are in memory.
 
         with VideoWriter(file, "mp4", width=512, height=320, fps=24, sample_rate=48_000) as video:
             for image, sound in clips:
                 video.add(image)
                 video.add_sound(sound)
 
-    `lossless` makes an MP4 that gives every pixel back as it was, for being encoded again; few players show it. With
-    `shared_palette` a GIF has the same 256 colours throughout, which takes a tenth of the time, and holds its frames in
-    memory until it is closed. A GIF of more than 50 frames a second leaves out frames evenly, because players slow down
-    anything faster. `time_base` is the unit of the times of frames where they have no constant rate, else 1 / fps.
-    `file` is a seekable binary file; for MP4 one on disk, whose index is moved to the front when it is closed, so that
-    players start before they have it all. The same frames give the same bytes. Leaving the block by an exception
-    leaves the file unfinished: write into one that is thrown away then, as `mold_core.files.write_whole` does.
+    `lossless` writes an MP4 that preserves every pixel, for later re-encoding; few players support it. With
+    `shared_palette`, all frames of a GIF have the same 256 colours, which takes a tenth of the time and keeps the
+    frames in memory until `close`. A GIF of more than 50 frames per second drops frames evenly, because players slow
+    down anything faster. `time_base` is the unit of frame times for a variable frame rate, else 1 / fps. `file` is a
+    seekable binary file. An MP4 must be on disk: `close` moves its index to the front, so that players can start before
+    the download ends. The same frames give the same bytes. An exception in the block leaves the file incomplete: write
+    to a temporary file, as `mold_core.files.write_whole` does.
 
-    Raises ValidationError for a size the format cannot hold, OutputError where PyAV is not installed.
+    Raises ValidationError for a size that the format does not support, OutputError if PyAV is not installed.
     """
 
     def __init__(
@@ -119,10 +119,10 @@ class VideoWriter:
         self._sound = SoundStream(self._container, sample_rate, channels) if sample_rate and format == "mp4" else None
 
     def add(self, image: Image, start: Fraction | None = None, seconds: Fraction | None = None) -> None:
-        """Append one frame of mode RGB and of the size of the video.
+        """Append one frame, of mode RGB and the size of the video.
 
-        It is shown from `start` on for `seconds`, by default after the frame before and for 1 / fps. A frame that would
-        be shown for less than the format can hold is left out.
+        It is shown from `start` for `seconds`; the default is after the previous frame, for 1 / fps. A frame that is
+        shorter than the time resolution of the format is dropped.
         """
         if image.size != self._size:
             raise ValueError(f"a frame of {image.size} does not fit into a video of {self._size}")
@@ -141,13 +141,13 @@ class VideoWriter:
             self._container.mux(self._video.encode(ready))
 
     def add_sound(self, samples: NDArray[Any]) -> None:
-        """Append sound for the frames: float32 [channels, n] in -1 to 1; ignored where the video has none."""
+        """Append audio, float32 [channels, n] in -1 to 1. It is ignored if the video has no audio."""
         if self._sound is not None:
             self.samples += samples.shape[1]
             self._sound.push(samples)
 
     def close(self) -> None:
-        """Write what is left, and the index."""
+        """Write the remaining data and the index."""
         for ready in self._filter.push(None) if self._filter else []:
             self._container.mux(self._video.encode(ready))
         self._container.mux(self._video.encode(None))
@@ -165,7 +165,7 @@ class VideoWriter:
             self.close()
 
     def _converted(self, frame: Any) -> Any:
-        """Return the frame in the encoder's pixel format; for MP4 in BT.709, which its stream says it has."""
+        """Return the frame in the encoder's pixel format; for MP4 in BT.709, which its stream declares."""
         wanted = self._video.pix_fmt
         if wanted == "yuv420p":
             converted = frame.reformat(format=wanted, dst_colorspace="ITU709", dst_color_range="MPEG")
@@ -175,7 +175,7 @@ class VideoWriter:
 
 
 class SoundStream:
-    """Sound of an MP4 that is being written: float32 [channels, n] pieces of any length become AAC."""
+    """The audio stream of an MP4 writer: encodes float32 [channels, n] pieces of any length to AAC."""
 
     def __init__(self, container: Any, sample_rate: int, channels: int) -> None:
         self._container = container
@@ -201,7 +201,7 @@ class SoundStream:
         self._waiting = whole[:, ready:]
 
     def finish(self) -> None:
-        """Write what is left."""
+        """Write the remaining samples."""
         if self._waiting is not None and self._waiting.shape[1]:
             self._send(self._waiting)
         self._container.mux(self._stream.encode(None))
@@ -217,7 +217,7 @@ class SoundStream:
 
 
 class _Palette:
-    """Gives every frame of a GIF its own 256 colours, or all frames the same, which needs all of them in memory."""
+    """Chooses 256 colours per frame of a GIF, or shared by all frames, which needs all of them in memory."""
 
     def __init__(self, width: int, height: int, fps: int | Fraction, *, shared: bool) -> None:
         PixelFormat = pyav().VideoFormat
@@ -239,7 +239,7 @@ class _Palette:
         self._graph.configure()
 
     def push(self, frame: Any) -> Iterator[Any]:
-        """Yield the frames that are ready now; None for a frame says that no more will come."""
+        """Yield the frames that are ready. A frame of None marks the end."""
         errors = pyav().error
         self._graph.push(frame)
         while True:
@@ -259,9 +259,9 @@ def _open_for_writing(file: BinaryIO, format: VideoFormat) -> Any:
 
 
 def reader_of(file: BinaryIO) -> Callable[..., BinaryIO]:
-    """Return what opens `file` once more for ffmpeg, which moves the index of an MP4 to its front that way.
+    """Return a function that opens `file` again for ffmpeg, which needs it to move the index of an MP4 to the front.
 
-    Left to itself, ffmpeg would open whatever the name of the file says to it.
+    Otherwise ffmpeg would interpret the name of the file, for example as a URL.
     """
 
     def open_again(*_: object) -> BinaryIO:
@@ -275,7 +275,7 @@ def _video_stream(container: Any, codec_name: str, width: int, height: int, fps:
     codec, pixels, options = _CODECS[codec_name]
     stream = container.add_stream(codec, rate=fps, options=dict(options))
     stream.width, stream.height, stream.pix_fmt = width, height, pixels
-    # Threads of the encoder change its bytes; it takes a small part of the time that making the frames takes.
+    # The number of encoder threads changes the bytes. Encoding is fast compared with generating the frames.
     stream.codec_context.thread_count = 1
     if codec_name == "mp4":
         context = stream.codec_context

@@ -1,4 +1,4 @@
-"""MP4 files to frames and facts, in this process. What a client sent is read by `mold_core.media.decoder` instead."""
+"""Read frames and properties of MP4 files in this process. `mold_core.media.decoder` reads files of clients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mold_core.media.limits import MAX_FRAME_PIXELS, check_frame, check_seconds,
 from mold_core.media.metadata import OutputMetadata
 from mold_core.media.mp4_index import Mp4Index, read_mp4_index
 
-# PERF: PyAV takes 80 ms and numpy as much to import, so both are imported with the first video.
+# PERF: PyAV and numpy take 80 ms each to import, so both are imported with the first video.
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -30,7 +30,7 @@ __all__ = [
     "timed_frames",
 ]
 
-# The key under which an MP4 holds the request it was made from.
+# The metadata key of an MP4 for the request that it was generated from.
 PARAMETERS_TAG = "mold:parameters"
 
 _MICROSECONDS = 1_000_000
@@ -41,11 +41,11 @@ _HOW_TO_INSTALL = "pip install 'mold-core[video]'"
 
 @attrs.frozen(kw_only=True)
 class VideoInfo:
-    """What a video file says of itself.
+    """The properties of a video file.
 
-    `width` and `height` are those of the images that players show: upright, with square pixels. `frames` is the number
-    of stored frames, None where only decoding would tell. `fps` is the average rate, `seconds` the time at which the
-    last frame ends, from the beginning of video or sound. `sample_rate` and `channels` are None without sound.
+    `width` and `height` are the size that players show: upright, with square pixels. `frames` is the number of stored
+    frames, None if it is unknown without decoding. `fps` is the average rate, `seconds` the time at which the last
+    frame ends, from the start of video or audio. `sample_rate` and `channels` are None without audio.
     """
 
     width: int
@@ -60,7 +60,7 @@ class VideoInfo:
 
     @property
     def has_audio(self) -> bool:
-        """Whether there is sound."""
+        """Whether there is audio."""
         return self.sample_rate is not None
 
     def frames_at(self, fps: int) -> int:
@@ -71,9 +71,9 @@ class VideoInfo:
 
 
 def probe_video(file: BinaryIO, *, name: str | None = None) -> VideoInfo:
-    """Return what an MP4 says of itself. No frame is decoded.
+    """Return the properties of an MP4. No frame is decoded.
 
-    Raises ValidationError, with `name` as the field, if it is none, is damaged or claims more than the limits.
+    Raises ValidationError, with `name` as the field, if it is not an MP4, is damaged or exceeds the limits.
     """
     with _reading(file, name) as opened:
         video, container = opened.video, opened.container
@@ -95,8 +95,8 @@ def probe_video(file: BinaryIO, *, name: str | None = None) -> VideoInfo:
 def decode_frames(file: BinaryIO, *, max_pixels: int = MAX_FRAME_PIXELS, name: str | None = None) -> Iterator[Image]:
     """Yield the stored frames of an MP4 as upright RGB images with square pixels, one in memory at a time.
 
-    HDR is converted to SDR. Raises ValidationError, with `name` as the field, if it is no MP4, is damaged, or a frame
-    has more than `max_pixels`.
+    HDR is converted to SDR. Raises ValidationError, with `name` as the field, if it is not an MP4, is damaged, or a
+    frame has more than `max_pixels`.
     """
     for frame in timed_frames(file, max_pixels=max_pixels, name=name):
         yield frame.image()
@@ -124,7 +124,7 @@ def timed_frames(
 
 
 def read_video_metadata(file: BinaryIO) -> OutputMetadata | None:
-    """Return the metadata in an MP4, or None if it has none that can be read."""
+    """Return the metadata in an MP4, or None if there is none or it is unreadable."""
     try:
         with _reading(file) as opened:
             text = opened.container.metadata.get(PARAMETERS_TAG)
@@ -135,9 +135,9 @@ def read_video_metadata(file: BinaryIO) -> OutputMetadata | None:
 
 @attrs.frozen(kw_only=True)
 class _Opened:
-    """An open container and the video in it.
+    """An open container and its video stream.
 
-    `frames` is how many frames the index says it has. `origin` and `end` are seconds on the clock of the file.
+    `frames` is the number of frames in the index. `origin` and `end` are seconds on the clock of the file.
     """
 
     container: Any
@@ -154,18 +154,18 @@ class _Opened:
         return 1 / Fraction(rate) if rate > 0 else Fraction(1, _DEFAULT_FPS)
 
     def timed(self, frame: Any, start: Fraction, end: Fraction) -> TimedFrame:
-        """Return a frame with its times."""
+        """Return a frame with its presentation times."""
         return TimedFrame(frame=frame, start=start, end=end, interval=self.interval, display=self.display)
 
     def start_of(self, frame: Any, before: Fraction | None) -> Fraction:
-        """Return when a frame is shown, never before the frame `before` it."""
+        """Return when a frame is shown, at the earliest at the time of the previous frame, `before`."""
         if frame.pts is None or frame.time_base is None:
             return Fraction(0) if before is None else before + self.interval
         start: Fraction = frame.pts * frame.time_base - self.origin
         return max(start, before or Fraction(0))
 
     def end_of(self, frame: Any, start: Fraction) -> Fraction:
-        """Return when the last frame ends: where the file says so, unless frames are missing."""
+        """Return when the last frame ends: the duration in the file, unless frames are missing."""
         end = start + (frame.duration * frame.time_base if frame.duration and frame.time_base else self.interval)
         if self.end is not None and abs(self.end - self.origin - end) < 2 * self.interval:
             return max(self.end - self.origin, start)
@@ -173,7 +173,7 @@ class _Opened:
 
 
 class _reading:
-    """An MP4 opened for reading: only as what it is said to be, never by name, and with a video that can be decoded."""
+    """An MP4 opened for reading: with a fixed format, never by name, and with a video stream that can be decoded."""
 
     def __init__(self, file: BinaryIO, name: str | None = None, max_pixels: int = MAX_FRAME_PIXELS) -> None:
         self._file = file
@@ -184,7 +184,7 @@ class _reading:
         av = pyav()
         index = read_mp4_index(self._file, self._name)
         try:
-            # NOTE: given a name, ffmpeg would also follow URLs and playlists in it; given no format, it would guess.
+            # NOTE: with a name, ffmpeg would also open URLs and playlists; without a format, it would guess.
             container = av.open(self._file, "r", format="mp4")
         except (av.error.FFmpegError, ValueError) as error:
             raise damaged_video(self._name) from error
@@ -227,17 +227,17 @@ class _reading:
             )
         check_frame(context.width, context.height, self._max_pixels, self._name)
         check_seconds((container.duration or 0) / _MICROSECONDS, self._name)
-        # A frame may be larger than the file says; the decoder looks before it takes memory for one.
+        # A frame may be larger than the file claims. The decoder checks the limit before it allocates memory.
         context.options = {"max_pixels": str(self._max_pixels)}
-        context.thread_count = min(os.cpu_count() or 1, _MOST_THREADS)  # each takes address space for a stack
+        context.thread_count = min(os.cpu_count() or 1, _MOST_THREADS)  # each thread takes address space for its stack
         return video
 
 
 def pyav() -> Any:
-    """Return the module `av`. Raises OutputError where it is not installed.
+    """Return the module `av`. Raises OutputError if it is not installed.
 
-    Modules inside it are reached through it, or imported after this: threads that first import `av` and a module inside
-    it at the same time wait for one another, and one of them fails.
+    Access its submodules through it, or import them after this call: if two threads import `av` and a submodule for the
+    first time in parallel, they wait for one another, and one of them fails.
     """
     try:
         import av

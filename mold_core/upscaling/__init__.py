@@ -1,6 +1,6 @@
-"""Images and videos made larger: tiles and their blending, kinds of pixels, streamed files.
+"""Upscale images and videos: tiles and their blending, pixel formats, streamed files.
 
-The networks come from plugins (hook `mold_upscalers`); everything here is the same for all of them.
+Plugins provide the networks (hook `mold_upscalers`). This package is the same for all of them.
 """
 
 from __future__ import annotations

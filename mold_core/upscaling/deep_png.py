@@ -1,4 +1,4 @@
-"""PNGs with 16 bits a sample in colour, which Pillow reads with 8: their samples in full.
+"""Read the full samples of colour PNGs with 16 bits per sample, which Pillow reduces to 8.
 
 Source: PNG specification 3rd edition, §9 (filters) and §11.2.1 (header).
 """
@@ -22,14 +22,14 @@ _CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}
 
 
 def is_deep_png(data: bytes) -> bool:
-    """Say whether a PNG, by its header, has 16 bits a sample and its rows in order; other files have to be others."""
+    """Return whether a file, by its header, is a PNG with 16 bits per sample that is not interlaced."""
     return data[24:25] == b"\x10" and data[25] in _CHANNELS and data[28] == 0
 
 
 def read_deep_png(data: bytes, name: str = "image") -> Tensor:
-    """Return the samples of a PNG of 16 bits as uint16 [H, W, C]. Raises ValidationError for a damaged file.
+    """Return the samples of a PNG with 16 bits as uint16 [H, W, C]. Raises ValidationError for a damaged file.
 
-    The size must have been checked before: memory for it is taken.
+    The caller must check the size first, because memory for it is allocated.
     """
     header = data[_HEADER]
     width, height = int.from_bytes(header[:4], "big"), int.from_bytes(header[4:8], "big")
@@ -47,7 +47,7 @@ def read_deep_png(data: bytes, name: str = "image") -> Tensor:
 
 
 def _inflated(data: bytes, size: int) -> bytearray:
-    """Return at most `size` bytes of unpacked samples, fewer if the file is damaged."""
+    """Return at most `size` bytes of decompressed samples, fewer if the file is damaged."""
     unpacked = bytearray()
     inflate = zlib.decompressobj()
     file = BytesIO(data)
@@ -61,7 +61,7 @@ def _inflated(data: bytes, size: int) -> bytearray:
 
 
 def _unfiltered(filters: Tensor, rows: Tensor) -> Tensor:
-    """Return rows of filtered bytes [H, W, bytes of a pixel] as they were before filtering."""
+    """Undo the filters of rows [H, W, bytes per pixel]."""
     above = torch.zeros_like(rows[0])
     bands = []
     for first in range(0, len(rows), _BAND):
@@ -72,11 +72,11 @@ def _unfiltered(filters: Tensor, rows: Tensor) -> Tensor:
 
 
 def _unfiltered_band(kinds: Tensor, band: Tensor, above_first: Tensor) -> Tensor:
-    """Return some rows [R, W, bytes] unfiltered, given the row above them.
+    """Undo the filters of some rows [R, W, bytes], given the row above them.
 
-    PERF: a pixel depends on the ones left, above and above left of it, so pixels along a diagonal are independent: the
-    loop takes a step for each diagonal, of all rows at once, where the plain one takes a step for each byte. Rows are
-    moved right by their number first, which makes diagonals columns.
+    PERF: a pixel depends on its left, upper and upper left neighbours, so pixels along a diagonal are independent. The
+    loop has one step per diagonal, for all rows, instead of one step per byte. Each row is first shifted right by its
+    number, which turns diagonals into columns.
     """
     height, width, depth = band.shape
     steps = width + height - 1
@@ -84,7 +84,7 @@ def _unfiltered_band(kinds: Tensor, band: Tensor, above_first: Tensor) -> Tensor
     for y in range(height):
         slanted[y : y + width, y] = band[y]
     only = [(kinds == kind)[:, None] for kind in range(5)]
-    # Of the pixels of the last two diagonals: index 0 is the row above the band, index y + 1 is row y.
+    # The pixels of the last two diagonals: index 0 is the row above the band, index y + 1 is row y.
     before = torch.zeros(height + 1, depth, dtype=torch.int16)
     last = torch.zeros(height + 1, depth, dtype=torch.int16)
     for step in range(steps):
@@ -94,7 +94,7 @@ def _unfiltered_band(kinds: Tensor, band: Tensor, above_first: Tensor) -> Tensor
         guess += only[4] * _paeth(left, above, corner)
         made = (slanted[step] + guess) & 0xFF
         if step < height:
-            made[step + 1 :] = 0  # these rows have not begun
+            made[step + 1 :] = 0  # these rows have not started
         slanted[step] = made
         before = last
         last = torch.cat((last[:1], made))

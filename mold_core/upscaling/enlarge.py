@@ -1,4 +1,4 @@
-"""Runs a network over an image tile by tile, and puts the tiles together without a seam."""
+"""Run a network over an image tile by tile, and join the tiles without seams."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ __all__ = ["Enlarger", "Reader"]
 
 log = logging.getLogger("mold.upscaling")
 
-# Gives the pixels of rows and columns as float32 [C, rows, columns] in 0..1. C is 3 for colours, 4 with alpha.
+# Returns the pixels of rows and columns as float32 [C, rows, columns] in 0..1. C is 3 for colours, 4 with alpha.
 Reader = Callable[[Span, Span], Tensor]
 
-# Called after each tile with its number from 1, how many there are, and the milliseconds it took.
+# Called after each tile with its number from 1, the number of tiles, and the time it took in milliseconds.
 OnTile = Callable[[int, int, int], None]
 
 
 class Enlarger:
-    """Makes images larger with one network. `tile` is the side of a tile in pixels of the input; 0 means none.
+    """Upscales images with one network. `tile` is the side of a tile in pixels of the input; 0 means no tiles.
 
-    Where memory runs out, tiles are halved and the work goes on with what is done; `tile` then is the smaller side.
+    If memory runs out, the tile size is halved, and finished tiles are kept; `tile` is then the smaller side.
     """
 
     def __init__(self, network: UpscalerNetwork, device: str, *, tile: int, together: int = 1) -> None:
@@ -41,15 +41,15 @@ class Enlarger:
         self._together = together
 
     def tiles(self, height: int, width: int) -> int:
-        """Return how many tiles an image of that size takes."""
+        """Return the number of tiles of an image of this size."""
         rows, columns = self._parts(height, width, self.tile)
         return len(rows) * len(columns)
 
     def strips(self, read: Reader, height: int, width: int, on_tile: OnTile | None = None) -> Iterator[Tensor]:
-        """Yield the larger image from top to bottom as float32 [C, rows, width·scale], not clamped, on the CPU.
+        """Yield the upscaled image from top to bottom as float32 [C, rows, width·scale], not clamped, on the CPU.
 
-        A strip is one row of tiles high, less what the next one shares. `read` is asked for each pixel of the image
-        once or, where tiles overlap, a few times.
+        A strip is a row of tiles without the rows that it shares with the next strip. `read` is called for each pixel
+        of the image once or, where tiles overlap, a few times.
         """
         scale = self.network.scale
         with torch.inference_mode():
@@ -60,10 +60,10 @@ class Enlarger:
                 done += rows
                 if rows:
                     yield strip[:, :rows, : width * scale]
-                del strip  # or it would be in memory together with the next one
+                del strip  # otherwise it would stay in memory with the next one
 
     def whole(self, pixels: Tensor) -> Tensor:
-        """Return an image float32 [C, H, W] in 0..1 enlarged, [C, H·scale, W·scale], clamped to 0..1."""
+        """Return an image float32 [C, H, W] in 0..1 upscaled to [C, H·scale, W·scale], clamped to 0..1."""
         _, height, width = pixels.shape
         strips = self.strips(reader_of(pixels), height, width)
         return torch.cat([strip.clamp(0, 1) for strip in strips], dim=1)
@@ -83,7 +83,7 @@ class Enlarger:
         rows, columns = self._parts(height, width, tile)
         down = [torch.tensor(weights)[:, None] for weights in ramps(rows, feather, scale)]
         across = [torch.tensor(weights) for weights in ramps(columns, feather, scale)]
-        carried: Tensor | None = None  # what the row of tiles above has in common with this one
+        carried: Tensor | None = None  # the rows that the row of tiles above shares with this one
         done = 0
         for number, row in enumerate(rows):
             strip: Tensor | None = None
@@ -115,7 +115,7 @@ class Enlarger:
     # --- the network ---------------------------------------------------------------------------------------------
 
     def _enlarged(self, tiles: list[Tensor]) -> list[Tensor]:
-        """Return tiles [C, h, w] of one size enlarged; what several kinds of channels need is done here."""
+        """Return upscaled tiles [C, h, w] of one size, with or without alpha."""
         colours = [_filled_in(tile) if tile.shape[0] == 4 else tile for tile in tiles]
         made = list(self._run(torch.stack([colour[:3] for colour in colours])).unbind())
         for index, tile in enumerate(tiles):
@@ -124,7 +124,7 @@ class Enlarger:
         return made
 
     def _alpha(self, alpha: Tensor) -> Tensor:
-        """Return a tile's alpha [h, w] enlarged, [1, H, W]. Where all of it is alike it takes no work."""
+        """Return a tile's alpha [h, w] upscaled to [1, H, W]. Uniform alpha does not run the network."""
         scale = self.network.scale
         first = float(alpha[0, 0])
         if bool((alpha == first).all()):
@@ -132,7 +132,7 @@ class Enlarger:
         return self._run(alpha.expand(1, 3, *alpha.shape))[0].mean(dim=0, keepdim=True)
 
     def _run(self, tiles: Tensor) -> Tensor:
-        """Return tiles [B, 3, h, w] enlarged, in float32 on the CPU, in smaller pieces once memory has run out."""
+        """Return tiles [B, 3, h, w] upscaled, in float32 on the CPU; in smaller pieces after memory has run out."""
         if self.tile and max(tiles.shape[2:]) > self._largest():
             return torch.stack([self._in_pieces(tile) for tile in tiles])
         try:
@@ -145,7 +145,7 @@ class Enlarger:
         else:
             check_finite("upscaler", larger, network=self.network.module)
             return larger
-        # Outside the handler the error, and with it every tensor of the failed run, is gone.
+        # Outside the handler, the error and the tensors of the failed run that it refers to are freed.
         self._shrink(tiles, message)
         if len(tiles) > 1:
             return torch.cat([self._run(tile[None]) for tile in tiles])
@@ -156,7 +156,7 @@ class Enlarger:
         return torch.cat(list(self._strips(reader_of(tile), height, width, self.tile)), dim=1)
 
     def _largest(self) -> int:
-        """Return the longest side that a tile may have; overlap makes small ones larger than was asked for."""
+        """Return the longest possible side of a tile; overlap makes small tiles larger than requested."""
         network = self.network
         overlap = -(-network.overlap // network.multiple) * network.multiple
         return max(self.tile, 2 * overlap, self._grown(1))
@@ -182,7 +182,7 @@ class Enlarger:
         return -(-max(side, network.min_side) // network.multiple) * network.multiple
 
     def _padded(self, read: Reader, height: int, width: int) -> tuple[Reader, int, int]:
-        """Return a reader of the image grown to sides that the network takes, by repeating its last pixels."""
+        """Return a reader of the image padded to sides that the network accepts, by repeating its last pixels."""
         tall, wide = self._grown(height), self._grown(width)
         if (tall, wide) == (height, width):
             return read, height, width
@@ -205,9 +205,9 @@ def _within(span: Span, side: int) -> Span:
 
 
 def _filled_in(tile: Tensor) -> Tensor:
-    """Return colours [3, h, w] of a tile with alpha; where it is transparent, of the nearest visible ones.
+    """Return the colours [3, h, w] of a tile with alpha; transparent pixels get those of the nearest visible ones.
 
-    What a file holds under transparent pixels is often black, and would show as a dark rim once the edge is blended.
+    Transparent pixels are often black in files, which would become a dark rim where the edge is blended.
     """
     colours, alpha = tile[None, :3], tile[None, 3:]
     hidden = alpha == 0
@@ -215,7 +215,7 @@ def _filled_in(tile: Tensor) -> Tensor:
         return tile[:3]
     weight = (~hidden).float()
     known = colours * weight
-    for _ in range(8):  # each round reaches one pixel further
+    for _ in range(8):  # each pass extends the colours by one pixel
         near = F.avg_pool2d(weight, 3, 1, 1, count_include_pad=True)
         spread = F.avg_pool2d(known, 3, 1, 1, count_include_pad=True) / near.clamp_min(1e-6)
         reached = (weight == 0) & (near > 0)

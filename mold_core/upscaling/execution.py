@@ -1,4 +1,4 @@
-"""Where and in which tiles a network runs."""
+"""The device and the tile size of a network."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["ExecutionDevice", "enlarger_for"]
 
 @attrs.frozen
 class ExecutionDevice:
-    """The device that a network runs on, and what tells how much memory is free there, in bytes."""
+    """The device of a network, and a function that returns its free memory in bytes."""
 
     device: str
     free_bytes: Callable[[str], int]
 
 
 def enlarger_for(network: UpscalerNetwork, tile_size: int | None, where: ExecutionDevice) -> Enlarger:
-    """Return what runs a network with tiles of a size, 0 for none, or of the size that suits it and the memory."""
+    """Return an Enlarger with tiles of `tile_size`, 0 for no tiles; None selects it by network and memory."""
     from mold_core.upscaling.enlarge import Enlarger
 
     free = where.free_bytes(where.device)

@@ -1,4 +1,4 @@
-"""An image as upscaling needs it: its samples as the file has them, and what the file says besides."""
+"""Read an image for upscaling: its samples as stored in the file, and the file's metadata."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ __all__ = ["SourceImage", "read_image"]
 
 _ORIENTATION = 0x0112
 
-# Texts of other programs in a PNG that are taken over, up to so many bytes in all.
+# Limit of texts of other programs in a PNG that are copied, in bytes in total.
 _TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 _MAX_TEXT_BYTES = 1 << 20
 
-# Chunks that say what the samples mean; they hold for the larger image too. (cICP, sRGB and gAMA: how bright.)
+# Chunks that define the meaning of samples, which is the same in the upscaled image.
 _MEANING_CHUNKS = (b"gAMA", b"cHRM", b"sRGB", b"cICP")
 
 
@@ -39,9 +39,8 @@ _MEANING_CHUNKS = (b"gAMA", b"cHRM", b"sRGB", b"cICP")
 class SourceImage:
     """The samples of an image, uint8 or uint16 [H, W, C] with C of 1 (grey), 2 (with alpha), 3 or 4, upright.
 
-    `icc` is its colour profile, `exif` what a camera said of it, with the orientation taken back, `dpi` its
-    resolution. `texts` are raw PNG chunks of other programs, `meaning` those that say what the samples mean.
-    `metadata` is what mold wrote.
+    `icc` is its colour profile, `exif` its EXIF with the orientation reset, `dpi` its resolution. `texts` are raw PNG
+    chunks of other programs, `meaning` those that define the meaning of samples. `metadata` is mold's own.
     """
 
     samples: Tensor
@@ -64,16 +63,16 @@ class SourceImage:
 
     @property
     def channels(self) -> int:
-        """Samples of a pixel."""
+        """Samples per pixel."""
         return int(self.samples.shape[2])
 
     @property
     def bits(self) -> int:
-        """Bits of a sample: 8 or 16."""
+        """Bits per sample: 8 or 16."""
         return 8 if self.samples.dtype == torch.uint8 else 16
 
     def read(self, rows: Span, columns: Span) -> Tensor:
-        """Return a part as float32 [C, rows, columns] in 0..1, with 3 colours, and alpha where there is some."""
+        """Return a region as float32 [C, rows, columns] in 0..1, with 3 colours, plus alpha if the image has it."""
         part = self.samples[rows.start : rows.stop, columns.start : columns.stop]
         values: Tensor = part.permute(2, 0, 1).to(torch.float32) / (2**self.bits - 1)
         if self.channels > 2:
@@ -81,7 +80,7 @@ class SourceImage:
         return torch.cat((values[:1].expand(3, -1, -1), values[1:]))
 
     def samples_of(self, strip: Tensor) -> Tensor:
-        """Return float32 [3 or 4, rows, width] as samples like those of this image, [rows, width, C]."""
+        """Convert float32 [3 or 4, rows, width] to samples in the format of this image, [rows, width, C]."""
         if self.channels < 3:
             strip = torch.cat((strip[:3].mean(dim=0, keepdim=True), strip[3:]))
         most = 2**self.bits - 1
@@ -90,10 +89,10 @@ class SourceImage:
 
 
 def read_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str = "image") -> SourceImage:
-    """Return the image in `data`, a PNG, JPEG, WebP, AVIF or HEIC file from anyone. Raises ValidationError for `name`.
+    """Return the image in `data`, an untrusted PNG, JPEG, WebP, AVIF or HEIC file. Raises ValidationError for `name`.
 
-    Palettes become colours, CMYK becomes sRGB, one bit becomes grey, and a transparent color becomes alpha. 16 bits a
-    sample are kept, but for PNGs that are interlaced and coloured, of which 8 are.
+    Palettes become colours, CMYK becomes sRGB, one bit becomes grey, and a transparent color becomes alpha. 16 bits per
+    sample are kept, except in interlaced colour PNGs, which are reduced to 8.
     """
     file = open_image(data, max_pixels=max_pixels, name=name)
     exif = file.info.get("exif")
@@ -128,16 +127,16 @@ def _with_color_key(samples: Tensor, key: tuple[int, ...] | None) -> Tensor:
 
 
 def _with_alpha(samples: Tensor, alpha: Tensor) -> Tensor:
-    """Return samples [H, W, C] with alpha uint8 [H, W, 1] as one more channel."""
+    """Return samples [H, W, C] with alpha uint8 [H, W, 1] as an additional channel."""
     if samples.dtype == torch.uint8:
         return torch.cat((samples, alpha), dim=-1)
     return torch.cat((samples.to(torch.int32), alpha.to(torch.int32) * 257), dim=-1).to(torch.uint16)
 
 
 def _plain(file: ImageFile, *, keyed: bool) -> Image:
-    """Return the image in one of the modes L, LA, RGB, RGBA, I;16, whichever loses nothing.
+    """Return the image in the mode L, LA, RGB, RGBA or I;16 that loses nothing.
 
-    With `keyed` its transparency is added later.
+    With `keyed`, transparency is added later.
     """
     if file.mode == "CMYK":
         return to_srgb(file.convert("RGB"), file.info.get("icc_profile"), file)
@@ -167,7 +166,7 @@ def _samples(image: Image) -> Tensor:
 
 
 def _turned(samples: Tensor, exif: bytes | None) -> Tensor:
-    """Return samples upright, as `mold_core.media.images.upright` does with images."""
+    """Return samples rotated upright, like `mold_core.media.images.upright` for images."""
     from mold_core.media.images import orientation
 
     wide = samples.to(torch.int32)  # torch cannot flip uint16
@@ -192,7 +191,7 @@ def _turned(samples: Tensor, exif: bytes | None) -> Tensor:
 
 
 def _without_orientation(exif: bytes) -> bytes | None:
-    """Return EXIF that says upright. What cannot be read is dropped: it would turn the larger image again."""
+    """Return EXIF with orientation 1. Unreadable EXIF is dropped, because it could rotate the upscaled image again."""
     from PIL.Image import Exif
 
     tags = Exif()
@@ -207,7 +206,7 @@ def _without_orientation(exif: bytes) -> bytes | None:
 
 
 def _kept_chunks(data: bytes) -> tuple[tuple[bytes, bytes], ...]:
-    """Return type and body of the chunks of a PNG that hold for the larger image too, mold's own left out."""
+    """Return type and body of the chunks of a PNG that apply to the upscaled image too, except mold's own."""
     kept: list[tuple[bytes, bytes]] = []
     room = _MAX_TEXT_BYTES
     file = BytesIO(data)

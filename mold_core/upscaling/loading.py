@@ -1,4 +1,4 @@
-"""From the file of an upscaler to a network that runs: the architecture that recognises it loads it."""
+"""Load the network of an upscaler file by the architecture that recognises it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mold_core.weights import open_weights
 
 __all__ = ["COMPONENT", "FAMILY", "load_network"]
 
-# The family of catalog entries that are upscalers, and the component that their only file is.
+# The family of upscalers in the catalog, and the component name of their only file.
 FAMILY = "upscaler"
 COMPONENT = "upscaler"
 
@@ -19,7 +19,7 @@ COMPONENT = "upscaler"
 def load_network(path: Path, architectures: Iterable[UpscalerArchitecture], context: LoadContext) -> UpscalerNetwork:
     """Return the network in a file, loaded by the first architecture that recognises its tensors.
 
-    Raises CheckpointError naming the path: for a file that no architecture knows, and for a damaged one.
+    Raises CheckpointError naming the path for a file that no architecture recognises or that is damaged.
     """
     tensors = open_weights(path, context.loaders)
     known = list(architectures)

@@ -1,4 +1,4 @@
-"""Bytes to tensors and back."""
+"""Convert bytes to tensors and back."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["bytes_of", "tensor_of"]
 
 
 def bytes_of(tensor: Tensor) -> bytes:
-    """Return the bytes of a tensor on the CPU, in its order. It works without numpy, too."""
+    """Return the bytes of a tensor on the CPU, in its order. Needs no numpy."""
     tensor = tensor.contiguous()
     return ctypes.string_at(tensor.data_ptr(), tensor.numel() * tensor.element_size())
 
 
 def tensor_of(data: bytes, height: int, width: int, channels: int, dtype: torch.dtype = torch.uint8) -> Tensor:
-    """Return bytes as a tensor [height, width, channels] that can be written to."""
+    """Return bytes as a writable tensor [height, width, channels]."""
     return torch.frombuffer(bytearray(data), dtype=dtype).view(height, width, channels)

@@ -1,4 +1,4 @@
-"""Where the tiles of an image lie, and how much each counts where two of them meet."""
+"""The positions of the tiles of an image, and their weights where they overlap."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ __all__ = ["Span", "ramps", "spans"]
 
 @attrs.frozen
 class Span:
-    """The pixels from `start` up to `stop` along one side of an image."""
+    """The pixels from `start` to before `stop` along one side of an image."""
 
     start: int
     stop: int
 
     @property
     def length(self) -> int:
-        """How many pixels they are."""
+        """Number of pixels."""
         return self.stop - self.start
 
 
 def spans(length: int, tile: int, overlap: int, multiple: int = 1) -> list[Span]:
     """Return equally long spans that cover `length` pixels; neighbours share at least `overlap`.
 
-    They are as few as spans of at most `tile` pixels can be, and then as short as they can be. `length` is a multiple
-    of `multiple`, and so are all starts and lengths. A tile under twice the overlap is taken as twice the overlap.
+    Their number is the smallest for spans of at most `tile` pixels, and then their length is the smallest. `length` is
+    a multiple of `multiple`, and so are all starts and lengths. The minimum of `tile` is twice the overlap.
     """
     overlap = _up(overlap, multiple)
     tile = max(tile // multiple * multiple, 2 * overlap, multiple)
@@ -40,11 +40,11 @@ def spans(length: int, tile: int, overlap: int, multiple: int = 1) -> list[Span]
 
 
 def ramps(parts: list[Span], feather: int, scale: int) -> list[list[float]]:
-    """Return for each span how much each of its pixels counts once it is `scale` times as long, from 0 to 1.
+    """Return the weights, from 0 to 1, of the pixels of each span after upscaling by `scale`.
 
-    Where two spans share pixels, one fades into the other across `feather` pixels in the middle, and beyond that only
-    one counts: pixels near the edge of a tile are made without their surroundings. At every place the weights of all
-    spans add up to 1.
+    Where two spans overlap, they are cross-faded over `feather` pixels in the middle. Outside of these, only one span
+    counts, because pixels near the edge of a tile are computed without their surroundings. The weights of all spans sum
+    to 1 at every pixel.
     """
     weights = [[1.0] * (part.length * scale) for part in parts]
     for index in range(len(parts) - 1):

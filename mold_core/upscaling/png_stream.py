@@ -1,6 +1,6 @@
-"""Writes a PNG row by row, so that an image of any size takes no more memory than a strip of it.
+"""Write a PNG row by row, so that an image of any size takes only the memory of a strip.
 
-Source: PNG specification 3rd edition, §9 (filters; the choice among them is that of §12.7) and §11 (chunks).
+Source: PNG specification 3rd edition, §9 (filters, chosen as in §12.7) and §11 (chunks).
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 _LEVEL = 4
 _CHUNK_BYTES = 1 << 20
 
-# Rows are filtered some at a time: what works on them takes several times their size.
+# Rows are filtered in batches, because filtering takes several times their size.
 _FILTERED_BYTES = 4 << 20
 
 _PILLOW_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
 
 class PngStream:
-    """A PNG that is being written to a binary file. `channels` is 1 to 4: grey, grey and alpha, RGB, RGBA.
+    """Writes a PNG to a binary file. `channels` is 1 to 4: grey, grey and alpha, RGB, RGBA.
 
-    `chunks` are whole chunks that stand before the pixels. `write` takes rows from the top, `close` ends the file.
+    `chunks` are complete chunks to write before the pixels. `write` takes rows from the top, `close` ends the file.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class PngStream:
                 self._write_packed()
 
     def close(self) -> None:
-        """Write what is left and the end of the file."""
+        """Write the remaining rows and the end of the file."""
         self._packed += self._deflate.flush()
         self._write_packed()
         self._file.write(png_chunk(b"IEND", b""))
@@ -73,11 +73,11 @@ class PngStream:
 
 
 def _filtered_by_pillow(rows: Tensor, above_first: Tensor, pixel_bytes: int) -> bytes:
-    """Return rows uint8 [R, N] with the filter of each before it: the one that leaves the least to say.
+    """Return rows uint8 [R, N], each preceded by the number of its filter: the one that compresses best.
 
-    PERF: filters look at bytes a whole pixel apart, so any mode with as many bytes will do. Pillow chooses and applies
-    them twenty times as fast as torch can, as part of a PNG that is unpacked again. The row above goes first, for the
-    first row to be filtered with, and is left out afterwards.
+    PERF: filters compare bytes at a distance of one pixel, so any mode with as many bytes works. Pillow chooses and
+    applies them twenty times as fast as torch, by writing a PNG that is decompressed again. The row above is added at
+    the top as a reference for the first row, and is removed afterwards.
     """
     from PIL import Image
 
@@ -94,7 +94,7 @@ def _filtered_by_pillow(rows: Tensor, above_first: Tensor, pixel_bytes: int) -> 
 
 
 def _filtered(rows: Tensor, above_first: Tensor, pixel_bytes: int) -> bytes:
-    """Return the same for pixels of six and eight bytes, which Pillow does not know."""
+    """Return the same for pixels of six and eight bytes, which Pillow does not support."""
     above = torch.cat((above_first[None], rows[:-1]))
     left, corner = (_shifted(part, pixel_bytes) for part in (rows, above))
     kinds = torch.tensor([1, 2, 4], dtype=torch.uint8)

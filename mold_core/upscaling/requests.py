@@ -1,4 +1,4 @@
-"""An image or video on this machine's disk to be enlarged: what the command line and scripts ask for."""
+"""The request of the command line and of scripts to upscale an image or video on disk."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov"})
 
 @attrs.frozen(kw_only=True)
 class FileUpscaleRequest(UpscaleRequest):
-    """Enlarge the file `source` into the file `target`, without ever holding the whole result in memory.
+    """Upscale the file `source` into the file `target`, without the whole result in memory.
 
-    For `Engine.upscale` in this process only: it never comes from the network. The response then has no bytes in
-    `image.data`. A source named .mp4, .m4v or .mov is a video: each frame is enlarged, the sound copied.
+    For `Engine.upscale` in this process only; the server does not accept it. The response has no bytes in `image.data`.
+    A source named .mp4, .m4v or .mov is a video: each frame is upscaled, the audio is copied.
     """
 
     image: bytes = wire_field("Not used; the image is read from `source`.", default=b"")
@@ -28,5 +28,5 @@ class FileUpscaleRequest(UpscaleRequest):
 
 
 def is_video(path: Path) -> bool:
-    """Say whether a file, by its name, is a video that can be enlarged."""
+    """Return whether a file, by its name, is a video that can be upscaled."""
     return path.suffix.lower() in _VIDEO_SUFFIXES

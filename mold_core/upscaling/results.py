@@ -1,4 +1,4 @@
-"""Where the larger image goes: a PNG row by row, or a JPEG or WebP at the end."""
+"""Write the upscaled image: a PNG row by row, a JPEG or WebP at the end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _METRE = 39.37  # inches
 
 
 class Result(Protocol):
-    """The file that is being made."""
+    """The file that is being written."""
 
     def write(self, rows: Tensor) -> None:
         """Add rows of samples [rows, width, C], from the top."""
@@ -37,10 +37,10 @@ class Result(Protocol):
 
 
 def open_result(file: BinaryIO, format: ImageFormat, source: SourceImage, scale: int, *, upscaler: str) -> Result:
-    """Return a result for `image` enlarged, that is written to `file`.
+    """Return a writer of the upscaled `source` to `file`.
 
-    It keeps what the image's file said: colour profile, EXIF, resolution, and mold's own metadata with the name of
-    the upscaler in it. Texts of other programs go from PNG to PNG. Raises ValidationError if it is too large.
+    It preserves colour profile, EXIF, resolution, and mold's own metadata, to which it adds the name of the upscaler.
+    Texts of other programs are copied from PNG to PNG. Raises ValidationError if the image is too large.
     """
     width, height = source.width * scale, source.height * scale
     check_sides(width, height, format)
@@ -63,7 +63,7 @@ def _chunks(source: SourceImage, upscaler: str) -> list[bytes]:
     if source.icc is not None:
         chunks.append(png_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(source.icc)))
     for kind, body in source.meaning:
-        if kind != b"sRGB" or source.icc is None:  # a PNG has one of the two
+        if kind != b"sRGB" or source.icc is None:  # a PNG may have only one of them
             chunks.append(png_chunk(kind, body))
     if source.dpi is not None:
         dots = b"".join(min(round(value * _METRE), 2**31 - 1).to_bytes(4, "big") for value in source.dpi)
@@ -79,7 +79,7 @@ def _chunks(source: SourceImage, upscaler: str) -> list[bytes]:
 
 
 class _Collected:
-    """An image that is encoded when all of it is there."""
+    """An image that is encoded when it is complete."""
 
     def __init__(self, file: BinaryIO, format: ImageFormat, source: SourceImage, width: int, height: int) -> None:
         self._file = file
@@ -89,7 +89,7 @@ class _Collected:
         self._rows = 0
 
     def write(self, rows: Tensor) -> None:
-        """Keep rows; of 16 bits the upper 8, which is what these formats hold."""
+        """Keep rows; 16-bit samples are reduced to their upper 8 bits, because these formats have 8."""
         if rows.dtype == torch.uint16:
             rows = (rows.to(torch.int32) >> 8).to(torch.uint8)
         self._samples[self._rows : self._rows + len(rows)] = rows

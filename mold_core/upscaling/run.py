@@ -1,4 +1,4 @@
-"""One request for a larger image, from its bytes to the finished file."""
+"""Run one upscaling request, from its bytes to the finished file."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 __all__ = ["read_file", "read_source", "upscale"]
 
-# A strip is turned into samples some rows at a time: each step on the way takes as much memory as what it works on.
+# A strip is converted to samples in batches of rows, because each step of the conversion needs a copy.
 _ROWS_AT_ONCE = 128
 
 
 def upscale(
     request: UpscaleRequest, network: Callable[[], UpscalerNetwork], where: ExecutionDevice, model: str, run: Run
 ) -> UpscaleResponse:
-    """Return the larger image that a request asks for; of a FileUpscaleRequest it is in the target file instead.
+    """Return the upscaled image of a request. A FileUpscaleRequest writes it to the target file instead.
 
-    `network` gives the network when the image has turned out to be one. Raises ValidationError for what is no
-    image, OutputError for a target that cannot be written.
+    `network` returns the network and is called after the image was read. Raises ValidationError for a file that is not
+    an image, OutputError for a target that cannot be written.
     """
     started = monotonic()
     if isinstance(request, FileUpscaleRequest) and is_video(request.source):
@@ -73,7 +73,7 @@ def read_source(request: UpscaleRequest) -> bytes:
 
 
 def read_file(path: Path) -> bytes:
-    """Return what is in a file that somebody named. Raises ValidationError if it cannot be read."""
+    """Return the content of a file that a user named. Raises ValidationError if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -90,7 +90,7 @@ def _write(file: BinaryIO, format: ImageFormat, image: SourceImage, enlarger: En
         for strip in enlarger.strips(image.read, image.height, image.width, run.step):
             for first in range(0, strip.shape[1], _ROWS_AT_ONCE):
                 result.write(image.samples_of(strip[:, first : first + _ROWS_AT_ONCE]))
-            del strip  # or it would be in memory together with the next one
+            del strip  # otherwise it would stay in memory with the next one
     with _stage(run, "Encoding output"):
         result.close()
 

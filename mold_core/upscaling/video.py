@@ -1,4 +1,4 @@
-"""Videos enlarged frame by frame, their sound copied as it is."""
+"""Upscale videos frame by frame, and copy their audio."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ if TYPE_CHECKING:
 
 __all__ = ["upscale_video"]
 
-# H.264 players stop at level 6.2: 8192 x 4352 pixels.
+# H.264 players support at most level 6.2: 8192 x 4352 pixels.
 _LARGEST_SIDE = 8192
 
 
 def upscale_video(
     request: FileUpscaleRequest, network: Callable[[], UpscalerNetwork], where: ExecutionDevice, model: str, run: Run
 ) -> UpscaleResponse:
-    """Write the larger video to the target, whole or not at all, and return what became of it.
+    """Write the upscaled video to the target, atomically, and return the response.
 
-    Each frame keeps its time; sound is copied packet by packet. The frames are upright and have square pixels; HDR
-    becomes SDR, with a warning. One frame is in memory at a time. A step is a frame. Raises ValidationError for what is
-    no MP4 and for results over 8192 pixels a side.
+    Each frame keeps its time; audio is copied packet by packet. The frames are upright and have square pixels; HDR
+    becomes SDR, with a warning. One frame is in memory at a time. A progress step is a frame. Raises ValidationError
+    for a source that is not an MP4, and for results with more than 8192 pixels per side.
     """
     started = monotonic()
     with _opened(request.source) as source:
@@ -99,7 +99,7 @@ def _check_size(info: VideoInfo, scale: int) -> None:
 
 
 def _enlarge(source: BinaryIO, file: BinaryIO, info: VideoInfo, enlarger: Enlarger, run: Run) -> int:
-    """Write the enlarged frames as a video without sound, and return how many there are."""
+    """Write the upscaled frames as a video without audio, and return their number."""
     scale = enlarger.network.scale
     rate = Fraction(info.fps or 25).limit_denominator(1001)
     source.seek(0)
@@ -112,7 +112,7 @@ def _enlarge(source: BinaryIO, file: BinaryIO, info: VideoInfo, enlarger: Enlarg
     with VideoWriter(file, "mp4", width=size[0], height=size[1], fps=rate, time_base=first.frame.time_base) as video:
         for count, frame in enumerate(chain([first], frames), start=1):
             began = perf_counter()
-            # A player shows the first frame until the next one, also where the sound begins before it.
+            # A player shows the first frame until the next one, even if the audio starts before it.
             start = frame.start if count > 1 else Fraction(0)
             video.add(_enlarged(frame.image(), enlarger), start, frame.end - start)
             run.step(count, max(info.frames or 0, count), round((perf_counter() - began) * 1000))
@@ -129,7 +129,7 @@ def _enlarged(frame: Image, enlarger: Enlarger) -> Image:
 
 
 def _with_sound(file: BinaryIO, silent: Path, source: BinaryIO, model: str) -> None:
-    """Write the frames of `silent` and the sound of `source`, neither of them encoded again."""
+    """Write the frames of `silent` and the audio of `source`, without re-encoding either."""
     import attrs
     import av
 
@@ -152,7 +152,7 @@ def _with_sound(file: BinaryIO, silent: Path, source: BinaryIO, model: str) -> N
         for container, stream, target in copies:
             shift = round(origin / stream.time_base) if container is sounds else 0
             for packet in container.demux(stream):
-                if packet.dts is not None:  # ffmpeg's way to say that there are no more
+                if packet.dts is not None:  # ffmpeg marks the end with an empty packet
                     packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
                     packet.stream = target
                     out.mux(packet)

@@ -1,11 +1,11 @@
-"""Sound, video and images of anyone, decoded in a process of its own that may take little memory and time.
+"""Decode untrusted audio, video and images in a separate process with limits on memory and time.
 
     info = probe_video(data, name="source_video")
     frames = decode_clip(data, name="source_video", frames=17)
 
-All functions raise ValidationError, with `name` as its field, for a file that is damaged, over the limits of
-`mold_core.media.limits`, or takes too long or too much memory; CancelledError when the `Cancellation` of the thread is
-cancelled or the decoders are closed; OutputError where PyAV is missing.
+All functions raise ValidationError, with `name` as its field, for a file that is damaged, exceeds the limits of
+`mold_core.media.limits`, or takes too long or too much memory; CancelledError when the thread's `Cancellation` is
+cancelled or the decoders are closed; OutputError if PyAV is not installed.
 """
 
 from mold_core.media.decoder.calls import (

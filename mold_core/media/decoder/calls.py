@@ -1,4 +1,4 @@
-"""What the rest of mold asks decoder processes for."""
+"""The functions of decoder processes, for the rest of mold."""
 
 from __future__ import annotations
 
@@ -40,39 +40,39 @@ __all__ = [
 
 @attrs.frozen(kw_only=True)
 class _Time:
-    """Seconds that a task may take: of processors, by the clock, and before that until a decoder is free."""
+    """Time limits of a task in seconds: processor time, wall time, and the wait for a free decoder before that."""
 
     cpu_s: float
     wall_s: float
     patience_s: float
 
 
-# For what somebody waits for: a request to be accepted or refused, a small image of a result.
+# Interactive tasks: checks of a request, and thumbnails of results.
 _SOON = _Time(cpu_s=2.5, wall_s=5.0, patience_s=4.5)
-# For what is read beside everything else.
+# Background tasks.
 _SOME_TIME = _Time(cpu_s=2.5, wall_s=30.0, patience_s=600.0)
-# For what is decoded whole, in a worker.
+# Complete decoding, in a worker.
 _WHOLE = _Time(cpu_s=60.0, wall_s=120.0, patience_s=600.0)
 
 _SIDE = 256
-# A preview shows the first eight seconds at eight frames a second, as far as the video goes.
+# A preview shows at most the first eight seconds, at eight frames per second.
 PREVIEW_FPS = 8
 _PREVIEW_FRAMES = 64
-# PERF: a still image up to this size is unpacked where it is: 8 MB, 10 ms.
+# PERF: a still image up to this size is decoded in this process: 8 MB, 10 ms.
 _SMALL_PIXELS = 1_100_000
 _MAX_CLIP_BYTES = 4 << 30
 
 
 def probe_video(data: bytes, *, name: str) -> VideoInfo:
-    """Return what a client's MP4 says of itself, once its first frame has been decoded.
+    """Return the properties of a client's MP4, after decoding its first frame.
 
-    `frames` is what the index says. All frames together may have `limits.MAX_TOTAL_PIXELS`.
+    `frames` is the number in the index. All frames together may have `limits.MAX_TOTAL_PIXELS`.
     """
     return _video_info(_soon("probe_video", data, name=name, strict=True))
 
 
 def read_video(path: Path) -> tuple[VideoInfo, OutputMetadata | None]:
-    """Return what an MP4 on disk says of itself, and the metadata in it, if there is some that can be read."""
+    """Return the properties of an MP4 on disk, and its metadata, if there is any and it is readable."""
     found = _run(_SOME_TIME, "probe_video", path, {"name": None, "strict": False})
     text = found["metadata"]
     return _video_info(found), OutputMetadata.from_json(text) if text else None
@@ -89,8 +89,8 @@ def decode_clip(
 ) -> list[Image]:
     """Return every `every`-th of the first `frames` frames of an MP4 as RGB images, upright and with square pixels.
 
-    With `fps` they are the frames at that constant rate, in step with the sound; else the stored ones. Where only
-    `reach`, a width and a height, will be made of them, frames at least four times as large come smaller.
+    With `fps`, they are resampled to that constant rate, in sync with the audio; else they are the stored frames.
+    `reach` is the width and height that the caller needs; frames at least four times as large are reduced.
     """
     from PIL import Image as images
 
@@ -110,13 +110,13 @@ def decode_clip(
 
 
 def probe_sound(data: bytes, *, max_seconds: float, name: str) -> SoundInfo | None:
-    """Return what the first `max_seconds` of a sound are, once decoded; None for a video without sound."""
+    """Decode the first `max_seconds` of audio and return its properties; None for a video without audio."""
     found = _soon("probe_sound", data, name=name, max_seconds=max_seconds)
     return None if found is None else SoundInfo(**found)
 
 
 def decode_sound(data: bytes, *, max_seconds: float, name: str = "sound") -> Sound | None:
-    """Return the first `max_seconds` of a file's sound, as `mold_core.media.sound.decode_sound` does."""
+    """Return the first `max_seconds` of a file's audio, like `mold_core.media.sound.decode_sound`."""
     import numpy as np
 
     blocks: list[Any] = []
@@ -132,7 +132,7 @@ def decode_sound(data: bytes, *, max_seconds: float, name: str = "sound") -> Sou
 
 
 def check_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str = "image") -> tuple[int, int]:
-    """Return the size, upright, of a still image whose pixels have been unpacked; large ones in a decoder process."""
+    """Decode a still image and return its upright size. Large images are decoded in a decoder process."""
     width, height = image_size(BytesIO(data)) or (1, 1)
     if width * height <= _SMALL_PIXELS and source_format(data) not in ("avif", "heic"):
         from mold_core.media.images import decode_image
@@ -143,7 +143,7 @@ def check_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str 
 
 
 def transparency_mask(data: bytes, *, name: str) -> bytes | None:
-    """Return a PNG that is white where an image is transparent; None for one without transparency."""
+    """Return a PNG that is white where an image is transparent; None for an image without transparency."""
     parts: list[Part] = []
     options = {"name": name, "max_pixels": DEFAULT_MAX_PIXELS}
     _run(_SOON, "transparency_mask", data, options, parts.append)
@@ -151,7 +151,7 @@ def transparency_mask(data: bytes, *, name: str) -> bytes | None:
 
 
 def thumbnail(path: Path, format: str) -> bytes:
-    """Return a PNG of at most 256 pixels a side of a result on disk, of the first frame if it moves."""
+    """Return a PNG, at most 256 pixels per side, of a result on disk; of an animation or video, the first frame."""
     parts: list[Part] = []
     options = {"format": format, "side": _SIDE, "max_pixels": DEFAULT_MAX_PIXELS}
     _run(_SOON, "thumbnail", path, options, parts.append)
@@ -159,7 +159,7 @@ def thumbnail(path: Path, format: str) -> bytes:
 
 
 def preview(path: Path, format: str, fps: float | None) -> bytes | None:
-    """Return a GIF of a result on disk that moves; None for one of fewer than two frames."""
+    """Return a GIF of an animation or video on disk; None if it has fewer than two frames."""
     parts: list[Part] = []
     options = {
         "format": format,
@@ -174,12 +174,12 @@ def preview(path: Path, format: str, fps: float | None) -> bytes | None:
 
 
 def warm_decoder() -> None:
-    """Start a decoder process, so that the first file need not wait for it."""
+    """Start a decoder process, so that the first file does not wait for it."""
     pool().warm()
 
 
 def close_decoders() -> None:
-    """End the decoder processes; they are started again when they are needed."""
+    """End the decoder processes. They are started again on demand."""
     pool().close()
 
 

@@ -1,8 +1,8 @@
-"""What runs in the decoder process, which `mold_core.media.decoder.process` starts.
+"""The main program of the decoder process, which `mold_core.media.decoder.process` starts.
 
-Messages are JSON with four bytes of length before them, on standard input and output. To here come {"task", "path" or
-null, "options", "cpu_s"}, and {"next"} or {"stop"} for each part. From here come {"ready"}, {"part", "bytes"} for each
-part, whose bytes lie in the shared file, and {"done", "retire"} or {"error", "field", "hint", "kind"}.
+Messages on standard input and output are JSON, preceded by a length of four bytes. The process receives {"task", "path"
+or null, "options", "cpu_s"}, and {"next"} or {"stop"} for each part. It sends {"ready"}, {"part", "bytes"} for each
+part, whose bytes are in the shared file, and {"done", "retire"} or {"error", "field", "hint", "kind"}.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from mold_core.sandbox import limit_memory, limit_processor_time, memory_bytes
 
 __all__ = ["ADDRESS_SPACE_BYTES", "main"]
 
-# Beyond what the process takes before its first task. A frame of 32 megapixels and the four that H.264 looks back at
-# there take 250 MB, a still image of as many 270.
+# In addition to the memory of the process before its first task. A frame of 32 megapixels and four reference frames of
+# H.264 take 250 MB, a still image of that size 270 MB.
 ADDRESS_SPACE_BYTES = 512 * 1024 * 1024
 _MAX_TASKS = 2_000
 _RETIRE_BYTES = 192 * 1024 * 1024
 
 
 class _Stopped(BaseException):
-    """Nobody wants the other parts."""
+    """The remaining parts are not needed."""
 
 
 def main() -> None:
-    """Do tasks until the parent says no more, or is gone."""
+    """Run tasks until the parent closes the input or exits."""
     # Ctrl-C and a service manager signal the whole group; the parent decides when the work ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # What libraries print must not come between the messages.
+    # Output of libraries must not interleave with the messages.
     pipe = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     source, parts = (_opened(argument) for argument in sys.argv[1:3])
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def _opened(argument: str) -> int:
-    """Return the descriptor that the parent left open, or of a file that it names."""
+    """Return the inherited descriptor, or that of a file by its name."""
     return int(argument) if argument.isdigit() else os.open(argument, os.O_RDWR | getattr(os, "O_BINARY", 0))
 
 
@@ -72,12 +72,12 @@ def _import_decoders() -> None:
         mold_core.media.video_reading.pyav()
         from av import AudioResampler  # noqa: F401
     except (ImportError, OutputError):
-        return  # a request for a video is then told so
+        return  # a task with a video then reports it
 
 
 @attrs.define(eq=False)
 class _Helper:
-    """Reads messages in a thread of its own, and ends with who sends them; tasks run in the main thread."""
+    """Reads messages in a separate thread, and exits with the parent. Tasks run in the main thread."""
 
     _pipe: BinaryIO
     _source: int
@@ -123,7 +123,7 @@ class _Helper:
             return {"error": error.message, "field": error.field, "hint": error.hint, "kind": kind}
         except MemoryError:
             return {"error": f"{name or 'the file'} takes too much memory to decode", "field": name, "hint": None}
-        except Exception as error:  # hostile bytes make decoders raise almost anything
+        except Exception as error:  # decoders raise almost any exception for malicious bytes
             print(f"{message['task']}: {error!r}", file=sys.stderr, flush=True)
             return {"error": f"{name or 'the file'} is damaged", "field": name, "hint": None}
 
@@ -144,7 +144,7 @@ class _Helper:
         return os.fdopen(descriptor, "rb")
 
     def _emit(self, data: bytes, about: Mapping[str, Any]) -> None:
-        """Put a part where the parent finds it, once it has taken the one before."""
+        """Send a part to the parent, after it has read the previous one."""
         if self._part_is_there and "stop" in self._await_reply():
             raise _Stopped
         view, place = memoryview(data), 0
@@ -155,7 +155,7 @@ class _Helper:
         self.send({"part": dict(about), "bytes": len(view)})
 
     def _await_reply(self) -> dict[str, Any]:
-        """Return what the parent says of the part that is there; each part gets one reply."""
+        """Return the parent's reply to the current part; each part gets one reply."""
         self._part_is_there = False
         return self._messages.get()
 
@@ -164,14 +164,14 @@ _BINARY = getattr(os, "O_BINARY", 0)
 
 
 def _has_grown() -> bool:
-    """Say whether memory stays taken that other tasks would lack."""
+    """Return whether the process still uses memory that other tasks need."""
     if sys.platform != "linux":
         return False
     return memory_bytes()[1] > _RETIRE_BYTES
 
 
 def _read(count: int) -> bytes:
-    """Return so many bytes of standard input; none where it ends first."""
+    """Return `count` bytes of standard input; none if it ends before."""
     data = b""
     while len(data) < count:
         piece = os.read(0, count - len(data))

@@ -1,4 +1,4 @@
-"""The decoder processes: one is kept warm, and a second is started while it is busy."""
+"""The pool of decoder processes: one stays warm, and a second starts while it is busy."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _MAX_CACHED = 64
 
 
 class DecodersBusyError(ValidationError):
-    """No decoder was free in time; the same file may be read a moment later."""
+    """No decoder became free in time. A retry with the same file may succeed."""
 
 
 class Cancellation:
-    """Cancels decoding for a caller that no longer waits. May be used from any thread.
+    """Cancels decoding for a caller that no longer waits. Thread-safe.
 
-    With `seconds`, all decoding must end within this time from now.
+    `seconds` limits the time of all decoding from now.
     """
 
     def __init__(self, seconds: float = inf) -> None:
@@ -39,7 +39,7 @@ class Cancellation:
         self._cancelled = False
 
     def cancel(self) -> None:
-        """Kill the running decoder; nothing more is decoded."""
+        """Kill the running decoder, and refuse more decoding."""
         with self._lock:
             self._cancelled = True
             if self._working is not None:
@@ -47,7 +47,7 @@ class Cancellation:
 
     @contextmanager
     def using(self, process: DecoderProcess) -> Iterator[None]:
-        """Let `cancel` kill this process while the block runs."""
+        """Let `cancel` kill this process during the block."""
         with self._lock:
             self.check()
             self._working = process
@@ -89,7 +89,7 @@ class DecoderPool:
         self._results: OrderedDict[tuple[bytes, str, str], Any] = OrderedDict()
 
     def warm(self) -> None:
-        """Start a decoder if there is none, so the first file does not wait for it."""
+        """Start a decoder if there is none, so that the first file does not wait for it."""
         with self._changed:
             missing = not (self._idle or self._in_use or self._starting)
             self._starting += missing
@@ -97,16 +97,16 @@ class DecoderPool:
             self._give_back(self._started())
 
     def run(self, task: Task, take: Callable[[Part], object] | None = None) -> Any:
-        """Do a task, hand the parts of its result to `take`, and return the rest.
+        """Run a task, pass the parts of its result to `take`, and return the rest.
 
-        Raises what `DecoderProcess.parts` does, and ValidationError where no decoder was free in time.
+        Raises as `DecoderProcess.parts` does, and ValidationError if no decoder became free in time.
         """
         cancellation = _CURRENT.get() or Cancellation()
         last = cancellation.deadline
         process = self._borrow(min(monotonic() + task.patience_s, last), task, cancellation)
         try:
             with cancellation.using(process):
-                # Starting the process does not count for the limit of the file.
+                # The start of the process does not count towards the time limit of the file.
                 return _drain(process.parts(task, min(monotonic() + task.wall_s, last)), take)
         finally:
             self._give_back(process)
@@ -130,7 +130,7 @@ class DecoderPool:
         return result
 
     def close(self) -> None:
-        """End all decoders; callers that wait for one get CancelledError. The pool may be used again."""
+        """End all decoders. Callers that wait for one get CancelledError. The pool can be used again."""
         with self._changed:
             self._closings += 1
             idle, self._idle = self._idle, []
@@ -154,7 +154,7 @@ class DecoderPool:
                 if process.usable:
                     self._in_use.add(process)
                     return process
-                process.close()  # it was killed while it was idle
+                process.close()  # it was killed while idle
             self._starting += 1
         return self._started()
 

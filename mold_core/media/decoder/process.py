@@ -1,4 +1,4 @@
-"""One decoder process: started, given tasks, watched, and killed when it takes too long, too much, or is not wanted."""
+"""Start a decoder process, run tasks in it, and kill it when it exceeds its limits or is cancelled."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _START_TIMEOUT_S = 120.0
 _CLOSE_TIMEOUT_S = 2.0
 _MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 _MAX_PART_BYTES = 1 << 30
-# How often memory is looked at where the system does not limit it.
+# Interval of memory checks where the system does not limit memory.
 _WATCH_S = 0.05
-# Whether a process can be given descriptors of another; elsewhere files are named.
+# Whether a process can inherit descriptors. Elsewhere, files are passed by name.
 _INHERITS = os.name == "posix"
 _PROGRAM = "from mold_core.media.decoder.main import main; main()"
 
@@ -41,9 +41,9 @@ Ending = Literal["time", "memory", "cancelled"]
 
 @attrs.frozen(kw_only=True)
 class Task:
-    """What a decoder is to do: bytes or a file, options for one of its tasks, and how long it may take.
+    """A task for a decoder: its name, bytes or a file, options, and time limits.
 
-    `patience_s` is how long it may wait until a decoder is free.
+    `patience_s` limits the wait for a free decoder.
     """
 
     name: str
@@ -55,25 +55,25 @@ class Task:
 
     @property
     def subject(self) -> str:
-        """What the person who gave the file calls it."""
+        """The name of the file for error messages."""
         return self.options.get("name") or "the file"
 
     @property
     def field(self) -> str | None:
-        """The field of the request that the file came in."""
+        """The field of the request that contained the file."""
         return self.options.get("name")
 
 
 @attrs.frozen
 class Part:
-    """A part of a result: its bytes, and what is said of them."""
+    """A part of a result: its bytes and their description."""
 
     data: bytes
     about: Mapping[str, Any]
 
 
 class DecoderProcess:
-    """A process that does one task at a time. `watches_memory` is for systems without RLIMIT_AS."""
+    """A process that runs one task at a time. `watches_memory` is for systems without RLIMIT_AS."""
 
     def __init__(self, *, watches_memory: bool = sys.platform != "linux") -> None:
         self._messages: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
@@ -90,18 +90,18 @@ class DecoderProcess:
 
     @property
     def pid(self) -> int:
-        """The number of the process."""
+        """The process id."""
         return self._process.pid
 
     @property
     def usable(self) -> bool:
-        """Whether it can be given a task."""
+        """Whether it can run a task."""
         return self.alive and self._ending is None and self._process.poll() is None
 
     def parts(self, task: Task, deadline: float) -> Generator[Part, None, Any]:
-        """Do a task: yield the parts of its result and return the rest.
+        """Run a task: yield the parts of its result and return the rest.
 
-        Raises ValidationError for a file that is refused or takes more than it may, CancelledError when killed.
+        Raises ValidationError for a file that is refused or exceeds a limit, CancelledError after `kill`.
         """
         self._hand_over(task)
         while True:
@@ -127,12 +127,12 @@ class DecoderProcess:
         return message["done"]
 
     def kill(self, why: Ending = "cancelled") -> None:
-        """End the process at once, whatever it does. May be called from any thread."""
+        """Kill the process immediately. Thread-safe."""
         self._ending = self._ending or why
         self._process.kill()
 
     def close(self) -> None:
-        """End the process and give back what it had. It is idle, or dead."""
+        """End the process, which is idle or dead, and release its resources."""
         self.alive = False
         self._process.kill()
         self._process.wait()
@@ -159,7 +159,7 @@ class DecoderProcess:
         self._send({"task": task.name, "path": path, "options": dict(task.options), "cpu_s": task.cpu_s})
 
     def _next(self, deadline: float) -> dict[str, Any] | None:
-        """Return the next message; None when the process is gone, for which this may see to itself."""
+        """Return the next message; None if the process has ended. May kill the process."""
         while True:
             left_s = deadline - monotonic()
             try:
@@ -177,7 +177,7 @@ class DecoderProcess:
             return None
 
     def _finish(self, deadline: float) -> None:
-        """Wait until a task that was stopped is at its end, so that the process can do others."""
+        """Wait until a stopped task has ended, so that the process can run others."""
         while (message := self._next(deadline)) is not None and "part" in message:
             self._send({"stop": True})
         if message is None or message.get("retire"):
@@ -186,7 +186,7 @@ class DecoderProcess:
     def _send(self, message: Mapping[str, Any]) -> None:
         data = json.dumps(message).encode()
         assert self._process.stdin is not None
-        with suppress(OSError):  # it is gone, which reading tells
+        with suppress(OSError):  # the process has ended; the next read detects it
             self._process.stdin.write(len(data).to_bytes(4, "big") + data)
             self._process.stdin.flush()
 
@@ -227,17 +227,17 @@ def _refusal(message: Mapping[str, Any]) -> MoldError:
 
 
 def _resident_bytes(pid: int) -> int:
-    """Return the memory that a process takes; 0 where nobody can tell."""
+    """Return the memory of a process; 0 if it is unknown."""
     try:
         import psutil
 
         return int(psutil.Process(pid).memory_info().rss)
-    except Exception:  # psutil is not installed, or the process is gone
+    except Exception:  # psutil is not installed, or the process has ended
         return 0
 
 
 class _SharedFile:
-    """A file that two processes have open: in memory and without a name where the system can, else a temporary one."""
+    """A file that two processes share: anonymous and in memory if the system supports it, else a temporary file."""
 
     def __init__(self) -> None:
         self._path: str | None = None
@@ -251,12 +251,12 @@ class _SharedFile:
 
     @property
     def argument(self) -> str:
-        """What tells the other process which file it is."""
+        """The argument that identifies the file to the other process."""
         return self._path or str(self.descriptor)
 
     @property
     def inherited(self) -> tuple[int, ...]:
-        """The descriptors that the other process keeps."""
+        """The descriptors that the other process inherits."""
         return () if self._path else (self.descriptor,)
 
     def write(self, data: bytes) -> None:

@@ -1,7 +1,7 @@
-"""What the decoder process does: files of anyone to facts, frames, samples and small images, within limits.
+"""The tasks of the decoder process: read properties, frames, samples and thumbnails of untrusted files within limits.
 
-Every task gets the file and its options and returns what travels as JSON; what is large it hands to `emit`, part by
-part. It raises ValidationError for what it refuses; whatever else is raised counts as a damaged file.
+Every task receives the file and its options. It returns a JSON value, and passes large data to `emit` in parts. It
+raises ValidationError for a file that it refuses; any other exception counts as a damaged file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TASKS", "Emit", "Task"]
 
-# Takes a part and what there is to say of it.
+# Takes the bytes of a part and their description.
 Emit = Callable[[Any, Mapping[str, Any]], None]
 Task = Callable[..., Any]
 
@@ -34,7 +34,7 @@ _ANIMATIONS = ("GIF", "PNG", "WEBP")
 
 
 def probe_video(file: BinaryIO, emit: Emit, *, name: str | None, strict: bool) -> dict[str, Any]:
-    """Return what an MP4 says of itself and the metadata in it; `strict` as for a file that will be decoded whole."""
+    """Return the properties and the metadata of an MP4. `strict` checks it like a file that is decoded completely."""
     from mold_core.media.mp4_index import read_mp4_index
     from mold_core.media.video_reading import probe_video, read_video_metadata, timed_frames
 
@@ -61,9 +61,9 @@ def decode_clip(
     reach: tuple[int, int] | None,
     fps: int | None,
 ) -> None:
-    """Emit every `every`-th of the first `frames` frames as RGB; far larger ones than `reach` are made smaller.
+    """Emit every `every`-th of the first `frames` frames as RGB. Frames much larger than `reach` are reduced.
 
-    With `fps` the frames are those at that constant rate, else those that are stored.
+    With `fps`, they are resampled to that constant rate; else they are the stored frames.
     """
     from mold_core.media.clocks import at_constant_rate
     from mold_core.media.video_reading import timed_frames
@@ -75,7 +75,7 @@ def decode_clip(
 
 
 def probe_sound(file: BinaryIO, emit: Emit, *, name: str, max_seconds: float) -> dict[str, Any] | None:
-    """Decode a sound, keep nothing of it, and return what it is; None for a video without sound."""
+    """Decode audio, drop the samples, and return its properties; None for a video without audio."""
     from mold_core.media.sound import stream_sound
 
     info = stream_sound(file, lambda block: None, max_seconds=max_seconds, name=name)
@@ -83,7 +83,7 @@ def probe_sound(file: BinaryIO, emit: Emit, *, name: str, max_seconds: float) ->
 
 
 def decode_sound(file: BinaryIO, emit: Emit, *, name: str, max_seconds: float) -> dict[str, Any] | None:
-    """Emit the samples of a sound in blocks, float32 [channels, n], and return what it is."""
+    """Emit the samples of audio in blocks, float32 [channels, n], and return its properties."""
     import numpy as np
 
     from mold_core.media.sound import stream_sound
@@ -110,14 +110,14 @@ _BLOCKS_AT_ONCE = 256
 
 
 def check_image(file: BinaryIO, emit: Emit, *, name: str, max_pixels: int) -> tuple[int, int]:
-    """Unpack a still image and return its size, upright."""
+    """Decode a still image and return its upright size."""
     from mold_core.media.images import decode_image
 
     return decode_image(file.read(), max_pixels=max_pixels, name=name).size
 
 
 def transparency_mask(file: BinaryIO, emit: Emit, *, name: str, max_pixels: int) -> None:
-    """Emit a PNG that is white where an image is transparent, if it has transparency."""
+    """Emit a PNG that is white where the image is transparent, if it has transparency."""
     from mold_core.media.images import decode_image
 
     image = decode_image(file.read(), max_pixels=max_pixels, name=name)
@@ -128,7 +128,7 @@ def transparency_mask(file: BinaryIO, emit: Emit, *, name: str, max_pixels: int)
 
 
 def thumbnail(file: BinaryIO, emit: Emit, *, format: str, side: int, max_pixels: int) -> None:
-    """Emit a PNG of at most `side` pixels a side: of the image, or of the first frame of what moves."""
+    """Emit a PNG, at most `side` pixels per side, of the image or of the first frame of an animation or video."""
     from mold_core.media.images import decode_image, encode_image
 
     if format in ("png", "apng", "jpeg", "webp"):
@@ -145,9 +145,9 @@ def thumbnail(file: BinaryIO, emit: Emit, *, format: str, side: int, max_pixels:
 def preview(
     file: BinaryIO, emit: Emit, *, format: str, side: int, max_pixels: int, frames: int, every: int, delay_ms: int
 ) -> int:
-    """Emit a GIF of what moves, and return how many frames it has, `frames` at most.
+    """Emit a GIF of an animation or video, and return its number of frames, at most `frames`.
 
-    Of an MP4 it shows the frames at the times of the GIF, of others every `every`-th frame.
+    It shows an MP4's frames at the times of the GIF's frames, and every `every`-th frame of other formats.
     """
     from mold_core.media.clocks import at_constant_rate
     from mold_core.media.video_reading import timed_frames
@@ -211,5 +211,5 @@ def _moving(file: BinaryIO, format: str, side: int, max_pixels: int) -> Iterator
 
 
 def _times_beyond(width: int, height: int, reach: tuple[int, int] | None) -> int:
-    """Return how many times smaller a frame still is twice as wide and high as `reach`."""
+    """Return the largest reduction at which a frame is still twice as wide and high as `reach`."""
     return 1 if reach is None else min(width // reach[0], height // reach[1]) // 2

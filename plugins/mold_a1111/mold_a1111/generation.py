@@ -1,4 +1,4 @@
-"""txt2img, img2img, upscaling, and the state of the web UI: chosen model, running jobs, progress."""
+"""txt2img, img2img, upscaling, and the state of the web UI: selected model, running jobs, progress."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ __all__ = ["WebUi", "image_models", "model_named"]
 
 _HR_SCALE, _HR_STRENGTH = 2.0, 0.7
 
-# Largest image that is scaled in memory. What an upscaler makes by itself may be larger.
+# Largest image to resize in memory. The output of an upscaler may be larger.
 _MAX_PIXELS = 2**27
 _UPSCALER_FACTOR = 4
 
 
 class WebUi:
-    """What the web UI keeps between requests, and the handlers that use it."""
+    """The state of the web UI between requests, and the handlers that use it."""
 
     def __init__(self) -> None:
         self._model: str | None = None
@@ -89,7 +89,7 @@ class WebUi:
         return list(result.images)
 
     async def _result(self, service: Service, req: Any, request: Any) -> Any:
-        """Return the result of a request, whose job is that of the web UI meanwhile."""
+        """Return the result of a request. Until then, its job counts as one of the web UI's running jobs."""
         from mold_http import result_of, submit
 
         job = await submit(service, req, request, durable=False)
@@ -108,7 +108,7 @@ class WebUi:
         image: ImageData,
         upscaler: str | None,
     ) -> ImageData:
-        """Return an image enlarged and denoised again."""
+        """Return an upscaled image, denoised again."""
         metadata = read_metadata(image.data)
         source = image.data
         if upscaler is not None:
@@ -129,7 +129,7 @@ class WebUi:
         return (await self._generate(service, req, request))[0]
 
     async def upscale(self, service: Service, req: Any, resp: Any) -> None:
-        """Respond with an image enlarged by an upscaler."""
+        """Respond with an upscaled image."""
         from mold_http import read_json, respond_json
 
         body = await read_json(req, A1111Upscale)
@@ -158,7 +158,7 @@ class WebUi:
         respond_json(resp, options)
 
     async def set_options(self, service: Service, req: Any, resp: Any) -> None:
-        """Choose the model of requests that name none."""
+        """Set the model for requests that name none."""
         from mold_http import read_json, respond_json
 
         body = await read_json(req, A1111Options)
@@ -167,7 +167,7 @@ class WebUi:
         respond_json(resp, None)
 
     async def progress(self, service: Service, req: Any, resp: Any) -> None:
-        """Respond with how far the oldest running job is, and its last preview."""
+        """Respond with the progress and the last preview of the oldest running job."""
         from mold_http import query_of, respond_json
 
         jobs = [job for job in self._jobs if not job.finished]
@@ -186,7 +186,7 @@ class WebUi:
     # --- inside --------------------------------------------------------------------------------------------------
 
     async def _spec(self, service: Service, body: A1111Generation) -> tuple[ModelSpec, frozenset[str]]:
-        """Return the model of a request and what it can do. Raises UnknownModelError."""
+        """Return the model of a request and its capabilities. Raises UnknownModelError."""
         named = (body.override_settings or {}).get("sd_model_checkpoint")
         if named is not None and not isinstance(named, str):
             raise ValidationError("sd_model_checkpoint must be text", field="override_settings.sd_model_checkpoint")
@@ -195,9 +195,9 @@ class WebUi:
 
 
 def model_named(engine: Engine, name: str | None) -> ModelSpec:
-    """Return the model of a title of the web UI, such as `flux-dev:q8 [hash]`.
+    """Return the model for a title of the web UI, such as `flux-dev:q8 [hash]`.
 
-    Without a name it is the default model, or an installed one if that generates videos.
+    Without a name, it is the default model, or an installed one if the default generates videos.
     """
     spec = engine.resolve(None if name is None else name.partition(" [")[0])
     if name is None and "text-to-video" in engine.capabilities(spec):
@@ -258,7 +258,7 @@ def _size(body: A1111Upscale, width: int, height: int) -> tuple[int, int]:
 
 
 def _resized(result: UpscaleResponse, body: A1111Upscale) -> bytes:
-    """Return an enlarged image in the size of the request."""
+    """Return an upscaled image in the requested size."""
     size = _size(body, result.original_width, result.original_height)
     if size == (result.image.width, result.image.height):
         return result.image.data
@@ -298,7 +298,7 @@ def _images_answer(body: A1111Generation, images: list[ImageData]) -> dict[str, 
 
 
 def _info(metadata: list[OutputMetadata], images: list[ImageData], texts: list[str], sampler: str) -> dict[str, Any]:
-    """Return what the web UI says of a batch."""
+    """Return the web UI's `info` of a batch."""
     if not metadata:  # embed_metadata is off
         return {"width": images[0].width, "height": images[0].height, "infotexts": texts}
     first = metadata[0]

@@ -1,4 +1,4 @@
-"""Infotext: the text in which the web UI writes how an image was generated."""
+"""Infotext: the web UI's text with the generation parameters of an image."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def infotext(metadata: OutputMetadata, sampler: str = "Euler") -> str:
 
 
 def with_infotext(png: bytes, text: str) -> bytes:
-    """Return a PNG with the infotext in a text chunk, where the web UI looks for it; another file as it is."""
+    """Return a PNG with the infotext in the text chunk that the web UI reads; other files unchanged."""
     if not png.startswith(PNG_SIGNATURE):
         return png
     chunk = png_chunk(b"iTXt", _KEYWORD + b"\0\0\0\0\0" + text.encode("utf-8", "replace"))
@@ -40,7 +40,7 @@ def with_infotext(png: bytes, text: str) -> bytes:
 
 
 def infotext_of_file(image: bytes) -> str:
-    """Return the infotext of an image: its text chunk, else what mold's metadata says; empty without either."""
+    """Return the infotext of an image from its text chunk, else from mold's metadata; empty without either."""
     text = _text_chunk(image)
     if text is not None:
         return text
@@ -49,7 +49,7 @@ def infotext_of_file(image: bytes) -> str:
 
 
 def parse_infotext(text: str) -> dict[str, str]:
-    """Return the values in an infotext by name, those of the web UI in its own form."""
+    """Return the values in an infotext by name, including infotexts that the web UI wrote."""
     lines = text.strip().splitlines()
     if not lines:
         return {}

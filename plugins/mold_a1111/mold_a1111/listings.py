@@ -1,4 +1,4 @@
-"""Lists that clients of the web UI ask for: models, samplers, upscalers, LoRAs, memory."""
+"""Lists that clients of the web UI request: models, samplers, upscalers, LoRAs, memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["FIXED", "fixed", "loras", "memory", "png_info", "sd_models", "upscal
 
 Handler = Callable[..., Awaitable[None]]
 
-# Path → what it always responds with.
+# Path → constant response.
 FIXED: dict[str, Any] = {
     "samplers": [{"name": name, "aliases": [name.lower().replace(" ", "_")], "options": {}} for name in SAMPLERS],
     "schedulers": [
@@ -40,7 +40,7 @@ def fixed(value: Any) -> Handler:
     """Return a handler that always responds with a value."""
 
     async def respond(service: Service, req: Any, resp: Any) -> None:
-        """Respond with it."""
+        """Respond with the value."""
         from mold_http import respond_json
 
         respond_json(resp, value)
@@ -56,7 +56,7 @@ async def sd_models(service: Service, req: Any, resp: Any) -> None:
 
 
 async def upscalers(service: Service, req: Any, resp: Any) -> None:
-    """Respond with the installed upscalers, and None, which leaves an image as it is."""
+    """Respond with the installed upscalers, and None, which leaves an image unchanged."""
     from mold_http import respond_json
 
     names = await asyncio.to_thread(_installed_upscalers, service.engine)

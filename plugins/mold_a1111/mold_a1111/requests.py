@@ -1,4 +1,4 @@
-"""Bodies of the routes. Fields that are not here are ignored, as everywhere in mold."""
+"""Bodies of the routes. Unknown fields are ignored, as everywhere in mold."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
     "generate_request",
 ]
 
-# Names of the web UI's samplers, and those of mold.
+# The web UI's names of samplers → mold's names.
 SAMPLERS = {"Euler": None, "Euler a": "euler-ancestral", "DDIM": "ddim", "UniPC": "uni-pc"}
 
 _MAX_IMAGES = 100
@@ -29,7 +29,7 @@ _MAX_IMAGES = 100
 
 @attrs.frozen(kw_only=True)
 class A1111Generation:
-    """What the bodies of txt2img and img2img have in common."""
+    """The common fields of txt2img and img2img."""
 
     prompt: str = wire_field("What the image shows; <lora:name:0.8> applies a LoRA.", default="", max_length=77_000)
     negative_prompt: str | None = wire_field("What the image must not show.", default=None, max_length=77_000)
@@ -97,7 +97,7 @@ class A1111Options:
 
 @attrs.frozen(kw_only=True)
 class A1111PngInfo:
-    """An image whose infotext is wanted."""
+    """An image whose infotext is requested."""
 
     image: bytes = wire_field("PNG, JPEG or WebP.", min_length=1)
 

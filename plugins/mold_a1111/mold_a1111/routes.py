@@ -1,4 +1,4 @@
-"""The routes of one server: those of `/sdapi/v1` that clients call."""
+"""The routes of one server: the subset of `/sdapi/v1` that clients use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["routes"]
 
 PREFIX = "/sdapi/v1"
 
-# Lists that clients read; the other fixed responses only keep them from failing.
+# Lists that clients read. The other constant responses only prevent errors in clients.
 _LISTED = frozenset({"samplers", "schedulers", "latent-upscale-modes", "sd-vae", "sd-modules"})
 
 _ERRORS = (

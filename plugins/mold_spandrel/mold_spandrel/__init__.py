@@ -1,1 +1,1 @@
-"""Upscalers of many architectures for mold, by the package spandrel."""
+"""Upscalers of many architectures for mold, with the package spandrel."""

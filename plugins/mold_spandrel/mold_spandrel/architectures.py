@@ -1,4 +1,4 @@
-"""Spandrel's architectures as one upscaler architecture of mold. torch is imported with the first file to recognise."""
+"""Spandrel's architectures as one upscaler architecture of mold. The first file to recognise imports torch."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Spandrel"]
 
-# Under what trainers put a network into a file, best first.
+# Keys under which trainers store a network in a file, best first.
 _WRAPPERS = ("params_ema.", "params-ema.", "params.", "state_dict.", "model_state_dict.", "net_g.", "module.", "netG.")
-# mold_esrgan loads these, in a dtype that suits them and with a measured receptive field.
+# mold_esrgan loads these, with a suitable dtype and a measured receptive field.
 _OF_MOLD = frozenset({"ESRGAN", "Compact"})
 _PURPOSES = frozenset({"SR", "Restoration"})
 
 _MAX_TENSORS = 20_000
 _MAX_NUMBERS = 400_000_000
-# Of images, also with neighbouring pixels folded into channels.
+# Input channels of images, also with pixel unshuffle.
 _IMAGE_CHANNELS = frozenset({1, 3, 4, 12, 16, 48})
 _MAX_KERNEL = 7
-# Autoencoders, UNets, ControlNets and encoders of images begin so.
+# Autoencoders, UNets, ControlNets and image encoders have such names.
 _OTHER_NETWORKS = (
     "control_model.",
     "controlnet_",
@@ -39,23 +39,23 @@ _OTHER_NETWORKS = (
     "vision_model.",
 )
 
-# Attention looks further than a tile; what tiles share hides most of it.
+# Attention reaches beyond a tile; the overlap hides most of the difference.
 _OVERLAP, _FEATHER = 64, 16
 _TILE, _LARGE_TILE = 256, 1024
 _BYTES_PER_PIXEL = 32_768
 
 
 class Spandrel(UpscalerArchitecture):
-    """SPAN, RealPLKSR, DAT, HAT, SwinIR, OmniSR, Real-CUGAN and some thirty others."""
+    """SPAN, RealPLKSR, DAT, HAT, SwinIR, OmniSR, Real-CUGAN and about thirty others."""
 
     name = "spandrel"
 
     def recognises(self, tensors: Mapping[str, TensorSource]) -> bool:
-        """Say whether the names of the tensors are those of an architecture of spandrel."""
+        """Return whether the names of the tensors match an architecture of spandrel."""
         return _may_be_one(tensors) and _detected(_unwrapped(tensors)) is not None
 
     def load(self, tensors: Mapping[str, TensorSource], context: LoadContext) -> UpscalerNetwork:
-        """Return the network. Raises CheckpointError for networks that do not enlarge images and for damaged files."""
+        """Return the network. Raises CheckpointError for networks that do not upscale images and for damaged files."""
         from mold_spandrel.loading import load_descriptor, runner
 
         named = _unwrapped(tensors)
@@ -81,9 +81,9 @@ class Spandrel(UpscalerArchitecture):
 
 
 def _may_be_one(tensors: Mapping[str, TensorSource]) -> bool:
-    """Return whether the tensors can be such a network at all: with a small convolution of an image, and no giant.
+    """Return whether the tensors may be an upscaler: not too large, and with a small convolution of an image.
 
-    PERF: the import of spandrel and torch takes seconds, and folders of models have thousands of other files.
+    PERF: importing spandrel and torch takes seconds, and folders of models have thousands of other files.
     """
     shapes = [tuple(source.shape) for source in tensors.values()]
     if len(shapes) > _MAX_TENSORS or sum(map(math.prod, shapes)) > _MAX_NUMBERS:
@@ -96,10 +96,10 @@ def _may_be_one(tensors: Mapping[str, TensorSource]) -> bool:
 
 
 def _detected(tensors: Mapping[str, TensorSource]) -> Any:
-    """Return the architecture that names of tensors belong to, or None."""
+    """Return the architecture that matches the names of tensors, or None."""
     from mold_spandrel.registry import registry
 
-    # NOTE: in the order in which spandrel itself looks: some architectures contain the names of others.
+    # NOTE: in spandrel's own order, because some architectures contain the names of others.
     for support in registry().architectures("detection"):
         if support.detect(tensors):
             return None if support.architecture.id in _OF_MOLD else support.architecture
@@ -126,7 +126,7 @@ def _check(descriptor: Any) -> None:
 
 
 def _multiple(descriptor: Any) -> int:
-    """Return what sides, and the places where tiles begin, are multiples of: also the windows of attention."""
+    """Return the number that divides sides and tile offsets, which includes the size of attention windows."""
     window = getattr(descriptor.model, "window_size", 1)
     return math.lcm(descriptor.size_requirements.multiple_of, window if isinstance(window, int) else 1)
 

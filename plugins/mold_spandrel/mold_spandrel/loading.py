@@ -1,4 +1,4 @@
-"""Tensors of a file into a network of spandrel on its device."""
+"""Load the tensors of a file into a network of spandrel on its device."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ __all__ = ["load_descriptor", "runner"]
 
 
 def load_descriptor(architecture: Any, tensors: Mapping[str, TensorSource], context: LoadContext) -> Any:
-    """Return spandrel's descriptor of a network, on the CPU. Raises CheckpointError for what is no such network."""
+    """Return spandrel's descriptor of a network, on the CPU. Raises CheckpointError if the tensors do not match."""
     read = {name: source.read() for name, source in tensors.items()}
     for name, tensor in read.items():
         if not isinstance(tensor, Tensor):
             raise CheckpointError(f"{name} is quantised, and upscalers are not computed with quantised weights")
     try:
-        with warnings.catch_warnings():  # some architectures use names of torch that it calls old
+        with warnings.catch_warnings():  # some architectures use deprecated names of torch
             warnings.simplefilter("ignore")
             return architecture.load(read)
-    except Exception as error:  # sizes are read off shapes, and a damaged file fails anywhere
+    except Exception as error:  # spandrel derives sizes from shapes, so a damaged file may fail anywhere
         raise CheckpointError(
             f"this is a damaged {architecture.name} network, or a variant that spandrel does not know: %r", error
         ) from error
 
 
 def runner(descriptor: Any, context: LoadContext) -> tuple[Callable[[Tensor], Tensor], int, Callable[[], None]]:
-    """Return what runs a network on the device of a context, what it takes in memory, and what frees it.
+    """Return a function that runs a network on the context's device, its memory in bytes, and a function that frees it.
 
-    It computes in fp16 on a GPU if architecture and weights allow it, else in fp32: bf16 would show steps in pixels.
+    It computes in fp16 on a GPU if architecture and weights allow it, else in fp32. bf16 would cause visible banding.
     """
     model = descriptor.model
     half = context.device != "cpu" and descriptor.supports_half and not overflows_fp16(model.state_dict().values())

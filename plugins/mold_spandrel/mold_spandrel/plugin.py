@@ -1,4 +1,4 @@
-"""What mold finds: the architectures of spandrel, if it is installed."""
+"""The entry point of the plugin: spandrel's architectures, if spandrel is installed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["mold_upscalers"]
 
 @hookimpl
 def mold_upscalers() -> list[UpscalerArchitecture]:
-    """Return one architecture, which stands for those of spandrel."""
+    """Return one architecture, which covers all of spandrel's."""
     if find_spec("spandrel") is None:
         return []
     from mold_spandrel.architectures import Spandrel

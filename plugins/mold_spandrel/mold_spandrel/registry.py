@@ -1,7 +1,7 @@
-"""Spandrel's registry of architectures, imported without torchvision where that is missing.
+"""Spandrel's registry of architectures, imported without torchvision if that is missing.
 
-Two of spandrel's architectures need torchvision: LaMa, which fills holes, and RestoreFormer, which restores faces.
-Neither is an upscaler, and torchvision has to be of the same build as torch. The others work without it.
+Two of spandrel's architectures need torchvision: LaMa (inpainting) and RestoreFormer (face restoration). Neither is an
+upscaler, and torchvision must match the build of torch. The other architectures work without it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _REPLACED = ("torchvision", "torchvision.transforms", "torchvision.transforms.fu
 
 @cache
 def registry() -> Any:
-    """Return the registry, with the architectures for non-commercial use where `spandrel_extra_arches` is installed."""
+    """Return the registry, including non-commercial architectures if `spandrel_extra_arches` is installed."""
     with _without_torchvision():
         spandrel = import_module("spandrel")
         if find_spec("spandrel_extra_arches") is not None:
@@ -32,7 +32,7 @@ def registry() -> Any:
 
 @contextmanager
 def _without_torchvision() -> Iterator[None]:
-    """Let the names of torchvision that spandrel imports exist, if torchvision cannot be imported."""
+    """Define the names that spandrel imports from torchvision, if torchvision cannot be imported."""
     if "torchvision" in sys.modules or _works("torchvision"):
         yield
         return
