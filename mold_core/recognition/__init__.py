@@ -1,4 +1,4 @@
-"""What a weight file or folder is, by its content: kind of network, architecture, format, and whether mold runs it."""
+"""Recognise a weight file or folder by its content: kind of network, architecture, format, and whether mold runs it."""
 
 from mold_core.recognition.files import recognise, recognise_shards
 from mold_core.recognition.known import Knowledge, knowledge_of

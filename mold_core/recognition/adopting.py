@@ -1,4 +1,4 @@
-"""Makes models of recognised files: gives them names, completes them with components, and leaves the files alone."""
+"""Turn recognised files into models: name them and find their missing components. The files are not changed."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from mold_core.upscaling.loading import FAMILY as UPSCALERS
 
 __all__ = ["Found", "Plan", "plan_adoption"]
 
-# Formats from the most exact to the least, to choose between several files of one component.
+# Formats from the most exact to the least exact, to choose among several files of one component.
 _EXACT_FIRST = ("fp32", "bf16", "fp16", "int8", "fp8")
 
 
 @attrs.frozen
 class Found:
-    """Weights that a walk found: what they are, the name of their file, and the folder that was searched."""
+    """Weights that a search found: what they are, the name of their file, and the folder that was searched."""
 
     recognised: Recognised
     name: str
@@ -38,11 +38,11 @@ class Found:
 
 @attrs.frozen(kw_only=True)
 class Plan:
-    """What adopting would do. `adopted` is what is then adopted; the others say what became of each file.
+    """The result of adopting. `adopted` has all adopted models and LoRAs; the other fields classify each file.
 
-    `models` are new by name, `loras` likewise. `components` complete models, `others` are recognised and nothing
-    installed runs them, `unknown` could not be recognised or read. `missing` are components by model that the catalog
-    must fetch.
+    `models` and `loras` are the new ones by name. `components` complete models. `others` are recognised, but nothing
+    installed runs them. `unknown` could not be recognised or read. `missing` are the components, by model, to download
+    from the catalog.
     """
 
     adopted: Adopted
@@ -62,10 +62,10 @@ def plan_adoption(
     plugins: Plugins,
     catalog: Mapping[str, ModelSpec],
 ) -> Plan:
-    """Return what becomes of the files that a walk through `folders` found, beside what was adopted `before`.
+    """Return the plan for the files that a search of `folders` found, given what was adopted `before`.
 
-    `catalog` has the models of plugins and of config.toml, whose names stay theirs. Models whose folder was not
-    searched, or cannot be reached now, stay as they are.
+    `catalog` has the models of plugins and of config.toml, whose names are reserved. Models whose folder was not
+    searched or is not reachable do not change.
     """
     return _Adoption(list(found), before, tuple(folders), knowledge, plugins, catalog).plan()
 
@@ -128,11 +128,11 @@ class _Adoption:
     # --- one file ------------------------------------------------------------------------------------------------
 
     def _table(self, item: Found) -> tuple[dict[str, Any] | None, str]:
-        """Return the table of the model that a file makes, or None and what the file is otherwise."""
+        """Return the table of a file's model, or None and the file's class."""
         recognised, network = item.recognised, item.recognised.main
         if network is None or recognised.problem or not recognised.known:
             return None, "unknown"
-        # Servers show descriptions to clients, who must not learn where files lie.
+        # Servers show descriptions to clients, which must not contain paths.
         about = f"{recognised.title}; adopted from {Path(item.folder).name}"
         if network.kind == "upscaler":
             files = {UPSCALER_COMPONENT: recognised.paths[0]}
@@ -167,7 +167,7 @@ class _Adoption:
         )
 
     def _provider(self, item: Found, component: str, names: tuple[str, ...], like: str) -> Found | None:
-        """Return the file that provides a component: the same file, or the best of those that were found."""
+        """Return the file that provides a component: the same file, or the best one found."""
         inside = {network.signature for network in item.recognised.networks}
         if inside & set(names):
             return item
@@ -186,13 +186,13 @@ class _Adoption:
         return max(fitting, key=lambda provider: _fitness(provider, item, expected), default=None)
 
     def _components(self) -> Iterator[Found]:
-        """Yield the files that hold one network and could complete a model."""
+        """Yield the files with one network that could complete a model."""
         for item in self._found:
             if len(item.recognised.networks) == 1 and item.recognised.known and not item.recognised.problem:
                 yield item
 
     def _is_component(self, recognised: Recognised) -> bool:
-        """Return whether models that installed plugins run take a file as a component."""
+        """Return whether models of installed plugins accept a file as a component."""
         found = {network.signature for network in recognised.networks}
         return any(
             found & set(names)
@@ -221,7 +221,7 @@ class _Adoption:
     # --- what was adopted before ---------------------------------------------------------------------------------
 
     def _kept(self) -> tuple[dict[str, Mapping[str, Any]], dict[str, str]]:
-        """Return the models and LoRAs that this walk says nothing about."""
+        """Return the models and LoRAs that this search does not affect."""
         searched = [folder for folder in self._folders if any(item.folder == folder for item in self._found)]
         models = {
             name: table
@@ -232,14 +232,14 @@ class _Adoption:
         return models, loras
 
     def _missing(self, table: Mapping[str, Any]) -> Iterator[ModelFile]:
-        """Yield the files of the catalog that a model still needs and that ship with no plugin."""
+        """Yield the files that a model still needs from the catalog, except those that plugins include."""
         like = self._catalog.get(str(table.get("like")))
         if like is not None and like.root is None:
             yield from (file for file in like.files if file.component not in table["files"])
 
 
 def _fitness(provider: Found, item: Found, expected: set[Any]) -> tuple[object, ...]:
-    """Return how well a file completes a model: the catalog's own, near it, exact, and with the plainest name."""
+    """Return a sort key of how well a file completes a model: catalog file, same folder, exact format, plain name."""
     paths, network = provider.recognised.paths, provider.recognised.main
     stem = Path(paths[0]).name
     tag = tag_of(network.format) if network else ""
@@ -250,7 +250,7 @@ def _fitness(provider: Found, item: Found, expected: set[Any]) -> tuple[object, 
 
 
 def _with_sizes(table: dict[str, Any]) -> dict[str, Any]:
-    """Return a model with the sizes of its files, which listings show also while a drive is away."""
+    """Return a model with the sizes of its files, which listings show even if a drive is disconnected."""
     sizes = {}
     for paths in table["files"].values():
         for path in [paths] if isinstance(paths, str) else paths:
@@ -264,7 +264,7 @@ def _listed(paths: tuple[str, ...]) -> str | list[str]:
 
 
 def _key(table: Mapping[str, Any]) -> str:
-    """Return the file that a model goes by: the first of its table."""
+    """Return the file that identifies a model: the first of its table."""
     first = next(iter(table.get("files", {}).values()), "")
     return str(first if isinstance(first, str) else first[0])
 

@@ -1,4 +1,4 @@
-"""Remembers what files are, by their size and time, so that a second walk over thousands of them reads nothing."""
+"""Cache what files are by size and time, so that a second search of thousands of files reads none of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LARGEST_BYTES = 2**26
 
 
 class RecognitionCache:
-    """Recognises weights, or recalls what they are. What another set of signatures found out is forgotten."""
+    """Recognises weights, or looks them up. Entries of another set of signatures are discarded."""
 
     def __init__(self, path: Path, knowledge: Knowledge) -> None:
         self._path = path
@@ -43,7 +43,7 @@ class RecognitionCache:
         return found
 
     def save(self) -> None:
-        """Write the cache to the disk; failing to only costs time later."""
+        """Write the cache to disk. A failure only costs time later."""
         if not self._changed:
             return
         try:

@@ -1,4 +1,4 @@
-"""A weight file, a folder of shards or a whole folder of a model → what it is. Only headers are read."""
+"""Recognise a weight file, a folder of shards or the folder of a whole model. Only headers are read."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from mold_core.recognition.recognised import Recognised
 
 __all__ = ["SHARD", "recognise", "recognise_shards"]
 
-# The formats whose tensors are all in the file that has the header.
+# The formats that store all tensors in the file with the header.
 _OWN_FORMATS = ("safetensors", "gguf")
 
 # The number of a shard in the name of a file: model-00001-of-00003.safetensors.
 SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)$")
 
-# Entries of a header that say something to people → how `mold info` calls them.
+# Informative entries of a header → their labels in `mold info`.
 _METADATA = {
     "modelspec.title": "title",
     "modelspec.author": "author",
@@ -36,12 +36,12 @@ _METADATA = {
 
 
 def recognise(path: Path, knowledge: Knowledge) -> Recognised:
-    """Return what a weight file is. One that cannot be read has a `problem` that says why; nothing is raised."""
+    """Return what a weight file is. `problem` states why a file cannot be read; nothing is raised."""
     return _recognised((path,), knowledge)
 
 
 def recognise_shards(paths: Iterable[Path], knowledge: Knowledge) -> Recognised:
-    """Return what weights in several files are, taken together."""
+    """Return what the weights in several files are, taken together."""
     return _recognised(tuple(paths), knowledge)
 
 
@@ -81,11 +81,11 @@ def _joined(headers: list[Header]) -> Header:
 
 
 def _broken(header: Header, paths: tuple[Path, ...], size_bytes: int) -> str | None:
-    """Return why a file cannot be complete, if its header says so."""
+    """Return why a file is incomplete according to its header, or None."""
     shard = SHARD.match(paths[0].name)
     if shard and len(paths) < int(shard["count"]):
         return f"{int(shard['count']) - len(paths)} of its {int(shard['count'])} shards are missing"
-    if header.format not in _OWN_FORMATS:  # a reader of a plugin checks its files itself, which may be several
+    if header.format not in _OWN_FORMATS:  # a plugin's reader checks its files itself, and there may be several
         return None
     promised = sum(entry.size_bytes for entry in header.entries.values())
     return f"the file is cut short: {promised - size_bytes:,} bytes are missing" if promised > size_bytes else None
@@ -101,7 +101,7 @@ def _described_by(metadata: Any) -> dict[str, Any]:
 
 
 def _ncnn(path: Path) -> str | None:
-    """Return what an ncnn network is, by its description and the weights beside it."""
+    """Return what an ncnn network is, by its description and its weight file."""
     if path.suffix.lower() not in (".param", ".bin") or not _starts(path.with_suffix(".param"), b"7767517"):
         return None
     weights = path.with_suffix(".bin")
@@ -119,7 +119,7 @@ def _starts(path: Path, magic: bytes) -> bool:
 
 
 def indexed_shards(index: Path) -> Iterator[Path]:
-    """Yield the files that an index of sharded safetensors names, which lie beside it; nothing for a damaged index."""
+    """Yield the files in an index's folder that the index of sharded safetensors names; none if it is damaged."""
     try:
         table = json.loads(index.read_text("utf-8"))["weight_map"]
         names = sorted({name for name in table.values() if isinstance(name, str) and name == Path(name).name})

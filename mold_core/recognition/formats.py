@@ -1,4 +1,4 @@
-"""How the weights of a network are stored: the name that people use, and a tag for the name of a model."""
+"""Name the storage format of a network's weights: the common name, and a tag for names of models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["format_of", "tag_of"]
 
 _PLAIN = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16", "F8_E4M3": "fp8 e4m3", "F8_E5M2": "fp8 e5m2"}
 
-# Formats that ComfyUI's files note beside layers → the name that file names and people use.
+# Formats in the markers of ComfyUI's files → the names in common use.
 _NOTED = {
     "float8_e4m3fn": "fp8 scaled",
     "float8_e5m2": "fp8 e5m2 scaled",
@@ -22,7 +22,7 @@ _NOTED = {
     "svdquant": "svdquant int4",
 }
 
-# The end of a tensor's name that gives a format away, where the file notes none → its name.
+# Suffixes of tensor names that identify a format in files without markers → its name.
 _MARKS = (
     (".quant_state.bitsandbytes__nf4", "nf4"),
     (".quant_state.bitsandbytes__fp4", "fp4 bitsandbytes"),
@@ -36,14 +36,14 @@ _MARKS = (
 )
 _SCALES = (".weight_scale", ".scale_weight", "scaled_fp8")
 
-# llama.cpp's numbers of file types (llama.h: llama_ftype) whose name says more than the type of the tensors.
+# llama.cpp's file type numbers (llama.h: llama_ftype) whose name is more specific than the type of the tensors.
 _FILE_TYPES = {
     10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M",
 }  # fmt: skip
 
 
 def format_of(header: Header, entries: Mapping[str, Entry]) -> str:
-    """Return the name of the format of some tensors of a file: bf16, fp8 scaled, int8 convrot, nvfp4, Q4_K_M, …"""
+    """Return the name of the format of tensors of a file: bf16, fp8 scaled, int8 convrot, nvfp4, Q4_K_M, …"""
     if header.format == "gguf":
         return _gguf(header, entries)
     if header.quantisations and any(name.endswith(".comfy_quant") for name in entries):
@@ -60,7 +60,7 @@ def format_of(header: Header, entries: Mapping[str, Entry]) -> str:
 
 
 def tag_of(format: str) -> str:
-    """Return the tag of a model whose weights are stored so: fp8 for fp8 scaled, int8 for int8 convrot, q4 for Q4_K."""
+    """Return the model tag of a format: fp8 for fp8 scaled, int8 for int8 convrot, q4 for Q4_K."""
     first = format.split(" + ")[0]
     if found := re.match(r"I?Q(\d)", first):
         return f"q{found[1]}"
@@ -85,7 +85,7 @@ def _gguf(header: Header, entries: Mapping[str, Entry]) -> str:
 
 
 def _by_bytes(entries: Iterable[Entry]) -> str:
-    """Return the type that takes the most bytes; empty without any tensors."""
+    """Return the type with the most bytes; empty if there are no tensors."""
     totals: Counter[str] = Counter()
     for entry in entries:
         totals[entry.type] += entry.size_bytes

@@ -1,6 +1,6 @@
-"""The header of a weight file in any format: names, shapes and types of its tensors. No weights are read.
+"""Read the header of a weight file in any format: names, shapes and types of its tensors. No weights are read.
 
-`mold_core.weights` refuses files that mold cannot load. Recognition must also name those, so types are only text here.
+`mold_core.weights` refuses files that mold cannot load. Recognition must name those as well, so types are plain text.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Entry", "Header", "read_header"]
 
-# Longer values of the metadata, such as training captions, are left out.
+# Longer metadata values, such as training captions, are left out.
 _LONGEST_VALUE = 65_536
-_MOST = 2**48  # of sizes and places in a file
-_LONGEST_NOTE = 4096  # bytes of a tensor that holds JSON
+_MOST = 2**48  # of sizes and offsets in a file
+_LONGEST_NOTE = 4096  # bytes of a tensor that contains JSON
 _MARK = ".comfy_quant"
 
 
 class Entry(NamedTuple):
-    """A tensor of a file: its shape in torch's order, its type as the file names it, and its bytes."""
+    """A tensor of a file: its shape in torch's order, its type name in the file, and its size in bytes."""
 
-    # PERF: a tuple is made three times as fast as an attrs value, and a walk makes hundreds of thousands.
+    # PERF: a tuple is created three times as fast as an attrs value, and a search creates hundreds of thousands.
 
     shape: tuple[int, ...]
     type: str
@@ -40,7 +40,7 @@ class Entry(NamedTuple):
 
 @attrs.frozen(kw_only=True)
 class Header:
-    """What the header of a weight file says. `quantisations` are formats that the file notes for single layers."""
+    """The header of a weight file. `quantisations` are formats that markers of single layers name."""
 
     path: Path
     format: str
@@ -52,7 +52,7 @@ class Header:
 def read_header(path: Path, loaders: Iterable[WeightLoader] = ()) -> Header:
     """Return the header of a weight file: safetensors, GGUF, or a format of `loaders`, those of plugins.
 
-    Raises CheckpointError that says what the file is instead, for files of pickled objects among others.
+    Raises CheckpointError for other files, such as those of pickled objects, and states what they are.
     """
     try:
         with path.open("rb") as file:
@@ -95,7 +95,7 @@ def _safetensors(path: Path) -> Header:
 
 
 def _whole(number: object) -> int:
-    """Return a size or place of a header. Raises TypeError or ValueError for what is none."""
+    """Return a size or offset of a header. Raises TypeError or ValueError for invalid values."""
     if type(number) is not int:
         raise TypeError("a number of a header must be whole")
     if not 0 <= number < _MOST:
@@ -110,9 +110,9 @@ def _gguf(path: Path) -> Header:
 
 
 def _noted(path: Path, notes: list[tuple[int, int]], metadata: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the formats that ComfyUI's files note beside quantised layers, or in their metadata; each once.
+    """Return the distinct formats in the markers of ComfyUI's files, in tensors of layers or in the metadata.
 
-    All layers of a file have at most a few formats, so the first and the last notes tell.
+    The layers of a file have few formats, so the first and the last markers are enough.
     """
     found: dict[str, None] = {}
     try:
@@ -131,7 +131,7 @@ def _noted(path: Path, notes: list[tuple[int, int]], metadata: Mapping[str, str]
 
 
 def _format_of(note: bytes | str | dict[str, Any]) -> tuple[str, ...]:
-    """Return the format that a note names, with "convrot" where the weights were rotated; nothing for another note."""
+    """Return the format of a marker, with "convrot" for rotated weights; empty for any other marker."""
     table = note if isinstance(note, dict) else _json(note)
     name = table.get("format")
     if not isinstance(name, str):
@@ -148,7 +148,7 @@ def _json(text: object) -> dict[str, Any]:
 
 
 def _foreign(head: bytes) -> str:
-    """Return what a file is that is neither safetensors nor GGUF."""
+    """Return what a file is if it is neither safetensors nor GGUF."""
     if not head:
         return "the file is empty"
     if head.startswith((b"PK\x03\x04", b"\x80")):

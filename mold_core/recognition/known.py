@@ -1,4 +1,4 @@
-"""All signatures there are: those of the plugins, and the table of networks that mold only names."""
+"""All signatures: those of plugins, and a table of networks that mold can name but not run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Knowledge", "knowledge_of"]
 
-# Raised when recognition itself changes what it finds out.
+# Increase it when a change of recognition affects its results.
 _FORMAT = 1
 
 TABLE = Path(__file__).parent / "known.toml"
@@ -26,7 +26,7 @@ TABLE = Path(__file__).parent / "known.toml"
 
 @attrs.frozen
 class Knowledge:
-    """What files are compared with. Signatures of plugins come first: of two that match alike, theirs decides."""
+    """The signatures to compare files with. Those of plugins come first, and win ties."""
 
     signatures: tuple[Signature, ...]
     prefixes: tuple[str, ...]
@@ -35,13 +35,13 @@ class Knowledge:
 
     @property
     def version(self) -> str:
-        """A digest of all signatures: what an older version found out must be found out again."""
+        """A digest of all signatures. Results of another version must be recomputed."""
         plugins = [*(item.name for item in self.upscalers), *(item.name for item in self.loaders)]
         names = repr((_FORMAT, self.signatures, self.prefixes, plugins))
         return hashlib.sha256(names.encode()).hexdigest()[:16]
 
     def signature(self, name: str) -> Signature | None:
-        """Return the signature of a name."""
+        """Return the signature with a name."""
         return next((signature for signature in self.signatures if signature.name == name), None)
 
 

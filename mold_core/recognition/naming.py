@@ -1,4 +1,4 @@
-"""The name of an adopted model: its file's, in lower case, without the words that say how its weights are stored."""
+"""Derive the name of an adopted model from its file: in lower case, without words for the format of the weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Container
 
 __all__ = ["free_name", "model_name", "plain_name"]
 
-# Words that describe the format of the weights and not the model, with the dash or dot before them.
+# Words for the format of the weights rather than the model, with the dash or dot before them.
 _FORMAT = re.compile(
     r"(?:^|[-_. ])(?:"
     r"i?q\d(?:[-_](?:k(?:[-_](?:xl|xs|[sml]))?|[01]|nl|xxs|xs))?|bf16|f(?:p)?16|f(?:p)?32|nf4|nvfp4|mxfp8|fp4|int[48]"
@@ -20,7 +20,7 @@ _LONGEST = 64
 
 
 def plain_name(stem: str) -> str:
-    """Return the name of a file without format words: ``z-image-turbo`` for ``z_image_turbo_int8_convrot``."""
+    """Return a file name without format words: ``z-image-turbo`` for ``z_image_turbo_int8_convrot``."""
     name, before = stem, None
     while name != before:
         name, before = _FORMAT.sub("", name), name
@@ -30,12 +30,12 @@ def plain_name(stem: str) -> str:
 
 
 def model_name(stem: str, tag: str) -> str:
-    """Return the full name of a model by the name of its file and the tag of its format."""
+    """Return the full name of a model for the name of its file and the tag of its format."""
     return f"{plain_name(stem)}:{tag}"
 
 
 def free_name(name: str, taken: Container[str]) -> str:
-    """Return a name that is not taken: the name itself, or with a number behind its base."""
+    """Return a free name: the name itself, or with a number after its base."""
     if name not in taken:
         return name
     base, colon, tag = name.partition(":")

@@ -1,4 +1,4 @@
-"""The header of a file → the networks in it: splits files that hold a whole model, and matches signatures."""
+"""Find the networks in the header of a file: split files of whole models, and match signatures."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 __all__ = ["networks_of"]
 
-# Endings and pieces of the names of a LoRA's tensors, in every method and dialect that people use.
+# Suffixes and parts of tensor names of LoRAs, in all common methods and spellings.
 _LORA = re.compile(
     r"\.(lora_(down|up|A|B|mid|magnitude_vector)(\.\w+)?(\.weight)?|lora\.(down|up)\.weight|hada_w[12]_[ab]|lokr_w[12](_[ab])?"
     r"|oft_(blocks|diag)|dora_scale|diff(_b)?|alpha|lora_(down|up))$|_lora\.(down|up)\.weight$|\.oft_R\.|_lora[12]\.(down|up)"
 )
-_FEW_BYTES = 4_000_000  # what is left over beside recognised networks and smaller is no network by itself
+_FEW_BYTES = 4_000_000  # remaining tensors below this size, next to recognised networks, are not a network
 
 
 def networks_of(header: Header, knowledge: Knowledge) -> tuple[Network, ...]:
-    """Return the networks of a file, the first recognised ones first; one without a signature if nothing matches."""
+    """Return the networks of a file, recognised ones first; one without a signature if nothing matches."""
     entries = header.entries
     if _is_lora(entries):
         return (_lora(header, knowledge.signatures),)
@@ -68,7 +68,7 @@ def _network(header: Header, entries: Mapping[str, Entry], knowledge: Knowledge)
 
 
 def _match(header: Header, entries: Mapping[str, Entry], signatures: Iterable[Signature]) -> Signature | None:
-    """Return the signature that demands the most of those that match; of equals, the first."""
+    """Return the most specific signature that matches; of equally specific ones, the first."""
     shapes = {name: entry.shape for name, entry in entries.items()}
     names = "\n".join(entries)
     best, best_weight = None, 0
@@ -81,9 +81,9 @@ def _match(header: Header, entries: Mapping[str, Entry], signatures: Iterable[Si
 
 
 def _split(entries: Mapping[str, Entry], prefixes: tuple[str, ...]) -> dict[str, dict[str, Entry]]:
-    """Return the tensors by the prefix that files of whole models put before a network, without it.
+    """Group tensors by the prefix of their network in files of whole models, and remove the prefix.
 
-    Layers of quantisation such as ``scaled_fp8`` stay with what has no prefix.
+    Quantisation markers such as ``scaled_fp8`` stay with the tensors that have no prefix.
     """
     groups: dict[str, dict[str, Entry]] = {}
     for name, entry in entries.items():
@@ -93,7 +93,7 @@ def _split(entries: Mapping[str, Entry], prefixes: tuple[str, ...]) -> dict[str,
 
 
 def _is_lora(entries: Mapping[str, Entry]) -> bool:
-    """Return whether the tensors are those of a LoRA: low-rank factors of layers, and hardly anything else."""
+    """Return whether the tensors belong to a LoRA: low-rank factors of layers, and almost nothing else."""
     factors = sum(bool(_LORA.search(name)) for name in entries)
     return factors > 0 and factors * 3 >= len(entries)
 
@@ -120,7 +120,7 @@ def _lora(header: Header, signatures: Iterable[Signature]) -> Network:
 
 
 def _lora_details(description: LoraDescription | None) -> tuple[str, ...]:
-    """Return method, ranks, alphas, layers, trigger words and licence of a LoRA, as far as its header says them."""
+    """Return method, ranks, alphas, layers, trigger words and licence of a LoRA, if its header has them."""
     if description is None:
         return ()
     facts = (
@@ -144,16 +144,16 @@ def _described(path: Path) -> LoraDescription | None:
     try:
         return describe_lora(path)
     except CheckpointError:
-        return None  # of a type that mold cannot read: its kind and family are known all the same
+        return None  # mold cannot read the types, but kind and family are known
 
 
 def _upscaler(entries: Mapping[str, Entry], upscalers: Iterable[UpscalerArchitecture]) -> str | None:
-    """Return the name of the architecture that recognises the tensors, if a plugin has one."""
+    """Return the name of a plugin's architecture that recognises the tensors, or None."""
     for architecture in upscalers:
         try:
-            if architecture.recognises(entries):  # type: ignore[arg-type]  # names and shapes are all it looks at
+            if architecture.recognises(entries):  # type: ignore[arg-type]  # it reads only names and shapes
                 return architecture.name
-        except Exception:  # a plugin's mistake about a foreign file must not end a walk over thousands
+        except Exception:  # a plugin's error with an unrelated file must not end a search of thousands
             continue
     return None
 

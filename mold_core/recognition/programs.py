@@ -1,4 +1,4 @@
-"""Folders of other programs: where ComfyUI, A1111, Forge, InvokeAI, SwarmUI and Fooocus keep models."""
+"""Find the model folders of other programs: ComfyUI, A1111, Forge, InvokeAI, SwarmUI and Fooocus."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from mold_core.errors import ValidationError
 
 __all__ = ["Locations", "locations_of"]
 
-# NOTE: os.path says no for what cannot be read, or is no path at all; pathlib raises.
+# NOTE: os.path returns False for unreadable or invalid paths; pathlib raises.
 
-# A file or folder that only the root of a program has → the folders in it with models.
+# A file or folder that only a program's root has → its folders with models.
 _PROGRAMS = {
     "comfy": ("models",),
     "webui.py": ("models", "embeddings"),
@@ -32,7 +32,7 @@ _LARGEST_BYTES = 2**20
 
 @attrs.frozen(kw_only=True)
 class Locations:
-    """Where to look for weights, and names that a program's database gives to files, by path. `notes` are remarks."""
+    """Paths to search for weights, and names from a program's database, by path. `notes` are messages for users."""
 
     roots: tuple[Path, ...]
     names: Mapping[str, str] = attrs.Factory(dict)
@@ -40,7 +40,7 @@ class Locations:
 
 
 def locations_of(path: Path) -> Locations:
-    """Return where the weights are that a path means: a file, a folder, a program's folder, extra_model_paths.yaml.
+    """Return where to search for weights, for a file, a folder, a program's folder or an extra_model_paths.yaml.
 
     Raises ValidationError for a YAML file that cannot be used.
     """
@@ -63,7 +63,7 @@ def locations_of(path: Path) -> Locations:
 
 
 def _outermost(paths: list[Path]) -> tuple[Path, ...]:
-    """Return the paths without those that lie in another of them."""
+    """Return the paths that are not inside another one."""
     return tuple(
         path
         for path in dict.fromkeys(paths)
@@ -72,7 +72,7 @@ def _outermost(paths: list[Path]) -> tuple[Path, ...]:
 
 
 def _yaml_roots(path: Path) -> Iterator[Path]:
-    """Yield the folders that an extra_model_paths.yaml names: `base_path` with what each line of an entry adds."""
+    """Yield the folders of an extra_model_paths.yaml: `base_path` joined with each line of an entry."""
     try:
         import yaml
     except ImportError:
@@ -120,7 +120,7 @@ def _fooocus_roots(config: Path) -> Iterator[Path]:
 
 
 def _invokeai(root: Path) -> tuple[list[Path], dict[str, str]]:
-    """Return the models that InvokeAI's database lists outside of its folder, and the names of all, by path."""
+    """Return the models in InvokeAI's database that are outside of its folder, and the names of all, by path."""
     database = root / "databases" / "invokeai.db"
     if not os.path.isfile(database):
         return [], {}
@@ -139,7 +139,7 @@ def _invokeai(root: Path) -> tuple[list[Path], dict[str, str]]:
 
 
 def _configs(database: Path) -> Iterator[Mapping[str, Any]]:
-    """Yield the records of InvokeAI's table of models, which may be open in InvokeAI."""
+    """Yield the records of InvokeAI's table of models. InvokeAI may have the database open."""
     try:
         with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True, timeout=2)) as connection:
             tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}

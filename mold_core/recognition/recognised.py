@@ -1,4 +1,4 @@
-"""What recognition found out about a file or folder: values only."""
+"""The results of recognition, as values."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["Network", "Recognised"]
 
 @attrs.frozen(kw_only=True)
 class Network:
-    """A network of a file. `signature` is the name of what it matched, empty for what nothing matched.
+    """A network of a file. `signature` is the name of the signature that it matches, empty if none does.
 
-    `family` is the family of mold that runs it and `component` its component there, for signatures of plugins.
-    `details` are facts in words, such as the rank of a LoRA.
+    `family` is mold's family that runs it, and `component` its component there, for signatures of plugins. `details`
+    are readable facts, such as the rank of a LoRA.
     """
 
     title: str
@@ -31,10 +31,10 @@ class Network:
 
 @attrs.frozen(kw_only=True)
 class Recognised:
-    """What a file is. A file has one network, or several if it holds a whole model; or none and a `problem`.
+    """A recognised file. It has one network, several if it is a whole model, or none and a `problem`.
 
-    `paths` are its files: several for weights in shards. `metadata` are a few entries of its header that people want
-    to know, such as the licence.
+    `paths` are its files, several for shards. `metadata` are some informative entries of its header, such as the
+    licence.
     """
 
     paths: tuple[str, ...]
@@ -51,19 +51,19 @@ class Recognised:
 
     @property
     def main(self) -> Network | None:
-        """The network that the file is called by: that of a family, else the largest; None if it has none."""
+        """The network that names the file: one of a family, else the largest; None if there is none."""
         if not self.networks:
             return None
         return max(self.networks, key=lambda network: (network.kind in _GENERATORS, network.size_bytes))
 
     @property
     def known(self) -> bool:
-        """Whether any of its networks matched a signature or was told by its layers."""
+        """Whether a network matches a signature or was recognised by its layers."""
         return any(network.signature for network in self.networks)
 
     @property
     def title(self) -> str:
-        """One line that says what the file is."""
+        """A one-line description of the file."""
         network = self.main
         if network is None:
             return self.problem or "unknown"
@@ -75,7 +75,7 @@ class Recognised:
         return f"{name}{whole}, {network.format}"
 
 
-# Networks that draw. Of a file with several networks, this one gives the name.
+# Networks that generate images. In a file with several networks, they give the name.
 _GENERATORS = ("transformer", "U-Net")
 
 

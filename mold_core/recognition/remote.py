@@ -1,4 +1,4 @@
-"""What a file on the hub is, by its first bytes, before the whole file is fetched."""
+"""Recognise a file on the hub by its first bytes, before the whole file is downloaded."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mold_core.recognition.recognised import Recognised
 
 __all__ = ["recognise_remote"]
 
-# Headers of safetensors say how long they are; those of GGUF files with a tokenizer have some megabytes.
+# Headers of safetensors state their length. Those of GGUF files with a tokenizer have several megabytes.
 _LONGEST_HEADER = 2**24
 _GGUF_BYTES = 2**23
 
 
 def recognise_remote(hub: Hub, remote: RemoteFile, knowledge: Knowledge) -> Recognised | None:
-    """Return what a file on the hub is; None if its beginning does not tell, or cannot be had now."""
+    """Return what a file on the hub is; None if its start is not sufficient or not available."""
     try:
         head = _beginning(hub, remote)
     except (DownloadError, ConnectionLost):
@@ -31,13 +31,13 @@ def recognise_remote(hub: Hub, remote: RemoteFile, knowledge: Knowledge) -> Reco
         path = Path(folder, Path(remote.filename).name)
         with path.open("wb") as file:
             file.write(head)
-            file.truncate(max(len(head), remote.size_bytes))  # sparse: it takes no room
+            file.truncate(max(len(head), remote.size_bytes))  # sparse: it takes no disk space
         found = recognise(path, knowledge)
     return found if found.networks and not found.problem else None
 
 
 def _beginning(hub: Hub, remote: RemoteFile) -> bytes:
-    """Return the header of a file, and as little more as the connection brings with it."""
+    """Return the header of a file, and as few additional bytes as possible."""
     data = bytearray()
     with closing(hub.read(remote)) as pieces:
         for _position, piece in pieces:

@@ -1,4 +1,4 @@
-"""Walks through folders and recognises what is in them, each file once."""
+"""Search folders and recognise each file in them once."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def search(
     report: Callable[[int, str], object] = lambda count, path: None,
     note: Callable[[str], object] = lambda text: None,
 ) -> list[Found]:
-    """Return the weights in folders, which may be folders of programs, single files, or an extra_model_paths.yaml.
+    """Return the weights in folders, folders of programs, single files, or an extra_model_paths.yaml.
 
-    A file that two folders or links lead to is found once. `report` gets the number of files so far and the next
-    path, `note` remarks for people. Raises ValidationError for a YAML file that cannot be used.
+    A file that is reachable by several paths is found once. `report` receives the number of files so far and the next
+    path, `note` receives messages for users. Raises ValidationError for an invalid YAML file.
     """
     found: list[Found] = []
     seen: set[str] = set()
@@ -47,7 +47,7 @@ def _weights(locations: Locations) -> Iterator[WeightFiles]:
 
 
 def _name(weights: WeightFiles, locations: Locations) -> str:
-    """Return the name of weights: that of the program's database for the file or the folder that it lies in."""
+    """Return the name of weights, from the program's database for the file or its folder if it is there."""
     path = weights.paths[0]
     for candidate in (path, *path.parents[:3]):
         if str(candidate) in locations.names:

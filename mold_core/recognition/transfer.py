@@ -1,4 +1,4 @@
-"""Copies or links the files of adopted models into the models folder, for `mold adopt --copy` and `--link`."""
+"""Copy or link the files of adopted models into the models folder, for `mold adopt --copy` and `--link`."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _PIECE_BYTES = 1 << 20
 
 
 def transferred(plan: Plan, models_dir: Path, *, copy: bool, report: Callable[[ProgressEvent], object]) -> Plan:
-    """Return the plan with the files of its new models in the models folder: copied, or as symbolic links.
+    """Copy or symlink the files of a plan's new models into the models folder, and return the updated plan.
 
-    A file that is there with the same size is not copied again, and links are replaced by copies. Raises OutputError.
+    A file of the same size in the target is not copied again. Links are replaced by copies. Raises OutputError.
     """
     models = dict(plan.adopted.models)
     for name in plan.models:
@@ -36,9 +36,9 @@ def transferred(plan: Plan, models_dir: Path, *, copy: bool, report: Callable[[P
 
 
 def _with_folders(files: Mapping[str, str | list[str]], folder: Path) -> Iterator[tuple[str, str | list[str], Path]]:
-    """Yield components, their files and their folder: one of their own where files of others have the same names.
+    """Yield components with their files and folder: a separate folder if files of other components have the same names.
 
-    Those of diffusers folders do: ``transformer/`` and ``vae/`` both have a diffusion_pytorch_model.safetensors.
+    For example, ``transformer/`` and ``vae/`` of diffusers both have a diffusion_pytorch_model.safetensors.
     """
     sources: dict[str, set[str]] = defaultdict(set)
     for paths in files.values():
@@ -66,7 +66,7 @@ def _one(source: Path, folder: Path, *, copy: bool, report: Callable[[ProgressEv
         folder.mkdir(parents=True, exist_ok=True)
         if copy:
             with source.open("rb") as file:
-                if target.is_symlink():  # what it leads to would be written otherwise
+                if target.is_symlink():  # otherwise its target would be overwritten
                     target.unlink()
                 write_whole(target, lambda out: shutil.copyfileobj(file, out, _PIECE_BYTES))
         else:

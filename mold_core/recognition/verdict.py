@@ -1,4 +1,4 @@
-"""Whether mold can use recognised weights, with what, and which components of the model are missing."""
+"""Decide whether mold can use recognised weights, with which family, and which components are missing."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["NeededComponent", "Verdict", "like_of", "verdict_on"]
 
 @attrs.frozen(kw_only=True)
 class NeededComponent:
-    """A component that a model needs besides a file. `path` is where it is, None if it is missing.
+    """A component that a model needs in addition to a file. `path` is None if it is missing.
 
-    `source` says where it comes from: the repository of the catalog, or what provides it.
+    `source` is its origin: the repository in the catalog, or the file or plugin that provides it.
     """
 
     component: str
@@ -32,9 +32,9 @@ class NeededComponent:
 
 @attrs.frozen(kw_only=True)
 class Verdict:
-    """What mold can do with weights. `runs` is None for a component, which runs only as a part of a model.
+    """Whether mold can use weights. `runs` is None for a component, which cannot run without a model.
 
-    `reason` is one sentence. `like` is the model of the catalog that completes it.
+    `reason` is one sentence. `like` is the catalog's model whose components complete it.
     """
 
     runs: bool | None
@@ -44,7 +44,7 @@ class Verdict:
 
 
 def verdict_on(recognised: Recognised, knowledge: Knowledge, plugins: Plugins, store: ModelStore) -> Verdict:
-    """Return whether mold can use what a file holds."""
+    """Return whether mold can use the content of a file."""
     network = recognised.main
     if network is None or recognised.problem:
         return Verdict(runs=False, reason=recognised.problem or "nothing was recognised in it")
@@ -59,7 +59,7 @@ def verdict_on(recognised: Recognised, knowledge: Knowledge, plugins: Plugins, s
 
 
 def like_of(signature: Signature, recognised: Recognised) -> str | None:
-    """Return the model of the catalog that completes a file: a variant that its name mentions, or the usual one."""
+    """Return the catalog's model that completes a file: the variant that its name mentions, or the default."""
     name = recognised.path.name.lower()
     variants = (like for word, like in signature.variants.items() if word in name)
     return next(variants, signature.like)
@@ -92,7 +92,7 @@ def _of_family(
 
 
 def _users(network: Network, knowledge: Knowledge) -> Iterator[Signature]:
-    """Yield the networks whose models take a component."""
+    """Yield the networks whose models use a component."""
     for signature in knowledge.signatures:
         if any(network.signature in names for names in signature.needs.values()):
             yield signature
@@ -101,7 +101,7 @@ def _users(network: Network, knowledge: Knowledge) -> Iterator[Signature]:
 def _needed(
     spec: ModelSpec, network: Network, recognised: Recognised, signature: Signature, store: ModelStore
 ) -> Iterator[NeededComponent]:
-    """Yield the components of the model that a file is like, except the file's."""
+    """Yield the components of the catalog's model, except those in the file."""
     inside = {found.signature for found in recognised.networks}
     for file in spec.files:
         if file.component == network.component:
@@ -119,7 +119,7 @@ def _needed(
 
 
 def _unreadable(recognised: Recognised, plugins: Plugins) -> str | None:
-    """Return why the weights layer refuses a file, None if it reads it."""
+    """Return why `mold_core.weights` refuses a file; None if it can read it."""
     for name in recognised.paths:
         try:
             open_weights(Path(name), plugins.loaders)

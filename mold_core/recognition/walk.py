@@ -1,4 +1,4 @@
-"""Finds the weights below a folder: files, shards that belong together, and the name that each goes by."""
+"""Find the weights below a folder: files, groups of shards, and their names."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from mold_core.recognition.files import SHARD
 
 __all__ = ["WeightFiles", "name_of", "walk"]
 
-# Endings of files with weights. Other files are weights only if they are large and begin like safetensors or GGUF.
+# Suffixes of weight files. Other files are weights only if they are large and start like safetensors or GGUF.
 _SUFFIXES = frozenset({".safetensors", ".sft", ".gguf", ".ckpt", ".pt", ".pth", ".bin", ".param", ".onnx"})
 _LARGE_BYTES = 8_000_000
 
-# Folders in which no models lie, and that may be huge.
+# Folders without models, which may be huge.
 _SKIPPED = frozenset({
     "venv", "env", "node_modules", "site-packages", "__pycache__", "python_embeded", "python_embedded", "output",
     "outputs", "temp", "blobs", "refs", ".git", ".venv",
 })  # fmt: skip
 
-# Stems that say nothing, of files that are named by their folder; and folders of the same kind.
+# Generic stems of files, which are named after their folder, and generic folder names.
 _VAGUE = re.compile(
     r"^(diffusion_pytorch_model|model|pytorch_model|weights|checkpoint|adapter_model|pytorch_lora_weights|consolidated)"
     r"([._-](fp16|bf16|fp32|int8|fp8|non_ema|ema))*$",
@@ -38,7 +38,7 @@ _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 
 @attrs.frozen
 class WeightFiles:
-    """Files that hold one set of weights, with their sizes and times, and the name that people know them by."""
+    """The files of one set of weights, with their sizes and times, and their name."""
 
     paths: tuple[Path, ...]
     name: str
@@ -46,9 +46,9 @@ class WeightFiles:
 
 
 def walk(root: Path) -> Iterator[WeightFiles]:
-    """Yield the weights at `root`, a file or a folder, and in all folders below it, in the order of their paths.
+    """Yield the weights at `root`, a file or a folder, and in all folders below it, ordered by path.
 
-    Links are followed, each folder is entered once, and hidden folders are not. What cannot be read is left out.
+    Links are followed, each folder is visited once, and hidden folders are skipped. Unreadable entries are left out.
     """
     if os.path.isfile(root):
         yield from _in_folder(root.parent, [root.name])
@@ -82,7 +82,7 @@ def walk(root: Path) -> Iterator[WeightFiles]:
 
 
 def name_of(path: Path) -> str:
-    """Return the name that people know a file by: its own, or that of its folder where its own says nothing."""
+    """Return the name of a file: its own, or that of its folder if its own is generic."""
     shard = SHARD.match(path.name)
     stem = shard["stem"] if shard else path.stem
     if not _VAGUE.match(stem):
@@ -117,7 +117,7 @@ def _in_folder(folder: Path, names: list[str]) -> Iterator[WeightFiles]:
 def _is_weights(path: Path, siblings: list[str]) -> bool:
     suffix = path.suffix.lower()
     if suffix == ".bin" and f"{path.stem}.param" in siblings:
-        return False  # the weights of an ncnn network, which goes by its description
+        return False  # the weights of an ncnn network, which its description identifies
     if suffix in _SUFFIXES:
         return True
     if suffix or path.name.startswith("."):
