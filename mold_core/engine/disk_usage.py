@@ -151,13 +151,13 @@ def memory_details(report: MemoryReport) -> MemoryDetails:
     return MemoryDetails(
         parts=tuple(
             PartDetails(
-                name=part.name,
-                file=part.files[0].name if part.files else None,
-                device=part.device,
-                size_bytes=part.size_bytes,
-                working_bytes=part.working_bytes,
+                name=component.name,
+                file=component.files[0].name if component.files else None,
+                device=component.device,
+                size_bytes=component.size_bytes,
+                working_bytes=component.working_bytes,
             )
-            for part in report.parts
+            for component in report.parts
         ),
         room=dict(report.room),
         needs={strategy: dict(needs) for strategy, needs in report.needs.items()},

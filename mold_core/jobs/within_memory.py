@@ -36,30 +36,30 @@ def generate_within_memory(
     when memory runs out for a single request.
     """
     results: list[Frames] = []
-    done = parts_done = 0  # counted by requests, because a pipeline may return too few results
+    done = batches_done = 0  # counted by requests, because a pipeline may return too few results
     tried_alone = False
     while done < len(requests):
         left = len(requests) - done
-        part = requests[done : done + most]
-        parts = parts_done + -(-left // most)
-        frames, problem = _attempt(pipeline, part, _PartOfRun(run, parts_done, parts, done))
+        batch = requests[done : done + most]
+        batches = batches_done + -(-left // most)
+        frames, problem = _attempt(pipeline, batch, _BatchRun(run, batches_done, batches, done))
         if problem is None:
             results += frames
-            done += len(part)
-            parts_done += 1
+            done += len(batch)
+            batches_done += 1
             tried_alone = False
             continue
         # Outside of the exception handler, the error and with it every tensor of the failed attempt are released.
         make_room()
         release_cached(device)
-        if len(part) > 1:
-            most = max(1, len(part) // 2)
-            run.report(Info(message=f"memory ran out for {len(part)} images together; going on with {most} at a time"))
+        if len(batch) > 1:
+            most = max(1, len(batch) // 2)
+            run.report(Info(message=f"memory ran out for {len(batch)} images together; going on with {most} at a time"))
         elif tried_alone:
             raise InsufficientMemoryError(
                 "there is not enough memory on %s: %s", device, MemoryError(problem), hint=_HINT
             )
-        tried_alone = len(part) == 1
+        tried_alone = len(batch) == 1
         log.warning("memory ran out on %s: %s", device, problem)
     return results
 
@@ -105,22 +105,22 @@ def _problem(error: Exception) -> str | None:
 
 
 @attrs.frozen
-class _PartOfRun:
-    """The run of one part of a batch: steps and previews are counted across all parts."""
+class _BatchRun:
+    """The run of one of several batches: steps and previews are counted across all batches."""
 
     run: Run
-    part: int
-    parts: int
+    batch: int
+    batches: int
     first: int
 
     def report(self, event: ProgressEvent) -> None:
         if isinstance(event, Preview):
-            step = self.part * event.total + event.step
-            event = attrs.evolve(event, index=self.first + event.index, step=step, total=self.parts * event.total)
+            step = self.batch * event.total + event.step
+            event = attrs.evolve(event, index=self.first + event.index, step=step, total=self.batches * event.total)
         self.run.report(event)
 
     def step(self, step: int, total: int, elapsed_ms: int) -> None:
-        self.run.step(self.part * total + step, self.parts * total, elapsed_ms)
+        self.run.step(self.batch * total + step, self.batches * total, elapsed_ms)
 
     def check(self) -> None:
         self.run.check()

@@ -201,11 +201,12 @@ def load_context(
     policy = memory_policy_of(settings, plugins, placed, device)
     memory = {name: memory_of(name) for name in (device, *sorted({*policy.devices.values(), "cpu"} - {device}))}
     available = {name: state.available_bytes for name, state in memory.items() if state is not None}
-    own = memory[device]
+    device_state = memory[device]
     if settings.memory_budget_gb is not None:
         available[device] = budget_bytes(settings, device, 0)
-    elif own is not None:
-        available[device] = min(budget_bytes(settings, device, own.total_bytes), own.available_bytes + held_bytes)
+    elif device_state is not None:
+        budget = budget_bytes(settings, device, device_state.total_bytes)
+        available[device] = min(budget, device_state.available_bytes + held_bytes)
     capabilities = {name: capability_of(name) for name in memory}
     return LoadContext(
         device=device,

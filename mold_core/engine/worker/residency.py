@@ -42,10 +42,10 @@ class Residency:
         if name in self._loaded:
             self._loaded.move_to_end(name)
             loaded = self._loaded[name]
-            self._make_room(_peak_bytes(loaded) - loaded.size_bytes, sparing=name)
+            self._free(_peak_bytes(loaded) - loaded.size_bytes, sparing=name)
             return loaded
         self._refuse_too_large(name, expected_bytes)
-        self._make_room(expected_bytes)
+        self._free(expected_bytes)
         if load is None:
             raise KeyError(name)
         pipeline = load()
@@ -54,7 +54,7 @@ class Residency:
         except InsufficientMemoryError:
             pipeline.close()
             raise
-        self._make_room(_peak_bytes(pipeline))
+        self._free(_peak_bytes(pipeline))
         self._loaded[name] = pipeline
         return pipeline
 
@@ -76,7 +76,7 @@ class Residency:
 
     def make_room(self, needed_bytes: int) -> None:
         """Close models, least recently used first, until `needed_bytes` are free for memory not tracked here."""
-        self._make_room(needed_bytes)
+        self._free(needed_bytes)
 
     def _refuse_too_large(self, name: str, size_bytes: int) -> None:
         if size_bytes > self.budget_bytes:
@@ -87,7 +87,7 @@ class Residency:
                 hint="use a smaller tag (mold list), or raise MOLD_MEMORY_BUDGET_GB",
             )
 
-    def _make_room(self, needed_bytes: int, sparing: str | None = None) -> None:
+    def _free(self, needed_bytes: int, sparing: str | None = None) -> None:
         for name in self.names:
             if self.used_bytes + needed_bytes <= self.budget_bytes:
                 return

@@ -225,11 +225,11 @@ def _batch_key(spec: ModelSpec, family: ModelFamily, request: GenerateRequest) -
 def _generate(jobs: Sequence[Job], spec: ModelSpec, worker: Worker, context: RunContext, prompts: Prompts) -> None:
     limit = context.batch_limit(jobs[0])
     shots = [shot for job in jobs for shot in shots_of(job, prompts.get(job.id, ()))]
-    parts = [shots[first : first + limit] for first in range(0, len(shots), limit)]
-    run = BatchRun(jobs, len(parts), partial(_stage, context))
+    batches = [shots[first : first + limit] for first in range(0, len(shots), limit)]
+    run = BatchRun(jobs, len(batches), partial(_stage, context))
     finishing = _Finishing(context, prompts)
-    for run.part, part in enumerate(parts):
-        pending = [shot for shot in part if not shot.job.finished]
+    for run.part, batch in enumerate(batches):
+        pending = [shot for shot in batch if not shot.job.finished]
         run.check()
         if not pending:
             continue
