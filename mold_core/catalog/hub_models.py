@@ -80,10 +80,13 @@ def parse_source(text: str, endpoint: str = "") -> HubSource:
 
 
 def _from_address(text: str, endpoint: str) -> tuple[str, str]:
-    address = urlsplit(text)
-    known = {"huggingface.co", "www.huggingface.co", "hf.co", urlsplit(endpoint).netloc}
-    parts = [part for part in unquote(address.path).split("/") if part]
-    if address.netloc not in known or len(parts) < 2 or parts[0] in ("datasets", "spaces"):
+    known = {"huggingface.co", "www.huggingface.co", "hf.co", urlsplit(endpoint).netloc} - {""}
+    try:
+        address = urlsplit(text)
+        host, parts = address.netloc, [part for part in unquote(address.path).split("/") if part]
+    except ValueError:  # brackets that hold no IPv6 address
+        host, parts = "", []
+    if host not in known or len(parts) < 2 or parts[0] in ("datasets", "spaces"):
         raise ValidationError(
             f"{text!r} is no address of a model on the hub",
             field="model",

@@ -29,9 +29,12 @@ def recognise_remote(hub: Hub, remote: RemoteFile, knowledge: Knowledge) -> Reco
         return None
     with tempfile.TemporaryDirectory(prefix="mold-") as folder:
         path = Path(folder, Path(remote.filename).name)
-        with path.open("wb") as file:
-            file.write(head)
-            file.truncate(max(len(head), remote.size_bytes))  # sparse: it takes no disk space
+        try:
+            with path.open("wb") as file:
+                file.write(head)
+                file.truncate(max(len(head), remote.size_bytes))  # sparse: it takes no disk space
+        except (OSError, OverflowError):  # the disk is full, or the size fits no file
+            return None
         found = recognise(path, knowledge)
     return found if found.networks and not found.problem else None
 

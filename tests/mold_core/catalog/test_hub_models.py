@@ -8,13 +8,16 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
+import attrs
 import pytest
 from fake_hub import FakeHub, fake_hub
 from PIL import Image
 
-from mold_core import DownloadError, ValidationError
+from mold_core import DownloadError, ValidationError, load_plugins
 from mold_core.catalog.hub import Hub
 from mold_core.catalog.hub_models import HubSource, files_to_fetch, parse_source, read_repository
+from mold_core.recognition import knowledge_of
+from mold_core.recognition.remote import recognise_remote
 
 Mold = Callable[..., CompletedProcess[Any]]
 NANO = Path(__file__).parents[3] / "plugins" / "mold_nano" / "mold_nano" / "models" / "flux-nano"
@@ -70,11 +73,21 @@ def test_a_source_is_read(text: str, source: HubSource) -> None:
         "https://huggingface.co/datasets/org/repo",
         "https://huggingface.co/org/repo/resolve/v2/file.gguf",
         "https://huggingface.co",
+        "https://[huggingface.co/org/repo",
+        "https:///org/repo",
     ],
 )
 def test_what_names_no_repository_is_refused(text: str) -> None:
     with pytest.raises(ValidationError):
         parse_source(text)
+
+
+def test_a_size_that_fits_no_disk_leaves_a_file_unknown(house: FakeHub) -> None:
+    hub, knowledge = Hub(), knowledge_of(load_plugins())
+    remote = hub.look_up(HOUSE, "house-painter_bf16.safetensors")
+    assert recognise_remote(hub, remote, knowledge) is not None
+    for size_bytes in (2**62, 2**63):
+        assert recognise_remote(hub, attrs.evolve(remote, size_bytes=size_bytes), knowledge) is None
 
 
 def names(hub: FakeHub, repo: str, wanted: str = "") -> list[str]:
