@@ -160,7 +160,7 @@ def test_a_gated_repository_says_how_to_get_in(hub: FakeHub, mold: Mold) -> None
     hub.cards["org/gated"] = {"license": "other", "license_name": "flux-1-dev-non-commercial-license"}
     done = mold("pull", "hf:org/gated")
     assert done.returncode == 1
-    assert "asks for an accepted licence" in done.stderr
+    assert "requires accepting its licence" in done.stderr
 
 
 def test_files_that_lie_are_refused(hub: FakeHub, mold: Mold) -> None:
