@@ -23,7 +23,7 @@ __all__ = ["Conversion", "convert_pickle"]
 _PROGRAM = "from mold_core.conversion.process import main; main()"
 _MIN_SECONDS = 300
 _BYTES_PER_SECOND = 5 << 20
-_MAX_ANSWER_BYTES = 1 << 16
+_MAX_OUTPUT_BYTES = 1 << 16
 
 
 @attrs.frozen(kw_only=True)
@@ -55,14 +55,14 @@ def convert_pickle(source: Path, target: Path, *, overwrite: bool = False) -> Co
         raise output_error(target, error) from error
     with folder as name, unfinished(name):
         written = Path(name) / "weights.safetensors"
-        answer = _run(source, written)
+        output = _run(source, written)
         open_weights(written)  # the process is untrusted: check its output like any other file
         size_bytes = written.stat().st_size
         try:
             os.replace(written, target)
         except OSError as error:
             raise output_error(target, error) from error
-    return Conversion(path=target, tensors=answer["tensors"], skipped=answer["skipped"], size_bytes=size_bytes)
+    return Conversion(path=target, tensors=output["tensors"], skipped=output["skipped"], size_bytes=size_bytes)
 
 
 def _check_source(source: Path) -> None:
@@ -92,12 +92,12 @@ def _run(source: Path, written: Path) -> dict[str, int]:
             process.kill()
             raise
     try:
-        answer = json.loads(text[:_MAX_ANSWER_BYTES])
+        output = json.loads(text[:_MAX_OUTPUT_BYTES])
     except ValueError:
         raise CheckpointError("%s: %s", source, _death(process.returncode)) from None
-    if "error" in answer:
-        raise CheckpointError("%s: %s", source, str(answer["error"]))
-    return {"tensors": int(answer["tensors"]), "skipped": int(answer["skipped"])}
+    if "error" in output:
+        raise CheckpointError("%s: %s", source, str(output["error"]))
+    return {"tensors": int(output["tensors"]), "skipped": int(output["skipped"])}
 
 
 def _death(status: int) -> str:

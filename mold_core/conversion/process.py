@@ -34,7 +34,7 @@ class _RefusedError(Exception):
 def main() -> None:
     """Convert the file named by the arguments."""
     source, target = (Path(argument) for argument in sys.argv[1:3])
-    answers = os.fdopen(os.dup(1), "w")
+    stdout = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # output of libraries must not mix with the result
     import safetensors.torch  # noqa: F401
 
@@ -42,8 +42,8 @@ def main() -> None:
     limit_memory(3 * size_bytes + _SPARE_BYTES)
     limit_processor_time(_MIN_SECONDS + size_bytes / _BYTES_PER_SECOND)
     limit_written_bytes(2 * size_bytes + _SPARE_BYTES)
-    answers.write(json.dumps(convert(source, target)))
-    answers.close()
+    stdout.write(json.dumps(convert(source, target)))
+    stdout.close()
 
 
 def convert(source: Path, target: Path) -> dict[str, Any]:

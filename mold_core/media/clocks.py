@@ -49,13 +49,13 @@ def at_constant_rate(frames: Iterator[TimedFrame], fps: Fraction) -> Iterator[Ti
     A frame counts from half an interval before its time, so that small errors of the file's clock neither repeat nor
     drop a frame. The first frame is also shown before its time.
     """
-    count, shown = 0, None
+    count, current = 0, None
     for frame in frames:
         slack = min(1 / fps, frame.interval) / 2
-        while shown is not None and count / fps + slack < frame.start:
-            yield shown
+        while current is not None and count / fps + slack < frame.start:
+            yield current
             count += 1
-        shown = frame
-    if shown is not None:
-        for _ in range(max(round(shown.end * fps), 1) - count):
-            yield shown
+        current = frame
+    if current is not None:
+        for _ in range(max(round(current.end * fps), 1) - count):
+            yield current

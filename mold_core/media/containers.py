@@ -269,13 +269,13 @@ def gif_comments(file: BinaryIO, most_bytes: int) -> Iterator[bytes]:
 
 def gif_comment_place(data: bytes) -> int:
     """Return the offset for a new comment in a GIF: after application extensions such as the loop count."""
-    place = gif_header_bytes(data)
-    while data[place : place + 2] == bytes((_GIF_EXTENSION, _GIF_APPLICATION)):
-        place += 2
-        while place < len(data) and data[place]:
-            place += 1 + data[place]
-        place += 1
-    return place
+    offset = gif_header_bytes(data)
+    while data[offset : offset + 2] == bytes((_GIF_EXTENSION, _GIF_APPLICATION)):
+        offset += 2
+        while offset < len(data) and data[offset]:
+            offset += 1 + data[offset]
+        offset += 1
+    return offset
 
 
 def gif_comment(text: bytes) -> bytes:

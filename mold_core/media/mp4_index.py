@@ -224,8 +224,8 @@ class _Reader:
         a, b, c, d = struct.unpack(">ii4xii", self._at(box.start + offset, 20))
         return (a / 65536, b / 65536, c / 65536, d / 65536) if a * d != b * c else IDENTITY
 
-    def _at(self, place: int, length: int) -> bytes:
-        self._file.seek(place)
+    def _at(self, offset: int, length: int) -> bytes:
+        self._file.seek(offset)
         return self._file.read(length)
 
     def _too_much(self, of: str) -> ValidationError:

@@ -89,7 +89,9 @@ def resampled(sound: Sound, rate: int) -> NDArray[Any]:
     frame = AudioFrame.from_ndarray(np.ascontiguousarray(sound.samples, np.float32), format="fltp", layout=layout)
     frame.sample_rate, frame.pts = sound.sample_rate, 0
     resampler = AudioResampler(format="fltp", layout=layout, rate=rate)
-    return np.concatenate([made.to_ndarray() for step in (frame, None) for made in resampler.resample(step)], axis=1)
+    return np.concatenate(
+        [output.to_ndarray() for step in (frame, None) for output in resampler.resample(step)], axis=1
+    )
 
 
 def _streamed(container: Any, add: Callable[[NDArray[Any]], object], max_seconds: float, name: str) -> SoundInfo | None:
@@ -99,13 +101,13 @@ def _streamed(container: Any, add: Callable[[NDArray[Any]], object], max_seconds
     if context is None or not is_plausible_sound(context.sample_rate, context.layout.nb_channels):
         raise _unreadable(name)
     rate = context.sample_rate if context.sample_rate in _AAC_RATES else _DEFAULT_RATE
-    wanted, count = round(max_seconds * rate), 0
+    most, count = round(max_seconds * rate), 0
     layout = _layout(context.layout.nb_channels)
     for block in _blocks(container, context.sample_rate, rate, layout, max_seconds):
-        kept = np.nan_to_num(block[:, : wanted - count]).clip(-1, 1)
+        kept = np.nan_to_num(block[:, : most - count]).clip(-1, 1)
         count += kept.shape[1]
         add(kept)
-        if count >= wanted:
+        if count >= most:
             break
     if not count:
         raise _unreadable(name)
@@ -133,12 +135,12 @@ def _blocks(container: Any, source_rate: int, rate: int, layout: str, max_second
         clock = start + Fraction(frame.samples, source_rate)
         frame.pts = None  # otherwise the resampler fills gaps itself, without limit
         left -= frame.samples
-        for made in resampler.resample(frame):
-            yield made.to_ndarray()
+        for output in resampler.resample(frame):
+            yield output.to_ndarray()
         if left <= 0:
             break
-    for made in resampler.resample(None):
-        yield made.to_ndarray()
+    for output in resampler.resample(None):
+        yield output.to_ndarray()
 
 
 def _moving(streams: Any) -> list[Any]:

@@ -166,12 +166,12 @@ class VideoWriter:
 
     def _converted(self, frame: Any) -> Any:
         """Return the frame in the encoder's pixel format; for MP4 in BT.709, which its stream declares."""
-        wanted = self._video.pix_fmt
-        if wanted == "yuv420p":
-            converted = frame.reformat(format=wanted, dst_colorspace="ITU709", dst_color_range="MPEG")
+        pixel_format = self._video.pix_fmt
+        if pixel_format == "yuv420p":
+            converted = frame.reformat(format=pixel_format, dst_colorspace="ITU709", dst_color_range="MPEG")
             converted.pts, converted.time_base, converted.duration = frame.pts, frame.time_base, frame.duration
             return converted
-        return frame.reformat(format=wanted)
+        return frame.reformat(format=pixel_format)
 
 
 class SoundStream:

@@ -92,12 +92,12 @@ def _unfiltered_band(kinds: Tensor, band: Tensor, above_first: Tensor) -> Tensor
         left, above, corner = last[1:], last[:-1], before[:-1]
         guess = only[1] * left + only[2] * above + only[3] * ((left + above) >> 1)
         guess += only[4] * _paeth(left, above, corner)
-        made = (slanted[step] + guess) & 0xFF
+        pixels = (slanted[step] + guess) & 0xFF
         if step < height:
-            made[step + 1 :] = 0  # these rows have not started
-        slanted[step] = made
+            pixels[step + 1 :] = 0  # these rows have not started
+        slanted[step] = pixels
         before = last
-        last = torch.cat((last[:1], made))
+        last = torch.cat((last[:1], pixels))
     return torch.stack([slanted[y : y + width, y] for y in range(height)]).to(torch.uint8)
 
 

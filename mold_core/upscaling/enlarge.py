@@ -91,10 +91,10 @@ class Enlarger:
             while left:
                 some, left = left[: self._together], left[self._together :]
                 started = perf_counter()
-                made = self._enlarged([read(row, column) for _, column in some])
+                upscaled = self._enlarged([read(row, column) for _, column in some])
                 if strip is None:
-                    strip = torch.zeros(made[0].shape[0], row.length * scale, width * scale)
-                for (index, column), pixels in zip(some, made, strict=True):
+                    strip = torch.zeros(upscaled[0].shape[0], row.length * scale, width * scale)
+                for (index, column), pixels in zip(some, upscaled, strict=True):
                     weighted = pixels.mul_(across[index]).mul_(down[number])
                     strip[:, :, column.start * scale : column.stop * scale] += weighted
                 if on_tile is not None:
@@ -117,11 +117,11 @@ class Enlarger:
     def _enlarged(self, tiles: list[Tensor]) -> list[Tensor]:
         """Return upscaled tiles [C, h, w] of one size, with or without alpha."""
         colours = [_filled_in(tile) if tile.shape[0] == 4 else tile for tile in tiles]
-        made = list(self._run(torch.stack([colour[:3] for colour in colours])).unbind())
+        upscaled = list(self._run(torch.stack([colour[:3] for colour in colours])).unbind())
         for index, tile in enumerate(tiles):
             if tile.shape[0] == 4:
-                made[index] = torch.cat((made[index], self._alpha(tile[3])))
-        return made
+                upscaled[index] = torch.cat((upscaled[index], self._alpha(tile[3])))
+        return upscaled
 
     def _alpha(self, alpha: Tensor) -> Tensor:
         """Return a tile's alpha [h, w] upscaled to [1, H, W]. Uniform alpha does not run the network."""

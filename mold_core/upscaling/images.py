@@ -208,12 +208,12 @@ def _without_orientation(exif: bytes) -> bytes | None:
 def _kept_chunks(data: bytes) -> tuple[tuple[bytes, bytes], ...]:
     """Return type and body of the chunks of a PNG that apply to the upscaled image too, except mold's own."""
     kept: list[tuple[bytes, bytes]] = []
-    room = _MAX_TEXT_BYTES
+    bytes_left = _MAX_TEXT_BYTES
     file = BytesIO(data)
     for kind, length in png_chunks(file):
-        if kind in (*_TEXT_CHUNKS, *_MEANING_CHUNKS) and length <= room:
+        if kind in (*_TEXT_CHUNKS, *_MEANING_CHUNKS) and length <= bytes_left:
             body = file.read(length)
             if not body.startswith(b"mold:"):
                 kept.append((kind, body))
-                room -= length
+                bytes_left -= length
     return tuple(kept)

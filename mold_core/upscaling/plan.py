@@ -52,10 +52,10 @@ def ramps(parts: list[Span], feather: int, scale: int) -> list[list[float]]:
         shared = (left.stop - right.start) * scale
         fade = max(1, min(feather * scale, shared))
         first = (shared - fade) / 2
-        for place in range(shared):
-            gained = min(1.0, max(0.0, (place + 0.5 - first) / fade))
-            weights[index + 1][place] = gained
-            weights[index][len(weights[index]) - shared + place] = 1.0 - gained
+        for pixel in range(shared):
+            gained = min(1.0, max(0.0, (pixel + 0.5 - first) / fade))
+            weights[index + 1][pixel] = gained
+            weights[index][len(weights[index]) - shared + pixel] = 1.0 - gained
     return weights
 
 

@@ -137,8 +137,8 @@ def _with_sound(file: BinaryIO, silent: Path, source: BinaryIO, model: str) -> N
     metadata = read_video_metadata(source)
     source.seek(0)
     with (
-        silent.open("rb") as made,
-        av.open(made, "r", format="mp4") as images,
+        silent.open("rb") as silent_file,
+        av.open(silent_file, "r", format="mp4") as images,
         av.open(source, "r", format="mp4") as sounds,
         av.open(file, "w", format="mp4", options=MP4_OPTIONS, io_open=reader_of(file)) as out,
     ):

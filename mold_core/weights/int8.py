@@ -41,8 +41,8 @@ class Int8Rows(nn.Module):
         """Return quantised weights [rows, columns] rounded to one scale per row, computed in pieces."""
         numbers = torch.empty(weight.shape, dtype=torch.int8)
         scales = torch.empty(weight.shape[0], dtype=torch.bfloat16)
-        for part, piece, row_scales in _rounded(weight, 1):
-            numbers[part], scales[part] = piece, row_scales
+        for span, piece, row_scales in _rounded(weight, 1):
+            numbers[span], scales[span] = piece, row_scales
         return cls(numbers, scales)
 
     def take(self, ids: Tensor) -> Tensor:
@@ -59,14 +59,14 @@ class Int8Rows(nn.Module):
 
     def multiply_many(self, x: Tensor, scratch: Scratch) -> Tensor:
         """Return the same for any number of rows of x. The int8 numbers are converted to bf16 in pieces."""
-        x, parts, first = x.bfloat16(), [], 0
+        x, products, first = x.bfloat16(), [], 0
         while first < self.shape[0]:
             memory = scratch.rows(self.shape[0] - first, self.shape[1], x)
-            part = slice(first, first + len(memory))
-            memory.copy_(self.numbers[part])  # exact: bf16 represents integers up to 256
-            parts.append(F.linear(x, memory).mul_(self.scales[part]))
-            first = part.stop
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+            span = slice(first, first + len(memory))
+            memory.copy_(self.numbers[span])  # exact: bf16 represents integers up to 256
+            products.append(F.linear(x, memory).mul_(self.scales[span]))
+            first = span.stop
+        return products[0] if len(products) == 1 else torch.cat(products, dim=-1)
 
 
 class Int8Packed(nn.Module):
@@ -86,8 +86,8 @@ class Int8Packed(nn.Module):
         rows, columns = weight.shape
         packed = torch.empty((rows // PACK_ROWS, columns, PACK_ROWS // 4, 4), dtype=torch.int8)
         scales = torch.empty(rows)
-        for part, piece, row_scales in _rounded(weight, PACK_ROWS):
-            packed[part.start // PACK_ROWS : part.stop // PACK_ROWS], scales[part] = pack_rows(piece), row_scales
+        for span, piece, row_scales in _rounded(weight, PACK_ROWS):
+            packed[span.start // PACK_ROWS : span.stop // PACK_ROWS], scales[span] = pack_rows(piece), row_scales
         return cls(packed, scales, multiply)
 
     def take(self, ids: Tensor) -> Tensor:
@@ -106,14 +106,14 @@ class Int8Packed(nn.Module):
 
     def multiply_many(self, x: Tensor, scratch: Scratch) -> Tensor:
         """Return the same in bf16 for any number of rows of x. The int8 numbers are converted to bf16 in pieces."""
-        x, parts = x.bfloat16(), []
+        x, products = x.bfloat16(), []
         columns = self.shape[1]
         for some in torch.split(self.packed, max(1, scratch.numbers // (PACK_ROWS * columns))):
             memory = scratch.rows(1, some.numel(), x).view(columns, len(some), PACK_ROWS)
             memory.copy_(some.view(len(some), columns, PACK_ROWS).transpose(0, 1))
             product = x @ memory.view(columns, -1)
-            parts.append(product.view(len(x), len(some), PACK_ROWS // 4, 4).transpose(2, 3).flatten(1))
-        return torch.cat(parts, dim=-1).mul_(self.scales)
+            products.append(product.view(len(x), len(some), PACK_ROWS // 4, 4).transpose(2, 3).flatten(1))
+        return torch.cat(products, dim=-1).mul_(self.scales)
 
 
 class Int8Linear(nn.Module):
@@ -180,9 +180,9 @@ def _rounded(weight: PackedTensor, multiple: int) -> Iterator[tuple[slice, Tenso
     step = max(1, _NUMBERS // columns // multiple) * multiple
     memory = torch.empty((min(step, rows), columns))
     for first in range(0, rows, step):
-        part = slice(first, min(first + step, rows))
-        piece = memory[: part.stop - first]
-        some = weight.take(part)
+        span = slice(first, min(first + step, rows))
+        piece = memory[: span.stop - first]
+        some = weight.take(span)
         if some.is_as_stored:
             some.write(piece)
         else:
@@ -190,4 +190,4 @@ def _rounded(weight: PackedTensor, multiple: int) -> Iterator[tuple[slice, Tenso
         # Round the scale before dividing by it, so that the same scale divides and multiplies.
         scales = (piece.abs().amax(1) / 127).bfloat16()
         piece.div_(scales.float().clamp_(min=torch.finfo(torch.float32).tiny)[:, None])
-        yield part, piece.round_().clamp_(-127, 127).to(torch.int8), scales
+        yield span, piece.round_().clamp_(-127, 127).to(torch.int8), scales

@@ -160,9 +160,9 @@ def _shifts(count: int, size: int, like: Tensor) -> Tensor:
     return torch.arange(0, count * size, size, dtype=torch.int32, device=like.device)
 
 
-def _fp16(halves: Tensor, place: int) -> Tensor:
+def _fp16(halves: Tensor, index: int) -> Tensor:
     """Return the fp16 number at an index of each block, fp32 [n, 1, 1]."""
-    return halves[:, None, place : place + 1].float()
+    return halves[:, None, index : index + 1].float()
 
 
 def _nibbles(raw: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ def butterfly_rotation(blocks: Tensor, name: str, rows: int, constraint: float, 
     rotated = _cayley(blocks, constraint)
     orders = (torch.arange(rows).view(-1, 2, 2**stage * size // 2).transpose(1, 2).flatten() for stage in range(stages))
     return Rotation(
-        stages=tuple(Stage(blocks=part, order=order) for part, order in zip(rotated, orders, strict=True)),
+        stages=tuple(Stage(blocks=block, order=order) for block, order in zip(rotated, orders, strict=True)),
         rescale=rescale,
     )
 

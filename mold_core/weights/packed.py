@@ -257,9 +257,9 @@ class Scratch:
         self.numbers = numbers
         self._memory: Tensor | None = None
 
-    def rows(self, wanted: int, columns: int, like: Tensor) -> Tensor:
+    def rows(self, count: int, columns: int, like: Tensor) -> Tensor:
         """Return memory [rows, columns] of the dtype and on the device of `like`; fewer rows if they do not fit."""
-        rows = min(wanted, max(1, self.numbers // max(1, columns)))
+        rows = min(count, max(1, self.numbers // max(1, columns)))
         memory = self._memory
         if (
             memory is None

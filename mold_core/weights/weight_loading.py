@@ -101,8 +101,8 @@ def load_weights(
             done += _stored_bytes(tensor)
             progress.advance(done, total)
         if isinstance(tensor, Tensor):
-            wanted = dtype if tensor.is_floating_point() and not as_stored else None
-            dense[name] = copied(tensor).to(device=device, dtype=wanted)
+            target_dtype = dtype if tensor.is_floating_point() and not as_stored else None
+            dense[name] = copied(tensor).to(device=device, dtype=target_dtype)
             continue
         packed = tensor if device is None else attrs.evolve(tensor, data=copied(tensor.data)).to(device)
         if int8.product is not None and int8.rounds(packed) and not expand:
@@ -259,14 +259,14 @@ def _take(
 
 
 def _check(module: nn.Module, tensors: Mapping[str, Tensor | PackedTensor], source: object) -> None:
-    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     problems = [
-        *(f"lacks {name}" for name in wanted if name not in tensors),
-        *(f"has {shown(name)[1:-1]}, which the model does not" for name in tensors if name not in wanted),
+        *(f"lacks {name}" for name in expected if name not in tensors),
+        *(f"has {shown(name)[1:-1]}, which the model does not" for name in tensors if name not in expected),
         *(
-            f"has {name} of shape {list(tensor.shape)} where {list(wanted[name])} is needed"
+            f"has {name} of shape {list(tensor.shape)} where {list(expected[name])} is needed"
             for name, tensor in tensors.items()
-            if name in wanted and tuple(tensor.shape) != wanted[name]
+            if name in expected and tuple(tensor.shape) != expected[name]
         ),
     ]
     if problems:

@@ -66,15 +66,15 @@ def parse_infotext(text: str) -> dict[str, str]:
 
 def _text_chunk(image: bytes) -> str | None:
     """Return the text chunk of a PNG in which the web UI writes the infotext."""
-    place = len(PNG_SIGNATURE)
+    offset = len(PNG_SIGNATURE)
     if not image.startswith(PNG_SIGNATURE):
         return None
-    while place + 12 <= len(image):
-        size = int.from_bytes(image[place : place + 4], "big")
-        kind, body = image[place + 4 : place + 8], image[place + 8 : place + 8 + size]
+    while offset + 12 <= len(image):
+        size = int.from_bytes(image[offset : offset + 4], "big")
+        kind, body = image[offset + 4 : offset + 8], image[offset + 8 : offset + 8 + size]
         if kind == b"tEXt" and body.startswith(_KEYWORD + b"\0"):
             return body[len(_KEYWORD) + 1 :].decode("latin-1")
         if kind == b"iTXt" and body.startswith(_KEYWORD + b"\0\0\0"):
             return body[len(_KEYWORD) + 3 :].split(b"\0", 2)[-1].decode("utf-8", "replace")
-        place += size + 12
+        offset += size + 12
     return None

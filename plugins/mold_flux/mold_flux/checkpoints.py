@@ -1,10 +1,10 @@
-"""Checkpoint files → tensors under the names that mold's FLUX.1 modules have, and the sizes those tensors tell.
+"""Map checkpoint files to the tensor names of mold's FLUX.1 modules, and derive model sizes from shapes.
 
 Transformer files come in two layouts, Black Forest Labs' (the modules' own; ComfyUI puts a prefix before each name)
 and diffusers'; autoencoder files in latent diffusion's (the modules' own) and diffusers'; T5 files with Hugging Face's
-names (the modules' own) or llama.cpp's. Tensors may be quantised: they are renamed and joined as they are. Sizes are
-read off shapes alone, so a file's header is enough. Nothing is dropped in silence: what is not named here stays, and
-`load_weights` refuses it.
+names (the modules' own) or llama.cpp's. Tensors may be quantised; they are renamed and joined without dequantizing.
+Sizes depend on shapes only, so a file's header is enough. No tensor is dropped silently: unknown names are kept, and
+`load_weights` refuses them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Weight = Tensor | PackedTensor
 Weights = Mapping[str, Weight]
 T = TypeVar("T")
 
-# What files that hold a whole model put before the names of each part's tensors.
+# Prefixes of each component's tensors in files of whole models.
 _TRANSFORMER = ("model.diffusion_model.", "diffusion_model.")
 _AUTOENCODER = ("first_stage_model.", "vae.")
 _CLIP = (
@@ -61,9 +61,9 @@ _PREFIXES = {"transformer": _TRANSFORMER, "vae": _AUTOENCODER, "clip_encoder": _
 
 
 def transformer_tensors(tensors: Weights) -> dict[str, Weight]:
-    """Return a FLUX.1 transformer's tensors by the names of `FluxTransformer`, from either layout.
+    """Return a FLUX.1 transformer's tensors with the names of `FluxTransformer`, from either layout.
 
-    The official layout is only renamed; diffusers' separate query, key and value are joined, which copies them.
+    The official layout is only renamed. diffusers' separate query, key and value are joined, which copies them.
     """
     found = _part(tensors, _TRANSFORMER)
     refuse_other_models(found)
@@ -74,26 +74,26 @@ def transformer_tensors(tensors: Weights) -> dict[str, Weight]:
     raise CheckpointError(f"this is no FLUX.1 transformer: there are no double blocks among {some(found)}")
 
 
-# What some GGUF files of fine-tunes leave out, because it is the same in all of them.
+# Layers that some GGUF files of fine-tunes omit, because they are the same in all of them.
 _EMBEDDINGS = ("img_in.", "txt_in.", "time_in.", "vector_in.")
 
 
 def lacks_embeddings(tensors: Weights) -> bool:
-    """Say whether a transformer, by the names of `FluxTransformer`, lacks layers that fine-tunes have in common."""
+    """Return whether a transformer, with the names of `FluxTransformer`, lacks the layers that fine-tunes share."""
     return not all(any(name.startswith(layer) for name in tensors) for layer in _EMBEDDINGS)
 
 
 def with_embeddings_of(tensors: Weights, donor: Weights) -> dict[str, Weight]:
-    """Return a transformer's tensors with the embedding layers that it lacks taken from another's.
+    """Return a transformer's tensors, with missing embedding layers taken from `donor`.
 
-    Both by the names of `FluxTransformer`.
+    Both have the names of `FluxTransformer`.
     """
     lent = (*_EMBEDDINGS, "guidance_in.")
     return {**{name: tensor for name, tensor in donor.items() if name.startswith(lent)}, **tensors}
 
 
 def autoencoder_tensors(tensors: Weights) -> dict[str, Weight]:
-    """Return an autoencoder's tensors by the names of `Autoencoder`, from either layout."""
+    """Return an autoencoder's tensors with the names of `Autoencoder`, from either layout."""
     found = _part(tensors, _AUTOENCODER)
     if "decoder.conv_in.weight" not in found:
         raise CheckpointError(f"this is no FLUX.1 autoencoder: there is no decoder.conv_in among {some(found)}")
@@ -108,9 +108,9 @@ def autoencoder_tensors(tensors: Weights) -> dict[str, Weight]:
 
 
 def clip_tensors(tensors: Weights) -> dict[str, Weight]:
-    """Return a CLIP text encoder's tensors by the names of `ClipTextEncoder`.
+    """Return a CLIP text encoder's tensors with the names of `ClipTextEncoder`.
 
-    A whole CLIP's image half and projections, which FLUX.1 does not use, are left out.
+    The image encoder and projections of a whole CLIP, which FLUX.1 does not use, are left out.
     """
     unused = re.compile(r"(vision_model\.|visual_projection\.|text_projection|logit_scale|.*\.position_ids$)")
     found = {name: tensor for name, tensor in _part(tensors, _CLIP).items() if not unused.match(name)}
@@ -120,16 +120,16 @@ def clip_tensors(tensors: Weights) -> dict[str, Weight]:
 
 
 def t5_tensors(tensors: Weights) -> dict[str, Weight]:
-    """Return a T5 encoder's tensors by the names of `T5Encoder`, from files with Hugging Face's names or GGUF's.
+    """Return a T5 encoder's tensors with the names of `T5Encoder`, from files with Hugging Face's names or GGUF's.
 
-    A whole T5's decoder, and the tokenizer that some fp8 files bring, are left out.
+    The decoder of a whole T5, and the tokenizer in some fp8 files, are left out.
     """
     unused = re.compile(r"(decoder\.|lm_head\.|dec\.|output\.weight$|spiece_model$)")
     part = _part(tensors, _T5)
     if any(name.startswith("enc.blk.") for name in part):
         part = {_t5_name(name): tensor for name, tensor in part.items()}
     found = {name: tensor for name, tensor in part.items() if not unused.match(name)}
-    twin = found.pop("encoder.embed_tokens.weight", None)  # the same embedding, under its other name
+    twin = found.pop("encoder.embed_tokens.weight", None)  # the same embedding under another name
     if twin is not None:
         found.setdefault("shared.weight", twin)
     if "shared.weight" not in found:
@@ -138,9 +138,9 @@ def t5_tensors(tensors: Weights) -> dict[str, Weight]:
 
 
 def transformer_config(shapes: Shapes, **known: Any) -> FluxConfig:
-    """Return the sizes of a transformer, from the shapes of what `transformer_tensors` returned.
+    """Return the sizes of a transformer, from the shapes of the tensors of `transformer_tensors`.
 
-    `known` overrides fields; `axes_dim` must be among them where heads do not have FLUX.1's 128 channels.
+    `known` overrides fields. It must include `axes_dim` if heads do not have FLUX.1's 128 channels.
     """
     with _missing_is_an_error():
         hidden, in_channels = shapes["img_in.weight"]
@@ -166,9 +166,9 @@ def transformer_config(shapes: Shapes, **known: Any) -> FluxConfig:
 
 
 def autoencoder_config(shapes: Shapes, **known: Any) -> AutoencoderConfig:
-    """Return the sizes of an autoencoder, from the shapes of what `autoencoder_tensors` returned.
+    """Return the sizes of an autoencoder, from the shapes of the tensors of `autoencoder_tensors`.
 
-    `known` overrides fields; `groups`, `scale` and `shift` are not in the weights and else are FLUX.1's.
+    `known` overrides fields. `groups`, `scale` and `shift` are not in the weights; their defaults are FLUX.1's.
     """
     with _missing_is_an_error():
         levels = _count(shapes, "decoder.up")
@@ -181,10 +181,10 @@ def autoencoder_config(shapes: Shapes, **known: Any) -> AutoencoderConfig:
 
 
 def clip_config(shapes: Shapes, **known: Any) -> ClipConfig:
-    """Return the sizes of a CLIP text encoder, from the shapes of what `clip_tensors` returned.
+    """Return the sizes of a CLIP text encoder, from the shapes of the tensors of `clip_tensors`.
 
-    `known` overrides fields. Not in the weights: `heads` (else one per 64 channels, as in all published ones),
-    `activation` (else CLIP-L's) and `eos_id` (else the last of the vocabulary).
+    `known` overrides fields. Not in the weights are `heads` (default: one per 64 channels, as in all published ones),
+    `activation` (default: CLIP-L's) and `eos_id` (default: the last of the vocabulary).
     """
     with _missing_is_an_error():
         vocabulary, hidden = shapes["text_model.embeddings.token_embedding.weight"]
@@ -201,7 +201,7 @@ def clip_config(shapes: Shapes, **known: Any) -> ClipConfig:
 
 
 def t5_config(shapes: Shapes, **known: Any) -> T5Config:
-    """Return the sizes of a T5 encoder, from the shapes of what `t5_tensors` returned. `known` overrides fields."""
+    """Return the sizes of a T5 encoder, from the shapes of the tensors of `t5_tensors`. `known` overrides fields."""
     with _missing_is_an_error():
         vocabulary, hidden = shapes["shared.weight"]
         attention = "encoder.block.0.layer.0.SelfAttention"
@@ -219,14 +219,14 @@ def t5_config(shapes: Shapes, **known: Any) -> T5Config:
 
 
 def component_tensors(component: str, tensors: Mapping[str, T]) -> dict[str, T]:
-    """Return the tensors of a file that are of a component, without the prefix that files of whole models put there."""
+    """Return the tensors of a component in a file, without the prefix that files of whole models have."""
     return _part(tensors, _PREFIXES[component])
 
 
 def _part(tensors: Mapping[str, T], prefixes: tuple[str, ...]) -> dict[str, T]:
-    """Return the tensors that have one of the prefixes, without it, and those that have no part's prefix.
+    """Return the tensors with one of the prefixes, which is removed, and those without any component's prefix.
 
-    Beside parts of Stable Diffusion lie schedules and averages that are of no part.
+    Files of Stable Diffusion also have schedules and averages, which belong to no component.
     """
     prefix = next((prefix for prefix in prefixes if any(name.startswith(prefix) for name in tensors)), None)
     alone = (prefix or "").startswith(_STABLE_DIFFUSION)
@@ -237,7 +237,7 @@ def _part(tensors: Mapping[str, T], prefixes: tuple[str, ...]) -> dict[str, T]:
     }
 
 
-# GGUF's names (llama.cpp's) of the layers of a T5 encoder; the gate is the half of the MLP that GELU is applied to.
+# llama.cpp's names of the layers of a T5 encoder in GGUF files. GELU is applied to the gate of the MLP.
 _T5_LAYERS = {
     "attn_q": "0.SelfAttention.q",
     "attn_k": "0.SelfAttention.k",
@@ -253,7 +253,7 @@ _T5_LAYERS = {
 
 
 def _t5_name(name: str) -> str:
-    """Return where a tensor of a GGUF T5 encoder goes; an unknown one stays under its name."""
+    """Return the new name of a tensor of a GGUF T5 encoder; unknown names do not change."""
     block = re.fullmatch(r"enc\.blk\.(\d+)\.(\w+)\.weight", name)
     if block and block[2] in _T5_LAYERS:
         return f"encoder.block.{block[1]}.layer.{_T5_LAYERS[block[2]]}.weight"
@@ -262,18 +262,18 @@ def _t5_name(name: str) -> str:
 
 
 def _pointwise(tensor: Weight) -> Tensor:
-    """Return a linear layer's weight as that of a convolution over single pixels."""
+    """Return a linear layer's weight as the weight of a 1 x 1 convolution."""
     return (tensor if isinstance(tensor, Tensor) else tensor.expand())[:, :, None, None]
 
 
 def _count(names: Iterable[str], prefix: str) -> int:
-    """Return how many different numbers follow `prefix` in the names."""
+    """Return the count of distinct numbers that follow `prefix` in the names."""
     return len({name.removeprefix(f"{prefix}.").split(".")[0] for name in names if name.startswith(f"{prefix}.")})
 
 
 @contextmanager
 def _missing_is_an_error() -> Iterator[None]:
-    """Turn the KeyError for a tensor's name into a CheckpointError."""
+    """Convert the KeyError for a tensor's name to a CheckpointError."""
     try:
         yield
     except KeyError as error:

@@ -1,4 +1,4 @@
-"""Memory that the components of a FLUX.1 model take, from the headers of its files. Imports torch only for a dtype."""
+"""Estimate the memory of a FLUX.1 model's components from the headers of its files. Imports torch only for a dtype."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
     "vae_working_bytes",
 ]
 
-# Components with weights in the order of their use, and the names under which their device can be requested.
+# Components with weights, in the order of their use, → the names under which their device can be requested.
 COMPONENTS = {
     "t5_encoder": ("t5", "text_encoders"),
     "clip_encoder": ("clip_l", "text_encoders"),
@@ -37,28 +37,29 @@ COMPONENTS = {
     "vae": ("vae",),
 }
 
-# Tensors of a unit that is streamed: the modulations of a block, used once per image, and the rest, in either layout.
+# Tensors of a streamed unit: the modulations of a block, used once per image, and the rest of it, in either layout.
 _TRANSFORMER_UNIT = re.compile(
     r"((?:double|single|transformer|single_transformer)_blocks\.\d+)\."
     r"((?:img_mod|txt_mod|modulation|norm1\.linear|norm1_context\.linear|norm\.linear)\.)?"
 )
 _T5_UNIT = re.compile(r"(?:block|blk)\.(\d+)\.")
 
-# Sizes of FLUX.1, for files that are not downloaded: shares of the weights that do not stream, and of the largest unit.
+# Sizes of FLUX.1, for files that are not downloaded: shares of the weights that are not streamed, and of the largest
+# unit.
 _STAYING_SHARE, _LARGEST_SHARE = 0.006, 0.019
 _T5_STAYING_SHARE, _T5_LARGEST_SHARE = 0.028, 0.0405
 
-# Numbers per token and channel that are in memory at once: queries and keys in float32, both halves of a block's MLP.
+# Numbers per token and channel in memory at the same time: queries and keys in float32, both halves of a block's MLP.
 _TOKEN_WIDTHS = 40
-# Channels, in multiples of those of the last level, that the autoencoder has in memory for every pixel: 6 in live
+# Channels, in multiples of those of the last level, that the autoencoder keeps in memory per pixel: 6 in live
 # tensors, the rest for cuDNN's workspace and for the reordered copies of group norms on CUDA.
 _PIXEL_WIDTHS = 12
 
 
-# Pixels that are decoded together: eight images of 128x128 take a fifth less time than one by one.
+# Pixels to decode in one batch: eight images of 128x128 take 20 % less time than one by one.
 DECODED_PX = 131_072
 
-# Sides of the tiles that an image is decoded in, the largest that fits into memory.
+# Sides of the tiles in which an image is decoded; the largest that fits into memory is used.
 VAE_TILES_PX = (1024, 768, 512, 384, 256)
 
 
@@ -74,12 +75,12 @@ def model_components(spec: ModelSpec, files: LocalFiles, context: LoadContext) -
 
 
 def expands(spec: ModelSpec, context: LoadContext) -> bool:
-    """Return whether quantised weights are always dequantized, whatever memory that takes."""
+    """Return whether quantised weights are always dequantized, regardless of memory."""
     return bool(spec.options.get("expand")) or context.expand_weights == "always"
 
 
 def dtype_of(component: str, context: LoadContext) -> torch.dtype:
-    """Return the dtype that a component computes in; only the transformer, which clamps its residuals, in fp16."""
+    """Return the dtype that a component computes in. Only the transformer, which clamps its residuals, uses fp16."""
     from mold_core.weights import fast_dtype, wide_dtype
 
     device = device_of(component, context)
@@ -88,14 +89,14 @@ def dtype_of(component: str, context: LoadContext) -> torch.dtype:
 
 
 def device_of(component: str, context: LoadContext) -> str:
-    """Return the device of a component: the requested one, else that of the context."""
+    """Return the device of a component: the requested device, else that of the context."""
     return context.memory_policy.device_of(*COMPONENTS[component], default=context.device)
 
 
 def _t5_component(
     spec: ModelSpec, files: LocalFiles, context: LoadContext, others: tuple[ModelComponent, ...]
 ) -> ModelComponent:
-    """Return the T5 encoder of the best file that fits, together with the others if all are to stay in memory."""
+    """Return the T5 encoder of the best file that fits into memory, with the other components if all stay loaded."""
     paths = files.choices.get("t5_encoder") or (files.one("t5_encoder"),)
     requested = context.memory_policy.variants.get("t5")
     if requested is not None:
@@ -118,7 +119,7 @@ def _t5_component(
 
 
 def _variant(path: Path) -> str:
-    """Return the tag of a T5 file by its name: q8 for …-Q8_0.gguf, fp16 for other names."""
+    """Return the tag of a T5 file from its name: q8 for …-Q8_0.gguf, fp16 for other names."""
     found = re.search(r"-q(\d)_", path.name.lower())
     return f"q{found[1]}" if found else "fp16"
 
@@ -149,7 +150,7 @@ def _component(component: str, path: Path, spec: ModelSpec, context: LoadContext
 def _measured(
     component: str, path: Path, number_bytes: int, expand: bool, context: LoadContext
 ) -> tuple[ComponentSizes, int]:
-    """Return the memory that a file takes, and the main width of its network."""
+    """Return the memory of a file's weights, and the main width of its network."""
     from mold_flux.checkpoints import component_tensors
 
     sources = component_tensors(component, open_weights(path, context.loaders))
@@ -170,7 +171,7 @@ def _from_catalog(component: str, spec: ModelSpec, number_bytes: int) -> tuple[C
     return sizes, _WIDTHS[component]
 
 
-# The channels of FLUX.1, and the tensors that have those of other sizes.
+# The channels of FLUX.1, and the tensors whose shapes have those of other sizes.
 _WIDTHS = {"transformer": 3072, "t5_encoder": 4096, "clip_encoder": 768, "vae": 128}
 _DISTINCTIVE = {
     "transformer": ("img_in.weight", "x_embedder.weight"),
@@ -188,12 +189,12 @@ def _width(component: str, sources: Mapping[str, Any]) -> int:
 
 
 def _edits(spec: ModelSpec, path: Path) -> bool:
-    """Say whether a transformer is given the tokens of an image to edit beside those of the image that it makes."""
+    """Return whether a transformer gets the tokens of an image to edit in addition to those of the generated image."""
     return spec.options.get("variant") == "kontext" or "kontext" in path.name.lower()
 
 
 def _working_bytes(component: str, spec: ModelSpec, width: int, *, edits: bool = False) -> int:
-    """Return the numbers in memory in addition to the weights, for one image of the model's default size."""
+    """Return the count of numbers in memory, besides the weights, for one image of the model's default size."""
     text_tokens = int(spec.options.get("text_tokens", 512))
     image_tokens = _pixels(spec) // 256 * (2 if edits else 1)
     tokens = {"transformer": image_tokens + text_tokens, "t5_encoder": text_tokens}.get(component, 77)
@@ -201,9 +202,9 @@ def _working_bytes(component: str, spec: ModelSpec, width: int, *, edits: bool =
 
 
 def vae_tile_px(width_bytes: int, available_bytes: int | None, weight_bytes: int) -> int:
-    """Return the side of the tiles, in pixels, that an image is decoded in: the largest that fits beside the weights.
+    """Return the side, in pixels, of the tiles in which an image is decoded: the largest that fits with the weights.
 
-    `width_bytes` are the bytes of a pixel in the last level; `available_bytes` is None where there is no limit.
+    `width_bytes` are the bytes per pixel in the last level. `available_bytes` is None if there is no limit.
     """
     left = None if available_bytes is None else available_bytes - weight_bytes
     fitting = (side for side in VAE_TILES_PX if left is None or side**2 * width_bytes * _PIXEL_WIDTHS <= left)
@@ -211,7 +212,7 @@ def vae_tile_px(width_bytes: int, available_bytes: int | None, weight_bytes: int
 
 
 def vae_working_bytes(pixels: int, width_bytes: int, available_bytes: int | None, weight_bytes: int) -> int:
-    """Return what decoding an image of so many pixels takes besides the weights, in tiles where memory is short."""
+    """Return the memory, besides the weights, to decode an image of `pixels`; in tiles if memory is short."""
     tile = vae_tile_px(width_bytes, available_bytes, weight_bytes)
     return min(pixels, tile**2) * width_bytes * _PIXEL_WIDTHS
 

@@ -1,4 +1,4 @@
-"""diffusers' names for FLUX.1's tensors → the official ones, with the parts of joined layers put together."""
+"""Convert FLUX.1 tensors from diffusers' layout to the official one, which joins some layers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Weight = Tensor | PackedTensor
 
 @frozen
 class Target:
-    """Where a tensor of diffusers' layout goes: to `name`, as the rows numbered `place` of the `of` joined there."""
+    """The destination of a tensor of diffusers' layout: `name`, as number `place` of the `of` tensors joined there."""
 
     name: str
     place: int = 0
@@ -67,7 +67,7 @@ _SINGLE_PARTS = ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")
 
 
 def target(name: str) -> Target:
-    """Return where a tensor of diffusers' layout goes; an unknown one stays under its name."""
+    """Return the destination of a tensor of diffusers' layout; unknown names do not change."""
     layer, _, kind = name.rpartition(".")
     if layer in _TOP:
         return Target(f"{_TOP[layer]}.{kind}")
@@ -90,7 +90,7 @@ def target(name: str) -> Target:
 
 
 def layer_names(doubles: int, singles: int) -> Iterator[str]:
-    """Yield the names of all linear layers of a transformer with so many blocks, in diffusers' layout."""
+    """Yield the names of all linear layers of a transformer with these numbers of blocks, in diffusers' layout."""
     yield from (*_TOP, "norm_out.linear")
     for number in range(doubles):
         yield from (
@@ -110,7 +110,7 @@ def norm_names(doubles: int, singles: int) -> Iterator[str]:
 
 
 def from_diffusers(tensors: Mapping[str, Weight]) -> dict[str, Weight]:
-    """Return tensors of diffusers' layout in the official one, rows of several joined in order."""
+    """Return tensors of diffusers' layout in the official layout, with the rows of joined layers in order."""
     rows: dict[str, dict[int, str]] = defaultdict(dict)
     targets = {name: target(name) for name in tensors}
     for name, where in targets.items():

@@ -1,8 +1,8 @@
-"""What FLUX.1 Fill, Canny, Depth and Kontext are given besides noise.
+"""The additional inputs of FLUX.1 Fill, Canny, Depth and Kontext.
 
-Canny and Depth have the latents of a control image as further input channels of each token: the edges or the depth of
-the image to make. Fill has those of the masked image, and the mask of all its pixels. Kontext has the tokens of the
-image to edit after those of the image that it makes (Black Forest Labs 2025, arXiv 2506.15742).
+Canny and Depth get the latents of a control image, its edges or its depth, as additional input channels of each token.
+Fill gets those of the masked image, and the mask of all its pixels. Kontext gets the tokens of the image to edit after
+those of the generated image (Black Forest Labs 2025, arXiv 2506.15742).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
     "reference_size",
 ]
 
-# Sizes of about a megapixel that Kontext was trained on: width and height, and the other way round.
+# Sizes of about a megapixel that Kontext was trained on: width and height, in both orientations.
 _REFERENCE_SIZES = (
     (1024, 1024), (944, 1104), (880, 1184), (832, 1248), (800, 1328),
     (752, 1392), (720, 1456), (688, 1504), (672, 1568),
@@ -62,7 +62,7 @@ def check_control(requests: Sequence[GenerateRequest]) -> None:
 
 
 def masked_pixels(request: GenerateRequest) -> tuple[Tensor, Tensor]:
-    """Return the source of a request [1, 3, H, W] in -1 to 1 with 0 where it is masked, and the mask [H, W], 0 or 1."""
+    """Return the source image [1, 3, H, W] in -1 to 1, with 0 where it is masked, and the mask [H, W], 0 or 1."""
     pixels = pixels_from_images([source_image(request)])
     levels = np.asarray(mask_levels(request, (pixels.shape[3], pixels.shape[2]))).copy()
     mask = (torch.from_numpy(levels) >= 128).float()
@@ -70,7 +70,7 @@ def masked_pixels(request: GenerateRequest) -> tuple[Tensor, Tensor]:
 
 
 def inpainting_channels(latents: Tensor, mask: Tensor) -> Tensor:
-    """Return what Fill has behind the channels of noise: tokens [1, N, C] of masked latents [1, C, h, w] and a mask."""
+    """Return Fill's channels after those of noise: tokens [1, N, C] of masked latents [1, C, h, w] and a mask."""
     factor = mask.shape[0] // latents.shape[2]
     return torch.cat([pack(latents), pack(mask_channels(mask, factor)[None])], dim=-1)
 
@@ -83,14 +83,14 @@ def mask_channels(mask: Tensor, factor: int) -> Tensor:
 
 
 def reference_pixels(request: GenerateRequest, area_px: int) -> Tensor:
-    """Return the image [1, 3, H, W] to edit, in -1 to 1, at a size near `area_px` that has about its shape."""
+    """Return the image to edit [1, 3, H, W] in -1 to 1, with about its aspect ratio and an area near `area_px`."""
     assert request.source_image is not None
     image = decode_image(request.source_image, name="source_image")
     return pixels_from_images([on_background(image, "white").resize(reference_size(image.size, area_px))])
 
 
 def reference_size(size: tuple[int, int], area_px: int) -> tuple[int, int]:
-    """Return the size that Kontext was trained on whose shape is nearest, scaled to the area of smaller models."""
+    """Return the training size of Kontext with the nearest aspect ratio, scaled to `area_px` for smaller models."""
     sizes = (*_REFERENCE_SIZES, *((height, width) for width, height in _REFERENCE_SIZES))
     shape = size[0] / size[1]
     width, height = min(sizes, key=lambda each: abs(each[0] / each[1] - shape))

@@ -1,6 +1,6 @@
-"""Where the weights of a LoRA go: the names that trainers write → layers of our networks, and their rows.
+"""Map the names in LoRA files to layers of mold's networks and their rows.
 
-Layers are named the official way (``double_blocks.0.img_attn.qkv``), diffusers' (``transformer_blocks.0.attn.to_q``) or
+Layers have the official names (``double_blocks.0.img_attn.qkv``), diffusers' (``transformer_blocks.0.attn.to_q``) or
 by the attention processors of XLabs and USO (``double_blocks.0.processor.qkv_lora1``).
 """
 
@@ -20,7 +20,7 @@ from mold_flux.transformer import FluxConfig, FluxTransformer
 
 __all__ = ["FluxNames", "takes_control_image"]
 
-# What trainers put before the names of layers, in underscores. Names with a text encoder's prefix are that encoder's.
+# Prefixes of trainers before the names of layers, with underscores. A text encoder's prefix marks its layers.
 _TEXT = {
     "lora_te1_": "clip_encoder",
     "lora_te2_": "t5_encoder",
@@ -55,16 +55,16 @@ _TRANSFORMER = (
 
 
 class FluxNames:
-    """How LoRAs name FLUX.1's layers. LoRAs for control images widen the first one."""
+    """The names of FLUX.1's layers in LoRA files. LoRAs for control images widen the first layer."""
 
     widened_layers = frozenset({"img_in"})
 
     def component_of(self, name: str) -> str:
-        """Return which network a tensor of a LoRA is for: transformer, clip_encoder or t5_encoder."""
+        """Return the network of a LoRA's tensor: transformer, clip_encoder or t5_encoder."""
         return next((component for prefix, component in _TEXT.items() if name.startswith(prefix)), "transformer")
 
     def layer_of(self, name: str) -> str:
-        """Return a layer's name without the prefixes before it."""
+        """Return a layer's name without prefixes."""
         for prefix in _TEXT:
             if name.startswith(prefix):
                 return name.removeprefix(prefix).removeprefix("transformer_")
@@ -76,9 +76,9 @@ class FluxNames:
         return name
 
     def places_of(self, network: nn.Module) -> dict[str, Place]:
-        """Return every linear layer of a network, or part of one, by all its names."""
+        """Return every linear layer of a network, or some of its rows, by all its names."""
         places = dict(linear_layers(network))
-        if isinstance(network, ClipTextEncoder):  # transformers 5 leaves out the first word
+        if isinstance(network, ClipTextEncoder):  # transformers 5 omits the first word
             return {**places, **{name.removeprefix("text_model_"): place for name, place in places.items()}}
         if not isinstance(network, FluxTransformer):
             return places
@@ -90,12 +90,12 @@ class FluxNames:
 
 
 def takes_control_image(loras: Sequence[LoraWeight], inputs: int) -> bool:
-    """Say whether a LoRA widens the `inputs` of the transformer twice: it adds the latents of a control image."""
+    """Return whether a LoRA doubles the `inputs` of the transformer, to add the latents of a control image."""
     return any(lora.scale and _inputs_of(Path(lora.path)) == 2 * inputs for lora in loras)
 
 
 def _inputs_of(path: Path) -> int | None:
-    """Return the inputs that a LoRA has for the first layer; None if it has none for it."""
+    """Return the input width of a LoRA's first layer; None if it does not change the first layer."""
     names = FluxNames()
     for name, source in open_weights(path).items():
         key = split_key(name)
@@ -105,21 +105,21 @@ def _inputs_of(path: Path) -> int | None:
 
 
 def _diffusers_layers(config: FluxConfig, layers: Mapping[str, Place]) -> Iterator[tuple[str, Place]]:
-    """Yield the linear layers by diffusers' names, several of which may be rows of one."""
+    """Yield the linear layers by diffusers' names. Several names may refer to rows of one layer."""
     for name in layer_names(config.depth_double, config.depth_single):
         where = target(f"{name}.weight")
         whole = layers.get(flat(where.name.removesuffix(".weight")))
-        if whole is None:  # the guidance embedder of a model without one
+        if whole is None:  # the model has no guidance embedder
             continue
         widths = [whole.rows // where.of] * where.of
-        if where.of == 4:  # a single block's query, key, value and MLP
+        if where.of == 4:  # query, key, value and MLP of a single block
             widths = [config.hidden_size] * 3 + [config.mlp_size]
         first, rows = sum(widths[: where.place]), widths[where.place]
         yield flat(name), evolve(whole, first=first, rows=rows, swapped=where.swapped)
 
 
 def _processor_layers(config: FluxConfig, layers: Mapping[str, Place]) -> Iterator[tuple[str, Place]]:
-    """Yield the layers that attention processors have a LoRA beside: 1 is the image's, 2 the text's."""
+    """Yield the layers with LoRAs in attention processors: 1 is for the image, 2 for the text."""
     for number in range(config.depth_double):
         block = f"double_blocks_{number}"
         for stream, index in (("img", 1), ("txt", 2)):

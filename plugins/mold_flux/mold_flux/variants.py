@@ -1,4 +1,4 @@
-"""What a transformer file is, and whether the files of a model belong together: told by their headers alone."""
+"""Identify the variant of a transformer file, and check that the files of a model match, by their headers only."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Variant", "check_components", "refuse_other_models"]
 
-# What the transformer is given besides noise: nothing, a mask and the image around it, a control image (the edges or
-# the depth of the image to make), or an image to edit.
+# The transformer's inputs besides noise: none, a mask and the image around it, a control image (the edges or the depth
+# of the image to generate), or an image to edit.
 Variant = Literal["plain", "fill", "control", "kontext"]
 
-# Other models by how a tensor's name begins that only they have. The first that matches names the file.
+# Other models by prefixes of tensor names that only they have. The first match names the file.
 _OTHERS = {
     "Chroma": r"distilled_guidance_layer\.|nerf_blocks\.",
     "FLUX.2": r"(double|single)_stream_modulation|single_transformer_blocks\.\d+\.attn\.to_qkv_mlp_proj",
@@ -39,11 +39,11 @@ _OTHERS = {
     "AuraFlow": r"(double|single)_layers\.\d+\.attn\.w",
 }
 
-_UNPLAIN = ("U8", "I8")  # shapes of such matrices may be those of packed numbers
+_UNPLAIN = ("U8", "I8")  # matrices of these types may have the shapes of packed numbers
 
 
 def refuse_other_models(names: Iterable[str]) -> None:
-    """Raise CheckpointError, saying which, for the transformer of another model that people have for image or video."""
+    """Raise CheckpointError for the transformer of another image or video model, and name that model."""
     listed = list(names)
     for title, pattern in _OTHERS.items():
         begins = re.compile(pattern)
@@ -56,7 +56,7 @@ def refuse_other_models(names: Iterable[str]) -> None:
 
 @frozen(kw_only=True)
 class _Size:
-    """A size that two components have in common, and the tensors whose shapes tell it: names and dimension."""
+    """A size that two components share, and the tensors whose shapes contain it: names and dimension."""
 
     names: tuple[str, ...]
     dimension: int
@@ -74,11 +74,11 @@ _CLIP_WIDTH = _Size(
 
 
 def check_components(files: Mapping[str, Path], hint: str, loaders: Iterable[WeightLoader] = ()) -> Variant:
-    """Return what a transformer is given besides noise, once the files of a model are found to belong together.
+    """Check that the files of a model match, and return the variant of its transformer.
 
-    `files` are those of transformer, vae, t5_encoder and clip_encoder. `hint` is the variant that the model's table
-    names: Kontext has the shapes of FLUX.1 dev, so that a table, a header or a file name must tell it. Raises
-    CheckpointError naming both files and their numbers. Reads headers only.
+    `files` are those of transformer, vae, t5_encoder and clip_encoder. `hint` is the variant in the model's table.
+    Kontext has the shapes of FLUX.1 dev, so a table, a header or a file name must identify it. Raises CheckpointError
+    naming both files and their numbers. Reads headers only.
     """
     from mold_flux.checkpoints import component_tensors
 
@@ -114,7 +114,7 @@ def check_components(files: Mapping[str, Path], hint: str, loaders: Iterable[Wei
 
 
 def _widened(path: Path, inputs: int, outputs: int, factor: int) -> Variant:
-    """Return the variant of a transformer that is given more channels than it returns."""
+    """Return the variant of a transformer with more input channels than output channels."""
     if inputs == 2 * outputs + 4 * factor**2:
         return "fill"
     if inputs == 2 * outputs:
@@ -127,7 +127,7 @@ def _widened(path: Path, inputs: int, outputs: int, factor: int) -> Variant:
 
 
 def _factor(autoencoder: Mapping[str, TensorSource]) -> int:
-    """Return how many pixels a latent stands for along each side: 2 for each level but one."""
+    """Return the pixels per latent along each side: a factor of 2 for each level except one."""
     levels = {match[1] for name in autoencoder if (match := re.match(r"decoder\.up(?:_blocks)?\.(\d+)\.", name))}
     return int(2 ** max(0, len(levels) - 1))
 
