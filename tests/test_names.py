@@ -25,24 +25,24 @@ PRIVATE = frozenset(
 MOST = {
     "adapter": 2,
     "adapters": 0,
-    "answer": 6,
-    "answers": 1,
+    "answer": 4,
+    "answers": 0,
     "asked": 3,
     "fill": 2,
     "filled": 2,
     "given": 4,
     "gone": 0,
     "held": 4,
-    "made": 11,
+    "made": 7,
     "own": 10,
-    "part": 31,
-    "parts": 31,
+    "part": 29,
+    "parts": 30,
     "pinned": 3,
-    "place": 20,
+    "place": 15,
     "places": 7,
-    "room": 7,
-    "shown": 10,
-    "wanted": 11,
+    "room": 6,
+    "shown": 9,
+    "wanted": 7,
 }
 
 # Identifier → why it keeps its private word.
@@ -70,13 +70,13 @@ PROSE = re.compile(r"\b(films?|pictures?|anew|errands?|shelf|keeper|wish|wishes|
 
 # Words of literary sentences in docstrings and comments: their number may only shrink.
 LITERARY = {
-    "at once": 13,
+    "at once": 12,
     "brings|brought": 1,
     "goes on|go on": 1,
     "meanwhile": 2,
     "nobody|somebody|whoever": 1,
     "shall": 0,
-    "tells?|told": 13,
+    "tells?|told": 9,
     "wants?": 2,
 }
 
