@@ -14,6 +14,7 @@ from mold_flux.autoencoder import Autoencoder
 from mold_flux.checkpoints import autoencoder_config, autoencoder_tensors, load_weights
 from mold_flux.components import vae_tile_px, vae_working_bytes
 from mold_flux.decoding import VaeMemory, decoded
+from mold_flux.thread_parallel import shares, thread_parallel
 
 FLUX_BF16 = 128 * 2  # bytes of a pixel in FLUX.1's last level
 VAE_BYTES = 168_000_000
@@ -92,6 +93,14 @@ def test_a_batch_of_tiles_is_normalized_image_by_image(autoencoder: Autoencoder)
     together = autoencoder.decode(latents, tile_px=384)
     for image, alone in zip(together, latents.split(1), strict=True):
         torch.testing.assert_close(image, autoencoder.decode(alone, tile_px=384)[0], atol=1e-3, rtol=0)
+
+
+def test_threads_that_share_a_batch_decode_tiles_as_one_does(autoencoder: Autoencoder) -> None:
+    latents = torch.cat([autoencoder.encode(pixels) for pixels in (scene(), -scene(), scene().flip(3))])
+    alone = [autoencoder.decode(one, tile_px=256) for one in latents.split(1)]
+    parts = thread_parallel(lambda share, _check: autoencoder.decode(latents[share], tile_px=256), shares(3, 3))
+    for made, expected in zip(parts, alone, strict=True):
+        torch.testing.assert_close(made, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_when_even_the_smallest_tile_does_not_fit_it_is_an_error(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from threading import Lock
 
 import torch
 from torch import Tensor, nn
@@ -16,22 +17,26 @@ from torch.nn import functional as F
 
 __all__ = ["normalized_like"]
 
+# Threads that share a batch also share the network, whose norms have the statistics of one image at a time.
+_ONE_AT_A_TIME = Lock()
+
 
 @contextmanager
 def normalized_like(network: nn.Module, sample: Tensor) -> Iterator[None]:
     """Let every group norm of a network normalize as it does in `network(sample)`. All inputs have one batch size."""
     norms = [module for module in network.modules() if isinstance(module, nn.GroupNorm)]
     statistics: dict[nn.GroupNorm, tuple[Tensor, Tensor]] = {}
-    try:
-        for norm in norms:
-            norm.forward = partial(_recorded, norm, statistics)  # type: ignore[method-assign]
-        network(sample)
-        for norm, (mean, variance) in statistics.items():
-            norm.forward = partial(_normalized, norm, mean, variance)  # type: ignore[method-assign]
-        yield
-    finally:
-        for norm in norms:
-            del norm.forward
+    with _ONE_AT_A_TIME:
+        try:
+            for norm in norms:
+                norm.forward = partial(_recorded, norm, statistics)  # type: ignore[method-assign]
+            network(sample)
+            for norm, (mean, variance) in statistics.items():
+                norm.forward = partial(_normalized, norm, mean, variance)  # type: ignore[method-assign]
+            yield
+        finally:
+            for norm in norms:
+                del norm.forward
 
 
 def _recorded(norm: nn.GroupNorm, statistics: dict[nn.GroupNorm, tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
