@@ -37,7 +37,7 @@ class RecognitionCache:
         if entry is not None and entry["stamp"] == stamp:
             return _from_table(entry)
         found = recognise_shards(weights.paths, self._knowledge)
-        if found.problem is None:  # a problem may pass without a trace in the file: permissions, a file beside it
+        if found.problem is None:  # problems can disappear without a change of the file: permissions, other files
             self._known[key] = {"stamp": stamp, **attrs.asdict(found)}
             self._changed = True
         return found

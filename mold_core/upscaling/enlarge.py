@@ -116,7 +116,7 @@ class Enlarger:
 
     def _enlarged(self, tiles: list[Tensor]) -> list[Tensor]:
         """Return upscaled tiles [C, h, w] of one size, with or without alpha."""
-        colours = [_filled_in(tile) if tile.shape[0] == 4 else tile for tile in tiles]
+        colours = [_with_visible_colours(tile) if tile.shape[0] == 4 else tile for tile in tiles]
         upscaled = list(self._run(torch.stack([colour[:3] for colour in colours])).unbind())
         for index, tile in enumerate(tiles):
             if tile.shape[0] == 4:
@@ -204,7 +204,7 @@ def _within(span: Span, side: int) -> Span:
     return Span(min(span.start, side - 1), min(span.stop, side))
 
 
-def _filled_in(tile: Tensor) -> Tensor:
+def _with_visible_colours(tile: Tensor) -> Tensor:
     """Return the colours [3, h, w] of a tile with alpha; transparent pixels get those of the nearest visible ones.
 
     Transparent pixels are often black in files, which would become a dark rim where the edge is blended.

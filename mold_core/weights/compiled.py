@@ -154,8 +154,8 @@ def _compile_library(type_: StoredType, dtype: torch.dtype, folder: Path, path: 
         with torch.inference_mode(False), torch.no_grad():
             exported = torch.export.export(Module(), arguments, dynamic_shapes=shapes).module()
             options = {**_OPTIONS, **_ON_CPUS, "aot_inductor.output_path": str(Path(workshop) / "kernel.so")}
-            made = torch._inductor.aot_compile(exported, arguments, options=options)
-        os.replace(str(made), path)
+            library = torch._inductor.aot_compile(exported, arguments, options=options)
+        os.replace(str(library), path)
 
 
 def _compiled_where_used(type_: StoredType, dtype: torch.dtype, place: str, folder: Path) -> Source:

@@ -43,7 +43,7 @@ class _Packed(nn.Module):
 
     @property
     def weight(self) -> PackedTensor:
-        """The weights as they are."""
+        """The quantised weights."""
         return self._form.with_extras(self.blocks, {name: self._extra(name) for name in self._forms})
 
     def _extra(self, name: str) -> Tensor:

@@ -22,7 +22,7 @@ __all__ = ["LoraDescription", "describe_lora"]
 _LONGEST_TEXT = 200
 _MOST_WORDS = 20
 _LARGEST_ALPHA = 1e9
-_ALPHAS_READ = 64  # at most so many alphas in tensors; every layer has one, and nearly always the same
+_ALPHAS_READ = 64  # limit of alphas in tensors; every layer has one, nearly always the same
 
 # Families by text that only their layers' names contain, with underscores; the first match counts.
 _FAMILIES = (

@@ -67,7 +67,7 @@ class WebUi:
         images = await self._generate(service, req, generate_request(body, spec, abilities))
         if body.enable_hr:
             images = [await self._enlarged(service, req, body, spec, image, upscaler) for image in images]
-        await _answer(resp, body, images)
+        await _respond(resp, body, images)
 
     async def img2img(self, service: Service, req: Any, resp: Any) -> None:
         """Respond with images generated from an image."""
@@ -82,7 +82,7 @@ class WebUi:
             mask = body.mask
             more["mask_image"] = await service.media.run(req, _inverted, mask) if body.inpainting_mask_invert else mask
         images = await self._generate(service, req, generate_request(body, spec, abilities, **more))
-        await _answer(resp, body, images)
+        await _respond(resp, body, images)
 
     async def _generate(self, service: Service, req: Any, request: GenerateRequest) -> list[ImageData]:
         result: GenerateResponse = await self._result(service, req, request)
@@ -250,7 +250,7 @@ def _check_size(body: A1111Upscale) -> None:
 
 
 def _size(body: A1111Upscale, width: int, height: int) -> tuple[int, int]:
-    """Return the size that a request wants of an image with these sides."""
+    """Return the requested size for an image with these sides."""
     if body.resize_mode == 1:
         return body.upscaling_resize_w or 512, body.upscaling_resize_h or 512
     factor = 4.0 if body.upscaling_resize is None else body.upscaling_resize
@@ -269,13 +269,13 @@ def _resized(result: UpscaleResponse, body: A1111Upscale) -> bytes:
     return buffer.getvalue()
 
 
-async def _answer(resp: Any, body: A1111Generation, images: list[ImageData]) -> None:
+async def _respond(resp: Any, body: A1111Generation, images: list[ImageData]) -> None:
     from mold_http import respond_json
 
-    respond_json(resp, await asyncio.to_thread(_images_answer, body, images))
+    respond_json(resp, await asyncio.to_thread(_images_body, body, images))
 
 
-def _images_answer(body: A1111Generation, images: list[ImageData]) -> dict[str, Any]:
+def _images_body(body: A1111Generation, images: list[ImageData]) -> dict[str, Any]:
     sampler = body.sampler_name or "Euler"
     known = [(image, read_metadata(image.data)) for image in images]
     texts = [infotext(metadata, sampler) if metadata else "" for _, metadata in known]

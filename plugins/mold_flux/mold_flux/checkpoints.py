@@ -55,7 +55,7 @@ _CLIP = (
     "conditioner.embedders.0.transformer.",
 )
 _T5 = ("text_encoders.t5xxl.transformer.", "text_encoders.t5xxl.")
-_PARTS = (*_TRANSFORMER, *_AUTOENCODER, *_CLIP, *_T5)
+_COMPONENT_PREFIXES = (*_TRANSFORMER, *_AUTOENCODER, *_CLIP, *_T5)
 _STABLE_DIFFUSION = ("cond_stage_model.", "conditioner.", "first_stage_model.")
 _PREFIXES = {"transformer": _TRANSFORMER, "vae": _AUTOENCODER, "clip_encoder": _CLIP, "t5_encoder": _T5}
 
@@ -65,7 +65,7 @@ def transformer_tensors(tensors: Weights) -> dict[str, Weight]:
 
     The official layout is only renamed. diffusers' separate query, key and value are joined, which copies them.
     """
-    found = _part(tensors, _TRANSFORMER)
+    found = _unprefixed(tensors, _TRANSFORMER)
     refuse_other_models(found)
     if any(name.startswith("double_blocks.") for name in found):
         return found
@@ -94,7 +94,7 @@ def with_embeddings_of(tensors: Weights, donor: Weights) -> dict[str, Weight]:
 
 def autoencoder_tensors(tensors: Weights) -> dict[str, Weight]:
     """Return an autoencoder's tensors with the names of `Autoencoder`, from either layout."""
-    found = _part(tensors, _AUTOENCODER)
+    found = _unprefixed(tensors, _AUTOENCODER)
     if "decoder.conv_in.weight" not in found:
         raise CheckpointError(f"this is no FLUX.1 autoencoder: there is no decoder.conv_in among {some(found)}")
     if any(name.startswith("decoder.up_blocks.") for name in found):
@@ -113,7 +113,7 @@ def clip_tensors(tensors: Weights) -> dict[str, Weight]:
     The image encoder and projections of a whole CLIP, which FLUX.1 does not use, are left out.
     """
     unused = re.compile(r"(vision_model\.|visual_projection\.|text_projection|logit_scale|.*\.position_ids$)")
-    found = {name: tensor for name, tensor in _part(tensors, _CLIP).items() if not unused.match(name)}
+    found = {name: tensor for name, tensor in _unprefixed(tensors, _CLIP).items() if not unused.match(name)}
     if not any(name.endswith("embeddings.token_embedding.weight") for name in found):
         raise CheckpointError(f"this is no CLIP text encoder: there is no token_embedding among {some(found)}")
     return {name if name.startswith("text_model.") else f"text_model.{name}": tensor for name, tensor in found.items()}
@@ -125,10 +125,10 @@ def t5_tensors(tensors: Weights) -> dict[str, Weight]:
     The decoder of a whole T5, and the tokenizer in some fp8 files, are left out.
     """
     unused = re.compile(r"(decoder\.|lm_head\.|dec\.|output\.weight$|spiece_model$)")
-    part = _part(tensors, _T5)
-    if any(name.startswith("enc.blk.") for name in part):
-        part = {_t5_name(name): tensor for name, tensor in part.items()}
-    found = {name: tensor for name, tensor in part.items() if not unused.match(name)}
+    unprefixed = _unprefixed(tensors, _T5)
+    if any(name.startswith("enc.blk.") for name in unprefixed):
+        unprefixed = {_t5_name(name): tensor for name, tensor in unprefixed.items()}
+    found = {name: tensor for name, tensor in unprefixed.items() if not unused.match(name)}
     twin = found.pop("encoder.embed_tokens.weight", None)  # the same embedding under another name
     if twin is not None:
         found.setdefault("shared.weight", twin)
@@ -220,10 +220,10 @@ def t5_config(shapes: Shapes, **known: Any) -> T5Config:
 
 def component_tensors(component: str, tensors: Mapping[str, T]) -> dict[str, T]:
     """Return the tensors of a component in a file, without the prefix that files of whole models have."""
-    return _part(tensors, _PREFIXES[component])
+    return _unprefixed(tensors, _PREFIXES[component])
 
 
-def _part(tensors: Mapping[str, T], prefixes: tuple[str, ...]) -> dict[str, T]:
+def _unprefixed(tensors: Mapping[str, T], prefixes: tuple[str, ...]) -> dict[str, T]:
     """Return the tensors with one of the prefixes, which is removed, and those without any component's prefix.
 
     Files of Stable Diffusion also have schedules and averages, which belong to no component.
@@ -233,7 +233,7 @@ def _part(tensors: Mapping[str, T], prefixes: tuple[str, ...]) -> dict[str, T]:
     return {
         name.removeprefix(prefix or ""): tensor
         for name, tensor in tensors.items()
-        if (prefix and name.startswith(prefix)) or not (alone or name.startswith(_PARTS))
+        if (prefix and name.startswith(prefix)) or not (alone or name.startswith(_COMPONENT_PREFIXES))
     }
 
 
