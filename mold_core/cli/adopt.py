@@ -52,7 +52,7 @@ class _Adopt(click.Group):
 
 @click.group("adopt", cls=_Adopt, epilog=EPILOG, subcommand_metavar="PATH… | COMMAND")
 def command() -> None:
-    """Use models in folders of other programs: mold adopt PATH…
+    """Use models in folders of other programs on this machine: mold adopt PATH…
 
     Files are recognised by what is in them and stay where they are. PATH is the folder of ComfyUI, A1111, Forge,
     InvokeAI, SwarmUI, Fooocus or the Hugging Face cache, any folder with weights, a file, or an

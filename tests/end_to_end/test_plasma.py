@@ -42,9 +42,9 @@ def plasma(mold: Mold, site: Path) -> Mold:
     return run
 
 
-def test_the_whole_plugin_has_under_60_lines() -> None:
+def test_the_whole_plugin_has_under_70_lines() -> None:
     (module,) = EXAMPLE.glob("*.py")
-    assert len(module.read_text("utf-8").splitlines()) < 60
+    assert len(module.read_text("utf-8").splitlines()) < 70
 
 
 def test_it_is_listed_with_what_it_brings(plasma: Mold) -> None:

@@ -222,7 +222,7 @@ def test_impossible_tile_sizes_are_refused(tile_size: int, engine: Engine) -> No
 
 
 def test_models_that_are_no_upscalers_are_refused_and_upscalers_generate_nothing(engine: Engine) -> None:
-    with pytest.raises(ValidationError, match="flux-nano:bf16 is not an upscaler; there are real-esrgan-x4plus:fp16"):
+    with pytest.raises(ValidationError, match="flux-nano:bf16 is not an upscaler; upscalers: real-esrgan-x4plus:fp16"):
         engine.submit(UpscaleRequest(image=image(), model="flux-nano"))
     with pytest.raises(ValidationError, match="is an upscaler and does not generate images; use mold upscale"):
         engine.submit(GenerateRequest(prompt="a cat", model=NANO))

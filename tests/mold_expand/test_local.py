@@ -88,7 +88,7 @@ def test_a_model_that_is_not_here_is_told_with_the_way_to_get_it() -> None:
                 engine.submit(request)
             assert caught.value.http_status == 422
             assert "qwen3-expand:q8, which is not downloaded" in str(caught.value)
-            assert "download it: mold pull qwen3-expand:q8 (1.8 GB)" in str(caught.value)
+            assert "mold pull qwen3-expand:q8 fetches it (1.8 GB)" in str(caught.value)
             assert "MOLD_EXPAND_BACKEND" in str(caught.value)
 
 
@@ -101,7 +101,7 @@ def test_a_name_that_is_no_language_model_is_refused(with_engine: Callable[..., 
 
 def test_a_language_model_makes_no_images(with_engine: Callable[..., Any]) -> None:
     with with_engine() as engine:
-        with pytest.raises(ValidationError, match="makes no images; mold expand uses it"):
+        with pytest.raises(ValidationError, match="does not generate images; use it with mold expand"):
             engine.submit(GenerateRequest(prompt="a cat", model="qwen3-expand"))
         assert {entry.spec.name for entry in engine.models() if not entry.runnable} == set()
 

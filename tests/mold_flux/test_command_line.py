@@ -108,7 +108,7 @@ def test_an_adapter_is_a_name_or_a_file_and_a_scale(
     [
         ("absent", "loras[0].path is not a LoRA in "),
         ("style:3", "loras[0].scale must be from 0 to 2, not 3.0"),
-        ("/absent/x.safetensors", "loras[0].path names no file: '/absent/x.safetensors'"),
+        ("/absent/x.safetensors", "loras[0].path is not a file: '/absent/x.safetensors'"),
     ],
 )
 def test_an_adapter_that_is_none_is_one_line(mold: Mold, tmp_path: Path, lora: str, message: str) -> None:

@@ -175,7 +175,7 @@ def test_a_file_of_another_model_is_refused(files: dict[str, Path], tmp_path: Pa
     ("fields", "field", "words"),
     [
         ({"frames": 16}, "frames", "8n\\+1, not 16; the nearest are 9 and 17"),
-        ({"loras": (LoraWeight(path="a.safetensors"),)}, "loras[0].path", "names no LoRA"),
+        ({"loras": (LoraWeight(path="a.safetensors"),)}, "loras[0].path", "is not a LoRA in"),
     ],
 )
 def test_what_cannot_be_is_refused(engine: Engine, fields: dict[str, Any], field: str, words: str) -> None:

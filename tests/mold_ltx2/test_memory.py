@@ -127,7 +127,7 @@ def test_the_prompts_of_a_chain_bring_gemma_once(files: dict[str, Path], tmp_pat
     requests = [attrs.evolve(REQUEST, prompt=prompt) for prompt in ("a red ball", "a blue boat", "the sea")]
     before: ClipFiles | None = None
     for index, request in enumerate(requests):
-        names = ("latents", "part", "sound", "faded", "preview")
+        names = ("latents", "video", "sound", "faded", "preview")
         clip = ClipFiles(**{name: tmp_path / f"{index}.{name}" for name in names})
         later = tuple(requests[index + 1 :])
         work = ClipWork(

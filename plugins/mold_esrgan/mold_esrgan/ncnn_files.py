@@ -15,6 +15,7 @@ from pathlib import Path
 import attrs
 
 from mold_core import CheckpointError
+from mold_core.hookspecs import WeightLoader
 from mold_core.weights import MappedFile, TensorSource, type_named
 
 __all__ = ["NcnnLoader"]
@@ -48,7 +49,7 @@ class _Layer:
         return [float(text) for text in self.parameters.get(-23300 - key, "0").split(",")[1:]]
 
 
-class NcnnLoader:
+class NcnnLoader(WeightLoader):
     """Reads the .param file of a network with the .bin file beside it."""
 
     name = "ncnn"

@@ -353,7 +353,7 @@ def test_pulls_at_the_same_time_fetch_a_file_once(house: ModelSpec, store: Model
 
     def follow(event: Any) -> None:
         follower(event)
-        if isinstance(event, Info) and "following" in event.message:
+        if isinstance(event, Info) and "waiting for it" in event.message:
             weights.released.set()
 
     pull(house, store, on_event=follow)

@@ -35,7 +35,7 @@ def test_rm_asks_first_and_without_anybody_to_ask_deletes_nothing(sketch: Mold, 
 def test_rm_goes_on_after_a_name_that_is_not_here(sketch_inside: Mold, weights: Path) -> None:
     done = sketch_inside("rm", "far", "huose", "sketch", "-y")
     assert done.returncode == 1
-    assert "error: nothing of far:q8 is downloaded" in done.stderr
+    assert "error: far:q8 is not downloaded" in done.stderr
     assert "error: unknown model 'huose'" in done.stderr
     assert not weights.exists()
 

@@ -89,7 +89,7 @@ def test_a_backend_that_nobody_brings_is_told_when_the_request_comes() -> None:
     with engine_with(plugin(), expand_backend="telepathy") as engine, pytest.raises(PluginError) as caught:
         engine.submit(ExpandRequest(prompt="a"))
     assert "'telepathy'" in str(caught.value)
-    assert "MOLD_EXPAND_BACKEND may be local" in str(caught.value)
+    assert "set MOLD_EXPAND_BACKEND to local, or a URL" in str(caught.value)
     nothing = FakePlugin(families=[SketchFamily()], models=[sketch_model("sketch:v1")])
     with engine_with(nothing) as engine, pytest.raises(PluginError, match="pip install mold-expand"):
         engine.submit(GenerateRequest(prompt="a", model="sketch", expand=True))
@@ -184,7 +184,7 @@ def test_an_expander_that_breaks_its_word_is_blamed(prompts: list[Any]) -> None:
         def expand(self, expansion: Any, context: Any, run: Any) -> list[str]:
             return prompts
 
-    with engine_with(plugin(Faulty("local"))) as engine, pytest.raises(InferenceError, match="'local' wrote"):
+    with engine_with(plugin(Faulty("local"))) as engine, pytest.raises(InferenceError, match="the expander 'local' returned"):
         engine.expand(ExpandRequest(prompt="a"))
 
 
