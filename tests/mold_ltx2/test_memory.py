@@ -136,7 +136,7 @@ def test_the_prompts_of_a_chain_bring_gemma_once(files: dict[str, Path], tmp_pat
             before=before,
             overlap=9 if before else 0,
             frames=8,
-            shown=PreviewFrames(1),
+            preview_frames=PreviewFrames(1),
             later=later,
         )
         render_clip(Ltx2ChainRenderer(), pipeline, work, run)

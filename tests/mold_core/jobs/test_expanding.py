@@ -184,7 +184,7 @@ def test_an_expander_that_breaks_its_word_is_blamed(prompts: list[Any]) -> None:
         def expand(self, expansion: Any, context: Any, run: Any) -> list[str]:
             return prompts
 
-    with engine_with(plugin(Faulty("local"))) as engine, pytest.raises(InferenceError, match="the expander 'local' returned"):
+    with engine_with(plugin(Faulty("local"))) as engine, pytest.raises(InferenceError, match="'local' returned"):
         engine.expand(ExpandRequest(prompt="a"))
 
 
