@@ -37,7 +37,7 @@ serve: $(STAMP)
 	$(BIN)/mold serve
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not soak" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not soak" -n 3 --dist loadfile
 
 # Weights and a photograph to compare with; without what these packages need besides.
 soak: $(STAMP)

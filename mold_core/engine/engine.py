@@ -366,7 +366,8 @@ class Engine:
         """
         spec = self.resolve(name)
         if on_event is not None and not spec.embedded and not self._models.provided(spec):
-            on_event(Info(message=f"no loaded plugin provides family {spec.family}, so nothing runs {spec.name} yet"))
+            unprovided = f"no loaded plugin provides the family {spec.family}"
+            on_event(Info(message=f"{unprovided}, so nothing runs {spec.name} yet"))
         return pull(
             spec,
             self.store,

@@ -67,10 +67,10 @@ def _worker_device(requested: Mapping[str, DeviceRef], pool: Sequence[str]) -> s
     path, ref = next(((path, ref) for path, ref in requested.items() if ref.kind == "gpu"), (None, None))
     if ref is None:
         return None
-    for other_path, other in requested.items():
+    for name, other in requested.items():
         if other.kind == "gpu" and other.ordinal is None:
             raise ValidationError(
-                f"placement.{other_path}.ordinal is required with kind gpu", field=f"placement.{other_path}.ordinal"
+                f"placement.{name}.ordinal is required with kind gpu", field=f"placement.{name}.ordinal"
             )
     words = sorted({other.word for other in requested.values() if other.kind == "gpu"})
     if len(words) > 1:

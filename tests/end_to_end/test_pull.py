@@ -180,7 +180,7 @@ def test_a_pull_takes_over_from_one_that_was_killed(
     first = started_and_held(start, world, weights, home)
     second = start("pull", "house", **world)
     assert second.stderr is not None
-    assert any("following it" in line for line in iter(second.stderr.readline, ""))
+    assert any("waiting for it" in line for line in iter(second.stderr.readline, ""))
     first.kill()
     first.communicate(timeout=120)
     weights.released.set()
@@ -221,7 +221,7 @@ def test_a_disk_that_fills_up_is_reported_and_the_pull_goes_on_later(
     assert process.returncode == 1
     assert re.search(
         r"^error: cannot write '.*\.incomplete': the file is larger than this disk or `ulimit -f` allows; .*; "
-        r"mold pull house:q8 then goes on with what has come$",
+        r"mold pull house:q8 then resumes the download$",
         words.splitlines()[-1],
     )
     assert "house-q8/house.safetensors" not in models(home)

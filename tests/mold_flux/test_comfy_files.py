@@ -120,7 +120,8 @@ def loaded(tensors: dict[str, Tensor], path: Path) -> FluxTransformer:
 @pytest.mark.parametrize(
     ("kind", "least_db"),
     [
-        ("int8_convrot", 38), ("w6a8", 35), ("w4a8", 25), ("convrot_w4a4", 25), ("awq_w4a16", 25), ("svdquant", 25),
+        ("int8_convrot", 38), pytest.param("w6a8", 35, marks=pytest.mark.soak),
+        pytest.param("w4a8", 25, marks=pytest.mark.soak), ("convrot_w4a4", 25), ("awq_w4a16", 25), ("svdquant", 25),
         ("nvfp4", 25), ("nf4", 25), ("mxfp8", 30),
     ],
 )  # fmt: skip

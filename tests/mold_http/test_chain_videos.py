@@ -63,7 +63,8 @@ def test_the_stream_tells_every_denoising_step_of_every_clip(videos: Server) -> 
     assert measured(base64.b64decode(told[-1][1]["video"]))[0] == FRAMES
 
 
-@pytest.mark.parametrize("stage", [pytest.param(0, marks=pytest.mark.soak), 1, pytest.param(2, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("stage", [0, 1, 2])
 def test_a_chain_that_is_killed_in_any_clip_ends_in_the_same_bytes(tmp_path: Path, videos: Server, stage: int) -> None:
     request = {
         "model": MODEL, "prompt": "a green car driving right to left", "total_frames": 57,

@@ -99,7 +99,7 @@ def _keep_small(case: schemathesis.Case) -> None:
 
 
 # Operations whose bodies take long to write, and are those of others.
-_CASES = {"estimate": 2, "validate_chain": 2}
+_CASES = {"a1111_post_txt2img": 2, "estimate": 2, "validate_chain": 2}
 
 
 @pytest.mark.parametrize("name", OPERATIONS)

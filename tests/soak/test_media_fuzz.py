@@ -295,6 +295,7 @@ def test_a_bomb_is_refused_in_seconds_and_the_server_does_not_grow(tmp_path: Pat
     assert not any("bomb 200" in name or "accepted" in name for name in seen.statuses if name != "warm up 422 accepted")
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc")
 def test_mutated_media_is_accepted_or_refused(tmp_path: Path) -> None:
     soak(tmp_path, 200)

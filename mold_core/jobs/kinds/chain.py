@@ -178,9 +178,9 @@ def _guarded(chain: Chain, index: int, work: Callable[[], None]) -> None:
 
 def _stage_error(chain: Chain, index: int, error: MoldError) -> ChainError:
     kept = chain.first_missing
-    failure = f"stage {index} of {len(chain.works)} failed: %s"
+    template = f"stage {index} of {len(chain.works)} failed: %s"
     return ChainError(
-        f"{failure}; {kept} finished stages are kept" if kept else failure,
+        f"{template}; {kept} finished stages are kept" if kept else template,
         error,
         hint=f"send the same request again, or use mold chain resume {chain.id}, to resume there" if kept else None,
     )

@@ -125,7 +125,7 @@ def test_an_unknown_name_says_which_there_are(videos: Run) -> None:
     assert "there is no chain '0123456789abcdef'; known: none" in ran.stderr
 
 
-@pytest.mark.parametrize("steps", [1, 3, 6])
+@pytest.mark.parametrize("steps", [pytest.param(1, marks=pytest.mark.soak), 3, pytest.param(6, marks=pytest.mark.soak)])
 def test_a_chain_killed_in_any_stage_ends_in_the_same_bytes(
     sketch: Run, sketch_process: Callable[..., subprocess.Popen[Any]], script: Path, home: Path, steps: int
 ) -> None:
