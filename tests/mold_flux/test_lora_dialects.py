@@ -782,6 +782,7 @@ def test_the_configuration_of_a_folder_is_not_that_of_every_lora_in_it(tmp_path:
     assert psnr(alone, among_others) > 2 * RIGHT_DB
 
 
+@pytest.mark.soak
 def test_compiled_blocks_compute_with_every_method(tmp_path: Path) -> None:
     torch.manual_seed(5)
     stack = []

@@ -249,6 +249,7 @@ def test_deleting_from_the_gallery_counts_as_reading(tmp_path: Any) -> None:
     assert statuses == [204] * 10 + [429]
 
 
+@pytest.mark.soak
 def test_ids_of_events_outlive_the_server(tmp_path: Any) -> None:
     home = tmp_path / "home"
     with serving(home) as server:

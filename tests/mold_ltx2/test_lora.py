@@ -184,6 +184,7 @@ def test_the_second_pass_of_a_guided_model_takes_its_distilled_adapter(
     assert torch.equal(beside.render(one, RecordedRun())[0], without.render(one, RecordedRun())[0])
 
 
+@pytest.mark.soak
 def test_both_passes_of_the_best_way_take_part_of_the_distilled_adapter(
     files: dict[str, Path], one_stage: Any, tmp_path: Path
 ) -> None:

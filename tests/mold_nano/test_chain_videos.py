@@ -60,6 +60,7 @@ def test_one_sees_what_moves_where(engine: Engine, prompt: str, kind: str, colou
     assert sum(right) >= 2
 
 
+@pytest.mark.soak
 def test_many_captions_come_out_right_and_are_heard(engine: Engine) -> None:
     rng = Random(80)
     clips = [begun(random_clip(rng), rng) for _ in range(10)]

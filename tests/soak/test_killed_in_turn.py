@@ -122,6 +122,7 @@ def check(home: Path, promises: Promises) -> None:
         gallery.close()
 
 
+@pytest.mark.soak
 def test_every_job_is_done_once_though_server_and_worker_are_killed(home: Path) -> None:
     soak(home, kills=6)
 

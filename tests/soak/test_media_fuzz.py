@@ -277,6 +277,7 @@ def extension(number: int) -> str:
     return {"G": "gif", "A": "png", "W": "webp", "P": "png"}[list(ANIMATED)[number][0]]
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc")
 def test_a_bomb_is_refused_in_seconds_and_the_server_does_not_grow(tmp_path: Path) -> None:
     home = tmp_path / "home"

@@ -41,7 +41,7 @@ CALLS: dict[tuple[str, ...], int] = {
     ("expand", "a house"): 1,
     ("upscale", "nowhere.png", "-o", "large.png"): 2,
     ("convert", "nowhere.pth"): 1,
-    ("adopt", "nowhere"): 2,
+    ("adopt", "nowhere"): 1,
     ("adopt", "list"): 0,
     ("adopt", "forget", "nothing"): 1,
     ("list",): 0,

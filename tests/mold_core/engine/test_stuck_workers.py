@@ -52,6 +52,7 @@ def gone(pid: int) -> bool:
     return not Path(f"/proc/{pid}").exists()
 
 
+@pytest.mark.soak
 def test_a_job_whose_worker_is_stopped_is_run_again_by_another(caplog: pytest.LogCaptureFixture) -> None:
     with engine(DeadlyFamily(step_s=0.05), worker_silence_s=5.0) as started:
         job = started.submit(request(steps=40))
